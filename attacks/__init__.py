@@ -1,0 +1,8 @@
+"""What the attacker does: one file for each attack. A new one is added to this list."""
+
+from attacks.base import Attack, Observation, Reconstruction
+from attacks.baselines import ClassMeanImage, ConstantImage, MeanImage
+from attacks.dlg import DLG
+from attacks.idlg import IDLG
+
+__all__ = ["DLG", "IDLG", "Attack", "ClassMeanImage", "ConstantImage", "MeanImage", "Observation", "Reconstruction"]

@@ -1,0 +1,99 @@
+"""What an attacker gets, what it returns, and what every attack is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from defenses.base import KnownDefense, Update
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything an attacker gets of V victims; never a private batch.
+
+    Attributes:
+        model: the architecture, with an input in [0, 1]; its own weights mean nothing.
+        parameters: the weights that each victim computed its update with, name -> ``[V, ...]``.
+        update: what each victim shared, name -> ``[V, ...]``.
+        image_shape: (N, C, H, W) of a victim's batch.
+        num_classes: K.
+        seeds: V seeds for the attack's own randomness, so that a victim's attack starts the same in any company.
+        defense: the attacker's model of the defense where the threat model grants it, else None.
+        mean_image: public mean image ``[C, H, W]``.
+        class_means: public mean images of the classes ``[K, C, H, W]``.
+    """
+
+    model: nn.Module
+    parameters: Update
+    update: Update
+    image_shape: tuple[int, int, int, int]
+    num_classes: int
+    seeds: Sequence[int]
+    defense: KnownDefense | None
+    mean_image: Tensor
+    class_means: Tensor
+
+    @property
+    def num_victims(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.update.values())).device
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What an attack would have returned at some moments: for curves, never for a choice.
+
+    Attributes:
+        evaluations: T numbers of gradient evaluations.
+        loss: lowest loss so far, ``[V, T]``.
+        images: the images of that loss, ``[V, T, N, C, H, W]``.
+    """
+
+    evaluations: list[int]
+    loss: Tensor
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an attack returns for V victims.
+
+    Attributes:
+        images: ``[V, N, C, H, W]``, finite; values outside [0, 1] are clamped by the scores.
+        labels: ``[V, N]``.
+        loss: the attack's own loss at these images, ``[V]``, infinite where there was none.
+        evaluations: gradient evaluations spent on each victim, ``[V]``.
+        status: for each victim "converged", "stalled" (no direction of descent is left), "exhausted" (the budget
+            is), "diverged" (NaN or Inf) or "closed form".
+        trajectory: present for an attack that iterates.
+    """
+
+    images: Tensor
+    labels: Tensor
+    loss: Tensor
+    evaluations: Tensor
+    status: list[str] = field(default_factory=list)
+    trajectory: Trajectory | None = None
+
+
+class Attack(ABC):
+    """A way from observations to reconstructions."""
+
+    is_baseline = False
+    """True for a null baseline: it does not use what the update says of the image."""
+
+    @abstractmethod
+    def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
+        """Attacks all V victims.
+
+        Args:
+            observation: everything the attacker knows.
+            callbacks: Lightning callbacks that watch an iterative attack.
+        """

@@ -1,0 +1,53 @@
+"""Null baselines: what an attacker finds who does not look at the gradient. An attack below them has found nothing."""
+
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from attacks.base import Attack, Observation, Reconstruction
+from attacks.labels import idlg_labels
+
+
+class Baseline(Attack):
+    """An answer that needs no optimisation; labels are those of the sign rule, which any attacker has for free."""
+
+    is_baseline = True
+
+    def guess(self, observation: Observation, labels: Tensor) -> Tensor:
+        """Images that can be broadcast to ``[V, N, C, H, W]``; ``labels`` is ``[V, N]``."""
+        raise NotImplementedError
+
+    def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
+        victims, batch = observation.num_victims, observation.image_shape[0]
+        labels = idlg_labels(observation.update)[:, None].expand(-1, batch)
+        images = self.guess(observation, labels).to(observation.device)
+        return Reconstruction(
+            images=images.expand(victims, *observation.image_shape).clone(),
+            labels=labels,
+            loss=torch.full((victims,), torch.inf),
+            evaluations=torch.zeros(victims, dtype=torch.long),
+            status=["closed form"] * victims,
+        )
+
+
+class ConstantImage(Baseline):
+    """Null baseline: every pixel 0.5."""
+
+    def guess(self, observation: Observation, labels: Tensor) -> Tensor:
+        return torch.tensor(0.5)
+
+
+class MeanImage(Baseline):
+    """Null baseline: the mean of the data set's public (training) images."""
+
+    def guess(self, observation: Observation, labels: Tensor) -> Tensor:
+        return observation.mean_image
+
+
+class ClassMeanImage(Baseline):
+    """Null baseline: the mean of the public images of the class that the label rule finds."""
+
+    def guess(self, observation: Observation, labels: Tensor) -> Tensor:
+        return observation.class_means.to(labels.device)[labels]

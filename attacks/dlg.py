@@ -1,0 +1,15 @@
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from attacks.base import Observation
+from attacks.gradient_matching import GradientMatching
+
+
+class DLG(GradientMatching):
+    """Deep Leakage from Gradients: images and soft labels together (Zhu et al. 2019, arXiv 1906.08935)."""
+
+    def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
+        shape = (observation.image_shape[0], observation.num_classes)
+        return torch.stack([torch.randn(shape, generator=g) for g in generators]), True

@@ -1,0 +1,59 @@
+"""The client's side: private batches in, observations out. Attack code never runs here."""
+
+import torch
+from torch import Tensor
+
+from attacks.base import Observation
+from attacks.gradients import batch_gradients
+from benchmark.models import Model, draw_networks
+from benchmark.seeds import generators, seed_for
+from defenses.base import Defense
+
+
+def observe(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    defense: Defense | None,
+    adaptive: bool,
+    mean_image: Tensor,
+    class_means: Tensor,
+    seed: int,
+    victims: range,
+) -> Observation:
+    """What V clients, each with a random network of its own, give away in one step of FedSGD.
+
+    The networks, the defense's randomness and the attack's start depend on the seed and on the victims' numbers
+    alone: every defense and every attack meets the same victims.
+
+    Args:
+        model: architecture, on the device and in the precision of the computation.
+        images: private batches ``[V, N, C, H, W]`` in [0, 1].
+        labels: their labels ``[V, N]``.
+        num_classes: K.
+        defense: what the clients do, or None.
+        adaptive: whether the attacker knows the defense.
+        mean_image: public mean image ``[C, H, W]``.
+        class_means: public class means ``[K, C, H, W]``.
+        seed: the suite's seed.
+        victims: the victims' numbers.
+    """
+    like = next(model.parameters())
+    parameters = draw_networks(model, generators(seed, victims, "network"))
+    parameters = {name: value.to(like) for name, value in parameters.items()}
+    one_hot = torch.nn.functional.one_hot(labels, num_classes).to(like)
+    update = batch_gradients(model, parameters, images.to(like), one_hot, create_graph=False)
+    if defense is not None:
+        update = defense.protect(update, generators(seed, victims, "defense"))
+    return Observation(
+        model=model,
+        parameters=parameters,
+        update={name: value.detach() for name, value in update.items()},
+        image_shape=(images.shape[1], *images.shape[2:]),  # type: ignore[arg-type]
+        num_classes=num_classes,
+        seeds=[seed_for(seed, victim, "start") for victim in victims],
+        defense=defense.known_to_attacker() if defense is not None and adaptive else None,
+        mean_image=mean_image.to(like),
+        class_means=class_means.to(like),
+    )

@@ -1,0 +1,52 @@
+"""What every defense is: a function of the update, and what an attacker who knows it makes of that."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Update = dict[str, Tensor]
+"""What V clients share: parameter name -> ``[V, *parameter.shape]``."""
+
+
+def unchanged(dummy: Update, observed: Update) -> Update:
+    """The simulation of a defense that shares the gradient itself."""
+    return dummy
+
+
+@dataclass(frozen=True)
+class KnownDefense:
+    """A defense as an attacker who knows it models it.
+
+    Attributes:
+        simulate: maps the attacker's own (dummy) gradient and the observed update, both ``[V, ...]``, to what the
+            client would have shared had its batch been the dummy one. Differentiable in the dummy gradient.
+        noise_std: standard deviation of Gaussian noise on each entry of the update, 0 for none: the likelihood of
+            the observed update given the dummy one.
+    """
+
+    simulate: Callable[[Update, Update], Update] = unchanged
+    noise_std: float = 0.0
+
+
+class Defense(ABC):
+    """A change of what a client shares, made to lose what the update says about the private batch.
+
+    A subclass names its strength in its constructor, has one strength at which it is the identity, and raises
+    ``ValueError`` with one sentence for a value out of range.
+    """
+
+    @abstractmethod
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        """The update that is shared instead of ``update``.
+
+        Args:
+            update: V true updates, ``[V, ...]``; not changed in place.
+            generators: V sources of randomness on the CPU, one for each client.
+        """
+
+    @abstractmethod
+    def known_to_attacker(self) -> KnownDefense:
+        """The attacker's differentiable model of this defense (Kerckhoffs: everything but the random draw)."""

@@ -1,0 +1,36 @@
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from defenses.base import Defense, KnownDefense, Update
+
+
+def global_norm(update: Update) -> Tensor:
+    """L2 norm over all parameters together, ``[V]``."""
+    return torch.stack([value.flatten(1).square().sum(1) for value in update.values()]).sum(0).sqrt()
+
+
+def clip(update: Update, max_norm: float) -> Update:
+    """``update * min(1, max_norm / norm)`` for each of the V updates."""
+    factor = (max_norm / global_norm(update)).clamp(max=1)
+    return {name: value * factor.view(-1, *[1] * (value.dim() - 1)) for name, value in update.items()}
+
+
+class Clipping(Defense):
+    """Clipping of the whole update to a global L2 norm (our reading of Kim and Park 2024, arXiv 2408.08430).
+
+    Args:
+        max_norm: largest norm of a shared update, above 0; infinity (.inf) is no defense.
+    """
+
+    def __init__(self, max_norm: float = 1.0) -> None:
+        if not max_norm > 0:
+            raise ValueError(f"max_norm is {max_norm}, but must be above 0")
+        self.max_norm = max_norm
+
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        return clip(update, self.max_norm)
+
+    def known_to_attacker(self) -> KnownDefense:
+        return KnownDefense(simulate=lambda dummy, observed: clip(dummy, self.max_norm))
