@@ -28,7 +28,7 @@ class Pruning(Defense):
 
     def _prune(self, value: Tensor) -> Tensor:
         flat = value.flatten(1)
-        smallest = flat.abs().argsort(1, stable=True)[:, : int(self.ratio * flat.shape[1])]
+        smallest = flat.abs().argsort(dim=1, stable=True)[:, : round(self.ratio * flat.shape[1])]
         return flat.scatter(1, smallest, 0.0).view_as(value)
 
     def known_to_attacker(self) -> KnownDefense:

@@ -1,0 +1,5 @@
+"""``python -m benchmark`` is ``leakboard``."""
+
+from benchmark.cli import main
+
+main()

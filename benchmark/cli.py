@@ -1,0 +1,162 @@
+"""The command line. Nothing heavy is imported before it is known what to do."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from benchmark.errors import UsageError, unknown
+
+KINDS = ("data", "model", "defense", "attack")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are ours: one sentence, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def parser() -> Parser:
+    """All commands and flags."""
+    top = Parser(
+        prog="leakboard",
+        description="How much private data a federated update gives away, and what it costs to stop that.",
+        allow_abbrev=False,
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+
+    run = commands.add_parser(
+        "run",
+        help="run a suite (default: the quick one) or a single cell, and show its leaderboard",
+        description="Runs a suite and shows its leaderboard. What is done is kept: the same command goes on from there.",
+        epilog="One cell without a file: --data CIFAR10 --model LeNet --defense Masking --defense.ratio 0.5 --attack IDLG, "
+        "with every argument of a class as a flag of its own (--attack.max_evaluations 3000). It is run with its control, its adaptive "
+        "twin and the null baselines. --attack.help IDLG explains the arguments of a class; so do --data.help, --model.help and --defense.help.",
+        allow_abbrev=False,
+    )
+    run.add_argument("suite", nargs="?", metavar="SUITE", help="a YAML file, or the name of one in configs/ (default: quick)")
+    run.add_argument("--out", metavar="FOLDER", help="where records, tables and pictures go (default: runs/SUITE)")
+    run.add_argument("--victims", type=int, metavar="N", help="victims of each scenario, instead of the suite's number")
+    run.add_argument("--batch-size", type=int, metavar="N", help="private images of each victim (a single cell; default 1)")
+    run.add_argument("--seed", type=int, metavar="N", help="seed of networks, noise and starts, instead of the suite's")
+    run.add_argument("--data-root", metavar="FOLDER", help="where the data sets are (default: $LEAKBOARD_DATA, else ./data)")
+    run.add_argument("--download", action="store_true", help="download a data set that is missing")
+    run.add_argument("--devices", default="auto", metavar="D", help="cpu, or GPU numbers as in 0,1 (default: GPU 0, else cpu)")
+    run.add_argument("--threads", type=int, metavar="N", help="CPU threads of this process (default: all cores)")
+    run.add_argument("--wandb", choices=("disabled", "offline", "online"), default="disabled", help="track cells in Weights & Biases")
+    run.add_argument("--lpips-weights", metavar="PATH", help="file or folder of LPIPS' AlexNet weights (default: torch's hub cache)")
+    run.add_argument("--require-lpips", action="store_true", help="end with an error where LPIPS can not be computed")
+
+    show = commands.add_parser(
+        "show",
+        help="show the leaderboard of a folder again, from its records",
+        description="Shows the leaderboard of a folder again, from its records.",
+        allow_abbrev=False,
+    )
+    show.add_argument("folder", metavar="FOLDER", help="what leakboard run wrote")
+    show.add_argument("--format", choices=("table", "json", "csv", "markdown"), default="table", help="default: table")
+
+    bench = commands.add_parser(
+        "bench",
+        help="compare the batched attack with the published procedure, one victim at a time",
+        description="Attacks the same victims from the same starts twice in one process: all at once, and one by one with "
+        "torch.optim.LBFGS as published. Shows seconds, evaluations, leak rate and memory of both.",
+        allow_abbrev=False,
+    )
+    bench.add_argument("--victims", type=int, default=64, metavar="N", help="default: 64")
+    bench.add_argument("--reference-victims", type=int, metavar="N", help="of these, how many to attack one by one (default: all)")
+    bench.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    bench.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of both (default: 1)")
+    bench.add_argument("--data-root", metavar="FOLDER", help="where the data sets are (default: $LEAKBOARD_DATA, else ./data)")
+    bench.add_argument("--devices", default="cpu", metavar="D", help="cpu or a GPU number (default: cpu)")
+    bench.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+    commands.add_parser(
+        "list", help="name the attacks, defenses, data sets and models", description="Names what a suite can be made of.",
+        allow_abbrev=False,
+    )
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``leakboard``; exits with 0, 2 for a user's error or 130 after Ctrl-C."""
+    # Two processes that spin while they wait for their threads slow each other down many times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = dispatch(given)
+        sys.stdout.flush()
+    except UsageError as error:
+        print(f"leakboard: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("\nleakboard: stopped; what is done is kept, and the same command goes on from there", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # the reader of our output, head say, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    raise SystemExit(status)
+
+
+def dispatch(given: list[str]) -> int:
+    """Runs one command."""
+    top = parser()
+    own, parts, wants_help = take_parts(given)
+    options, rest = top.parse_known_args(own)
+    if rest:
+        flags = [flag for name in KINDS for flag in (f"--{name}", f"--{name}.help")]
+        for sub in top._subparsers._group_actions[0].choices[options.command]._actions if options.command else []:  # type: ignore
+            flags += sub.option_strings
+        if rest[0].startswith("-"):
+            raise unknown("flag", rest[0].partition("=")[0], flags)
+        raise UsageError(f"{rest[0]!r} is one word too many; see leakboard {options.command or ''} --help")
+    if options.command is None:
+        top.print_help()
+        return 0
+    if (parts or wants_help) and options.command not in ("run", "bench"):
+        raise UsageError(f"leakboard {options.command} takes no --data, --model, --defense or --attack")
+
+    from benchmark import commands  # heavy: torch, Lightning
+
+    if wants_help:
+        return commands.explain(*wants_help)
+    return commands.COMMANDS[options.command](options, parts)
+
+
+Parts = dict[str, dict[str, str]]
+"""Kind -> arguments as they were typed, the class under the key ``class``."""
+
+
+def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | None]:
+    """Takes the flags of classes, as in ``--attack IDLG --attack.tolerance 0``, out of the command line.
+
+    Returns:
+        What is left, the parts, and the kind and class of a ``--KIND.help CLASS``.
+    """
+    left: list[str] = []
+    parts: Parts = {}
+    wants_help = None
+    words = iter(given)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        kind, dot, key = flag.removeprefix("--").partition(".")
+        if not flag.startswith("--") or kind not in KINDS:
+            left.append(word)
+            continue
+        if not equals:
+            value = next(words, "")
+            if not value or value.startswith("--"):
+                raise UsageError(f"{flag} needs a value")
+        if key == "help":
+            wants_help = (kind, value)
+        elif dot and not key:
+            raise UsageError(f"{flag} needs the name of an argument after the dot")
+        else:
+            parts.setdefault(kind, {})[key or "class"] = value
+    return left, parts, wants_help
+
+
+if __name__ == "__main__":
+    main()

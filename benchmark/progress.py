@@ -1,0 +1,118 @@
+"""The progress bar of a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+from torch import Tensor
+
+from attacks.gradient_matching import GradientMatching
+from benchmark.leaderboard import leaked
+from benchmark.run import Block, Watch
+from benchmark.store import Store, read_record
+
+
+class TimeLeft(ProgressColumn):
+    """Time left, from the share of the work that was done since the start of this run."""
+
+    def render(self, task: Task) -> Text:
+        before = task.fields["before"]
+        done, elapsed = task.completed - before, task.elapsed or 0.0
+        if done <= 0 or elapsed <= 0 or task.total is None:
+            return Text("?:?? left")
+        left = int(elapsed / done * (task.total - task.completed))
+        return Text(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left" if left >= 3600 else f"{left // 60}:{left % 60:02} left")
+
+
+class ProgressBar(Watch):
+    """Cells and victims done, the share that leaked so far, and the time left.
+
+    Args:
+        blocks: the whole plan.
+        store: where the records are.
+        console: where to draw; only a line for each cell where it is no terminal.
+    """
+
+    def __init__(self, blocks: list[Block], store: Store, console: Console) -> None:
+        self._store = store
+        self._console = console
+        self._blocks_left: dict[str, int] = {}
+        for block in blocks:
+            self._blocks_left[block.cell.id] = self._blocks_left.get(block.cell.id, 0) + 1
+        self._cells = len(self._blocks_left)
+        self._victims = self._leaked = 0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[counts]}"),
+            TimeElapsedColumn(),
+            TimeLeft(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(
+            "starting", total=sum(len(block.victims) for block in blocks), counts="", before=0
+        )
+
+    def __enter__(self) -> "ProgressBar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def begins(self, block: Block) -> None:
+        self._progress.update(self._task, description=block.cell.label)
+
+    def ends(self, block: Block) -> None:
+        self._blocks_left[block.cell.id] -= 1
+        record = read_record(self._store.records / f"{block.key}.json")
+        for victim in record["victims"] if record else []:
+            self._victims += 1
+            self._leaked += leaked(victim)
+        self._show(self._victims)
+        if not self._console.is_terminal and self._blocks_left[block.cell.id] == 0:
+            self._console.print(f"{self._counts(self._victims)}: {block.cell.label}", highlight=False)
+
+    def callbacks(self) -> list[Callback]:
+        return [_Finished(self)]
+
+    def within(self, finished: int) -> None:
+        """Victims that are done in the block that is under way."""
+        self._show(self._victims + finished)
+
+    def resumed(self) -> None:
+        """What is done by now was done by an earlier run: the time left is not judged by it."""
+        self._progress.update(self._task, before=self._victims)
+
+    def _counts(self, victims: int) -> str:
+        done = sum(left == 0 for left in self._blocks_left.values())
+        share = f", {self._leaked / self._victims:.0%} leaked" if self._victims else ""
+        return f"{done}/{self._cells} cells, {victims} victims{share}"
+
+    def _show(self, victims: int) -> None:
+        self._progress.update(self._task, completed=victims, counts=self._counts(victims))
+
+
+class _Finished(Callback):
+    """Tells the bar how many victims of the block are done."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        self._bar = bar
+        self._last = -1
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if isinstance(pl_module, GradientMatching) and pl_module.finished != self._last:
+            self._last = pl_module.finished
+            self._bar.within(self._last)

@@ -1,0 +1,157 @@
+"""Classes by name: attacks, defenses, data sets and models, with their arguments checked by jsonargparse."""
+
+import contextlib
+import importlib
+import inspect
+import io
+import math
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+import attacks
+import benchmark.models
+import datamodules
+import defenses
+from benchmark.errors import UsageError, unknown
+
+KINDS = ("attack", "defense", "data", "model")
+
+# Arguments that are not the user's to give in a suite: they come from the data, or from the command line.
+_GIVEN_ELSEWHERE = {"data": {"root", "download"}, "model": {"image_shape", "num_classes"}}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A class by name with all its arguments, defaults included: the identity of a part of a cell."""
+
+    name: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"class": self.name, **{k: _plain(v) for k, v in self.args.items()}}
+
+    @property
+    def label(self) -> str:
+        """The class with the arguments that differ from the defaults' presence: short, for people."""
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.args.items())})" if self.args else self.name
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@cache
+def classes(kind: str) -> dict[str, type]:
+    """The classes of a kind that come with Leakboard, by name."""
+    if kind == "model":
+        return {cls.__name__: cls for cls in benchmark.models.MODELS}
+    package, base = {
+        "attack": (attacks, attacks.Attack),
+        "defense": (defenses, defenses.Defense),
+        "data": (datamodules, datamodules.PrivateData),
+    }[kind]
+    found = {name: getattr(package, name) for name in package.__all__}
+    return {
+        name: cls
+        for name, cls in found.items()
+        if inspect.isclass(cls) and issubclass(cls, base) and cls is not base  # type: ignore[arg-type]
+    }
+
+
+def find_class(kind: str, name: str) -> type:
+    """The class of that name, or of that import path for a user's own.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = classes(kind)
+    if name in known:
+        return known[name]
+    if "." not in name:
+        raise unknown({"data": "data set"}.get(kind, kind), name, known)
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"the {kind} {name!r} can not be imported ({error}): give a module path and a class") from None
+    if not inspect.isclass(found):
+        raise UsageError(f"{name!r} is not a class")
+    return found
+
+
+def parser_for(kind: str, name: str) -> ArgumentParser:
+    """A parser of the class's arguments, whose help is made from its docstring and signature."""
+    parser = ArgumentParser(exit_on_error=False, prog=name, usage=f"--{kind} {name} [--{kind}.ARGUMENT VALUE ...]")
+    parser.add_class_arguments(find_class(kind, name), kind, skip=set(_GIVEN_ELSEWHERE.get(kind, set())))
+    return parser
+
+
+@cache
+def arguments(kind: str, name: str) -> tuple[str, ...]:
+    """The names of the arguments that a suite can give the class."""
+    hidden = _GIVEN_ELSEWHERE.get(kind, set())
+    return tuple(p for p in inspect.signature(find_class(kind, name)).parameters if p not in hidden)
+
+
+def spec(kind: str, name: str, args: dict[str, Any]) -> Spec:
+    """Checks names, types and ranges, and fills in the defaults.
+
+    Raises:
+        UsageError: says what is wrong, and which names are near.
+    """
+    cls = find_class(kind, name)
+    for key in args:
+        if key not in arguments(kind, name):
+            raise unknown(f"argument of {name}", key, arguments(kind, name))
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            parsed = parser_for(kind, name).parse_object({kind: args}, defaults=True)
+    except ArgumentError as error:
+        raise UsageError(f"{name}: {_sentence(str(error), kind)}") from None
+    filled = parsed.get(kind)
+    made = Spec(name, dict(sorted(vars(filled).items())) if filled is not None else {})
+    build(kind, made, **({"image_shape": (1, 8, 8), "num_classes": 2} if kind == "model" else {}))
+    assert cls is not None
+    return made
+
+
+def _sentence(message: str, kind: str) -> str:
+    """jsonargparse's message of several lines as one: which argument, what was expected, what was given."""
+    key = re.search(rf'key "{kind}\.(\w+)"', message)
+    expected = re.search(r"Expected an? <class '(\w+)'>", message)
+    given = re.search(r"Got value: (.*)", message)
+    if key and expected:
+        names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+        value = f", not {given.group(1).strip()}" if given else ""
+        return f"{key.group(1)} must be {names.get(expected.group(1), expected.group(1))}{value}"
+    return re.sub(r"\s+", " ", message).replace(f"{kind}.", "")
+
+
+def build(kind: str, made: Spec, **extra: Any) -> Any:
+    """An instance; ``extra`` are the arguments that are given elsewhere, dropped where the class has no use for them.
+
+    Raises:
+        UsageError: an argument is out of range.
+    """
+    cls = find_class(kind, made.name)
+    wanted = {k: v for k, v in extra.items() if k in inspect.signature(cls).parameters}
+    try:
+        return cls(**wanted, **made.args)
+    except ValueError as error:
+        raise UsageError(f"{made.name}: {error}") from None
+
+
+def summary(kind: str, name: str) -> str:
+    """The first line of the class's docstring."""
+    return (inspect.getdoc(find_class(kind, name)) or "").partition("\n")[0]
+
+
+def help_text(kind: str, name: str) -> str:
+    """What the class does and what its arguments are, from its docstring."""
+    doc = (inspect.getdoc(find_class(kind, name)) or "").partition("\nArgs:")[0].strip()
+    return f"{doc}\n\n{parser_for(kind, name).format_help()}"

@@ -1,0 +1,336 @@
+"""Running a suite: blocks of victims through client, attack and scores into records."""
+
+import gc
+import hashlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from subprocess import DEVNULL, CalledProcessError, check_output
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from attacks import Attack, Observation, Reconstruction
+from attacks.base import Trajectory
+from benchmark.client import observe
+from benchmark.errors import UsageError
+from benchmark.perceptual import Perceptual
+from benchmark.pictures import strip
+from benchmark.registry import Spec, build
+from benchmark.scores import Scores, score
+from benchmark.store import Record, Store
+from benchmark.suite import Cell, Scenario, Suite, digest
+from datamodules import DataError, PrivateData
+
+_VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class Block:
+    """The unit of work: some victims of one cell."""
+
+    cell: Cell
+    victims: range
+    key: str
+
+
+@dataclass
+class Workbench:
+    """What blocks share: the data sets that are open, the device, and the perceptual metric.
+
+    Attributes:
+        device: where attacks run.
+        root: folder of the data sets, or None for the default.
+        download: whether a data set that is missing may be downloaded.
+        perceptual: LPIPS, or None where it is not to be had.
+        no_perceptual: then the reason.
+    """
+
+    device: torch.device
+    root: str | None = None
+    download: bool = False
+    perceptual: Perceptual | None = None
+    no_perceptual: str = ""
+    _data: dict[str, PrivateData] = field(default_factory=dict)
+
+    def data(self, spec: Spec) -> PrivateData:
+        """The data set, opened once.
+
+        Raises:
+            UsageError: it can not be had.
+        """
+        if spec.label not in self._data:
+            data: PrivateData = build("data", spec, root=self.root, download=self.download)
+            try:
+                data.prepare_data()
+                data.setup()
+            except DataError as error:
+                raise UsageError(f"{spec.name}: {error}") from None
+            self._data[spec.label] = data
+        return self._data[spec.label]
+
+    def victims(self, scenario: Scenario, victims: range) -> tuple[Tensor, Tensor]:
+        """Private batches and labels.
+
+        Raises:
+            UsageError: there are not as many, or an image is damaged.
+        """
+        try:
+            return self.data(scenario.data).victims(len(victims), scenario.batch_size, victims.start)
+        except DataError as error:
+            raise UsageError(f"{scenario.data.name}: {error}") from None
+
+
+def plan(suite: Suite, bench: Workbench) -> list[Block]:
+    """The blocks of a suite. A key holds everything that decides the block's result, the pixels included.
+
+    Raises:
+        UsageError: data are missing or too few, or a model does not fit them.
+    """
+    blocks, checksums = [], {}
+    perceptual = bench.perceptual.describe()["sha256"] if bench.perceptual else None
+    for cell in suite.cells:
+        scenario = cell.scenario
+        for first in range(0, scenario.victims, suite.block_size):
+            victims = range(first, min(first + suite.block_size, scenario.victims))
+            place = (scenario.data.label, scenario.batch_size, victims)
+            if place not in checksums:
+                images, labels = bench.victims(scenario, victims)
+                checksums[place] = checksum(images, labels)
+            config = cell.config() | {
+                "victims": [victims.start, victims.stop],
+                "data_sha256": checksums[place],
+                "lpips_sha256": perceptual,
+            }
+            blocks.append(Block(cell, victims, digest(config)))
+    return blocks
+
+
+def checksum(*tensors: Tensor) -> str:
+    """sha256 of the values."""
+    together = hashlib.sha256()
+    for tensor in tensors:
+        together.update(tensor.contiguous().numpy().tobytes())
+    return together.hexdigest()
+
+
+def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()) -> Record:
+    """Attacks and scores the victims of one block."""
+    cell, scenario = block.cell, block.cell.scenario
+    data = bench.data(scenario.data)
+    images, labels = bench.victims(scenario, block.victims)
+    attack: Attack = build("attack", cell.attack)
+    defense = build("defense", cell.defense) if cell.defense else None
+    model = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes).to(bench.device)
+
+    def observed(victims: range) -> Observation:
+        rows = slice(victims.start - block.victims.start, victims.stop - block.victims.start)
+        return observe(
+            model,
+            images[rows].to(bench.device),
+            labels[rows].to(bench.device),
+            data.num_classes,
+            defense,
+            cell.adaptive,
+            data.mean_image(),
+            data.class_means(),
+            scenario.seed,
+            victims,
+        )
+
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    notes = list(data.notes)
+    started = time.perf_counter()
+    try:
+        found = attack_within_memory(attack, observed, block.victims, callbacks, notes)
+    except ValueError as error:
+        raise UsageError(f"{cell.label}: {error}") from None
+    seconds = time.perf_counter() - started
+    scores = score(images, labels, found.images.cpu(), found.labels.cpu(), bench.perceptual)
+    return {
+        "key": block.key,
+        "cell": cell.id,
+        "config": cell.config(),
+        "provenance": provenance(bench) | {"data_sha256": checksum(images, labels)},
+        "cost": {
+            "seconds": brief(seconds),
+            "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
+            "notes": notes,
+        },
+        "victims": victims_table(block.victims, found, scores),
+        "curve": curve(found.trajectory, images, labels, found.labels.cpu()),
+        "picture": strip(images, found.images.cpu()),
+    }
+
+
+def attack_within_memory(
+    attack: Attack,
+    observed: Callable[[range], Observation],
+    victims: range,
+    callbacks: Sequence[Callback],
+    notes: list[str],
+) -> Reconstruction:
+    """The reconstruction of all victims; where memory runs out, in two halves, which is noted."""
+    try:
+        return attack.reconstruct(observed(victims), callbacks)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(victims) == 1:
+            raise UsageError(f"one victim alone does not fit into the memory of the device ({short(error)})") from None
+    notes.append(f"out of memory with {len(victims)} victims at once: split into two halves")
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = victims.start + len(victims) // 2
+    halves = [range(victims.start, middle), range(middle, victims.stop)]
+    first, second = (attack_within_memory(attack, observed, half, callbacks, notes) for half in halves)
+    return join(first, second)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the machine has run out of memory; on the CPU torch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
+    """Two reconstructions of different victims as one."""
+    trajectory = None
+    if first.trajectory is not None and second.trajectory is not None:
+        trajectory = Trajectory(
+            first.trajectory.evaluations,
+            torch.cat([first.trajectory.loss, second.trajectory.loss]),
+            torch.cat([first.trajectory.images, second.trajectory.images]),
+        )
+    return Reconstruction(
+        images=torch.cat([first.images, second.images]),
+        labels=torch.cat([first.labels, second.labels]),
+        loss=torch.cat([first.loss, second.loss]),
+        evaluations=torch.cat([first.evaluations, second.evaluations]),
+        status=first.status + second.status,
+        trajectory=trajectory,
+    )
+
+
+def victims_table(victims: range, found: Reconstruction, scores: Scores) -> list[dict[str, Any]]:
+    """One entry for each victim: scores of each of its images, and what the attack says of itself."""
+    rows = []
+    for row, victim in enumerate(victims):
+        rows.append(
+            {
+                "index": victim,
+                "status": found.status[row],
+                "evaluations": int(found.evaluations[row]),
+                "loss": finite(float(found.loss[row])),
+                "mse": [brief(x) for x in scores.mse[row].tolist()],
+                "psnr": [brief(x) for x in scores.psnr[row].tolist()],
+                "ssim": [brief(x) for x in scores.ssim[row].tolist()],
+                "lpips": None if scores.lpips is None else [brief(x) for x in scores.lpips[row].tolist()],
+                "label_correct": scores.label_correct[row].tolist(),
+            }
+        )
+    return rows
+
+
+def curve(trajectory: Trajectory | None, images: Tensor, labels: Tensor, found_labels: Tensor) -> dict[str, Any]:
+    """Loss and PSNR of each victim over its evaluations; made after the attack, which never sees a PSNR."""
+    if trajectory is None:
+        return {"evaluations": [], "loss": [], "psnr": []}
+    psnr = torch.stack(
+        [
+            score(images, labels, trajectory.images[:, t].cpu(), found_labels, None).psnr.mean(1)
+            for t in range(len(trajectory.evaluations))
+        ],
+        1,
+    )
+    return {
+        "evaluations": trajectory.evaluations,
+        "loss": [[finite(x) for x in row] for row in trajectory.loss.tolist()],
+        "psnr": [[round(x, 3) for x in row] for row in psnr.tolist()],
+    }
+
+
+def brief(value: float) -> float:
+    """Six significant digits: more would be noise in a file that is kept."""
+    return float(f"{value:.6g}")
+
+
+def finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return brief(value) if abs(value) < float("inf") else None
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that torch had on a GPU, or the most that this process ever held on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def provenance(bench: Workbench) -> dict[str, Any]:
+    """Where a result comes from."""
+    device = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "cpu"
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": commit(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": python_version()} | {name: version(name) for name in _VERSIONS},
+        "lpips": bench.perceptual.describe() if bench.perceptual else bench.no_perceptual,
+    }
+
+
+def commit() -> str | None:
+    """The commit of this source tree, with a plus where files differ from it."""
+    here = Path(__file__).parent.parent
+    try:
+        head = check_output(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, stderr=DEVNULL, text=True).strip()
+        changed = check_output(["git", "status", "--porcelain", "-uno"], cwd=here, stderr=DEVNULL, text=True).strip()
+    except (OSError, CalledProcessError):
+        return None
+    return head + ("+" if changed else "")
+
+
+def work(blocks: list[Block], store: Store, bench: Workbench, watch: "Watch") -> None:
+    """Runs the blocks that no other process has done or is doing, until every block is done."""
+    pending = list(blocks)
+    while pending:
+        mine = 0
+        for block in list(pending):
+            if not store.done(block.key):
+                with store.claim(block.key) as claimed:
+                    if claimed:
+                        watch.begins(block)
+                        store.write(run_block(block, bench, watch.callbacks()))
+                        mine += 1
+            if store.done(block.key):
+                watch.ends(block)
+                pending.remove(block)
+        if pending and not mine:
+            time.sleep(0.3)  # what is left is in the hands of other processes
+
+
+class Watch:
+    """Something that is told how the work goes; this one keeps silent."""
+
+    def begins(self, block: Block) -> None:
+        """This process starts the block."""
+
+    def ends(self, block: Block) -> None:
+        """The block is done, here or by another process."""
+
+    def callbacks(self) -> list[Callback]:
+        """Lightning callbacks for the next attack."""
+        return []

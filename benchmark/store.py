@@ -1,0 +1,144 @@
+"""The folder of a run: one JSON file for each block of work that is done."""
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from benchmark.errors import UsageError
+
+Record = dict[str, Any]
+
+_REQUIRED = ("key", "cell", "config", "provenance", "cost", "victims", "curve", "picture")
+
+
+class Store:
+    """Records in a folder that any number of processes may share.
+
+    A record is written to a temporary file and renamed, so that it is there whole or not at all. A block is claimed
+    with a lock that the operating system lets go when the process ends, however it ends.
+
+    Args:
+        folder: made where it is missing.
+
+    Raises:
+        UsageError: the folder can not be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records = folder / "records"
+        self._locks = folder / "locks"
+        try:
+            self.records.mkdir(parents=True, exist_ok=True)
+            self._locks.mkdir(exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.records):
+                pass
+        except OSError as error:
+            raise UsageError(f"the folder {folder} can not be written ({error.strerror}): give another with --out") from None
+        self._whole: set[str] = set()
+
+    def done(self, key: str) -> bool:
+        """Whether the block has a whole record. A damaged one is reported, set aside and not counted."""
+        if key in self._whole:
+            return True
+        path = self.records / f"{key}.json"
+        if not path.exists():
+            return False
+        if read_record(path) is None:
+            aside = path.with_suffix(".json.damaged")
+            path.replace(aside)
+            print(f"leakboard: the record {path.name} is damaged: set aside as {aside.name} and run again", file=sys.stderr)
+            return False
+        self._whole.add(key)
+        return True
+
+    @contextlib.contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Yields True where this process may run the block, False where it is done or another process runs it."""
+        path = self._locks / f"{key}.lock"
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield not self.done(key)
+            if self.done(key):
+                path.unlink(missing_ok=True)  # before the release, so that no new lock of that name is removed
+        finally:
+            lock.release()
+
+    def write(self, record: Record) -> None:
+        """Adds a record, whole or not at all.
+
+        Raises:
+            UsageError: the disk is full or the folder is not writable any more.
+        """
+        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
+        write_whole(self.records / f"{record['key']}.json", text.encode())
+        self._whole.add(record["key"])
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file to a temporary name beside it and renames it.
+
+    Raises:
+        UsageError: it can not be written; nothing is left behind.
+    """
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UsageError(
+                f"{path} can not be written ({error.strerror}): make room or give another folder with --out; "
+                "what is done is kept, and the same command goes on from there"
+            ) from None
+        raise
+
+
+def read_record(path: Path) -> Record | None:
+    """The record in a file, or None where it is damaged."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, OSError):
+        return None
+    if not isinstance(record, dict) or any(name not in record for name in _REQUIRED) or record["key"] != path.stem:
+        return None
+    return record
+
+
+def read_all(folder: Path) -> list[Record]:
+    """All whole records of a folder, in the order of their keys; damaged ones are reported and left out.
+
+    Raises:
+        UsageError: there is no folder of records.
+    """
+    paths = sorted((folder / "records").glob("*.json"))
+    if not paths:
+        raise UsageError(f"there are no records in {folder}: give the folder that leakboard run wrote to")
+    found = []
+    for path in paths:
+        record = read_record(path)
+        if record is None:
+            print(f"leakboard: the record {path.name} is damaged and left out", file=sys.stderr)
+        else:
+            found.append(record)
+    return found

@@ -1,0 +1,200 @@
+"""From a suite in YAML to the cells and blocks of work that it means."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmark.errors import UsageError, unknown
+from benchmark.registry import Spec, spec
+
+SCHEMA = 1
+"""Version of the records; a change of what a record means, or of what decides it, raises this."""
+
+BASELINES = ("ConstantImage", "MeanImage", "ClassMeanImage")
+
+
+def digest(value: Any) -> str:
+    """A short name for a JSON value: equal values, equal names."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Which victims are attacked.
+
+    Attributes:
+        data: data set.
+        model: network; each victim has its own random weights.
+        batch_size: images in each victim's private batch.
+        seed: of the networks, the defenses' randomness and the attacks' starts.
+        victims: number of victims, the first ones of the test split.
+    """
+
+    data: Spec
+    model: Spec
+    batch_size: int
+    seed: int
+    victims: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One scenario, one defense (or none), one attack, which knows the defense where ``adaptive``."""
+
+    scenario: Scenario
+    defense: Spec | None
+    attack: Spec
+    adaptive: bool
+
+    def config(self) -> dict[str, Any]:
+        """Everything that decides a victim's result, but the victim."""
+        scenario = self.scenario
+        return {
+            "schema": SCHEMA,
+            "data": scenario.data.as_dict(),
+            "model": scenario.model.as_dict(),
+            "batch_size": scenario.batch_size,
+            "seed": scenario.seed,
+            "defense": self.defense.as_dict() if self.defense else None,
+            "attack": self.attack.as_dict(),
+            "adaptive": self.adaptive,
+        }
+
+    @property
+    def id(self) -> str:
+        return digest(self.config())
+
+    @property
+    def label(self) -> str:
+        """For people: data, model, defense, attack."""
+        defense = self.defense.label if self.defense else "no defense"
+        knows = " that knows it" if self.adaptive else ""
+        return f"{self.scenario.data.name} {self.scenario.model.name}, {defense}, {self.attack.name}{knows}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A list of cells, in the order in which they are run: controls and baselines first."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    block_size: int
+
+
+def as_cells(scenario: Scenario, defenses: list[Spec], attacks: list[Spec]) -> Iterator[Cell]:
+    """The control and the null baselines of a scenario, then each defense against each attack, without and with
+    knowledge of it."""
+    for name in BASELINES:
+        yield Cell(scenario, None, spec("attack", name, {}), adaptive=False)
+    for attack in attacks:
+        yield Cell(scenario, None, attack, adaptive=False)
+    for defense in defenses:
+        for attack in attacks:
+            for adaptive in (False, True):
+                yield Cell(scenario, defense, attack, adaptive)
+
+
+def entries(kind: str, given: Any) -> list[Spec]:
+    """The specs that one entry of a suite means: ``NAME`` or ``{class: NAME, argument: value, sweep: {...}}``."""
+    if isinstance(given, str):
+        given = {"class": given}
+    if not isinstance(given, dict) or not isinstance(given.get("class"), str):
+        raise UsageError(f"a {kind} is a class name or {{class: NAME, argument: value}}, not {given!r}")
+    args = {str(key): value for key, value in given.items() if key not in ("class", "sweep")}
+    sweep = given.get("sweep", {})
+    if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
+        raise UsageError(f"sweep of {given['class']} must give each argument a list of values")
+    grid = itertools.product(*sweep.values())
+    return [spec(kind, given["class"], args | dict(zip(sweep, values, strict=True))) for values in grid]
+
+
+_SUITE_KEYS = ("name", "seed", "victims", "block_size", "scenarios", "attacks", "defenses")
+_SCENARIO_KEYS = ("data", "model", "batch_size", "victims")
+
+
+def load(path: Path, victims: int | None = None, seed: int | None = None) -> Suite:
+    """Reads and checks a suite.
+
+    Args:
+        path: YAML file.
+        victims: instead of every number of victims in it.
+        seed: instead of the seed in it.
+
+    Raises:
+        UsageError: the file or something in it is wrong.
+    """
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = f"; there are {', '.join(near)}" if near else ""
+        raise UsageError(f"the suite {path} can not be read ({error.strerror}){hint}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"the suite {path} is not a text file in UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UsageError(f"{path}, line {line}: {error.problem or 'this is not YAML'}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {error}") from None
+    if not isinstance(given, dict):
+        raise UsageError(f"{path} must have the keys {', '.join(_SUITE_KEYS)}")
+    try:
+        return parse(given, path.stem, victims, seed)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: int | None = None) -> Suite:
+    """Checks a suite that was read.
+
+    Raises:
+        UsageError: a key, a name, a type or a range is wrong.
+    """
+    _check_keys("key of a suite", given, _SUITE_KEYS)
+    for key in ("scenarios", "attacks"):
+        if not isinstance(given.get(key), list) or not given[key]:
+            raise UsageError(f"{key} must be a list with at least one entry")
+    if not isinstance(given.get("defenses", []), list):
+        raise UsageError("defenses must be a list")
+    seed = whole_number("seed", seed if seed is not None else given.get("seed", 0), at_least=0)
+    attacks = [made for entry in given["attacks"] for made in entries("attack", entry)]
+    defenses = [made for entry in given.get("defenses", []) for made in entries("defense", entry)]
+    cells: list[Cell] = []
+    for entry in given["scenarios"]:
+        if not isinstance(entry, dict) or "data" not in entry or "model" not in entry:
+            raise UsageError(f"a scenario needs data and model, as in {{data: Digits, model: LeNet}}, not {entry!r}")
+        _check_keys("key of a scenario", entry, _SCENARIO_KEYS)
+        count = victims if victims is not None else entry.get("victims", given.get("victims", 64))
+        count = whole_number("victims", count, at_least=1)
+        batch_size = whole_number("batch_size", entry.get("batch_size", 1), at_least=1)
+        for data, model in itertools.product(entries("data", entry["data"]), entries("model", entry["model"])):
+            cells += as_cells(Scenario(data, model, batch_size, seed, count), defenses, attacks)
+    suite_name = given.get("name", name)
+    if not isinstance(suite_name, str) or not suite_name or Path(suite_name).name != suite_name:
+        raise UsageError(f"name must be usable as a folder name, not {suite_name!r}")
+    block_size = whole_number("block_size", given.get("block_size", 64), at_least=1)
+    return Suite(suite_name, _unique(cells), block_size)
+
+
+def _unique(cells: list[Cell]) -> tuple[Cell, ...]:
+    """A cell that is named twice is run once."""
+    return tuple({cell.id: cell for cell in cells}.values())
+
+
+def _check_keys(what: str, given: dict[str, Any], valid: tuple[str, ...]) -> None:
+    for key in given:
+        if key not in valid:
+            raise unknown(what, str(key), valid)
+
+
+def whole_number(name: str, value: Any, at_least: int) -> int:
+    """``value`` where it is a whole number in range, else a UsageError."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise UsageError(f"{name} must be a whole number of at least {at_least}, not {value!r}")
+    return value

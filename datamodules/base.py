@@ -1,0 +1,198 @@
+"""What every data module offers: victims in a fixed order, and public statistics."""
+
+from collections.abc import Iterator
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+BLOCK = 500  # images that are held as float at the same time while a mean is taken
+
+
+class DataError(Exception):
+    """Data can not be had as asked; the message is one sentence that says what to do."""
+
+
+class Split(Dataset[tuple[Tensor, Tensor]]):
+    """Labelled images in a fixed order, turned into floats (or decoded) only where asked for."""
+
+    def __init__(self, labels: Tensor) -> None:
+        self.labels = labels
+
+    def images(self, start: int, stop: int) -> Tensor:
+        """Return the images `start` to `stop - 1`, float32 in [0, 1], `[n, C, H, W]`."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.images(index, index + 1)[0], self.labels[index]
+
+
+class TensorSplit(Split):
+    """A split that is in memory: uint8 (a quarter of the memory), or float32 in [0, 1]."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
+        super().__init__(labels)
+        self.pixels = pixels
+
+    def images(self, start: int, stop: int) -> Tensor:
+        pixels = self.pixels[start:stop]
+        return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.clone()
+
+
+class PrivateData(LightningDataModule):
+    """Base of all data modules: a public train split, and a test split that holds the victims.
+
+    Images are float32 in [0, 1] everywhere; normalisation belongs to the model. A subclass writes
+    `load`, and sets `num_classes` and `image_shape` at the latest there. The train split is read
+    when it is first needed, so that victims cost no more than the test split.
+
+    Attributes:
+        num_classes: Number of classes, valid after `setup`.
+        image_shape: Channels, height and width of every image, valid after `setup`.
+        notes: What the provenance of a result has to say about these data, filled by `setup`.
+    """
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    statistics_cap: int | None = None
+    """Most train images that the public statistics look at; None: all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+        self._train: Split | None = None
+        self._test: Split | None = None
+        self._mean_image: Tensor | None = None
+        self._class_means: Tensor | None = None
+
+    def load(self, train: bool) -> Split:
+        """Read one split; called at most once for each."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the victims available. Calling it again does nothing.
+
+        Args:
+            stage: Lightning's stage; the data are the same in each.
+        """
+        _ = self.test_split
+
+    @property
+    def train_split(self) -> Split:
+        """The public images."""
+        if self._train is None:
+            self._train = self.load(train=True)
+        return self._train
+
+    @property
+    def test_split(self) -> Split:
+        """The private images."""
+        if self._test is None:
+            self._test = self.load(train=False)
+        return self._test
+
+    @property
+    def train_images(self) -> Tensor:
+        """All public images as float32; made anew at each access, so keep it where it is reused."""
+        return self.train_split.images(0, len(self.train_split))
+
+    @property
+    def train_labels(self) -> Tensor:
+        """The labels of the public images."""
+        return self.train_split.labels
+
+    @property
+    def test_images(self) -> Tensor:
+        """All private images as float32; made anew at each access."""
+        return self.test_split.images(0, len(self.test_split))
+
+    @property
+    def test_labels(self) -> Tensor:
+        """The labels of the private images."""
+        return self.test_split.labels
+
+    def num_victims(self, batch_size: int = 1) -> int:
+        """Return how many victims with `batch_size` images each the test split holds."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
+        return len(self.test_split) // batch_size
+
+    def victims(self, count: int, batch_size: int = 1, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Return the batches of `count` victims, cut from the test split in its original order.
+
+        Victim v always holds the test images v * batch_size to (v + 1) * batch_size - 1, whatever
+        `count` and `first` are, so that everybody attacks the same images.
+
+        Args:
+            count: Number of victims.
+            batch_size: Number of images of each victim.
+            first: Number of the first victim.
+
+        Returns:
+            Images `[count, batch_size, C, H, W]` and labels `[count, batch_size]`.
+        """
+        if count < 1 or first < 0:
+            raise ValueError(
+                f"victims need count >= 1 and first >= 0, not count={count}, first={first}."
+            )
+        held = self.num_victims(batch_size)
+        if first + count > held:
+            raise DataError(
+                f"{type(self).__name__} holds {held} victims of batch size {batch_size} "
+                f"({len(self.test_split)} test images) but victims {first} to "
+                f"{first + count - 1} were asked for: ask for fewer or use a larger data set."
+            )
+        start, stop = first * batch_size, (first + count) * batch_size
+        images = self.test_split.images(start, stop)
+        labels = self.test_split.labels[start:stop].clone()
+        return images.view(count, batch_size, *self.image_shape), labels.view(count, batch_size)
+
+    def mean_image(self) -> Tensor:
+        """Return the mean train image `[C, H, W]`; mid-grey where there are no train images."""
+        if self._mean_image is None:
+            total = torch.zeros(self.image_shape, dtype=torch.float64)
+            seen = 0
+            for images, labels in self._public_blocks():
+                total += images.sum(0)
+                seen += len(labels)
+            mean = total / seen if seen else total + 0.5
+            self._mean_image = mean.float()
+        return self._mean_image.clone()
+
+    def class_means(self) -> Tensor:
+        """Return each class's mean train image `[num_classes, C, H, W]`.
+
+        A class without train images gets the mean image.
+        """
+        if self._class_means is None:
+            mean = self.mean_image().double()
+            total = torch.zeros(self.num_classes, *self.image_shape, dtype=torch.float64)
+            seen = torch.zeros(self.num_classes, dtype=torch.int64)
+            for images, labels in self._public_blocks():
+                total.index_add_(0, labels, images)
+                seen += torch.bincount(labels, minlength=self.num_classes)
+            total[seen == 0] = mean
+            self._class_means = (total / seen.clamp(min=1).view(-1, 1, 1, 1)).float()
+        return self._class_means.clone()
+
+    def _public_blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        split = self.train_split
+        cap = len(split) if self.statistics_cap is None else self.statistics_cap
+        used = min(cap, len(split))
+        for start in range(0, used, BLOCK):
+            stop = min(start + BLOCK, used)
+            yield split.images(start, stop).double(), split.labels[start:stop]
+
+    def train_dataloader(self, batch_size: int = 64) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the train split in shuffled batches."""
+        return DataLoader(self.train_split, batch_size=batch_size, shuffle=True)
+
+    def test_dataloader(self, batch_size: int = 64) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the test split in batches, in its original order."""
+        return DataLoader(self.test_split, batch_size=batch_size)
