@@ -130,7 +130,9 @@ class BatchLBFGS(torch.optim.Optimizer):
 
         upper, gram, scale = state["upper"], state["gram"], state["scale"].double()[:, None]
         p = torch.linalg.solve_triangular(upper, moves_dot[:, 0, :, None], upper=True)
-        right = upper.diagonal(dim1=1, dim2=2)[..., None] * p + scale[..., None] * (gram @ p - changes_dot[:, 0, :, None])
+        right = upper.diagonal(dim1=1, dim2=2)[..., None] * p + scale[..., None] * (
+            gram @ p - changes_dot[:, 0, :, None]
+        )
         w = torch.linalg.solve_triangular(upper.mT, right, upper=False)
         of_moves = torch.zeros_like(w[..., 0]).scatter(1, age_order, w[..., 0]).to(gradient)
         of_changes = torch.zeros_like(p[..., 0]).scatter(1, age_order, -scale * p[..., 0]).to(gradient)

@@ -19,8 +19,8 @@ from defenses.base import Update, unchanged
 SNAPSHOTS = 25
 """Moments of a trajectory that are kept, over the whole budget."""
 
-PRIOR_STD = 0.25
-"""Spread of a pixel around 0.5 that an attacker who must fight noise assumes; a pixel lies in [0, 1]."""
+PRIOR_STD = 0.5
+"""Spread of a pixel around 0.5 that an attacker who must fight noise assumes: a pixel lies in [0, 1]."""
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # a line for each Trainer, and there are thousands
 
@@ -52,6 +52,7 @@ class GradientMatching(LightningModule, Attack):
         if not tolerance >= 0:
             raise ValueError(f"tolerance is {tolerance}, but must be 0 or greater")
         super().__init__()
+        self.solver: BatchLBFGS | None = None
         self.max_evaluations = max_evaluations
         self.tolerance = tolerance
         self.at_once = at_once
@@ -144,7 +145,7 @@ class GradientMatching(LightningModule, Attack):
         self.evaluations = torch.zeros(0, dtype=torch.long)
         self.losses = self._best_loss = like.new_zeros(0)
         self._best: dict[str, Tensor] = {name: start[:0] for name, start in self._starts.items()}
-        self.solver: BatchLBFGS | None = None
+        self.solver = None
         self._replace(torch.zeros(0, dtype=torch.bool))
 
     def _remember(self, losses: Tensor) -> None:
@@ -201,7 +202,9 @@ class GradientMatching(LightningModule, Attack):
             parameter.data = torch.cat([parameter.data[kept.to(device)], fresh])
             parameter.grad = None
             self._best[name] = torch.cat([self._best[name][kept.to(device)], fresh])
-        self._best_loss = torch.cat([self._best_loss[kept.to(device)], self._best_loss.new_full((len(entering),), torch.inf)])
+        self._best_loss = torch.cat(
+            [self._best_loss[kept.to(device)], self._best_loss.new_full((len(entering),), torch.inf)]
+        )
         self.evaluations = torch.cat([self.evaluations[kept], torch.zeros(len(entering), dtype=torch.long)])
         self.victims = [self.victims[row] for row in kept.tolist()] + entering
         rows = torch.tensor(self.victims, dtype=torch.long, device=device)
@@ -235,7 +238,12 @@ class ActiveSet(Callback):
     """Ends the fit when no victim is left."""
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Tensor | Mapping[str, Any] | None, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, GradientMatching)
         trainer.should_stop = pl_module.retire()

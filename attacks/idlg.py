@@ -5,20 +5,18 @@ from torch import Tensor
 
 from attacks.base import Observation
 from attacks.gradient_matching import GradientMatching
-from attacks.labels import idlg_labels, rank_one_labels
+from attacks.labels import idlg_labels
 
 
 class IDLG(GradientMatching):
     """Improved Deep Leakage from Gradients: the label by a sign rule, then the image (arXiv 2001.02610).
 
-    For one image per victim. An attacker who knows of noise takes the most likely label instead of the published
-    rule's.
+    For one image per victim.
     """
 
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
         if observation.image_shape[0] != 1:
             raise ValueError("IDLG's label rule holds for one image: give batch_size 1, or attack with DLG")
-        noisy = observation.defense is not None and observation.defense.noise_std > 0
-        labels = rank_one_labels(observation.update) if noisy else idlg_labels(observation.update)
+        labels = idlg_labels(observation.update)
         one_hot = torch.nn.functional.one_hot(labels, observation.num_classes).unsqueeze(1)
         return torch.where(one_hot == 1, 0.0, -torch.inf), False

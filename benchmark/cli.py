@@ -18,8 +18,8 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
-def parser() -> Parser:
-    """All commands and flags."""
+def parsers() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the program, and those of its commands."""
     top = Parser(
         prog="leakboard",
         description="How much private data a federated update gives away, and what it costs to stop that.",
@@ -27,57 +27,58 @@ def parser() -> Parser:
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
-    run = commands.add_parser(
-        "run",
-        help="run a suite (default: the quick one) or a single cell, and show its leaderboard",
-        description="Runs a suite and shows its leaderboard. What is done is kept: the same command goes on from there.",
-        epilog="One cell without a file: --data CIFAR10 --model LeNet --defense Masking --defense.ratio 0.5 --attack IDLG, "
-        "with every argument of a class as a flag of its own (--attack.max_evaluations 3000). It is run with its control, its adaptive "
-        "twin and the null baselines. --attack.help IDLG explains the arguments of a class; so do --data.help, --model.help and --defense.help.",
-        allow_abbrev=False,
-    )
-    run.add_argument("suite", nargs="?", metavar="SUITE", help="a YAML file, or the name of one in configs/ (default: quick)")
-    run.add_argument("--out", metavar="FOLDER", help="where records, tables and pictures go (default: runs/SUITE)")
-    run.add_argument("--victims", type=int, metavar="N", help="victims of each scenario, instead of the suite's number")
-    run.add_argument("--batch-size", type=int, metavar="N", help="private images of each victim (a single cell; default 1)")
-    run.add_argument("--seed", type=int, metavar="N", help="seed of networks, noise and starts, instead of the suite's")
-    run.add_argument("--data-root", metavar="FOLDER", help="where the data sets are (default: $LEAKBOARD_DATA, else ./data)")
-    run.add_argument("--download", action="store_true", help="download a data set that is missing")
-    run.add_argument("--devices", default="auto", metavar="D", help="cpu, or GPU numbers as in 0,1 (default: GPU 0, else cpu)")
-    run.add_argument("--threads", type=int, metavar="N", help="CPU threads of this process (default: all cores)")
-    run.add_argument("--wandb", choices=("disabled", "offline", "online"), default="disabled", help="track cells in Weights & Biases")
-    run.add_argument("--lpips-weights", metavar="PATH", help="file or folder of LPIPS' AlexNet weights (default: torch's hub cache)")
-    run.add_argument("--require-lpips", action="store_true", help="end with an error where LPIPS can not be computed")
+    def add(name: str, summary: str, more: str = "") -> Parser:
+        return commands.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=more, allow_abbrev=False
+        )
 
-    show = commands.add_parser(
-        "show",
-        help="show the leaderboard of a folder again, from its records",
-        description="Shows the leaderboard of a folder again, from its records.",
-        allow_abbrev=False,
+    run = add(
+        "run",
+        "run a suite (default: the quick one) or a single cell, and show its leaderboard",
+        "What is done is kept: the same command goes on from there. One cell without a file: --data CIFAR10 --model "
+        "LeNet --defense Masking --defense.ratio 0.5 --attack IDLG, with every argument of a class as a flag "
+        "(--attack.max_evaluations 3000); it is run with its control, its adaptive twin and the null baselines. "
+        "--attack.help IDLG explains the arguments of a class; so do --data.help, --model.help and --defense.help.",
     )
+    run.add_argument("suite", nargs="?", metavar="SUITE", help="a YAML file, or the name of one in configs/")
+    run.add_argument("--out", metavar="FOLDER", help="where records, tables and pictures go (default: runs/SUITE)")
+    run.add_argument("--victims", type=int, metavar="N", help="victims of each scenario, instead of the suite's")
+    run.add_argument("--batch-size", type=int, metavar="N", help="private images of each victim, in a single cell")
+    run.add_argument("--seed", type=int, metavar="N", help="of networks, noise and starts, instead of the suite's")
+    run.add_argument("--download", action="store_true", help="download a data set that is missing")
+    run.add_argument(
+        "--wandb",
+        choices=("disabled", "offline", "online"),
+        default="disabled",
+        help="track each cell in Weights & Biases (default: disabled)",
+    )
+    run.add_argument("--lpips-weights", metavar="PATH", help="file or folder of AlexNet's (default: torch's hub cache)")
+    run.add_argument("--require-lpips", action="store_true", help="end with an error where there is no LPIPS")
+
+    show = add("show", "show the leaderboard of a folder again, from its records")
     show.add_argument("folder", metavar="FOLDER", help="what leakboard run wrote")
     show.add_argument("--format", choices=("table", "json", "csv", "markdown"), default="table", help="default: table")
 
-    bench = commands.add_parser(
+    bench = add(
         "bench",
-        help="compare the batched attack with the published procedure, one victim at a time",
-        description="Attacks the same victims from the same starts twice in one process: all at once, and one by one with "
-        "torch.optim.LBFGS as published. Shows seconds, evaluations, leak rate and memory of both.",
-        allow_abbrev=False,
+        "compare the batched attack with the published procedure, one victim at a time",
+        "Attacks the same victims from the same starts twice in one process: all at once, and one by one with "
+        "torch.optim.LBFGS as published. --data, --model and --attack (DLG or IDLG) choose what, as in leakboard run; "
+        "default: CIFAR10, LeNet, IDLG.",
     )
     bench.add_argument("--victims", type=int, default=64, metavar="N", help="default: 64")
-    bench.add_argument("--reference-victims", type=int, metavar="N", help="of these, how many to attack one by one (default: all)")
+    bench.add_argument("--reference-victims", type=int, metavar="N", help="how many of them one by one (default: all)")
     bench.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    bench.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of both (default: 1)")
-    bench.add_argument("--data-root", metavar="FOLDER", help="where the data sets are (default: $LEAKBOARD_DATA, else ./data)")
-    bench.add_argument("--devices", default="cpu", metavar="D", help="cpu or a GPU number (default: cpu)")
     bench.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
 
-    commands.add_parser(
-        "list", help="name the attacks, defenses, data sets and models", description="Names what a suite can be made of.",
-        allow_abbrev=False,
-    )
-    return top
+    for command in (run, bench):
+        command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
+        command.add_argument(
+            "--devices", default="auto", metavar="D", help="cpu, or GPU numbers (default: GPU 0 or cpu)"
+        )
+        command.add_argument("--threads", type=int, metavar="N", help="CPU threads of a process (default: all cores)")
+
+    return top, {"run": run, "show": show, "bench": bench, "list": add("list", "name what a suite can be made of")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,28 +102,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def dispatch(given: list[str]) -> int:
-    """Runs one command."""
-    top = parser()
+    """Runs one command and returns the exit code."""
+    top, commands = parsers()
     own, parts, wants_help = take_parts(given)
+    if own and not own[0].startswith("-") and own[0] not in commands:
+        raise unknown("command", own[0], commands)
     options, rest = top.parse_known_args(own)
+    if rest and rest[0].startswith("-"):
+        of_classes = [flag for kind in KINDS for flag in (f"--{kind}", f"--{kind}.help")]
+        own_flags = list(commands.get(options.command, top)._option_string_actions)
+        raise unknown("flag", rest[0].partition("=")[0], own_flags + of_classes)
     if rest:
-        flags = [flag for name in KINDS for flag in (f"--{name}", f"--{name}.help")]
-        for sub in top._subparsers._group_actions[0].choices[options.command]._actions if options.command else []:  # type: ignore
-            flags += sub.option_strings
-        if rest[0].startswith("-"):
-            raise unknown("flag", rest[0].partition("=")[0], flags)
-        raise UsageError(f"{rest[0]!r} is one word too many; see leakboard {options.command or ''} --help")
+        raise UsageError(f"{rest[0]!r} is one word too many; see leakboard {options.command} --help")
     if options.command is None:
         top.print_help()
         return 0
     if (parts or wants_help) and options.command not in ("run", "bench"):
         raise UsageError(f"leakboard {options.command} takes no --data, --model, --defense or --attack")
 
-    from benchmark import commands  # heavy: torch, Lightning
+    from benchmark import commands as heavy  # torch and Lightning
 
     if wants_help:
-        return commands.explain(*wants_help)
-    return commands.COMMANDS[options.command](options, parts)
+        return heavy.explain(*wants_help)
+    return heavy.COMMANDS[options.command](options, parts)
 
 
 Parts = dict[str, dict[str, str]]

@@ -50,7 +50,7 @@ def observe(
         model=model,
         parameters=parameters,
         update={name: value.detach() for name, value in update.items()},
-        image_shape=(images.shape[1], *images.shape[2:]),  # type: ignore[arg-type]
+        image_shape=(images.shape[1], *images.shape[2:]),
         num_classes=num_classes,
         seeds=[seed_for(seed, victim, "start") for victim in victims],
         defense=defense.known_to_attacker() if defense is not None and adaptive else None,

@@ -68,15 +68,17 @@ def run(options: argparse.Namespace, parts: Parts) -> int:
     table = reporter.finish(everything=not todo)
     print_table(table, Console())
     done = "everything was done already: nothing to run" if not todo else f"{len(todo)} of {len(blocks)} blocks run"
-    print(f"\n{done}\nrecords: {store.records}\ntables: {folder / 'leaderboard.csv'}, {folder / 'leaderboard.md'}\n"
-          f"pictures of true images above their reconstructions: {folder / 'pictures'}")
+    print(
+        f"\n{done}\nrecords: {store.records}\ntables: {folder / 'leaderboard.csv'}, {folder / 'leaderboard.md'}\n"
+        f"pictures of true images above their reconstructions: {folder / 'pictures'}"
+    )
     return 0
 
 
 class Both(Watch):
     """Tells two."""
 
-    def __init__(self, bar: ProgressBar, reporter: "Reporter") -> None:
+    def __init__(self, bar: ProgressBar, reporter: Reporter) -> None:
         self._bar, self._reporter = bar, reporter
 
     def begins(self, block: Block) -> None:
@@ -127,7 +129,9 @@ class Reporter(Watch):
         made = self._cells[cell]
         defense = made.defense.name if made.defense else "none"
         knows = "-adaptive" if made.adaptive else ""
-        name = f"{made.scenario.data.name}-{made.scenario.model.name}-{defense}-{made.attack.name}{knows}-{cell[:6]}.png"
+        name = (
+            f"{made.scenario.data.name}-{made.scenario.model.name}-{defense}-{made.attack.name}{knows}-{cell[:6]}.png"
+        )
         return self._store.folder / "pictures" / name
 
     def _report(self, cell: str) -> None:
@@ -313,7 +317,9 @@ def bench(options: argparse.Namespace, parts: Parts) -> int:
 
     quiet()
     set_threads(options.threads)
-    (device,) = find_devices(options.devices)[:1]
+    devices = find_devices(options.devices)
+    if len(devices) > 1:
+        raise UsageError("bench runs on one device")
     victims = whole_number("--victims", options.victims, at_least=1)
     reference = whole_number("--reference-victims", given_or(options.reference_victims, victims), at_least=1)
     specs = {
@@ -322,7 +328,7 @@ def bench(options: argparse.Namespace, parts: Parts) -> int:
     }
     if "defense" in parts:
         raise UsageError("bench compares speed without a defense: leave --defense out")
-    found = compare(specs, victims, min(reference, victims), options.seed, Workbench(device, options.data_root))
+    found = compare(specs, victims, min(reference, victims), options.seed, Workbench(devices[0], options.data_root))
     print(json.dumps(found, indent=1) if options.format == "json" else as_table(found))
     return 0
 

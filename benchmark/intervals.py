@@ -77,9 +77,7 @@ def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> tuple[f
     rows = max(1, _CHUNK // scores.size)
     means = np.concatenate(
         [
-            scores[
-                generator.integers(scores.size, size=(min(rows, RESAMPLES - done), scores.size))
-            ].mean(axis=1)
+            scores[generator.integers(scores.size, size=(min(rows, RESAMPLES - done), scores.size))].mean(axis=1)
             for done in range(0, RESAMPLES, rows)
         ]
     )

@@ -3,6 +3,7 @@
 Every class takes the image shape and the number of classes first; what follows are its own arguments.
 """
 
+import itertools
 from math import ceil
 
 import torch
@@ -79,7 +80,7 @@ class MLP(nn.Sequential):
         channels, height, width = image_shape
         sizes = [channels * height * width] + [hidden] * depth
         layers: list[nn.Module] = [nn.Flatten()]
-        for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+        for size_in, size_out in itertools.pairwise(sizes):
             layers += [nn.Linear(size_in, size_out), ACTIVATIONS[activation]()]
         super().__init__(*layers, nn.Linear(hidden, num_classes))
 

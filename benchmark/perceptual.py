@@ -141,8 +141,7 @@ class Perceptual:
         """
         if a.ndim != 4 or a.shape != b.shape or a.shape[1] not in (1, 3):
             raise ValueError(
-                "LPIPS compares [M, C, H, W] images of 1 or 3 channels, not "
-                f"{list(a.shape)} with {list(b.shape)}"
+                f"LPIPS compares [M, C, H, W] images of 1 or 3 channels, not {list(a.shape)} with {list(b.shape)}"
             )
         # lpips checks nothing. Written so that NaN fails as well.
         if not all(bool(((x >= 0) & (x <= 1)).all()) for x in (a, b)):
@@ -210,15 +209,11 @@ def _load_trunk(backbone: Backbone) -> dict[str, Tensor]:
     data = _read(Path(backbone.path))
     # Hashed again: the bytes in use must be the ones that the results will name.
     if hashlib.sha256(data).hexdigest() != backbone.sha256:
-        raise PerceptualUnavailable(
-            f"LPIPS weights {backbone.path} have changed since they were found."
-        )
+        raise PerceptualUnavailable(f"LPIPS weights {backbone.path} have changed since they were found.")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # half a dozen unrelated types, by where the damage is
-        raise _wrong(
-            backbone, "nothing that torch can load, so it is damaged or of another kind"
-        ) from error
+        raise _wrong(backbone, "nothing that torch can load, so it is damaged or of another kind") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise _wrong(backbone, "something else than a dict of tensors")
     prefix = "features."
@@ -229,6 +224,5 @@ def _load_trunk(backbone: Backbone) -> dict[str, Tensor]:
 
 def _wrong(backbone: Backbone, holds: str) -> PerceptualUnavailable:
     return PerceptualUnavailable(
-        f"LPIPS weights {backbone.path} do not fit the network {backbone.net!r}: the file holds "
-        f"{holds}."
+        f"LPIPS weights {backbone.path} do not fit the network {backbone.net!r}: the file holds {holds}."
     )

@@ -1,6 +1,7 @@
 """The progress bar of a run."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -25,7 +26,7 @@ class TimeLeft(ProgressColumn):
         if done <= 0 or elapsed <= 0 or task.total is None:
             return Text("?:?? left")
         left = int(elapsed / done * (task.total - task.completed))
-        return Text(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left" if left >= 3600 else f"{left // 60}:{left % 60:02} left")
+        return Text(f"{timedelta(seconds=left)} left")
 
 
 class ProgressBar(Watch):

@@ -57,9 +57,7 @@ def classes(kind: str) -> dict[str, type]:
     }[kind]
     found = {name: getattr(package, name) for name in package.__all__}
     return {
-        name: cls
-        for name, cls in found.items()
-        if inspect.isclass(cls) and issubclass(cls, base) and cls is not base  # type: ignore[arg-type]
+        name: cls for name, cls in found.items() if inspect.isclass(cls) and issubclass(cls, base) and cls is not base
     }
 
 

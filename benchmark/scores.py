@@ -116,8 +116,7 @@ def score(
     shape = true_images.shape[:2]
     if true_labels.shape != shape or found_labels.shape != shape:
         raise ValueError(
-            f"labels must be {list(shape)}, not {list(true_labels.shape)} (true) and "
-            f"{list(found_labels.shape)} (found)"
+            f"labels must be {list(shape)}, not {list(true_labels.shape)} (true) and {list(found_labels.shape)} (found)"
         )
     found_images = found_images.clamp(0, 1)
     permutation = match(true_images, found_images)
@@ -201,9 +200,7 @@ def _ssim(true: Tensor, found: Tensor) -> Tensor:
     return similarity
 
 
-def _perceptual(
-    perceptual: Callable[[Tensor, Tensor], Tensor] | None, true: Tensor, found: Tensor
-) -> Tensor | None:
+def _perceptual(perceptual: Callable[[Tensor, Tensor], Tensor] | None, true: Tensor, found: Tensor) -> Tensor | None:
     """`perceptual` over `[V, N, C, H, W]` pairs as `[V, N]` on the CPU, None without one."""
     if perceptual is None:
         return None
@@ -220,8 +217,7 @@ def _exact(images: Tensor) -> Tensor:
 def _check_images(true: Tensor, found: Tensor) -> None:
     if true.ndim != 5 or true.shape != found.shape:
         raise ValueError(
-            "images must be [V, N, C, H, W] and alike, not "
-            f"{list(true.shape)} (true) and {list(found.shape)} (found)"
+            f"images must be [V, N, C, H, W] and alike, not {list(true.shape)} (true) and {list(found.shape)} (found)"
         )
     # Looked at before any clamping, which would turn an infinite pixel into a plausible one.
     for name, images in (("true", true), ("found", found)):

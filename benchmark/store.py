@@ -41,7 +41,9 @@ class Store:
             with tempfile.TemporaryFile(dir=self.records):
                 pass
         except OSError as error:
-            raise UsageError(f"the folder {folder} can not be written ({error.strerror}): give another with --out") from None
+            raise UsageError(
+                f"the folder {folder} can not be written ({error.strerror}): give another with --out"
+            ) from None
         self._whole: set[str] = set()
 
     def done(self, key: str) -> bool:
@@ -54,7 +56,10 @@ class Store:
         if read_record(path) is None:
             aside = path.with_suffix(".json.damaged")
             path.replace(aside)
-            print(f"leakboard: the record {path.name} is damaged: set aside as {aside.name} and run again", file=sys.stderr)
+            print(
+                f"leakboard: the record {path.name} is damaged: set aside as {aside.name} and run again",
+                file=sys.stderr,
+            )
             return False
         self._whole.add(key)
         return True

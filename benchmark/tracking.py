@@ -1,0 +1,256 @@
+"""Weights & Biases runs, derived from the records once a cell is complete; an attack never sees W&B."""
+
+import hashlib
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, Literal
+
+from benchmark.errors import UsageError
+
+PROJECT = "leakboard"
+
+_INIT_SECONDS = 8.0
+"""For the start of an online run. W&B adds up to 10 s of its own in the worst case, and gives up only after 100 s
+unless it is told otherwise."""
+
+_FINISH_SECONDS = 60.0
+"""For the upload at the end of an online run; what is not up by then is on the disk and can be synced."""
+
+_LONGEST_TAG = 64
+
+
+class Tracker:
+    """W&B runs of a suite: one for each cell, one for the leaderboard.
+
+    A run has the id of its cell, so that a cell that is run again updates its run. Where W&B can not be reached,
+    the runs are written to the disk instead; where W&B itself fails, a line says so and the benchmark goes on:
+    the results are in the store.
+
+    Args:
+        mode: where the runs go.
+        suite: name of the suite, which groups its runs.
+        folder: the runs are kept in ``wandb/`` below it.
+
+    Raises:
+        UsageError: wandb is not installed.
+    """
+
+    def __init__(self, mode: Literal["offline", "online"], suite: str, folder: Path) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UsageError(f"W&B can not be used ({error}): install wandb or use --wandb disabled") from None
+        self._wandb = wandb
+        self._mode: Literal["offline", "online"] = mode
+        self._suite = suite
+        self._folder = folder
+        try:
+            # A WANDB_MODE in the environment would otherwise forbid the login below.
+            wandb.setup(wandb.Settings(mode=mode, silent=True, x_disable_viewer=True))
+            if mode == "online":
+                self._log_in()
+        except Exception as error:
+            if mode == "online":  # what is wrong with offline runs the first of them will say
+                self._go_offline(error)
+
+    def cell(
+        self,
+        cell_id: str,
+        config: dict[str, Any],
+        records: list[dict[str, Any]],
+        row: dict[str, Any],
+        picture: Path | None,
+    ) -> None:
+        """Writes the run of a cell.
+
+        Args:
+            cell_id: id of the cell and of its run.
+            config: resolved configuration of the cell.
+            records: all records of the cell.
+            row: the cell's row of the leaderboard; its scalars are the run's summary.
+            picture: PNG of true images and reconstructions.
+        """
+        wandb = self._wandb
+
+        def fill(run: Any) -> None:
+            run.define_metric("evaluations", summary="none")
+            run.define_metric("matching_loss", step_metric="evaluations", summary="none")
+            run.define_metric("psnr", step_metric="evaluations", summary="none")
+            first = run.step  # of a resumed run: what is there already is not logged twice
+            for step, point in enumerate(curve(records)):
+                if step >= first:
+                    run.log(point, step=step)
+            run.summary.update({k: v for k, v in row.items() if isinstance(v, int | float | str)})
+            if picture is not None:
+                run.log({"reconstructions": wandb.Image(str(picture))})
+
+        tags = tags_of(config)
+        provenance = {"provenance": records[0]["provenance"]} if records else {}
+        self._run(cell_id, "cell", " ".join(tags), tags, config | provenance, fill)
+
+    def leaderboard(self, rows: list[dict[str, Any]], records_folder: Path) -> None:
+        """Writes the run of the leaderboard: the table, and the records as an artifact.
+
+        Args:
+            rows: the rows in their order.
+            records_folder: the folder of the records.
+        """
+        wandb = self._wandb
+
+        def fill(run: Any) -> None:
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            data = [[_cell(row.get(key)) for key in columns] for row in rows]
+            run.log({"leaderboard": wandb.Table(columns=columns, data=data, allow_mixed_types=True)})
+            name = re.sub(r"[^A-Za-z0-9_.-]", "-", self._suite)[:100]
+            artifact = wandb.Artifact(f"{name}-records", type="results")
+            # Records never change once they are there, so W&B need not keep copies of them in the home folder.
+            for path in sorted(records_folder.glob("*.json")):
+                artifact.add_file(str(path), policy="immutable", skip_cache=True)
+            run.log_artifact(artifact)
+
+        # Two folders of one suite are two results: each keeps its run.
+        known_by = json.dumps(["leaderboard", self._suite, str(self._folder.resolve())])
+        run_id = hashlib.sha256(known_by.encode()).hexdigest()[:16]
+        config = {"suite": self._suite, "cells": len(rows)}
+        self._run(run_id, "leaderboard", f"{self._suite} leaderboard", ["leaderboard"], config, fill)
+
+    def _run(
+        self,
+        run_id: str,
+        job_type: str,
+        name: str,
+        tags: list[str],
+        config: dict[str, Any],
+        fill: Callable[[Any], None],
+    ) -> None:
+        """Starts a run, fills it and finishes it; no failure of W&B's goes further than one line.
+
+        W&B raises more than its own errors (a lost service process, a rejected setting), and none of them is worth
+        the hours that the benchmark has behind it: so every exception ends here.
+        """
+        about = {"id": run_id, "job_type": job_type, "name": name[:128], "tags": tags, "config": config}
+        try:
+            try:
+                run = self._start(about)
+            except Exception as error:
+                if self._mode == "offline":
+                    raise
+                self._go_offline(error)
+                self._wandb.teardown()  # its service holds the id of the run that could not be started
+                run = self._start(about)
+            try:
+                fill(run)
+            except BaseException:
+                run.finish(exit_code=1)  # not by `with run`, which would print the traceback
+                raise
+            run.finish()
+        except Exception as error:
+            if self._mode == "online" and isinstance(error, TimeoutError):  # the upload at the end
+                self._go_offline(error, "sync --no-skip-online")  # it began as an online run
+            else:
+                print(f"leakboard: W&B failed for {name} ({_first_line(error)}): going on without", file=sys.stderr)
+
+    def _start(self, about: dict[str, Any]) -> Any:
+        settings = self._wandb.Settings(
+            silent=True,
+            console="off",
+            # Only what the records say leaves the machine: no hardware, host, code, packages or command line.
+            host="",
+            disable_code=True,
+            disable_git=True,
+            disable_job_creation=True,
+            label_disable=True,
+            save_code=False,
+            x_disable_machine_info=True,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+            x_disable_viewer=True,  # a request that has no time limit of its own
+            init_timeout=_INIT_SECONDS,
+            finish_timeout=_FINISH_SECONDS if self._mode == "online" else 0.0,
+            finish_timeout_raises=True,
+        )
+        return self._wandb.init(
+            project=PROJECT,
+            group=self._suite[:128],
+            dir=str(self._folder),
+            mode=self._mode,
+            resume="allow",
+            reinit="finish_previous",
+            allow_val_change=True,
+            settings=settings,
+            **about,
+        )
+
+    def _log_in(self) -> None:
+        """Checks the key with the server, once; never asks for a key.
+
+        Raises:
+            wandb.Error: the server can not be reached (about 11 s), refuses the key, or there is none.
+        """
+        if not self._wandb.login(prompt=False, verify=True):
+            raise self._wandb.errors.UsageError("there is no API key: run wandb login or set WANDB_API_KEY")
+
+    def _go_offline(self, error: Exception, later: str = "sync") -> None:
+        self._mode = "offline"
+        reason = _first_line(error)
+        if "did not respond in time" in reason:  # W&B blames its own service process, which waits for the server
+            reason = "the server does not answer"
+        print(
+            f"leakboard: W&B can not be reached ({reason}): going on offline; later: "
+            f"wandb {later} {self._folder / 'wandb'}",
+            file=sys.stderr,
+        )
+
+
+def tags_of(config: dict[str, Any]) -> list[str]:
+    """Data, model, defense, attack, and what the attacker knows of the defense; short enough for W&B."""
+    defense = config["defense"]
+    knows = "control" if defense is None else "adaptive" if config["adaptive"] else "oblivious"
+    classes = [config["data"], config["model"], defense or {"class": "none"}, config["attack"]]
+    # A user's own class is named by its import path, of which the end tells the most.
+    return list(dict.fromkeys([part["class"][-_LONGEST_TAG:] for part in classes] + [knows]))
+
+
+def curve(records: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The points of a cell's curve over the gradient evaluations: median loss and mean PSNR of its victims.
+
+    A median that is infinite is left out, as is a mean to which a victim has no value: leaving out that victim alone
+    would make the mean better than it is.
+    """
+    victims: dict[int, tuple[list[int], list[float | None], list[float | None]]] = {}
+    for record in records:
+        found = record["curve"]
+        for victim, losses, psnrs in zip(record["victims"], found["loss"], found["psnr"], strict=False):
+            # A victim that is in two blocks counts once, as on the leaderboard.
+            victims.setdefault(victim["index"], (found["evaluations"], losses, psnrs))
+    moments: dict[int, tuple[list[float], list[float | None]]] = {}
+    for evaluations, losses, psnrs in victims.values():
+        for moment, loss, psnr in zip(evaluations, losses, psnrs, strict=True):
+            at = moments.setdefault(moment, ([], []))
+            at[0].append(math.inf if loss is None else loss)
+            at[1].append(psnr)
+    points = []
+    for moment, (at_losses, at_psnrs) in sorted(moments.items()):
+        point: dict[str, float] = {"evaluations": moment}
+        if math.isfinite(middle := median(at_losses)):
+            point["matching_loss"] = middle
+        if len(known := [psnr for psnr in at_psnrs if psnr is not None]) == len(at_psnrs):
+            point["psnr"] = fmean(known)
+        points.append(point)
+    return points
+
+
+def _cell(value: Any) -> Any:
+    """A value that W&B can show in a table."""
+    return json.dumps(value) if isinstance(value, dict | list) else value
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -138,9 +138,7 @@ class PrivateData(LightningDataModule):
             Images `[count, batch_size, C, H, W]` and labels `[count, batch_size]`.
         """
         if count < 1 or first < 0:
-            raise ValueError(
-                f"victims need count >= 1 and first >= 0, not count={count}, first={first}."
-            )
+            raise ValueError(f"victims need count >= 1 and first >= 0, not count={count}, first={first}.")
         held = self.num_victims(batch_size)
         if first + count > held:
             raise DataError(

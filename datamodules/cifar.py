@@ -29,9 +29,7 @@ class CIFAR10(TorchvisionData):
     num_classes = 10
     image_shape = (3, 32, 32)
 
-    def __init__(
-        self, root: str | None = None, download: bool = False, verify_integrity: bool = True
-    ) -> None:
+    def __init__(self, root: str | None = None, download: bool = False, verify_integrity: bool = True) -> None:
         super().__init__(root, download, verify_integrity)
 
     def read(self, train: bool) -> list[tuple[Path, Tensor, Tensor]]:
@@ -64,9 +62,7 @@ class CIFAR100(CIFAR10):
     folder = "cifar-100-python"
     num_classes = 100
 
-    def __init__(
-        self, root: str | None = None, download: bool = False, verify_integrity: bool = True
-    ) -> None:
+    def __init__(self, root: str | None = None, download: bool = False, verify_integrity: bool = True) -> None:
         super().__init__(root, download, verify_integrity)
 
 

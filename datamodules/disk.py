@@ -28,8 +28,7 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
     except Exception as error:  # a damaged file makes its decoder raise nearly anything
         raise DataError(
-            f"{path} is damaged or not of the expected format ({type(error).__name__}): "
-            "replace it with a good copy."
+            f"{path} is damaged or not of the expected format ({type(error).__name__}): replace it with a good copy."
         ) from error
 
 
@@ -116,13 +115,11 @@ class TorchvisionData(DiskData):
                 )
             if len(pixels) != len(labels):
                 raise DataError(
-                    f"{path} holds {len(pixels)} images but {len(labels)} labels: replace it with "
-                    "a good copy."
+                    f"{path} holds {len(pixels)} images but {len(labels)} labels: replace it with a good copy."
                 )
             if ((labels < 0) | (labels >= self.num_classes)).any():
                 raise DataError(
-                    f"{path} holds labels outside 0 to {self.num_classes - 1}: replace it with a "
-                    "good copy."
+                    f"{path} holds labels outside 0 to {self.num_classes - 1}: replace it with a good copy."
                 )
         return TensorSplit(
             torch.cat([pixels for _, pixels, _ in parts]),

@@ -151,9 +151,7 @@ class LFW(FolderData):
     ) -> None:
         super().__init__(root, download, size)
         if image_set not in self.folders:
-            raise ValueError(
-                f"image_set must be one of {', '.join(self.folders)}, not {image_set!r}."
-            )
+            raise ValueError(f"image_set must be one of {', '.join(self.folders)}, not {image_set!r}.")
         self.image_set = image_set
 
     @property
@@ -193,9 +191,7 @@ class ImageFolder(FolderData):
         download: Your own images can not be downloaded: a missing folder is an error.
     """
 
-    def __init__(
-        self, path: str, size: int = 32, root: str | None = None, download: bool = False
-    ) -> None:
+    def __init__(self, path: str, size: int = 32, root: str | None = None, download: bool = False) -> None:
         super().__init__(root, download, size)
         self._path = self.root / Path(path).expanduser()
 
@@ -225,6 +221,4 @@ def _visible(path: Path) -> bool:
 
 def _image_files(folder: Path) -> list[Path]:
     with reading(folder):
-        return sorted(
-            f for f in folder.iterdir() if _visible(f) and f.suffix.lower() in IMG_EXTENSIONS
-        )
+        return sorted(f for f in folder.iterdir() if _visible(f) and f.suffix.lower() in IMG_EXTENSIONS)

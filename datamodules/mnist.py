@@ -34,9 +34,7 @@ class MNIST(TorchvisionData):
     num_classes = 10
     image_shape = (1, 28, 28)
 
-    def __init__(
-        self, root: str | None = None, download: bool = False, verify_integrity: bool = True
-    ) -> None:
+    def __init__(self, root: str | None = None, download: bool = False, verify_integrity: bool = True) -> None:
         super().__init__(root, download, verify_integrity)
 
     def read(self, train: bool) -> list[tuple[Path, Tensor, Tensor]]:
@@ -75,9 +73,7 @@ class FashionMNIST(MNIST):
     dataset = torchvision.datasets.FashionMNIST
     folder = "FashionMNIST/raw"
 
-    def __init__(
-        self, root: str | None = None, download: bool = False, verify_integrity: bool = True
-    ) -> None:
+    def __init__(self, root: str | None = None, download: bool = False, verify_integrity: bool = True) -> None:
         super().__init__(root, download, verify_integrity)
 
 

@@ -21,10 +21,11 @@ class GaussianNoise(Defense):
         self.std = std
 
     def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
-        return {
-            name: value + self.std * torch.stack([torch.randn(value.shape[1:], generator=g) for g in generators]).to(value)
-            for name, value in update.items()
-        }
+        noisy = {}
+        for name, value in update.items():
+            noise = torch.stack([torch.randn(value.shape[1:], generator=g) for g in generators])
+            noisy[name] = value + self.std * noise.to(value)
+        return noisy
 
     def known_to_attacker(self) -> KnownDefense:
         return KnownDefense(noise_std=self.std)

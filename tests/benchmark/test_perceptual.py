@@ -120,9 +120,7 @@ def test_looks_in_a_folder_and_in_the_hub_cache(cache: Path, trunk: dict[str, Te
     assert find_backbone("squeeze", str(cache)) == find_backbone("squeeze")
 
 
-def test_an_explicit_path_comes_before_the_cache(
-    cache: Path, tmp_path: Path, trunk: dict[str, Tensor]
-) -> None:
+def test_an_explicit_path_comes_before_the_cache(cache: Path, tmp_path: Path, trunk: dict[str, Tensor]) -> None:
     save_features(cache, trunk)
     mine = save_full(tmp_path, trunk)
     assert find_backbone("squeeze", str(mine)).path == mine
@@ -231,9 +229,7 @@ def test_grey_is_colour_without_colour(perceptual: Perceptual) -> None:
     torch.testing.assert_close(perceptual(a, b), colour)
 
 
-@pytest.mark.parametrize(
-    ("size", "enlarged"), [((8, 8), (64, 64)), ((32, 48), (64, 96)), ((100, 50), (128, 64))]
-)
+@pytest.mark.parametrize(("size", "enlarged"), [((8, 8), (64, 64)), ((32, 48), (64, 96)), ((100, 50), (128, 64))])
 def test_small_images_are_enlarged_with_their_shape(
     perceptual: Perceptual, size: tuple[int, int], enlarged: tuple[int, int]
 ) -> None:
@@ -303,9 +299,7 @@ def test_torchmetrics_agrees(net: Net, cache: Path, monkeypatch: pytest.MonkeyPa
         shapes = maker(weights=None).state_dict()
     features = torch.load(backbone.path, weights_only=True)
     state = {
-        k: features[k.removeprefix("features.")]
-        if k.startswith("features.")
-        else torch.zeros(()).expand(v.shape)
+        k: features[k.removeprefix("features.")] if k.startswith("features.") else torch.zeros(()).expand(v.shape)
         for k, v in shapes.items()
     }
     torch.save(state, cache / FULL[net])
@@ -319,9 +313,6 @@ def test_distance_grows_with_noise() -> None:
     x = torch.linspace(0, 1, 32)
     clean = (0.5 + 0.4 * torch.sin(12 * x[:, None]) * torch.cos(9 * x)).expand(1, 3, 32, 32)
     noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    distances = [
-        perceptual(clean, (clean + level * noise).clamp(0, 1)).item()
-        for level in (0.0, 0.02, 0.1, 0.4)
-    ]
+    distances = [perceptual(clean, (clean + level * noise).clamp(0, 1)).item() for level in (0.0, 0.02, 0.1, 0.4)]
     assert distances[0] == 0
     assert distances == sorted(set(distances))

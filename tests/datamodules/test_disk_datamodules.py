@@ -115,8 +115,7 @@ def test_partial_cifar10(tmp_path: Path) -> None:
         data.setup()
     assert len(caught) == 1
     assert data.notes == [
-        "CIFAR10 read with verify_integrity=False: "
-        "4 of 10000 test images and 20 of 50000 train images"
+        "CIFAR10 read with verify_integrity=False: 4 of 10000 test images and 20 of 50000 train images"
     ]
     images, labels = data.victims(4)
     assert labels.flatten().tolist() == [5, 6, 7, 8]
@@ -190,9 +189,7 @@ def test_missing(tmp_path: Path, kind: Any, verify: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", [MNIST, CIFAR10])
-def test_download_without_a_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
-) -> None:
+def test_download_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any) -> None:
     def no_network(*_: Any, **__: Any) -> None:
         raise OSError("no route\nto host")
 
@@ -201,9 +198,7 @@ def test_download_without_a_network(
         kind(root=str(tmp_path), download=True).prepare_data()
 
 
-def test_a_forbidden_file_is_not_called_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forbidden_file_is_not_called_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: Any, **__: Any) -> None:
         raise PermissionError("no")
 

@@ -1,0 +1,196 @@
+"""The batched attack against the published procedure, on the same victims, starts and threads in one process."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from attacks import DLG, IDLG, Observation
+from benchmark.client import observe
+from benchmark.errors import UsageError
+from benchmark.intervals import wilson
+from benchmark.registry import Spec, build
+from benchmark.run import Workbench, peak_memory
+from benchmark.scores import leaked, score
+from benchmark.suite import Scenario
+
+OUTER_STEPS = 300
+"""Steps of torch.optim.LBFGS, each of 20 evaluations, in the published code of DLG and iDLG."""
+
+REPORT_EVERY = 10
+"""Steps after which the published code looks whether the loss is below the tolerance."""
+
+
+@dataclass
+class Side:
+    """What one of the two sides did."""
+
+    seconds: float = 0.0
+    evaluations: list[int] = field(default_factory=list)
+    leaked: list[bool] = field(default_factory=list)
+    labels_right: list[bool] = field(default_factory=list)
+    peak_memory_mib: int = 0
+
+    def summary(self) -> dict[str, Any]:
+        """Means over victims, with the leak rate's interval."""
+        victims = len(self.leaked)
+        low, high = wilson(sum(self.leaked), victims)
+        return {
+            "victims": victims,
+            "seconds_per_victim": self.seconds / victims,
+            "evaluations_per_victim": sum(self.evaluations) / victims,
+            "milliseconds_per_evaluation": 1000 * self.seconds / sum(self.evaluations),
+            "leaked": sum(self.leaked),
+            "leak_rate": sum(self.leaked) / victims,
+            "leak_rate_low": low,
+            "leak_rate_high": high,
+            "label_accuracy": sum(self.labels_right) / victims,
+            "peak_memory_mib": self.peak_memory_mib,
+        }
+
+
+def published(
+    model: nn.Module, observation: Observation, victim: int, joint_labels: bool, tolerance: float
+) -> tuple[Tensor, Tensor, int]:
+    """One victim attacked as in the authors' code: torch.optim.LBFGS, 300 steps of 20 evaluations.
+
+    Written from the published description, and from nothing of the batched attack, so that it can check it.
+
+    Args:
+        model: the network; its weights are replaced by the victim's.
+        observation: of all victims.
+        victim: the row.
+        joint_labels: optimise soft labels too (DLG) instead of inferring them (iDLG).
+        tolerance: the loss below which the published code stops.
+
+    Returns:
+        Images ``[N, C, H, W]``, labels ``[N]`` and gradient evaluations.
+    """
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(observation.parameters[name][victim])
+    target = [observation.update[name][victim] for name, _ in model.named_parameters()]
+    weights = list(model.parameters())
+    generator = torch.Generator().manual_seed(observation.seeds[victim])
+    images = torch.randn(observation.image_shape, generator=generator).to(target[0]).requires_grad_()
+    optimised = [images]
+    if joint_labels:
+        shape = (len(images), observation.num_classes)
+        logits = torch.randn(shape, generator=generator).to(target[0]).requires_grad_()
+        optimised.append(logits)
+    else:
+        labels = target[-2].sum(-1).argmin(-1, keepdim=True)
+    optimizer = torch.optim.LBFGS(optimised, lr=1)
+    evaluations = 0
+
+    def closure() -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        optimizer.zero_grad()
+        wanted: Tensor = logits.softmax(-1) if joint_labels else labels
+        loss = nn.functional.cross_entropy(model(images), wanted)
+        dummy = torch.autograd.grad(loss, weights, create_graph=True)
+        distance = sum(((a - b) ** 2).sum() for a, b in zip(dummy, target, strict=True))
+        assert isinstance(distance, Tensor)
+        distance.backward(inputs=optimised)
+        return distance
+
+    for step in range(OUTER_STEPS):
+        loss = float(optimizer.step(closure))
+        if step % REPORT_EVERY == 0 and loss < tolerance:
+            break
+    return images.detach(), logits.detach().argmax(-1) if joint_labels else labels, evaluations
+
+
+def compare(specs: dict[str, Spec], victims: int, reference: int, seed: int, bench: Workbench) -> dict[str, Any]:
+    """Attacks the same victims both ways.
+
+    Args:
+        specs: data, model and attack (DLG or IDLG).
+        victims: number of victims of the batched attack.
+        reference: how many of them are attacked one by one too.
+        seed: of networks and starts.
+        bench: device and data root.
+    """
+    attack = build("attack", specs["attack"])
+    if not isinstance(attack, DLG | IDLG):
+        raise UsageError("bench compares DLG or IDLG: there is no published procedure of another attack here")
+    scenario = Scenario(specs["data"], specs["model"], batch_size=1, seed=seed, victims=victims)
+    data = bench.data(scenario.data)
+    images, labels = bench.victims(scenario, range(victims))
+    model = build("model", specs["model"], image_shape=data.image_shape, num_classes=data.num_classes).to(bench.device)
+    observation = observe(
+        model,
+        images.to(bench.device),
+        labels.to(bench.device),
+        data.num_classes,
+        None,
+        False,
+        data.mean_image(),
+        data.class_means(),
+        seed,
+        range(victims),
+    )
+    sides = {"one by one": Side(), "batched": Side()}
+
+    def note(side: Side, rows: range, found: Tensor, found_labels: Tensor, started: float) -> None:
+        if bench.device.type == "cuda":
+            torch.cuda.synchronize(bench.device)
+        side.seconds += time.perf_counter() - started
+        side.peak_memory_mib = round(peak_memory(bench.device) / 2**20)
+        finite = found.isfinite().flatten(1).all(1)
+        grey = torch.where(finite.view(-1, 1, 1, 1, 1), found, 0.5)  # a diverged attack has found nothing
+        scores = score(images[rows], labels[rows], grey.cpu(), found_labels.cpu(), None)
+        side.leaked += (leaked(scores.psnr).any(1) & finite.cpu()).tolist()
+        side.labels_right += scores.label_correct.all(1).tolist()
+
+    for victim in range(reference):
+        started = time.perf_counter()
+        found, found_labels, spent = published(model, observation, victim, isinstance(attack, DLG), attack.tolerance)
+        sides["one by one"].evaluations.append(spent)
+        note(sides["one by one"], range(victim, victim + 1), found[None], found_labels[None], started)
+    started = time.perf_counter()
+    together = attack.reconstruct(observation)
+    sides["batched"].evaluations += together.evaluations.tolist()
+    note(sides["batched"], range(victims), together.images, together.labels, started)
+    found_by = {name: side.summary() for name, side in sides.items()}
+    one, many = found_by["one by one"], found_by["batched"]
+    return {
+        "data": scenario.data.as_dict(),
+        "model": scenario.model.as_dict(),
+        "attack": specs["attack"].as_dict(),
+        "device": str(bench.device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **found_by,
+        "times_less_time_per_victim": one["seconds_per_victim"] / many["seconds_per_victim"],
+        "times_less_time_per_evaluation": one["milliseconds_per_evaluation"] / many["milliseconds_per_evaluation"],
+    }
+
+
+def as_table(found: dict[str, Any]) -> str:
+    """The comparison for people."""
+    table = Table(
+        "",
+        "one by one",
+        "batched",
+        title=f"{found['attack']['class']}, {found['model']['class']}, "
+        f"{found['data']['class']}, {found['device']}, {found['threads']} threads, torch {found['torch']}",
+    )
+    formats = {"seconds_per_victim": ".3f", "evaluations_per_victim": ".0f", "milliseconds_per_evaluation": ".3f"}
+    for key in found["batched"]:
+        values = (format(found[side][key], formats.get(key, ".3g")) for side in ("one by one", "batched"))
+        table.add_row(key.replace("_", " "), *values)
+    console = Console(width=110)
+    with console.capture() as capture:
+        console.print(table)
+        console.print(
+            f"{found['times_less_time_per_victim']:.1f} times less time per victim, "
+            f"{found['times_less_time_per_evaluation']:.1f} times less per evaluation",
+            highlight=False,
+        )
+    return capture.get().rstrip()

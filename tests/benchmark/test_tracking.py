@@ -1,0 +1,248 @@
+"""W&B runs are read back from the disk; without network they are offline within seconds."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from benchmark.errors import UsageError
+from benchmark.tracking import Tracker, curve, tags_of
+
+wandb = pytest.importorskip("wandb")
+
+CELL, BASELINE = "0123456789abcdef", "fedcba9876543210"
+ROW = {
+    "leak_rate": 0.5,
+    "psnr_mean": 25.0,
+    "lpips_mean": None,
+    "attack_args": {"lr": 1.0},
+    "diverged": 0,
+    "void": False,
+}
+CONFIG = {
+    "schema": 1,
+    "data": {"class": "Digits"},
+    "model": {"class": "LeNet", "width": 12},
+    "batch_size": 1,
+    "seed": 0,
+    "defense": {"class": "Pruning", "share": 0.9},
+    "attack": {"class": "IDLG"},
+    "adaptive": True,
+}
+
+
+def record(victims: list[int], loss: list[Any], psnr: list[Any], evaluations: list[int]) -> dict[str, Any]:
+    return {
+        "key": f"{victims}",
+        "provenance": {"commit": "abc", "versions": {"torch": "2.11"}},
+        "victims": [{"index": index} for index in victims],
+        "curve": {"evaluations": evaluations, "loss": loss, "psnr": psnr},
+    }
+
+
+RECORDS = [
+    record([0, 1], [[None, 4.0, 2.0], [None, 6.0, 4.0]], [[5.0, 10.0, 20.0], [5.0, 12.0, 22.0]], [0, 10, 20]),
+    record([2], [[1.0, None, 9.0]], [[5.0, 14.0, 24.0]], [0, 10, 20]),
+]
+POINTS = [  # the median of the losses at 0 is infinite
+    {"evaluations": 0, "psnr": 5.0},
+    {"evaluations": 10, "matching_loss": 6.0, "psnr": 12.0},
+    {"evaluations": 20, "matching_loss": 4.0, "psnr": 22.0},
+]
+
+
+def test_curve_is_median_loss_and_mean_psnr_over_all_victims() -> None:
+    assert curve(RECORDS) == POINTS
+    assert curve([*RECORDS, record([1], [[0.0] * 3], [[99.0] * 3], [0, 10, 20])]) == POINTS, "victim 1 counts once"
+    assert curve([record([0, 1], [[1.0], [3.0]], [[5.0], [None]], [0])]) == [{"evaluations": 0, "matching_loss": 2.0}]
+    assert curve([record([0, 1], [], [], [])]) == [], "a baseline has no curve"
+
+
+def test_tags_say_what_the_attacker_knows() -> None:
+    assert tags_of(CONFIG) == ["Digits", "LeNet", "Pruning", "IDLG", "adaptive"]
+    assert tags_of(CONFIG | {"adaptive": False})[-1] == "oblivious"
+    assert tags_of(CONFIG | {"adaptive": False, "defense": None})[-3:] == ["none", "IDLG", "control"]
+    own = tags_of(CONFIG | {"attack": {"class": f"{'package.' * 10}MyAttack"}})[3]
+    assert len(own) == 64 and own.endswith(".MyAttack"), "W&B refuses longer ones"
+
+
+def test_without_wandb_the_user_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UsageError, match="install wandb or use --wandb disabled"):
+        Tracker("offline", "quick", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with all runs of a suite, one of them written twice."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "records").mkdir()
+    (folder / "records" / "aa.json").write_text("{}")
+    (folder / "records" / ".half.tmp").write_text("not whole yet")
+    Image.new("RGB", (16, 8)).save(folder / "picture.png")
+    tracker = Tracker("offline", "my suite", folder)
+    tracker.cell(CELL, CONFIG, RECORDS, ROW, folder / "picture.png")
+    baseline = CONFIG | {"defense": None, "adaptive": False, "attack": {"class": "MeanImage"}}
+    tracker.cell(BASELINE, baseline, [record([0], [], [], [])], ROW, None)
+    tracker.leaderboard([{"rank": 1, **ROW}, {"rank": None, **ROW, "lpips_mean": 0.2}], folder / "records")
+    time.sleep(1)  # the names of offline runs have seconds
+    tracker.cell(CELL, CONFIG, RECORDS, ROW | {"leak_rate": 0.75}, folder / "picture.png")
+    yield folder
+    wandb.teardown()
+
+
+def inspect(run: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", *arguments, "--json", str(run)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def summary(run: Path) -> dict[str, Any]:
+    return dict(json.loads(inspect(run, "--summary")))
+
+
+def log(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in inspect(run).splitlines()]
+
+
+def runs(folder: Path, name: str = "*") -> list[Path]:
+    return sorted((folder / "wandb").glob(f"offline-run-*-{name}"))
+
+
+def test_run_of_a_cell_can_be_read_back(folder: Path) -> None:
+    run = runs(folder, CELL)[0]
+    found = summary(run)
+    assert (found["project"], found["run_id"], found["state"]) == ("leakboard", CELL, "finished")
+    assert found["name"] == "Digits LeNet Pruning IDLG adaptive"
+    assert found["tags"] == tags_of(CONFIG)
+    assert found["config"] == CONFIG | {"provenance": RECORDS[0]["provenance"]}
+    scalars = {key: value for key, value in found["summary"].items() if not key.startswith("_")}
+    picture = scalars.pop("reconstructions")
+    assert scalars == {"leak_rate": 0.5, "psnr_mean": 25.0, "diverged": 0, "void": False}
+    assert (picture["width"], picture["height"]) == (16, 8)
+    assert (run / "files" / picture["path"]).read_bytes() == (folder / "picture.png").read_bytes()
+
+    lines = log(run)
+    about = next(line["run"] for line in lines if line["type"] == "run")
+    assert (about["run_group"], about["job_type"], about["resume"]) == ("my suite", "cell", True)
+    history = [line["history"]["item"] for line in lines if line["type"] == "history"]
+    assert [{k: v for k, v in item.items() if k in POINTS[1]} for item in history] == POINTS
+    metrics = {line["metric"]["name"]: line["metric"] for line in lines if line["type"] == "metric"}
+    assert {metrics[name]["step_metric"] for name in ("matching_loss", "psnr")} == {"evaluations"}
+
+
+def test_nothing_is_told_about_the_machine(folder: Path) -> None:
+    for run in runs(folder):
+        told = [line for line in log(run) if line["type"] not in ("artifact", "request")]
+        assert not {line["type"] for line in told} & {"output", "output_raw", "stats", "environment"}
+        assert socket.gethostname() not in json.dumps(told)
+        assert str(Path.cwd()) not in json.dumps(told)
+        assert [path.name for path in (run / "files").iterdir() if path.name != "media"] == []
+
+
+def test_cell_that_is_run_again_has_the_same_run(folder: Path) -> None:
+    first, second = (summary(run) for run in runs(folder, CELL))
+    assert first["run_id"] == second["run_id"] == CELL
+    assert second["summary"]["leak_rate"] == 0.75
+
+
+def test_baseline_has_a_run_without_curve(folder: Path) -> None:
+    (run,) = runs(folder, BASELINE)
+    assert summary(run)["tags"] == ["Digits", "LeNet", "none", "MeanImage", "control"]
+    assert not [line for line in log(run) if line["type"] == "history"]
+
+
+def test_leaderboard_is_a_table_and_an_artifact(folder: Path) -> None:
+    (run,) = [run for run in runs(folder) if not run.name.endswith((CELL, BASELINE))]
+    found = summary(run)
+    assert found["name"] == "my suite leaderboard"
+    table = json.loads((run / "files" / found["summary"]["leaderboard"]["path"]).read_text())
+    assert table["columns"] == ["rank", *ROW]
+    assert table["data"] == [
+        [1, 0.5, 25.0, None, '{"lr": 1.0}', 0, False],
+        [None, 0.5, 25.0, 0.2, '{"lr": 1.0}', 0, False],
+    ]
+    lines = log(run)
+    assert next(line["run"]["job_type"] for line in lines if line["type"] == "run") == "leaderboard"
+    (artifact,) = [line for line in lines if "artifact" in json.dumps(line) and "my-suite-records" in json.dumps(line)]
+    assert "aa.json" in json.dumps(artifact) and ".half" not in json.dumps(artifact)
+
+
+def test_failure_of_wandb_is_one_line_and_the_next_run_is_written(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "picture.png").write_bytes(b"this is no picture")
+    tracker = Tracker("offline", "quick", tmp_path)
+    tracker.cell(CELL, CONFIG, RECORDS, ROW, tmp_path / "picture.png")
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("leakboard: W&B failed for Digits LeNet Pruning")
+    tracker.cell(BASELINE, CONFIG, RECORDS, ROW, None)
+    assert capfd.readouterr() == ("", "")
+    assert len(runs(tmp_path)) == 2 and summary(runs(tmp_path, BASELINE)[0])["state"] == "finished"
+
+
+SCRIPT = """
+import json, sys, time
+from pathlib import Path
+import benchmark.tracking
+assert "wandb" not in sys.modules and "torch" not in sys.modules
+if sys.argv[1] == "lost":  # the network was there in the beginning
+    benchmark.tracking.Tracker._log_in = lambda self: None
+started = time.perf_counter()
+tracker = benchmark.tracking.Tracker("online", "quick", Path(sys.argv[2]))
+for cell in ("0123456789abcdef", "fedcba9876543210"):
+    tracker.cell(cell, json.loads(sys.argv[3]), [], {"leak_rate": 0.5}, None)
+print(time.perf_counter() - started)
+"""
+
+
+@pytest.fixture(scope="module")
+def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, subprocess.Popen[str]]]]:
+    """Three processes that try to go online with a server that is not there, at once because they only wait."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens, and nobody else can
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+        clean |= {"WANDB_BASE_URL": f"http://127.0.0.1:{closed.getsockname()[1]}", "NO_PROXY": "127.0.0.1"}
+        started = {}
+        for name, key in {"no key": "", "key": "0" * 40, "lost": "0" * 40}.items():
+            folder = tmp_path_factory.mktemp("online")
+            environment = clean | {"NETRC": str(folder / "none"), "WANDB_CONFIG_DIR": str(folder)}
+            started[name] = (
+                folder,
+                subprocess.Popen(
+                    [sys.executable, "-c", SCRIPT, name, str(folder), json.dumps(CONFIG)],
+                    env=environment | ({"WANDB_API_KEY": key} if key else {}),
+                    cwd=Path(__file__).parents[2],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                ),
+            )
+        yield started
+        for _, process in started.values():
+            process.kill()
+
+
+@pytest.mark.parametrize("name", ["no key", "key", "lost"])
+def test_online_without_network_is_offline_within_20_seconds(
+    name: str, unreachable: dict[str, tuple[Path, subprocess.Popen[str]]]
+) -> None:
+    folder, process = unreachable[name]
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert err.count("\n") == 1, err
+    assert err.startswith("leakboard: W&B can not be reached (")
+    assert err.endswith(f"): going on offline; later: wandb sync {folder / 'wandb'}\n")
+    assert ("no API key" in err) == (name == "no key")
+    assert float(out) < 20
+    for cell in (CELL, BASELINE):
+        (run,) = runs(folder, cell)
+        assert summary(run)["state"] == "finished"
