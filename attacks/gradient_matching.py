@@ -19,8 +19,8 @@ from defenses.base import Update, unchanged
 SNAPSHOTS = 25
 """Moments of a trajectory that are kept, over the whole budget."""
 
-PRIOR_STD = 0.5
-"""Spread of a pixel around 0.5 that an attacker who must fight noise assumes: a pixel lies in [0, 1]."""
+BOX_EDGE = 0.1
+"""How far outside [0, 1] an attacker who must fight noise lets a pixel be: the edge of a soft uniform prior."""
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # a line for each Trainer, and there are thousands
 
@@ -92,7 +92,8 @@ class GradientMatching(LightningModule, Attack):
         dummy = batch_gradients(self._model, self._weights, self.images, labels, create_graph=True)
         losses = squared_distance(self._simulate(dummy, self._target), self._target)
         if self._prior > 0:
-            losses = losses + self._prior * (self.images - 0.5).flatten(1).square().sum(1)
+            outside = self.images - self.images.clamp(0, 1)
+            losses = losses + self._prior * outside.flatten(1).square().sum(1)
         with torch.no_grad():
             self._remember(losses)
         return losses
@@ -119,9 +120,9 @@ class GradientMatching(LightningModule, Attack):
         self._observation = observation
         self._model = observation.model
         self._simulate = known.simulate if known else unchanged
-        # Twice the noise's variance times the negative log density of the pixels: the Bayesian attack's prior
-        # (Balunovic et al. 2022, arXiv 2111.04706, eq. 5) beside a Gaussian likelihood.
-        self._prior = (known.noise_std / PRIOR_STD) ** 2 if known else 0.0
+        # With Gaussian noise the matching loss is 2 std^2 times the negative log likelihood, and this the weight of
+        # the prior beside it: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706).
+        self._prior = (known.noise_std / BOX_EDGE) ** 2 if known else 0.0
         self._found = Reconstruction(
             images=images.clone(),
             labels=label_logits.argmax(-1),

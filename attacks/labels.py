@@ -1,6 +1,5 @@
 """What the update of one image says about its label."""
 
-import torch
 from torch import Tensor
 
 from defenses.base import Update

@@ -140,8 +140,10 @@ class Reporter(Watch):
         picture.parent.mkdir(exist_ok=True)
         write_whole(picture, enlarged(records[0]["picture"]))
         if self._tracker:
-            (row,) = leaderboard.rows(records)
-            self._tracker.cell(cell, self._cells[cell].config(), records, row, picture)
+            (row,) = (row for row in leaderboard.rows(read_all(self._store.folder)) if row["cell"] == cell)
+            provisional = ("rank", "worst_leak_rate")  # other cells, still to come, have a say in these
+            summary = {key: value for key, value in row.items() if key not in provisional}
+            self._tracker.cell(cell, self._cells[cell].config(), records, summary, picture)
 
 
 def write_tables(folder: Path, title: str, table: list[leaderboard.Row], records: list[Record]) -> None:

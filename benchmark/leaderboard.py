@@ -76,7 +76,7 @@ def _row(victims: list[tuple[dict[str, Any], Record]]) -> Row:
         "model_args": _split(config["model"])[1],
         "batch_size": config["batch_size"],
         "seed": config["seed"],
-        "_cell": victims[0][1]["cell"],
+        "cell": victims[0][1]["cell"],
         "_scenario": repr(sorted(scenario.items())),
         "_found": frozenset(found),
         "_indices": frozenset(v["index"] for v in each),

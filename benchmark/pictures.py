@@ -4,11 +4,13 @@ import base64
 import io
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 SHOWN = 8
 """Images in a picture; the first victims', good or bad."""
+
+_GAP, _MARGIN = 4, 48  # pixels
 
 
 def strip(true: Tensor, found: Tensor) -> str:
@@ -27,22 +29,22 @@ def strip(true: Tensor, found: Tensor) -> str:
 
 
 def enlarged(picture: str) -> bytes:
-    """The PNG of a strip for people: larger, with gaps between the images.
+    """The PNG of a strip for people: larger, with gaps between the images and a name for each row.
 
     Args:
         picture: what :func:`strip` made.
     """
     image = Image.open(io.BytesIO(base64.b64decode(picture)))
     side = image.height // 2
-    scale, gap = max(1, 96 // side), 4
-    columns = image.width // side
-    cell = side * scale + gap
-    sheet = Image.new("RGB", (columns * cell + gap, 2 * cell + gap), "white")
-    for row in range(2):
+    columns, scale = image.width // side, max(1, 96 // side)
+    cell = side * scale + _GAP
+    sheet = Image.new("RGB", (_MARGIN + columns * cell + _GAP, 2 * cell + _GAP), "white")
+    for row, name in enumerate(("private", "found")):
+        ImageDraw.Draw(sheet).text((_GAP, row * cell + cell // 2), name, fill="black")
         for column in range(columns):
             tile = image.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
             tile = tile.resize((side * scale, side * scale), Image.Resampling.NEAREST)
-            sheet.paste(tile, (gap + column * cell, gap + row * cell))
+            sheet.paste(tile, (_MARGIN + column * cell + _GAP, row * cell + _GAP))
     file = io.BytesIO()
     sheet.save(file, format="PNG", optimize=True)
     return file.getvalue()

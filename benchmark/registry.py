@@ -6,8 +6,10 @@ import inspect
 import io
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -72,6 +74,8 @@ def find_class(kind: str, name: str) -> type:
         return known[name]
     if "." not in name:
         raise unknown({"data": "data set"}.get(kind, kind), name, known)
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # an installed command does not look where it is called
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)

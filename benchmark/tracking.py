@@ -81,9 +81,8 @@ class Tracker:
             run.define_metric("evaluations", summary="none")
             run.define_metric("matching_loss", step_metric="evaluations", summary="none")
             run.define_metric("psnr", step_metric="evaluations", summary="none")
-            first = run.step  # of a resumed run: what is there already is not logged twice
             for step, point in enumerate(curve(records)):
-                if step >= first:
+                if step >= run.starting_step:  # a resumed run has the points before it already
                     run.log(point, step=step)
             run.summary.update({k: v for k, v in row.items() if isinstance(v, int | float | str)})
             if picture is not None:
@@ -161,6 +160,7 @@ class Tracker:
             console="off",
             # Only what the records say leaves the machine: no hardware, host, code, packages or command line.
             host="",
+            program="leakboard",
             disable_code=True,
             disable_git=True,
             disable_job_creation=True,
