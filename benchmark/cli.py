@@ -124,7 +124,10 @@ def dispatch(given: list[str]) -> int:
 
     if wants_help:
         return heavy.explain(*wants_help)
-    return heavy.COMMANDS[options.command](options, parts)
+    try:
+        return heavy.COMMANDS[options.command](options, parts)
+    except heavy.DataError as error:  # a file of public images is read late
+        raise UsageError(str(error)) from None
 
 
 Parts = dict[str, dict[str, str]]

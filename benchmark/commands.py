@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -27,6 +28,7 @@ from benchmark.progress import ProgressBar
 from benchmark.run import Block, Watch, Workbench, plan, work
 from benchmark.store import Record, Store, read_all, read_record, write_whole
 from benchmark.suite import Suite, entries, load, parse, whole_number
+from datamodules import DataError as DataError
 
 if TYPE_CHECKING:
     from benchmark.tracking import Tracker
@@ -137,7 +139,6 @@ class Reporter(Watch):
     def _report(self, cell: str) -> None:
         records = [r for key in self._keys[cell] if (r := read_record(self._store.records / f"{key}.json"))]
         picture = self._picture(cell)
-        picture.parent.mkdir(exist_ok=True)
         write_whole(picture, enlarged(records[0]["picture"]))
         if self._tracker:
             (row,) = (row for row in leaderboard.rows(read_all(self._store.folder)) if row["cell"] == cell)
@@ -177,10 +178,13 @@ def single_cell(options: argparse.Namespace, parts: Parts) -> Suite:
 
 def typed_part(kind: str, args: dict[str, str]) -> dict[str, Any]:
     """The values as YAML reads them: numbers, true and false, lists."""
-    try:
-        return {key: value if key == "class" else yaml.safe_load(value) for key, value in args.items()}
-    except yaml.YAMLError:
-        raise UsageError(f"the value of a --{kind} flag is not YAML: {args}") from None
+    typed: dict[str, Any] = {}
+    for key, value in args.items():
+        try:
+            typed[key] = value if key == "class" else yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):  # a date in month 13 is a ValueError
+            raise UsageError(f"the value of --{kind}.{key} can not be read as YAML: {value}") from None
+    return typed
 
 
 def given_or(value: int | None, default: int) -> int:
@@ -191,11 +195,13 @@ def find_suite(options: argparse.Namespace) -> Suite:
     """The suite of a path, or of a name in configs/."""
     if options.batch_size is not None:
         raise UsageError("--batch-size is for a single cell: a suite gives batch_size in its scenarios")
-    name = options.suite or "quick"
-    named = CONFIGS / f"{name}.yaml"
-    path = Path(name) if Path(name).exists() or not named.exists() else named
-    if not path.exists() and path.suffix != ".yaml":
-        raise unknown("suite", name, [p.stem for p in CONFIGS.glob("*.yaml")])
+    name = "quick" if options.suite is None else options.suite
+    path = Path(name)
+    if path.name == name and not path.is_file():
+        path = CONFIGS / f"{name}.yaml"
+        if not path.exists():
+            there = [p.name for p in Path().glob("*.yaml")] + [p.stem for p in CONFIGS.glob("*.yaml")]
+            raise unknown("suite", name, there)
     return load(path, options.victims, options.seed)
 
 
@@ -237,8 +243,9 @@ def work_on(device: torch.device, blocks: list[Block], folder: Path, options: ar
     """What a worker process does."""
     quiet()
     set_threads(options.threads)
-    perceptual, reason = find_perceptual(options.lpips_weights, options.require_lpips)
-    work(blocks, Store(folder), Workbench(device, options.data_root, False, perceptual, reason), Watch())
+    with contextlib.suppress(KeyboardInterrupt, UsageError):  # the first process says so, or does the blocks itself
+        perceptual, reason = find_perceptual(options.lpips_weights, options.require_lpips)
+        work(blocks, Store(folder), Workbench(device, options.data_root, False, perceptual, reason), Watch())
 
 
 def set_threads(threads: int | None) -> None:

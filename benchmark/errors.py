@@ -8,6 +8,11 @@ class UsageError(Exception):
     """A mistake of the user's, as one sentence that says what to do; the command line ends with exit code 2."""
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, as one line."""
+    return " ".join(str(error).split())
+
+
 def unknown(what: str, given: str, valid: Iterable[str]) -> UsageError:
     """An error that names what was mistyped and the nearest valid names."""
     names = sorted(valid)

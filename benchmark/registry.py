@@ -12,13 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
 import attacks
 import benchmark.models
 import datamodules
 import defenses
-from benchmark.errors import UsageError, unknown
+from benchmark.errors import UsageError, one_line, unknown
+from datamodules import DataError
 
 KINDS = ("attack", "defense", "data", "model")
 
@@ -43,8 +45,13 @@ class Spec:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no infinity."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    """JSON has no infinity, and no types but its own."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    is_json = isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_json else str(value)
 
 
 @cache
@@ -63,6 +70,22 @@ def classes(kind: str) -> dict[str, type]:
     }
 
 
+def _usable(kind: str, cls: type) -> bool:
+    """Whether a user's own class is of the kind."""
+    if kind == "model":
+        return issubclass(cls, torch.nn.Module) and hasattr(cls, "draw")
+    bases: dict[str, type] = {"attack": attacks.Attack, "defense": defenses.Defense, "data": datamodules.PrivateData}
+    return issubclass(cls, bases[kind]) and not inspect.isabstract(cls)
+
+
+_MUST_BE = {
+    "attack": "an attacks.Attack with all its methods",
+    "defense": "a defenses.Defense with all its methods",
+    "data": "a datamodules.PrivateData",
+    "model": "a torch.nn.Module with a method draw, as in benchmark/models.py",
+}
+
+
 def find_class(kind: str, name: str) -> type:
     """The class of that name, or of that import path for a user's own.
 
@@ -72,17 +95,23 @@ def find_class(kind: str, name: str) -> type:
     known = classes(kind)
     if name in known:
         return known[name]
+    what = {"data": "data set"}.get(kind, kind)
     if "." not in name:
-        raise unknown({"data": "data set"}.get(kind, kind), name, known)
+        raise unknown(what, name, known)
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # an installed command does not look where it is called
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"the {kind} {name!r} can not be imported ({error}): give a module path and a class") from None
+    except Exception as error:  # the user's module can raise anything
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UsageError(
+            f"the {what} {name!r} can not be imported ({reason}): give the path of a module and a class in it"
+        ) from None
     if not inspect.isclass(found):
-        raise UsageError(f"{name!r} is not a class")
+        raise UsageError(f"the {what} {name!r} is not a class")
+    if not _usable(kind, found):
+        raise UsageError(f"the {what} {name!r} must be {_MUST_BE[kind]}")
     return found
 
 
@@ -144,8 +173,10 @@ def build(kind: str, made: Spec, **extra: Any) -> Any:
     wanted = {k: v for k, v in extra.items() if k in inspect.signature(cls).parameters}
     try:
         return cls(**wanted, **made.args)
-    except ValueError as error:
-        raise UsageError(f"{made.name}: {error}") from None
+    except (ValueError, DataError) as error:
+        raise UsageError(f"{made.name}: {one_line(error)}") from None
+    except Exception as error:  # a user's own class can raise anything, and so does null where a number belongs
+        raise UsageError(f"{made.label} can not be made ({type(error).__name__}: {one_line(error)})") from None
 
 
 def summary(kind: str, name: str) -> str:

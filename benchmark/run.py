@@ -24,7 +24,7 @@ from benchmark.errors import UsageError
 from benchmark.perceptual import Perceptual
 from benchmark.pictures import strip
 from benchmark.registry import Spec, build
-from benchmark.scores import Scores, score
+from benchmark.scores import Scores, matched_psnr, score
 from benchmark.store import Record, Store
 from benchmark.suite import Cell, Scenario, Suite, digest
 from datamodules import DataError, PrivateData
@@ -147,7 +147,7 @@ def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()
 
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
-    notes = list(data.notes)
+    notes: list[str] = []
     started = time.perf_counter()
     try:
         found = attack_within_memory(attack, observed, block.victims, callbacks, notes)
@@ -159,14 +159,14 @@ def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()
         "key": block.key,
         "cell": cell.id,
         "config": cell.config(),
-        "provenance": provenance(bench) | {"data_sha256": checksum(images, labels)},
+        "provenance": provenance(bench) | {"data_sha256": checksum(images, labels), "data_notes": data.notes},
         "cost": {
             "seconds": brief(seconds),
             "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
             "notes": notes,
         },
         "victims": victims_table(block.victims, found, scores),
-        "curve": curve(found.trajectory, images, labels, found.labels.cpu()),
+        "curve": curve(found.trajectory, images),
         "picture": strip(images, found.images.cpu()),
     }
 
@@ -244,17 +244,13 @@ def victims_table(victims: range, found: Reconstruction, scores: Scores) -> list
     return rows
 
 
-def curve(trajectory: Trajectory | None, images: Tensor, labels: Tensor, found_labels: Tensor) -> dict[str, Any]:
+def curve(trajectory: Trajectory | None, images: Tensor) -> dict[str, Any]:
     """Loss and PSNR of each victim over its evaluations; made after the attack, which never sees a PSNR."""
     if trajectory is None:
         return {"evaluations": [], "loss": [], "psnr": []}
-    psnr = torch.stack(
-        [
-            score(images, labels, trajectory.images[:, t].cpu(), found_labels, None).psnr.mean(1)
-            for t in range(len(trajectory.evaluations))
-        ],
-        1,
-    )
+    times = len(trajectory.evaluations)
+    found = trajectory.images.cpu().flatten(0, 1)
+    psnr = matched_psnr(images.repeat_interleave(times, 0), found).mean(1).unflatten(0, (-1, times))
     return {
         "evaluations": trajectory.evaluations,
         "loss": [[finite(x) for x in row] for row in trajectory.loss.tolist()],

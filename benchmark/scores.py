@@ -136,6 +136,23 @@ def score(
     )
 
 
+def matched_psnr(true_images: Tensor, found_images: Tensor) -> Tensor:
+    """The PSNR of :func:`score` alone, `[V, N]`, many times cheaper: for curves.
+
+    Args:
+        true_images: Private images, `[V, N, C, H, W]` in [0, 1].
+        found_images: Reconstructed images, same shape, finite; clamped to [0, 1].
+
+    Raises:
+        ValueError: Shapes disagree, or a pixel is not finite.
+    """
+    _check_images(true_images, found_images)
+    found_images = found_images.clamp(0, 1)
+    permutation = match(true_images, found_images).to(found_images.device)
+    paired = found_images[torch.arange(len(permutation), device=found_images.device)[:, None], permutation]
+    return _psnr(_exact(true_images).flatten(0, 1), _exact(paired).flatten(0, 1)).reshape(permutation.shape)
+
+
 def leaked(psnr: Tensor) -> Tensor:
     """Whether an image has leaked: a PSNR of at least `LEAKED_PSNR`; NaN has not.
 

@@ -55,7 +55,10 @@ class Store:
             return False
         if read_record(path) is None:
             aside = path.with_suffix(".json.damaged")
-            path.replace(aside)
+            try:
+                path.replace(aside)
+            except FileNotFoundError:  # another process was faster
+                return False
             print(
                 f"leakboard: the record {path.name} is damaged: set aside as {aside.name} and run again",
                 file=sys.stderr,
@@ -74,6 +77,8 @@ class Store:
         except Timeout:
             yield False
             return
+        except OSError as error:
+            raise cannot_write(path, error) from None
         try:
             yield not self.done(key)
             if self.done(key):
@@ -100,6 +105,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
             temporary = Path(file.name)
             file.write(content)
@@ -112,11 +118,16 @@ def write_whole(path: Path, content: bytes) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise UsageError(
-                f"{path} can not be written ({error.strerror}): make room or give another folder with --out; "
-                "what is done is kept, and the same command goes on from there"
-            ) from None
+            raise cannot_write(path, error) from None
         raise
+
+
+def cannot_write(path: Path, error: OSError) -> UsageError:
+    """The disk is full, or the folder is not writable any more."""
+    return UsageError(
+        f"{path} can not be written ({error.strerror}): make room or give another folder with --out; "
+        "what is done is kept, and the same command goes on from there"
+    )
 
 
 def read_record(path: Path) -> Record | None:
@@ -146,4 +157,6 @@ def read_all(folder: Path) -> list[Record]:
             print(f"leakboard: the record {path.name} is damaged and left out", file=sys.stderr)
         else:
             found.append(record)
+    if not found:
+        raise UsageError(f"all records in {folder} are damaged: run the suite again into that folder")
     return found

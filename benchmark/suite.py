@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from benchmark.errors import UsageError, unknown
+from benchmark.errors import UsageError, one_line, unknown
 from benchmark.registry import Spec, spec
 
 SCHEMA = 1
@@ -105,13 +105,14 @@ def entries(kind: str, given: Any) -> list[Spec]:
     if isinstance(given, str):
         given = {"class": given}
     if not isinstance(given, dict) or not isinstance(given.get("class"), str):
-        raise UsageError(f"a {kind} is a class name or {{class: NAME, argument: value}}, not {given!r}")
+        raise UsageError(f"{kind} must be a class name or {{class: NAME, argument: value}}, not {given!r}")
     args = {str(key): value for key, value in given.items() if key not in ("class", "sweep")}
     sweep = given.get("sweep", {})
     if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
         raise UsageError(f"sweep of {given['class']} must give each argument a list of values")
+    keys = [str(key) for key in sweep]
     grid = itertools.product(*sweep.values())
-    return [spec(kind, given["class"], args | dict(zip(sweep, values, strict=True))) for values in grid]
+    return [spec(kind, given["class"], args | dict(zip(keys, values, strict=True))) for values in grid]
 
 
 _SUITE_KEYS = ("name", "seed", "victims", "block_size", "scenarios", "attacks", "defenses")
@@ -140,8 +141,8 @@ def load(path: Path, victims: int | None = None, seed: int | None = None) -> Sui
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}, line {line}: {error.problem or 'this is not YAML'}") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # a date in month 13 is a ValueError
+        raise UsageError(f"{path} is not YAML: {one_line(error)}") from None
     if not isinstance(given, dict):
         raise UsageError(f"{path} must have the keys {', '.join(_SUITE_KEYS)}")
     try:
@@ -176,7 +177,7 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
         for data, model in itertools.product(entries("data", entry["data"]), entries("model", entry["model"])):
             cells += as_cells(Scenario(data, model, batch_size, seed, count), defenses, attacks)
     suite_name = given.get("name", name)
-    if not isinstance(suite_name, str) or not suite_name or Path(suite_name).name != suite_name:
+    if not isinstance(suite_name, str) or suite_name in ("", "..") or Path(suite_name).name != suite_name:
         raise UsageError(f"name must be usable as a folder name, not {suite_name!r}")
     block_size = whole_number("block_size", given.get("block_size", 64), at_least=1)
     return Suite(suite_name, _unique(cells), block_size)
