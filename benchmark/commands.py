@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -289,18 +290,35 @@ def show(options: argparse.Namespace, parts: Parts) -> int:
     return 0
 
 
+SPARED = ("s / victim", "evaluations", "label acc.", "LPIPS", "SSIM", "95 % interval")
+"""Columns that a narrow terminal does without, the first one first."""
+
+
 def print_table(table: list[leaderboard.Row], console: Console) -> None:
-    """The leaderboard in the terminal; wide enough to be whole where it goes to a file."""
+    """The leaderboard in the terminal, whole where it goes to a file."""
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(width=200)
     for heading, board in leaderboard.boards(table).items():
-        shown = Table(*leaderboard.COLUMNS, title=heading, title_justify="left", pad_edge=False)
-        for column in shown.columns[4:]:
-            column.justify = "right"
-        for row in board:
-            shown.add_row(*leaderboard.cells_of(row))
+        for spared in range(len(SPARED) + 1):
+            shown = rich_table(heading, board, hidden=SPARED[:spared])
+            if Console(width=1000).measure(shown).maximum <= console.width:
+                break
         console.print(shown)
+        if spared:
+            console.print(f"(in a wider window also: {', '.join(SPARED[:spared])})\n", style="dim", highlight=False)
     console.print(leaderboard.NOTE, style="dim", highlight=False)
+
+
+def rich_table(heading: str, board: list[leaderboard.Row], hidden: tuple[str, ...]) -> Table:
+    """The rows of one board without the hidden columns."""
+    columns = [(number, name) for number, name in enumerate(leaderboard.COLUMNS) if name not in hidden]
+    shown = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for number, name in columns:
+        shown.add_column(name, justify="left" if number < 4 else "right", no_wrap=True)
+    for row in board:
+        cells = leaderboard.cells_of(row)
+        shown.add_row(*(cells[number] for number, _ in columns))
+    return shown
 
 
 def list_all(options: argparse.Namespace, parts: Parts) -> int:

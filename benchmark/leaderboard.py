@@ -167,7 +167,7 @@ def cells_of(row: Row) -> tuple[str, ...]:
     return (
         "-" if row["rank"] is None else str(row["rank"]),
         row["defense"],
-        ", ".join(f"{k}={v}" for k, v in row["defense_args"].items()) or "-",
+        ", ".join(f"{k}={v}" for k, v in row["defense_args"].items() if v is not False) or "-",
         row["attack"] + (" adaptive" if row["adaptive"] else "") + void,
         f"{row['leak_rate']:.2f} ({row['leaked']}/{row['victims']})",
         f"{row['leak_rate_low']:.2f}-{row['leak_rate_high']:.2f}",

@@ -7,7 +7,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 from torch import Tensor
 
@@ -46,15 +47,14 @@ class ProgressBar(Watch):
             self._blocks_left[block.cell.id] = self._blocks_left.get(block.cell.id, 0) + 1
         self._cells = len(self._blocks_left)
         self._victims = self._leaked = 0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[counts]}"),
-            TimeElapsedColumn(),
-            TimeLeft(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        columns: list[ProgressColumn] = [
+            BarColumn(bar_width=12),
+            TextColumn("{task.fields[counts]}", table_column=Column(no_wrap=True)),
+            TimeLeft(table_column=Column(no_wrap=True)),
+        ]
+        if console.width >= 110:
+            columns.append(TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")))
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._progress.add_task(
             "starting", total=sum(len(block.victims) for block in blocks), counts="", before=0
         )
@@ -77,7 +77,7 @@ class ProgressBar(Watch):
             self._leaked += leaked(victim)
         self._show(self._victims)
         if not self._console.is_terminal and self._blocks_left[block.cell.id] == 0:
-            self._console.print(f"{self._counts(self._victims)}: {block.cell.label}", highlight=False)
+            self._console.print(f"{self._counts(self._victims)}: {block.cell.label}", highlight=False, soft_wrap=True)
 
     def callbacks(self) -> list[Callback]:
         return [_Finished(self)]

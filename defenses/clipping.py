@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,9 @@ def global_norm(update: Update) -> Tensor:
 
 def clip(update: Update, max_norm: float) -> Update:
     """``update * min(1, max_norm / norm)`` for each of the V updates."""
-    factor = (max_norm / global_norm(update)).clamp(max=1)
+    if max_norm == math.inf:  # infinity over the norm has no gradient
+        return update
+    factor = max_norm / global_norm(update).clamp(min=max_norm)
     return {name: value * factor.view(-1, *[1] * (value.dim() - 1)) for name, value in update.items()}
 
 

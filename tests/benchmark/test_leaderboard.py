@@ -35,6 +35,7 @@ def record(
     defense: dict[str, Any] | None = None,
     adaptive: bool = False,
     seconds: float = 1.0,
+    tolerance: float = 0.0,
     key: str = "",
     **config: Any,
 ) -> Record:
@@ -45,7 +46,7 @@ def record(
         "batch_size": len(victims[0]["psnr"]),
         "seed": 0,
         "defense": defense,
-        "attack": {"class": attack, "tolerance": 0.0},
+        "attack": {"class": attack, "tolerance": tolerance},
         "adaptive": adaptive,
     } | config
     cell = json.dumps(config, sort_keys=True)
@@ -176,8 +177,9 @@ def test_a_cell_without_a_control_is_void_and_its_defense_has_no_rank() -> None:
 def test_a_control_with_other_arguments_of_the_attack_is_no_control() -> None:
     table = rows(
         [
-            record(of(LEAKS), attack_args=1),
-            record(of(SAFE), defense=MASKING, attack_args=1, attack="IDLG"),
+            record(of(LEAKS), tolerance=0.5),
+            record(of(SAFE), tolerance=0.1),
+            record(of(SAFE), tolerance=0.1, defense=MASKING),
         ]
     )
     assert row_of(table, defense="Masking")["void"]
@@ -192,7 +194,10 @@ def test_defenses_of_different_strength_are_ranked_each_for_itself() -> None:
 
 def test_baselines_come_last_without_a_rank_and_do_not_decide_one() -> None:
     table = rows([record(of(LEAKS, LEAKS), attack="MeanImage"), record(of(SAFE, LEAKS))])
-    assert [(row["attack"], row["rank"], row["void"]) for row in table] == [("DLG", 1, False), ("MeanImage", None, False)]
+    assert [(row["attack"], row["rank"], row["void"]) for row in table] == [
+        ("DLG", 1, False),
+        ("MeanImage", None, False),
+    ]
     assert table[0]["worst_leak_rate"] == 0.5
 
 

@@ -1,0 +1,350 @@
+"""Whatever a user gets wrong ends with one sentence, exit code 2 and nothing half-written."""
+
+import errno
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmark import commands
+from benchmark.cli import main
+
+BASE = """\
+scenarios: [{data: Digits, model: LeNet}]
+attacks: [{class: IDLG, max_evaluations: 2}]
+victims: 2
+"""
+CELL = ["--data", "Digits", "--model", "LeNet", "--attack", "IDLG", "--attack.max_evaluations", "2", "--victims", "2"]
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No suites, data or weights of the developer's; own modules in the folder are found and forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv("LEAKBOARD_DATA", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command that must fail, and returns its sentence."""
+
+    def run(*words: str, begun: bool = False) -> str:
+        before = set(tmp_path.rglob("*"))
+        out = [] if "--out" in words or words[0] != "run" else ["--out", str(tmp_path / "out")]
+        with pytest.raises(SystemExit) as stopped:
+            main([*words, *out])
+        error = capsys.readouterr().err
+        if begun:  # something was done before it came out
+            error = error.splitlines(keepends=True)[-1]
+            assert not list(tmp_path.rglob("*.tmp"))
+        else:
+            made = {path for path in set(tmp_path.rglob("*")) - before if "__pycache__" not in path.parts}
+            assert not made
+        assert stopped.value.code == 2
+        assert re.fullmatch(r"leakboard: .+\n", error), error
+        return error.removeprefix("leakboard: ").rstrip()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("frob", "unknown command 'frob': valid are bench, list, run, show"),
+        ("rum", "unknown command 'rum': did you mean run?"),
+        ("run --victim 3", "unknown flag '--victim': did you mean --victims"),
+        ("run --defence Masking", "unknown flag '--defence': did you mean --defense"),
+        ("run a b", "'b' is one word too many"),
+        ("run --victims", "argument --victims: expected one argument"),
+        ("run --victims two", "argument --victims: invalid int value: 'two'"),
+        ("run --attack", "--attack needs a value"),
+        ("run --attack IDLG", "a single cell needs --data NAME"),
+        ("run --defense.ratio 0.5 --data Digits --model LeNet --attack IDLG", "--defense.ARGUMENT needs --defense NAME"),
+        ("run quick --attack IDLG", "give either a suite or --data"),
+        ("run quick --batch-size 2", "--batch-size is for a single cell"),
+        ("run quick --victims 0", "victims must be a whole number of at least 1, not 0"),
+        ("run quick --seed -1", "seed must be a whole number of at least 0, not -1"),
+        ("run quik", "unknown suite 'quik': did you mean quick?"),
+        ("run quick.yaml", "unknown suite 'quick.yaml': did you mean quick?"),
+        ("run --attack.help IDLX", "unknown attack 'IDLX': did you mean IDLG"),
+        ("show", "the following arguments are required: FOLDER"),
+        ("show nowhere", "there are no records in nowhere"),
+        ("show nowhere --format xml", "invalid choice: 'xml'"),
+        ("show nowhere --attack IDLG", "takes no --data, --model, --defense or --attack"),
+        ("list all", "'all' is one word too many"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(refused: Refused, words: str, sentence: str) -> None:
+    assert sentence in refused(*words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--attack IDLX", "unknown attack 'IDLX': did you mean IDLG or DLG?"),
+        ("--defense Maskin", "unknown defense 'Maskin': did you mean Masking"),
+        ("--model lenet", "unknown model 'lenet': did you mean LeNet"),
+        ("--data CIFAR1", "unknown data set 'CIFAR1': did you mean CIFAR10 or CIFAR100?"),
+        ("--attack QQ", "unknown attack 'QQ': valid are ClassMeanImage, ConstantImage"),
+        ("--attack.max_evals 3", "unknown argument of IDLG 'max_evals': did you mean max_evaluations?"),
+        ("--data.size 3", "unknown argument of Digits 'size': valid are none"),
+        ("--model.num_classes 3", "unknown argument of LeNet 'num_classes': valid are init_range"),
+        ("--defense Masking --defense.ratio 1.5", "Masking: ratio is 1.5, but must be at least 0 and below 1"),
+        ("--defense Masking --defense.ratio .nan", "Masking: ratio is nan, but must be"),
+        ("--defense Masking --defense.ratio half", "Masking: ratio must be a number, not half"),
+        ("--defense Masking --defense.ratio null", "Masking(ratio=None, rescale=False) can not be made"),
+        ("--defense Masking --defense.ratio [1", "the value of --defense.ratio can not be read as YAML: [1"),
+        ("--defense Masking --defense.rescale maybe", "Masking: rescale must be true or false, not maybe"),
+        ("--defense GaussianNoise --defense.std -1", "GaussianNoise: std is -1.0, but must be 0 or greater"),
+        ("--attack.max_evaluations 0", "IDLG: max_evaluations is 0, but must be at least 1"),
+        ("--attack.max_evaluations 3.7", "IDLG: max_evaluations must be a whole number, not 3.7"),
+        ("--attack.max_evaluations 2020-13-45", "--attack.max_evaluations can not be read as YAML"),
+        ("--model MLP --model.activation tanh", "MLP: activation is 'tanh', but must be one of relu, sigmoid"),
+        ("--victims 0", "victims must be a whole number of at least 1, not 0"),
+        ("--victims 501", "Digits holds 500 victims"),
+        ("--batch-size 0", "batch_size must be a whole number of at least 1, not 0"),
+        ("--batch-size 501", "Digits holds 0 victims of batch size 501"),
+        ("--devices foo", "--devices is cpu or different GPU numbers as in 0,1, not 'foo'"),
+        ("--devices 0,0", "--devices is cpu or different GPU numbers"),
+        ("--threads 0", "--threads must be a whole number of at least 1, not 0"),
+        ("--lpips-weights nowhere", "LPIPS weights alexnet-owt-7be5be79.pth"),
+        ("--require-lpips", "LPIPS weights alexnet-owt-7be5be79.pth"),
+        ("--data MNIST --data-root nowhere", "in nowhere/MNIST/raw, which is not there: point --data-root"),
+        ("--data CIFAR10", "in data/cifar-10-batches-py, which is not there: point --data-root"),
+        ("--data LFW", "data/lfw-py/lfw-deepfunneled is not there"),
+        ("--data ImageFolder", "ImageFolder: the following arguments are required: path"),
+        ("--data ImageFolder --data.path nowhere", "ImageFolder: data/nowhere is not there"),
+        ("--data ImageFolder --data.path ~nobody-here/x", "Could not determine home directory"),
+    ],
+)
+def test_a_wrong_cell_is_one_sentence(refused: Refused, words: str, sentence: str) -> None:
+    assert sentence in refused("run", *CELL, *words.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "must have the keys name, seed, victims, block_size, scenarios, attacks, defenses"),
+        ("- a\n- b\n", "must have the keys"),
+        ("just text", "must have the keys"),
+        ("a: 1\nb: [1\nc: 2\n", "line 3: expected ',' or ']'"),
+        ("a: 1\na: b: c\n", "line 2: mapping values are not allowed here"),
+        ("a: !!python/name:os.system\n", "line 1: could not determine a constructor"),
+        ("a: 1\n---\nb: 1\n", "line 2: but found another document"),
+        ("seed: 2020-13-45", "is not YAML: month must be in 1..12"),
+        (BASE + "victim: 3", "unknown key of a suite 'victim': did you mean victims?"),
+        (BASE + "1: 3", "unknown key of a suite '1': valid are"),
+        (BASE + "victims: 0", "victims must be a whole number of at least 1, not 0"),
+        (BASE + "victims: two", "victims must be a whole number of at least 1, not 'two'"),
+        (BASE + "victims: 2.5", "victims must be a whole number of at least 1, not 2.5"),
+        (BASE + "victims: true", "victims must be a whole number of at least 1, not True"),
+        (BASE + "seed: -1", "seed must be a whole number of at least 0, not -1"),
+        (BASE + "block_size: 0", "block_size must be a whole number of at least 1, not 0"),
+        (BASE + "name: ..", "name must be usable as a folder name, not '..'"),
+        (BASE + "defenses:", "defenses must be a list"),
+        (BASE + "defenses: [3]", "defense must be a class name or {class: NAME, argument: value}, not 3"),
+        (BASE + "defenses: [{clas: Masking}]", "defense must be a class name or"),
+        (BASE + "defenses: [Maskin]", "unknown defense 'Maskin': did you mean Masking"),
+        (BASE + "defenses: [{class: Masking, rato: 1}]", "unknown argument of Masking 'rato': did you mean ratio?"),
+        (BASE + "defenses: [{class: Masking, ratio: 1.5}]", "Masking: ratio is 1.5, but must be"),
+        (BASE + "defenses: [{class: Masking, ratio: half}]", "Masking: ratio must be a number, not half"),
+        (BASE + "defenses: [{class: Masking, ratio: }]", "Masking(ratio=None, rescale=False) can not be made"),
+        (BASE + "defenses: [{class: Masking, sweep: {rato: [1]}}]", "unknown argument of Masking 'rato': did you mean"),
+        (BASE + "defenses: [{class: Masking, sweep: {1: [1]}}]", "unknown argument of Masking '1': valid are"),
+        (BASE + "defenses: [{class: Masking, sweep: {ratio: [0, 2]}}]", "Masking: ratio is 2.0, but must be"),
+        (BASE + "defenses: [{class: Masking, sweep: {ratio: 0.5}}]", "sweep of Masking must give each argument a list"),
+        (BASE + "defenses: [{class: Masking, sweep: }]", "sweep of Masking must give each argument a list"),
+        ("scenarios: [{data: Digits, model: LeNet}]", "attacks must be a list with at least one entry"),
+        ("scenarios: []\nattacks: [IDLG]", "scenarios must be a list with at least one entry"),
+        ("scenarios: [Digits]\nattacks: [IDLG]", "a scenario needs data and model"),
+        ("scenarios: [{data: Digit, model: LeNet}]\nattacks: [IDLG]", "unknown data set 'Digit': did you mean Digits"),
+        ("scenarios: [{data: Digits, model: LeNet, batch: 2}]\nattacks: [IDLG]", "did you mean batch_size?"),
+        ("scenarios: [{data: [Digits], model: LeNet}]\nattacks: [IDLG]", "data must be a class name or"),
+        ("scenarios: [{data: Digits, model: LeNet, victims: 501}]\nattacks: [IDLG]", "Digits holds 500 victims"),
+    ],
+)
+def test_a_wrong_suite_is_one_sentence_that_names_what_is_near(
+    refused: Refused, tmp_path: Path, text: str, sentence: str
+) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    assert sentence in refused("run", "own.yaml")
+
+
+@pytest.mark.parametrize("content", [bytes(range(256)), b"\0\1\2"])
+def test_a_binary_file_is_no_suite(refused: Refused, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "own.yaml").write_bytes(content)
+    assert re.search("own.yaml is not (YAML|a text file in UTF-8)", refused("run", "own.yaml"))
+
+
+def test_a_suite_that_is_missing_is_told_with_those_beside_it(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(BASE)
+    assert refused("run", "mime.yaml") == "unknown suite 'mime.yaml': did you mean mine.yaml?"
+    error = refused("run", str(tmp_path / "mime.yaml"))
+    assert "can not be read (No such file or directory)" in error and str(tmp_path / "mine.yaml") in error
+    assert "Is a directory" in refused("run", str(tmp_path))
+
+
+def test_a_suite_that_may_not_be_read_is_told(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: Any, **__: Any) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (tmp_path / "own.yaml").write_text(BASE)
+    monkeypatch.setattr(Path, "read_text", forbidden)
+    assert refused("run", "own.yaml") == "the suite own.yaml can not be read (Permission denied); there are own.yaml"
+
+
+@pytest.mark.parametrize(
+    ("there", "given", "sentence"),
+    [
+        (0, "0", "there is no GPU 0 here (no GPU is found): give --devices cpu or another number"),
+        (1, "9", "there is no GPU 9 here (GPU 0 is found): give --devices cpu or another number"),
+        (4, "1,9", "there is no GPU 9 here (GPUs 0 to 3 are found): give --devices cpu or another number"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_told_with_those_that_are(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, there: int, given: str, sentence: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    assert refused("run", *CELL, "--devices", given) == sentence
+
+
+# Data.
+
+
+def images(folder: Path, damaged: str = "") -> list[str]:
+    """A folder of two classes, and the flags for it."""
+    for name in "ab":
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (16, 16), (60 * number, 90, 5)).save(folder / name / f"{number}.jpg")
+    if damaged:
+        (folder / damaged).write_bytes(b"\xff\xd8 garbage")
+    return ["--data", "ImageFolder", "--data.path", str(folder), "--data.size", "8"]
+
+
+def test_a_damaged_private_image_is_named_before_any_work(refused: Refused, tmp_path: Path) -> None:
+    error = refused("run", *CELL, *images(tmp_path / "photos", "a/0.jpg"))
+    assert f"{tmp_path}/photos/a/0.jpg is damaged or not of the expected format" in error
+
+
+def test_a_damaged_public_image_is_named_when_it_is_read(refused: Refused, tmp_path: Path) -> None:
+    error = refused("run", *CELL, *images(tmp_path / "photos", "a/3.jpg"), begun=True)
+    assert f"{tmp_path}/photos/a/3.jpg is damaged or not of the expected format" in error
+
+
+def test_an_image_folder_without_images_is_told(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    flags = ["--data", "ImageFolder", "--data.path", str(tmp_path / "photos")]
+    assert "photos holds no images in class folders" in refused("run", *CELL, *flags)
+
+
+def test_a_truncated_mnist_file_is_named(refused: Refused, tmp_path: Path) -> None:
+    folder = tmp_path / "root" / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    header = b"\x00\x00\x08\x03\x00\x00\x00\x05\x00\x00\x00\x1c\x00\x00\x00\x1c"
+    (folder / "t10k-images-idx3-ubyte").write_bytes(header + bytes(3 * 784))
+    flags = ["--data", "MNIST", "--data.verify_integrity", "false", "--data-root", str(tmp_path / "root")]
+    assert "t10k-images-idx3-ubyte is damaged" in refused("run", *CELL, *flags)
+
+
+def test_a_truncated_cifar_file_is_named(refused: Refused, tmp_path: Path) -> None:
+    folder = tmp_path / "root" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    (folder / "test_batch").write_bytes(pickle.dumps({"data": bytes(9000), "labels": [0, 1, 2]})[:-2000])
+    flags = ["--data", "CIFAR10", "--data-root", str(tmp_path / "root")]
+    assert "test_batch is not the original file (its md5 differs)" in refused("run", *CELL, *flags)
+    assert "test_batch is damaged" in refused("run", *CELL, *flags, "--data.verify_integrity", "false")
+
+
+def test_a_data_folder_that_may_not_be_read_is_told(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = images(tmp_path / "photos")
+    real = Path.stat
+
+    def stat(self: Path, **more: Any) -> Any:
+        if self.name == "photos":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(self, **more)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert "photos may not be read: change its permissions" in refused("run", *CELL, *flags)
+
+
+# The folder of results.
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_results_that_can_not_be_written_are_told_before_any_work(
+    refused: Refused, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").write_text("x")
+    error = refused("run", *CELL, "--out", str(tmp_path / place))
+    assert error == f"the folder {tmp_path / place} can not be written (Not a directory): give another with --out"
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_an_attack_for_one_image_does_not_take_a_batch_of_two(refused: Refused) -> None:
+    error = refused("run", *CELL, "--batch-size", "2", begun=True)
+    assert error.endswith("IDLG's label rule holds for one image: give batch_size 1, or attack with DLG")
+
+
+# The user's own classes.
+
+OWN = '''
+import torch
+
+from attacks import Attack, ConstantImage
+from defenses import Defense
+
+class Broken(ConstantImage):
+    def __init__(self):
+        self.size = self.nowhere
+
+class Abstract(Attack):
+    pass
+
+class NotAnAttack:
+    pass
+
+number = 3
+'''
+
+
+@pytest.mark.parametrize(
+    ("flag", "path", "sentence"),
+    [
+        ("attack", "nowhere_at_all.Mine", "can not be imported (ModuleNotFoundError: No module named 'nowhere_at_all')"),
+        ("defense", "own_bad.Mine", "the defense 'own_bad.Mine' can not be imported (AttributeError: module 'own_bad'"),
+        ("data", "own_syntax.Mine", "the data set 'own_syntax.Mine' can not be imported (SyntaxError:"),
+        ("model", ".Mine", "the model '.Mine' can not be imported (ValueError: Empty module name)"),
+        ("attack", "own_bad.number", "the attack 'own_bad.number' is not a class"),
+        ("attack", "own_bad.NotAnAttack", "must be an attacks.Attack"),
+        ("attack", "own_bad.Abstract", "must be an attacks.Attack with all its methods"),
+        ("defense", "own_bad.NotAnAttack", "must be a defenses.Defense"),
+        ("data", "own_bad.NotAnAttack", "must be a datamodules.PrivateData"),
+        ("model", "own_bad.NotAnAttack", "must be a torch.nn.Module with a method draw"),
+        ("attack", "own_bad.Broken", "own_bad.Broken can not be made (AttributeError: 'Broken' object has no attribute"),
+    ],
+)
+def test_an_own_class_that_can_not_be_used_is_one_sentence(
+    refused: Refused, tmp_path: Path, flag: str, path: str, sentence: str
+) -> None:
+    (tmp_path / "own_bad.py").write_text(OWN)
+    (tmp_path / "own_syntax.py").write_text("def f(:\n")
+    cell = [*CELL[:6], "--victims", "2"]
+    assert sentence in refused("run", *cell, f"--{flag}", path)
+
+
+def test_every_kind_of_class_says_what_an_own_one_must_be() -> None:
+    assert set(commands.registry.KINDS) == set(commands.registry._MUST_BE)

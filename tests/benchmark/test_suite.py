@@ -1,0 +1,143 @@
+"""What a suite in YAML means: cells in order, each with an identity of its own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmark.errors import UsageError
+from benchmark.registry import spec
+from benchmark.suite import BASELINES, Suite, digest, load, parse
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def suite(text: str = "", attacks: str = "[IDLG]", scenarios: str = "[{data: Digits, model: LeNet}]") -> Suite:
+    return parse(yaml.safe_load(f"scenarios: {scenarios}\nattacks: {attacks}\n{text}"), "mine")
+
+
+def names(made: Suite) -> list[tuple[Any, ...]]:
+    return [(c.defense.label if c.defense else None, c.attack.name, c.adaptive) for c in made.cells]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_suite_that_comes_along_is_valid(path: Path) -> None:
+    made = load(path)
+    assert made.name == path.stem
+    assert {cell.attack.name for cell in made.cells} > set(BASELINES)
+
+
+def test_a_defense_is_run_with_baselines_control_and_adaptive_twin() -> None:
+    assert names(suite("defenses: [{class: Masking, ratio: 0.2}]")) == [
+        (None, "ConstantImage", False),
+        (None, "MeanImage", False),
+        (None, "ClassMeanImage", False),
+        (None, "IDLG", False),
+        ("Masking(ratio=0.2, rescale=False)", "IDLG", False),
+        ("Masking(ratio=0.2, rescale=False)", "IDLG", True),
+    ]
+
+
+def test_a_sweep_is_a_grid() -> None:
+    text = "defenses: [{class: Masking, sweep: {ratio: [0.1, 0.2], rescale: [true, false]}}]"
+    found = [c.defense.args for c in suite(text).cells if c.defense and c.adaptive]
+    assert found == [{"ratio": r, "rescale": s} for r in (0.1, 0.2) for s in (True, False)]
+
+
+def test_a_sweep_goes_over_the_argument_beside_it() -> None:
+    text = "defenses: [{class: Masking, rescale: true, ratio: 0.9, sweep: {ratio: [0.1]}}]"
+    (found,) = [c.defense.args for c in suite(text).cells if c.defense and c.adaptive]
+    assert found == {"ratio": 0.1, "rescale": True}
+
+
+def test_data_and_models_can_be_swept() -> None:
+    scenarios = "[{data: {class: Photos, sweep: {size: [8, 16]}}, model: {class: MLP, sweep: {depth: [1, 2]}}}]"
+    made = suite(scenarios=scenarios)
+    found = {(c.scenario.data.args["size"], c.scenario.model.args["depth"]) for c in made.cells}
+    assert found == {(8, 1), (8, 2), (16, 1), (16, 2)}
+
+
+def test_a_cell_that_is_named_twice_is_run_once() -> None:
+    twice = suite("defenses: [{class: Masking}, {class: Masking, ratio: 0.5}, Masking]", "[IDLG, {class: IDLG}]")
+    assert names(twice) == names(suite("defenses: [Masking]"))
+
+
+def test_an_argument_in_its_default_is_the_same_cell_as_one_left_out() -> None:
+    left_out, given = suite(), suite(attacks="[{class: IDLG, max_evaluations: 6000}]")
+    assert [c.id for c in left_out.cells] == [c.id for c in given.cells]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        suite("seed: 1"),
+        suite(attacks="[{class: IDLG, tolerance: 0}]"),
+        suite(attacks="[DLG]"),
+        suite(scenarios="[{data: Photos, model: LeNet}]"),
+        suite(scenarios="[{data: Digits, model: {class: LeNet, init_range: 0.1}}]"),
+        suite(scenarios="[{data: Digits, model: LeNet, batch_size: 2}]"),
+    ],
+)
+def test_whatever_decides_a_result_changes_the_cell(other: Suite) -> None:
+    assert other.cells[-1].id != suite().cells[-1].id
+
+
+def test_the_adaptive_twin_is_another_cell() -> None:
+    ids = [cell.id for cell in suite("defenses: [Masking]").cells]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_number_of_victims_does_not_change_the_cell() -> None:
+    assert suite("victims: 3").cells[-1].id == suite("victims: 5").cells[-1].id
+
+
+def test_the_command_line_goes_over_victims_and_seed() -> None:
+    given = yaml.safe_load("{scenarios: [{data: Digits, model: LeNet, victims: 9}], attacks: [IDLG], seed: 3}")
+    assert {(c.scenario.victims, c.scenario.seed) for c in parse(given, "mine").cells} == {(9, 3)}
+    assert {(c.scenario.victims, c.scenario.seed) for c in parse(given, "mine", 2, 0).cells} == {(2, 0)}
+
+
+def test_a_scenario_goes_over_the_victims_of_the_suite() -> None:
+    made = suite("victims: 7", scenarios="[{data: Digits, model: LeNet, victims: 9}, {data: Photos, model: LeNet}]")
+    assert {(c.scenario.data.name, c.scenario.victims) for c in made.cells} == {("Digits", 9), ("Photos", 7)}
+
+
+def test_the_suite_is_named_by_its_file_unless_it_names_itself(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("scenarios: [{data: Digits, model: LeNet}]\nattacks: [IDLG]\n")
+    assert load(path).name == "own"
+    path.write_text(path.read_text() + "name: other\n")
+    assert load(path).name == "other"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "''", "3", "null"])
+def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="name must be usable as a folder name"):
+        suite(f"name: {name}")
+
+
+def test_every_argument_is_in_the_config_with_its_default() -> None:
+    made = spec("attack", "IDLG", {"max_evaluations": 7})
+    assert made.as_dict() == {
+        "class": "IDLG",
+        "at_once": 64,
+        "history_size": 100,
+        "max_evaluations": 7,
+        "tolerance": 1e-6,
+    }
+
+
+def test_whole_numbers_become_the_type_of_the_argument() -> None:
+    assert spec("defense", "Clipping", {"max_norm": 1}) == spec("defense", "Clipping", {"max_norm": 1.0})
+
+
+def test_infinity_is_a_value_that_json_can_hold() -> None:
+    made = spec("defense", "Clipping", {"max_norm": float("inf")})
+    assert made.args == {"max_norm": float("inf")}
+    assert json.loads(json.dumps(made.as_dict(), allow_nan=False)) == {"class": "Clipping", "max_norm": "inf"}
+
+
+def test_equal_values_have_equal_digests_whatever_their_order() -> None:
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})

@@ -1,0 +1,79 @@
+"""What the tests share: one thread, and victims made of scikit-learn's digits."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from attacks import Observation
+from benchmark.client import observe
+from benchmark.models import LeNet, Model
+from datamodules import Digits
+from defenses import Defense
+
+
+class Victims(NamedTuple):
+    """Private batches, and what is seen of them."""
+
+    images: Tensor
+    labels: Tensor
+    observation: Observation
+
+
+MakeVictims = Callable[..., Victims]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    data = Digits()
+    data.setup()
+    return data
+
+
+@pytest.fixture(scope="session")
+def victims_of(digits: Digits) -> MakeVictims:
+    """Victims of the digits: ``victims_of(count)`` and what differs from one image, a LeNet and no defense."""
+
+    def make(
+        count: int,
+        batch_size: int = 1,
+        model: type[Model] = LeNet,
+        dtype: torch.dtype = torch.float32,
+        defense: Defense | None = None,
+        adaptive: bool = False,
+        first: int = 0,
+    ) -> Victims:
+        images, labels = digits.victims(count, batch_size, first)
+        network = model(digits.image_shape, digits.num_classes).to(dtype)
+        public = digits.mean_image(), digits.class_means()
+        numbers = range(first, first + count)
+        seen = observe(network, images, labels, digits.num_classes, defense, adaptive, *public, 0, numbers)
+        return Victims(images, labels, seen)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def take() -> Callable[[Observation, list[int]], Observation]:
+    """The observation of some of the victims, in that order."""
+
+    def rows(observation: Observation, victims: list[int]) -> Observation:
+        return replace(
+            observation,
+            parameters={name: value[victims] for name, value in observation.parameters.items()},
+            update={name: value[victims] for name, value in observation.update.items()},
+            seeds=[observation.seeds[victim] for victim in victims],
+        )
+
+    return rows
