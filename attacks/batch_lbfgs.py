@@ -50,8 +50,7 @@ class BatchLBFGS(torch.optim.Optimizer):
         m, size = self.history_size, sum(p[0].numel() for p in self._params)
         eye = torch.eye(m, dtype=torch.float64, device=like.device)
         return {
-            "moves": like.new_zeros(count, m, size),  # S, a ring buffer
-            "changes": like.new_zeros(count, m, size),  # Y, likewise
+            "history": like.new_zeros(count, 2 * m, size),  # S, a ring buffer, then Y, another
             "slot": torch.zeros(count, dtype=torch.long, device=like.device),  # where the next pair goes
             # Products of the pairs, oldest first and the newest last; an empty place has a 1 on R's diagonal.
             "upper": eye.repeat(count, 1, 1),  # R: s_i y_j for i <= j
@@ -115,31 +114,28 @@ class BatchLBFGS(torch.optim.Optimizer):
         curvature = (change * state["move"]).sum(1)
         pushed = state["started"] & (curvature > 1e-10)
         index = pushed.nonzero().squeeze(1)
-        state["moves"][index, state["slot"][index]] = state["move"][index]
-        state["changes"][index, state["slot"][index]] = change[index]
+        state["history"][index, state["slot"][index]] = state["move"][index]
+        state["history"][index, m + state["slot"][index]] = change[index]
         state["slot"] = torch.where(pushed, (state["slot"] + 1) % m, state["slot"])
         state["scale"] = torch.where(pushed, curvature / change.square().sum(1), state["scale"])
 
-        # The only passes over the history: products with the gradient and the newest change, and the sum below.
+        # The only two passes over the history: products with the gradient and the newest change, and the sum below.
         age_order = (state["slot"][:, None] + torch.arange(m, device=gradient.device)) % m  # oldest first
-        both = torch.stack([gradient, change], 1)
-        oldest_first = age_order[:, None].expand(-1, 2, -1)
-        moves_dot = torch.bmm(both, state["moves"].mT).gather(2, oldest_first).double()
-        changes_dot = torch.bmm(both, state["changes"].mT).gather(2, oldest_first).double()
-        self._append(pushed, moves_dot[:, 1], changes_dot[:, 1])
+        age_order = torch.cat([age_order, m + age_order], 1)
+        products = torch.bmm(torch.stack([gradient, change], 1), state["history"].mT)
+        products = products.gather(2, age_order[:, None].expand(-1, 2, -1)).double()
+        with_gradient, with_change = products.unbind(1)
+        self._append(pushed, with_change[:, :m], with_change[:, m:])
 
-        upper, gram, scale = state["upper"], state["gram"], state["scale"].double()[:, None]
-        p = torch.linalg.solve_triangular(upper, moves_dot[:, 0, :, None], upper=True)
-        right = upper.diagonal(dim1=1, dim2=2)[..., None] * p + scale[..., None] * (
-            gram @ p - changes_dot[:, 0, :, None]
-        )
+        upper, gram, scale = state["upper"], state["gram"], state["scale"].double()[:, None, None]
+        moves_dot, changes_dot = with_gradient[..., None].split(m, 1)
+        p = torch.linalg.solve_triangular(upper, moves_dot, upper=True)
+        curvatures = upper.diagonal(dim1=1, dim2=2)[..., None]
+        right = curvatures * p + scale * (gram @ p - changes_dot)
         w = torch.linalg.solve_triangular(upper.mT, right, upper=False)
-        of_moves = torch.zeros_like(w[..., 0]).scatter(1, age_order, w[..., 0]).to(gradient)
-        of_changes = torch.zeros_like(p[..., 0]).scatter(1, age_order, -scale * p[..., 0]).to(gradient)
-        quasi_newton = state["scale"][:, None] * gradient
-        quasi_newton = quasi_newton + torch.bmm(of_moves[:, None], state["moves"])[:, 0]
-        quasi_newton = quasi_newton + torch.bmm(of_changes[:, None], state["changes"])[:, 0]
-        return -quasi_newton
+        weights = torch.cat([w, -scale * p], 1)[..., 0]
+        weights = torch.zeros_like(weights).scatter(1, age_order, weights).to(gradient)
+        return -(state["scale"][:, None] * gradient + torch.bmm(weights[:, None], state["history"])[:, 0])
 
     def _append(self, pushed: Tensor, moves_dot: Tensor, changes_dot: Tensor) -> None:
         """Adds the newest pair's products, ``[V, m]`` each, to R and to the Gram matrix of the changes."""

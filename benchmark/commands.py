@@ -284,7 +284,7 @@ def show(options: argparse.Namespace, parts: Parts) -> int:
     elif options.format == "csv":
         print(leaderboard.as_csv(table), end="")
     elif options.format == "markdown":
-        print(leaderboard.as_markdown(table, folder.name, missing_lpips(records)))
+        print(leaderboard.as_markdown(table, folder.resolve().name, missing_lpips(records)), end="")
     else:
         print_table(table, Console())
     return 0

@@ -117,8 +117,10 @@ def find_class(kind: str, name: str) -> type:
 
 def parser_for(kind: str, name: str) -> ArgumentParser:
     """A parser of the class's arguments, whose help is made from its docstring and signature."""
-    parser = ArgumentParser(exit_on_error=False, prog=name, usage=f"--{kind} {name} [--{kind}.ARGUMENT VALUE ...]")
-    parser.add_class_arguments(find_class(kind, name), kind, skip=set(_GIVEN_ELSEWHERE.get(kind, set())))
+    usage = f"--{kind} {name} [--{kind}.ARGUMENT VALUE ...]"
+    parser = ArgumentParser(exit_on_error=False, prog=name, usage=usage, add_help=False)
+    hidden: set[str | int] = set(_GIVEN_ELSEWHERE.get(kind, set()))
+    parser.add_class_arguments(find_class(kind, name), kind, as_group=False, skip=hidden)
     return parser
 
 

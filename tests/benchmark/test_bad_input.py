@@ -69,7 +69,10 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         ("run --victims two", "argument --victims: invalid int value: 'two'"),
         ("run --attack", "--attack needs a value"),
         ("run --attack IDLG", "a single cell needs --data NAME"),
-        ("run --defense.ratio 0.5 --data Digits --model LeNet --attack IDLG", "--defense.ARGUMENT needs --defense NAME"),
+        (
+            "run --defense.ratio 0.5 --data Digits --model LeNet --attack IDLG",
+            "--defense.ARGUMENT needs --defense NAME",
+        ),
         ("run quick --attack IDLG", "give either a suite or --data"),
         ("run quick --batch-size 2", "--batch-size is for a single cell"),
         ("run quick --victims 0", "victims must be a whole number of at least 1, not 0"),
@@ -168,7 +171,7 @@ def test_a_wrong_cell_is_one_sentence(refused: Refused, words: str, sentence: st
         ("scenarios: []\nattacks: [IDLG]", "scenarios must be a list with at least one entry"),
         ("scenarios: [Digits]\nattacks: [IDLG]", "a scenario needs data and model"),
         ("scenarios: [{data: Digit, model: LeNet}]\nattacks: [IDLG]", "unknown data set 'Digit': did you mean Digits"),
-        ("scenarios: [{data: Digits, model: LeNet, batch: 2}]\nattacks: [IDLG]", "did you mean batch_size?"),
+        ("scenarios: [{data: Digits, model: LeNet, batch: 2}]\nattacks: [IDLG]", "did you mean batch_size"),
         ("scenarios: [{data: [Digits], model: LeNet}]\nattacks: [IDLG]", "data must be a class name or"),
         ("scenarios: [{data: Digits, model: LeNet, victims: 501}]\nattacks: [IDLG]", "Digits holds 500 victims"),
     ],
@@ -194,7 +197,9 @@ def test_a_suite_that_is_missing_is_told_with_those_beside_it(refused: Refused, 
     assert "Is a directory" in refused("run", str(tmp_path))
 
 
-def test_a_suite_that_may_not_be_read_is_told(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suite_that_may_not_be_read_is_told(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def forbidden(*_: Any, **__: Any) -> str:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -285,9 +290,7 @@ def test_a_data_folder_that_may_not_be_read_is_told(
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
-def test_results_that_can_not_be_written_are_told_before_any_work(
-    refused: Refused, tmp_path: Path, place: str
-) -> None:
+def test_results_that_can_not_be_written_are_told_before_any_work(refused: Refused, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("x")
     error = refused("run", *CELL, "--out", str(tmp_path / place))
     assert error == f"the folder {tmp_path / place} can not be written (Not a directory): give another with --out"
@@ -301,7 +304,7 @@ def test_an_attack_for_one_image_does_not_take_a_batch_of_two(refused: Refused) 
 
 # The user's own classes.
 
-OWN = '''
+OWN = """
 import torch
 
 from attacks import Attack, ConstantImage
@@ -318,13 +321,17 @@ class NotAnAttack:
     pass
 
 number = 3
-'''
+"""
 
 
 @pytest.mark.parametrize(
     ("flag", "path", "sentence"),
     [
-        ("attack", "nowhere_at_all.Mine", "can not be imported (ModuleNotFoundError: No module named 'nowhere_at_all')"),
+        (
+            "attack",
+            "nowhere_at_all.Mine",
+            "can not be imported (ModuleNotFoundError: No module named 'nowhere_at_all')",
+        ),
         ("defense", "own_bad.Mine", "the defense 'own_bad.Mine' can not be imported (AttributeError: module 'own_bad'"),
         ("data", "own_syntax.Mine", "the data set 'own_syntax.Mine' can not be imported (SyntaxError:"),
         ("model", ".Mine", "the model '.Mine' can not be imported (ValueError: Empty module name)"),
@@ -334,7 +341,11 @@ number = 3
         ("defense", "own_bad.NotAnAttack", "must be a defenses.Defense"),
         ("data", "own_bad.NotAnAttack", "must be a datamodules.PrivateData"),
         ("model", "own_bad.NotAnAttack", "must be a torch.nn.Module with a method draw"),
-        ("attack", "own_bad.Broken", "own_bad.Broken can not be made (AttributeError: 'Broken' object has no attribute"),
+        (
+            "attack",
+            "own_bad.Broken",
+            "own_bad.Broken can not be made (AttributeError: 'Broken' object has no",
+        ),
     ],
 )
 def test_an_own_class_that_can_not_be_used_is_one_sentence(

@@ -1,0 +1,249 @@
+"""An attack can not reach private images.
+
+Three ways to prove it. What attack code may import and name does not hold them. Nothing that can be reached from an
+observation, the attacker's model of the defense included, is or shares memory with them. And an attack finds the same,
+bit for bit, when they are overwritten, and in another process that never had them.
+"""
+
+import ast
+import gc
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import attacks
+from attacks import DLG, IDLG, Attack, ClassMeanImage, ConstantImage, MeanImage, Observation
+from benchmark.client import observe
+from benchmark.models import LeNet
+from datamodules import Digits
+from defenses import Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning
+
+MakeVictims = Callable[..., Any]
+
+# Statically: what attack code may import and name.
+
+SOURCES = sorted(Path(attacks.__file__).parent.rglob("*.py"))
+OURS = {"attacks", "defenses"}
+LIBRARIES = {"torch", "lightning"}
+STANDARD = {"abc", "collections", "copy", "dataclasses", "enum", "functools", "itertools", "logging", "math", "typing"}
+"""What can neither read a file nor look into other objects."""
+PRYING = {"gc", "inspect", "sys", "os", "importlib", "builtins", "ctypes", "eval", "exec", "compile", "open"}
+PRYING |= {"globals", "vars", "__import__", "__builtins__", "__globals__", "__closure__", "__subclasses__"}
+PRYING |= {"__self__", "f_back", "_getframe", "tb_frame", "load", "import_module"}
+
+
+def forbidden(source: str) -> list[str]:
+    """What a source imports or names that could lead to private images."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imported = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imported = ["." * node.level + (node.module or "")]
+            found += [alias.name for alias in node.names if alias.name in PRYING]
+        else:
+            name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+            found += [name] if name in PRYING else []
+            continue
+        found += [name for name in imported if name.partition(".")[0] not in OURS | LIBRARIES | STANDARD]
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_attack_code_imports_and_names_nothing_that_leads_to_private_images(path: Path) -> None:
+    assert forbidden(path.read_text(encoding="utf-8")) == []
+
+
+def test_defense_code_can_lead_no_further() -> None:
+    for path in Path(attacks.__file__).parent.parent.joinpath("defenses").rglob("*.py"):
+        assert forbidden(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import benchmark.client",
+        "from datamodules import Digits",
+        "def late():\n    from benchmark import run",
+        "import gc",
+        "import torch, sys",
+        "from .. import benchmark",
+        "import torch\ntorch.sys.modules",
+        "x = __import__('datamodules')",
+        "(lambda: 0).__globals__",
+        "open('data')",
+        "import torch\ntorch.load('data')",
+        "from torch import os",
+    ],
+)
+def test_the_check_of_sources_notices_a_way_around_it(source: str) -> None:
+    assert forbidden(source)
+
+
+# Dynamically: what can be reached from an observation.
+
+
+def reachable(root: object) -> Iterator[object]:
+    """Everything that can be reached from an object, but for modules, classes and the globals of functions."""
+    seen: dict[int, object] = {}
+    todo = [root]
+    while todo:
+        found = todo.pop()
+        if id(found) in seen or isinstance(found, ModuleType | type | CodeType):
+            continue
+        seen[id(found)] = found  # kept, so that no other object gets this id
+        yield found
+        if isinstance(found, FunctionType):
+            todo += [found.__closure__, found.__defaults__, found.__kwdefaults__, found.__dict__]
+        elif isinstance(found, BuiltinFunctionType):
+            todo.append(found.__self__)
+        else:
+            todo += gc.get_referents(found)
+        if isinstance(found, Tensor):  # what torch holds outside of Python
+            todo += [found.grad if found.is_leaf else None, found._base, found.grad_fn]
+        if isinstance(found, torch.autograd.graph.Node):
+            todo += [node for node, _ in found.next_functions]
+            todo += [getattr(found, name) for name in dir(found) if name.startswith("_saved_")]
+            todo.append(getattr(found, "variable", None))
+
+
+def reaches(root: object, private: Tensor) -> bool:
+    """Whether a tensor with the memory or with the values of the private one, or of one victim, can be reached."""
+    memory = private.untyped_storage().data_ptr()
+    secrets = [victim.flatten().double() for victim in [private, *private]]
+    for found in reachable(root):
+        if isinstance(found, Tensor):
+            if found.untyped_storage().data_ptr() == memory:
+                return True
+            for rows in (found, *found) if found.dim() else ():
+                if any(rows.numel() == s.numel() and torch.equal(rows.flatten().double(), s) for s in secrets):
+                    return True
+    return False
+
+
+DEFENSES: list[Defense | None] = [
+    None,
+    Clipping(1.0),
+    GaussianNoise(0.01),
+    Masking(0.5),
+    Masking(0.5, rescale=True),
+    Pruning(0.5),
+]
+
+
+@pytest.mark.parametrize("defense", DEFENSES, ids=lambda defense: type(defense).__name__)
+def test_no_private_tensor_can_be_reached_from_an_observation(
+    defense: Defense | None, digits: Digits, victims_of: MakeVictims
+) -> None:
+    images, labels, observation = victims_of(6, batch_size=3, defense=defense, adaptive=True)
+    assert (observation.defense is None) == (defense is None)
+    assert not reaches(observation, images)
+    assert not reaches(observation, labels)
+    assert not reaches(observation, digits.test_split.pixels)
+    kinds = {type(found).__name__ for found in reachable(observation)}
+    assert not kinds & {"Digits", "TensorSplit", "DataLoader", "Victims"}
+    assert all(found.grad_fn is None for found in reachable(observation) if isinstance(found, Tensor))
+
+
+def in_a_closure(images: Tensor) -> dict[str, Any]:
+    return {"defense": KnownDefense(simulate=lambda dummy, observed: {"a": images})}
+
+
+def in_a_copy_of_one_victim(images: Tensor) -> dict[str, Any]:
+    return {"mean_image": images[1].double().clone()}
+
+
+def in_a_view(images: Tensor) -> dict[str, Any]:
+    return {"update": {"a": images[0, 0, 0, 1:]}}
+
+
+def in_a_graph(images: Tensor) -> dict[str, Any]:
+    weight = torch.ones_like(images, requires_grad=True)
+    return {"update": {"a": (weight * images.clone()).sum()}}
+
+
+def in_a_hook(images: Tensor) -> dict[str, Any]:
+    model = nn.Flatten()
+    model.register_forward_hook(lambda module, inputs, output: images)
+    return {"model": model}
+
+
+def in_a_method(images: Tensor) -> dict[str, Any]:
+    return {"seeds": [images.tolist]}
+
+
+@pytest.mark.parametrize("hide", [in_a_closure, in_a_copy_of_one_victim, in_a_view, in_a_graph, in_a_hook, in_a_method])
+def test_the_search_finds_images_that_are_hidden(
+    hide: Callable[[Tensor], dict[str, Any]], victims_of: MakeVictims
+) -> None:
+    images, _, observation = victims_of(3)
+    assert reaches(replace(observation, **hide(images)), images)
+
+
+# By what an attack does.
+
+ITERATIVE: list[Attack] = [IDLG(max_evaluations=25), DLG(max_evaluations=25)]
+IN_TURN = [*ITERATIVE, ClassMeanImage(), MeanImage(), ConstantImage()]
+
+
+@pytest.mark.parametrize("attack", IN_TURN, ids=lambda attack: type(attack).__name__)
+@pytest.mark.parametrize("defense", [None, Masking(0.3)], ids=["control", "masked"])
+def test_an_attack_finds_the_same_when_the_private_images_are_gone(attack: Attack, defense: Defense | None) -> None:
+    def seen(spoil: bool) -> Observation:
+        data = Digits()
+        data.setup()
+        images, labels = data.victims(4)
+        public = data.mean_image(), data.class_means()
+        model = LeNet(data.image_shape, data.num_classes)
+        observation = observe(model, images, labels, data.num_classes, defense, True, *public, 0, range(4))
+        if spoil:
+            data.test_split.pixels.fill_(torch.nan)
+            data.test_split.labels.fill_(0)
+            data.train_split.pixels.fill_(torch.nan)
+            images.fill_(torch.nan)
+            labels.fill_(0)
+        return observation
+
+    kept, gone = (attack.reconstruct(seen(spoil)) for spoil in (False, True))
+    assert kept.images.isfinite().all()
+    for name in ("images", "labels", "loss", "evaluations"):
+        assert torch.equal(getattr(kept, name), getattr(gone, name)), name
+
+
+ELSEWHERE = """
+import sys
+sys.modules["benchmark"] = sys.modules["datamodules"] = None  # an import of either is an error
+import torch
+torch.set_num_threads(1)
+import attacks
+given = torch.load(sys.argv[1], weights_only=False)
+model = torch.nn.Sequential(
+    torch.nn.Conv2d(1, 12, 5, stride=2, padding=2), torch.nn.Sigmoid(),
+    torch.nn.Conv2d(12, 12, 5, stride=2, padding=2), torch.nn.Sigmoid(),
+    torch.nn.Conv2d(12, 12, 5, padding=2), torch.nn.Sigmoid(), torch.nn.Flatten(), torch.nn.Linear(48, 10))
+observation = attacks.Observation(model=model, defense=None, **given)
+found = [getattr(attacks, name)(**arguments).reconstruct(observation) for name, arguments in eval(sys.argv[2])]
+torch.save([attack.images for attack in found], sys.argv[1])
+"""
+
+
+def test_an_attack_finds_the_same_in_a_process_that_never_had_the_images(
+    victims_of: MakeVictims, tmp_path: Path
+) -> None:
+    observation = victims_of(4).observation
+    names = ("parameters", "update", "image_shape", "num_classes", "seeds", "mean_image", "class_means")
+    torch.save({name: getattr(observation, name) for name in names}, tmp_path / "observation.pt")
+    calls = [(type(a).__name__, {"max_evaluations": 25} if a in ITERATIVE else {}) for a in IN_TURN]
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "observation.pt"), repr(calls)]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(attacks.__file__).parent.parent)
+    assert ran.returncode == 0, ran.stderr
+    for attack, images in zip(IN_TURN, torch.load(tmp_path / "observation.pt"), strict=True):
+        assert torch.equal(images, attack.reconstruct(observation).images), type(attack).__name__

@@ -1,0 +1,122 @@
+"""The comparison of the batched attack with the published procedure."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attacks import Observation
+from benchmark import bench
+from benchmark.errors import UsageError
+from benchmark.models import LeNet
+from benchmark.registry import Spec, spec
+from benchmark.run import Workbench
+
+MakeVictims = Callable[..., Any]
+TOLERANCE = 1e-6
+
+
+def by_the_book(seen: Observation, victim: int, dlg: bool, steps: int, tolerance: float) -> tuple[Tensor, Tensor, int]:
+    """The loop of the authors' code (github.com/mit-han-lab/dlg, github.com/PatrickZH/iDLG), told in their words."""
+    net = LeNet((1, 8, 8), 10).double()
+    net.load_state_dict({name: value[victim] for name, value in seen.parameters.items()})
+    original_dy_dx = [seen.update[name][victim] for name in seen.update]
+    generator = torch.Generator().manual_seed(seen.seeds[victim])
+    dummy_data = torch.randn((1, 1, 8, 8), generator=generator).double().requires_grad_()
+    dummy_label = torch.randn((1, 10), generator=generator).double().requires_grad_()
+    label_pred = torch.argmin(torch.sum(original_dy_dx[-2], dim=-1), dim=-1).reshape((1,))
+    optimizer = torch.optim.LBFGS([dummy_data, dummy_label] if dlg else [dummy_data])
+    evaluations = 0
+
+    def closure() -> Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        optimizer.zero_grad()
+        pred = net(dummy_data)
+        if dlg:
+            wanted = torch.softmax(dummy_label, dim=-1)
+            dummy_loss = torch.mean(torch.sum(-wanted * torch.log_softmax(pred, dim=-1), 1))
+        else:
+            dummy_loss = torch.nn.CrossEntropyLoss()(pred, label_pred)
+        dummy_dy_dx = torch.autograd.grad(dummy_loss, list(net.parameters()), create_graph=True)
+        grad_diff = torch.zeros((), dtype=torch.float64)
+        for gx, gy in zip(dummy_dy_dx, original_dy_dx, strict=True):
+            grad_diff = grad_diff + ((gx - gy) ** 2).sum()
+        grad_diff.backward()
+        return grad_diff
+
+    for iters in range(steps):
+        before = float(optimizer.step(closure))
+        if iters % 10 == 0 and before < tolerance:
+            break
+    return dummy_data.detach(), dummy_label.detach().argmax(-1) if dlg else label_pred, evaluations
+
+
+@pytest.mark.parametrize("dlg", [False, True], ids=["IDLG", "DLG"])
+def test_the_published_procedure_is_the_known_loop(
+    dlg: bool, victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, observation = victims_of(2, dtype=torch.float64)
+    monkeypatch.setattr(bench, "OUTER_STEPS", 2)
+    for victim in range(2):
+        model = LeNet((1, 8, 8), 10).double()
+        images, labels, spent = bench.published(model, observation, victim, dlg, TOLERANCE)
+        expected, expected_labels, expected_spent = by_the_book(observation, victim, dlg, 2, TOLERANCE)
+        assert spent == expected_spent == 40
+        assert torch.equal(labels, expected_labels)
+        torch.testing.assert_close(images, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dlg", [False, True], ids=["IDLG", "DLG"])
+def test_the_published_procedure_finds_a_digit_and_stops_where_the_authors_look(
+    dlg: bool, victims_of: MakeVictims
+) -> None:
+    """The loss is looked at after steps 1 and 11; by then it is below the tolerance, and steps no longer move."""
+    images, labels, observation = victims_of(1)
+    found, found_labels, spent = bench.published(LeNet((1, 8, 8), 10), observation, 0, dlg, TOLERANCE)
+    assert (found - images[0]).square().mean() < 1e-3
+    assert torch.equal(found_labels, labels[0])
+    assert 20 < spent <= 11 * 20
+
+
+def compared(attack: str, model: str = "LeNet", reference: int = 3) -> dict[str, Any]:
+    parts: dict[str, Spec] = {
+        "data": spec("data", "Digits", {}),
+        "model": spec("model", model, {}),
+        "attack": spec("attack", attack, {"max_evaluations": 300} if attack in ("IDLG", "DLG") else {}),
+    }
+    return bench.compare(parts, 3, reference, 0, Workbench(torch.device("cpu")))
+
+
+@pytest.mark.parametrize("attack", ["IDLG", "DLG"])
+def test_both_sides_of_the_comparison_find_the_digits(attack: str) -> None:
+    found = compared(attack)
+    for side in ("one by one", "batched"):
+        summary = found[side]
+        assert summary["victims"] == summary["leaked"] == 3
+        assert summary["leak_rate"] == summary["label_accuracy"] == 1.0
+        assert 0.3 < summary["leak_rate_low"] < 0.9 and summary["leak_rate_high"] == pytest.approx(1.0)
+        assert summary["evaluations_per_victim"] > 20 and summary["seconds_per_victim"] > 0
+        per_evaluation = 1000 * summary["seconds_per_victim"] / summary["evaluations_per_victim"]
+        assert summary["milliseconds_per_evaluation"] == pytest.approx(per_evaluation)
+        assert summary["peak_memory_mib"] > 10
+    one, many = found["one by one"], found["batched"]
+    assert found["times_less_time_per_victim"] == pytest.approx(one["seconds_per_victim"] / many["seconds_per_victim"])
+    assert found["attack"]["class"] == attack and found["data"]["class"] == "Digits"
+    assert found["model"]["class"] == "LeNet" and found["threads"] == torch.get_num_threads()
+
+
+def test_the_comparison_is_a_table_for_people() -> None:
+    table = bench.as_table(compared("IDLG", reference=1))
+    for text in ("IDLG, LeNet, Digits, cpu", "one by one", "batched", "leak rate", "seconds per victim"):
+        assert text in table
+    assert "times less time per victim" in table.splitlines()[-1]
+    row = next(line for line in table.splitlines() if line.strip(" │┃|").startswith("victims"))
+    assert "1" in row and "3" in row
+
+
+def test_an_attack_that_was_published_otherwise_is_not_compared() -> None:
+    with pytest.raises(UsageError, match="DLG or IDLG"):
+        compared("MeanImage")

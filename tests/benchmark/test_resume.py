@@ -1,0 +1,251 @@
+"""A run that is killed, interrupted, damaged, out of disk or done by two ends with the same table."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.cli import main
+from benchmark.store import read_all
+
+# An attack that notes each block it begins in a file, and hangs or waits for another process where it is told to.
+SLOW = '''
+import os
+import time
+from pathlib import Path
+
+from attacks import IDLG
+
+
+def begun():
+    return Path("log").read_text().splitlines()
+
+
+class Slow(IDLG):
+    """IDLG that takes its time."""
+
+    def reconstruct(self, observation, callbacks=()):
+        with Path("log").open("a") as log:
+            log.write(f"{os.getpid()} {observation.seeds}\\n")
+        if len(begun()) == int(os.environ.get("HANG_AT", 0)):
+            time.sleep(100)
+        stop = time.monotonic() + 60
+        while "TOGETHER" in os.environ and len({line.split()[0] for line in begun()}) < 2 and time.monotonic() < stop:
+            time.sleep(0.02)
+        return super().reconstruct(observation, callbacks)
+
+
+class Endless(IDLG):
+    """IDLG that never ends."""
+
+    def retire(self):
+        Path("log").touch()
+        time.sleep(0.01)
+        return False
+'''
+SUITE = """\
+scenarios: [{data: Digits, model: LeNet}]
+attacks: [{class: own_slow.Slow, max_evaluations: 10}]
+defenses: [{class: Masking, sweep: {ratio: [0.1, 0.3]}}]
+victims: 4
+block_size: 2
+"""
+BLOCKS = 16  # two of each of three baselines, a control, and two defenses without and with knowledge
+SLOW_BLOCKS = 10
+
+Started = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])]))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_slow.py").write_text(SLOW)
+    (tmp_path / "own.yaml").write_text(SUITE)
+
+
+@pytest.fixture
+def start() -> Iterator[Started]:
+    """Starts leakboard in a process of its own; none is left at the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*words: str, **environment: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmark", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where pytest runs in the background
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def run(*words: str, code: int = 0) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", *words])
+    assert stopped.value.code == code
+
+
+def wait_until(true: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    stop = time.monotonic() + 60
+    while not true():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < stop
+        time.sleep(0.02)
+
+
+def begun() -> list[str]:
+    return Path("log").read_text().splitlines() if Path("log").exists() else []
+
+
+def results(folder: str) -> list[tuple[Any, ...]]:
+    """What the records say, but when and how fast it was found."""
+    records = sorted(read_all(Path(folder)), key=lambda record: record["key"])
+    return [(r["key"], r["config"], r["victims"], r["curve"], r["picture"]) for r in records]
+
+
+def table(folder: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["show", folder, "--format", "json"])
+    rows = json.loads(capsys.readouterr().out)
+    return [{key: value for key, value in row.items() if key != "seconds_per_victim"} for row in rows]
+
+
+def record_files(folder: str) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in Path(folder, "records").glob("*.json")}
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(start: Started, capsys: pytest.CaptureFixture[str]) -> None:
+    run("own.yaml", "--threads", "1", "--out", "undisturbed")
+    Path("log").unlink()
+
+    process = start("run", "own.yaml", "--threads", "1", "--out", "killed", HANG_AT="4")
+    wait_until(lambda: len(begun()) == 4, process)
+    process.kill()
+    process.wait()
+    done = record_files("killed")
+    assert len(done) == 6 + 3  # those of the baselines, and three of four
+    assert not list(Path("killed").glob("leaderboard.*"))
+
+    run("own.yaml", "--threads", "1", "--out", "killed")
+    assert len(begun()) == SLOW_BLOCKS + 1  # only the block in flight was begun twice
+    assert done.items() <= record_files("killed").items()
+    assert results("killed") == results("undisturbed")
+    assert table("killed", capsys) == table("undisturbed", capsys)
+    assert sorted(p.name for p in Path("killed/pictures").iterdir()) == sorted(
+        p.name for p in Path("undisturbed/pictures").iterdir()
+    )
+    assert not list(Path("killed").rglob("*.tmp"))
+
+
+def test_ctrl_c_ends_at_once_with_one_line_and_keeps_what_is_done(
+    start: Started, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("long.yaml").write_text(
+        "scenarios: [{data: Digits, model: LeNet}]\nvictims: 2\n"
+        "attacks: [{class: own_slow.Endless, max_evaluations: 1000000}]\n"
+    )
+    process = start("run", "long.yaml", "--threads", "1", "--out", "out")
+    wait_until(Path("log").exists, process)  # in the midst of Lightning's loop
+    sent = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert time.monotonic() - sent < 5
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert said.count("leakboard: stopped; what is done is kept, and the same command goes on from there") == 1
+    assert said.count("nterrupt") == 0, said  # nor Lightning's own message
+    assert len(record_files("out")) == 3
+    assert {row["attack"] for row in table("out", capsys)} == {"ConstantImage", "MeanImage", "ClassMeanImage"}
+
+
+def test_two_processes_share_the_work_and_end_with_the_same_table(
+    start: Started, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [start("run", "own.yaml", "--threads", "1", "--out", "shared", TOGETHER="yes") for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert len(begun()) == SLOW_BLOCKS  # nothing was done twice
+    assert {line.split()[0] for line in begun()} == {str(process.pid) for process in both}
+    tables = [re.sub(r"^\d+ of .* run$", "", out, flags=re.M) for out, _ in said]
+    assert tables[0] == tables[1]
+
+    run("own.yaml", "--threads", "1", "--out", "alone")
+    assert results("shared") == results("alone")
+    assert table("shared", capsys) == table("alone", capsys)
+    assert not any(Path("shared/locks").iterdir())
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"[]"])
+def test_a_damaged_record_is_set_aside_and_run_again(
+    damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("own.yaml", "--out", "out")
+    before, wanted = record_files("out"), results("out")
+    (path,) = [p for p in Path("out/records").iterdir() if '"adaptive":true' in p.read_text()][:1]
+    path.write_bytes(damage(path.read_bytes()))
+    Path("log").unlink()
+    capsys.readouterr()
+
+    run("own.yaml", "--out", "out")
+    said = capsys.readouterr()
+    assert f"leakboard: the record {path.name} is damaged: set aside as {path.name}.damaged and run again\n" in said.err
+    assert f"1 of {BLOCKS} blocks run" in said.out
+    assert len(begun()) == 1
+    assert results("out") == wanted
+    after = record_files("out")
+    assert {name for name in before if after[name] != before[name]} == {path.name}
+
+
+@pytest.mark.parametrize("writes", [0, 1, 5, 20])
+def test_a_full_disk_is_told_and_the_same_command_goes_on(
+    writes: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = [writes]
+
+    def fsync(_: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        run("own.yaml", "--out", "out", code=2)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"leakboard: out/.+ can not be written \(No space left on device\): make room or .+", last)
+    assert not list(Path("out").rglob("*.tmp"))
+    done = record_files("out")
+    assert len(done) <= writes
+    assert all(json.loads(path.read_text()) for path in Path("out/records").glob("*.json"))
+
+    run("own.yaml", "--out", "out")
+    assert len(record_files("out")) == BLOCKS
+    assert done.items() <= record_files("out").items()
+    assert len(list(Path("out/pictures").iterdir())) == BLOCKS / 2
+    assert Path("out/leaderboard.csv").exists() and Path("out/leaderboard.md").exists()
+
+
+def test_a_folder_that_is_filled_by_several_suites_shows_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    run("own.yaml", "--victims", "2", "--out", "out")
+    cell = ["--data", "Digits", "--model", "LeNet", "--attack", "DLG", "--attack.max_evaluations", "2"]
+    run(*cell, "--victims", "2", "--out", "out")
+    assert {row["attack"] for row in table("out", capsys)} >= {"own_slow.Slow", "DLG"}

@@ -1,0 +1,258 @@
+"""Blocks: the unit of work, whose results do not depend on how the work was cut."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from attacks import IDLG, Observation, Reconstruction
+from attacks.base import Trajectory
+from benchmark.errors import UsageError
+from benchmark.run import Block, Watch, Workbench, finite, is_out_of_memory, join, plan, run_block, work
+from benchmark.store import Store, read_all
+from benchmark.suite import Suite, parse
+
+
+@pytest.fixture
+def bench() -> Workbench:
+    return Workbench(torch.device("cpu"), no_perceptual="no weights")
+
+
+def suite(victims: int = 4, attack: str = "IDLG", evaluations: int = 5, **more: Any) -> Suite:
+    given = {
+        "scenarios": [{"data": "Digits", "model": "LeNet", "victims": victims}],
+        "attacks": [{"class": attack, "max_evaluations": evaluations}],
+    }
+    return parse(given | more, "mine")
+
+
+def attacked(blocks: list[Block]) -> list[Block]:
+    """Those of the attack itself, not of the baselines."""
+    return [block for block in blocks if block.cell.attack.name in ("DLG", "IDLG")]
+
+
+def assert_close(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
+    """The same victims with the same results, up to the rounding of float32 in another company."""
+    assert [v["index"] for v in found] == [v["index"] for v in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        for same in ("status", "evaluations", "label_correct"):
+            assert one[same] == other[same]
+        for near in ("loss", "mse", "psnr", "ssim"):
+            assert one[near] == pytest.approx(other[near], rel=1e-3, abs=1e-4)
+
+
+# Memory.
+
+
+def of_two_at_most(monkeypatch: pytest.MonkeyPatch, error: BaseException, most: int = 2) -> list[int]:
+    """A device that holds no more than two victims; returns the sizes that were tried."""
+    real, tried = IDLG.reconstruct, []
+
+    def reconstruct(self: IDLG, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
+        tried.append(observation.num_victims)
+        if observation.num_victims > most:
+            raise error
+        return real(self, observation, callbacks)
+
+    monkeypatch.setattr(IDLG, "reconstruct", reconstruct)
+    return tried
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_block_that_does_not_fit_is_split_with_the_same_results(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    (block,) = attacked(plan(suite(victims=5), bench))
+    whole = run_block(block, bench)
+    tried = of_two_at_most(monkeypatch, error)
+    split = run_block(block, bench)
+    assert tried == [5, 2, 3, 1, 2]
+    assert split["cost"]["notes"] == [
+        "out of memory with 5 victims at once: split into two halves",
+        "out of memory with 3 victims at once: split into two halves",
+    ]
+    assert whole["cost"]["notes"] == []
+    assert (split["key"], split["config"]) == (whole["key"], whole["config"])
+    assert_close(split["victims"], whole["victims"])
+    assert split["curve"]["evaluations"] == whole["curve"]["evaluations"]
+    assert split["curve"]["psnr"] == [pytest.approx(psnr, rel=1e-3) for psnr in whole["curve"]["psnr"]]
+
+
+def test_one_victim_that_does_not_fit_is_told(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_two_at_most(monkeypatch, torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"), most=0)
+    (block,) = attacked(plan(suite(victims=2), bench))
+    with pytest.raises(UsageError, match="one victim alone does not fit into the memory of the device") as told:
+        run_block(block, bench)
+    assert "\n" not in str(told.value)
+
+
+def test_another_error_of_an_attack_is_not_taken_for_a_lack_of_memory(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = of_two_at_most(monkeypatch, RuntimeError("a bug"), most=0)
+    (block,) = attacked(plan(suite(victims=2), bench))
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_block(block, bench)
+    assert tried == [2]
+    assert not is_out_of_memory(ValueError("a bug"))
+
+
+def test_two_reconstructions_are_joined_in_their_order() -> None:
+    def made(value: float, victims: int) -> Reconstruction:
+        images = torch.full((victims, 1, 1, 2, 2), value)
+        return Reconstruction(
+            images=images,
+            labels=torch.full((victims, 1), int(value)),
+            loss=torch.full((victims,), value),
+            evaluations=torch.full((victims,), int(value)),
+            status=[str(value)] * victims,
+            trajectory=Trajectory(
+                [0, 1], torch.full((victims, 2), value), images.unsqueeze(1).repeat(1, 2, 1, 1, 1, 1)
+            ),
+        )
+
+    joined = join(made(1.0, 2), made(2.0, 1))
+    assert joined.loss.tolist() == [1.0, 1.0, 2.0]
+    assert joined.labels.tolist() == [[1], [1], [2]]
+    assert joined.evaluations.tolist() == [1, 1, 2]
+    assert joined.status == ["1.0", "1.0", "2.0"]
+    assert joined.images[:, 0, 0, 0, 0].tolist() == [1.0, 1.0, 2.0]
+    assert joined.trajectory is not None
+    assert joined.trajectory.loss.tolist() == [[1.0, 1.0], [1.0, 1.0], [2.0, 2.0]]
+    assert joined.trajectory.images.shape == (3, 2, 1, 1, 2, 2)
+    assert join(replace(made(1.0, 1), trajectory=None), made(2.0, 1)).trajectory is None
+
+
+# Blocks.
+
+
+def test_blocks_are_cut_at_the_block_size_and_hold_every_victim_once(bench: Workbench) -> None:
+    blocks = attacked(plan(suite(victims=7, block_size=3), bench))
+    assert [block.victims for block in blocks] == [range(0, 3), range(3, 6), range(6, 7)]
+    assert len({block.key for block in blocks}) == 3
+
+
+@pytest.mark.parametrize("attack", ["IDLG", "DLG"])
+def test_a_victim_is_the_same_in_blocks_of_any_size(bench: Workbench, attack: str) -> None:
+    found = []
+    for size in (1, 3, 4):
+        blocks = attacked(plan(suite(attack=attack, block_size=size), bench))
+        found.append([victim for block in blocks for victim in run_block(block, bench)["victims"]])
+    assert_close(found[0], found[2])
+    assert_close(found[1], found[2])
+
+
+def test_starts_networks_and_noise_are_the_same_to_the_bit_in_blocks_of_any_size(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Observation] = []
+    real = IDLG.reconstruct
+
+    def reconstruct(self: IDLG, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
+        seen.append(observation)
+        return real(self, observation, callbacks)
+
+    monkeypatch.setattr(IDLG, "reconstruct", reconstruct)
+    for size in (1, 2):
+        for block in attacked(plan(suite(victims=2, evaluations=1, block_size=size), bench)):
+            run_block(block, bench)
+    first, second, both = seen
+    assert len(set(both.seeds)) == 2
+    for value in both.parameters.values():
+        assert not value[0].equal(value[1])
+    assert both.seeds == [*first.seeds, *second.seeds]
+    for name, value in both.parameters.items():
+        assert value.equal(torch.cat([first.parameters[name], second.parameters[name]]))
+
+
+def test_defended_and_undefended_clients_are_the_same_but_for_the_defense(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Observation] = []
+    real = IDLG.reconstruct
+
+    def reconstruct(self: IDLG, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
+        seen.append(observation)
+        return real(self, observation, callbacks)
+
+    monkeypatch.setattr(IDLG, "reconstruct", reconstruct)
+    for block in attacked(plan(suite(2, evaluations=1, defenses=["Masking"]), bench)):
+        run_block(block, bench)
+    control, oblivious, adaptive = seen
+    assert control.seeds == oblivious.seeds == adaptive.seeds
+    assert control.defense is oblivious.defense is None and adaptive.defense is not None
+    for name, value in control.update.items():
+        assert value.equal(oblivious.update[name]) is False
+        assert adaptive.update[name].equal(oblivious.update[name])
+        assert control.parameters[name].equal(adaptive.parameters[name])
+
+
+def test_the_key_holds_all_that_decides_the_result(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys(made: Suite) -> list[str]:
+        return [block.key for block in plan(made, bench)]
+
+    assert keys(suite()) == keys(suite())
+    for other in (suite(evaluations=6), suite(victims=3), suite(seed=1)):
+        assert keys(other)[-1] != keys(suite())[-1]
+    before = keys(suite())
+    data = bench.data(plan(suite(), bench)[0].cell.scenario.data)
+    data.test_split.pixels[3] += 0.01  # type: ignore[attr-defined]
+    assert not set(keys(suite())) & set(before)
+
+
+def test_a_record_is_strict_json_and_says_where_it_comes_from(bench: Workbench) -> None:
+    (block,) = attacked(plan(suite(victims=2), bench))
+    record = json.loads(json.dumps(run_block(block, bench), allow_nan=False))
+    assert record["key"] == block.key and record["cell"] == block.cell.id
+    assert [v["index"] for v in record["victims"]] == [0, 1]
+    assert record["provenance"]["device"] == "cpu"
+    assert record["provenance"]["lpips"] == "no weights"
+    assert torch.__version__.startswith(record["provenance"]["versions"]["torch"])
+    assert len(record["provenance"]["data_sha256"]) == 64
+    assert record["cost"]["seconds"] > 0 and record["cost"]["peak_memory_mib"] > 0
+    assert len(record["curve"]["psnr"]) == 2
+    assert len(record["curve"]["psnr"][0]) == len(record["curve"]["evaluations"])
+
+
+def test_numbers_that_are_not_finite_are_null() -> None:
+    assert [finite(x) for x in (math.inf, -math.inf, math.nan, 1.23456789)] == [None, None, None, 1.23457]
+
+
+def test_too_many_victims_are_told_before_any_work(bench: Workbench) -> None:
+    with pytest.raises(UsageError, match="Digits holds 500 victims"):
+        plan(suite(victims=501), bench)
+
+
+class Heard(Watch):
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.ended: list[str] = []
+
+    def begins(self, block: Block) -> None:
+        self.begun.append(block.key)
+
+    def ends(self, block: Block) -> None:
+        self.ended.append(block.key)
+
+
+def test_work_does_what_is_not_done_and_tells_of_all_of_it(bench: Workbench, tmp_path: Path) -> None:
+    blocks, store, heard = plan(suite(2), bench), Store(tmp_path), Heard()
+    store.write(run_block(blocks[1], bench))
+    work(blocks, store, bench, heard)
+    keys = [block.key for block in blocks]
+    assert heard.begun == [keys[0], *keys[2:]]
+    assert heard.ended == keys
+    assert {record["key"] for record in read_all(tmp_path)} == set(keys)
