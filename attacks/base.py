@@ -89,6 +89,9 @@ class Attack(ABC):
     is_baseline = False
     """True for a null baseline: it does not use what the update says of the image."""
 
+    one_image_only = False
+    """True for an attack that can not take a batch of several images."""
+
     @abstractmethod
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
         """Attacks all V victims.

@@ -14,6 +14,8 @@ class IDLG(GradientMatching):
     For one image per victim.
     """
 
+    one_image_only = True
+
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
         if observation.image_shape[0] != 1:
             raise ValueError("IDLG's label rule holds for one image: give batch_size 1, or attack with DLG")

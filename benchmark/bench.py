@@ -14,7 +14,7 @@ from benchmark.client import observe
 from benchmark.errors import UsageError
 from benchmark.intervals import wilson
 from benchmark.registry import Spec, build
-from benchmark.run import Workbench, peak_memory
+from benchmark.run import Workbench, check_fit, peak_memory
 from benchmark.scores import leaked, score
 from benchmark.suite import Scenario
 
@@ -97,7 +97,7 @@ def published(
         distance = sum(((a - b) ** 2).sum() for a, b in zip(dummy, target, strict=True))
         assert isinstance(distance, Tensor)
         distance.backward(inputs=optimised)
-        return distance
+        return distance.detach()
 
     for step in range(OUTER_STEPS):
         loss = float(optimizer.step(closure))
@@ -122,7 +122,8 @@ def compare(specs: dict[str, Spec], victims: int, reference: int, seed: int, ben
     scenario = Scenario(specs["data"], specs["model"], batch_size=1, seed=seed, victims=victims)
     data = bench.data(scenario.data)
     images, labels = bench.victims(scenario, range(victims))
-    model = build("model", specs["model"], image_shape=data.image_shape, num_classes=data.num_classes).to(bench.device)
+    check_fit(scenario, bench)
+    model = bench.model(scenario)
     observation = observe(
         model,
         images.to(bench.device),

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace, parts: Parts) -> int:
         other.join()
     table = reporter.finish(everything=not todo)
     print_table(table, Console())
-    done = "everything was done already: nothing to run" if not todo else f"{len(todo)} of {len(blocks)} blocks run"
+    done = f"{reporter.ran} of {len(blocks)} blocks run" if todo else "everything was done already: nothing to run"
     print(
         f"\n{done}\nrecords: {store.records}\ntables: {folder / 'leaderboard.csv'}, {folder / 'leaderboard.md'}\n"
         f"pictures of true images above their reconstructions: {folder / 'pictures'}"
@@ -106,9 +106,12 @@ class Reporter(Watch):
         for block in blocks:
             self._keys.setdefault(block.cell.id, []).append(block.key)
         self._mine: set[str] = set()
+        self.ran = 0
+        """Blocks that this process ran."""
 
     def begins(self, block: Block) -> None:
         self._mine.add(block.cell.id)
+        self.ran += 1
 
     def ends(self, block: Block) -> None:
         cell = block.cell.id
@@ -348,6 +351,7 @@ def bench(options: argparse.Namespace, parts: Parts) -> int:
     if len(devices) > 1:
         raise UsageError("bench runs on one device")
     victims = whole_number("--victims", options.victims, at_least=1)
+    seed = whole_number("--seed", options.seed, at_least=0)
     reference = whole_number("--reference-victims", given_or(options.reference_victims, victims), at_least=1)
     specs = {
         kind: entries(kind, typed_part(kind, {"class": default} | parts.get(kind, {})))[0]
@@ -355,7 +359,7 @@ def bench(options: argparse.Namespace, parts: Parts) -> int:
     }
     if "defense" in parts:
         raise UsageError("bench compares speed without a defense: leave --defense out")
-    found = compare(specs, victims, min(reference, victims), options.seed, Workbench(devices[0], options.data_root))
+    found = compare(specs, victims, min(reference, victims), seed, Workbench(devices[0], options.data_root))
     print(json.dumps(found, indent=1) if options.format == "json" else as_table(found))
     return 0
 

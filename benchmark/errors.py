@@ -17,7 +17,7 @@ def unknown(what: str, given: str, valid: Iterable[str]) -> UsageError:
     """An error that names what was mistyped and the nearest valid names."""
     names = sorted(valid)
     lowered = {name.lower(): name for name in names}
-    near = [lowered[match] for match in get_close_matches(given.lower(), lowered, n=3, cutoff=0.4)]
+    near = [lowered[match] for match in get_close_matches(given.lower(), lowered, n=3, cutoff=0.5)]
     if near:
         return UsageError(f"unknown {what} {given!r}: did you mean {' or '.join(near)}?")
     return UsageError(f"unknown {what} {given!r}: valid are {', '.join(names) or 'none'}")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections import defaultdict
 from statistics import fmean, median
 from typing import Any
@@ -112,11 +113,15 @@ def _ranked(board: list[Row]) -> list[Row]:
     worst = {}
     for name, group in groups.items():
         found = frozenset().union(*(row["_found"] for row in group))
-        worst[name] = len(found) / max(len(row["_indices"]) for row in group)
+        worst[name] = len(found) / len(frozenset().union(*(row["_indices"] for row in group)))
         for row in group:
             row["worst_leak_rate"] = worst[name]
-    # Equal rates share a rank. A defense none of whose controls leaks has shown nothing, and gets none.
-    shown = {name for name, group in groups.items() if not all(row["void"] for row in group)}
+    # Equal rates share a rank. Where no control leaks nothing was shown, and there is no rank.
+    shown = {
+        name
+        for name, group in groups.items()
+        if not all(row["void"] or (row["defense"] == "none" and row["leaked"] == 0) for row in group)
+    }
     for name in shown:
         rank = 1 + sum(worst[other] < worst[name] for other in shown)
         for row in groups[name]:
@@ -186,7 +191,8 @@ def boards(table: list[Row]) -> dict[str, list[Row]]:
     for row in table:
         args = ", ".join(f"{k}={v}" for part in ("data_args", "model_args") for k, v in row[part].items())
         batch = f", batches of {row['batch_size']}" if row["batch_size"] > 1 else ""
-        found[f"{row['dataset']} with {row['model']}{batch}" + (f" ({args})" if args else "")].append(row)
+        seed = f", seed {row['seed']}" if row["seed"] else ""
+        found[f"{row['dataset']} with {row['model']}{batch}{seed}" + (f" ({args})" if args else "")].append(row)
     return found
 
 
@@ -195,7 +201,8 @@ def as_csv(table: list[Row]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
+    for row in table:
+        writer.writerow({k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()})
     return file.getvalue()
 
 

@@ -4,7 +4,7 @@ Every class takes the image shape and the number of classes first; what follows 
 """
 
 import itertools
-from math import ceil
+from math import ceil, inf
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ class LeNet(nn.Sequential):
     """
 
     def __init__(self, image_shape: Shape, num_classes: int, init_range: float = 0.5) -> None:
-        if init_range <= 0:
-            raise ValueError(f"init_range is {init_range}, but must be above 0")
+        if not 0 < init_range < inf:
+            raise ValueError(f"init_range is {init_range}, but must be above 0 and finite")
         channels, height, width = image_shape
         super().__init__(
             nn.Conv2d(channels, 12, 5, stride=2, padding=2),

@@ -6,7 +6,8 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -21,9 +22,10 @@ from attacks import Attack, Observation, Reconstruction
 from attacks.base import Trajectory
 from benchmark.client import observe
 from benchmark.errors import UsageError
+from benchmark.models import Model
 from benchmark.perceptual import Perceptual
 from benchmark.pictures import strip
-from benchmark.registry import Spec, build
+from benchmark.registry import Spec, build, source
 from benchmark.scores import Scores, matched_psnr, score
 from benchmark.store import Record, Store
 from benchmark.suite import Cell, Scenario, Suite, digest
@@ -72,7 +74,7 @@ class Workbench:
                 data.prepare_data()
                 data.setup()
             except DataError as error:
-                raise UsageError(f"{spec.name}: {error}") from None
+                raise from_data(spec, error) from None
             self._data[spec.label] = data
         return self._data[spec.label]
 
@@ -85,7 +87,22 @@ class Workbench:
         try:
             return self.data(scenario.data).victims(len(victims), scenario.batch_size, victims.start)
         except DataError as error:
-            raise UsageError(f"{scenario.data.name}: {error}") from None
+            raise from_data(scenario.data, error) from None
+
+    def model(self, scenario: Scenario) -> Model:
+        """The network for the data's images.
+
+        Raises:
+            UsageError: they do not fit.
+        """
+        data = self.data(scenario.data)
+        model: Model = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
+        return model.to(self.device)
+
+
+def from_data(spec: Spec, error: DataError) -> UsageError:
+    """The error with the name of the data set, once."""
+    return UsageError(str(error) if spec.name in str(error) else f"{spec.name}: {error}")
 
 
 def plan(suite: Suite, bench: Workbench) -> list[Block]:
@@ -96,8 +113,15 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
     """
     blocks, checksums = [], {}
     perceptual = bench.perceptual.describe()["sha256"] if bench.perceptual else None
+    for scenario in {repr(cell.scenario): cell.scenario for cell in suite.cells}.values():
+        check_fit(scenario, bench)
     for cell in suite.cells:
         scenario = cell.scenario
+        attack: Attack = build("attack", cell.attack)
+        if attack.one_image_only and scenario.batch_size > 1:
+            raise UsageError(f"{cell.attack.name} attacks one image: give batch_size 1, or attack with DLG")
+        parts = {"data": scenario.data, "model": scenario.model, "attack": cell.attack, "defense": cell.defense}
+        own = {kind: source(kind, part.name) for kind, part in parts.items() if part is not None}
         for first in range(0, scenario.victims, suite.block_size):
             victims = range(first, min(first + suite.block_size, scenario.victims))
             place = (scenario.data.label, scenario.batch_size, victims)
@@ -108,9 +132,31 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
                 "victims": [victims.start, victims.stop],
                 "data_sha256": checksums[place],
                 "lpips_sha256": perceptual,
+                "own_classes": {kind: sha256 for kind, sha256 in own.items() if sha256 is not None},
             }
             blocks.append(Block(cell, victims, digest(config)))
     return blocks
+
+
+def check_fit(scenario: Scenario, bench: Workbench) -> None:
+    """Raises UsageError where the data hold too few victims or the model does not take their images."""
+    data = bench.data(scenario.data)
+    held = data.num_victims(scenario.batch_size)
+    if scenario.victims > held:
+        batches = f" with {scenario.batch_size} images each" if scenario.batch_size > 1 else ""
+        raise UsageError(
+            f"{scenario.data.name} holds {held} victims{batches}, but {scenario.victims} were asked for: "
+            + (f"give --victims {held} or fewer" if held else "give a smaller batch_size")
+        )
+    model = bench.model(scenario)
+    try:
+        logits = model(torch.zeros(1, *data.image_shape, device=bench.device))
+        assert logits.shape == (1, data.num_classes), f"it gives {list(logits.shape)}, not a logit for each class"
+    except Exception as error:  # a user's own model can raise anything
+        shape = " x ".join(map(str, data.image_shape))
+        raise UsageError(
+            f"{scenario.model.name} does not take the {shape} images of {scenario.data.name} ({short(error)})"
+        ) from None
 
 
 def checksum(*tensors: Tensor) -> str:
@@ -128,7 +174,7 @@ def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()
     images, labels = bench.victims(scenario, block.victims)
     attack: Attack = build("attack", cell.attack)
     defense = build("defense", cell.defense) if cell.defense else None
-    model = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes).to(bench.device)
+    model = bench.model(scenario)
 
     def observed(victims: range) -> Observation:
         rows = slice(victims.start - block.victims.start, victims.stop - block.victims.start)
@@ -154,6 +200,7 @@ def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()
     except ValueError as error:
         raise UsageError(f"{cell.label}: {error}") from None
     seconds = time.perf_counter() - started
+    found = without_nan(found)
     scores = score(images, labels, found.images.cpu(), found.labels.cpu(), bench.perceptual)
     return {
         "key": block.key,
@@ -194,6 +241,16 @@ def attack_within_memory(
     halves = [range(victims.start, middle), range(middle, victims.stop)]
     first, second = (attack_within_memory(attack, observed, half, callbacks, notes) for half in halves)
     return join(first, second)
+
+
+def without_nan(found: Reconstruction) -> Reconstruction:
+    """Grey images, and the status "diverged", for victims of whom an attack returned NaN or Inf."""
+    bad = ~found.images.isfinite().flatten(1).all(1)
+    if not bad.any():
+        return found
+    images = torch.where(bad.view(-1, 1, 1, 1, 1), 0.5, found.images)
+    status = ["diverged" if is_bad else old for is_bad, old in zip(bad.tolist(), found.status, strict=True)]
+    return replace(found, images=images, status=status)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -288,6 +345,7 @@ def provenance(bench: Workbench) -> dict[str, Any]:
     }
 
 
+@cache
 def commit() -> str | None:
     """The commit of this source tree, with a plus where files differ from it."""
     here = Path(__file__).parent.parent

@@ -116,7 +116,10 @@ def test_a_wrong_command_line_is_one_sentence(refused: Refused, words: str, sent
         ("--victims 0", "victims must be a whole number of at least 1, not 0"),
         ("--victims 501", "Digits holds 500 victims"),
         ("--batch-size 0", "batch_size must be a whole number of at least 1, not 0"),
-        ("--batch-size 501", "Digits holds 0 victims of batch size 501"),
+        (
+            "--batch-size 501",
+            "Digits holds 0 victims with 501 images each, but 2 were asked for: give a smaller batch_size",
+        ),
         ("--devices foo", "--devices is cpu or different GPU numbers as in 0,1, not 'foo'"),
         ("--devices 0,0", "--devices is cpu or different GPU numbers"),
         ("--threads 0", "--threads must be a whole number of at least 1, not 0"),
@@ -298,8 +301,8 @@ def test_results_that_can_not_be_written_are_told_before_any_work(refused: Refus
 
 
 def test_an_attack_for_one_image_does_not_take_a_batch_of_two(refused: Refused) -> None:
-    error = refused("run", *CELL, "--batch-size", "2", begun=True)
-    assert error.endswith("IDLG's label rule holds for one image: give batch_size 1, or attack with DLG")
+    error = refused("run", *CELL, "--batch-size", "2")
+    assert error.endswith("IDLG attacks one image: give batch_size 1, or attack with DLG")
 
 
 # The user's own classes.
