@@ -89,8 +89,8 @@ class GradientMatching(LightningModule, Attack):
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """The matching losses ``[A]`` of the active victims, independent terms of one sum."""
         labels = self.label_logits.softmax(-1)
-        dummy = batch_gradients(self._model, self._weights, self.images, labels, create_graph=True)
-        losses = squared_distance(self._simulate(dummy, self._target), self._target)
+        dummy = batch_gradients(self._model, self._networks, self.images, labels, create_graph=True)
+        losses = self._loss_weights * squared_distance(self._simulate(dummy, self._target), self._target)
         if self._prior > 0:
             outside = self.images - self.images.clamp(0, 1)
             losses = losses + self._prior * outside.flatten(1).square().sum(1)
@@ -120,6 +120,7 @@ class GradientMatching(LightningModule, Attack):
         self._observation = observation
         self._model = observation.model
         self._simulate = known.simulate if known else unchanged
+        self._all_loss_weights = known.weight(observation.update) if known else like.new_ones(victims)
         # With Gaussian noise the matching loss is 2 std^2 times the negative log likelihood, and this the weight of
         # the prior beside it: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706).
         self._prior = (known.noise_std / BOX_EDGE) ** 2 if known else 0.0
@@ -209,7 +210,8 @@ class GradientMatching(LightningModule, Attack):
         self.evaluations = torch.cat([self.evaluations[kept], torch.zeros(len(entering), dtype=torch.long)])
         self.victims = [self.victims[row] for row in kept.tolist()] + entering
         rows = torch.tensor(self.victims, dtype=torch.long, device=device)
-        self._weights: Update = {name: value[rows] for name, value in self._observation.parameters.items()}
+        self._networks: Update = {name: value[rows] for name, value in self._observation.parameters.items()}
+        self._loss_weights = self._all_loss_weights[rows]
         self._target: Update = {name: value[rows] for name, value in self._observation.update.items()}
         if self.solver is not None:
             self.solver.reindex(torch.cat([kept, torch.full((len(entering),), -1)]).to(device))
@@ -225,7 +227,7 @@ class GradientMatching(LightningModule, Attack):
         )
         for name in ("images", "label_logits"):  # a module at rest holds no victim
             delattr(self, name)
-        del self._observation, self._weights, self._target, self._found, self._trajectory, self._starts, self._best
+        del self._observation, self._networks, self._target, self._found, self._trajectory, self._starts, self._best
         self.solver = None
         return found
 

@@ -16,6 +16,16 @@ def unchanged(dummy: Update, observed: Update) -> Update:
     return dummy
 
 
+def global_norm(update: Update) -> Tensor:
+    """L2 norm over all parameters together, ``[V]``."""
+    return torch.stack([value.flatten(1).square().sum(1) for value in update.values()]).sum(0).sqrt()
+
+
+def as_shared(observed: Update) -> Tensor:
+    """The weight of an update that has the size of a gradient: 1 for each victim."""
+    return torch.ones_like(global_norm(observed))
+
+
 @dataclass(frozen=True)
 class KnownDefense:
     """A defense as an attacker who knows it models it.
@@ -23,11 +33,14 @@ class KnownDefense:
     Attributes:
         simulate: maps the attacker's own (dummy) gradient and the observed update, both ``[V, ...]``, to what the
             client would have shared had its batch been the dummy one. Differentiable in the dummy gradient.
+        weight: maps the observed update to a factor ``[V]`` of the matching loss, for a defense that changes the size
+            of an update: what is small must still be matched closely.
         noise_std: standard deviation of Gaussian noise on each entry of the update, 0 for none: the likelihood of
             the observed update given the dummy one.
     """
 
     simulate: Callable[[Update, Update], Update] = unchanged
+    weight: Callable[[Update], Tensor] = as_shared
     noise_std: float = 0.0
 
 

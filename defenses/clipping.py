@@ -4,12 +4,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update
-
-
-def global_norm(update: Update) -> Tensor:
-    """L2 norm over all parameters together, ``[V]``."""
-    return torch.stack([value.flatten(1).square().sum(1) for value in update.values()]).sum(0).sqrt()
+from defenses.base import Defense, KnownDefense, Update, global_norm
 
 
 def clip(update: Update, max_norm: float) -> Update:
@@ -36,4 +31,9 @@ class Clipping(Defense):
         return clip(update, self.max_norm)
 
     def known_to_attacker(self) -> KnownDefense:
-        return KnownDefense(simulate=lambda dummy, observed: clip(dummy, self.max_norm))
+        def weight(observed: Update) -> Tensor:
+            """The direction alone is shared where the norm is the largest one: it is matched on the unit sphere."""
+            norm = global_norm(observed)
+            return torch.where(norm < self.max_norm * (1 - 1e-5), 1.0, norm**-2)
+
+        return KnownDefense(simulate=lambda dummy, observed: clip(dummy, self.max_norm), weight=weight)
