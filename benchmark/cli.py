@@ -76,15 +76,15 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         command.add_argument(
             "--devices", default="auto", metavar="D", help="cpu, or GPU numbers (default: GPU 0 or cpu)"
         )
-        command.add_argument("--threads", type=int, metavar="N", help="CPU threads of a process (default: all cores)")
+        command.add_argument(
+            "--threads", type=int, default=1, metavar="N", help="CPU threads of a process (default: 1)"
+        )
 
     return top, {"run": run, "show": show, "bench": bench, "list": add("list", "name what a suite can be made of")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``leakboard``; exits with 0, 2 for a user's error or 130 after Ctrl-C."""
-    # Two processes that spin while they wait for their threads slow each other down many times.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = dispatch(given)

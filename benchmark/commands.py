@@ -252,9 +252,10 @@ def work_on(device: torch.device, blocks: list[Block], folder: Path, options: ar
         work(blocks, Store(folder), Workbench(device, options.data_root, False, perceptual, reason), Watch())
 
 
-def set_threads(threads: int | None) -> None:
-    if threads is not None:
-        torch.set_num_threads(whole_number("--threads", threads, at_least=1))
+def set_threads(threads: int) -> None:
+    """One by default: a block has more small operations than large ones, and processes that each have several threads
+    slow each other down many times."""
+    torch.set_num_threads(whole_number("--threads", threads, at_least=1))
 
 
 def find_perceptual(weights: str | None, required: bool) -> tuple[Perceptual | None, str]:
