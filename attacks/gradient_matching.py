@@ -3,6 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -21,6 +22,10 @@ SNAPSHOTS = 25
 
 BOX_EDGE = 0.1
 """How far outside [0, 1] an attacker who must fight noise lets a pixel be: the edge of a soft uniform prior."""
+
+_STATE = ("_observation", "_simulate", "_all_loss_weights", "_found", "_trajectory", "_starts")
+_ROWS = ("_networks", "_target", "_loss_weights", "_best", "_best_loss", "losses")
+"""What a reconstruction holds of its victims, and of those that are active."""
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # a line for each Trainer, and there are thousands
 
@@ -67,7 +72,6 @@ class GradientMatching(LightningModule, Attack):
     # The attack loop.
 
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
-        self._begin(observation)
         index = observation.device.index
         trainer = Trainer(
             accelerator="cpu" if observation.device.type == "cpu" else "gpu",
@@ -81,19 +85,25 @@ class GradientMatching(LightningModule, Attack):
             enable_model_summary=False,
         )
         try:
+            self._begin(observation)
             trainer.fit(self, train_dataloaders=Steps())
+            for row in range(len(self.victims)):  # left where a callback of the user's has ended the fit
+                self._store(row, "exhausted")
+            return replace(self._found, trajectory=self._trajectory)
         except SystemExit as stop:  # how Lightning passes on Ctrl-C
             raise KeyboardInterrupt from stop
-        return self._end()
+        finally:
+            self._forget()
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """The matching losses ``[A]`` of the active victims, independent terms of one sum."""
         labels = self.label_logits.softmax(-1)
-        dummy = batch_gradients(self._model, self._networks, self.images, labels, create_graph=True)
-        losses = self._loss_weights * squared_distance(self._simulate(dummy, self._target), self._target)
+        dummy = batch_gradients(self._observation.model, self._networks, self.images, labels, create_graph=True)
+        losses = squared_distance(self._simulate(dummy, self._target), self._target)
         if self._prior > 0:
             outside = self.images - self.images.clamp(0, 1)
             losses = losses + self._prior * outside.flatten(1).square().sum(1)
+        losses = self._loss_weights * losses
         with torch.no_grad():
             self._remember(losses)
         return losses
@@ -118,7 +128,6 @@ class GradientMatching(LightningModule, Attack):
         victims = observation.num_victims
         known = observation.defense
         self._observation = observation
-        self._model = observation.model
         self._simulate = known.simulate if known else unchanged
         self._all_loss_weights = known.weight(observation.update) if known else like.new_ones(victims)
         # With Gaussian noise the matching loss is 2 std^2 times the negative log likelihood, and this the weight of
@@ -181,17 +190,21 @@ class GradientMatching(LightningModule, Attack):
             return False
         reasons = {"diverged": diverged.tolist(), "converged": converged.tolist(), "stalled": stalled.tolist()}
         for row in done.nonzero().flatten().tolist():
-            victim = self.victims[row]
-            self._found.status[victim] = next((name for name, is_so in reasons.items() if is_so[row]), "exhausted")
-            self._found.images[victim] = self._best["images"][row]
-            self._found.labels[victim] = self._best["label_logits"][row].argmax(-1)
-            self._found.loss[victim] = self._best_loss[row]
-            self._found.evaluations[victim] = self.evaluations[row]
-            after = int(self.evaluations[row] - 1) // self._every + 1
-            self._trajectory.loss[victim, after:] = self._best_loss[row].cpu().float()
-            self._trajectory.images[victim, after:] = self._best["images"][row].cpu()
+            self._store(row, next((name for name, is_so in reasons.items() if is_so[row]), "exhausted"))
         self._replace(done.cpu())
         return not self.victims
+
+    def _store(self, row: int, status: str) -> None:
+        """Writes down what was found for the active victim in that row."""
+        victim = self.victims[row]
+        self._found.status[victim] = status
+        self._found.images[victim] = self._best["images"][row]
+        self._found.labels[victim] = self._best["label_logits"][row].argmax(-1)
+        self._found.loss[victim] = self._best_loss[row]
+        self._found.evaluations[victim] = self.evaluations[row]
+        after = int(self.evaluations[row] - 1) // self._every + 1
+        self._trajectory.loss[victim, after:] = self._best_loss[row].cpu().float()
+        self._trajectory.images[victim, after:] = self._best["images"][row].cpu()
 
     def _replace(self, done: Tensor) -> None:
         """Takes the rows in ``done`` out of everything that has a row for each active victim, and fills up."""
@@ -216,20 +229,13 @@ class GradientMatching(LightningModule, Attack):
         if self.solver is not None:
             self.solver.reindex(torch.cat([kept, torch.full((len(entering),), -1)]).to(device))
 
-    def _end(self) -> Reconstruction:
-        found = Reconstruction(
-            images=self._found.images,
-            labels=self._found.labels,
-            loss=self._found.loss,
-            evaluations=self._found.evaluations,
-            status=self._found.status,
-            trajectory=self._trajectory,
-        )
-        for name in ("images", "label_logits"):  # a module at rest holds no victim
-            delattr(self, name)
-        del self._observation, self._networks, self._target, self._found, self._trajectory, self._starts, self._best
-        self.solver = None
-        return found
+    def _forget(self) -> None:
+        """Lets go of all victims, the optimizer's history first of all: memory may have run out."""
+        self.solver = self.trainer = None
+        for name in ("images", "label_logits"):
+            self._parameters.pop(name, None)
+        for name in [*_STATE, *_ROWS]:
+            self.__dict__.pop(name, None)
 
     @property
     def finished(self) -> int:
@@ -249,7 +255,8 @@ class ActiveSet(Callback):
         batch_idx: int,
     ) -> None:
         assert isinstance(pl_module, GradientMatching)
-        trainer.should_stop = pl_module.retire()
+        if pl_module.retire():
+            trainer.should_stop = True
 
 
 class Steps:

@@ -1,7 +1,10 @@
 """The batched attack against the published procedure, on the same victims, starts and threads in one process."""
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any
 
 import torch
@@ -18,8 +21,8 @@ from benchmark.run import Workbench, check_fit, peak_memory
 from benchmark.scores import leaked, score
 from benchmark.suite import Scenario
 
-OUTER_STEPS = 300
-"""Steps of torch.optim.LBFGS, each of 20 evaluations, in the published code of DLG and iDLG."""
+OUTER_STEPS, STEP = 300, 20
+"""Steps of torch.optim.LBFGS in the published code of DLG and iDLG, and evaluations in each."""
 
 REPORT_EVERY = 10
 """Steps after which the published code looks whether the loss is below the tolerance."""
@@ -32,29 +35,38 @@ class Side:
     seconds: float = 0.0
     evaluations: list[int] = field(default_factory=list)
     leaked: list[bool] = field(default_factory=list)
+    diverged: list[bool] = field(default_factory=list)
     labels_right: list[bool] = field(default_factory=list)
     peak_memory_mib: int = 0
 
-    def summary(self) -> dict[str, Any]:
-        """Means over victims, with the leak rate's interval."""
-        victims = len(self.leaked)
-        low, high = wilson(sum(self.leaked), victims)
+    def summary(self, first: int) -> dict[str, Any]:
+        """Means over the first victims, with the leak rate's interval; seconds by their share of the evaluations."""
+        per_evaluation = self.seconds / sum(self.evaluations)
+        found = sum(self.leaked[:first])
+        low, high = wilson(found, first)
         return {
-            "victims": victims,
-            "seconds_per_victim": self.seconds / victims,
-            "evaluations_per_victim": sum(self.evaluations) / victims,
-            "milliseconds_per_evaluation": 1000 * self.seconds / sum(self.evaluations),
-            "leaked": sum(self.leaked),
-            "leak_rate": sum(self.leaked) / victims,
+            "victims": first,
+            "seconds_per_victim": per_evaluation * sum(self.evaluations[:first]) / first,
+            "evaluations_per_victim": sum(self.evaluations[:first]) / first,
+            "milliseconds_per_evaluation": 1000 * per_evaluation,
+            "leaked": found,
+            "leak_rate": found / first,
             "leak_rate_low": low,
             "leak_rate_high": high,
-            "label_accuracy": sum(self.labels_right) / victims,
+            "diverged": sum(self.diverged[:first]),
+            "label_accuracy": sum(self.labels_right[:first]) / first,
             "peak_memory_mib": self.peak_memory_mib,
         }
 
 
 def published(
-    model: nn.Module, observation: Observation, victim: int, joint_labels: bool, tolerance: float
+    model: nn.Module,
+    observation: Observation,
+    victim: int,
+    joint_labels: bool,
+    tolerance: float,
+    outer_steps: int = OUTER_STEPS,
+    history_size: int = 100,
 ) -> tuple[Tensor, Tensor, int]:
     """One victim attacked as in the authors' code: torch.optim.LBFGS, 300 steps of 20 evaluations.
 
@@ -66,6 +78,8 @@ def published(
         victim: the row.
         joint_labels: optimise soft labels too (DLG) instead of inferring them (iDLG).
         tolerance: the loss below which the published code stops.
+        outer_steps: steps of 20 evaluations.
+        history_size: pairs that L-BFGS keeps.
 
     Returns:
         Images ``[N, C, H, W]``, labels ``[N]`` and gradient evaluations.
@@ -84,7 +98,7 @@ def published(
         optimised.append(logits)
     else:
         labels = target[-2].sum(-1).argmin(-1, keepdim=True)
-    optimizer = torch.optim.LBFGS(optimised, lr=1)
+    optimizer = torch.optim.LBFGS(optimised, lr=1, max_iter=STEP, history_size=history_size)
     evaluations = 0
 
     def closure() -> Tensor:
@@ -99,7 +113,7 @@ def published(
         distance.backward(inputs=optimised)
         return distance.detach()
 
-    for step in range(OUTER_STEPS):
+    for step in range(outer_steps):
         loss = float(optimizer.step(closure))
         if step % REPORT_EVERY == 0 and loss < tolerance:
             break
@@ -137,40 +151,63 @@ def compare(specs: dict[str, Spec], victims: int, reference: int, seed: int, ben
         range(victims),
     )
     sides = {"one by one": Side(), "batched": Side()}
+    outer_steps = ceil(attack.max_evaluations / STEP)
 
-    def note(side: Side, rows: range, found: Tensor, found_labels: Tensor, started: float) -> None:
-        if bench.device.type == "cuda":
-            torch.cuda.synchronize(bench.device)
-        side.seconds += time.perf_counter() - started
-        side.peak_memory_mib = round(peak_memory(bench.device) / 2**20)
-        finite = found.isfinite().flatten(1).all(1)
-        grey = torch.where(finite.view(-1, 1, 1, 1, 1), found, 0.5)  # a diverged attack has found nothing
+    def one(victim: int, outer_steps: int) -> tuple[Tensor, Tensor, int]:
+        joint_labels = isinstance(attack, DLG)
+        return published(model, observation, victim, joint_labels, attack.tolerance, outer_steps, attack.history_size)
+
+    def note(side: Side, rows: range, found: Tensor, found_labels: Tensor, diverged: list[bool]) -> None:
+        grey = torch.where(found.isfinite(), found, 0.5)
         scores = score(images[rows], labels[rows], grey.cpu(), found_labels.cpu(), None)
-        side.leaked += (leaked(scores.psnr).any(1) & finite.cpu()).tolist()
+        is_found = leaked(scores.psnr).any(1).tolist()
+        side.leaked += [ok and not bad for ok, bad in zip(is_found, diverged, strict=True)]
+        side.diverged += diverged
         side.labels_right += scores.label_correct.all(1).tolist()
 
-    for victim in range(reference):
-        started = time.perf_counter()
-        found, found_labels, spent = published(model, observation, victim, isinstance(attack, DLG), attack.tolerance)
+    one(0, 1)  # what the first call of everything costs is not timed
+    build("attack", replace(specs["attack"], args=specs["attack"].args | {"max_evaluations": 2})).reconstruct(
+        observation
+    )
+    with timed(sides["one by one"], bench.device):
+        alone = [one(victim, outer_steps) for victim in range(reference)]
+    with timed(sides["batched"], bench.device):
+        together = attack.reconstruct(observation)
+    for victim, (found, found_labels, spent) in enumerate(alone):
         sides["one by one"].evaluations.append(spent)
-        note(sides["one by one"], range(victim, victim + 1), found[None], found_labels[None], started)
-    started = time.perf_counter()
-    together = attack.reconstruct(observation)
+        diverged = not found.isfinite().all()
+        note(sides["one by one"], range(victim, victim + 1), found[None], found_labels[None], [bool(diverged)])
     sides["batched"].evaluations += together.evaluations.tolist()
-    note(sides["batched"], range(victims), together.images, together.labels, started)
-    found_by = {name: side.summary() for name, side in sides.items()}
-    one, many = found_by["one by one"], found_by["batched"]
+    gone = [status == "diverged" for status in together.status]
+    note(sides["batched"], range(victims), together.images, together.labels, gone)
+    summaries = {name: side.summary(reference) for name, side in sides.items()}
+    slow, fast = summaries["one by one"], summaries["batched"]
     return {
         "data": scenario.data.as_dict(),
         "model": scenario.model.as_dict(),
         "attack": specs["attack"].as_dict(),
+        "victims_at_once": min(victims, attack.at_once),
         "device": str(bench.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        **found_by,
-        "times_less_time_per_victim": one["seconds_per_victim"] / many["seconds_per_victim"],
-        "times_less_time_per_evaluation": one["milliseconds_per_evaluation"] / many["milliseconds_per_evaluation"],
+        **summaries,
+        "times_less_time_per_victim": slow["seconds_per_victim"] / fast["seconds_per_victim"],
+        "times_less_time_per_evaluation": slow["milliseconds_per_evaluation"] / fast["milliseconds_per_evaluation"],
     }
+
+
+@contextmanager
+def timed(side: Side, device: torch.device) -> Iterator[None]:
+    """Notes the seconds and the peak memory of what is done inside; on the CPU that is the process's peak so far."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    side.seconds = time.perf_counter() - started
+    side.peak_memory_mib = round(peak_memory(device) / 2**20)
 
 
 def as_table(found: dict[str, Any]) -> str:

@@ -76,9 +76,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         command.add_argument(
             "--devices", default="auto", metavar="D", help="cpu, or GPU numbers (default: GPU 0 or cpu)"
         )
-        command.add_argument(
-            "--threads", type=int, default=1, metavar="N", help="CPU threads of a process (default: 1)"
-        )
+    run.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of a process (default: 1)")
+    bench.add_argument("--threads", type=int, metavar="N", help="CPU threads of both sides (default: all cores)")
 
     return top, {"run": run, "show": show, "bench": bench, "list": add("list", "name what a suite can be made of")}
 

@@ -28,8 +28,8 @@ def observe(
     alone: every defense and every attack meets the same victims.
 
     Args:
-        model: architecture, on the device and in the precision of the computation.
-        images: private batches ``[V, N, C, H, W]`` in [0, 1].
+        model: architecture, in the precision of the computation.
+        images: private batches ``[V, N, C, H, W]`` in [0, 1], on the device of the computation.
         labels: their labels ``[V, N]``.
         num_classes: K.
         defense: what the clients do, or None.
@@ -39,7 +39,7 @@ def observe(
         seed: the suite's seed.
         victims: the victims' numbers.
     """
-    like = next(model.parameters())
+    like = torch.empty(0, dtype=next(model.parameters()).dtype, device=images.device)
     parameters = draw_networks(model, generators(seed, victims, "network"))
     parameters = {name: value.to(like) for name, value in parameters.items()}
     one_hot = torch.nn.functional.one_hot(labels, num_classes).to(like)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import multiprocessing
+import os
 import shutil
 import sys
 import warnings
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace, parts: Parts) -> int:
     quiet()
     suite = single_cell(options, parts) if parts else find_suite(options)
     set_threads(options.threads)
+    set_arithmetic()
     devices = find_devices(options.devices)
     perceptual, no_perceptual = find_perceptual(options.lpips_weights, options.require_lpips)
     bench = Workbench(devices[0], options.data_root, options.download, perceptual, no_perceptual)
@@ -106,6 +108,7 @@ class Reporter(Watch):
         for block in blocks:
             self._keys.setdefault(block.cell.id, []).append(block.key)
         self._mine: set[str] = set()
+        self._reported: set[str] = set()
         self.ran = 0
         """Blocks that this process ran."""
 
@@ -122,7 +125,8 @@ class Reporter(Watch):
     def finish(self, everything: bool) -> list[leaderboard.Row]:
         """Writes the tables, and the runs and pictures of all cells where nothing was to be run."""
         for cell in self._keys:
-            if everything or not self._picture(cell).exists():
+            unseen = self._tracker is not None and cell not in self._reported
+            if everything or unseen or not self._picture(cell).exists():
                 self._report(cell)
         records = read_all(self._store.folder)
         table = leaderboard.rows(records)
@@ -143,6 +147,7 @@ class Reporter(Watch):
     def _report(self, cell: str) -> None:
         records = [r for key in self._keys[cell] if (r := read_record(self._store.records / f"{key}.json"))]
         picture = self._picture(cell)
+        self._reported.add(cell)
         write_whole(picture, enlarged(records[0]["picture"]))
         if self._tracker:
             (row,) = (row for row in leaderboard.rows(read_all(self._store.folder)) if row["cell"] == cell)
@@ -221,7 +226,7 @@ def find_devices(given: str) -> list[torch.device]:
     if given == "cpu":
         return [torch.device("cpu")]
     numbers = given.split(",")
-    if not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
+    if not all(number.isdecimal() for number in numbers) or len(set(map(int, numbers))) < len(numbers):
         raise UsageError(f"--devices is cpu or different GPU numbers as in 0,1, not {given!r}")
     for number in numbers:
         if int(number) >= there:
@@ -247,6 +252,7 @@ def work_on(device: torch.device, blocks: list[Block], folder: Path, options: ar
     """What a worker process does."""
     quiet()
     set_threads(options.threads)
+    set_arithmetic()
     with contextlib.suppress(KeyboardInterrupt, UsageError):  # the first process says so, or does the blocks itself
         perceptual, reason = find_perceptual(options.lpips_weights, options.require_lpips)
         work(blocks, Store(folder), Workbench(device, options.data_root, False, perceptual, reason), Watch())
@@ -256,6 +262,14 @@ def set_threads(threads: int) -> None:
     """One by default: a block has more small operations than large ones, and processes that each have several threads
     slow each other down many times."""
     torch.set_num_threads(whole_number("--threads", threads, at_least=1))
+
+
+def set_arithmetic() -> None:
+    """Plain float32 on a GPU, the same each time: a matching loss of 1e-6 has no use for TF32's 10 bits."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
 
 
 def find_perceptual(weights: str | None, required: bool) -> tuple[Perceptual | None, str]:
@@ -275,6 +289,7 @@ def find_perceptual(weights: str | None, required: bool) -> tuple[Perceptual | N
 def quiet() -> None:
     """No chatter of libraries between our lines."""
     warnings.filterwarnings("ignore", module=r"lightning|torch|lpips")
+    warnings.formatwarning = lambda message, *_, **__: f"leakboard: {message}\n"  # not the line of our code
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
@@ -347,7 +362,8 @@ def bench(options: argparse.Namespace, parts: Parts) -> int:
     from benchmark.bench import as_table, compare
 
     quiet()
-    set_threads(options.threads)
+    set_threads(given_or(options.threads, os.cpu_count() or 1))
+    set_arithmetic()
     devices = find_devices(options.devices)
     if len(devices) > 1:
         raise UsageError("bench runs on one device")

@@ -22,7 +22,8 @@ def rows(records: list[Record]) -> list[Row]:
     adaptive: the less the better. Its row with the highest leak rate stands first. Baselines come last.
     """
     cells: dict[str, dict[int, tuple[dict[str, Any], Record]]] = defaultdict(dict)
-    for record in records:  # a victim that is in two blocks counts once
+    newest_first = sorted(records, key=lambda record: (record["provenance"]["date"], record["key"]), reverse=True)
+    for record in newest_first:  # a victim that is in two records counts once
         for victim in record["victims"]:
             cells[record["cell"]].setdefault(victim["index"], (victim, record))
     table = [_row([cell[index] for index in sorted(cell)]) for cell in cells.values()]
@@ -109,19 +110,25 @@ def _ranked(board: list[Row]) -> list[Row]:
         groups[_defense(row)].append(row)
         if row["defense"] != "none":
             control = controls.get(_attack(row))
-            row["void"] = control is None or control["leaked"] == 0
+            row["void"] = control is None or not control["_found"] & row["_indices"]
     worst = {}
     for name, group in groups.items():
         found = frozenset().union(*(row["_found"] for row in group))
         worst[name] = len(found) / len(frozenset().union(*(row["_indices"] for row in group)))
         for row in group:
             row["worst_leak_rate"] = worst[name]
-    # Equal rates share a rank. Where no control leaks nothing was shown, and there is no rank.
-    shown = {
-        name
-        for name, group in groups.items()
-        if not all(row["void"] or (row["defense"] == "none" and row["leaked"] == 0) for row in group)
-    }
+    # Equal rates share a rank. There is none where no control leaks, since nothing was shown, and none while cells are
+    # missing: an attack that is still to come may be the one that finds most.
+    victims = frozenset().union(*(row["_indices"] for row in board))
+    against_none = {(attack, False) for attack in controls if not attack.startswith(BASELINES)}
+    against_defense = {(attack, knows) for attack, _ in against_none for knows in (False, True)}
+    shown = set()
+    for name, group in groups.items():
+        undefended = group[0]["defense"] == "none"
+        wanted = against_none if undefended else against_defense
+        complete = wanted <= {(_attack(row), row["adaptive"]) for row in group if row["_indices"] == victims}
+        if complete and any(row["leaked"] > 0 if undefended else not row["void"] for row in group):
+            shown.add(name)
     for name in shown:
         rank = 1 + sum(worst[other] < worst[name] for other in shown)
         for row in groups[name]:
@@ -209,9 +216,9 @@ def as_csv(table: list[Row]) -> str:
 NOTE = (
     f"Leaked: PSNR of at least {LEAKED_PSNR:.0f} dB; intervals are 95 % Wilson. A defense's rank is by the share of "
     "victims that leak to any of the attacks, the one that knows the defense included: 1 leaks least. Void: the same "
-    "attack does not leak without the defense either, so the cell says nothing. PSNR in dB and SSIM are means over "
-    "victims; evaluations are gradient evaluations of one victim. The last rows are null baselines: an attack below "
-    "them has found nothing."
+    "attack does not leak without the defense either, so the cell says nothing. No rank: all cells are void, or some "
+    "are missing still. PSNR in dB and SSIM are means over victims; evaluations are gradient evaluations of one "
+    "victim. The last rows are null baselines: an attack below them has found nothing."
 )
 
 

@@ -41,7 +41,7 @@ class Spec:
 
     @property
     def label(self) -> str:
-        """The class with the arguments that differ from the defaults' presence: short, for people."""
+        """The class with its arguments, for people."""
         return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.args.items())})" if self.args else self.name
 
 
@@ -153,12 +153,27 @@ def spec(kind: str, name: str, args: dict[str, Any]) -> Spec:
     return made
 
 
-def source(kind: str, name: str) -> str | None:
-    """A checksum of the file of a user's own class, which decides its results; None for one that comes with us."""
-    if name in classes(kind):
-        return None
-    file = inspect.getsourcefile(find_class(kind, name))
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+def own_sources(kind: str, name: str) -> set[Path]:
+    """The files of a user's own class and of what it inherits from, outside installed packages."""
+    files = {inspect.getsourcefile(cls) for cls in find_class(kind, name).__mro__ if cls.__module__ != "builtins"}
+    return {Path(file) for file in files if file and "site-packages" not in file}
+
+
+@cache
+def our_sources() -> set[Path]:
+    """The files of ours that decide a result."""
+    root = Path(benchmark.models.__file__).parent.parent
+    of_benchmark = {root / "benchmark" / f"{name}.py" for name in ("client", "models", "perceptual", "scores", "seeds")}
+    return of_benchmark | set(root.glob("attacks/*.py")) | set(root.glob("defenses/*.py"))
+
+
+def code_checksum(parts: dict[str, Spec]) -> str:
+    """sha256 of the code that decides what these parts do: a record of older code is not taken for one of this."""
+    files = our_sources().union(*(own_sources(kind, part.name) for kind, part in parts.items()))
+    together = hashlib.sha256()
+    for file in sorted(files, key=lambda file: (file.name, str(file))):
+        together.update(file.read_bytes())
+    return together.hexdigest()
 
 
 def _sentence(message: str, kind: str) -> str:

@@ -25,7 +25,7 @@ from benchmark.errors import UsageError
 from benchmark.models import Model
 from benchmark.perceptual import Perceptual
 from benchmark.pictures import strip
-from benchmark.registry import Spec, build, source
+from benchmark.registry import Spec, build, code_checksum
 from benchmark.scores import Scores, matched_psnr, score
 from benchmark.store import Record, Store
 from benchmark.suite import Cell, Scenario, Suite, digest
@@ -111,7 +111,9 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
     Raises:
         UsageError: data are missing or too few, or a model does not fit them.
     """
-    blocks, checksums = [], {}
+    blocks: list[Block] = []
+    checksums: dict[Any, str] = {}
+    codes: dict[tuple[str, ...], str] = {}
     perceptual = bench.perceptual.describe()["sha256"] if bench.perceptual else None
     for scenario in {repr(cell.scenario): cell.scenario for cell in suite.cells}.values():
         check_fit(scenario, bench)
@@ -121,18 +123,20 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
         if attack.one_image_only and scenario.batch_size > 1:
             raise UsageError(f"{cell.attack.name} attacks one image: give batch_size 1, or attack with DLG")
         parts = {"data": scenario.data, "model": scenario.model, "attack": cell.attack, "defense": cell.defense}
-        own = {kind: source(kind, part.name) for kind, part in parts.items() if part is not None}
+        given = {kind: part for kind, part in parts.items() if part is not None}
+        code = codes.setdefault(tuple(part.name for part in given.values()), code_checksum(given))
         for first in range(0, scenario.victims, suite.block_size):
             victims = range(first, min(first + suite.block_size, scenario.victims))
             place = (scenario.data.label, scenario.batch_size, victims)
             if place not in checksums:
                 images, labels = bench.victims(scenario, victims)
-                checksums[place] = checksum(images, labels)
+                data = bench.data(scenario.data)
+                checksums[place] = checksum(images, labels, data.mean_image(), data.class_means())
             config = cell.config() | {
                 "victims": [victims.start, victims.stop],
                 "data_sha256": checksums[place],
                 "lpips_sha256": perceptual,
-                "own_classes": {kind: sha256 for kind, sha256 in own.items() if sha256 is not None},
+                "code_sha256": code,
             }
             blocks.append(Block(cell, victims, digest(config)))
     return blocks
@@ -195,10 +199,7 @@ def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()
         torch.cuda.reset_peak_memory_stats(bench.device)
     notes: list[str] = []
     started = time.perf_counter()
-    try:
-        found = attack_within_memory(attack, observed, block.victims, callbacks, notes)
-    except ValueError as error:
-        raise UsageError(f"{cell.label}: {error}") from None
+    found = attack_within_memory(attack, observed, block.victims, callbacks, notes)
     seconds = time.perf_counter() - started
     found = without_nan(found)
     scores = score(images, labels, found.images.cpu(), found.labels.cpu(), bench.perceptual)
@@ -254,8 +255,9 @@ def without_nan(found: Reconstruction) -> Reconstruction:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the machine has run out of memory; on the CPU torch raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether the device or the machine has run out of memory; not everything in torch has a class of error for it."""
+    said = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in said)
 
 
 def short(error: BaseException) -> str:
@@ -307,6 +309,7 @@ def curve(trajectory: Trajectory | None, images: Tensor) -> dict[str, Any]:
         return {"evaluations": [], "loss": [], "psnr": []}
     times = len(trajectory.evaluations)
     found = trajectory.images.cpu().flatten(0, 1)
+    found = torch.where(found.isfinite(), found, 0.5)
     psnr = matched_psnr(images.repeat_interleave(times, 0), found).mean(1).unflatten(0, (-1, times))
     return {
         "evaluations": trajectory.evaluations,

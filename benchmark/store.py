@@ -134,8 +134,10 @@ def read_record(path: Path) -> Record | None:
     """The record in a file, or None where it is damaged."""
     try:
         record = json.loads(path.read_bytes())
-    except (ValueError, OSError):
+    except (ValueError, FileNotFoundError):
         return None
+    except OSError as error:  # whole perhaps, so it is not to be set aside
+        raise UsageError(f"the record {path} can not be read ({error.strerror}): see to its permissions") from None
     if not isinstance(record, dict) or any(name not in record for name in _REQUIRED) or record["key"] != path.stem:
         return None
     return record

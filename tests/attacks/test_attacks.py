@@ -201,18 +201,15 @@ def test_no_more_victims_than_asked_are_attacked_at_once(
 
 
 @every_attack
-def test_the_published_procedure_takes_the_same_path(
-    attack: type[GradientMatching], victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_published_procedure_takes_the_same_path(attack: type[GradientMatching], victims_of: MakeVictims) -> None:
     observation = victims_of(4, dtype=torch.float64).observation
     batched = paths(attack, observation, evaluations=40)
     model = LeNet((1, 8, 8), 10).double()
     published: list[Tensor] = []
     model.register_forward_hook(lambda module, inputs, output: published.append(inputs[0].detach().clone()))
-    monkeypatch.setattr(bench, "OUTER_STEPS", 2)
     for victim in range(4):
         published.clear()
-        _, _, spent = bench.published(model, observation, victim, attack is DLG, 0.0)
+        _, _, spent = bench.published(model, observation, victim, attack is DLG, 0.0, outer_steps=2)
         assert spent == len(published) == 40
         torch.testing.assert_close(torch.stack(published), torch.stack(batched.images[victim]), rtol=1e-6, atol=1e-6)
 

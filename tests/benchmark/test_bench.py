@@ -55,14 +55,11 @@ def by_the_book(seen: Observation, victim: int, dlg: bool, steps: int, tolerance
 
 
 @pytest.mark.parametrize("dlg", [False, True], ids=["IDLG", "DLG"])
-def test_the_published_procedure_is_the_known_loop(
-    dlg: bool, victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_published_procedure_is_the_known_loop(dlg: bool, victims_of: MakeVictims) -> None:
     _, _, observation = victims_of(2, dtype=torch.float64)
-    monkeypatch.setattr(bench, "OUTER_STEPS", 2)
     for victim in range(2):
         model = LeNet((1, 8, 8), 10).double()
-        images, labels, spent = bench.published(model, observation, victim, dlg, TOLERANCE)
+        images, labels, spent = bench.published(model, observation, victim, dlg, TOLERANCE, outer_steps=2)
         expected, expected_labels, expected_spent = by_the_book(observation, victim, dlg, 2, TOLERANCE)
         assert spent == expected_spent == 40
         assert torch.equal(labels, expected_labels)
@@ -114,7 +111,7 @@ def test_the_comparison_is_a_table_for_people() -> None:
         assert text in table
     assert "times less time per victim" in table.splitlines()[-1]
     row = next(line for line in table.splitlines() if line.strip(" │┃|").startswith("victims"))
-    assert "1" in row and "3" in row
+    assert row.count("1") == 2  # both sides are summed up over the same victims
 
 
 def test_an_attack_that_was_published_otherwise_is_not_compared() -> None:

@@ -54,7 +54,7 @@ def record(
         "key": key or cell + str([v["index"] for v in victims]),
         "cell": cell,
         "config": config,
-        "provenance": {"lpips": "no weights"},
+        "provenance": {"date": "2026-01-01T00:00:00Z", "lpips": "no weights"},
         "cost": {"seconds": seconds, "peak_memory_mib": 1, "notes": []},
         "victims": victims,
         "curve": {"evaluations": [], "loss": [], "psnr": []},
@@ -70,6 +70,11 @@ def of(*psnr: float) -> list[dict[str, Any]]:
 def row_of(table: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
     (found,) = [row for row in table if all(row[key] == value for key, value in wanted.items())]
     return found
+
+
+def both(victims: list[dict[str, Any]], **more: Any) -> list[Record]:
+    """A defense against an attack that does not know it, and the one that does."""
+    return [record(victims, **more), record(victims, adaptive=True, **more)]
 
 
 MASKING, PRUNING, NOISE = ({"class": name, "ratio": 0.5} for name in ("Masking", "Pruning", "GaussianNoise"))
@@ -140,12 +145,12 @@ def test_equal_defenses_share_a_rank_and_the_next_one_is_skipped() -> None:
     table = rows(
         [
             record(of(LEAKS, LEAKS)),
-            record(of(LEAKS, SAFE), defense=MASKING),
-            record(of(SAFE, LEAKS), defense=PRUNING),
-            record(of(SAFE, SAFE), defense=NOISE),
+            *both(of(LEAKS, SAFE), defense=MASKING),
+            *both(of(SAFE, LEAKS), defense=PRUNING),
+            *both(of(SAFE, SAFE), defense=NOISE),
         ]
     )
-    assert [(row["rank"], row["defense"]) for row in table] == [
+    assert [(row["rank"], row["defense"]) for row in table if not row["adaptive"]] == [
         (1, "GaussianNoise"),
         (2, "Masking"),
         (2, "Pruning"),
@@ -158,14 +163,33 @@ def test_a_cell_is_void_where_its_own_control_leaks_nothing() -> None:
         [
             record(of(LEAKS, SAFE)),
             record(of(SAFE, SAFE), attack="IDLG"),
-            record(of(SAFE, SAFE), defense=MASKING),
-            record(of(SAFE, SAFE), defense=MASKING, attack="IDLG"),
+            *both(of(SAFE, SAFE), defense=MASKING),
+            *both(of(SAFE, SAFE), defense=MASKING, attack="IDLG"),
         ]
     )
-    assert not row_of(table, defense="Masking", attack="DLG")["void"]
-    assert row_of(table, defense="Masking", attack="IDLG")["void"]
+    assert not row_of(table, defense="Masking", attack="DLG", adaptive=True)["void"]
+    assert row_of(table, defense="Masking", attack="IDLG", adaptive=True)["void"]
     assert not row_of(table, defense="none", attack="IDLG")["void"]
-    assert row_of(table, defense="Masking", attack="DLG")["rank"] == 1
+    assert row_of(table, defense="Masking", attack="DLG", adaptive=True)["rank"] == 1
+
+
+def test_a_defense_whose_cells_are_not_all_there_has_no_rank_yet() -> None:
+    whole = [record(of(LEAKS, LEAKS)), record(of(LEAKS, LEAKS), attack="IDLG")]
+    for attack in ("DLG", "IDLG"):
+        whole += both(of(SAFE, SAFE), defense=MASKING, attack=attack)
+    assert row_of(rows(whole), defense="Masking", attack="DLG", adaptive=True)["rank"] == 1
+    for missing in range(2, len(whole)):
+        left = rows(whole[:missing] + whole[missing + 1 :])
+        assert {row["rank"] for row in left if row["defense"] == "Masking"} == {None}
+    fewer = [*whole[:-1], record(of(SAFE), defense=MASKING, attack="IDLG", adaptive=True)]
+    assert {row["rank"] for row in rows(fewer) if row["defense"] == "Masking"} == {None}
+
+
+def test_of_two_records_of_a_victim_the_newest_counts() -> None:
+    old, new = record(of(SAFE), key="a"), record(of(LEAKS), key="b")
+    old["provenance"]["date"], new["provenance"]["date"] = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
+    for records in ([old, new], [new, old]):
+        assert rows(records)[0]["leaked"] == 1
 
 
 def test_a_cell_without_a_control_is_void_and_its_defense_has_no_rank() -> None:
@@ -187,9 +211,11 @@ def test_a_control_with_other_arguments_of_the_attack_is_no_control() -> None:
 
 def test_defenses_of_different_strength_are_ranked_each_for_itself() -> None:
     weak, strong = ({"class": "Masking", "ratio": ratio} for ratio in (0.1, 0.9))
-    table = rows([record(of(LEAKS, LEAKS)), record(of(LEAKS, LEAKS), defense=weak), record(of(SAFE), defense=strong)])
-    assert row_of(table, defense_args={"ratio": 0.9})["rank"] == 1
-    assert row_of(table, defense_args={"ratio": 0.1})["rank"] == 2
+    table = rows(
+        [record(of(LEAKS, LEAKS)), *both(of(LEAKS, LEAKS), defense=weak), *both(of(SAFE, SAFE), defense=strong)]
+    )
+    assert row_of(table, defense_args={"ratio": 0.9}, adaptive=True)["rank"] == 1
+    assert row_of(table, defense_args={"ratio": 0.1}, adaptive=True)["rank"] == 2
 
 
 def test_baselines_come_last_without_a_rank_and_do_not_decide_one() -> None:
