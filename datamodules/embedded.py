@@ -28,8 +28,8 @@ class Digits(PrivateData):
 class Photos(PrivateData):
     """Photos: 120 colour crops of two photographs that ship with scikit-learn, no download.
 
-    The crops are the whole 64x64 squares of a fixed grid, from the top left, row by row. The label
-    tells the photograph, and victims alternate between the two. Every third crop is public (train),
+    The crops are the whole 64x64 squares of a fixed grid, in strides over the photograph, since its
+    top row is all sky. The label tells the photograph, and victims alternate between the two. Every third crop is public (train),
     the others are private (test). The photographs are "china.jpg" by danielbuechele
     (flickr.com/photos/danielbuechele/6061409035) and "flower.jpg" by vultilion
     (flickr.com/photos/vultilion/6056698931), both under CC BY 2.0
@@ -41,6 +41,7 @@ class Photos(PrivateData):
 
     num_classes = 2
     crop = 64
+    first, stride = 33, 23  # no factor in common with the 60 crops of a photograph
 
     def __init__(self, size: int = 32) -> None:
         super().__init__()
@@ -57,8 +58,9 @@ class Photos(PrivateData):
 
     def _crops(self, name: str) -> list[Image.Image]:
         photo = Image.fromarray(load_sample_image(name))
-        return [
+        crops = [
             photo.crop((left, top, left + self.crop, top + self.crop))
             for top in range(0, photo.height - self.crop + 1, self.crop)
             for left in range(0, photo.width - self.crop + 1, self.crop)
         ]
+        return [crops[(self.first + self.stride * place) % len(crops)] for place in range(len(crops))]

@@ -87,9 +87,9 @@ def test_photos_are_crops_of_the_grid_and_alternate() -> None:
     images, labels = data.victims(6)
     assert labels.flatten().tolist() == [0, 1, 0, 1, 0, 1]
     flower = torch.tensor(load_sample_image("flower.jpg")).permute(2, 0, 1) / 255
-    assert torch.equal(images[3, 0], flower[:, :64, 64:128])
-    assert torch.equal(images[5, 0], flower[:, :64, 192:256])  # the third crop is public
-    assert torch.equal(data.train_images[1], flower[:, :64, 128:192])
+    assert torch.equal(images[3, 0], flower[:, 320:384, 384:448])  # number 33 + 23 of the grid of 6 rows of 10
+    assert torch.equal(images[5, 0], flower[:, 256:320, 128:192])  # number 42: the crop before it is public
+    assert torch.equal(data.train_images[1], flower[:, 64:128, 576:640])  # number 19
     assert (data.num_victims(), len(data.train_split)) == (80, 40)
 
 
