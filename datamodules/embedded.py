@@ -29,8 +29,8 @@ class Photos(PrivateData):
     """Photos: 120 colour crops of two photographs that ship with scikit-learn, no download.
 
     The crops are the whole 64x64 squares of a fixed grid, in strides over the photograph, since its
-    top row is all sky. The label tells the photograph, and victims alternate between the two. Every third crop is public (train),
-    the others are private (test). The photographs are "china.jpg" by danielbuechele
+    top row is all sky. The label tells the photograph, and victims alternate between the two. Every
+    third crop is public (train), the others are private (test). The photographs are "china.jpg" by danielbuechele
     (flickr.com/photos/danielbuechele/6061409035) and "flower.jpg" by vultilion
     (flickr.com/photos/vultilion/6056698931), both under CC BY 2.0
     (creativecommons.org/licenses/by/2.0), here cropped and resized.
