@@ -86,9 +86,6 @@ class Reconstruction:
 class Attack(ABC):
     """A way from observations to reconstructions."""
 
-    is_baseline = False
-    """True for a null baseline: it does not use what the update says of the image."""
-
     one_image_only = False
     """True for an attack that can not take a batch of several images."""
 

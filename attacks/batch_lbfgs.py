@@ -80,7 +80,7 @@ class BatchLBFGS(torch.optim.Optimizer):
         self._rows = kept
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override] # torch allows no closure
         """Evaluates all V problems and moves each that has not stalled.
 
         Args:

@@ -120,12 +120,13 @@ def dispatch(given: list[str]) -> int:
         raise UsageError(f"leakboard {options.command} takes no --data, --model, --defense or --attack")
 
     from benchmark import commands as heavy  # torch and Lightning
+    from datamodules import DataError
 
     if wants_help:
         return heavy.explain(*wants_help)
     try:
         return heavy.COMMANDS[options.command](options, parts)
-    except heavy.DataError as error:  # a file of public images is read late
+    except DataError as error:  # a file of public images is read late
         raise UsageError(str(error)) from None
 
 

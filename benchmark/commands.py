@@ -30,7 +30,6 @@ from benchmark.progress import ProgressBar
 from benchmark.run import Block, Watch, Workbench, plan, work
 from benchmark.store import Record, Store, read_all, read_record, write_whole
 from benchmark.suite import Suite, entries, load, parse, whole_number
-from datamodules import DataError as DataError
 
 if TYPE_CHECKING:
     from benchmark.tracking import Tracker

@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmark.intervals import bootstrap_mean, wilson
-from benchmark.scores import LEAKED_PSNR
+from benchmark.scores import LEAKED_PSNR, THRESHOLDS
 from benchmark.store import Record
 from benchmark.suite import BASELINES
 
@@ -65,6 +65,7 @@ def _row(victims: list[tuple[dict[str, Any], Record]]) -> Row:
         "leak_rate_low": low,
         "leak_rate_high": high,
         "mse_median": median(means["mse"]),
+        "mse_at_most": {str(limit): fmean(min(v["mse"]) <= limit for v in each) for limit in THRESHOLDS},
         **_mean("psnr", means["psnr"]),
         **_mean("ssim", means["ssim"]),
         **(_mean("lpips", perceptual) if len(perceptual) == len(each) else _no_mean("lpips")),

@@ -69,7 +69,7 @@ class CIFAR100(CIFAR10):
 def _one_batch(dataset: Any, path: Path) -> Any:
     """Read one batch file with torchvision's own reader, so that an error names the right file."""
 
-    class OneBatch(dataset):  # type: ignore[misc]
+    class OneBatch(dataset):  # type: ignore[misc] # the base is a value
         base_folder = path.parent.name
         test_list: ClassVar = [(path.name, None)]
 

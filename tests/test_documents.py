@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import leaderboard
 from benchmark.cli import main
+from benchmark.store import read_all
 from benchmark.suite import load
 
 ROOT = Path(__file__).parent.parent
@@ -45,3 +47,9 @@ def test_the_suite_of_the_readme_is_a_suite(tmp_path: Path) -> None:
 def test_every_suite_in_configs_is_a_suite() -> None:
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         assert load(path).cells
+
+
+def test_the_published_table_is_what_its_records_say() -> None:
+    folder = ROOT / "results" / "quick"
+    made = leaderboard.as_markdown(leaderboard.rows(read_all(folder)), "quick", None)
+    assert (folder / "leaderboard.md").read_text() == made

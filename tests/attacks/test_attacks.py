@@ -486,8 +486,3 @@ def test_the_mean_baseline_is_the_public_mean(told_labels: Observation) -> None:
 def test_the_class_baseline_is_the_mean_of_the_class_of_the_label_rule(told_labels: Observation) -> None:
     expected = torch.tensor([12.0, 10.0]).view(2, 1, 1, 1, 1).expand(2, 2, 1, 2, 2)
     check_baseline(ClassMeanImage().reconstruct(told_labels), expected)
-
-
-def test_baselines_and_only_they_say_that_they_are() -> None:
-    assert all(kind.is_baseline for kind in (ConstantImage, MeanImage, ClassMeanImage))
-    assert not any(kind.is_baseline for kind in ATTACKS)

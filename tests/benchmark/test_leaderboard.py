@@ -258,3 +258,8 @@ def test_markdown_says_which_cells_are_void_and_why_lpips_is_empty() -> None:
     assert "LPIPS is empty: no weights" in page
     (line,) = [line for line in page.splitlines() if "Masking" in line and line.startswith("|")]
     assert "DLG (void)" in line and "0.00 (0/1)" in line
+
+
+def test_the_share_at_each_threshold_stands_beside_the_leak_rate() -> None:
+    (row,) = rows([record(of(25.0, 31.0, 12.0, 45.0))])  # MSE 0.0032, 0.00079, 0.063, 0.000032
+    assert row["mse_at_most"] == {"0.01": 0.75, "0.005": 0.75, "0.001": 0.5, "0.0005": 0.25, "0.0001": 0.25}
