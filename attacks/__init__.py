@@ -4,5 +4,16 @@ from attacks.base import Attack, Observation, Reconstruction
 from attacks.baselines import ClassMeanImage, ConstantImage, MeanImage
 from attacks.dlg import DLG
 from attacks.idlg import IDLG
+from attacks.rgap import RGAP
 
-__all__ = ["DLG", "IDLG", "Attack", "ClassMeanImage", "ConstantImage", "MeanImage", "Observation", "Reconstruction"]
+__all__ = [
+    "DLG",
+    "IDLG",
+    "RGAP",
+    "Attack",
+    "ClassMeanImage",
+    "ConstantImage",
+    "MeanImage",
+    "Observation",
+    "Reconstruction",
+]

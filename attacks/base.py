@@ -89,6 +89,19 @@ class Attack(ABC):
     one_image_only = False
     """True for an attack that can not take a batch of several images."""
 
+    def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
+        """Looks whether the attack can take such victims, before any work is done.
+
+        Args:
+            model: the architecture.
+            image_shape: (N, C, H, W) of a victim's batch.
+
+        Raises:
+            ValueError: it can not; with one sentence that says what to do.
+        """
+        if self.one_image_only and image_shape[0] > 1:
+            raise ValueError(f"{type(self).__name__} attacks one image: give batch_size 1, or attack with DLG")
+
     @abstractmethod
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
         """Attacks all V victims.

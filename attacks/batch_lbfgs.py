@@ -7,6 +7,26 @@ import torch
 from torch import Tensor
 
 
+def rearrange(held: Tensor, rows: list[int], fresh: Tensor) -> Tensor:
+    """Row i of the result is row ``rows[i]`` of ``held``, or the next one of ``fresh`` where ``rows[i]`` is -1.
+
+    What stays in its place is not copied, and ``held`` is overwritten: a history is too large to be copied whenever
+    a victim leaves.
+
+    Args:
+        held: ``[V, ...]``.
+        rows: one for each row of the result.
+        fresh: as many rows as there are -1.
+    """
+    if len(rows) > len(held):
+        held = torch.cat([held, held.new_empty(len(rows) - len(held), *held.shape[1:])])
+    new = [row for row, source in enumerate(rows) if source < 0]
+    moved = [row for row, source in enumerate(rows) if source >= 0 and source != row]
+    held[moved] = held[[rows[row] for row in moved]]
+    held[new] = fresh
+    return held[: len(rows)]
+
+
 class BatchLBFGS(torch.optim.Optimizer):
     """L-BFGS without line search on V independent problems, each following ``torch.optim.LBFGS`` on its own.
 
@@ -47,7 +67,7 @@ class BatchLBFGS(torch.optim.Optimizer):
     def _fresh_rows(self, count: int) -> dict[str, Tensor]:
         """The state of ``count`` problems before their first step."""
         like = self._params[0]
-        m, size = self.history_size, sum(p[0].numel() for p in self._params)
+        m, size = self.history_size, sum(p.shape[1:].numel() for p in self._params)
         eye = torch.eye(m, dtype=torch.float64, device=like.device)
         return {
             "history": like.new_zeros(count, 2 * m, size),  # S, a ring buffer, then Y, another
@@ -66,18 +86,14 @@ class BatchLBFGS(torch.optim.Optimizer):
     def stalled(self) -> Tensor:
         return self._rows["stalled"]
 
-    def reindex(self, rows: Tensor) -> None:
+    def reindex(self, rows: list[int]) -> None:
         """Makes problem i the former problem ``rows[i]``, or a fresh one where ``rows[i]`` is -1.
 
         Call it when the parameters were given the same rows.
         """
-        kept = {name: value[rows.clamp(min=0)] for name, value in self._rows.items()}
-        is_fresh = rows < 0
-        if is_fresh.any():
-            fresh = self._fresh_rows(int(is_fresh.sum()))
-            for name, value in kept.items():
-                value[is_fresh] = fresh[name]
-        self._rows = kept
+        fresh = self._fresh_rows(rows.count(-1))
+        for name, value in self._rows.items():
+            self._rows[name] = rearrange(value, rows, fresh[name])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override] # torch allows no closure
@@ -102,7 +118,7 @@ class BatchLBFGS(torch.optim.Optimizer):
         state["started"] = state["started"] | ~stationary
         state["gradient"] = gradient
         state["move"] = torch.where(state["stalled"], 0.0, length)[:, None] * direction
-        moves = state["move"].split([p[0].numel() for p in self._params], 1)
+        moves = state["move"].split([p.shape[1:].numel() for p in self._params], 1)
         for p, move in zip(self._params, moves, strict=True):
             p.add_(move.view_as(p))
         return losses

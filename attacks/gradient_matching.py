@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from attacks.base import Attack, Observation, Reconstruction, Trajectory
-from attacks.batch_lbfgs import BatchLBFGS
+from attacks.batch_lbfgs import BatchLBFGS, rearrange
 from attacks.gradients import batch_gradients, squared_distance
+from attacks.rgap import RGAP, recursive_solution
 from defenses.base import Update, unchanged
 
 SNAPSHOTS = 25
@@ -23,7 +24,18 @@ SNAPSHOTS = 25
 BOX_EDGE = 0.1
 """How far outside [0, 1] an attacker who must fight noise lets a pixel be: the edge of a soft uniform prior."""
 
-_STATE = ("_observation", "_simulate", "_all_loss_weights", "_found", "_trajectory", "_starts")
+STARTS = ("noise", "rgap")
+
+_STATE = (
+    "_observation",
+    "_simulate",
+    "_all_loss_weights",
+    "_found",
+    "_found_best",
+    "_trajectory",
+    "_starts",
+    "_attempts",
+)
 _ROWS = ("_networks", "_target", "_loss_weights", "_best", "_best_loss", "losses")
 """What a reconstruction holds of its victims, and of those that are active."""
 
@@ -40,20 +52,33 @@ class GradientMatching(LightningModule, Attack):
     Args:
         max_evaluations: gradient evaluations for each victim, at least 1; published are 300 steps of 20.
         tolerance: stop when the matching loss is below this, as published; at least 0.
-        at_once: victims under attack at the same time, at least 1; less needs less memory.
+        at_once: victims under attack at the same time, at least 1; None for all of them.
         history_size: pairs that L-BFGS keeps, at least 1.
+        start: "noise", as published, or "rgap", the solution of R-GAP (one image per victim), and noise for those
+            victims that do not converge from there.
+        restarts: how often a victim that has stalled or diverged starts again from new noise within its budget, at
+            least 0, as published.
     """
 
     def __init__(
-        self, max_evaluations: int = 6000, tolerance: float = 1e-6, at_once: int = 64, history_size: int = 100
+        self,
+        max_evaluations: int = 6000,
+        tolerance: float = 1e-6,
+        at_once: int | None = None,
+        history_size: int = 100,
+        start: str = "noise",
+        restarts: int = 0,
     ) -> None:
-        for name, value in (
-            ("max_evaluations", max_evaluations),
-            ("at_once", at_once),
-            ("history_size", history_size),
+        for name, value, least in (
+            ("max_evaluations", max_evaluations, 1),
+            ("at_once", 1 if at_once is None else at_once, 1),
+            ("history_size", history_size, 1),
+            ("restarts", restarts, 0),
         ):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, but must be at least 1")
+            if value < least:
+                raise ValueError(f"{name} is {value}, but must be at least {least}")
+        if start not in STARTS:
+            raise ValueError(f"start is {start!r}, but must be one of {', '.join(STARTS)}")
         if not tolerance >= 0:
             raise ValueError(f"tolerance is {tolerance}, but must be 0 or greater")
         super().__init__()
@@ -62,6 +87,8 @@ class GradientMatching(LightningModule, Attack):
         self.tolerance = tolerance
         self.at_once = at_once
         self.history_size = history_size
+        self.start = start
+        self.restarts = restarts
 
     # What a subclass is: its labels.
 
@@ -70,6 +97,11 @@ class GradientMatching(LightningModule, Attack):
         """Logits ``[V, N, K]`` of the labels at the start, and whether the attack optimises them."""
 
     # The attack loop.
+
+    def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
+        super().check(model, image_shape)
+        if self.start == "rgap":
+            RGAP().check(model, image_shape)
 
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
         index = observation.device.index
@@ -84,6 +116,7 @@ class GradientMatching(LightningModule, Attack):
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        self.check(observation.model, observation.image_shape)
         try:
             self._begin(observation)
             trainer.fit(self, train_dataloaders=Steps())
@@ -121,10 +154,7 @@ class GradientMatching(LightningModule, Attack):
     # Bookkeeping of the victims.
 
     def _begin(self, observation: Observation) -> None:
-        generators = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
         like = next(iter(observation.update.values()))
-        images = torch.stack([torch.randn(observation.image_shape, generator=g) for g in generators]).to(like)
-        label_logits, optimise_labels = self.start_labels(observation, generators)
         victims = observation.num_victims
         known = observation.defense
         self._observation = observation
@@ -133,31 +163,54 @@ class GradientMatching(LightningModule, Attack):
         # With Gaussian noise the matching loss is 2 std^2 times the negative log likelihood, and this the weight of
         # the prior beside it: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706).
         self._prior = (known.noise_std / BOX_EDGE) ** 2 if known else 0.0
+        self._starts, optimise_labels = self._draw_starts(observation)
+        self._attempts = [0] * victims
+        first = self._starts[0]
         self._found = Reconstruction(
-            images=images.clone(),
-            labels=label_logits.argmax(-1),
+            images=first["images"].clone(),
+            labels=first["label_logits"].argmax(-1),
             loss=like.new_full((victims,), torch.inf),
             evaluations=torch.zeros(victims, dtype=torch.long),
-            status=["exhausted"] * victims,
+            status=["diverged"] * victims,
         )
+        self._found_best = {"images": self._found.images, "label_logits": first["label_logits"].clone()}
         self._every = max(1, self.max_evaluations // SNAPSHOTS)
         times = list(range(0, self.max_evaluations + 1, self._every))
         self._trajectory = Trajectory(
             times,
             torch.full((victims, len(times)), torch.inf),
-            images.cpu().unsqueeze(1).repeat(1, len(times), 1, 1, 1, 1),
+            first["images"].cpu().unsqueeze(1).repeat(1, len(times), 1, 1, 1, 1),
         )
-        self._starts = {"images": images, "label_logits": label_logits.to(like)}
-        self.images = nn.Parameter(images[:0])
-        self.label_logits = nn.Parameter(label_logits[:0].to(like), requires_grad=optimise_labels)
+        self.images = nn.Parameter(first["images"][:0])
+        self.label_logits = nn.Parameter(first["label_logits"][:0], requires_grad=optimise_labels)
         self.victims: list[int] = []
         """The victims under attack, one for each row of the parameters."""
         self._waiting = list(range(victims))
         self.evaluations = torch.zeros(0, dtype=torch.long)
         self.losses = self._best_loss = like.new_zeros(0)
-        self._best: dict[str, Tensor] = {name: start[:0] for name, start in self._starts.items()}
+        self._loss_weights = self._all_loss_weights[:0]
+        self._networks: Update = {name: value[:0] for name, value in observation.parameters.items()}
+        self._target: Update = {name: value[:0] for name, value in observation.update.items()}
+        self._best: dict[str, Tensor] = {name: start[:0] for name, start in first.items()}
         self.solver = None
-        self._replace(torch.zeros(0, dtype=torch.bool))
+        self._replace([])
+
+    def _draw_starts(self, observation: Observation) -> tuple[list[dict[str, Tensor]], bool]:
+        """Images and label logits of all victims for each attempt, and whether the labels are optimised."""
+        like = next(iter(observation.update.values()))
+        generators = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
+        starts = []
+        for _ in range(1 + self.restarts):
+            images = torch.stack([torch.randn(observation.image_shape, generator=g) for g in generators])
+            logits, optimise_labels = self.start_labels(observation, generators)
+            starts.append({"images": images.to(like), "label_logits": logits.to(like)})
+        if self.start == "rgap":
+            images, labels = recursive_solution(observation)
+            solved = {"images": images.clamp(0, 1).unsqueeze(1), "label_logits": starts[0]["label_logits"]}
+            if optimise_labels:
+                solved["label_logits"] = labels.clamp(min=1e-12).log().unsqueeze(1)
+            starts.insert(0, solved)
+        return starts, optimise_labels
 
     def _remember(self, losses: Tensor) -> None:
         """Keeps for each active victim the iterate of the lowest loss, and the trajectory."""
@@ -189,16 +242,25 @@ class GradientMatching(LightningModule, Attack):
         if not done.any():
             return False
         reasons = {"diverged": diverged.tolist(), "converged": converged.tolist(), "stalled": stalled.tolist()}
-        for row in done.nonzero().flatten().tolist():
-            self._store(row, next((name for name, is_so in reasons.items() if is_so[row]), "exhausted"))
-        self._replace(done.cpu())
+        leaving: list[int] = done.nonzero().flatten().tolist()
+        for row in leaving:
+            status = next((name for name, is_so in reasons.items() if is_so[row]), "exhausted")
+            self._store(row, status)
+            victim = self.victims[row]
+            starts_left = self._attempts[victim] + 1 < len(self._starts)
+            if status in ("stalled", "diverged") and starts_left and self.evaluations[row] < self.max_evaluations:
+                self._attempts[victim] += 1
+                self._waiting.append(victim)
+        self._replace(leaving)
         return not self.victims
 
     def _store(self, row: int, status: str) -> None:
         """Writes down what was found for the active victim in that row."""
         victim = self.victims[row]
-        self._found.status[victim] = status
-        self._found.images[victim] = self._best["images"][row]
+        if status != "diverged":  # what an earlier attempt has found is not lost with a later one
+            self._found.status[victim] = status
+        for name, best in self._found_best.items():
+            best[victim] = self._best[name][row]
         self._found.labels[victim] = self._best["label_logits"][row].argmax(-1)
         self._found.loss[victim] = self._best_loss[row]
         self._found.evaluations[victim] = self.evaluations[row]
@@ -206,28 +268,40 @@ class GradientMatching(LightningModule, Attack):
         self._trajectory.loss[victim, after:] = self._best_loss[row].cpu().float()
         self._trajectory.images[victim, after:] = self._best["images"][row].cpu()
 
-    def _replace(self, done: Tensor) -> None:
-        """Takes the rows in ``done`` out of everything that has a row for each active victim, and fills up."""
-        kept = (~done).nonzero().flatten()
-        entering = self._waiting[: self.at_once - len(kept)]
+    def _replace(self, done: list[int]) -> None:
+        """Takes the rows in ``done`` out of everything that has a row for each active victim, and fills up.
+
+        A waiting victim takes the row of one that is done; rows that are left over are filled from the end.
+        """
+        kept = len(self.victims) - len(done)
+        entering = self._waiting[: (self.at_once or len(self._attempts)) - kept]
         self._waiting = self._waiting[len(entering) :]
-        device = self.images.device
-        for name, start in self._starts.items():
-            parameter, fresh = getattr(self, name), start[entering]
-            parameter.data = torch.cat([parameter.data[kept.to(device)], fresh])
+        count = kept + len(entering)
+        stay = sorted(set(range(len(self.victims))) - set(done))
+        from_the_end = [row for row in stay if row >= count]
+        rows = [row if row in set(stay) else -1 for row in range(count)]
+        for hole in [row for row in range(count) if rows[row] < 0][len(entering) :]:
+            rows[hole] = from_the_end.pop()
+        incoming = iter(entering)
+        self.victims = [self.victims[row] if row >= 0 else next(incoming) for row in rows]
+
+        def first_states(name: str) -> Tensor:
+            states = [self._starts[self._attempts[victim]][name][victim] for victim in entering]
+            return torch.stack(states) if states else self._found_best[name][:0]
+
+        for name, best in self._found_best.items():
+            parameter = getattr(self, name)
+            parameter.data = rearrange(parameter.data, rows, first_states(name))
             parameter.grad = None
-            self._best[name] = torch.cat([self._best[name][kept.to(device)], fresh])
-        self._best_loss = torch.cat(
-            [self._best_loss[kept.to(device)], self._best_loss.new_full((len(entering),), torch.inf)]
-        )
-        self.evaluations = torch.cat([self.evaluations[kept], torch.zeros(len(entering), dtype=torch.long)])
-        self.victims = [self.victims[row] for row in kept.tolist()] + entering
-        rows = torch.tensor(self.victims, dtype=torch.long, device=device)
-        self._networks: Update = {name: value[rows] for name, value in self._observation.parameters.items()}
-        self._loss_weights = self._all_loss_weights[rows]
-        self._target: Update = {name: value[rows] for name, value in self._observation.update.items()}
+            self._best[name] = rearrange(self._best[name], rows, best[entering])
+        self._best_loss = rearrange(self._best_loss, rows, self._found.loss[entering])
+        self.evaluations = rearrange(self.evaluations, rows, self._found.evaluations[entering])
+        self._loss_weights = rearrange(self._loss_weights, rows, self._all_loss_weights[entering])
+        for held, whole in ((self._networks, self._observation.parameters), (self._target, self._observation.update)):
+            for name, value in whole.items():
+                held[name] = rearrange(held[name], rows, value[entering])
         if self.solver is not None:
-            self.solver.reindex(torch.cat([kept, torch.full((len(entering),), -1)]).to(device))
+            self.solver.reindex(rows)
 
     def _forget(self) -> None:
         """Lets go of all victims, the optimizer's history first of all: memory may have run out."""

@@ -17,8 +17,6 @@ class IDLG(GradientMatching):
     one_image_only = True
 
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-        if observation.image_shape[0] != 1:
-            raise ValueError("IDLG's label rule holds for one image: give batch_size 1, or attack with DLG")
         labels = idlg_labels(observation.update)
         one_hot = torch.nn.functional.one_hot(labels, observation.num_classes).unsqueeze(1)
         return torch.where(one_hot == 1, 0.0, -torch.inf), False

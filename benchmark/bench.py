@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from attacks import DLG, IDLG, Observation
+from attacks import DLG, IDLG, RGAP, Attack, Observation
 from benchmark.client import observe
 from benchmark.errors import UsageError
 from benchmark.intervals import wilson
@@ -24,14 +24,22 @@ from benchmark.suite import Scenario
 OUTER_STEPS, STEP = 300, 20
 """Steps of torch.optim.LBFGS in the published code of DLG and iDLG, and evaluations in each."""
 
+ONE_BY_ONE, BATCHED, FROM_RGAP = "one by one", "batched", "batched, start rgap"
+"""The published procedure, the same for all victims at once, and the same from R-GAP's solution."""
+
 REPORT_EVERY = 10
 """Steps after which the published code looks whether the loss is below the tolerance."""
 
 
 @dataclass
 class Side:
-    """What one of the two sides did."""
+    """What one of the sides did.
 
+    Attributes:
+        evenly: each victim takes the same time, as with R-GAP; else by its gradient evaluations.
+    """
+
+    evenly: bool = False
     seconds: float = 0.0
     evaluations: list[int] = field(default_factory=list)
     leaked: list[bool] = field(default_factory=list)
@@ -39,24 +47,39 @@ class Side:
     labels_right: list[bool] = field(default_factory=list)
     peak_memory_mib: int = 0
 
-    def summary(self, first: int) -> dict[str, Any]:
-        """Means over the first victims, with the leak rate's interval; seconds by their share of the evaluations."""
-        per_evaluation = self.seconds / sum(self.evaluations)
-        found = sum(self.leaked[:first])
-        low, high = wilson(found, first)
+    def summary(self, first: int, reference: "Side") -> dict[str, Any]:
+        """Figures of the first victims.
+
+        Args:
+            first: victims that both sides attacked.
+            reference: the published procedure.
+        """
+        low, high = wilson(sum(self.leaked[:first]), first)
+        per_victim = self.seconds_per_victim(first)
         return {
             "victims": first,
-            "seconds_per_victim": per_evaluation * sum(self.evaluations[:first]) / first,
+            "seconds_per_victim": per_victim,
             "evaluations_per_victim": sum(self.evaluations[:first]) / first,
-            "milliseconds_per_evaluation": 1000 * per_evaluation,
-            "leaked": found,
-            "leak_rate": found / first,
+            "milliseconds_per_evaluation": 1000 * self.seconds / sum(self.evaluations),
+            "leaked": sum(self.leaked[:first]),
+            "leak_rate": sum(self.leaked[:first]) / first,
             "leak_rate_low": low,
             "leak_rate_high": high,
             "diverged": sum(self.diverged[:first]),
             "label_accuracy": sum(self.labels_right[:first]) / first,
             "peak_memory_mib": self.peak_memory_mib,
+            "times_less_time_per_victim": reference.seconds_per_victim(first) / per_victim,
+            "times_less_time_per_evaluation": reference.seconds
+            / sum(reference.evaluations)
+            * sum(self.evaluations)
+            / self.seconds,
         }
+
+    def seconds_per_victim(self, first: int) -> float:
+        """Seconds that each of the first victims took."""
+        if self.evenly:
+            return self.seconds / len(self.evaluations)
+        return self.seconds * sum(self.evaluations[:first]) / sum(self.evaluations) / first
 
 
 def published(
@@ -150,7 +173,10 @@ def compare(specs: dict[str, Spec], victims: int, reference: int, seed: int, ben
         seed,
         range(victims),
     )
-    sides = {"one by one": Side(), "batched": Side()}
+    attacks = {BATCHED: attack}
+    if attack.start == "noise" and takes(RGAP(), model, observation):
+        attacks[FROM_RGAP] = build("attack", with_arguments(specs["attack"], start="rgap"))
+    sides = {name: Side(evenly=name == FROM_RGAP) for name in (ONE_BY_ONE, *attacks)}
     outer_steps = ceil(attack.max_evaluations / STEP)
 
     def one(victim: int, outer_steps: int) -> tuple[Tensor, Tensor, int]:
@@ -166,34 +192,43 @@ def compare(specs: dict[str, Spec], victims: int, reference: int, seed: int, ben
         side.labels_right += scores.label_correct.all(1).tolist()
 
     one(0, 1)  # what the first call of everything costs is not timed
-    build("attack", replace(specs["attack"], args=specs["attack"].args | {"max_evaluations": 2})).reconstruct(
-        observation
-    )
-    with timed(sides["one by one"], bench.device):
+    build("attack", with_arguments(specs["attack"], max_evaluations=2)).reconstruct(observation)
+    with timed(sides[ONE_BY_ONE], bench.device):
         alone = [one(victim, outer_steps) for victim in range(reference)]
-    with timed(sides["batched"], bench.device):
-        together = attack.reconstruct(observation)
     for victim, (found, found_labels, spent) in enumerate(alone):
-        sides["one by one"].evaluations.append(spent)
+        sides[ONE_BY_ONE].evaluations.append(spent)
         diverged = not found.isfinite().all()
-        note(sides["one by one"], range(victim, victim + 1), found[None], found_labels[None], [bool(diverged)])
-    sides["batched"].evaluations += together.evaluations.tolist()
-    gone = [status == "diverged" for status in together.status]
-    note(sides["batched"], range(victims), together.images, together.labels, gone)
-    summaries = {name: side.summary(reference) for name, side in sides.items()}
-    slow, fast = summaries["one by one"], summaries["batched"]
+        note(sides[ONE_BY_ONE], range(victim, victim + 1), found[None], found_labels[None], [bool(diverged)])
+    for name, batched in attacks.items():
+        with timed(sides[name], bench.device):
+            together = batched.reconstruct(observation)
+        sides[name].evaluations += together.evaluations.tolist()
+        gone = [status == "diverged" for status in together.status]
+        note(sides[name], range(victims), together.images, together.labels, gone)
     return {
         "data": scenario.data.as_dict(),
         "model": scenario.model.as_dict(),
         "attack": specs["attack"].as_dict(),
-        "victims_at_once": min(victims, attack.at_once),
+        "victims_at_once": min(victims, attack.at_once or victims),
         "device": str(bench.device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        **summaries,
-        "times_less_time_per_victim": slow["seconds_per_victim"] / fast["seconds_per_victim"],
-        "times_less_time_per_evaluation": slow["milliseconds_per_evaluation"] / fast["milliseconds_per_evaluation"],
+        "sides": {name: side.summary(reference, sides[ONE_BY_ONE]) for name, side in sides.items()},
     }
+
+
+def with_arguments(attack: Spec, **args: Any) -> Spec:
+    """The attack with some arguments changed."""
+    return replace(attack, args=attack.args | args)
+
+
+def takes(attack: Attack, model: nn.Module, observation: Observation) -> bool:
+    """Whether the attack can be run on these victims."""
+    try:
+        attack.check(model, observation.image_shape)
+    except ValueError:
+        return False
+    return True
 
 
 @contextmanager
@@ -212,23 +247,25 @@ def timed(side: Side, device: torch.device) -> Iterator[None]:
 
 def as_table(found: dict[str, Any]) -> str:
     """The comparison for people."""
+    sides = found["sides"]
     table = Table(
         "",
-        "one by one",
-        "batched",
+        *sides,
         title=f"{found['attack']['class']}, {found['model']['class']}, "
         f"{found['data']['class']}, {found['device']}, {found['threads']} threads, torch {found['torch']}",
     )
     formats = {"seconds_per_victim": ".3f", "evaluations_per_victim": ".0f", "milliseconds_per_evaluation": ".3f"}
-    for key in found["batched"]:
-        values = (format(found[side][key], formats.get(key, ".3g")) for side in ("one by one", "batched"))
+    for key in sides[ONE_BY_ONE]:
+        values = (format(side[key], formats.get(key, ".3g")) for side in sides.values())
         table.add_row(key.replace("_", " "), *values)
     console = Console(width=110)
     with console.capture() as capture:
         console.print(table)
-        console.print(
-            f"{found['times_less_time_per_victim']:.1f} times less time per victim, "
-            f"{found['times_less_time_per_evaluation']:.1f} times less per evaluation",
-            highlight=False,
-        )
+        for name, side in sides.items():
+            if name != ONE_BY_ONE:
+                console.print(
+                    f"{name}: {side['times_less_time_per_victim']:.1f} times less time per victim, "
+                    f"{side['leaked']} against {sides[ONE_BY_ONE]['leaked']} of {side['victims']} leaked",
+                    highlight=False,
+                )
     return capture.get().rstrip()

@@ -127,7 +127,7 @@ def test_a_problem_that_enters_late_follows_its_own_run() -> None:
         optimizer.step(closure)
     points.data = torch.stack([points.detach()[1], start(5, 2)])
     problems = torch.tensor([1.0, 5.0], dtype=torch.float64)
-    optimizer.reindex(torch.tensor([1, -1]))
+    optimizer.reindex([1, -1])
     path = torch.stack([optimizer.step(closure) for _ in range(30)])
     (first,), _ = batch_path(rosenbrock, [1], 2, 39)
     (second,), _ = batch_path(rosenbrock, [5], 2, 30)

@@ -1,0 +1,333 @@
+"""R-GAP: one image from its gradient by linear algebra, layer by layer from the output to the input."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from attacks.base import Attack, Observation, Reconstruction
+from defenses.base import Update
+
+GRADIENT_SHARE = 4.0
+"""Energy of a layer's gradient equations against that of its output equations: they are fewer per unknown but exact,
+and the products with both converge fastest when they weigh somewhat more."""
+
+
+TOLERANCE = 1e-11
+"""Squared norm of the normal equations' residual, relative to that at the start, at which a layer is solved."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation as a function of what comes out of it: its input, its slope, and what can come out of it."""
+
+    inverse: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+    low: float
+    high: float
+
+
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.Sigmoid: Activation(torch.logit, lambda a: a * (1 - a), 1e-6, 1 - 1e-6),
+    nn.ReLU: Activation(lambda a: a, lambda a: (a > 1e-4).to(a), 0.0, torch.inf),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A linear layer as a convolution (a dense one has a single pixel), and the activation behind it.
+
+    Attributes:
+        name: of the layer, before ``.weight``.
+        shape: of its input, (C, H, W).
+        stride, padding, dilation: as in ``torch.nn.Conv2d``.
+        activation: None behind the last layer.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    activation: Activation | None
+
+    def kernel(self, weight: Tensor) -> Tensor:
+        """``[V, O, C, h, w]``."""
+        return weight if weight.dim() == 5 else weight[..., None, None]
+
+    def forward(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """The layer without its bias for V inputs ``[V, C, H, W]``, each with a kernel of its own."""
+        joined, kernels = together(inputs), kernel.flatten(0, 1)
+        out = F.conv2d(joined, kernels, None, self.stride, self.padding, self.dilation, len(inputs))
+        return out.unflatten(1, kernel.shape[:2])[0]
+
+    def backward(self, outputs: Tensor, kernel: Tensor) -> Tensor:
+        """The transpose of :meth:`forward` in the inputs, ``[V, C, H, W]``."""
+        victims, joined, kernels = len(outputs), together(outputs), kernel.flatten(0, 1)
+        size = (1, victims * self.shape[0], *self.shape[1:])
+        gradient = conv2d_input(size, kernels, joined, self.stride, self.padding, self.dilation, victims)
+        return gradient.view(victims, *self.shape)
+
+    def kernel_gradient(self, inputs: Tensor, slope: Tensor, like: Tensor) -> Tensor:
+        """The transpose of :meth:`forward` in the kernel, ``[V, O, C, h, w]`` as ``like``: linear in the inputs.
+
+        ``slope`` is the loss's at the layer's output.
+        """
+        victims, joined, slopes, size = len(inputs), together(inputs), together(slope), like.flatten(0, 1).shape
+        gradient = conv2d_weight(joined, size, slopes, self.stride, self.padding, self.dilation, victims)
+        return gradient.view_as(like)
+
+
+def together(batch: Tensor) -> Tensor:
+    """V images as the channels of a single one, for convolutions in V groups."""
+    return batch.reshape(1, -1, *batch.shape[2:])
+
+
+def stages(model: nn.Module, image_shape: tuple[int, ...]) -> list[Stage]:
+    """The linear layers of a network, first to last.
+
+    Raises:
+        ValueError: the network is not a sequence of convolutions, linear layers, sigmoids and ReLU that ends with a
+            linear layer.
+    """
+    found: list[Stage] = []
+    x = torch.zeros(1, *image_shape, device=next(model.parameters()).device, dtype=next(model.parameters()).dtype)
+    layers = list(model.named_children()) if isinstance(model, nn.Sequential) else []
+    pending: list[Activation] = []
+    for name, layer in reversed(layers):  # a layer's activation comes after it
+        if type(layer) in ACTIVATIONS:
+            pending.append(ACTIVATIONS[type(layer)])
+        elif isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None and len(pending) == bool(found):
+            found.insert(0, Stage(name, (), *geometry(layer), pending.pop() if pending else None))
+        elif not isinstance(layer, nn.Flatten):
+            found = []
+            break
+    if not found or not isinstance(layers[-1][1], nn.Linear) or pending:
+        raise ValueError(
+            "R-GAP solves a sequence of convolutions and linear layers with biases, each but the last followed by a "
+            f"sigmoid or a ReLU, and {type(model).__name__} is none: choose another attack or start"
+        )
+    shapes = {}
+    for name, layer in layers:
+        shapes[name] = tuple(x.shape[1:]) if x.dim() == 4 else (x.shape[1], 1, 1)
+        x = layer(x)
+    return [replace(stage, shape=shapes[stage.name]) for stage in found]
+
+
+def geometry(layer: nn.Linear | nn.Conv2d) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Stride, padding and dilation; those of a dense layer are a convolution's that sees one pixel."""
+    if isinstance(layer, nn.Linear):
+        return (1, 1), (0, 0), (1, 1)
+    if layer.groups != 1 or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+        raise ValueError("R-GAP solves convolutions without groups, with zeros as padding given as a number")
+    return layer.stride, layer.padding, layer.dilation
+
+
+def true_gradient(observation: Observation) -> tuple[Update, Update]:
+    """The gradient as far as the attacker knows it, and 1 where an entry is known, else 0.
+
+    What a known defense makes of a gradient of ones is the factor of each entry. It is 0 where an entry was removed;
+    a factor that all entries share (clipping) changes nothing here.
+    """
+    observed = observation.update
+    if observation.defense is None:
+        return observed, {name: torch.ones_like(value) for name, value in observed.items()}
+    factor = observation.defense.simulate({name: torch.ones_like(value) for name, value in observed.items()}, observed)
+    known = {name: (value != 0).to(value) for name, value in factor.items()}
+    return {name: value / torch.where(factor[name] == 0, 1, factor[name]) for name, value in observed.items()}, known
+
+
+def rank_one(matrix: Tensor, known: Tensor, sweeps: int = 50) -> tuple[Tensor, Tensor, Tensor]:
+    """The product ``left right^T`` that is nearest to the known entries, by alternating least squares.
+
+    Args:
+        matrix: ``[V, K, F]``; the last column is the gradient of the bias.
+        known: 1 for an entry that counts, 0 for one that does not.
+        sweeps: how often each side is solved for; once is enough where all entries are known and exact.
+
+    Returns:
+        left ``[V, K]``, right ``[V, F]`` with its last entry 1, and ``[V, F]``: 1 where right is known, else 0.
+    """
+    matrix = matrix * known
+
+    def solve(matrix: Tensor, known: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        weight = (known @ factor.square()[..., None])[..., 0]
+        right_side = (matrix @ factor[..., None])[..., 0]
+        return torch.where(weight > 0, right_side / weight.clamp(min=1e-30), 0.0), weight
+
+    left = matrix[..., -1] + 1e-6 * matrix.sum(-1)  # the rows' sums speak where the bias's entries were removed
+    for _ in range(sweeps):
+        right, weight = solve(matrix.mT, known.mT, left)
+        left, _ = solve(matrix, known, right)
+        left = left / left.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    right, weight = solve(matrix.mT, known.mT, left)
+    last = right[:, -1:]
+    last = torch.where(last == 0, 1.0, last)
+    return left * last, right / last, (weight > 1e-6).to(right)
+
+
+def solve_layer(
+    stage: Stage,
+    kernel: Tensor,
+    gradient: Tensor,
+    known: Tensor,
+    before: Tensor,
+    certain: Tensor,
+    slope: Tensor,
+    iterations: int,
+) -> Tensor:
+    """The layer's input by least squares, with conjugate gradients (CGLS) from the constant 0.5.
+
+    The equations are those of R-GAP: kernel * x = before, and the gradient of the kernel, which is linear in x because
+    the loss's slope at the layer's output is known. Where they do not decide x, the solution nearest to 0.5 is found.
+
+    Args:
+        stage: the layer.
+        kernel: ``[V, O, C, h, w]``.
+        gradient: of the kernel, as it was shared.
+        known: 1 for each of its entries that counts.
+        before: the layer's output without the bias, ``[V, O, H', W']``.
+        certain: how well each of its entries is known, 0 for not at all.
+        slope: of the loss at the layer's output, like ``before``.
+        iterations: products with the equations at most.
+
+    Returns:
+        ``[V, C, H, W]``.
+    """
+
+    def each(values: Tensor, like: Tensor) -> Tensor:
+        return values.view(-1, *[1] * (like.dim() - 1))
+
+    def dot(first: Tensor, second: Tensor) -> Tensor:
+        return (first * second).flatten(1).sum(1)
+
+    # Rows of equal norm: each output channel's gradient rows are as long as its slope. Then both kinds of equations
+    # get a given ratio of energies.
+    channel = slope.flatten(2).norm(dim=2)
+    equal = 1 / channel.clamp(min=1e-6).maximum(1e-6 * channel.amax(1, keepdim=True))
+    output_energy = (certain.square().flatten(2).sum(2) * kernel.flatten(2).square().sum(2)).sum(1)
+    gradient_energy = kernel[0, 0].numel() * (channel * equal).square().sum(1)
+    balance = (GRADIENT_SHARE * output_energy / gradient_energy.clamp(min=1e-30)).sqrt()
+    row_weight = (balance[:, None] * equal)[..., None, None, None] * known
+
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        return certain * stage.forward(x, kernel), row_weight * stage.kernel_gradient(x, slope, kernel)
+
+    def transposed(outputs: Tensor, gradients: Tensor) -> Tensor:
+        # Both transposes are the same convolution: of the residual with the kernel, of the slope with the residual.
+        signal = torch.cat([certain * outputs, slope], 1)
+        return stage.backward(signal, torch.cat([kernel, row_weight * gradients], 1))
+
+    x = torch.full((len(kernel), *stage.shape), 0.5).to(kernel)
+    out, grad = forward(x)
+    out, grad = certain * before - out, row_weight * gradient - grad
+    residual = transposed(out, grad)
+    direction = residual
+    size = dot(residual, residual)
+    enough = TOLERANCE * size
+    for iteration in range(iterations):
+        running = size > enough
+        if iteration % 10 == 0 and not running.any():
+            break
+        moved_out, moved_grad = forward(direction)
+        length = size / (dot(moved_out, moved_out) + dot(moved_grad, moved_grad)).clamp(min=1e-30)
+        length = torch.where(running, length, 0.0)
+        x = x + each(length, x) * direction
+        out = out - each(length, out) * moved_out
+        grad = grad - each(length, grad) * moved_grad
+        residual = transposed(out, grad)
+        new_size = torch.where(running, dot(residual, residual), size)
+        direction = residual + each(new_size / size.clamp(min=1e-30), x) * direction
+        size = new_size
+    return x
+
+
+def recursive_solution(observation: Observation, iterations: int = 400) -> tuple[Tensor, Tensor]:
+    """Images and labels by R-GAP for V victims with one image each.
+
+    Args:
+        observation: of victims with one image each.
+        iterations: conjugate-gradient steps for each layer at most.
+
+    Returns:
+        Images ``[V, C, H, W]``, finite, and label probabilities ``[V, K]``.
+
+    Raises:
+        ValueError: the network is not of the kind that R-GAP solves.
+    """
+    layers = stages(observation.model, observation.image_shape[1:])
+    gradient, known = true_gradient(observation)
+    parameters = observation.parameters
+    last = layers[-1].name
+    joined, joined_known = (
+        torch.cat([update[f"{last}.weight"], update[f"{last}.bias"][..., None]], 2) for update in (gradient, known)
+    )
+    slope, inputs, certain = rank_one(joined, joined_known)
+    inputs, certain = inputs[:, :-1, None, None], certain[:, :-1, None, None]
+    logits = layers[-1].forward(inputs, layers[-1].kernel(parameters[f"{last}.weight"]))[..., 0, 0]
+    labels = (logits + parameters[f"{last}.bias"]).softmax(-1) - slope
+    for layer, after in reversed(list(itertools.pairwise(layers))):
+        kernel = layer.kernel(parameters[f"{layer.name}.weight"])
+        shape = layer.forward(torch.zeros(1, *layer.shape).to(kernel), kernel[:1]).shape[1:]
+        upstream = after.backward(
+            slope.view(len(slope), -1, *slope.shape[2:] or (1, 1)), after.kernel(parameters[f"{after.name}.weight"])
+        )
+        activation = layer.activation
+        assert activation is not None
+        inputs, certain = inputs.reshape(-1, *shape), certain.expand(-1, *inputs.shape[1:]).reshape(-1, *shape)
+        inputs = inputs.clamp(activation.low, activation.high)
+        local_slope = activation.slope(inputs)
+        slope = upstream.reshape(-1, *shape) * local_slope
+        bias = parameters[f"{layer.name}.bias"][..., None, None]
+        inputs = solve_layer(
+            layer,
+            kernel,
+            layer.kernel(gradient[f"{layer.name}.weight"]),
+            layer.kernel(known[f"{layer.name}.weight"]),
+            activation.inverse(inputs) - bias,
+            certain * local_slope.sqrt(),
+            slope,
+            iterations,
+        )
+        certain = torch.ones_like(inputs)
+    return inputs.reshape(-1, *observation.image_shape[1:]).nan_to_num(0.5, 0.5, 0.5), labels
+
+
+class RGAP(Attack):
+    """Recursive gradient attack: each layer's input by least squares (Zhu and Blaschko 2021, arXiv 2010.07733).
+
+    For one image per victim, and networks that are a sequence of convolutions, linear layers, sigmoids and ReLU. It
+    needs no label. A known defense that removes entries of the update takes away their equations. Where the paper
+    solves each system by a factorisation, this takes products only, for all victims at once.
+
+    Args:
+        iterations: conjugate-gradient steps for each layer at most, at least 1.
+    """
+
+    one_image_only = True
+
+    def __init__(self, iterations: int = 400) -> None:
+        if iterations < 1:
+            raise ValueError(f"iterations is {iterations}, but must be at least 1")
+        self.iterations = iterations
+
+    def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
+        super().check(model, image_shape)
+        stages(model, image_shape[1:])
+
+    def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
+        self.check(observation.model, observation.image_shape)
+        images, labels = recursive_solution(observation, self.iterations)
+        victims = observation.num_victims
+        return Reconstruction(
+            images=images.unsqueeze(1),
+            labels=labels.argmax(-1, keepdim=True),
+            loss=torch.full((victims,), torch.inf),
+            evaluations=torch.zeros(victims, dtype=torch.long),
+            status=["closed form"] * victims,
+        )
