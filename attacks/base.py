@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -40,6 +40,16 @@ class Observation:
     @property
     def num_victims(self) -> int:
         return len(self.seeds)
+
+    def take(self, victims: Sequence[int]) -> "Observation":
+        """What the attacker gets of some of the victims, in that order."""
+        rows = list(victims)
+        return replace(
+            self,
+            parameters={name: value[rows] for name, value in self.parameters.items()},
+            update={name: value[rows] for name, value in self.update.items()},
+            seeds=[self.seeds[victim] for victim in rows],
+        )
 
     @property
     def device(self) -> torch.device:

@@ -205,11 +205,12 @@ class GradientMatching(LightningModule, Attack):
             logits, optimise_labels = self.start_labels(observation, generators)
             starts.append({"images": images.to(like), "label_logits": logits.to(like)})
         if self.start == "rgap":
-            images, labels = recursive_solution(observation)
-            solved = {"images": images.clamp(0, 1).unsqueeze(1), "label_logits": starts[0]["label_logits"]}
-            if optimise_labels:
-                solved["label_logits"] = labels.clamp(min=1e-12).log().unsqueeze(1)
-            starts.insert(0, solved)
+            turns = range(0, observation.num_victims, self.at_once or observation.num_victims)
+            every = range(observation.num_victims)
+            solved = [recursive_solution(observation.take(every[t : t + turns.step])) for t in turns]
+            images, labels = (torch.cat(parts) for parts in zip(*solved, strict=True))
+            logits = labels.clamp(min=1e-12).log().unsqueeze(1) if optimise_labels else starts[0]["label_logits"]
+            starts.insert(0, {"images": images.clamp(0, 1).unsqueeze(1), "label_logits": logits})
         return starts, optimise_labels
 
     def _remember(self, losses: Tensor) -> None:

@@ -142,13 +142,13 @@ def true_gradient(observation: Observation) -> tuple[Update, Update]:
     return {name: value / torch.where(factor[name] == 0, 1, factor[name]) for name, value in observed.items()}, known
 
 
-def rank_one(matrix: Tensor, known: Tensor, sweeps: int = 50) -> tuple[Tensor, Tensor, Tensor]:
+def rank_one(matrix: Tensor, known: Tensor, sweeps: int = 200) -> tuple[Tensor, Tensor, Tensor]:
     """The product ``left right^T`` that is nearest to the known entries, by alternating least squares.
 
     Args:
         matrix: ``[V, K, F]``; the last column is the gradient of the bias.
         known: 1 for an entry that counts, 0 for one that does not.
-        sweeps: how often each side is solved for; once is enough where all entries are known and exact.
+        sweeps: how often each side is solved for; once where all entries are known.
 
     Returns:
         left ``[V, K]``, right ``[V, F]`` with its last entry 1, and ``[V, F]``: 1 where right is known, else 0.
@@ -160,8 +160,8 @@ def rank_one(matrix: Tensor, known: Tensor, sweeps: int = 50) -> tuple[Tensor, T
         right_side = (matrix @ factor[..., None])[..., 0]
         return torch.where(weight > 0, right_side / weight.clamp(min=1e-30), 0.0), weight
 
-    left = matrix[..., -1] + 1e-6 * matrix.sum(-1)  # the rows' sums speak where the bias's entries were removed
-    for _ in range(sweeps):
+    left = torch.linalg.eigh(matrix @ matrix.mT).eigenvectors[..., -1]  # as if what is missing were zero
+    for _ in range(1 if known.all() else sweeps):
         right, weight = solve(matrix.mT, known.mT, left)
         left, _ = solve(matrix, known, right)
         left = left / left.norm(dim=1, keepdim=True).clamp(min=1e-30)

@@ -156,23 +156,8 @@ def compare(specs: dict[str, Spec], victims: int, reference: int, seed: int, ben
     attack = build("attack", specs["attack"])
     if not isinstance(attack, DLG | IDLG):
         raise UsageError("bench compares DLG or IDLG: there is no published procedure of another attack here")
-    scenario = Scenario(specs["data"], specs["model"], batch_size=1, seed=seed, victims=victims)
-    data = bench.data(scenario.data)
-    images, labels = bench.victims(scenario, range(victims))
-    check_fit(scenario, bench)
-    model = bench.model(scenario)
-    observation = observe(
-        model,
-        images.to(bench.device),
-        labels.to(bench.device),
-        data.num_classes,
-        None,
-        False,
-        data.mean_image(),
-        data.class_means(),
-        seed,
-        range(victims),
-    )
+    images, labels, observation = undefended(specs, victims, seed, bench)
+    model = observation.model
     attacks = {BATCHED: attack}
     if attack.start == "noise" and takes(RGAP(), model, observation):
         attacks[FROM_RGAP] = build("attack", with_arguments(specs["attack"], start="rgap"))
@@ -206,8 +191,8 @@ def compare(specs: dict[str, Spec], victims: int, reference: int, seed: int, ben
         gone = [status == "diverged" for status in together.status]
         note(sides[name], range(victims), together.images, together.labels, gone)
     return {
-        "data": scenario.data.as_dict(),
-        "model": scenario.model.as_dict(),
+        "data": specs["data"].as_dict(),
+        "model": specs["model"].as_dict(),
         "attack": specs["attack"].as_dict(),
         "victims_at_once": min(victims, attack.at_once or victims),
         "device": str(bench.device),
@@ -215,6 +200,31 @@ def compare(specs: dict[str, Spec], victims: int, reference: int, seed: int, ben
         "torch": torch.__version__,
         "sides": {name: side.summary(reference, sides[ONE_BY_ONE]) for name, side in sides.items()},
     }
+
+
+def undefended(specs: dict[str, Spec], victims: int, seed: int, bench: Workbench) -> tuple[Tensor, Tensor, Observation]:
+    """Images, labels and what an attacker sees of the first victims, who have no defense.
+
+    Raises:
+        UsageError: data or model do not serve.
+    """
+    scenario = Scenario(specs["data"], specs["model"], batch_size=1, seed=seed, victims=victims)
+    data = bench.data(scenario.data)
+    images, labels = bench.victims(scenario, range(victims))
+    check_fit(scenario, bench)
+    observation = observe(
+        bench.model(scenario),
+        images.to(bench.device),
+        labels.to(bench.device),
+        data.num_classes,
+        None,
+        False,
+        data.mean_image(),
+        data.class_means(),
+        seed,
+        range(victims),
+    )
+    return images, labels, observation
 
 
 def with_arguments(attack: Spec, **args: Any) -> Spec:

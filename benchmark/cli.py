@@ -40,19 +40,37 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "(--attack.max_evaluations 3000); it is run with its control, its adaptive twin and the null baselines. "
         "--attack.help IDLG explains the arguments of a class; so do --data.help, --model.help and --defense.help.",
     )
-    run.add_argument("suite", nargs="?", metavar="SUITE", help="a YAML file, or the name of one in configs/")
-    run.add_argument("--out", metavar="FOLDER", help="where records, tables and pictures go (default: runs/SUITE)")
-    run.add_argument("--victims", type=int, metavar="N", help="victims of each scenario, instead of the suite's")
-    run.add_argument("--batch-size", type=int, metavar="N", help="private images of each victim, in a single cell")
-    run.add_argument("--seed", type=int, metavar="N", help="of networks, noise and starts, instead of the suite's")
-    run.add_argument("--download", action="store_true", help="download a data set that is missing")
+    plan = add(
+        "plan",
+        "say what a suite (default: the quick one) or a single cell costs, before it is run",
+        "Takes a suite, or the flags of a single cell, as leakboard run does. Time is that of short attacks on this "
+        "machine; evaluations are the mean of finished records of the same attack, in the folder and in results/, or "
+        "else the upper bound. Nothing is written.",
+    )
+    for command in (run, plan):
+        command.add_argument("suite", nargs="?", metavar="SUITE", help="a YAML file, or the name of one in configs/")
+        command.add_argument(
+            "--out", metavar="FOLDER", help="where records, tables and pictures go (default: runs/SUITE)"
+        )
+        command.add_argument(
+            "--victims", type=int, metavar="N", help="victims of each scenario, instead of the suite's"
+        )
+        command.add_argument(
+            "--batch-size", type=int, metavar="N", help="private images of each victim, in a single cell"
+        )
+        command.add_argument(
+            "--seed", type=int, metavar="N", help="of networks, noise and starts, instead of the suite's"
+        )
+        command.add_argument("--download", action="store_true", help="download a data set that is missing")
+        command.add_argument(
+            "--lpips-weights", metavar="PATH", help="file or folder of AlexNet's (default: torch's hub cache)"
+        )
     run.add_argument(
         "--wandb",
         choices=("disabled", "offline", "online"),
         default="disabled",
         help="track each cell in Weights & Biases (default: disabled)",
     )
-    run.add_argument("--lpips-weights", metavar="PATH", help="file or folder of AlexNet's (default: torch's hub cache)")
     run.add_argument("--require-lpips", action="store_true", help="end with an error where there is no LPIPS")
 
     show = add("show", "show the leaderboard of a folder again, from its records")
@@ -66,20 +84,59 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "torch.optim.LBFGS as published. --data, --model and --attack (DLG or IDLG) choose what, as in leakboard run; "
         "default: CIFAR10, LeNet, IDLG.",
     )
-    bench.add_argument("--victims", type=int, default=64, metavar="N", help="default: 64")
-    bench.add_argument("--reference-victims", type=int, metavar="N", help="how many of them one by one (default: all)")
+    bench.add_argument("--victims", type=int, metavar="N", help="default: 64")
+    bench.add_argument(
+        "--reference-victims",
+        type=int,
+        metavar="N",
+        help="how many of them one by one (default: all; 16 in each setting of --report)",
+    )
+    bench.add_argument(
+        "--report",
+        nargs="?",
+        const="results",
+        metavar="FOLDER",
+        help="measure all settings of results/performance.md and write it (default: results); tens of minutes",
+    )
     bench.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     bench.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
 
-    for command in (run, bench):
+    for command in (run, plan, bench):
         command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
         command.add_argument(
-            "--devices", default="auto", metavar="D", help="cpu, or GPU numbers (default: GPU 0 or cpu)"
+            "--devices", default="auto", metavar="D", help="cpu, or GPU numbers as in 0,1 (default: GPU 0 or cpu)"
         )
-    run.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of a process (default: 1)")
+    for command in (run, plan):
+        command.add_argument(
+            "--threads", type=int, default=1, metavar="N", help="CPU threads of a process (default: 1)"
+        )
+        command.add_argument(
+            "--workers", type=int, metavar="N", help="processes on the CPU, or jobs of an executor (default: 1)"
+        )
+    plan.set_defaults(executor="local")
+    run.add_argument(
+        "--executor",
+        choices=("local", "slurm", "ray"),
+        default="local",
+        help="what runs the workers: this machine, Slurm (through submitit) or Ray (default: local)",
+    )
+    run.add_argument(
+        "--executor-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for each job, as submitit (slurm_partition=gpu, gpus_per_node=1, timeout_min=240) or Ray (num_gpus=1) "
+        "calls it; may be repeated",
+    )
     bench.add_argument("--threads", type=int, metavar="N", help="CPU threads of both sides (default: all cores)")
 
-    return top, {"run": run, "show": show, "bench": bench, "list": add("list", "name what a suite can be made of")}
+    return top, {
+        "run": run,
+        "plan": plan,
+        "show": show,
+        "bench": bench,
+        "list": add("list", "name what a suite can be made of"),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -116,7 +173,7 @@ def dispatch(given: list[str]) -> int:
     if options.command is None:
         top.print_help()
         return 0
-    if (parts or wants_help) and options.command not in ("run", "bench"):
+    if (parts or wants_help) and options.command not in ("run", "plan", "bench"):
         raise UsageError(f"leakboard {options.command} takes no --data, --model, --defense or --attack")
 
     from benchmark import commands as heavy  # torch and Lightning

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import logging
-import multiprocessing
 import os
 import shutil
 import sys
-import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +19,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmark import leaderboard, registry
+from benchmark import executors, leaderboard, registry
 from benchmark.cli import Parts
 from benchmark.errors import UsageError, unknown
-from benchmark.perceptual import Perceptual, PerceptualUnavailable, find_backbone
+from benchmark.executors.worker import Worker, find_devices, find_perceptual, quiet, set_up, watch_over
 from benchmark.pictures import enlarged
 from benchmark.progress import ProgressBar
 from benchmark.run import Block, Watch, Workbench, plan, work
-from benchmark.store import Record, Store, read_all, read_record, write_whole
+from benchmark.store import Record, Store, read_all, read_record, read_scores, write_whole
 from benchmark.suite import Suite, entries, load, parse, whole_number
 
 if TYPE_CHECKING:
+    from benchmark.estimate import Row
     from benchmark.tracking import Tracker
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -41,11 +40,13 @@ def run(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard run``."""
     quiet()
     suite = single_cell(options, parts) if parts else find_suite(options)
-    set_threads(options.threads)
-    set_arithmetic()
-    devices = find_devices(options.devices)
+    set_up(options.threads)
+    devices = find_workers(options)
+    launch = executors.find(options.executor, options.executor_option)
+    alone = options.executor == "local" and len(devices) == 1
     perceptual, no_perceptual = find_perceptual(options.lpips_weights, options.require_lpips)
-    bench = Workbench(devices[0], options.data_root, options.download, perceptual, no_perceptual)
+    device = torch.device(devices[0] if alone else "cpu")
+    bench = Workbench(device, options.data_root, options.download, perceptual, no_perceptual)
     blocks = plan(suite, bench)
     folder = Path(options.out) if options.out else Path("runs") / suite.name
     store = Store(folder)
@@ -58,24 +59,44 @@ def run(options: argparse.Namespace, parts: Parts) -> int:
         print(f"leakboard: LPIPS is left out: {no_perceptual}", file=sys.stderr)
 
     console = Console(stderr=True)
-    todo = [block for block in blocks if not store.done(block.key)]
-    others = start_workers(devices[1:], blocks, folder, options) if todo else []
     reporter = Reporter(suite, blocks, store, tracker)
     with ProgressBar(blocks, store, console) as bar:
-        for block in blocks:
-            if store.done(block.key):
-                bar.ends(block)
+        todo = [block for block in blocks if not bar.was_done(block)]
         bar.resumed()
-        work(todo, store, bench, Both(bar, reporter))
-    for other in others:
-        other.join()
-    table = reporter.finish(everything=not todo)
+        watch = Both(bar, reporter)
+        if alone:
+            work(todo, store, bench, watch)
+        elif todo:
+            root = options.data_root or os.environ.get("LEAKBOARD_DATA")
+            weights = perceptual.backbone.path.resolve() if perceptual else None
+            workers = [
+                Worker(todo, folder.resolve(), root, options.threads, device, weights, no_perceptual, Path.cwd())
+                for device in devices[: len(todo)]
+            ]
+            with launch(workers) as started:
+                watch_over(todo, store, watch, started)
+    table = reporter.finish()
     print_table(table, Console())
     done = f"{reporter.ran} of {len(blocks)} blocks run" if todo else "everything was done already: nothing to run"
     print(
         f"\n{done}\nrecords: {store.records}\ntables: {folder / 'leaderboard.csv'}, {folder / 'leaderboard.md'}\n"
         f"pictures of true images above their reconstructions: {folder / 'pictures'}"
     )
+    return 0
+
+
+def plan_costs(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard plan``."""
+    from benchmark.estimate import rows  # scipy
+
+    quiet()
+    suite = single_cell(options, parts) if parts else find_suite(options)
+    set_up(options.threads)
+    devices = find_workers(options)
+    perceptual, no_perceptual = find_perceptual(options.lpips_weights, required=False)
+    bench = Workbench(torch.device(devices[0]), options.data_root, options.download, perceptual, no_perceptual)
+    folder = Path(options.out) if options.out else Path("runs") / suite.name
+    print_costs(rows(plan(suite, bench), folder, bench, Console(stderr=True)), len(devices), folder, Console())
     return 0
 
 
@@ -121,13 +142,13 @@ class Reporter(Watch):
             self._mine.discard(cell)
             self._report(cell)
 
-    def finish(self, everything: bool) -> list[leaderboard.Row]:
-        """Writes the tables, and the runs and pictures of all cells where nothing was to be run."""
+    def finish(self) -> list[leaderboard.Row]:
+        """Writes the tables, and the runs and pictures that are missing."""
         for cell in self._keys:
             unseen = self._tracker is not None and cell not in self._reported
-            if everything or unseen or not self._picture(cell).exists():
+            if unseen or not self._picture(cell).exists():
                 self._report(cell)
-        records = read_all(self._store.folder)
+        records = read_all(self._store.folder, read_scores)
         table = leaderboard.rows(records)
         write_tables(self._store.folder, self._suite.name, table, records)
         if self._tracker:
@@ -144,15 +165,21 @@ class Reporter(Watch):
         return self._store.folder / "pictures" / name
 
     def _report(self, cell: str) -> None:
-        records = [r for key in self._keys[cell] if (r := read_record(self._store.records / f"{key}.json"))]
+        records = self._records(cell)
         picture = self._picture(cell)
         self._reported.add(cell)
         write_whole(picture, enlarged(records[0]["picture"]))
         if self._tracker:
-            (row,) = (row for row in leaderboard.rows(read_all(self._store.folder)) if row["cell"] == cell)
+            control = replace(self._cells[cell], defense=None, adaptive=False).id
+            beside = self._records(control) if control != cell else []
+            (row,) = (row for row in leaderboard.rows(records + beside) if row["cell"] == cell)
             provisional = ("rank", "worst_leak_rate")  # other cells, still to come, have a say in these
             summary = {key: value for key, value in row.items() if key not in provisional}
             self._tracker.cell(cell, self._cells[cell].config(), records, summary, picture)
+
+    def _records(self, cell: str) -> list[Record]:
+        found = (read_record(self._store.records / f"{key}.json") for key in self._keys.get(cell, []))
+        return [record for record in found if record]
 
 
 def write_tables(folder: Path, title: str, table: list[leaderboard.Row], records: list[Record]) -> None:
@@ -213,89 +240,27 @@ def find_suite(options: argparse.Namespace) -> Suite:
     return load(path, options.victims, options.seed)
 
 
-def find_devices(given: str) -> list[torch.device]:
-    """The devices that ``--devices`` names.
+def find_workers(options: argparse.Namespace) -> list[str]:
+    """The device of each worker that the run is to have.
 
     Raises:
-        UsageError: one is not there.
+        UsageError: they are not to be had.
     """
-    there = torch.cuda.device_count()
-    if given == "auto":
-        return [torch.device("cuda", 0) if there else torch.device("cpu")]
-    if given == "cpu":
-        return [torch.device("cpu")]
-    numbers = given.split(",")
-    if not all(number.isdecimal() for number in numbers) or len(set(map(int, numbers))) < len(numbers):
-        raise UsageError(f"--devices is cpu or different GPU numbers as in 0,1, not {given!r}")
-    for number in numbers:
-        if int(number) >= there:
-            found = f"GPUs 0 to {there - 1} are" if there > 1 else "GPU 0 is" if there else "no GPU is"
-            raise UsageError(f"there is no GPU {number} here ({found} found): give --devices cpu or another number")
-    return [torch.device("cuda", int(number)) for number in numbers]
-
-
-def start_workers(
-    devices: list[torch.device], blocks: list[Block], folder: Path, options: argparse.Namespace
-) -> list[multiprocessing.context.SpawnProcess]:
-    """A process for each further device; they take blocks from the same folder."""
-    context = multiprocessing.get_context("spawn")
-    workers = [
-        context.Process(target=work_on, args=(device, blocks, folder, options), daemon=True) for device in devices
-    ]
-    for worker in workers:
-        worker.start()
-    return workers
-
-
-def work_on(device: torch.device, blocks: list[Block], folder: Path, options: argparse.Namespace) -> None:
-    """What a worker process does."""
-    quiet()
-    set_threads(options.threads)
-    set_arithmetic()
-    with contextlib.suppress(KeyboardInterrupt, UsageError):  # the first process says so, or does the blocks itself
-        perceptual, reason = find_perceptual(options.lpips_weights, options.require_lpips)
-        work(blocks, Store(folder), Workbench(device, options.data_root, False, perceptual, reason), Watch())
-
-
-def set_threads(threads: int) -> None:
-    """One by default: a block has more small operations than large ones, and processes that each have several threads
-    slow each other down many times."""
-    torch.set_num_threads(whole_number("--threads", threads, at_least=1))
-
-
-def set_arithmetic() -> None:
-    """Plain float32 on a GPU, the same each time: a matching loss of 1e-6 has no use for TF32's 10 bits."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-
-
-def find_perceptual(weights: str | None, required: bool) -> tuple[Perceptual | None, str]:
-    """LPIPS, or the reason why there is none.
-
-    Raises:
-        UsageError: there is none but it is required, or the path that was given holds none.
-    """
-    try:
-        return Perceptual(find_backbone("alex", weights)), ""
-    except PerceptualUnavailable as error:
-        if required or weights:
-            raise UsageError(str(error)) from None
-        return None, str(error)
-
-
-def quiet() -> None:
-    """No chatter of libraries between our lines."""
-    warnings.filterwarnings("ignore", module=r"lightning|torch|lpips")
-    warnings.formatwarning = lambda message, *_, **__: f"leakboard: {message}\n"  # not the line of our code
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    workers = whole_number("--workers", given_or(options.workers, 1), at_least=1)
+    if options.executor != "local":
+        if options.devices not in ("auto", "cpu"):
+            raise UsageError("a job takes the GPU that it is given: with --executor, --devices is cpu or left out")
+        return [options.devices] * workers
+    devices = find_devices(options.devices)
+    if workers > 1 and devices[0].type == "cuda":
+        raise UsageError("a GPU has one worker: give --devices 0,1 for two of them, or --devices cpu with --workers")
+    return [str(device) for device in devices] * workers
 
 
 def show(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard show``."""
     folder = Path(options.folder)
-    records = read_all(folder)
+    records = read_all(folder, read_scores)
     table = leaderboard.rows(records)
     if options.format == "json":
         print(json.dumps(table, indent=1))
@@ -325,6 +290,30 @@ def print_table(table: list[leaderboard.Row], console: Console) -> None:
         if spared:
             console.print(f"(in a wider window also: {', '.join(SPARED[:spared])})\n", style="dim", highlight=False)
     console.print(leaderboard.NOTE, style="dim", highlight=False)
+
+
+def print_costs(costs: list[Row], workers: int, folder: Path, console: Console) -> None:
+    """The table of ``leakboard plan``, whole where it goes to a file."""
+    from benchmark import estimate
+
+    if not console.is_terminal:
+        console = Console(width=200)
+    shown = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for name in estimate.COLUMNS:
+        shown.add_column(name, justify="left" if name in ("scenario", "attack", "from") else "right")
+    for row in costs:
+        shown.add_row(*estimate.cells_of(row, workers))
+    shown.add_section()
+    shown.add_row(*estimate.cells_of(estimate.total(costs), workers))
+    console.print(shown)
+    shared = f", shared by {workers} workers" if workers > 1 else ""
+    console.print(
+        f"Evaluations are gradient evaluations of all victims: the mean of finished records of the same attack, in "
+        f"{folder} and in results/, or else the upper bound. Time is that of short attacks on this machine{shared}. "
+        f"Left is what has no record in {folder}.",
+        style="dim",
+        highlight=False,
+    )
 
 
 def rich_table(heading: str, board: list[leaderboard.Row], hidden: tuple[str, ...]) -> Table:
@@ -361,12 +350,13 @@ def bench(options: argparse.Namespace, parts: Parts) -> int:
     from benchmark.bench import as_table, compare
 
     quiet()
-    set_threads(given_or(options.threads, os.cpu_count() or 1))
-    set_arithmetic()
+    set_up(given_or(options.threads, os.cpu_count() or 1))
     devices = find_devices(options.devices)
     if len(devices) > 1:
         raise UsageError("bench runs on one device")
-    victims = whole_number("--victims", options.victims, at_least=1)
+    if options.report is not None:
+        return report(options, parts, devices[0])
+    victims = whole_number("--victims", given_or(options.victims, 64), at_least=1)
     seed = whole_number("--seed", options.seed, at_least=0)
     reference = whole_number("--reference-victims", given_or(options.reference_victims, victims), at_least=1)
     specs = {
@@ -380,8 +370,27 @@ def bench(options: argparse.Namespace, parts: Parts) -> int:
     return 0
 
 
+def report(options: argparse.Namespace, parts: Parts, device: torch.device) -> int:
+    """``leakboard bench --report``."""
+    from benchmark import performance, performance_page
+
+    if parts or options.victims is not None:
+        raise UsageError("--report measures settings of its own: leave --victims, --data, --model and --attack out")
+    reference = whole_number("--reference-victims", given_or(options.reference_victims, 16), at_least=1)
+    folder = Path(options.report)
+    found = performance_page.read(folder)
+    perceptual, _ = find_perceptual(None, False)
+    bench = Workbench(device, options.data_root, perceptual=perceptual)
+    say = partial(print, file=sys.stderr, flush=True)
+    found["gpu" if device.type == "cuda" else "cpu"] = performance.measure(bench, reference, say)
+    performance_page.write(found, folder)
+    print(performance_page.as_markdown(found), end="")
+    return 0
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace, Parts], int]] = {
     "run": run,
+    "plan": plan_costs,
     "show": show,
     "list": list_all,
     "bench": bench,

@@ -15,7 +15,7 @@ from torch import Tensor
 from attacks.gradient_matching import GradientMatching
 from benchmark.leaderboard import leaked
 from benchmark.run import Block, Watch
-from benchmark.store import Store, read_record
+from benchmark.store import Store
 
 
 class TimeLeft(ProgressColumn):
@@ -46,7 +46,7 @@ class ProgressBar(Watch):
         for block in blocks:
             self._blocks_left[block.cell.id] = self._blocks_left.get(block.cell.id, 0) + 1
         self._cells = len(self._blocks_left)
-        self._victims = self._leaked = 0
+        self._done = self._victims = self._leaked = 0
         columns: list[ProgressColumn] = [
             BarColumn(bar_width=12),
             TextColumn("{task.fields[counts]}", table_column=Column(no_wrap=True)),
@@ -70,14 +70,10 @@ class ProgressBar(Watch):
         self._progress.update(self._task, description=block.cell.label)
 
     def ends(self, block: Block) -> None:
-        self._blocks_left[block.cell.id] -= 1
-        record = read_record(self._store.records / f"{block.key}.json")
-        for victim in record["victims"] if record else []:
-            self._victims += 1
-            self._leaked += leaked(victim)
+        self.was_done(block)
         self._show(self._victims)
-        if not self._console.is_terminal and self._blocks_left[block.cell.id] == 0:
-            self._console.print(f"{self._counts(self._victims)}: {block.cell.label}", highlight=False, soft_wrap=True)
+        if self._blocks_left[block.cell.id] == 0:
+            self._say(block.cell.label)
 
     def callbacks(self) -> list[Callback]:
         return [_Finished(self)]
@@ -86,14 +82,32 @@ class ProgressBar(Watch):
         """Victims that are done in the block that is under way."""
         self._show(self._victims + finished)
 
+    def was_done(self, block: Block) -> bool:
+        """Counts the block where it has a whole record, without a word. False where it has none."""
+        record = self._store.scores(block.key)
+        if record is None:
+            return False
+        self._blocks_left[block.cell.id] -= 1
+        self._done += self._blocks_left[block.cell.id] == 0
+        self._victims += len(record["victims"])
+        self._leaked += sum(map(leaked, record["victims"]))
+        return True
+
     def resumed(self) -> None:
         """What is done by now was done by an earlier run: the time left is not judged by it."""
         self._progress.update(self._task, before=self._victims)
+        self._show(self._victims)
+        if self._victims:
+            self._say("done by an earlier run")
+
+    def _say(self, what: str) -> None:
+        """A line where there is no bar."""
+        if not self._console.is_terminal:
+            self._console.print(f"{self._counts(self._victims)}: {what}", highlight=False, soft_wrap=True)
 
     def _counts(self, victims: int) -> str:
-        done = sum(left == 0 for left in self._blocks_left.values())
         share = f", {self._leaked / self._victims:.0%} leaked" if self._victims else ""
-        return f"{done}/{self._cells} cells, {victims} victims{share}"
+        return f"{self._done}/{self._cells} cells, {victims} victims{share}"
 
     def _show(self, victims: int) -> None:
         self._progress.update(self._task, completed=victims, counts=self._counts(victims))

@@ -116,6 +116,7 @@ def find_class(kind: str, name: str) -> type:
     return found
 
 
+@cache
 def parser_for(kind: str, name: str) -> ArgumentParser:
     """A parser of the class's arguments, whose help is made from its docstring and signature."""
     usage = f"--{kind} {name} [--{kind}.ARGUMENT VALUE ...]"

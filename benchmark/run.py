@@ -1,5 +1,6 @@
 """Running a suite: blocks of victims through client, attack and scores into records."""
 
+import contextlib
 import gc
 import hashlib
 import resource
@@ -20,8 +21,10 @@ from torch import Tensor
 
 from attacks import Attack, Observation, Reconstruction
 from attacks.base import Trajectory
+from attacks.gradient_matching import GradientMatching
 from benchmark.client import observe
 from benchmark.errors import UsageError
+from benchmark.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.models import Model
 from benchmark.perceptual import Perceptual
 from benchmark.pictures import strip
@@ -53,6 +56,8 @@ class Workbench:
         download: whether a data set that is missing may be downloaded.
         perceptual: LPIPS, or None where it is not to be had.
         no_perceptual: then the reason.
+        sharing: processes that share the memory of the device, this one included.
+        bytes_per_victim: by kind of block, as measured.
     """
 
     device: torch.device
@@ -60,6 +65,8 @@ class Workbench:
     download: bool = False
     perceptual: Perceptual | None = None
     no_perceptual: str = ""
+    sharing: int = 1
+    bytes_per_victim: dict[Any, int] = field(default_factory=dict)
     _data: dict[str, PrivateData] = field(default_factory=dict)
 
     def data(self, spec: Spec) -> PrivateData:
@@ -115,35 +122,36 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
     checksums: dict[Any, str] = {}
     codes: dict[tuple[str, ...], str] = {}
     perceptual = bench.perceptual.describe()["sha256"] if bench.perceptual else None
-    for scenario in {repr(cell.scenario): cell.scenario for cell in suite.cells}.values():
-        check_fit(scenario, bench)
+    attacks: dict[str, dict[str, Cell]] = {}
+    for cell in suite.cells:
+        attacks.setdefault(repr(cell.scenario), {})[cell.attack.label] = cell
+    for of_scenario in attacks.values():
+        model = check_fit(next(iter(of_scenario.values())).scenario, bench)
+        for cell in of_scenario.values():
+            check_attack(cell.scenario, cell.attack, model, bench)
     for cell in suite.cells:
         scenario = cell.scenario
-        attack: Attack = build("attack", cell.attack)
-        if attack.one_image_only and scenario.batch_size > 1:
-            raise UsageError(f"{cell.attack.name} attacks one image: give batch_size 1, or attack with DLG")
         parts = {"data": scenario.data, "model": scenario.model, "attack": cell.attack, "defense": cell.defense}
         given = {kind: part for kind, part in parts.items() if part is not None}
-        code = codes.setdefault(tuple(part.name for part in given.values()), code_checksum(given))
+        names = tuple(part.name for part in given.values())
+        if names not in codes:
+            codes[names] = code_checksum(given)
+        of_cell = cell.config() | {"lpips_sha256": perceptual, "code_sha256": codes[names]}
         for first in range(0, scenario.victims, suite.block_size):
             victims = range(first, min(first + suite.block_size, scenario.victims))
             place = (scenario.data.label, scenario.batch_size, victims)
             if place not in checksums:
-                images, labels = bench.victims(scenario, victims)
                 data = bench.data(scenario.data)
-                checksums[place] = checksum(images, labels, data.mean_image(), data.class_means())
-            config = cell.config() | {
-                "victims": [victims.start, victims.stop],
-                "data_sha256": checksums[place],
-                "lpips_sha256": perceptual,
-                "code_sha256": code,
-            }
+                batches = bench.victims(scenario, victims)
+                checksums[place] = checksum(*batches, data.mean_image(), data.class_means())
+                del batches  # at most one block's images are held
+            config = of_cell | {"victims": [victims.start, victims.stop], "data_sha256": checksums[place]}
             blocks.append(Block(cell, victims, digest(config)))
     return blocks
 
 
-def check_fit(scenario: Scenario, bench: Workbench) -> None:
-    """Raises UsageError where the data hold too few victims or the model does not take their images."""
+def check_fit(scenario: Scenario, bench: Workbench) -> Model:
+    """The model; raises UsageError where the data hold too few victims or it does not take their images."""
     data = bench.data(scenario.data)
     held = data.num_victims(scenario.batch_size)
     if scenario.victims > held:
@@ -161,27 +169,84 @@ def check_fit(scenario: Scenario, bench: Workbench) -> None:
         raise UsageError(
             f"{scenario.model.name} does not take the {shape} images of {scenario.data.name} ({short(error)})"
         ) from None
+    return model
+
+
+def check_attack(scenario: Scenario, attack: Spec, model: Model, bench: Workbench) -> None:
+    """Raises UsageError where the attack can not take such victims."""
+    made: Attack = build("attack", attack)
+    channels, height, width = bench.data(scenario.data).image_shape
+    try:
+        made.check(model, (scenario.batch_size, channels, height, width))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def checksum(*tensors: Tensor) -> str:
     """sha256 of the values."""
     together = hashlib.sha256()
     for tensor in tensors:
-        together.update(tensor.contiguous().numpy().tobytes())
+        together.update(tensor.contiguous().numpy().data)
     return together.hexdigest()
 
 
 def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()) -> Record:
     """Attacks and scores the victims of one block."""
-    cell, scenario = block.cell, block.cell.scenario
-    data = bench.data(scenario.data)
-    images, labels = bench.victims(scenario, block.victims)
-    attack: Attack = build("attack", cell.attack)
-    defense = build("defense", cell.defense) if cell.defense else None
-    model = bench.model(scenario)
+    return run_blocks([block], bench, callbacks)[0]
 
-    def observed(victims: range) -> Observation:
-        rows = slice(victims.start - block.victims.start, victims.stop - block.victims.start)
+
+def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callback] = ()) -> list[Record]:
+    """Attacks and scores the victims of blocks that follow each other in one cell, all at once."""
+    cell, scenario = blocks[0].cell, blocks[0].cell.scenario
+    victims = range(blocks[0].victims.start, blocks[-1].victims.stop)
+    data = bench.data(scenario.data)
+    images, labels = bench.victims(scenario, victims)
+    attack: Attack = build("attack", cell.attack)
+    if isinstance(attack, GradientMatching) and attack.at_once is None:
+        attack.at_once = room(blocks[0], bench)
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    notes: list[str] = []
+    started = time.perf_counter()
+    found = attack_within_memory(attack, seen_by(cell, images, labels, victims, bench), victims, callbacks, notes)
+    seconds = time.perf_counter() - started
+    found = without_nan(found)
+    records = []
+    for block in blocks:
+        rows = slice(block.victims.start - victims.start, block.victims.stop - victims.start)
+        share = take_rows(found, rows)
+        scores = score(images[rows], labels[rows], share.images.cpu(), share.labels.cpu(), bench.perceptual)
+        sha256 = checksum(images[rows], labels[rows])
+        records.append(
+            {
+                "key": block.key,
+                "cell": cell.id,
+                "config": cell.config(),
+                "provenance": provenance(bench) | {"data_sha256": sha256, "data_notes": data.notes},
+                "cost": {
+                    "seconds": brief(seconds * len(block.victims) / len(victims)),
+                    "victims_at_once": min(len(victims), getattr(attack, "at_once", None) or len(victims)),
+                    "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
+                    "notes": notes,
+                },
+                "victims": victims_table(block.victims, share, scores),
+                "curve": curve(share.trajectory, images[rows]),
+                "picture": strip(images[rows], share.images.cpu()),
+            }
+        )
+    return records
+
+
+def seen_by(
+    cell: Cell, images: Tensor, labels: Tensor, victims: range, bench: Workbench
+) -> Callable[[range], Observation]:
+    """What the attacker sees of any of the victims, of whom there are images and labels."""
+    scenario = cell.scenario
+    data, model = bench.data(scenario.data), bench.model(scenario)
+    defense = build("defense", cell.defense) if cell.defense else None
+
+    def observed(some: range) -> Observation:
+        rows = slice(some.start - victims.start, some.stop - victims.start)
         return observe(
             model,
             images[rows].to(bench.device),
@@ -192,31 +257,47 @@ def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()
             data.mean_image(),
             data.class_means(),
             scenario.seed,
-            victims,
+            some,
         )
 
-    if bench.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(bench.device)
-    notes: list[str] = []
-    started = time.perf_counter()
-    found = attack_within_memory(attack, observed, block.victims, callbacks, notes)
-    seconds = time.perf_counter() - started
-    found = without_nan(found)
-    scores = score(images, labels, found.images.cpu(), found.labels.cpu(), bench.perceptual)
-    return {
-        "key": block.key,
-        "cell": cell.id,
-        "config": cell.config(),
-        "provenance": provenance(bench) | {"data_sha256": checksum(images, labels), "data_notes": data.notes},
-        "cost": {
-            "seconds": brief(seconds),
-            "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
-            "notes": notes,
-        },
-        "victims": victims_table(block.victims, found, scores),
-        "curve": curve(found.trajectory, images),
-        "picture": strip(images, found.images.cpu()),
-    }
+    return observed
+
+
+def room(block: Block, bench: Workbench) -> int:
+    """How many victims such as the block's fit into the memory that is free, by what a few of them take."""
+    cell, scenario = block.cell, block.cell.scenario
+    if len(block.victims) <= max(PROBES) or "max_evaluations" not in cell.attack.args:
+        return len(block.victims)
+    kind = (scenario.data.label, scenario.model.label, scenario.batch_size, cell.attack.label)
+    if kind not in bench.bytes_per_victim:
+        victims = block.victims[: max(PROBES)]
+        observed = seen_by(cell, *bench.victims(scenario, victims), victims, bench)
+        short = replace(cell.attack, args=cell.attack.args | {"max_evaluations": 3})
+        try:
+            bench.bytes_per_victim[kind] = bytes_per_victim(
+                lambda count: build("attack", short).reconstruct(observed(victims[:count]))
+            )
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                return 1
+            raise
+    free = MARGIN * free_bytes(bench.device) / bench.sharing
+    return max(1, int(free / bench.bytes_per_victim[kind]))
+
+
+def take_rows(found: Reconstruction, rows: slice) -> Reconstruction:
+    """The part of a reconstruction that is of some of its victims."""
+    trajectory = found.trajectory
+    if trajectory is not None:
+        trajectory = Trajectory(trajectory.evaluations, trajectory.loss[rows], trajectory.images[rows])
+    return Reconstruction(
+        found.images[rows],
+        found.labels[rows],
+        found.loss[rows],
+        found.evaluations[rows],
+        found.status[rows],
+        trajectory,
+    )
 
 
 def attack_within_memory(
@@ -364,19 +445,43 @@ def work(blocks: list[Block], store: Store, bench: Workbench, watch: "Watch") ->
     """Runs the blocks that no other process has done or is doing, until every block is done."""
     pending = list(blocks)
     while pending:
-        mine = 0
+        worked = False
         for block in list(pending):
             if not store.done(block.key):
-                with store.claim(block.key) as claimed:
-                    if claimed:
-                        watch.begins(block)
-                        store.write(run_block(block, bench, watch.callbacks()))
-                        mine += 1
+                with contextlib.ExitStack() as claims:
+                    mine = claim_together(block, pending, store, bench, claims)
+                    for one in mine:
+                        watch.begins(one)
+                    for record in run_blocks(mine, bench, watch.callbacks()) if mine else []:
+                        store.write(record)
+                    worked = worked or bool(mine)
             if store.done(block.key):
                 watch.ends(block)
                 pending.remove(block)
-        if pending and not mine:
+        if pending and not worked:
             time.sleep(0.3)  # what is left is in the hands of other processes
+
+
+def claim_together(
+    block: Block, pending: list[Block], store: Store, bench: Workbench, claims: contextlib.ExitStack
+) -> list[Block]:
+    """Claims the block and, on a GPU, those that follow it in its cell as far as memory goes.
+
+    A GPU attacks a thousand victims in little more time than one. On a CPU the time of a victim does not fall with
+    more of them (results/performance.md), and other workers may want the blocks.
+
+    Returns:
+        The blocks that are claimed, none where another process was faster.
+    """
+    limit = room(block, bench) if bench.device.type == "cuda" else len(block.victims)
+    mine: list[Block] = []
+    for other in pending[pending.index(block) :]:
+        follows = not mine or (other.cell == block.cell and other.victims.start == mine[-1].victims.stop)
+        fits = not mine or other.victims.stop - block.victims.start <= limit
+        if not follows or not fits or not claims.enter_context(store.claim(other.key)):
+            break
+        mine.append(other)
+    return mine
 
 
 class Watch:

@@ -5,6 +5,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Cell:
             "adaptive": self.adaptive,
         }
 
-    @property
+    @cached_property
     def id(self) -> str:
         return digest(self.config())
 
@@ -90,14 +91,18 @@ class Suite:
 def as_cells(scenario: Scenario, defenses: list[Spec], attacks: list[Spec]) -> Iterator[Cell]:
     """The control and the null baselines of a scenario, then each defense against each attack, without and with
     knowledge of it."""
-    for name in BASELINES:
-        yield Cell(scenario, None, spec("attack", name, {}), adaptive=False)
-    for attack in attacks:
+    for attack in [*baselines(), *attacks]:
         yield Cell(scenario, None, attack, adaptive=False)
     for defense in defenses:
         for attack in attacks:
             for adaptive in (False, True):
                 yield Cell(scenario, defense, attack, adaptive)
+
+
+@cache
+def baselines() -> tuple[Spec, ...]:
+    """The null baselines."""
+    return tuple(spec("attack", name, {}) for name in BASELINES)
 
 
 def entries(kind: str, given: Any) -> list[Spec]:

@@ -7,7 +7,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-BLOCK = 500  # images that are held as float at the same time while a mean is taken
+BLOCK = 64  # images that are held as float at the same time while a mean is taken
 
 
 class DataError(Exception):
@@ -68,8 +68,7 @@ class PrivateData(LightningDataModule):
         self.notes: list[str] = []
         self._train: Split | None = None
         self._test: Split | None = None
-        self._mean_image: Tensor | None = None
-        self._class_means: Tensor | None = None
+        self._means: tuple[Tensor, Tensor] | None = None
 
     def load(self, train: bool) -> Split:
         """Read one split; called at most once for each."""
@@ -153,31 +152,29 @@ class PrivateData(LightningDataModule):
 
     def mean_image(self) -> Tensor:
         """Return the mean train image `[C, H, W]`; mid-grey where there are no train images."""
-        if self._mean_image is None:
-            total = torch.zeros(self.image_shape, dtype=torch.float64)
-            seen = 0
-            for images, labels in self._public_blocks():
-                total += images.sum(0)
-                seen += len(labels)
-            mean = total / seen if seen else total + 0.5
-            self._mean_image = mean.float()
-        return self._mean_image.clone()
+        return self._public_means()[0].clone()
 
     def class_means(self) -> Tensor:
         """Return each class's mean train image `[num_classes, C, H, W]`.
 
         A class without train images gets the mean image.
         """
-        if self._class_means is None:
-            mean = self.mean_image().double()
-            total = torch.zeros(self.num_classes, *self.image_shape, dtype=torch.float64)
+        return self._public_means()[1].clone()
+
+    def _public_means(self) -> tuple[Tensor, Tensor]:
+        """Mean image and class means, from one look at the train images."""
+        if self._means is None:
+            total = torch.zeros(self.image_shape, dtype=torch.float64)
+            of_class = torch.zeros(self.num_classes, *self.image_shape, dtype=torch.float64)
             seen = torch.zeros(self.num_classes, dtype=torch.int64)
             for images, labels in self._public_blocks():
-                total.index_add_(0, labels, images)
+                total += images.sum(0)
+                of_class.index_add_(0, labels, images)
                 seen += torch.bincount(labels, minlength=self.num_classes)
-            total[seen == 0] = mean
-            self._class_means = (total / seen.clamp(min=1).view(-1, 1, 1, 1)).float()
-        return self._class_means.clone()
+            mean = (total / seen.sum() if seen.any() else total + 0.5).float()
+            of_class[seen == 0] = mean.double()
+            self._means = mean, (of_class / seen.clamp(min=1).view(-1, 1, 1, 1)).float()
+        return self._means
 
     def _public_blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         split = self.train_split

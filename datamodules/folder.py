@@ -26,13 +26,12 @@ def square(image: Image.Image, size: int) -> Tensor:
 
 
 class FolderSplit(Split):
-    """Image files that are decoded when they are first asked for, and kept at their small size."""
+    """Image files that are decoded where they are asked for, and not kept: memory does not grow with their number."""
 
     def __init__(self, files: list[tuple[Path, int]], size: int) -> None:
         super().__init__(torch.tensor([label for _, label in files], dtype=torch.int64))
         self.paths = [path for path, _ in files]
         self.size = size
-        self._decoded: dict[int, Tensor] = {}
 
     def images(self, start: int, stop: int) -> Tensor:
         wanted = range(*slice(start, stop).indices(len(self)))
@@ -41,11 +40,9 @@ class FolderSplit(Split):
         return torch.stack([self._decode(index) for index in wanted]).float() / 255
 
     def _decode(self, index: int) -> Tensor:
-        if index not in self._decoded:
-            path = self.paths[index]
-            with reading(path), Image.open(path) as image:
-                self._decoded[index] = square(image, self.size)
-        return self._decoded[index]
+        path = self.paths[index]
+        with reading(path), Image.open(path) as image:
+            return square(image, self.size)
 
 
 class FolderData(DiskData):

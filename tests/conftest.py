@@ -1,7 +1,6 @@
 """What the tests share: one thread, and victims made of scikit-learn's digits."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -62,18 +61,3 @@ def victims_of(digits: Digits) -> MakeVictims:
         return Victims(images, labels, seen)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def take() -> Callable[[Observation, list[int]], Observation]:
-    """The observation of some of the victims, in that order."""
-
-    def rows(observation: Observation, victims: list[int]) -> Observation:
-        return replace(
-            observation,
-            parameters={name: value[victims] for name, value in observation.parameters.items()},
-            update={name: value[victims] for name, value in observation.update.items()},
-            seeds=[observation.seeds[victim] for victim in victims],
-        )
-
-    return rows

@@ -22,7 +22,6 @@ STATUSES = {"converged", "stalled", "exhausted", "diverged"}
 EVALUATIONS = 200
 
 MakeVictims = Callable[..., Any]
-Take = Callable[[Observation, list[int]], Observation]
 
 every_attack = pytest.mark.parametrize("attack", ATTACKS)
 
@@ -126,7 +125,7 @@ def test_idlg_refuses_batches(victims_of: MakeVictims) -> None:
 
 @every_attack
 def test_a_victim_takes_the_same_path_alone_and_in_any_company(
-    attack: type[GradientMatching], victims_of: MakeVictims, take: Take
+    attack: type[GradientMatching], victims_of: MakeVictims
 ) -> None:
     """In float64, to 1e-6 of the loss, at each of up to 200 evaluations, or until the attack stalls before that.
 
@@ -140,12 +139,12 @@ def test_a_victim_takes_the_same_path_alone_and_in_any_company(
     assert sum(sure) > 0.7 * sum(map(len, block.losses.values())), "too much is left out"
 
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1)).tolist()
-    shuffled = paths(attack, take(observation, order))
+    shuffled = paths(attack, observation.take(order))
     waiting = paths(attack, observation, at_once=3)
     for victim in range(16):
         others = {"shuffled": shuffled.losses[order.index(victim)], "waiting": waiting.losses[victim]}
         if victim < 6:
-            others["alone"] = paths(attack, take(observation, [victim])).losses[0]
+            others["alone"] = paths(attack, observation.take([victim])).losses[0]
         for company, losses in others.items():
             agreed = agreement(deviations(block.losses[victim], losses), 1e-6)
             assert agreed >= sure[victim], f"victim {victim}, {company}: {agreed} of {sure[victim]} evaluations"
@@ -153,14 +152,14 @@ def test_a_victim_takes_the_same_path_alone_and_in_any_company(
 
 @every_attack
 def test_a_victim_takes_the_same_path_for_200_evaluations(
-    attack: type[GradientMatching], victims_of: MakeVictims, take: Take
+    attack: type[GradientMatching], victims_of: MakeVictims
 ) -> None:
     """A deep sigmoid network amplifies nothing, and its flat loss keeps these victims at work for 200 evaluations."""
     chosen = [0, 6, 7]
     observation = victims_of(8, dtype=torch.float64, model=DeepMLP).observation
     block = paths(attack, observation)
     for victim in chosen:
-        alone = paths(attack, take(observation, [victim]))
+        alone = paths(attack, observation.take([victim]))
         assert len(block.losses[victim]) == len(alone.losses[0]) == EVALUATIONS
         assert deviations(block.losses[victim], alone.losses[0]).max() < 1e-6
         torch.testing.assert_close(block.images[victim][-1], alone.images[0][-1], rtol=1e-6, atol=1e-6)

@@ -92,7 +92,9 @@ def times(folder: Path) -> dict[str, int]:
 # Help, which must not wait for torch.
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["show", "--help"], [], ["frob"], ["run", "--frob"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["plan", "--help"], ["show", "--help"], [], ["frob"], ["run", "--frob"]]
+)
 def test_help_and_typing_errors_do_not_load_torch(words: list[str]) -> None:
     code = (
         f"import sys\nfrom benchmark.cli import main\ntry:\n    main({words})\n"
@@ -251,9 +253,11 @@ def test_values_are_read_as_in_a_suite_and_defaults_are_recorded(leakboard: Leak
     assert config["defense"] == {"class": "Masking", "ratio": 0.5, "rescale": True}
     assert config["attack"] == {
         "class": "IDLG",
-        "at_once": 64,
+        "at_once": None,
         "history_size": 100,
         "max_evaluations": 5,
+        "restarts": 0,
+        "start": "noise",
         "tolerance": 0.001,
     }
     assert config["model"] == {"class": "LeNet", "init_range": 1.0}

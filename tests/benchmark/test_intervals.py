@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from benchmark.intervals import bootstrap_mean, wilson
+from benchmark.intervals import RESAMPLES, SEED, bootstrap_mean, wilson
 
 
 def closed_form(successes: int, trials: int, z: float) -> tuple[float, float]:
@@ -78,6 +78,13 @@ def test_bootstrap_of_two_values_by_hand() -> None:
     # A resample's mean is 0, 0.5 or 1 with probabilities 1/4, 1/2, 1/4.
     assert bootstrap_mean([0.0, 1.0], confidence=0.95) == (0.0, 1.0)
     assert bootstrap_mean([0.0, 1.0], confidence=0.4) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("size", [2, 16, 64])
+def test_bootstrap_is_that_of_drawing_victims_with_replacement(size: int) -> None:
+    values = np.sort(np.random.default_rng(4).normal(size=size))
+    drawn = values[np.random.default_rng(SEED).integers(size, size=(RESAMPLES, size))].mean(axis=1)
+    assert bootstrap_mean(values.tolist()) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
 
 
 def test_bootstrap_is_near_the_normal_interval_when_there_are_many() -> None:

@@ -195,6 +195,28 @@ def test_two_processes_share_the_work_and_end_with_the_same_table(
     assert not any(Path("shared/locks").iterdir())
 
 
+def test_a_finished_run_is_counted_and_its_table_made_with_one_look_at_each_record(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("own.yaml", "--out", "out")
+    made = {path: path.stat().st_mtime_ns for path in Path("out/pictures").iterdir()}
+    capsys.readouterr()
+    looks: list[str] = []
+    real = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path.parent.name == "records":
+            looks.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    run("own.yaml", "--out", "out")
+    assert sorted(looks) == sorted(2 * list(record_files("out")))  # to find what is left, and for the table
+    said = capsys.readouterr()
+    assert re.search(r"^8/8 cells, 32 victims, \d+% leaked: done by an earlier run$", said.err, flags=re.M)
+    assert {path: path.stat().st_mtime_ns for path in Path("out/pictures").iterdir()} == made
+
+
 @pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"[]"])
 def test_a_damaged_record_is_set_aside_and_run_again(
     damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]

@@ -1,7 +1,9 @@
 """Blocks: the unit of work, whose results do not depend on how the work was cut."""
 
+import contextlib
 import json
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,23 @@ from lightning.pytorch.callbacks import Callback
 from attacks import IDLG, Observation, Reconstruction
 from attacks.base import Trajectory
 from benchmark.errors import UsageError
-from benchmark.run import Block, Watch, Workbench, finite, is_out_of_memory, join, plan, run_block, work
+from benchmark.memory import MARGIN
+from benchmark.registry import Spec
+from benchmark.run import (
+    Block,
+    Watch,
+    Workbench,
+    claim_together,
+    finite,
+    is_out_of_memory,
+    join,
+    plan,
+    run_block,
+    run_blocks,
+    work,
+)
 from benchmark.store import Store, read_all
-from benchmark.suite import Suite, parse
+from benchmark.suite import Scenario, Suite, parse
 
 
 @pytest.fixture
@@ -45,6 +61,42 @@ def assert_close(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> N
             assert one[same] == other[same]
         for near in ("loss", "mse", "psnr", "ssim"):
             assert one[near] == pytest.approx(other[near], rel=1e-3, abs=1e-4)
+
+
+# The plan.
+
+
+def test_a_plan_reads_each_image_once_and_those_of_one_block_at_a_time(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[range] = []
+    held: list[weakref.ref[torch.Tensor]] = []
+    real = Workbench.victims
+
+    def victims(self: Workbench, scenario: Scenario, which: range) -> tuple[torch.Tensor, torch.Tensor]:
+        assert all(images() is None for images in held)
+        images, labels = real(self, scenario, which)
+        read.append(which)
+        held.append(weakref.ref(images))
+        return images, labels
+
+    monkeypatch.setattr(Workbench, "victims", victims)
+    given = suite(victims=7, block_size=3, defenses=["Masking", "Pruning"])
+    assert len(plan(given, bench)) == 3 * len(given.cells)
+    assert read == [range(0, 3), range(3, 6), range(6, 7)]
+
+
+def test_a_plan_reads_the_code_of_the_same_classes_once(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, ...]] = []
+
+    def counting(parts: dict[str, Spec]) -> str:
+        read.append(tuple(part.name for part in parts.values()))
+        return "code"
+
+    monkeypatch.setattr("benchmark.run.code_checksum", counting)
+    strengths = {"class": "Masking", "sweep": {"ratio": [0.1, 0.2, 0.3]}}
+    plan(suite(defenses=[strengths]), bench)
+    assert len(read) == len(set(read)) == 3 + 1 + 1
 
 
 # Memory.
@@ -89,6 +141,61 @@ def test_a_block_that_does_not_fit_is_split_with_the_same_results(
     assert_close(split["victims"], whole["victims"])
     assert split["curve"]["evaluations"] == whole["curve"]["evaluations"]
     assert split["curve"]["psnr"] == [pytest.approx(psnr, rel=1e-3) for psnr in whole["curve"]["psnr"]]
+
+
+def test_no_more_victims_are_attacked_at_once_than_fit_as_measured(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = attacked(plan(suite(victims=6), bench))
+    whole = run_block(block, bench)
+    assert whole["cost"]["victims_at_once"] == 6
+    (size,) = bench.bytes_per_victim.values()
+    assert 100_000 < size < 10_000_000  # the history of 100 pairs of 64 values, the networks, the gradients' graph
+    monkeypatch.setattr("benchmark.run.free_bytes", lambda device: int(size * 2.6 / MARGIN))
+    few = run_block(block, bench)
+    assert few["cost"]["victims_at_once"] == 2 and few["cost"]["notes"] == []
+    assert_close(few["victims"], whole["victims"])
+    bench.sharing = 2
+    assert run_block(block, bench)["cost"]["victims_at_once"] == 1
+
+
+def test_the_number_at_once_that_a_user_gives_is_kept(bench: Workbench) -> None:
+    given = suite(victims=6, attacks=[{"class": "IDLG", "max_evaluations": 5, "at_once": 5}])
+    (block,) = attacked(plan(given, bench))
+    assert run_block(block, bench)["cost"]["victims_at_once"] == 5
+    assert not bench.bytes_per_victim
+
+
+def test_blocks_attacked_together_have_the_records_of_blocks_attacked_alone(bench: Workbench) -> None:
+    blocks = attacked(plan(suite(victims=5, block_size=2), bench))
+    together = run_blocks(blocks, bench)
+    for block, record in zip(blocks, together, strict=True):
+        alone = run_block(block, bench)
+        assert (record["key"], record["cell"], record["config"]) == (alone["key"], alone["cell"], alone["config"])
+        assert record["provenance"]["data_sha256"] == alone["provenance"]["data_sha256"]
+        assert_close(record["victims"], alone["victims"])
+        assert len(record["curve"]["psnr"]) == len(block.victims)
+
+
+def test_a_gpu_takes_the_blocks_of_a_cell_together_as_far_as_they_fit(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = plan(suite(victims=10, block_size=2, attacks=["IDLG", "DLG"]), bench)
+    pending = attacked(blocks)
+    store = Store(tmp_path)
+    monkeypatch.setattr("benchmark.run.room", lambda block, bench: 7)
+
+    def claimed(first: Block, device: str) -> list[range]:
+        bench.device = torch.device(device)
+        with contextlib.ExitStack() as claims:
+            return [b.victims for b in claim_together(first, pending, store, bench, claims)]
+
+    assert claimed(pending[0], "cuda") == [range(0, 2), range(2, 4), range(4, 6)]
+    assert claimed(pending[0], "cpu") == [range(0, 2)]
+    assert claimed(pending[3], "cuda") == [range(6, 8), range(8, 10)]  # the next block is another cell's
+    with store.claim(pending[1].key):  # another process's
+        assert claimed(pending[0], "cuda") == [range(0, 2)]
+        assert claimed(pending[1], "cuda") == []
 
 
 def test_one_victim_that_does_not_fit_is_told(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmark.errors import UsageError
-from benchmark.store import Store, read_all, read_record, write_whole
+from benchmark.store import Store, read_all, read_record, read_scores, write_whole
 
 KEY = "0123456789abcdef"
 
@@ -146,6 +146,34 @@ DAMAGED = [
 ]
 
 
+WHOLE = json.dumps(record(curve={"loss": [[1.5, None]]}, picture="abcd")).encode()
+
+
+@pytest.mark.parametrize("content", [*DAMAGED, WHOLE.replace(b"1.5", b"1.5.5"), WHOLE.replace(b"bc", b"\xff\xff")])
+def test_scores_of_a_damaged_record_are_not_read(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / f"{KEY}.json"
+    path.write_bytes(content)
+    assert read_scores(path) is None and read_record(path) is None
+
+
+def test_scores_are_the_record_without_what_takes_memory(tmp_path: Path) -> None:
+    path = tmp_path / f"{KEY}.json"
+    path.write_bytes(WHOLE)
+    whole, scores = read_record(path), read_scores(path)
+    assert whole and scores and whole == scores | {"curve": {"loss": [[1.5, None]]}, "picture": "abcd"}
+    assert "curve" not in scores and "picture" not in scores
+
+
+def test_a_whole_record_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(tmp_path).write(record())
+    store, read = Store(tmp_path), []
+    monkeypatch.setattr("benchmark.store.read_scores", lambda path: read.append(path.name) or read_record(path))
+    assert store.scores(KEY) == record()
+    for _ in range(3):
+        assert store.done(KEY)
+    assert read == [f"{KEY}.json"]
+
+
 @pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_record_is_reported_and_set_aside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
@@ -173,7 +201,7 @@ def test_a_damaged_record_that_another_process_set_aside_first_is_no_error(
     def slower(path: Path) -> None:
         path.unlink()
 
-    monkeypatch.setattr("benchmark.store.read_record", slower)
+    monkeypatch.setattr("benchmark.store.read_scores", slower)
     assert not store.done(KEY)
 
 

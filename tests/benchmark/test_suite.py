@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from benchmark.errors import UsageError
-from benchmark.registry import spec
+from benchmark.registry import Spec, spec
 from benchmark.suite import BASELINES, Suite, digest, load, parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -50,6 +50,21 @@ def test_a_sweep_goes_over_the_argument_beside_it() -> None:
     text = "defenses: [{class: Masking, rescale: true, ratio: 0.9, sweep: {ratio: [0.1]}}]"
     (found,) = [c.defense.args for c in suite(text).cells if c.defense and c.adaptive]
     assert found == {"ratio": 0.1, "rescale": True}
+
+
+def test_each_entry_is_checked_once_however_many_cells_it_is_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite()  # the baselines are checked for all suites
+    checked: list[str] = []
+
+    def counting(kind: str, name: str, args: dict[str, Any]) -> Spec:
+        checked.append(name)
+        return spec(kind, name, args)
+
+    monkeypatch.setattr("benchmark.suite.spec", counting)
+    scenarios = "[{data: Digits, model: LeNet}, {data: Photos, model: MLP}]"
+    made = suite("defenses: [{class: Masking, sweep: {ratio: [0.1, 0.2, 0.3]}}]", "[IDLG, DLG]", scenarios)
+    assert len(made.cells) == 2 * (3 + 2 + 3 * 2 * 2)
+    assert sorted(checked) == ["DLG", "Digits", "IDLG", "LeNet", "MLP", "Masking", "Masking", "Masking", "Photos"]
 
 
 def test_data_and_models_can_be_swept() -> None:
@@ -122,9 +137,11 @@ def test_every_argument_is_in_the_config_with_its_default() -> None:
     made = spec("attack", "IDLG", {"max_evaluations": 7})
     assert made.as_dict() == {
         "class": "IDLG",
-        "at_once": 64,
+        "at_once": None,
         "history_size": 100,
         "max_evaluations": 7,
+        "restarts": 0,
+        "start": "noise",
         "tolerance": 1e-6,
     }
 

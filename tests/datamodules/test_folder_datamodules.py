@@ -42,7 +42,7 @@ def test_victims_take_turns_and_every_fourth_image_is_public(tmp_path: Path) -> 
     assert data.notes == ["ImageFolder read from faces: 10 images of 3 classes"]
 
 
-def test_only_what_is_asked_for_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_asked_for_is_decoded_and_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"a": 3, "b": 3})
     opened: list[str] = []
     opener = Image.open
@@ -57,7 +57,7 @@ def test_only_what_is_asked_for_is_decoded(tmp_path: Path, monkeypatch: pytest.M
     assert opened == []
     data.victims(1, batch_size=2)
     data.victims(2)
-    assert opened == ["a_0001.png", "b_0001.png"]
+    assert opened == ["a_0001.png", "b_0001.png"] * 2
 
 
 @pytest.mark.parametrize(

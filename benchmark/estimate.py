@@ -1,0 +1,249 @@
+"""What a suite will cost on this machine, before it is run."""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from scipy.optimize import nnls
+
+from benchmark.run import Block, Workbench, room, run_block
+from benchmark.store import read_scores
+from benchmark.suite import Cell, digest
+
+RESULTS = Path(__file__).parent.parent / "results"
+
+TIMED_VICTIMS = 16
+TIMED_EVALUATIONS = (2, 50)
+"""The short attacks that are timed: on one victim and on this many, with each of these budgets."""
+
+PATIENCE = 60.0
+"""Seconds after which the first attack of a sweep stands for the rest of it."""
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Evaluations of a block: the mean of its victims, and those of the victim that takes longest."""
+
+    mean: float
+    longest: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a block, by what they grow with: itself, its victims, its steps, the evaluations of its victims.
+
+    A step evaluates all victims that are still under attack: there are as many as the longest victim has evaluations,
+    and the last ones are for few.
+    """
+
+    block: float
+    victim: float
+    step: float
+    evaluation: float
+    mean: float
+    """Evaluations of a victim of an attack that has no ``max_evaluations``."""
+    room: int
+    """Victims of a cell that a GPU attacks at once, in blocks that share their steps."""
+
+    def seconds(self, block: Block, of: Evaluations) -> float:
+        victims = len(block.victims)
+        share = victims / max(victims, min(self.room, block.cell.scenario.victims))
+        shared = self.block + self.step * of.longest
+        return share * shared + self.victim * victims + self.evaluation * victims * of.mean
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some blocks cost; ``at_most`` is the upper bound of their evaluations."""
+
+    blocks: int = 0
+    victims: int = 0
+    evaluations: float = 0.0
+    at_most: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass
+class Row:
+    """The cells of a data set, model, batch size and attack; a sweep is in one row.
+
+    Attributes:
+        scenario: data, model and batch size, for people.
+        attack: class.
+        cells: their ids.
+        sources: where the expected evaluations come from: "records", "upper bound", or "timing" of an attack that has
+            no ``max_evaluations``.
+        whole: the cost of all blocks.
+        left: the cost of those that have no record.
+    """
+
+    scenario: str
+    attack: str
+    cells: set[str] = field(default_factory=set)
+    sources: set[str] = field(default_factory=set)
+    whole: Cost = Cost()
+    left: Cost = Cost()
+
+
+def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Console) -> list[Row]:
+    """What the blocks of a plan cost, measured with short attacks and without writing anything.
+
+    Args:
+        blocks: the plan.
+        folder: of the run, or where it will be.
+        bench: the data, and the device to time on.
+        console: where the progress is shown.
+    """
+    here = finished([folder / "records"])
+    known = [means(here.values()), means(finished(RESULTS.glob("*/records")).values())]
+    timing_of = timings(blocks, bench, console)
+    table: dict[tuple[str, str], Row] = {}
+    for block in blocks:
+        cell, victims, timing = block.cell, len(block.victims), timing_of[kind(block.cell)]
+        budget = cell.attack.args.get("max_evaluations")
+        bound = timing.mean if budget is None else budget
+        seen = next((of[name] for name in alike(cell.config()) for of in known if name in of), None)
+        expected = seen or Evaluations(bound, bound)
+        cost = Cost(1, victims, victims * expected.mean, victims * bound, timing.seconds(block, expected))
+        row = table.setdefault(line(cell), Row(*line(cell)))
+        row.cells.add(cell.id)
+        row.sources.add("records" if seen else "timing" if budget is None else "upper bound")
+        row.whole += cost
+        row.left += Cost() if block.key in here else cost
+    return list(table.values())
+
+
+def total(table: Sequence[Row]) -> Row:
+    """One row for all."""
+    cells, sources = (set().union(*of) for of in zip(*((row.cells, row.sources) for row in table), strict=True))
+    return Row("all", "", cells, sources, sum((r.whole for r in table), Cost()), sum((r.left for r in table), Cost()))
+
+
+COLUMNS = (
+    "scenario",
+    "attack",
+    "cells",
+    "blocks",
+    "victims",
+    "evaluations",
+    "at most",
+    "from",
+    "h:mm:ss",
+    "blocks left",
+    "evaluations left",
+    "h:mm:ss left",
+)
+
+
+def cells_of(row: Row, workers: int) -> tuple[str, ...]:
+    """The row as a person reads it, in the order of ``COLUMNS``."""
+    whole, left = row.whole, row.left
+    return (
+        row.scenario,
+        row.attack,
+        f"{len(row.cells):,}",
+        f"{whole.blocks:,}",
+        f"{whole.victims:,}",
+        f"{whole.evaluations:,.0f}",
+        f"{whole.at_most:,.0f}",
+        ", ".join(sorted(row.sources)),
+        clock(whole.seconds / workers),
+        f"{left.blocks:,}",
+        f"{left.evaluations:,.0f}",
+        clock(left.seconds / workers),
+    )
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, rounded up."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def line(cell: Cell) -> tuple[str, str]:
+    """Scenario and attack of the cell's row."""
+    scenario = cell.scenario
+    batches = f", batches of {scenario.batch_size}" if scenario.batch_size > 1 else ""
+    return f"{scenario.data.name} {scenario.model.name}{batches}", cell.attack.name
+
+
+Found = tuple[dict[str, Any], list[int]]
+"""Configuration and evaluations of the victims of a finished block."""
+
+
+def finished(folders: Iterable[Path]) -> dict[str, Found]:
+    """The finished blocks in folders of records, by their keys."""
+    paths = sorted(path for folder in folders for path in folder.glob("*.json"))
+    records = filter(None, map(read_scores, paths))
+    return {r["key"]: (r["config"], [victim["evaluations"] for victim in r["victims"]]) for r in records}
+
+
+def alike(config: dict[str, Any]) -> tuple[str, str]:
+    """Names for the configurations that tell of a cell's evaluations: its own, then that with any defense."""
+    attacked = {key: config[key] for key in ("schema", "data", "model", "batch_size", "attack")}
+    return digest(attacked | {key: config[key] for key in ("defense", "adaptive")}), digest(attacked)
+
+
+def means(blocks: Iterable[Found]) -> dict[str, Evaluations]:
+    """What the victims of finished blocks took, by the names of :func:`alike`."""
+    found: dict[str, list[list[int]]] = defaultdict(list)
+    for config, evaluations in blocks:
+        for name in alike(config):
+            found[name].append(evaluations)
+    return {name: Evaluations(fmean(chain.from_iterable(of)), fmean(map(max, of))) for name, of in found.items()}
+
+
+def kind(cell: Cell) -> str:
+    """A name for what decides the seconds of an evaluation; a defense, known or not, changes them by little."""
+    attack = {key: value for key, value in cell.attack.as_dict().items() if key != "max_evaluations"}
+    return digest([cell.scenario.data.as_dict(), cell.scenario.model.as_dict(), cell.scenario.batch_size, attack])
+
+
+def timings(blocks: Sequence[Block], bench: Workbench, console: Console) -> dict[str, Timing]:
+    """The timing of each kind of cell."""
+    firsts: dict[str, Block] = {}
+    for block in blocks:
+        firsts.setdefault(kind(block.cell), block)
+    found: dict[str, Timing] = {}
+    of_line: dict[tuple[str, str], Timing] = {}
+    started = time.perf_counter()
+    with console.status("timing") as status:
+        for number, (name, block) in enumerate(firsts.items(), 1):
+            row = line(block.cell)
+            status.update(f"timing {number} of {len(firsts)}: {', '.join(row)}")
+            if row not in of_line or time.perf_counter() - started < PATIENCE:
+                of_line[row] = timing(block, bench)
+            found[name] = of_line[row]
+    return found
+
+
+def timing(block: Block, bench: Workbench) -> Timing:
+    """Fits short attacks on the first victims of a block."""
+    attack = block.cell.attack
+    budget = attack.args.get("max_evaluations")
+    budgets = [{}] if budget is None else [{"max_evaluations": min(budget, most)} for most in TIMED_EVALUATIONS]
+    grows_with, seconds, evaluations = [], [], [0]
+    for count in (1, 1, min(TIMED_VICTIMS, len(block.victims))):
+        for args in budgets:
+            cell = replace(block.cell, attack=replace(attack, args=attack.args | args))
+            started = time.perf_counter()
+            record = run_block(Block(cell, block.victims[:count], block.key), bench)
+            seconds.append(time.perf_counter() - started)
+            evaluations = [victim["evaluations"] for victim in record["victims"]]
+            grows_with.append([1, count] + ([0, 0] if budget is None else [max(evaluations), sum(evaluations)]))
+    warm = len(budgets)  # the first runs of all take longer
+    fit, _ = nnls(np.array(grows_with[warm:], dtype=float), np.array(seconds[warm:]))
+    of_block, of_victim, of_step, of_evaluation = map(float, fit)
+    at_once = room(block, bench) if bench.device.type == "cuda" else 0
+    return Timing(of_block, of_victim, of_step, of_evaluation, fmean(evaluations), at_once)

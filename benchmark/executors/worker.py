@@ -1,0 +1,188 @@
+"""A worker: a process that takes blocks from the folder of records until every block is done.
+
+Nothing hands the blocks out: a worker claims one after another in the folder, so that none of them is ever idle while
+blocks wait, and what one leaves behind, however it ends, is taken by another.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmark.errors import UsageError
+from benchmark.perceptual import Perceptual, PerceptualUnavailable, find_backbone
+from benchmark.run import Block, Watch, Workbench, work
+from benchmark.store import Store
+from benchmark.suite import whole_number
+from datamodules import DataError
+
+
+@dataclass(frozen=True)
+class Worker:
+    """All that a process needs in order to run blocks; it is sent there by pickle, to any machine with these files.
+
+    Attributes:
+        blocks: the blocks to be done, by this worker or another.
+        folder: where the records are.
+        data_root: folder of the data sets, or None for the default.
+        threads: CPU threads.
+        device: ``cpu``, ``cuda:N``, or ``auto`` for a GPU that the process is given, else the CPU.
+        lpips_weights: AlexNet's file, or None for no LPIPS.
+        no_lpips: then the reason.
+        here: folder in which relative paths and the user's own modules are looked for.
+    """
+
+    blocks: list[Block]
+    folder: Path
+    data_root: str | None
+    threads: int
+    device: str
+    lpips_weights: Path | None
+    no_lpips: str
+    here: Path
+
+    def __call__(self, local_rank: int = 0) -> str:
+        """Runs the blocks that no other process has done or is doing, until every block is done.
+
+        Args:
+            local_rank: number of this process among those that were given the same GPUs.
+
+        Returns:
+            Nothing, or the sentence of the user's mistake that ended it.
+        """
+        for shared in (self.here, self.folder):
+            if not shared.is_dir():
+                return f"{shared} is not there: the machines of a run must share its folders"
+        os.chdir(self.here)
+        quiet()
+        try:
+            set_up(self.threads)
+            perceptual = find_perceptual(str(self.lpips_weights), required=True)[0] if self.lpips_weights else None
+            device = given_device(local_rank) if self.device == "auto" else torch.device(self.device)
+            bench = Workbench(device, self.data_root, False, perceptual, self.no_lpips)
+            work(self.blocks, Store(self.folder), bench, Watch())
+        except (UsageError, DataError) as error:
+            return str(error)
+        return ""
+
+
+Ended = Callable[[], str | None]
+"""Asks after a worker: None while it runs, then what went wrong with it or nothing. Not called again after that."""
+
+Launch = Callable[[Sequence[Worker]], AbstractContextManager[Sequence[Ended]]]
+"""Starts workers; the way out of the context ends those that still run."""
+
+
+def watch_over(blocks: list[Block], store: Store, watch: Watch, workers: Sequence[Ended]) -> None:
+    """Tells the watch of the blocks that workers have done, until every block is done.
+
+    Raises:
+        UsageError: blocks are left, and no worker.
+    """
+    pending, running, last = list(blocks), list(workers), ""
+    while pending:
+        said = [ended() for ended in running]  # first, so that what an ended worker wrote is seen below
+        running = [ended for ended, what in zip(running, said, strict=True) if what is None]
+        there = {path.stem for path in store.records.iterdir()}  # a listing sees what other machines have just written
+        done = {block.key for block in pending if block.key in there and store.done(block.key)}
+        for block in pending:
+            if block.key in done:
+                watch.begins(block)
+                watch.ends(block)
+        pending = [block for block in pending if block.key not in done]
+        for what in filter(None, said):
+            last = what
+            if pending and running:
+                print(f"leakboard: a worker has ended, the others go on: {what}", file=sys.stderr)
+        if pending and not running:
+            raise UsageError(
+                f"every worker has ended, and {len(pending)} of {len(blocks)} blocks are left"
+                + (f" ({last})" if last else "")
+                + ": the same command goes on from there"
+            )
+        time.sleep(0.3)
+    stop = time.monotonic() + 5  # there is nothing left to do, so that workers end by themselves, but not while queued
+    while time.monotonic() < stop and (running := [ended for ended in running if ended() is None]):
+        time.sleep(0.05)
+
+
+@contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Ignores Ctrl-C for a moment, as do the processes that are started meanwhile: a second one, which `uv run` sends
+    as well, must not keep workers from being ended."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def find_devices(given: str) -> list[torch.device]:
+    """The devices that ``--devices`` names.
+
+    Raises:
+        UsageError: one is not there.
+    """
+    there = torch.cuda.device_count()
+    if given == "auto":
+        return [given_device()]
+    if given == "cpu":
+        return [torch.device("cpu")]
+    numbers = given.split(",")
+    if not all(number.isdecimal() for number in numbers) or len(set(map(int, numbers))) < len(numbers):
+        raise UsageError(f"--devices is cpu or different GPU numbers as in 0,1, not {given!r}")
+    for number in numbers:
+        if int(number) >= there:
+            found = f"GPUs 0 to {there - 1} are" if there > 1 else "GPU 0 is" if there else "no GPU is"
+            raise UsageError(f"there is no GPU {number} here ({found} found): give --devices cpu or another number")
+    return [torch.device("cuda", int(number)) for number in numbers]
+
+
+def given_device(local_rank: int = 0) -> torch.device:
+    """The first GPU of those that this process can see, or the CPU; of several processes each takes its own."""
+    there = torch.cuda.device_count()
+    return torch.device("cuda", local_rank % there) if there else torch.device("cpu")
+
+
+def set_up(threads: int) -> None:
+    """Threads and arithmetic of this process.
+
+    One thread by default: a block has more small operations than large ones, and processes that each have several
+    threads slow each other down many times. Plain float32 on a GPU, the same each time: a matching loss of 1e-6 has no
+    use for TF32's 10 bits.
+    """
+    torch.set_num_threads(whole_number("--threads", threads, at_least=1))
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    os.environ.pop("SLURM_NTASKS", None)  # or Lightning takes a task of a job for a rank of a distributed training
+
+
+def find_perceptual(weights: str | None, required: bool) -> tuple[Perceptual | None, str]:
+    """LPIPS, or the reason why there is none.
+
+    Raises:
+        UsageError: there is none but it is required, or the path that was given holds none.
+    """
+    try:
+        return Perceptual(find_backbone("alex", weights)), ""
+    except PerceptualUnavailable as error:
+        if required or weights:
+            raise UsageError(str(error)) from None
+        return None, str(error)
+
+
+def quiet() -> None:
+    """No chatter of libraries between our lines."""
+    warnings.filterwarnings("ignore", module=r"lightning|torch|lpips")
+    warnings.formatwarning = lambda message, *_, **__: f"leakboard: {message}\n"  # not the line of our code
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -1,0 +1,149 @@
+"""The page on speed in results/, from what ``leakboard bench --report`` measured."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmark.bench import BATCHED, FROM_RGAP, ONE_BY_ONE
+from benchmark.errors import UsageError
+from benchmark.performance import CURVE, SETTINGS
+from benchmark.store import write_whole
+
+TARGET_OF_LIGHTNING = 0.05
+"""Largest share of a step that Lightning itself may take."""
+
+
+def write(report: dict[str, Any], folder: Path) -> None:
+    """performance.json, performance.md and performance.png."""
+    write_whole(folder / "performance.json", (json.dumps(report, indent=1) + "\n").encode())
+    write_whole(folder / "performance.md", as_markdown(report).encode())
+    write_whole(folder / "performance.png", plot(report))
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The report of an earlier run; a run on a GPU and one on a CPU complete each other.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    path = folder / "performance.json"
+    try:
+        report: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        raise UsageError(f"{path} can not be read: remove it, or give another folder to --report") from None
+    return report
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The page."""
+    parts = [part for part in ("cpu", "gpu") if part in report]
+    lines = [
+        "# Speed",
+        "",
+        "Made by `leakboard bench --report` from performance.json. The unit is the time of one victim, against the",
+        "published procedure (`torch.optim.LBFGS`, 300 steps of 20 evaluations) run one victim at a time, in the same",
+        "process on the same threads. *Batched* is the same procedure for all victims at once. *From R-GAP* starts it",
+        "where R-GAP ends (`start: rgap`), which is not as published, and is never the default. A rate is of the",
+        "victims that both sides attacked.",
+        "",
+        "| setting | target | one by one, s | batched, s | times less | from R-GAP, s | times less | leaked |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for setting in SETTINGS:
+        sides = report.get("gpu" if setting.on_gpu else "cpu", {}).get("settings", {}).get(setting.label)
+        lines.append(f"| {setting.label} | {setting.at_least:g} times less | {target_cells(sides)} |")
+    for part in parts:
+        lines += ["", *section(report[part])]
+    return "\n".join(lines) + "\n"
+
+
+def target_cells(sides: dict[str, Any] | None) -> str:
+    """The measured cells of a line of the table."""
+    if sides is None:
+        return "not measured | | | | | "
+    alone, batched, from_rgap = (sides[name] for name in (ONE_BY_ONE, BATCHED, FROM_RGAP))
+    cells = [f"{alone['seconds_per_victim']:.3g}"]
+    for side in (batched, from_rgap):
+        ratio = alone["seconds_per_victim"] / side["seconds_per_victim"]
+        cells += [f"{side['seconds_per_victim']:.3g}", f"{ratio:.1f}"]
+    leaks = " / ".join(str(side["leaked"]) for side in (alone, batched, from_rgap))
+    return " | ".join([*cells, f"{leaks} of {alone['victims']}"])
+
+
+def section(found: dict[str, Any]) -> list[str]:
+    """What one device showed."""
+    machine, part, work = found["machine"], found["parts"], found["arithmetic"]
+    step = sum(part.values())
+    share = {name: value / step for name, value in part.items()}
+    rate = work["mflop_per_evaluation"] / part["gradients"]
+    whole = work["mflop_per_evaluation"] / step
+    sixty_four = next(point["ms_per_evaluation"] for point in found["curve"] if point["victims"] == 64)
+    verdict = "within" if share["Lightning"] <= TARGET_OF_LIGHTNING else "above"
+    lines = [
+        f"## {machine['device']}, {machine['threads']} thread{'s' if machine['threads'] > 1 else ''}",
+        "",
+        f"torch {machine['torch']}, Python {machine['python']}, commit {machine['commit']}, {machine['date']}, "
+        f"{machine['cores']} cores.",
+        "",
+        "| victims per block | ms per victim and evaluation |",
+        "|---|---|",
+        *(f"| {point['victims']:,} | {point['ms_per_evaluation']:.2f} |" for point in found["curve"]),
+        f"| {found['many']['victims']:,}, 64 at a time | {found['many']['ms_per_evaluation']:.2f} |",
+        "",
+        "![throughput over victims per block](performance.png)",
+        "",
+        f"From 64 to {found['many']['victims']:,} victims the time per victim changes by a factor of "
+        f"{found['many']['ms_per_evaluation'] / sixty_four:.2f}.",
+        "",
+        "A step of 64 victims: "
+        + ", ".join(f"{name} {share[name]:.1%}" for name in sorted(share, key=lambda name: -share[name]))
+        + f". Lightning's share is {verdict} the target of {TARGET_OF_LIGHTNING:.0%}. The scores of a victim take "
+        f"{found['scoring_ms_per_victim']:.1f} ms, once.",
+        "",
+        f"Arithmetic: {work['mflop_per_evaluation']:.1f} MFLOP for an evaluation. This device multiplies large "
+        f"matrices at {work['peak_gflops']:.0f} GFLOP/s, the gradients run at {rate:.0f} GFLOP/s "
+        f"({rate / work['peak_gflops']:.0%} of that), the whole step at {whole:.0f} "
+        f"({whole / work['peak_gflops']:.0%}).",
+        "",
+        f"Memory of a victim: {found['mib_per_victim']['noise']:.1f} MiB as published, "
+        f"{found['mib_per_victim']['rgap']:.1f} MiB from R-GAP.",
+    ]
+    if "workers" in found:
+        first = found["workers"][0]["seconds"]
+        lines += [
+            "",
+            "| workers | threads of each | seconds for 8 blocks of 64 victims | times less |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row['workers']} | {row['threads']} | {row['seconds']:.1f} | {first / row['seconds']:.2f} |"
+            for row in found["workers"]
+        ]
+    return lines
+
+
+def plot(report: dict[str, Any]) -> bytes:
+    """Throughput over victims per block, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for found in report.values():
+        victims = [point["victims"] for point in found["curve"]]
+        rates = [1000 / point["ms_per_evaluation"] for point in found["curve"]]
+        machine = found["machine"]
+        axes.plot(victims, rates, marker="o", label=f"{machine['device']}, {machine['threads']} threads")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(CURVE, [f"{count:,}" for count in CURVE])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("victims per block")
+    axes.set_ylabel("victims x evaluations / s")
+    axes.set_title("IDLG, LeNet, CIFAR-10, as published", loc="left", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()

@@ -1,0 +1,295 @@
+"""What leakboard plan says, counted by hand: cells, blocks, evaluations, and seconds on a clock of our own."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from benchmark import estimate
+from benchmark.cli import main
+from benchmark.estimate import Cost, Evaluations, Row, Timing, alike, cells_of, kind, means, rows, timing, total
+from benchmark.run import Block, Workbench, plan
+from benchmark.store import read_all
+from benchmark.suite import Suite, parse
+
+SUITE = """\
+scenarios: [{data: Digits, model: LeNet}]
+attacks: [{class: IDLG, max_evaluations: 7}]
+defenses: [{class: Masking, sweep: {ratio: [0.1, 0.3]}}]
+victims: 5
+block_size: 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No suites, data, weights or results of the developer's, and attacks as short as they can be."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv("LEAKBOARD_DATA", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(estimate, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(estimate, "TIMED_VICTIMS", 2)
+    monkeypatch.setattr(estimate, "TIMED_EVALUATIONS", (1, 2))
+    (tmp_path / "own.yaml").write_text(SUITE)
+
+
+@pytest.fixture
+def bench() -> Workbench:
+    return Workbench(torch.device("cpu"), no_perceptual="no weights")
+
+
+def suite(attacks: Any = "IDLG", victims: int = 5, **more: Any) -> Suite:
+    attacks = attacks if isinstance(attacks, list) else [{"class": attacks, "max_evaluations": 7}]
+    given = {"scenarios": [{"data": "Digits", "model": "LeNet"}], "attacks": attacks, "victims": victims}
+    return parse(given | {"block_size": 2} | more, "mine")
+
+
+def silent() -> Console:
+    return Console(file=io.StringIO())
+
+
+def leakboard(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+    """What a command prints, or its sentence where it must fail."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(words))
+    said = capsys.readouterr()
+    assert stopped.value.code == code, said.err
+    return said.err if code else said.out
+
+
+def table(printed: str) -> dict[str, list[str]]:
+    """Numbers of the rows by their attack, and of all."""
+    found = {}
+    for words in map(str.split, printed.splitlines()):
+        if words[:1] == ["all"]:
+            found["all"] = words[1:]
+        elif words[:2] == ["Digits", "LeNet"]:
+            found[words[2]] = words[3:]
+    return found
+
+
+# What is to be done, and what is left.
+
+
+def test_a_plan_counts_cells_blocks_victims_and_evaluations(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    before = set(tmp_path.rglob("*"))
+    found = table(leakboard(capsys, "plan", "own.yaml"))
+    # Three baselines; a control, and two defenses without and with knowledge; five victims in blocks of 2, 2 and 1.
+    assert set(found) == {"ConstantImage", "MeanImage", "ClassMeanImage", "IDLG", "all"}
+    assert found["MeanImage"][:6] == ["1", "3", "5", "0", "0", "timing"]
+    assert found["IDLG"][:5] == ["5", "15", "25", str(25 * 7), str(25 * 7)]
+    assert found["IDLG"][5:7] == ["upper", "bound"]
+    assert found["all"][:5] == ["8", "24", "40", "175", "175"]
+    assert found["all"][-3:-1] == ["24", "175"]
+    assert set(tmp_path.rglob("*")) == before  # nothing was written
+
+
+def test_what_the_folder_holds_is_not_left_and_tells_what_evaluations_to_expect(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    leakboard(capsys, "run", "own.yaml", "--out", "out")
+    done = read_all(Path("out"))
+    spent = sum(v["evaluations"] for r in done for v in r["victims"])
+    assert 25 <= spent <= 175
+    again = table(leakboard(capsys, "plan", "own.yaml", "--out", "out"))
+    assert again["IDLG"][:6] == ["5", "15", "25", str(spent), "175", "records"]
+    assert again["all"][-3:] == ["0", "0", "0:00:00"]
+
+    control = [r for r in done if r["config"]["attack"]["class"] == "IDLG" and not r["config"]["defense"]]
+    gone, damaged = (tmp_path / "out" / "records" / f"{record['key']}.json" for record in control[:2])
+    gone.unlink()
+    damaged.write_text("{")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    left = table(leakboard(capsys, "plan", "own.yaml", "--out", "out"))
+    assert left["IDLG"][-3] == left["all"][-3] == "2"
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before  # not set aside
+
+
+def test_a_single_cell_and_the_number_of_victims_are_given_as_to_run(capsys: pytest.CaptureFixture[str]) -> None:
+    cell = ["--data", "Digits", "--model", "LeNet", "--attack", "DLG", "--attack.max_evaluations", "3"]
+    found = table(leakboard(capsys, "plan", *cell, "--victims", "4"))
+    assert found["DLG"][:5] == ["1", "1", "4", "12", "12"]
+    assert table(leakboard(capsys, "plan", "own.yaml", "--victims", "2"))["IDLG"][:5] == ["5", "5", "10", "70", "70"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nope"], "unknown suite 'nope'"),
+        (["own.yaml", "--victims", "0"], "victims must be a whole number of at least 1, not 0"),
+        (["own.yaml", "--victims", "501"], "Digits holds 500 victims, but 501 were asked for"),
+        (["own.yaml", "--workers", "0"], "--workers must be a whole number of at least 1, not 0"),
+        (["own.yaml", "--threads", "0"], "--threads must be a whole number of at least 1, not 0"),
+        (["own.yaml", "--devices", "tpu"], "--devices is cpu or different GPU numbers"),
+        (["own.yaml", "--lpips-weights", "nowhere"], "not found at nowhere"),
+        (["own.yaml", "--wandb", "offline"], "unknown flag '--wandb'"),
+        (["--data", "Digits", "--model", "LeNet"], "a single cell needs --attack NAME"),
+        (["own.yaml", "--data", "Digits"], "give either a suite or --data"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence(
+    capsys: pytest.CaptureFixture[str], words: list[str], sentence: str, tmp_path: Path
+) -> None:
+    said = leakboard(capsys, "plan", *words, code=2)
+    assert said.startswith("leakboard: ") and said.count("\n") == 1 and sentence in said
+    assert {path.name for path in tmp_path.iterdir()} == {"own.yaml"}
+
+
+OWN = '''
+from dataclasses import replace
+
+import torch
+
+from attacks.baselines import ConstantImage
+
+
+class Counted(ConstantImage):
+    """An attack that counts evaluations, but whose budget is not an argument."""
+
+    def reconstruct(self, observation, callbacks=()):
+        found = super().reconstruct(observation, callbacks)
+        return replace(found, evaluations=torch.full((observation.num_victims,), 4))
+'''
+
+
+def test_an_attack_without_a_budget_is_timed_whole(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "own_counted.py").write_text(OWN)
+    cell = ["--data", "Digits", "--model", "LeNet", "--attack", "own_counted.Counted", "--victims", "3"]
+    assert table(leakboard(capsys, "plan", *cell))["own_counted.Counted"][:6] == ["1", "1", "3", "12", "12", "timing"]
+
+
+# Evaluations, from records.
+
+
+def config(**more: Any) -> dict[str, Any]:
+    given = {"schema": 1, "data": "d", "model": "m", "batch_size": 1, "attack": {"class": "A", "max_evaluations": 9}}
+    return {"seed": 0, "defense": None, "adaptive": False} | given | more
+
+
+def test_means_are_those_of_the_same_attack_on_the_same_defense_and_on_any() -> None:
+    masked = config(defense="Masking")
+    found = means([(config(), [1, 3]), (config(seed=1), [8]), (masked, [9, 9, 6])])
+    exact, general = alike(config())
+    assert found[exact] == Evaluations(mean=4.0, longest=5.5)
+    assert found[alike(masked)[0]] == Evaluations(mean=8.0, longest=9.0)
+    assert found[general] == found[alike(masked)[1]] == Evaluations(mean=6.0, longest=pytest.approx(20 / 3))
+    assert alike(config(attack={"class": "A", "max_evaluations": 8}))[1] not in found
+    assert alike(config(batch_size=2))[1] not in found
+
+
+def test_records_of_the_folder_come_first_then_results_then_those_of_another_defense(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [b for b in plan(suite(victims=1, defenses=["Masking"]), bench) if b.cell.attack.name == "IDLG"]
+    control, masked, adaptive = blocks
+    monkeypatch.setattr(estimate, "timing", lambda block, bench: Timing(0, 0, 0, 0, 0, 0))
+
+    def save(folder: Path, block: Block, evaluations: int) -> None:
+        parts = {"cell": "c", "config": block.cell.config(), "provenance": {}, "cost": {}, "curve": {}, "picture": ""}
+        folder.joinpath("records").mkdir(parents=True, exist_ok=True)
+        path = folder / "records" / f"{block.key}.json"
+        path.write_text(json.dumps({"key": block.key, "victims": [{"evaluations": evaluations}]} | parts))
+
+    def expected() -> list[float]:
+        return [rows([block], tmp_path / "out", bench, silent())[0].whole.evaluations for block in blocks]
+
+    assert expected() == [7, 7, 7]
+    save(tmp_path / "results" / "quick", control, 2)
+    assert expected() == [2, 2, 2]
+    save(tmp_path / "out", masked, 4)
+    assert expected() == [2, 4, 4]
+    save(tmp_path / "out", control, 3)
+    assert expected() == [3, 4, 3.5]
+    save(tmp_path / "results" / "quick", adaptive, 6)
+    assert expected() == [3, 4, 6]
+
+
+# Seconds, from short attacks on a clock that goes as we say.
+
+TRUE = Timing(block=0.5, victim=0.25, step=0.125, evaluation=0.0625, mean=2, room=0)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
+    """Blocks take the time of ``TRUE``, the first two much more; yields the sizes and budgets of those that are run."""
+    now, ran = [0.0], []
+
+    def run_block(block: Block, bench: Workbench) -> dict[str, Any]:
+        count, budget = len(block.victims), block.cell.attack.args.get("max_evaluations", 0)
+        now[0] += TRUE.seconds(block, Evaluations(budget, budget)) + 100 * (len(ran) < 2)
+        ran.append((count, budget))
+        return {"victims": [{"evaluations": budget}] * count}
+
+    monkeypatch.setattr(estimate, "run_block", run_block)
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
+    yield ran
+
+
+def test_seconds_are_taken_apart_into_what_they_grow_with(
+    bench: Workbench, clock: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "TIMED_VICTIMS", 16)
+    block = plan(suite(victims=64, block_size=64), bench)[-1]
+    found = timing(block, bench)
+    assert clock == [(1, 1), (1, 2), (1, 1), (1, 2), (16, 1), (16, 2)]
+    for name in ("block", "victim", "step", "evaluation"):
+        assert getattr(found, name) == pytest.approx(getattr(TRUE, name))
+    spent = Evaluations(mean=3.0, longest=10.0)
+    assert found.seconds(block, spent) == pytest.approx(0.5 + 0.25 * 64 + 0.125 * 10 + 0.0625 * 3 * 64)
+
+
+def test_a_closed_form_takes_its_victims_and_nothing_else(bench: Workbench, clock: list[tuple[int, int]]) -> None:
+    block = plan(suite(), bench)[0]
+    timing(block, bench)  # the first ones
+    found = timing(block, bench)
+    assert clock[3:] == [(1, 0), (1, 0), (2, 0)]
+    assert (found.step, found.evaluation, found.mean) == (0, 0, 0)
+    assert found.seconds(block, Evaluations(0, 0)) == pytest.approx(0.5 + 0.25 * 2)
+
+
+def test_blocks_that_a_gpu_attacks_together_share_their_steps(bench: Workbench) -> None:
+    block = plan(suite(victims=8), bench)[-1]
+    spent = Evaluations(mean=2.0, longest=4.0)
+    own = 0.25 * 2 + 0.0625 * 2 * 2
+    assert TRUE.seconds(block, spent) == 0.5 + 0.125 * 4 + own
+    assert replace(TRUE, room=4).seconds(block, spent) == (0.5 + 0.125 * 4) / 2 + own
+    assert replace(TRUE, room=1000).seconds(block, spent) == (0.5 + 0.125 * 4) / 4 + own  # there are no more victims
+    assert replace(TRUE, room=1).seconds(block, spent) == TRUE.seconds(block, spent)
+
+
+def test_a_defense_and_a_budget_need_no_timing_of_their_own(
+    bench: Workbench, clock: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "PATIENCE", 1e9)
+    attacks = [{"class": "IDLG", "sweep": {"max_evaluations": [7, 9]}}, {"class": "IDLG", "tolerance": 0}]
+    blocks = plan(suite(attacks, defenses=["Masking", "Pruning"]), bench)
+    assert len({kind(block.cell) for block in blocks}) == 3 + 2
+    assert len(rows(blocks, Path("out"), bench, silent())) == 3 + 1
+    assert len(clock) == 3 * 3 + 2 * 6
+
+
+def test_when_patience_is_at_its_end_the_first_of_a_sweep_stands_for_the_rest(
+    bench: Workbench, clock: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "PATIENCE", 0.0)
+    attacks = [{"class": "IDLG", "sweep": {"tolerance": [0, 1e-3, 1e-2]}}, "DLG"]
+    rows(plan(suite(attacks), bench), Path("out"), bench, silent())
+    assert len(clock) == 3 * 3 + 2 * 6  # of three tolerances, the first one
+
+
+def test_workers_share_the_time() -> None:
+    one, other = Cost(2, 4, 10.0, 20.0, 7200.0), Cost(1, 2, 5.0, 10.0, 10.2)
+    table = [Row("a", "A", {"1"}, {"records"}, one, other), Row("b", "B", {"2"}, {"upper bound"}, other, Cost())]
+    all_of_it = total(table)
+    assert cells_of(all_of_it, 1) == (
+        *("all", "", "2", "3", "6", "15", "30", "records, upper bound", "2:00:11"),
+        *("1", "5", "0:00:11"),
+    )
+    assert cells_of(all_of_it, 2)[-4::3] == ("1:00:06", "0:00:06")

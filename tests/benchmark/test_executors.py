@@ -1,0 +1,364 @@
+"""Workers of all kinds end with the records of a run by one process, whatever happens to them."""
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.cli import main
+from benchmark.errors import UsageError
+from benchmark.executors import local
+from benchmark.executors.worker import Worker, given_device, watch_over
+from benchmark.run import Watch, Workbench, plan
+from benchmark.store import Store, read_all
+from benchmark.suite import load
+
+# An attack that notes whose process begins it; the first one then waits for its end, or all do.
+NOTED = '''
+import os
+import time
+from pathlib import Path
+
+from attacks import IDLG
+
+
+class Noted(IDLG):
+    """IDLG that takes its time."""
+
+    def reconstruct(self, observation, callbacks=()):
+        with Path("log").open("a") as log:
+            log.write(f"{os.getpid()}\\n")
+        first = Path("log").read_text().split()[0]
+        if os.environ.get("WAITS") == "first" and int(first) == os.getpid():
+            time.sleep(100)
+        return super().reconstruct(observation, callbacks)
+
+
+class Endless(Noted):
+    """IDLG that never ends."""
+
+    def retire(self):
+        time.sleep(0.01)
+        return False
+
+
+class TooLarge(IDLG):
+    """Fits into no memory."""
+
+    def reconstruct(self, observation, callbacks=()):
+        raise MemoryError("no room")
+'''
+SUITE = """\
+scenarios: [{data: Digits, model: LeNet}]
+attacks: [{class: own_noted.Noted, max_evaluations: 5}]
+defenses: [{class: Masking, ratio: 0.25}]
+victims: 4
+block_size: 2
+"""
+BLOCKS = 12
+
+Said = tuple[str, str]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of the developer's; own modules are found, and forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray keeps a token
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_noted.py").write_text(NOTED)
+    (tmp_path / "own.yaml").write_text(SUITE)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # also where pytest runs in the background
+    yield
+    signal.signal(signal.SIGINT, before)
+    sys.modules.pop("own_noted", None)
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Runs a suite in this process, and returns what it prints and complains of."""
+
+    def in_process(*words: str, code: int = 0) -> Said:
+        with pytest.raises(SystemExit) as stopped:
+            main(["run", *words])
+        said = capfd.readouterr()
+        assert stopped.value.code == code, said.err
+        return said.out, said.err
+
+    return in_process
+
+
+def begun() -> list[int]:
+    """The processes that have begun a block, in that order."""
+    return [int(pid) for pid in Path("log").read_text().split()] if Path("log").exists() else []
+
+
+def meanwhile(act: Callable[[], None], when: Callable[[], bool]) -> Thread:
+    """Acts once it is time to, beside a run in this process."""
+
+    def wait() -> None:
+        stop = time.monotonic() + 100
+        while not when() and time.monotonic() < stop:
+            time.sleep(0.02)
+        act()
+
+    thread = Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def results(folder: str) -> list[tuple[Any, ...]]:
+    """What the records say, but when and how fast it was found."""
+    records = sorted(read_all(Path(folder)), key=lambda record: record["key"])
+    return [(r["key"], r["config"], r["victims"], r["curve"], r["picture"]) for r in records]
+
+
+def made(folder: str) -> set[str]:
+    """What is there besides the records."""
+    return {path.name for path in [*Path(folder).glob("*.*"), *Path(folder, "pictures").iterdir()]}
+
+
+@pytest.fixture(scope="module")
+def is_like_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], bool]:
+    """Whether a folder has the records, tables and pictures of a run by one process."""
+    with pytest.MonkeyPatch.context() as patched:
+        folder = tmp_path_factory.mktemp("alone")
+        patched.chdir(folder)
+        patched.syspath_prepend(folder)
+        Path("own_noted.py").write_text(NOTED)
+        Path("own.yaml").write_text(SUITE)
+        with pytest.raises(SystemExit):
+            main(["run", "own.yaml", "--devices", "cpu", "--out", "out"])
+        sys.modules.pop("own_noted")
+        alone, files = results("out"), made("out")
+    return lambda out: results(out) == alone and made(out) == files and not any(Path(out, "locks").iterdir())
+
+
+# Processes on this machine.
+
+
+def test_two_workers_end_with_the_records_of_one_even_where_one_is_killed(
+    run: Callable[..., Said], is_like_alone: Callable[[str], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAITS", "first")
+    killer = meanwhile(lambda: os.kill(begun()[0], signal.SIGKILL), when=lambda: len(set(begun())) == 2)
+    out, err = run("own.yaml", "--workers", "2", "--devices", "cpu", "--out", "by-two")
+    killer.join()
+    assert f"{BLOCKS} of {BLOCKS} blocks run" in out
+    assert err.count("leakboard: a worker has ended, the others go on: its process was ended by signal 9\n") == 1
+    assert os.getpid() not in begun()
+    assert is_like_alone("by-two")
+
+
+def test_ctrl_c_ends_all_workers_at_once(run: Callable[..., Said]) -> None:
+    Path("own.yaml").write_text(SUITE.replace("Noted, max_evaluations: 5", "Endless, max_evaluations: 1000000"))
+    pressed = []
+
+    def press() -> None:
+        pressed.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    presser = meanwhile(press, when=lambda: len(set(begun())) == 2)
+    _, err = run("own.yaml", "--workers", "2", "--devices", "cpu", "--out", "out", code=130)
+    presser.join()
+    assert time.monotonic() - pressed[0] < 10  # nobody waits for an endless attack
+    assert all(map(is_gone, begun()))
+    assert err.count("leakboard: stopped; what is done is kept, and the same command goes on from there") == 1
+    assert "Traceback" not in err and err.count("nterrupt") == 0, err
+    assert len(list(Path("out/records").iterdir())) == 6 and not list(Path("out").rglob("*.tmp"))
+
+
+def sleep_for_long() -> str:
+    time.sleep(100)
+    return ""
+
+
+def start_one_and_wait(note: Path) -> None:
+    hears, says = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=local.run, args=(sleep_for_long, says))
+    process.start()
+    note.write_text(str(process.pid))
+    hears.recv()
+
+
+def test_a_worker_does_not_outlive_a_run_that_is_killed(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    first = multiprocessing.get_context("fork").Process(target=start_one_and_wait, args=(note,))
+    first.start()
+    stop = time.monotonic() + 30
+    while not (note.exists() and note.read_text()) and time.monotonic() < stop:
+        time.sleep(0.02)
+    worker = int(note.read_text())
+    time.sleep(0.2)
+    assert not is_gone(worker)
+    first.kill()
+    first.join()
+    while not is_gone(worker) and time.monotonic() < stop:
+        time.sleep(0.02)
+    assert is_gone(worker)
+
+
+# Clusters.
+
+
+def test_jobs_of_submitit_end_with_the_records_of_a_local_run(
+    run: Callable[..., Said], is_like_alone: Callable[[str], bool]
+) -> None:
+    words = ["own.yaml", "--executor", "slurm", "--executor-option", "cluster=local", "--out", "by-jobs"]
+    _, err = run(*words, "--workers", "1")
+    assert f"leakboard: jobs submitted: 1, with logs in {Path('by-jobs/jobs').resolve()}\n" in err
+    assert begun() and os.getpid() not in begun()
+    assert is_like_alone("by-jobs")
+    out, err = run(*words)
+    assert "nothing to run" in out and "submitted" not in err
+
+
+SBATCH = """\
+#!/bin/sh
+export SLURM_JOB_ID=7 SLURM_JOB_NAME=x SLURM_NTASKS=1 SLURM_NTASKS_PER_NODE=3 SLURM_PROCID=0 SLURM_LOCALID=0
+sh "$1" > slurm.log 2>&1 &
+echo Submitted batch job 7
+"""
+SRUN = """\
+#!/bin/sh
+while [ "${1#-}" != "$1" ]; do case $1 in --output|--error) shift 2;; *) shift;; esac; done
+exec "$@"
+"""
+
+
+def test_jobs_of_slurm_end_with_the_records_of_a_local_run(
+    run: Callable[..., Said],
+    is_like_alone: Callable[[str], bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, script in (("sbatch", SBATCH), ("srun", SRUN)):  # Slurm in small
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(script)
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    flags = ["--executor-option", "slurm_partition=gpu", "--executor-option", "timeout_min=3", "--threads", "2"]
+    run("own.yaml", "--executor", "slurm", *flags, "--out", "by-jobs")
+    (script,) = Path("by-jobs/jobs").glob("7_*.sh")
+    for line in ("job-name=leakboard", "partition=gpu", "time=3", "cpus-per-task=2"):
+        assert f"#SBATCH --{line}\n" in script.read_text()
+    assert {record["provenance"]["threads"] for record in read_all(Path("by-jobs"))} == {2}
+    assert is_like_alone("by-jobs")
+
+
+def test_tasks_of_ray_end_with_the_records_of_a_local_run(
+    run: Callable[..., Said], is_like_alone: Callable[[str], bool]
+) -> None:
+    _, err = run("own.yaml", "--executor", "ray", "--executor-option", "num_cpus=0.5", "--out", "by-ray")
+    assert begun() and os.getpid() not in begun()
+    assert all(line.startswith("leakboard: LPIPS") or " cells, " in line for line in err.splitlines()), err
+    assert is_like_alone("by-ray")
+
+
+# What a worker is.
+
+
+def worker(suite: str = "own.yaml", **changed: Any) -> Worker:
+    blocks = plan(load(Path(suite), None, None), Workbench(torch.device("cpu")))
+    given = {"folder": Path("out").resolve(), "data_root": None, "threads": 1, "device": "cpu", "here": Path.cwd()}
+    return Worker(**({"blocks": blocks, "lpips_weights": None, "no_lpips": "none"} | given | changed))
+
+
+def test_a_mistake_that_ends_a_worker_is_what_it_says() -> None:
+    Path("own.yaml").write_text(SUITE.replace("Noted, max_evaluations: 5", "TooLarge"))
+    store = Store(Path("out"))
+    assert "one victim alone does not fit into the memory of the device (no room)" in worker()()
+    assert len(list(store.records.iterdir())) == 6
+    assert "nowhere is not there: the machines of a run must share" in worker(folder=Path("nowhere").resolve())()
+    assert "--threads must be a whole number" in worker(threads=0)()
+    assert "LPIPS weights" in worker(lpips_weights=Path("nowhere.pth"))()
+
+
+def test_a_run_ends_where_no_worker_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks, store = worker().blocks, Store(Path("out"))
+    ends: list[Callable[[], str | None]] = [partial(next, iter([None, "it fell"])), partial(next, iter(["it broke"]))]
+    with pytest.raises(
+        UsageError, match=re.escape(f"{BLOCKS} of {BLOCKS} blocks are left (it fell): the same command")
+    ):
+        watch_over(blocks, store, Watch(), ends)
+    assert capsys.readouterr().err == "leakboard: a worker has ended, the others go on: it broke\n"
+    with pytest.raises(UsageError, match="every worker has ended, and 12 of 12 blocks are left: the same command"):
+        watch_over(blocks, store, Watch(), [lambda: ""])
+
+
+@pytest.mark.parametrize(
+    ("there", "rank", "device"), [(0, 3, "cpu"), (1, 0, "cuda:0"), (4, 0, "cuda:0"), (2, 3, "cuda:1")]
+)
+def test_a_worker_takes_a_gpu_that_it_is_given(
+    there: int, rank: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    assert str(given_device(rank)) == device
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--workers 0", "--workers must be a whole number of at least 1, not 0"),
+        ("--executor moon", "argument --executor: invalid choice: 'moon'"),
+        ("--executor-option a=1", "--executor-option is for --executor slurm or --executor ray"),
+        ("--executor ray --executor-option =1", "--executor-option is KEY=VALUE with a value as in YAML, not '=1'"),
+        ("--executor ray --executor-option a=[1", "--executor-option is KEY=VALUE with a value as in YAML, not 'a=[1'"),
+        ("--executor ray --executor-option num_gpu=1", "Ray refuses this (Invalid option keyword num_gpu"),
+        ("--executor ray --executor-option num_gpus=x", "Ray refuses this (The type of keyword 'num_gpus' must be"),
+        ("--executor slurm", 'submitit refuses this (Could not detect "srun", are you indeed on a slurm cluster?)'),
+        ("--executor slurm --executor-option cluster=moon", "submitit refuses this (AutoExecutor doesn't know"),
+        (
+            "--executor slurm --executor-option cluster=local --executor-option slurm_partitoin=gpu",
+            "submitit refuses this (Unknown argument 'partitoin' for executor 'slurm'",
+        ),
+        ("--executor slurm --devices 0", "with --executor, --devices is cpu or left out"),
+    ],
+)
+def test_a_wrong_use_is_one_sentence(run: Callable[..., Said], words: str, sentence: str) -> None:
+    before = set(Path().iterdir())
+    out, err = run("own.yaml", *words.split(), "--out", "out", code=2)
+    assert not out and re.fullmatch(r"leakboard: .+\n", err) and sentence in err, err
+    assert set(Path().iterdir()) <= before | {Path("__pycache__")}
+
+
+def test_several_workers_do_not_share_a_gpu(run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for devices in ("auto", "1", "0,1"):
+        _, err = run("own.yaml", "--workers", "2", "--devices", devices, code=2)
+        assert err.startswith("leakboard: a GPU has one worker: give --devices 0,1 for two of them, or --devices cpu")
+
+
+@pytest.mark.parametrize(("executor", "package"), [("slurm", "submitit"), ("ray", "ray")])
+def test_a_missing_package_is_named_with_its_extra(
+    run: Callable[..., Said], executor: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"benchmark.executors.{executor}", raising=False)
+    _, err = run("own.yaml", "--executor", executor, code=2)
+    needs = f"--executor {executor} needs the package {package}: uv run --extra {executor} leakboard run ..."
+    assert err == f"leakboard: {needs}\n"

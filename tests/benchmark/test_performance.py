@@ -1,0 +1,101 @@
+"""The report on speed: what it measures is what it says, and the page is made of the figures alone."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attacks import IDLG
+from benchmark import performance, performance_page
+from benchmark.errors import UsageError
+from benchmark.performance import Clock, ClockedIDLG, Setting
+from benchmark.run import Workbench
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def test_a_part_is_timed_without_what_is_timed_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    clock = Clock()
+    with clock.part("outer"):  # 0 to 5
+        with clock.part("inner"):  # 1 to 2
+            pass
+        with clock.part("inner"):  # 3 to 4
+            pass
+    assert dict(clock.seconds) == {"outer": 3.0, "inner": 2.0}
+
+
+def test_the_clocked_attack_is_the_attack_and_its_parts_are_all_of_its_time(victims_of: Callable[..., Any]) -> None:
+    _, _, observation = victims_of(3)
+    clocked = ClockedIDLG(max_evaluations=30)
+    found = clocked.reconstruct(observation)
+    torch.testing.assert_close(found.images, IDLG(max_evaluations=30).reconstruct(observation).images)
+    assert set(clocked.clock.seconds) == {"gradients", "optimizer", "active set", "Lightning"}
+    assert min(clocked.clock.seconds.values()) > 0
+    assert sum(clocked.clock.seconds.values()) == pytest.approx(clocked.seconds)
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A report of small things."""
+    small = (Setting("Digits", 3, 10), Setting("Digits", 1, 2), Setting("Digits", 5, 500, on_gpu=True))
+    for module in (performance, performance_page):
+        monkeypatch.setattr(module, "SETTINGS", small)
+        monkeypatch.setattr(module, "CURVE", (1, 64))
+    for name, value in {"DATA": "Digits", "MANY": 6, "EVALUATIONS": 3}.items():
+        monkeypatch.setattr(performance, name, value)
+    monkeypatch.setattr(performance, "specs", partial_specs(performance.specs))
+    rows = [{"workers": 1, "threads": 1, "seconds": 8.0}, {"workers": 2, "threads": 1, "seconds": 4.0}]
+    monkeypatch.setattr(performance, "workers", lambda root: rows)
+    said: list[str] = []
+    found = performance.measure(Workbench(torch.device("cpu")), 2, said.append)
+    assert said[0] == "IDLG, LeNet, Digits, 3 victims, CPU"
+    return {"cpu": json.loads(json.dumps(found))}
+
+
+def partial_specs(real: Callable[..., Any]) -> Callable[..., Any]:
+    """At most 60 evaluations."""
+    return lambda data, **args: real(data, **({"max_evaluations": 60} | args))
+
+
+def test_the_page_says_what_was_measured_and_what_was_not(report: dict[str, Any], tmp_path: Path) -> None:
+    performance_page.write(report, tmp_path)
+    assert performance_page.read(tmp_path) == report
+    page = (tmp_path / "performance.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("| IDLG")]
+    assert [line.count("|") for line in table] == [9, 9, 9]
+    sides = report["cpu"]["settings"]["IDLG, LeNet, Digits, 3 victims, CPU"]
+    assert [side["victims"] for side in sides.values()] == [2, 2, 2]
+    alone = report["cpu"]["settings"]["IDLG, LeNet, Digits, 1 victim, CPU"]
+    assert [side["victims"] for side in alone.values()] == [1, 1, 1]
+    ratio = sides["one by one"]["seconds_per_victim"] / sides["batched"]["seconds_per_victim"]
+    assert f"{ratio:.1f}" in table[0] and "of 2 |" in table[0]
+    assert "not measured" in table[2] and "not measured" not in table[0] + table[1]
+    assert "| 2 | 1 | 4.0 | 2.00 |" in page
+    assert "Lightning" in page and "GFLOP/s" in page and "MiB" in page
+    assert (tmp_path / "performance.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_arithmetic_of_an_evaluation_is_counted(report: dict[str, Any]) -> None:
+    """A gradient, and the gradient of that, are about ten times the products of the three convolutions."""
+    places = ((1, 16), (12, 4), (12, 4))
+    forward = sum(2 * 12 * 25 * channels * count for channels, count in places) / 1e6
+    assert 6 * forward < report["cpu"]["arithmetic"]["mflop_per_evaluation"] < 14 * forward
+    assert report["cpu"]["arithmetic"]["peak_gflops"] > 1
+
+
+def test_a_damaged_report_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "performance.json").write_text("{")
+    with pytest.raises(UsageError, match="remove it"):
+        performance_page.read(tmp_path)
+
+
+@pytest.mark.skipif(not (RESULTS / "performance.json").exists(), reason="nothing is published yet")
+def test_the_published_page_is_made_of_the_published_figures() -> None:
+    published = performance_page.read(RESULTS)
+    assert (RESULTS / "performance.md").read_text() == performance_page.as_markdown(published)
