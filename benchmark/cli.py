@@ -98,7 +98,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         metavar="FOLDER",
         help="measure all settings of results/performance.md and write it (default: results); tens of minutes",
     )
-    bench.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    bench.add_argument("--seed", type=int, metavar="N", help="default: 0")
     bench.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
 
     for command in (run, plan, bench):

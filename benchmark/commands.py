@@ -357,7 +357,7 @@ def bench(options: argparse.Namespace, parts: Parts) -> int:
     if options.report is not None:
         return report(options, parts, devices[0])
     victims = whole_number("--victims", given_or(options.victims, 64), at_least=1)
-    seed = whole_number("--seed", options.seed, at_least=0)
+    seed = whole_number("--seed", given_or(options.seed, 0), at_least=0)
     reference = whole_number("--reference-victims", given_or(options.reference_victims, victims), at_least=1)
     specs = {
         kind: entries(kind, typed_part(kind, {"class": default} | parts.get(kind, {})))[0]
@@ -374,8 +374,8 @@ def report(options: argparse.Namespace, parts: Parts, device: torch.device) -> i
     """``leakboard bench --report``."""
     from benchmark import performance, performance_page
 
-    if parts or options.victims is not None:
-        raise UsageError("--report measures settings of its own: leave --victims, --data, --model and --attack out")
+    if parts or options.victims is not None or options.seed is not None:
+        raise UsageError("--report has settings of its own: leave --victims, --seed, --data, --model and --attack out")
     reference = whole_number("--reference-victims", given_or(options.reference_victims, 16), at_least=1)
     folder = Path(options.report)
     found = performance_page.read(folder)
@@ -384,7 +384,7 @@ def report(options: argparse.Namespace, parts: Parts, device: torch.device) -> i
     say = partial(print, file=sys.stderr, flush=True)
     found["gpu" if device.type == "cuda" else "cpu"] = performance.measure(bench, reference, say)
     performance_page.write(found, folder)
-    print(performance_page.as_markdown(found), end="")
+    print(json.dumps(found, indent=1) if options.format == "json" else performance_page.as_markdown(found).rstrip())
     return 0
 
 

@@ -110,12 +110,12 @@ def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Conso
     timing_of = timings(blocks, bench, console)
     table: dict[tuple[str, str], Row] = {}
     for block in blocks:
-        cell, victims, timing = block.cell, len(block.victims), timing_of[kind(block.cell)]
+        cell, victims, timed = block.cell, len(block.victims), timing_of[kind(block.cell)]
         budget = cell.attack.args.get("max_evaluations")
-        bound = timing.mean if budget is None else budget
+        bound = timed.mean if budget is None else budget
         seen = next((of[name] for name in alike(cell.config()) for of in known if name in of), None)
         expected = seen or Evaluations(bound, bound)
-        cost = Cost(1, victims, victims * expected.mean, victims * bound, timing.seconds(block, expected))
+        cost = Cost(1, victims, victims * expected.mean, victims * bound, timed.seconds(block, expected))
         row = table.setdefault(line(cell), Row(*line(cell)))
         row.cells.add(cell.id)
         row.sources.add("records" if seen else "timing" if budget is None else "upper bound")
@@ -131,18 +131,8 @@ def total(table: Sequence[Row]) -> Row:
 
 
 COLUMNS = (
-    "scenario",
-    "attack",
-    "cells",
-    "blocks",
-    "victims",
-    "evaluations",
-    "at most",
-    "from",
-    "h:mm:ss",
-    "blocks left",
-    "evaluations left",
-    "h:mm:ss left",
+    *("scenario", "attack", "cells", "blocks", "victims", "evaluations", "at most", "from", "h:mm:ss"),
+    *("blocks left", "evaluations left", "h:mm:ss left"),
 )
 
 

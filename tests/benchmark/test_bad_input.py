@@ -60,7 +60,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("frob", "unknown command 'frob': valid are bench, list, run, show"),
+        ("frob", "unknown command 'frob': valid are bench, list, plan, run, show"),
         ("rum", "unknown command 'rum': did you mean run?"),
         ("run --victim 3", "unknown flag '--victim': did you mean --victims"),
         ("run --defence Masking", "unknown flag '--defence': did you mean --defense"),
@@ -85,6 +85,10 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         ("show nowhere --format xml", "invalid choice: 'xml'"),
         ("show nowhere --attack IDLG", "takes no --data, --model, --defense or --attack"),
         ("list all", "'all' is one word too many"),
+        ("bench --report --victims 3", "--report has settings of its own"),
+        ("bench --report --attack DLG", "--report has settings of its own"),
+        ("bench --report --seed 1", "--report has settings of its own"),
+        ("bench --report here --reference-victims 0", "must be a whole number of at least 1, not 0"),
     ],
 )
 def test_a_wrong_command_line_is_one_sentence(refused: Refused, words: str, sentence: str) -> None:
@@ -303,6 +307,23 @@ def test_results_that_can_not_be_written_are_told_before_any_work(refused: Refus
 def test_an_attack_for_one_image_does_not_take_a_batch_of_two(refused: Refused) -> None:
     error = refused("run", *CELL, "--batch-size", "2")
     assert error.endswith("IDLG attacks one image: give batch_size 1, or attack with DLG")
+
+
+@pytest.mark.parametrize("attack", [("RGAP",), ("IDLG", "--attack.start", "rgap")])
+def test_rgap_does_not_take_a_network_that_it_can_not_solve(
+    refused: Refused, attack: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pooling.py").write_text(
+        "from torch import nn\n\n\nclass Pooling(nn.Sequential):\n"
+        '    """A network with a pooling layer."""\n\n'
+        "    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:\n"
+        "        super().__init__(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, num_classes))\n\n"
+        "    def draw(self, generator):\n"
+        "        return {name: p.detach() for name, p in self.named_parameters()}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    error = refused("run", "--data", "Digits", "--model", "pooling.Pooling", "--attack", *attack)
+    assert "Pooling is none: choose another attack or start" in error
 
 
 # The user's own classes.
