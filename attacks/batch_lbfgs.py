@@ -16,7 +16,7 @@ def rearrange(held: Tensor, rows: list[int], fresh: Tensor) -> Tensor:
     Args:
         held: ``[V, ...]``.
         rows: one for each row of the result.
-        fresh: as many rows as there are -1.
+        fresh: as many rows as there are -1, or one for all of them.
     """
     if len(rows) > len(held):
         held = torch.cat([held, held.new_empty(len(rows) - len(held), *held.shape[1:])])
@@ -91,7 +91,7 @@ class BatchLBFGS(torch.optim.Optimizer):
 
         Call it when the parameters were given the same rows.
         """
-        fresh = self._fresh_rows(rows.count(-1))
+        fresh = self._fresh_rows(1)
         for name, value in self._rows.items():
             self._rows[name] = rearrange(value, rows, fresh[name])
 

@@ -171,7 +171,7 @@ class GradientMatching(LightningModule, Attack):
             labels=first["label_logits"].argmax(-1),
             loss=like.new_full((victims,), torch.inf),
             evaluations=torch.zeros(victims, dtype=torch.long),
-            status=["diverged"] * victims,
+            status=["exhausted"] * victims,
         )
         self._found_best = {"images": self._found.images, "label_logits": first["label_logits"].clone()}
         self._every = max(1, self.max_evaluations // SNAPSHOTS)
@@ -209,8 +209,12 @@ class GradientMatching(LightningModule, Attack):
             every = range(observation.num_victims)
             solved = [recursive_solution(observation.take(every[t : t + turns.step])) for t in turns]
             images, labels = (torch.cat(parts) for parts in zip(*solved, strict=True))
-            logits = labels.clamp(min=1e-12).log().unsqueeze(1) if optimise_labels else starts[0]["label_logits"]
-            starts.insert(0, {"images": images.clamp(0, 1).unsqueeze(1), "label_logits": logits})
+            logits = (
+                labels.nan_to_num(0).clamp(min=1e-12).log().unsqueeze(1)
+                if optimise_labels
+                else starts[0]["label_logits"]
+            )
+            starts.insert(0, {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1), "label_logits": logits})
         return starts, optimise_labels
 
     def _remember(self, losses: Tensor) -> None:
@@ -258,7 +262,7 @@ class GradientMatching(LightningModule, Attack):
     def _store(self, row: int, status: str) -> None:
         """Writes down what was found for the active victim in that row."""
         victim = self.victims[row]
-        if status != "diverged":  # what an earlier attempt has found is not lost with a later one
+        if status != "diverged" or self._attempts[victim] == 0:  # what an earlier attempt found is not lost
             self._found.status[victim] = status
         for name, best in self._found_best.items():
             best[victim] = self._best[name][row]

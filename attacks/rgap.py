@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from attacks.base import Attack, Observation, Reconstruction
+from attacks.labels import idlg_labels
 from defenses.base import Update
 
 GRADIENT_SHARE = 4.0
@@ -132,7 +133,7 @@ def true_gradient(observation: Observation) -> tuple[Update, Update]:
     """The gradient as far as the attacker knows it, and 1 where an entry is known, else 0.
 
     What a known defense makes of a gradient of ones is the factor of each entry. It is 0 where an entry was removed;
-    a factor that all entries share (clipping) changes nothing here.
+    a factor that all entries share (clipping) changes no image.
     """
     observed = observation.update
     if observation.defense is None:
@@ -153,7 +154,9 @@ def rank_one(matrix: Tensor, known: Tensor, sweeps: int = 200) -> tuple[Tensor, 
     Returns:
         left ``[V, K]``, right ``[V, F]`` with its last entry 1, and ``[V, F]``: 1 where right is known, else 0.
     """
-    matrix = matrix * known
+    scale = matrix.abs().amax((1, 2)).clamp(min=1e-30)
+    usable = scale.isfinite()[:, None, None]  # a victim that is not finite must not end the work on the others
+    matrix = torch.where(usable, matrix / scale[:, None, None], 0.0) * known
 
     def solve(matrix: Tensor, known: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
         weight = (known @ factor.square()[..., None])[..., 0]
@@ -168,7 +171,7 @@ def rank_one(matrix: Tensor, known: Tensor, sweeps: int = 200) -> tuple[Tensor, 
     right, weight = solve(matrix.mT, known.mT, left)
     last = right[:, -1:]
     last = torch.where(last == 0, 1.0, last)
-    return left * last, right / last, (weight > 1e-6).to(right)
+    return left * last * scale[:, None], right / last, (weight > 1e-6).to(right)
 
 
 def solve_layer(
@@ -255,7 +258,8 @@ def recursive_solution(observation: Observation, iterations: int = 400) -> tuple
         iterations: conjugate-gradient steps for each layer at most.
 
     Returns:
-        Images ``[V, C, H, W]``, finite, and label probabilities ``[V, K]``.
+        Images ``[V, C, H, W]``, NaN or Inf where the update is, and label probabilities ``[V, K]``, right where the
+        update has the size of a gradient.
 
     Raises:
         ValueError: the network is not of the kind that R-GAP solves.
@@ -295,15 +299,16 @@ def recursive_solution(observation: Observation, iterations: int = 400) -> tuple
             iterations,
         )
         certain = torch.ones_like(inputs)
-    return inputs.reshape(-1, *observation.image_shape[1:]).nan_to_num(0.5, 0.5, 0.5), labels
+    return inputs.reshape(-1, *observation.image_shape[1:]), labels
 
 
 class RGAP(Attack):
     """Recursive gradient attack: each layer's input by least squares (Zhu and Blaschko 2021, arXiv 2010.07733).
 
-    For one image per victim, and networks that are a sequence of convolutions, linear layers, sigmoids and ReLU. It
-    needs no label. A known defense that removes entries of the update takes away their equations. Where the paper
-    solves each system by a factorisation, this takes products only, for all victims at once.
+    For one image per victim, and networks that are a sequence of convolutions, linear layers, sigmoids and ReLU. The
+    label, which it does not need, is that of the sign rule. A known defense that removes entries of the update takes
+    away their equations. Where the paper solves each system by a factorisation, this takes products only, for all
+    victims at once.
 
     Args:
         iterations: conjugate-gradient steps for each layer at most, at least 1.
@@ -322,11 +327,11 @@ class RGAP(Attack):
 
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
         self.check(observation.model, observation.image_shape)
-        images, labels = recursive_solution(observation, self.iterations)
+        images, _ = recursive_solution(observation, self.iterations)
         victims = observation.num_victims
         return Reconstruction(
             images=images.unsqueeze(1),
-            labels=labels.argmax(-1, keepdim=True),
+            labels=idlg_labels(observation.update)[:, None],
             loss=torch.full((victims,), torch.inf),
             evaluations=torch.zeros(victims, dtype=torch.long),
             status=["closed form"] * victims,

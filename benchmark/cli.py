@@ -80,9 +80,9 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     bench = add(
         "bench",
         "compare the batched attack with the published procedure, one victim at a time",
-        "Attacks the same victims from the same starts twice in one process: all at once, and one by one with "
-        "torch.optim.LBFGS as published. --data, --model and --attack (DLG or IDLG) choose what, as in leakboard run; "
-        "default: CIFAR10, LeNet, IDLG.",
+        "Attacks the same victims in one process: one by one with torch.optim.LBFGS as published, from the same starts "
+        "all at once, and all at once from R-GAP's solution. --data, --model and --attack (DLG or IDLG) choose what, "
+        "as in leakboard run; default: CIFAR10, LeNet, IDLG.",
     )
     bench.add_argument("--victims", type=int, metavar="N", help="default: 64")
     bench.add_argument(

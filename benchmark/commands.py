@@ -69,10 +69,9 @@ def run(options: argparse.Namespace, parts: Parts) -> int:
         elif todo:
             root = options.data_root or os.environ.get("LEAKBOARD_DATA")
             weights = perceptual.backbone.path.resolve() if perceptual else None
-            workers = [
-                Worker(todo, folder.resolve(), root, options.threads, device, weights, no_perceptual, Path.cwd())
-                for device in devices[: len(todo)]
-            ]
+            devices = devices[: len(todo)]
+            given = todo, folder.resolve(), root, options.threads
+            workers = [Worker(*given, d, weights, no_perceptual, Path.cwd(), len(devices)) for d in devices]
             with launch(workers) as started:
                 watch_over(todo, store, watch, started)
     table = reporter.finish()
@@ -378,6 +377,8 @@ def report(options: argparse.Namespace, parts: Parts, device: torch.device) -> i
         raise UsageError("--report has settings of its own: leave --victims, --seed, --data, --model and --attack out")
     reference = whole_number("--reference-victims", given_or(options.reference_victims, 16), at_least=1)
     folder = Path(options.report)
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UsageError(f"{folder} is no folder that can be written: give another to --report")
     found = performance_page.read(folder)
     perceptual, _ = find_perceptual(None, False)
     bench = Workbench(device, options.data_root, perceptual=perceptual)

@@ -76,8 +76,29 @@ def free_bytes(device: torch.device) -> int:
         free: int = torch.cuda.mem_get_info(device)[0]
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     available = int(psutil.virtual_memory().available)
-    limit, used = (read_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
-    return available if limit is None or used is None else max(0, min(available, limit - used))
+    limit, used = (read_number(control_group() / name) for name in ("memory.max", "memory.current"))
+    if limit is None or used is None:
+        return available
+    return max(0, min(available, limit - used + file_cache(control_group() / "memory.stat")))
+
+
+def control_group() -> Path:
+    """The folder in which the kernel tells of this process's control group, if it has one."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        own = root / Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
+    except OSError:
+        return root
+    return own if (own / "memory.max").exists() else root
+
+
+def file_cache(path: Path) -> int:
+    """Bytes of files that the kernel keeps in memory as long as nobody wants it."""
+    try:
+        counts = dict(line.split() for line in path.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(counts.get("inactive_file", 0))
 
 
 def read_number(path: Path) -> int | None:

@@ -56,7 +56,8 @@ class Workbench:
         download: whether a data set that is missing may be downloaded.
         perceptual: LPIPS, or None where it is not to be had.
         no_perceptual: then the reason.
-        sharing: processes that share the memory of the device, this one included.
+        workers: processes of this run.
+        sharing: those that share the memory of this one's CPU.
         bytes_per_victim: by kind of block, as measured.
     """
 
@@ -65,6 +66,7 @@ class Workbench:
     download: bool = False
     perceptual: Perceptual | None = None
     no_perceptual: str = ""
+    workers: int = 1
     sharing: int = 1
     bytes_per_victim: dict[Any, int] = field(default_factory=dict)
     _data: dict[str, PrivateData] = field(default_factory=dict)
@@ -281,7 +283,7 @@ def room(block: Block, bench: Workbench) -> int:
             if is_out_of_memory(error):
                 return 1
             raise
-    free = MARGIN * free_bytes(bench.device) / bench.sharing
+    free = MARGIN * free_bytes(bench.device) / (bench.sharing if bench.device.type == "cpu" else 1)
     return max(1, int(free / bench.bytes_per_victim[kind]))
 
 
@@ -467,13 +469,16 @@ def claim_together(
 ) -> list[Block]:
     """Claims the block and, on a GPU, those that follow it in its cell as far as memory goes.
 
-    A GPU attacks a thousand victims in little more time than one. On a CPU the time of a victim does not fall with
-    more of them (results/performance.md), and other workers may want the blocks.
+    A GPU attacks a thousand victims in little more time than one, but takes no more than its share of what all workers
+    have left to do. On a CPU the time of a victim does not fall with more of them (results/performance.md).
 
     Returns:
         The blocks that are claimed, none where another process was faster.
     """
-    limit = room(block, bench) if bench.device.type == "cuda" else len(block.victims)
+    limit = len(block.victims)
+    if bench.device.type == "cuda":
+        share = sum(len(other.victims) for other in pending) // bench.workers
+        limit = max(limit, min(room(block, bench), share))
     mine: list[Block] = []
     for other in pending[pending.index(block) :]:
         follows = not mine or (other.cell == block.cell and other.victims.start == mine[-1].victims.stop)

@@ -38,6 +38,7 @@ class Worker:
         lpips_weights: AlexNet's file, or None for no LPIPS.
         no_lpips: then the reason.
         here: folder in which relative paths and the user's own modules are looked for.
+        workers: how many there are.
     """
 
     blocks: list[Block]
@@ -48,6 +49,7 @@ class Worker:
     lpips_weights: Path | None
     no_lpips: str
     here: Path
+    workers: int
 
     def __call__(self, local_rank: int = 0) -> str:
         """Runs the blocks that no other process has done or is doing, until every block is done.
@@ -67,7 +69,8 @@ class Worker:
             set_up(self.threads)
             perceptual = find_perceptual(str(self.lpips_weights), required=True)[0] if self.lpips_weights else None
             device = given_device(local_rank) if self.device == "auto" else torch.device(self.device)
-            bench = Workbench(device, self.data_root, False, perceptual, self.no_lpips)
+            beside = 1 if self.device == "auto" else self.workers  # a cluster's jobs have memory of their own
+            bench = Workbench(device, self.data_root, False, perceptual, self.no_lpips, self.workers, beside)
             work(self.blocks, Store(self.folder), bench, Watch())
         except (UsageError, DataError) as error:
             return str(error)

@@ -105,8 +105,9 @@ def test_who_knows_which_entries_were_removed_does_without_them(defense: Any, vi
 
 
 def test_a_scale_of_the_update_changes_nothing(victims_of: MakeVictims) -> None:
-    images, _, clipped = victims_of(4, dtype=torch.float64, defense=Clipping(0.1))
-    assert mse(RGAP(1000).reconstruct(clipped).images, images).max() < 1e-6
+    images, labels, clipped = victims_of(4, dtype=torch.float64, defense=Clipping(0.1))
+    found = RGAP(1000).reconstruct(clipped)
+    assert mse(found.images, images).max() < 1e-6 and torch.equal(found.labels, labels)
 
 
 def test_what_is_known_of_the_gradient_is_what_the_defense_lets_through(victims_of: MakeVictims) -> None:
@@ -122,6 +123,17 @@ def test_noise_on_the_update_gives_an_answer_all_the_same(victims_of: MakeVictim
     for adaptive in (False, True):
         *_, observation = victims_of(2, defense=GaussianNoise(0.1), adaptive=adaptive)
         assert RGAP().reconstruct(observation).images.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_an_update_that_is_not_finite_is_one_victims_trouble(bad: float, victims_of: MakeVictims) -> None:
+    images, _, observation = victims_of(3, dtype=torch.float64)
+    observation.update["7.weight"][1, 0, 0] = bad
+    found = RGAP(1000).reconstruct(observation)
+    assert not found.images[1].isfinite().all()
+    assert mse(found.images[[0, 2]], images[[0, 2]]).max() < 1e-6
+    from_there = IDLG(start="rgap", max_evaluations=20).reconstruct(observation)
+    assert from_there.status == ["converged", "diverged", "converged"]
 
 
 def test_relu_is_inverted_where_it_let_its_input_through(victims_of: MakeVictims) -> None:

@@ -118,6 +118,13 @@ def test_the_comparison_is_a_table_for_people() -> None:
     assert row.count("1") == 3  # all sides are summed up over the same victims
 
 
+def test_what_is_not_as_published_is_not_called_so() -> None:
+    for args in ({"start": "rgap"}, {"restarts": 1}):
+        parts = {"data": spec("data", "Digits", {}), "model": spec("model", "LeNet", {})}
+        with pytest.raises(UsageError, match="as published"):
+            bench.compare(parts | {"attack": spec("attack", "IDLG", args)}, 2, 1, 0, Workbench(torch.device("cpu")))
+
+
 def test_an_attack_that_was_published_otherwise_is_not_compared() -> None:
     with pytest.raises(UsageError, match="DLG or IDLG"):
         compared("MeanImage")

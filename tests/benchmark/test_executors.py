@@ -286,7 +286,7 @@ def test_tasks_of_ray_end_with_the_records_of_a_local_run(
 def worker(suite: str = "own.yaml", **changed: Any) -> Worker:
     blocks = plan(load(Path(suite), None, None), Workbench(torch.device("cpu")))
     given = {"folder": Path("out").resolve(), "data_root": None, "threads": 1, "device": "cpu", "here": Path.cwd()}
-    return Worker(**({"blocks": blocks, "lpips_weights": None, "no_lpips": "none"} | given | changed))
+    return Worker(**({"blocks": blocks, "lpips_weights": None, "no_lpips": "none", "workers": 1} | given | changed))
 
 
 def test_a_mistake_that_ends_a_worker_is_what_it_says() -> None:

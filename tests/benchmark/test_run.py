@@ -192,6 +192,9 @@ def test_a_gpu_takes_the_blocks_of_a_cell_together_as_far_as_they_fit(
 
     assert claimed(pending[0], "cuda") == [range(0, 2), range(2, 4), range(4, 6)]
     assert claimed(pending[0], "cpu") == [range(0, 2)]
+    bench.workers = 4  # of 20 victims, 5 are a worker's share
+    assert claimed(pending[0], "cuda") == [range(0, 2), range(2, 4)]
+    bench.workers = 1
     assert claimed(pending[3], "cuda") == [range(6, 8), range(8, 10)]  # the next block is another cell's
     with store.claim(pending[1].key):  # another process's
         assert claimed(pending[0], "cuda") == [range(0, 2)]
