@@ -156,10 +156,6 @@ def measure(bench: Workbench, reference: int, say: Callable[[str], None]) -> dic
     """
     on_gpu = bench.device.type == "cuda"
     found: dict[str, Any] = {"machine": describe(bench.device), "settings": {}}
-    for setting in SETTINGS:
-        if setting.on_gpu == on_gpu:
-            say(setting.label)
-            found["settings"][setting.label] = measure_setting(setting, reference, bench)
     say("throughput over victims per block")
     found["curve"] = [{"victims": count, "ms_per_evaluation": clocked(count, bench)[0]} for count in CURVE]
     say(f"{MANY:,} victims, 64 at a time")
@@ -172,6 +168,10 @@ def measure(bench: Workbench, reference: int, say: Callable[[str], None]) -> dic
     if not on_gpu:
         say("threads against workers")
         found["workers"] = workers(bench.root)
+    for setting in SETTINGS:
+        if setting.on_gpu == on_gpu:
+            say(setting.label)
+            found["settings"][setting.label] = measure_setting(setting, reference, bench)
     return found
 
 
@@ -225,7 +225,9 @@ def measure_setting(setting: Setting, reference: int, bench: Workbench) -> dict[
 
 def clocked(victims: int, bench: Workbench, at_once: int | None = None) -> tuple[float, dict[str, float]]:
     """A short attack as published: milliseconds per victim and evaluation, in all and by part."""
-    _, _, observation = undefended(specs(DATA), victims, 0, bench)
+    images = bench.data(specs(DATA)["data"]).num_victims(1)  # where there are fewer, each has several victims
+    _, _, observation = undefended(specs(DATA), min(victims, images), 0, bench)
+    observation = observation.take([victim % images for victim in range(victims)])
     attack = ClockedIDLG(max_evaluations=EVALUATIONS, tolerance=0.0, at_once=at_once)
     found = attack.reconstruct(observation)
     one = 1000 / int(found.evaluations.sum())

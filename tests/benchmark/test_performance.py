@@ -47,14 +47,14 @@ def report(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for module in (performance, performance_page):
         monkeypatch.setattr(module, "SETTINGS", small)
         monkeypatch.setattr(module, "CURVE", (1, 64))
-    for name, value in {"DATA": "Digits", "MANY": 6, "EVALUATIONS": 3}.items():
+    for name, value in {"DATA": "Digits", "MANY": 700, "EVALUATIONS": 3}.items():
         monkeypatch.setattr(performance, name, value)
     monkeypatch.setattr(performance, "specs", partial_specs(performance.specs))
     rows = [{"workers": 1, "threads": 1, "seconds": 8.0}, {"workers": 2, "threads": 1, "seconds": 4.0}]
     monkeypatch.setattr(performance, "workers", lambda root: rows)
     said: list[str] = []
     found = performance.measure(Workbench(torch.device("cpu")), 2, said.append)
-    assert said[0] == "IDLG, LeNet, Digits, 3 victims, CPU"
+    assert "IDLG, LeNet, Digits, 3 victims, CPU" in said
     return {"cpu": json.loads(json.dumps(found))}
 
 
