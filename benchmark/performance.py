@@ -279,9 +279,9 @@ def workers(root: str | None) -> list[dict[str, float]]:
         UsageError: a run has failed.
     """
     suite = {
-        "victims": 256,
+        "victims": 512,
         "scenarios": [{"data": specs(DATA)["data"].as_dict(), "model": "LeNet"}],
-        "attacks": [{"class": "IDLG", "max_evaluations": 100, "tolerance": 0.0}],
+        "attacks": [{"class": "IDLG", "max_evaluations": 200, "tolerance": 0.0}],
     }
     found = []
     for count, threads in ((1, 1), (1, 2), (2, 1)):

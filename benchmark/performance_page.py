@@ -118,7 +118,7 @@ def section(found: dict[str, Any]) -> list[str]:
         first = found["workers"][0]["seconds"]
         lines += [
             "",
-            "A whole `leakboard run` of 4 blocks of 64 victims with 100 evaluations each, start and tables included:",
+            "A whole `leakboard run` of 8 blocks of 64 victims with 200 evaluations each, start and tables included:",
             "",
             "| workers | threads of each | seconds | times less |",
             "|---|---|---|---|",
