@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def peak_bytes(work: Callable[[], Any]) -> int:
 
 def bytes_per_victim(attack: Callable[[int], Any]) -> int:
     """Bytes that one more victim takes, from two runs of ``attack`` with a few victims."""
-    few, more = (peak_bytes(lambda count=count: attack(count)) for count in PROBES)  # type: ignore[misc]
+    few, more = (peak_bytes(partial(attack, count)) for count in PROBES)
     return max(1, (more - few) // (PROBES[1] - PROBES[0]))
 
 

@@ -138,7 +138,7 @@ class ClockedIDLG(IDLG):
             with self.clock.part("optimizer"):
                 return step(inside)
 
-        solver.step = clocked  # type: ignore[method-assign]
+        solver.step = clocked  # type: ignore[method-assign] # on this one solver
         return solver
 
 

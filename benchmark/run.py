@@ -470,7 +470,7 @@ def claim_together(
     """Claims the block and, on a GPU, those that follow it in its cell as far as memory goes.
 
     A GPU attacks a thousand victims in little more time than one, but takes no more than its share of what all workers
-    have left to do. On a CPU the time of a victim does not fall with more of them (results/performance.md).
+    have left to do. On a CPU the time of a victim hardly falls beyond a block of 64.
 
     Returns:
         The blocks that are claimed, none where another process was faster.

@@ -1,6 +1,7 @@
 """What the tests share: one thread, and victims made of scikit-learn's digits."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -61,3 +62,12 @@ def victims_of(digits: Digits) -> MakeVictims:
         return Victims(images, labels, seen)
 
     return make
+
+
+@pytest.fixture
+def nothing_of_the_developers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder to be in, without data or weights; own modules in it are found and forgotten."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.delenv("LEAKBOARD_DATA", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)

@@ -186,6 +186,6 @@ def find_perceptual(weights: str | None, required: bool) -> tuple[Perceptual | N
 
 def quiet() -> None:
     """No chatter of libraries between our lines."""
-    warnings.filterwarnings("ignore", module=r"lightning|torch|lpips")
+    warnings.filterwarnings("ignore", module=r"lightning|torch|lpips")  # advice to their callers, not to our users
     warnings.formatwarning = lambda message, *_, **__: f"leakboard: {message}\n"  # not the line of our code
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -25,13 +25,7 @@ CELL = ["--data", "Digits", "--model", "LeNet", "--attack", "IDLG", "--attack.ma
 Refused = Callable[..., str]
 
 
-@pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No suites, data or weights of the developer's; own modules in the folder are found and forgotten."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.delenv("LEAKBOARD_DATA", raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
+pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
 
 
 @pytest.fixture

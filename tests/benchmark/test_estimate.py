@@ -28,12 +28,8 @@ block_size: 2
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def alone(nothing_of_the_developers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No suites, data, weights or results of the developer's, and attacks as short as they can be."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.delenv("LEAKBOARD_DATA", raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(estimate, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(estimate, "TIMED_VICTIMS", 2)
     monkeypatch.setattr(estimate, "TIMED_EVALUATIONS", (1, 2))

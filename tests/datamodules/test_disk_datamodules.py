@@ -251,7 +251,7 @@ def test_real_mnist() -> None:
     ],
 )
 def test_real_parts(kind: type[TorchvisionData], test: int, train: int, labels: list[int]) -> None:
-    data: Any = kind(root=str(SHARED), verify_integrity=False)  # type: ignore[call-arg]
+    data: Any = kind(root=str(SHARED), verify_integrity=False)  # type: ignore[call-arg] # of each kind, not of their base
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         data.setup()
@@ -259,4 +259,4 @@ def test_real_parts(kind: type[TorchvisionData], test: int, train: int, labels: 
     assert data.victims(5)[1].flatten().tolist() == labels
     assert f"{test} of 10000" in data.notes[0] and 0.2 < data.mean_image().mean() < 0.5
     with pytest.raises(DataError, match="only a part"):
-        kind(root=str(SHARED)).setup()  # type: ignore[call-arg]
+        kind(root=str(SHARED)).setup()  # type: ignore[call-arg] # of each kind, not of their base
