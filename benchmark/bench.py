@@ -13,11 +13,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from attacks import DLG, IDLG, RGAP, Attack, Observation
+from benchmark.blocks import Workbench, check_fit
 from benchmark.client import observe
 from benchmark.errors import UsageError
 from benchmark.intervals import wilson
+from benchmark.records import peak_memory
 from benchmark.registry import Spec, build
-from benchmark.run import Workbench, check_fit, peak_memory
 from benchmark.scores import leaked, score
 from benchmark.suite import Scenario
 

@@ -20,12 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark import executors, leaderboard, registry
+from benchmark.blocks import Block, Workbench, plan
 from benchmark.cli import Parts
 from benchmark.errors import UsageError, unknown
 from benchmark.executors.worker import Worker, find_devices, find_perceptual, quiet, set_up, watch_over
 from benchmark.pictures import enlarged
 from benchmark.progress import ProgressBar
-from benchmark.run import Block, Watch, Workbench, plan, work
+from benchmark.run import Watch, work
 from benchmark.store import Record, Store, read_all, read_record, read_scores, write_whole
 from benchmark.suite import Suite, entries, load, parse, whole_number
 

@@ -14,7 +14,8 @@ import numpy as np
 from rich.console import Console
 from scipy.optimize import nnls
 
-from benchmark.run import Block, Workbench, room, run_block
+from benchmark.blocks import Block, Workbench
+from benchmark.records import room, run_block
 from benchmark.store import read_scores
 from benchmark.suite import Cell, digest
 

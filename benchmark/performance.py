@@ -23,10 +23,11 @@ from attacks import IDLG
 from attacks.batch_lbfgs import BatchLBFGS
 from attacks.gradients import batch_gradients, squared_distance
 from benchmark.bench import compare, undefended
+from benchmark.blocks import Workbench
 from benchmark.errors import UsageError
 from benchmark.memory import bytes_per_victim
+from benchmark.records import commit
 from benchmark.registry import Spec, build, spec
-from benchmark.run import Workbench, commit
 from benchmark.scores import score
 
 DATA = "CIFAR10"

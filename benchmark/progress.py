@@ -13,8 +13,9 @@ from rich.text import Text
 from torch import Tensor
 
 from attacks.gradient_matching import GradientMatching
+from benchmark.blocks import Block
 from benchmark.leaderboard import leaked
-from benchmark.run import Block, Watch
+from benchmark.run import Watch
 from benchmark.store import Store
 
 

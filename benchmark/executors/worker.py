@@ -17,9 +17,10 @@ from pathlib import Path
 
 import torch
 
+from benchmark.blocks import Block, Workbench
 from benchmark.errors import UsageError
 from benchmark.perceptual import Perceptual, PerceptualUnavailable, find_backbone
-from benchmark.run import Block, Watch, Workbench, work
+from benchmark.run import Watch, work
 from benchmark.store import Store
 from benchmark.suite import whole_number
 from datamodules import DataError

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from attacks import Observation
 from benchmark import bench
+from benchmark.blocks import Workbench
 from benchmark.errors import UsageError
 from benchmark.models import LeNet
 from benchmark.registry import Spec, spec
-from benchmark.run import Workbench
 
 MakeVictims = Callable[..., Any]
 TOLERANCE = 1e-6

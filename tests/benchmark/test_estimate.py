@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 
 from benchmark import estimate
+from benchmark.blocks import Block, Workbench, plan
 from benchmark.cli import main
 from benchmark.estimate import Cost, Evaluations, Row, Timing, alike, cells_of, kind, means, rows, timing, total
-from benchmark.run import Block, Workbench, plan
 from benchmark.store import read_all
 from benchmark.suite import Suite, parse
 

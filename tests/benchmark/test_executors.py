@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import torch
 
+from benchmark.blocks import Workbench, plan
 from benchmark.cli import main
 from benchmark.errors import UsageError
 from benchmark.executors import local
 from benchmark.executors.worker import Worker, given_device, watch_over
-from benchmark.run import Watch, Workbench, plan
+from benchmark.run import Watch
 from benchmark.store import Store, read_all
 from benchmark.suite import load
 

@@ -11,9 +11,9 @@ import torch
 
 from attacks import IDLG
 from benchmark import performance, performance_page
+from benchmark.blocks import Workbench
 from benchmark.errors import UsageError
 from benchmark.performance import Clock, ClockedIDLG, Setting
-from benchmark.run import Workbench
 
 RESULTS = Path(__file__).parents[2] / "results"
 

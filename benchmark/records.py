@@ -1,0 +1,280 @@
+"""From a block of victims to its record: client, attack, scores, cost and provenance."""
+
+import gc
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from subprocess import DEVNULL, CalledProcessError, check_output
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from attacks import Attack, Observation, Reconstruction
+from attacks.base import Trajectory
+from attacks.gradient_matching import GradientMatching
+from benchmark.blocks import Block, Workbench, checksum, short
+from benchmark.client import observe
+from benchmark.errors import UsageError
+from benchmark.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
+from benchmark.pictures import strip
+from benchmark.registry import build
+from benchmark.scores import Scores, matched_psnr, score
+from benchmark.store import Record
+from benchmark.suite import Cell
+
+_VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "numpy", "scipy")
+
+
+def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()) -> Record:
+    """Attacks and scores the victims of one block."""
+    return run_blocks([block], bench, callbacks)[0]
+
+
+def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callback] = ()) -> list[Record]:
+    """Attacks and scores the victims of blocks that follow each other in one cell, all at once."""
+    cell, scenario = blocks[0].cell, blocks[0].cell.scenario
+    victims = range(blocks[0].victims.start, blocks[-1].victims.stop)
+    data = bench.data(scenario.data)
+    images, labels = bench.victims(scenario, victims)
+    attack: Attack = build("attack", cell.attack)
+    if isinstance(attack, GradientMatching) and attack.at_once is None:
+        attack.at_once = room(blocks[0], bench)
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    notes: list[str] = []
+    started = time.perf_counter()
+    found = attack_within_memory(attack, seen_by(cell, images, labels, victims, bench), victims, callbacks, notes)
+    seconds = time.perf_counter() - started
+    found = without_nan(found)
+    records = []
+    for block in blocks:
+        rows = slice(block.victims.start - victims.start, block.victims.stop - victims.start)
+        share = take_rows(found, rows)
+        scores = score(images[rows], labels[rows], share.images.cpu(), share.labels.cpu(), bench.perceptual)
+        sha256 = checksum(images[rows], labels[rows])
+        records.append(
+            {
+                "key": block.key,
+                "cell": cell.id,
+                "config": cell.config(),
+                "provenance": provenance(bench) | {"data_sha256": sha256, "data_notes": data.notes},
+                "cost": {
+                    "seconds": brief(seconds * len(block.victims) / len(victims)),
+                    "victims_at_once": min(len(victims), getattr(attack, "at_once", None) or len(victims)),
+                    "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
+                    "notes": notes,
+                },
+                "victims": victims_table(block.victims, share, scores),
+                "curve": curve(share.trajectory, images[rows]),
+                "picture": strip(images[rows], share.images.cpu()),
+            }
+        )
+    return records
+
+
+def seen_by(
+    cell: Cell, images: Tensor, labels: Tensor, victims: range, bench: Workbench
+) -> Callable[[range], Observation]:
+    """What the attacker sees of any of the victims, of whom there are images and labels."""
+    scenario = cell.scenario
+    data, model = bench.data(scenario.data), bench.model(scenario)
+    defense = build("defense", cell.defense) if cell.defense else None
+
+    def observed(some: range) -> Observation:
+        rows = slice(some.start - victims.start, some.stop - victims.start)
+        return observe(
+            model,
+            images[rows].to(bench.device),
+            labels[rows].to(bench.device),
+            data.num_classes,
+            defense,
+            cell.adaptive,
+            data.mean_image(),
+            data.class_means(),
+            scenario.seed,
+            some,
+        )
+
+    return observed
+
+
+def room(block: Block, bench: Workbench) -> int:
+    """How many victims such as the block's fit into the memory that is free, by what a few of them take."""
+    cell, scenario = block.cell, block.cell.scenario
+    if len(block.victims) <= max(PROBES) or "max_evaluations" not in cell.attack.args:
+        return len(block.victims)
+    kind = (scenario.data.label, scenario.model.label, scenario.batch_size, cell.attack.label)
+    if kind not in bench.bytes_per_victim:
+        victims = block.victims[: max(PROBES)]
+        observed = seen_by(cell, *bench.victims(scenario, victims), victims, bench)
+        short = replace(cell.attack, args=cell.attack.args | {"max_evaluations": 3})
+        try:
+            bench.bytes_per_victim[kind] = bytes_per_victim(
+                lambda count: build("attack", short).reconstruct(observed(victims[:count]))
+            )
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                return 1
+            raise
+    free = MARGIN * free_bytes(bench.device) / (bench.sharing if bench.device.type == "cpu" else 1)
+    return max(1, int(free / bench.bytes_per_victim[kind]))
+
+
+def attack_within_memory(
+    attack: Attack,
+    observed: Callable[[range], Observation],
+    victims: range,
+    callbacks: Sequence[Callback],
+    notes: list[str],
+) -> Reconstruction:
+    """The reconstruction of all victims; where memory runs out, in two halves, which is noted."""
+    try:
+        return attack.reconstruct(observed(victims), callbacks)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(victims) == 1:
+            raise UsageError(f"one victim alone does not fit into the memory of the device ({short(error)})") from None
+    notes.append(f"out of memory with {len(victims)} victims at once: split into two halves")
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = victims.start + len(victims) // 2
+    halves = [range(victims.start, middle), range(middle, victims.stop)]
+    first, second = (attack_within_memory(attack, observed, half, callbacks, notes) for half in halves)
+    return join(first, second)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the machine has run out of memory; not everything in torch has a class of error for it."""
+    said = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in said)
+
+
+def take_rows(found: Reconstruction, rows: slice) -> Reconstruction:
+    """The part of a reconstruction that is of some of its victims."""
+    trajectory = found.trajectory
+    if trajectory is not None:
+        trajectory = Trajectory(trajectory.evaluations, trajectory.loss[rows], trajectory.images[rows])
+    return Reconstruction(
+        found.images[rows],
+        found.labels[rows],
+        found.loss[rows],
+        found.evaluations[rows],
+        found.status[rows],
+        trajectory,
+    )
+
+
+def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
+    """Two reconstructions of different victims as one."""
+    trajectory = None
+    if first.trajectory is not None and second.trajectory is not None:
+        trajectory = Trajectory(
+            first.trajectory.evaluations,
+            torch.cat([first.trajectory.loss, second.trajectory.loss]),
+            torch.cat([first.trajectory.images, second.trajectory.images]),
+        )
+    return Reconstruction(
+        images=torch.cat([first.images, second.images]),
+        labels=torch.cat([first.labels, second.labels]),
+        loss=torch.cat([first.loss, second.loss]),
+        evaluations=torch.cat([first.evaluations, second.evaluations]),
+        status=first.status + second.status,
+        trajectory=trajectory,
+    )
+
+
+def without_nan(found: Reconstruction) -> Reconstruction:
+    """Grey images, and the status "diverged", for victims of whom an attack returned NaN or Inf."""
+    bad = ~found.images.isfinite().flatten(1).all(1)
+    if not bad.any():
+        return found
+    images = torch.where(bad.view(-1, 1, 1, 1, 1), 0.5, found.images)
+    status = ["diverged" if is_bad else old for is_bad, old in zip(bad.tolist(), found.status, strict=True)]
+    return replace(found, images=images, status=status)
+
+
+def victims_table(victims: range, found: Reconstruction, scores: Scores) -> list[dict[str, Any]]:
+    """One entry for each victim: scores of each of its images, and what the attack says of itself."""
+    rows = []
+    for row, victim in enumerate(victims):
+        rows.append(
+            {
+                "index": victim,
+                "status": found.status[row],
+                "evaluations": int(found.evaluations[row]),
+                "loss": finite(float(found.loss[row])),
+                "mse": [brief(x) for x in scores.mse[row].tolist()],
+                "psnr": [brief(x) for x in scores.psnr[row].tolist()],
+                "ssim": [brief(x) for x in scores.ssim[row].tolist()],
+                "lpips": None if scores.lpips is None else [brief(x) for x in scores.lpips[row].tolist()],
+                "label_correct": scores.label_correct[row].tolist(),
+            }
+        )
+    return rows
+
+
+def curve(trajectory: Trajectory | None, images: Tensor) -> dict[str, Any]:
+    """Loss and PSNR of each victim over its evaluations; made after the attack, which never sees a PSNR."""
+    if trajectory is None:
+        return {"evaluations": [], "loss": [], "psnr": []}
+    times = len(trajectory.evaluations)
+    found = trajectory.images.cpu().flatten(0, 1)
+    found = torch.where(found.isfinite(), found, 0.5)
+    psnr = matched_psnr(images.repeat_interleave(times, 0), found).mean(1).unflatten(0, (-1, times))
+    return {
+        "evaluations": trajectory.evaluations,
+        "loss": [[finite(x) for x in row] for row in trajectory.loss.tolist()],
+        "psnr": [[round(x, 3) for x in row] for row in psnr.tolist()],
+    }
+
+
+def brief(value: float) -> float:
+    """Six significant digits: more would be noise in a file that is kept."""
+    return float(f"{value:.6g}")
+
+
+def finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return brief(value) if abs(value) < float("inf") else None
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that torch had on a GPU, or the most that this process ever held on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def provenance(bench: Workbench) -> dict[str, Any]:
+    """Where a result comes from."""
+    device = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "cpu"
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": commit(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": python_version()} | {name: version(name) for name in _VERSIONS},
+        "lpips": bench.perceptual.describe() if bench.perceptual else bench.no_perceptual,
+    }
+
+
+@cache
+def commit() -> str | None:
+    """The commit of this source tree, with a plus where files differ from it."""
+    here = Path(__file__).parent.parent
+    try:
+        head = check_output(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, stderr=DEVNULL, text=True).strip()
+        changed = check_output(["git", "status", "--porcelain", "-uno"], cwd=here, stderr=DEVNULL, text=True).strip()
+    except (OSError, CalledProcessError):
+        return None
+    return head + ("+" if changed else "")
