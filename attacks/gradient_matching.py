@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attacks.base import Attack, Observation, Reconstruction, Trajectory
 from attacks.batch_lbfgs import BatchLBFGS, rearrange
-from attacks.gradients import batch_gradients, squared_distance
+from attacks.gradients import as_outer_product, batch_gradients, distance_to_outer_product, squared_distance
 from attacks.rgap import RGAP, recursive_solution
 from defenses.base import Update, unchanged
 
@@ -30,6 +30,7 @@ _STATE = (
     "_observation",
     "_simulate",
     "_all_loss_weights",
+    "_product",
     "_found",
     "_found_best",
     "_trajectory",
@@ -130,9 +131,15 @@ class GradientMatching(LightningModule, Attack):
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """The matching losses ``[A]`` of the active victims, independent terms of one sum."""
-        labels = self.label_logits.softmax(-1)
-        dummy = batch_gradients(self._observation.model, self._networks, self.images, labels, create_graph=True)
-        losses = squared_distance(self._simulate(dummy, self._target), self._target)
+        model, labels = self._observation.model, self.label_logits.softmax(-1)
+        if self._product:
+            slope, inputs = (factor[self.victims] for factor in self._product)
+            losses = distance_to_outer_product(
+                model, self._networks, self.images, labels, self._target, (slope, inputs)
+            )
+        else:
+            dummy = batch_gradients(model, self._networks, self.images, labels, create_graph=True)
+            losses = squared_distance(self._simulate(dummy, self._target), self._target)
         if self._prior > 0:
             outside = self.images - self.images.clamp(0, 1)
             losses = losses + self._prior * outside.flatten(1).square().sum(1)
@@ -163,6 +170,8 @@ class GradientMatching(LightningModule, Attack):
         # With Gaussian noise the matching loss is 2 std^2 times the negative log likelihood, and this the weight of
         # the prior beside it: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706).
         self._prior = (known.noise_std / BOX_EDGE) ** 2 if known else 0.0
+        as_it_is = self._simulate is unchanged and observation.image_shape[0] == 1
+        self._product = as_outer_product(observation.model, observation.update) if as_it_is else None
         self._starts, optimise_labels = self._draw_starts(observation)
         self._attempts = [0] * victims
         first = self._starts[0]

@@ -94,9 +94,10 @@ def plan_costs(options: argparse.Namespace, parts: Parts) -> int:
     set_up(options.threads)
     devices = find_workers(options)
     perceptual, no_perceptual = find_perceptual(options.lpips_weights, required=False)
-    bench = Workbench(torch.device(devices[0]), options.data_root, options.download, perceptual, no_perceptual)
+    device, workers = torch.device(devices[0]), len(devices)
+    bench = Workbench(device, options.data_root, options.download, perceptual, no_perceptual, workers)
     folder = Path(options.out) if options.out else Path("runs") / suite.name
-    print_costs(rows(plan(suite, bench), folder, bench, Console(stderr=True)), len(devices), folder, Console())
+    print_costs(rows(plan(suite, bench), folder, bench, Console(stderr=True)), workers, folder, Console())
     return 0
 
 

@@ -54,9 +54,10 @@ class Timing:
     room: int
     """Victims of a cell that a GPU attacks at once, in blocks that share their steps."""
 
-    def seconds(self, block: Block, of: Evaluations) -> float:
+    def seconds(self, block: Block, of: Evaluations, fair: int) -> float:
+        """Seconds of the block where each worker has a fair share of all victims, beyond which a GPU takes none."""
         victims = len(block.victims)
-        share = victims / max(victims, min(self.room, block.cell.scenario.victims))
+        share = victims / max(victims, min(self.room, block.cell.scenario.victims, fair))
         shared = self.block + self.step * of.longest
         return share * shared + self.victim * victims + self.evaluation * victims * of.mean
 
@@ -103,12 +104,13 @@ def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Conso
     Args:
         blocks: the plan.
         folder: of the run, or where it will be.
-        bench: the data, and the device to time on.
+        bench: the data, the device to time on, and how many workers there will be.
         console: where the progress is shown.
     """
     here = finished([folder / "records"])
     known = [means(here.values()), means(finished(RESULTS.glob("*/records")).values())]
     timing_of = timings(blocks, bench, console)
+    fair = sum(len(block.victims) for block in blocks) // bench.workers
     table: dict[tuple[str, str], Row] = {}
     for block in blocks:
         cell, victims, timed = block.cell, len(block.victims), timing_of[kind(block.cell)]
@@ -116,7 +118,7 @@ def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Conso
         bound = timed.mean if budget is None else budget
         seen = next((of[name] for name in alike(cell.config()) for of in known if name in of), None)
         expected = seen or Evaluations(bound, bound)
-        cost = Cost(1, victims, victims * expected.mean, victims * bound, timed.seconds(block, expected))
+        cost = Cost(1, victims, victims * expected.mean, victims * bound, timed.seconds(block, expected, fair))
         row = table.setdefault(line(cell), Row(*line(cell)))
         row.cells.add(cell.id)
         row.sources.add("records" if seen else "timing" if budget is None else "upper bound")

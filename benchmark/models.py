@@ -126,6 +126,3 @@ def draw_networks(model: Model, generators: list[torch.Generator]) -> Update:
     """A random network for each victim, name -> ``[V, ...]``."""
     drawn = [model.draw(generator) for generator in generators]
     return {name: torch.stack([weights[name] for weights in drawn]) for name in drawn[0]}
-
-
-MODELS: tuple[type[Model], ...] = (LeNet, MLP, ConvNet)

@@ -1,5 +1,6 @@
 """Classes by name: attacks, defenses, data sets and models, with their arguments checked by jsonargparse."""
 
+import ast
 import contextlib
 import hashlib
 import importlib
@@ -17,11 +18,16 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
 import attacks
-import benchmark.models
 import datamodules
 import defenses
 from benchmark.errors import UsageError, one_line, unknown
+from benchmark.models import MLP, ConvNet, LeNet
 from datamodules import DataError
+
+ROOT = Path(__file__).parent.parent
+OURS = ("attacks", "benchmark", "datamodules", "defenses")
+
+MODELS = (LeNet, MLP, ConvNet)
 
 KINDS = ("attack", "defense", "data", "model")
 
@@ -59,7 +65,7 @@ def _plain(value: Any) -> Any:
 def classes(kind: str) -> dict[str, type]:
     """The classes of a kind that come with Leakboard, by name."""
     if kind == "model":
-        return {cls.__name__: cls for cls in benchmark.models.MODELS}
+        return {cls.__name__: cls for cls in MODELS}
     package, base = {
         "attack": (attacks, attacks.Attack),
         "defense": (defenses, defenses.Defense),
@@ -161,16 +167,33 @@ def own_sources(kind: str, name: str) -> set[Path]:
 
 
 @cache
-def our_sources() -> set[Path]:
-    """The files of ours that decide a result."""
-    root = Path(benchmark.models.__file__).parent.parent
-    of_benchmark = {root / "benchmark" / f"{name}.py" for name in ("client", "models", "perceptual", "scores", "seeds")}
-    return of_benchmark | set(root.glob("attacks/*.py")) | set(root.glob("defenses/*.py"))
+def imported(file: Path) -> set[Path]:
+    """The files of ours that a file imports, or those import in turn, and the file itself."""
+    found, new = {file}, [file]
+    while new:
+        for node in ast.walk(ast.parse(new.pop().read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                if name.partition(".")[0] in OURS:
+                    path = ROOT.joinpath(*name.split("."))
+                    files = {one for one in (path.with_suffix(".py"), path / "__init__.py") if one.is_file()}
+                    new += files - found
+                    found |= files
+    return found
 
 
 def code_checksum(parts: dict[str, Spec]) -> str:
-    """sha256 of the code that decides what these parts do: a record of older code is not taken for one of this."""
-    files = our_sources().union(*(own_sources(kind, part.name) for kind, part in parts.items()))
+    """sha256 of the code that decides what these parts do: a record of older code is not taken for one of this.
+
+    What a data set gives stands in the record itself.
+    """
+    ours = {ROOT / "benchmark" / f"{name}.py" for name in ("client", "perceptual", "scores")}
+    ours.update(*(own_sources(kind, part.name) for kind, part in parts.items() if kind != "data"))
+    files = set().union(*map(imported, ours))
     together = hashlib.sha256()
     for file in sorted(files, key=lambda file: (file.name, str(file))):
         together.update(file.read_bytes())

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from attacks import DLG, IDLG, ClassMeanImage, ConstantImage, MeanImage, Observation, Reconstruction
 from attacks.gradient_matching import GradientMatching
-from attacks.gradients import batch_gradients, squared_distance
+from attacks.gradients import as_outer_product, batch_gradients, distance_to_outer_product, squared_distance
 from benchmark import bench
 from benchmark.models import MLP, ConvNet, LeNet, Model
-from defenses import Update
+from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning, Update
 
 ATTACKS = [DLG, IDLG]
 STATUSES = {"converged", "stalled", "exhausted", "diverged"}
@@ -426,6 +426,43 @@ def test_the_gradient_of_the_distance_is_that_of_a_loop_and_of_finite_difference
         ahead[place], behind[place] = points[place] + 1e-6 * way, points[place] - 1e-6 * way
         difference = (distances(ahead[0], ahead[1]) - distances(behind[0], behind[1])).detach() / 2e-6
         torch.testing.assert_close((slope * way).flatten(1).sum(1), difference, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("model", [LeNet, MLP, ConvNet])
+def test_the_distance_to_an_outer_product_is_the_squared_distance(model: type[Model]) -> None:
+    network, parameters, images, labels = problem(model, batch_size=1)
+    soft = (labels + 0.1).log().requires_grad_()
+    target = batch_gradients(network, parameters, images.flip(-1), labels, create_graph=False)
+    product = as_outer_product(network, target)
+    assert product is not None
+
+    def whole(at: Tensor, towards: Tensor) -> Tensor:
+        return squared_distance(batch_gradients(network, parameters, at, towards, create_graph=True), target)
+
+    def factored(at: Tensor, towards: Tensor) -> Tensor:
+        return distance_to_outer_product(network, parameters, at, towards, target, product)
+
+    for at in (images, images.flip(-1) + 1e-6):  # far from the target, and at it, where sums of squares would cancel
+        results = []
+        for distance in (whole, factored):
+            x = at.clone().requires_grad_()
+            found = distance(x, soft.softmax(-1))
+            results.append((found, *torch.autograd.grad(found.sum(), [x, soft])))
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-7, atol=1e-16)
+    at = images.flip(-1)
+    assert float(factored(at, labels).detach().max()) < 1e-25
+
+
+def test_what_a_defense_made_of_a_gradient_is_no_outer_product(victims_of: MakeVictims) -> None:
+    def factors(defense: Defense | None) -> object:
+        seen = victims_of(3, defense=defense).observation
+        return as_outer_product(seen.model, seen.update)
+
+    assert factors(None) is not None and factors(Clipping(0.1)) is not None
+    assert factors(Masking(0.01)) is None and factors(Pruning(0.01)) is None and factors(GaussianNoise(1e-4)) is None
+    seen = victims_of(2, batch_size=2).observation
+    assert as_outer_product(seen.model, seen.update) is None
 
 
 def test_the_squared_distance_is_a_sum_over_all_parameters_of_each_victim() -> None:

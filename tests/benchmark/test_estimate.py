@@ -219,7 +219,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
 
     def run_block(block: Block, bench: Workbench) -> dict[str, Any]:
         count, budget = len(block.victims), block.cell.attack.args.get("max_evaluations", 0)
-        now[0] += TRUE.seconds(block, Evaluations(budget, budget)) + 100 * (len(ran) < 2)
+        now[0] += TRUE.seconds(block, Evaluations(budget, budget), 1) + 100 * (len(ran) < 2)
         ran.append((count, budget))
         return {"victims": [{"evaluations": budget}] * count}
 
@@ -238,7 +238,7 @@ def test_seconds_are_taken_apart_into_what_they_grow_with(
     for name in ("block", "victim", "step", "evaluation"):
         assert getattr(found, name) == pytest.approx(getattr(TRUE, name))
     spent = Evaluations(mean=3.0, longest=10.0)
-    assert found.seconds(block, spent) == pytest.approx(0.5 + 0.25 * 64 + 0.125 * 10 + 0.0625 * 3 * 64)
+    assert found.seconds(block, spent, 64) == pytest.approx(0.5 + 0.25 * 64 + 0.125 * 10 + 0.0625 * 3 * 64)
 
 
 def test_a_closed_form_takes_its_victims_and_nothing_else(bench: Workbench, clock: list[tuple[int, int]]) -> None:
@@ -247,17 +247,20 @@ def test_a_closed_form_takes_its_victims_and_nothing_else(bench: Workbench, cloc
     found = timing(block, bench)
     assert clock[3:] == [(1, 0), (1, 0), (2, 0)]
     assert (found.step, found.evaluation, found.mean) == (0, 0, 0)
-    assert found.seconds(block, Evaluations(0, 0)) == pytest.approx(0.5 + 0.25 * 2)
+    assert found.seconds(block, Evaluations(0, 0), 2) == pytest.approx(0.5 + 0.25 * 2)
 
 
 def test_blocks_that_a_gpu_attacks_together_share_their_steps(bench: Workbench) -> None:
     block = plan(suite(victims=8), bench)[-1]
     spent = Evaluations(mean=2.0, longest=4.0)
     own = 0.25 * 2 + 0.0625 * 2 * 2
-    assert TRUE.seconds(block, spent) == 0.5 + 0.125 * 4 + own
-    assert replace(TRUE, room=4).seconds(block, spent) == (0.5 + 0.125 * 4) / 2 + own
-    assert replace(TRUE, room=1000).seconds(block, spent) == (0.5 + 0.125 * 4) / 4 + own  # there are no more victims
-    assert replace(TRUE, room=1).seconds(block, spent) == TRUE.seconds(block, spent)
+    assert TRUE.seconds(block, spent, 99) == 0.5 + 0.125 * 4 + own
+    assert replace(TRUE, room=4).seconds(block, spent, 99) == (0.5 + 0.125 * 4) / 2 + own
+    assert (
+        replace(TRUE, room=1000).seconds(block, spent, 99) == (0.5 + 0.125 * 4) / 4 + own
+    )  # there are no more victims
+    assert replace(TRUE, room=1).seconds(block, spent, 99) == TRUE.seconds(block, spent, 99)
+    assert replace(TRUE, room=1000).seconds(block, spent, fair=4) == replace(TRUE, room=4).seconds(block, spent, 99)
 
 
 def test_a_defense_and_a_budget_need_no_timing_of_their_own(
@@ -289,3 +292,16 @@ def test_workers_share_the_time() -> None:
         *("1", "5", "0:00:11"),
     )
     assert cells_of(all_of_it, 2)[-4::3] == ("1:00:06", "0:00:06")
+
+
+def test_more_gpus_share_fewer_steps_each(bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = [b for b in plan(suite(victims=8), bench) if b.cell.attack.name == "IDLG"]
+    monkeypatch.setattr(estimate, "timing", lambda block, bench: Timing(0, 0, 1.0, 0, 0, room=1000))
+
+    def seconds(workers: int) -> float:
+        bench.workers = workers
+        return rows(blocks, tmp_path, bench, silent())[0].whole.seconds
+
+    steps = 7  # of the longest victim
+    assert seconds(1) == pytest.approx(steps)  # four blocks of two at once
+    assert seconds(2) == pytest.approx(2 * steps)  # two times two of them, side by side

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.models import MLP, MODELS, ConvNet, LeNet, Model, draw_networks
+from benchmark.models import MLP, ConvNet, LeNet, Model, draw_networks
+from benchmark.registry import MODELS
 
 CIFAR, MNIST, DIGITS = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 
