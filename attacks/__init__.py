@@ -3,11 +3,13 @@
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.baselines import ClassMeanImage, ConstantImage, MeanImage
 from attacks.dlg import DLG
+from attacks.dlg_fb import DLGFB
 from attacks.idlg import IDLG
 from attacks.rgap import RGAP
 
 __all__ = [
     "DLG",
+    "DLGFB",
     "IDLG",
     "RGAP",
     "Attack",

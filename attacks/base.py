@@ -64,11 +64,19 @@ class Trajectory:
         evaluations: T numbers of gradient evaluations.
         loss: lowest loss so far, ``[V, T]``.
         images: the images of that loss, ``[V, T, N, C, H, W]``.
+        levels: L losses.
+        passed: evaluations that it took to a loss at or below each of them, ``[V, L]``; -1 where it was never met.
     """
 
     evaluations: list[int]
     loss: Tensor
     images: Tensor
+    levels: tuple[float, ...]
+    passed: Tensor
+
+    def take(self, victims: slice) -> "Trajectory":
+        """That of some of the victims."""
+        return replace(self, loss=self.loss[victims], images=self.images[victims], passed=self.passed[victims])
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,7 @@ class Reconstruction:
         status: for each victim "converged", "stalled" (no direction of descent is left), "exhausted" (the budget
             is), "diverged" (NaN or Inf) or "closed form".
         trajectory: present for an attack that iterates.
+        starts: for each victim where the attack that is returned started; empty for an attack that does not iterate.
     """
 
     images: Tensor
@@ -91,6 +100,19 @@ class Reconstruction:
     evaluations: Tensor
     status: list[str] = field(default_factory=list)
     trajectory: Trajectory | None = None
+    starts: list[str] = field(default_factory=list)
+
+    def take(self, victims: slice) -> "Reconstruction":
+        """What was found of some of the victims."""
+        return Reconstruction(
+            self.images[victims],
+            self.labels[victims],
+            self.loss[victims],
+            self.evaluations[victims],
+            self.status[victims],
+            self.trajectory.take(victims) if self.trajectory else None,
+            self.starts[victims],
+        )
 
 
 class Attack(ABC):
@@ -98,6 +120,9 @@ class Attack(ABC):
 
     one_image_only = False
     """True for an attack that can not take a batch of several images."""
+
+    sequence = 1
+    """Victims that follow each other and are attacked one after the other, each with what was learned before."""
 
     def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
         """Looks whether the attack can take such victims, before any work is done.

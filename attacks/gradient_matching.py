@@ -16,6 +16,7 @@ from attacks.base import Attack, Observation, Reconstruction, Trajectory
 from attacks.batch_lbfgs import BatchLBFGS, rearrange
 from attacks.gradients import as_outer_product, batch_gradients, distance_to_outer_product, squared_distance
 from attacks.rgap import RGAP, recursive_solution
+from attacks.starts import STARTS, draw_start
 from defenses.base import Update, unchanged
 
 SNAPSHOTS = 25
@@ -24,7 +25,8 @@ SNAPSHOTS = 25
 BOX_EDGE = 0.1
 """How far outside [0, 1] an attacker who must fight noise lets a pixel be: the edge of a soft uniform prior."""
 
-STARTS = ("noise", "rgap")
+LEVELS = (0.09, 0.03)
+"""Losses whose first passing is noted: success for DLG-FB on CIFAR-100 and on MNIST (arXiv 2409.17767, the code)."""
 
 _STATE = (
     "_observation",
@@ -55,8 +57,8 @@ class GradientMatching(LightningModule, Attack):
         tolerance: stop when the matching loss is below this, as published; at least 0.
         at_once: victims under attack at the same time, at least 1; None for all of them.
         history_size: pairs that L-BFGS keeps, at least 1.
-        start: "noise", as published, or "rgap", the solution of R-GAP (one image per victim), and noise for those
-            victims that do not converge from there.
+        start: "noise", as published; "constant", "mean" or "class_mean", the null baselines; or "rgap", the solution of
+            R-GAP (one image per victim), and noise for those victims that do not converge from there.
         restarts: how often a victim that has stalled or diverged starts again from new noise within its budget, at
             least 0, as published.
     """
@@ -78,8 +80,8 @@ class GradientMatching(LightningModule, Attack):
         ):
             if value < least:
                 raise ValueError(f"{name} is {value}, but must be at least {least}")
-        if start not in STARTS:
-            raise ValueError(f"start is {start!r}, but must be one of {', '.join(STARTS)}")
+        if start not in (*STARTS, "rgap"):
+            raise ValueError(f"start is {start!r}, but must be one of {', '.join(STARTS)}, rgap")
         if not tolerance >= 0:
             raise ValueError(f"tolerance is {tolerance}, but must be 0 or greater")
         super().__init__()
@@ -104,7 +106,10 @@ class GradientMatching(LightningModule, Attack):
         if self.start == "rgap":
             RGAP().check(model, image_shape)
 
-    def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
+    def reconstruct(
+        self, observation: Observation, callbacks: Sequence[Callback] = (), start_images: Tensor | None = None
+    ) -> Reconstruction:
+        """Attacks all V victims, from ``start_images`` ``[V, N, C, H, W]`` where they are given."""
         index = observation.device.index
         trainer = Trainer(
             accelerator="cpu" if observation.device.type == "cpu" else "gpu",
@@ -119,7 +124,7 @@ class GradientMatching(LightningModule, Attack):
         )
         self.check(observation.model, observation.image_shape)
         try:
-            self._begin(observation)
+            self._begin(observation, start_images)
             trainer.fit(self, train_dataloaders=Steps())
             for row in range(len(self.victims)):  # left where a callback of the user's has ended the fit
                 self._store(row, "exhausted")
@@ -160,7 +165,7 @@ class GradientMatching(LightningModule, Attack):
 
     # Bookkeeping of the victims.
 
-    def _begin(self, observation: Observation) -> None:
+    def _begin(self, observation: Observation, start_images: Tensor | None) -> None:
         like = next(iter(observation.update.values()))
         victims = observation.num_victims
         known = observation.defense
@@ -174,13 +179,16 @@ class GradientMatching(LightningModule, Attack):
         self._product = as_outer_product(observation.model, observation.update) if as_it_is else None
         self._starts, optimise_labels = self._draw_starts(observation)
         self._attempts = [0] * victims
-        first = self._starts[0]
+        _, first = self._starts[0]
+        if start_images is not None:
+            first["images"] = start_images.to(like)
         self._found = Reconstruction(
             images=first["images"].clone(),
             labels=first["label_logits"].argmax(-1),
             loss=like.new_full((victims,), torch.inf),
             evaluations=torch.zeros(victims, dtype=torch.long),
             status=["exhausted"] * victims,
+            starts=[self.start] * victims,
         )
         self._found_best = {"images": self._found.images, "label_logits": first["label_logits"].clone()}
         self._every = max(1, self.max_evaluations // SNAPSHOTS)
@@ -189,6 +197,8 @@ class GradientMatching(LightningModule, Attack):
             times,
             torch.full((victims, len(times)), torch.inf),
             first["images"].cpu().unsqueeze(1).repeat(1, len(times), 1, 1, 1, 1),
+            LEVELS,
+            torch.full((victims, len(LEVELS)), -1),
         )
         self.images = nn.Parameter(first["images"][:0])
         self.label_logits = nn.Parameter(first["label_logits"][:0], requires_grad=optimise_labels)
@@ -204,15 +214,16 @@ class GradientMatching(LightningModule, Attack):
         self.solver = None
         self._replace([])
 
-    def _draw_starts(self, observation: Observation) -> tuple[list[dict[str, Tensor]], bool]:
-        """Images and label logits of all victims for each attempt, and whether the labels are optimised."""
+    def _draw_starts(self, observation: Observation) -> tuple[list[tuple[str, dict[str, Tensor]]], bool]:
+        """Name, images and label logits of all victims for each attempt, and whether the labels are optimised."""
         like = next(iter(observation.update.values()))
         generators = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
         starts = []
-        for _ in range(1 + self.restarts):
-            images = torch.stack([torch.randn(observation.image_shape, generator=g) for g in generators])
+        for attempt in range(1 + self.restarts):
+            start = "noise" if attempt or self.start == "rgap" else self.start
+            images = draw_start(start, observation, generators)
             logits, optimise_labels = self.start_labels(observation, generators)
-            starts.append({"images": images.to(like), "label_logits": logits.to(like)})
+            starts.append((start, {"images": images, "label_logits": logits.to(like)}))
         if self.start == "rgap":
             turns = range(0, observation.num_victims, self.at_once or observation.num_victims)
             every = range(observation.num_victims)
@@ -221,9 +232,10 @@ class GradientMatching(LightningModule, Attack):
             logits = (
                 labels.nan_to_num(0).clamp(min=1e-12).log().unsqueeze(1)
                 if optimise_labels
-                else starts[0]["label_logits"]
+                else starts[0][1]["label_logits"]
             )
-            starts.insert(0, {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1), "label_logits": logits})
+            first = {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1), "label_logits": logits}
+            starts.insert(0, ("rgap", first))
         return starts, optimise_labels
 
     def _remember(self, losses: Tensor) -> None:
@@ -234,6 +246,10 @@ class GradientMatching(LightningModule, Attack):
         self.losses = losses.detach()
         better = losses < self._best_loss  # False for NaN
         self._best_loss = torch.where(better, losses, self._best_loss)
+        below = (self._best_loss[:, None] <= losses.new_tensor(LEVELS)).cpu()
+        passed = self._trajectory.passed[self.victims]
+        new = below & (passed < 0)
+        self._trajectory.passed[self.victims] = torch.where(new, self.evaluations[:, None], passed)
         for name, best in self._best.items():
             rows = better.view(-1, *[1] * (best.dim() - 1))
             self._best[name] = torch.where(rows, getattr(self, name), best)
@@ -273,6 +289,8 @@ class GradientMatching(LightningModule, Attack):
         victim = self.victims[row]
         if status != "diverged" or self._attempts[victim] == 0:  # what an earlier attempt found is not lost
             self._found.status[victim] = status
+        if self._best_loss[row] < self._found.loss[victim]:
+            self._found.starts[victim] = self._starts[self._attempts[victim]][0]
         for name, best in self._found_best.items():
             best[victim] = self._best[name][row]
         self._found.labels[victim] = self._best["label_logits"][row].argmax(-1)
@@ -300,7 +318,7 @@ class GradientMatching(LightningModule, Attack):
         self.victims = [self.victims[row] if row >= 0 else next(incoming) for row in rows]
 
         def first_states(name: str) -> Tensor:
-            states = [self._starts[self._attempts[victim]][name][victim] for victim in entering]
+            states = [self._starts[self._attempts[victim]][1][name][victim] for victim in entering]
             return torch.stack(states) if states else self._found_best[name][:0]
 
         for name, best in self._found_best.items():

@@ -73,7 +73,9 @@ class Workbench:
             UsageError: there are not as many, or an image is damaged.
         """
         try:
-            return self.data(scenario.data).victims(len(victims), scenario.batch_size, victims.start)
+            return self.data(scenario.data).victims(
+                len(victims), scenario.batch_size, victims.start, scenario.same_class
+            )
         except DataError as error:
             raise from_data(scenario.data, error) from None
 
@@ -104,12 +106,13 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
     codes: dict[tuple[str, ...], str] = {}
     perceptual = bench.perceptual.describe()["sha256"] if bench.perceptual else None
     attacks: dict[str, dict[str, Cell]] = {}
+    sequences: dict[str, int] = {}
     for cell in suite.cells:
         attacks.setdefault(repr(cell.scenario), {})[cell.attack.label] = cell
     for of_scenario in attacks.values():
         model = check_fit(next(iter(of_scenario.values())).scenario, bench)
         for cell in of_scenario.values():
-            check_attack(cell.scenario, cell.attack, model, bench)
+            sequences[cell.attack.label] = check_attack(cell.scenario, cell.attack, model, bench)
     for cell in suite.cells:
         scenario = cell.scenario
         parts = {"data": scenario.data, "model": scenario.model, "attack": cell.attack, "defense": cell.defense}
@@ -118,9 +121,11 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
         if names not in codes:
             codes[names] = code_checksum(given)
         of_cell = cell.config() | {"lpips_sha256": perceptual, "code_sha256": codes[names]}
-        for first in range(0, scenario.victims, suite.block_size):
-            victims = range(first, min(first + suite.block_size, scenario.victims))
-            place = (scenario.data.label, scenario.batch_size, victims)
+        sequence = sequences[cell.attack.label]
+        block_size = max(1, suite.block_size // sequence) * sequence
+        for first in range(0, scenario.victims, block_size):
+            victims = range(first, min(first + block_size, scenario.victims))
+            place = (scenario.data.label, scenario.batch_size, scenario.same_class, victims)
             if place not in checksums:
                 data = bench.data(scenario.data)
                 batches = bench.victims(scenario, victims)
@@ -134,9 +139,10 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
 def check_fit(scenario: Scenario, bench: Workbench) -> Model:
     """The model; raises UsageError where the data hold too few victims or it does not take their images."""
     data = bench.data(scenario.data)
-    held = data.num_victims(scenario.batch_size)
+    held = data.num_victims(scenario.batch_size, scenario.same_class)
     if scenario.victims > held:
         batches = f" with {scenario.batch_size} images each" if scenario.batch_size > 1 else ""
+        batches += f" in runs of {scenario.same_class} of one class" if scenario.same_class > 1 else ""
         raise UsageError(
             f"{scenario.data.name} holds {held} victims{batches}, but {scenario.victims} were asked for: "
             + (f"give --victims {held} or fewer" if held else "give a smaller batch_size")
@@ -153,14 +159,21 @@ def check_fit(scenario: Scenario, bench: Workbench) -> Model:
     return model
 
 
-def check_attack(scenario: Scenario, attack: Spec, model: Model, bench: Workbench) -> None:
-    """Raises UsageError where the attack can not take such victims."""
+def check_attack(scenario: Scenario, attack: Spec, model: Model, bench: Workbench) -> int:
+    """The attack's victims of a sequence, which stay in one block; UsageError where it can not take such victims."""
     made: Attack = build("attack", attack)
     channels, height, width = bench.data(scenario.data).image_shape
     try:
         made.check(model, (scenario.batch_size, channels, height, width))
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if scenario.victims % made.sequence:
+        whole = scenario.victims // made.sequence * made.sequence or made.sequence
+        raise UsageError(
+            f"{attack.name} attacks sequences of {made.sequence} victims, and {scenario.victims} are not a whole "
+            f"number of them: give --victims {whole}, or another length"
+        )
+    return made.sequence
 
 
 def checksum(*tensors: Tensor) -> str:

@@ -47,16 +47,39 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "machine; evaluations are the mean of finished records of the same attack, in the folder and in results/, or "
         "else the upper bound. Nothing is written.",
     )
+    threshold = add(
+        "threshold",
+        "search for the strength at which each defense of a suite stops leakage",
+        "The suite gives each defense a range from its weak to its strong end, as in {class: Masking, range: {ratio: "
+        "[0, 0.99]}}. Both ends are tested, then the middle of what is left, with the same victims at every strength, "
+        "for each scenario, attack and attacker. Writes thresholds.json and thresholds.md beside the tables of "
+        "leakboard run; the same command goes on where it was stopped.",
+    )
+    threshold.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
+    threshold.add_argument(
+        "--ssim", type=float, default=0.5, metavar="S", help="a victim leaks at this SSIM or more (default: 0.5)"
+    )
+    threshold.add_argument(
+        "--stop",
+        type=float,
+        default=0.05,
+        metavar="R",
+        help="leakage has stopped where no more than this share of victims leaks (default: 0.05)",
+    )
+    threshold.add_argument(
+        "--steps", type=int, default=5, metavar="N", help="how often what is left is halved (default: 5)"
+    )
     for command in (run, plan):
         command.add_argument("suite", nargs="?", metavar="SUITE", help="a YAML file, or the name of one in configs/")
+        command.add_argument(
+            "--batch-size", type=int, metavar="N", help="private images of each victim, in a single cell"
+        )
+    for command in (run, plan, threshold):
         command.add_argument(
             "--out", metavar="FOLDER", help="where records, tables and pictures go (default: runs/SUITE)"
         )
         command.add_argument(
             "--victims", type=int, metavar="N", help="victims of each scenario, instead of the suite's"
-        )
-        command.add_argument(
-            "--batch-size", type=int, metavar="N", help="private images of each victim, in a single cell"
         )
         command.add_argument(
             "--seed", type=int, metavar="N", help="of networks, noise and starts, instead of the suite's"
@@ -65,17 +88,26 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         command.add_argument(
             "--lpips-weights", metavar="PATH", help="file or folder of AlexNet's (default: torch's hub cache)"
         )
-    run.add_argument(
-        "--wandb",
-        choices=("disabled", "offline", "online"),
-        default="disabled",
-        help="track each cell in Weights & Biases (default: disabled)",
-    )
-    run.add_argument("--require-lpips", action="store_true", help="end with an error where there is no LPIPS")
+    for command in (run, threshold):
+        command.add_argument(
+            "--wandb",
+            choices=("disabled", "offline", "online"),
+            default="disabled",
+            help="track each cell in Weights & Biases (default: disabled)",
+        )
+        command.add_argument("--require-lpips", action="store_true", help="end with an error where there is no LPIPS")
 
     show = add("show", "show the leaderboard of a folder again, from its records")
     show.add_argument("folder", metavar="FOLDER", help="what leakboard run wrote")
     show.add_argument("--format", choices=("table", "json", "csv", "markdown"), default="table", help="default: table")
+
+    page = add(
+        "page",
+        "write the page of a paper that was run again, from its records",
+        "Writes FOLDER/README.md and its figures: the paper's figures beside those of the records in FOLDER.",
+    )
+    page.add_argument("folder", metavar="FOLDER", help="what leakboard run wrote for one of the suites named below")
+    page.add_argument("--paper", metavar="NAME", help="idlg or dlg_fb (default: the name of the folder)")
 
     bench = add(
         "bench",
@@ -101,12 +133,12 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     bench.add_argument("--seed", type=int, metavar="N", help="default: 0")
     bench.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
 
-    for command in (run, plan, bench):
+    for command in (run, plan, threshold, bench):
         command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
         command.add_argument(
             "--devices", default="auto", metavar="D", help="cpu, or GPU numbers as in 0,1 (default: GPU 0 or cpu)"
         )
-    for command in (run, plan):
+    for command in (run, plan, threshold):
         command.add_argument(
             "--threads", type=int, default=1, metavar="N", help="CPU threads of a process (default: 1)"
         )
@@ -114,26 +146,29 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
             "--workers", type=int, metavar="N", help="processes on the CPU, or jobs of an executor (default: 1)"
         )
     plan.set_defaults(executor="local")
-    run.add_argument(
-        "--executor",
-        choices=("local", "slurm", "ray"),
-        default="local",
-        help="what runs the workers: this machine, Slurm (through submitit) or Ray (default: local)",
-    )
-    run.add_argument(
-        "--executor-option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="for each job, as submitit (slurm_partition=gpu, gpus_per_node=1, timeout_min=240) or Ray (num_gpus=1) "
-        "calls it; may be repeated",
-    )
+    for command in (run, threshold):
+        command.add_argument(
+            "--executor",
+            choices=("local", "slurm", "ray"),
+            default="local",
+            help="what runs the workers: this machine, Slurm (through submitit) or Ray (default: local)",
+        )
+        command.add_argument(
+            "--executor-option",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="for each job, as submitit (slurm_partition=gpu, gpus_per_node=1, timeout_min=240) or Ray "
+            "(num_gpus=1) calls it; may be repeated",
+        )
     bench.add_argument("--threads", type=int, metavar="N", help="CPU threads of both sides (default: all cores)")
 
     return top, {
         "run": run,
         "plan": plan,
+        "threshold": threshold,
         "show": show,
+        "page": page,
         "bench": bench,
         "list": add("list", "name what a suite can be made of"),
     }

@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,67 +18,32 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmark import executors, leaderboard, registry
-from benchmark.blocks import Block, Workbench, plan
+from benchmark import leaderboard, registry, threshold
+from benchmark.blocks import Workbench, plan
 from benchmark.cli import Parts
+from benchmark.conductor import Conductor, find_workers
 from benchmark.errors import UsageError, unknown
-from benchmark.executors.worker import Worker, find_devices, find_perceptual, quiet, set_up, watch_over
-from benchmark.pictures import enlarged
-from benchmark.progress import ProgressBar
-from benchmark.run import Watch, work
-from benchmark.store import Record, Store, read_all, read_record, read_scores, write_whole
+from benchmark.executors.worker import find_devices, find_perceptual, quiet, set_up
+from benchmark.papers import dlg_fb, idlg
+from benchmark.reporter import missing_lpips
+from benchmark.store import Record, read_all, read_scores, write_whole
 from benchmark.suite import Suite, entries, load, parse, whole_number
 
 if TYPE_CHECKING:
     from benchmark.estimate import Row
-    from benchmark.tracking import Tracker
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def run(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard run``."""
-    quiet()
     suite = single_cell(options, parts) if parts else find_suite(options)
-    set_up(options.threads)
-    devices = find_workers(options)
-    launch = executors.find(options.executor, options.executor_option)
-    alone = options.executor == "local" and len(devices) == 1
-    perceptual, no_perceptual = find_perceptual(options.lpips_weights, options.require_lpips)
-    device = torch.device(devices[0] if alone else "cpu")
-    bench = Workbench(device, options.data_root, options.download, perceptual, no_perceptual)
-    blocks = plan(suite, bench)
-    folder = Path(options.out) if options.out else Path("runs") / suite.name
-    store = Store(folder)
-    tracker = None
-    if options.wandb != "disabled":
-        from benchmark.tracking import Tracker
-
-        tracker = Tracker(options.wandb, suite.name, folder)
-    if no_perceptual:
-        print(f"leakboard: LPIPS is left out: {no_perceptual}", file=sys.stderr)
-
-    console = Console(stderr=True)
-    reporter = Reporter(suite, blocks, store, tracker)
-    with ProgressBar(blocks, store, console) as bar:
-        todo = [block for block in blocks if not bar.was_done(block)]
-        bar.resumed()
-        watch = Both(bar, reporter)
-        if alone:
-            work(todo, store, bench, watch)
-        elif todo:
-            root = options.data_root or os.environ.get("LEAKBOARD_DATA")
-            weights = perceptual.backbone.path.resolve() if perceptual else None
-            devices = devices[: len(todo)]
-            given = todo, folder.resolve(), root, options.threads
-            workers = [Worker(*given, d, weights, no_perceptual, Path.cwd(), len(devices)) for d in devices]
-            with launch(workers) as started:
-                watch_over(todo, store, watch, started)
-    table = reporter.finish()
+    conductor = Conductor.of(options, suite.name)
+    ran, table = conductor.run(suite)
     print_table(table, Console())
-    done = f"{reporter.ran} of {len(blocks)} blocks run" if todo else "everything was done already: nothing to run"
+    folder = conductor.folder
     print(
-        f"\n{done}\nrecords: {store.records}\ntables: {folder / 'leaderboard.csv'}, {folder / 'leaderboard.md'}\n"
+        f"\n{ran}\nrecords: {folder / 'records'}\ntables: {folder / 'leaderboard.csv'}, {folder / 'leaderboard.md'}\n"
         f"pictures of true images above their reconstructions: {folder / 'pictures'}"
     )
     return 0
@@ -99,99 +63,6 @@ def plan_costs(options: argparse.Namespace, parts: Parts) -> int:
     folder = Path(options.out) if options.out else Path("runs") / suite.name
     print_costs(rows(plan(suite, bench), folder, bench, Console(stderr=True)), workers, folder, Console())
     return 0
-
-
-class Both(Watch):
-    """Tells two."""
-
-    def __init__(self, bar: ProgressBar, reporter: Reporter) -> None:
-        self._bar, self._reporter = bar, reporter
-
-    def begins(self, block: Block) -> None:
-        self._bar.begins(block)
-        self._reporter.begins(block)
-
-    def ends(self, block: Block) -> None:
-        self._bar.ends(block)
-        self._reporter.ends(block)
-
-    def callbacks(self) -> list[Any]:
-        return self._bar.callbacks()
-
-
-class Reporter(Watch):
-    """Makes pictures, tables and W&B runs from the records, as cells are completed."""
-
-    def __init__(self, suite: Suite, blocks: list[Block], store: Store, tracker: Tracker | None) -> None:
-        self._suite, self._store, self._tracker = suite, store, tracker
-        self._cells = {block.cell.id: block.cell for block in blocks}
-        self._keys: dict[str, list[str]] = {}
-        for block in blocks:
-            self._keys.setdefault(block.cell.id, []).append(block.key)
-        self._mine: set[str] = set()
-        self._reported: set[str] = set()
-        self.ran = 0
-        """Blocks that this process ran."""
-
-    def begins(self, block: Block) -> None:
-        self._mine.add(block.cell.id)
-        self.ran += 1
-
-    def ends(self, block: Block) -> None:
-        cell = block.cell.id
-        if cell in self._mine and all(self._store.done(key) for key in self._keys[cell]):
-            self._mine.discard(cell)
-            self._report(cell)
-
-    def finish(self) -> list[leaderboard.Row]:
-        """Writes the tables, and the runs and pictures that are missing."""
-        for cell in self._keys:
-            unseen = self._tracker is not None and cell not in self._reported
-            if unseen or not self._picture(cell).exists():
-                self._report(cell)
-        records = read_all(self._store.folder, read_scores)
-        table = leaderboard.rows(records)
-        write_tables(self._store.folder, self._suite.name, table, records)
-        if self._tracker:
-            self._tracker.leaderboard(table, self._store.records)
-        return table
-
-    def _picture(self, cell: str) -> Path:
-        made = self._cells[cell]
-        defense = made.defense.name if made.defense else "none"
-        knows = "-adaptive" if made.adaptive else ""
-        name = (
-            f"{made.scenario.data.name}-{made.scenario.model.name}-{defense}-{made.attack.name}{knows}-{cell[:6]}.png"
-        )
-        return self._store.folder / "pictures" / name
-
-    def _report(self, cell: str) -> None:
-        records = self._records(cell)
-        picture = self._picture(cell)
-        self._reported.add(cell)
-        write_whole(picture, enlarged(records[0]["picture"]))
-        if self._tracker:
-            control = replace(self._cells[cell], defense=None, adaptive=False).id
-            beside = self._records(control) if control != cell else []
-            (row,) = (row for row in leaderboard.rows(records + beside) if row["cell"] == cell)
-            provisional = ("rank", "worst_leak_rate")  # other cells, still to come, have a say in these
-            summary = {key: value for key, value in row.items() if key not in provisional}
-            self._tracker.cell(cell, self._cells[cell].config(), records, summary, picture)
-
-    def _records(self, cell: str) -> list[Record]:
-        found = (read_record(self._store.records / f"{key}.json") for key in self._keys.get(cell, []))
-        return [record for record in found if record]
-
-
-def write_tables(folder: Path, title: str, table: list[leaderboard.Row], records: list[Record]) -> None:
-    """leaderboard.csv and leaderboard.md."""
-    write_whole(folder / "leaderboard.csv", leaderboard.as_csv(table).encode())
-    write_whole(folder / "leaderboard.md", leaderboard.as_markdown(table, title, missing_lpips(records)).encode())
-
-
-def missing_lpips(records: list[Record]) -> str | None:
-    """Why the LPIPS column is empty, where it is."""
-    return next((r["provenance"]["lpips"] for r in records if isinstance(r["provenance"]["lpips"], str)), None)
 
 
 def single_cell(options: argparse.Namespace, parts: Parts) -> Suite:
@@ -231,31 +102,18 @@ def find_suite(options: argparse.Namespace) -> Suite:
     """The suite of a path, or of a name in configs/."""
     if options.batch_size is not None:
         raise UsageError("--batch-size is for a single cell: a suite gives batch_size in its scenarios")
-    name = "quick" if options.suite is None else options.suite
+    return load(suite_path("quick" if options.suite is None else options.suite), options.victims, options.seed)
+
+
+def suite_path(name: str) -> Path:
+    """The file of a suite that was given by its path, or by its name in configs/."""
     path = Path(name)
     if path.name == name and not path.is_file():
         path = CONFIGS / f"{name}.yaml"
         if not path.exists():
             there = [p.name for p in Path().glob("*.yaml")] + [p.stem for p in CONFIGS.glob("*.yaml")]
             raise unknown("suite", name, there)
-    return load(path, options.victims, options.seed)
-
-
-def find_workers(options: argparse.Namespace) -> list[str]:
-    """The device of each worker that the run is to have.
-
-    Raises:
-        UsageError: they are not to be had.
-    """
-    workers = whole_number("--workers", given_or(options.workers, 1), at_least=1)
-    if options.executor != "local":
-        if options.devices not in ("auto", "cpu"):
-            raise UsageError("a job takes the GPU that it is given: with --executor, --devices is cpu or left out")
-        return [options.devices] * workers
-    devices = find_devices(options.devices)
-    if workers > 1 and devices[0].type == "cuda":
-        raise UsageError("a GPU has one worker: give --devices 0,1 for two of them, or --devices cpu with --workers")
-    return [str(device) for device in devices] * workers
+    return path
 
 
 def show(options: argparse.Namespace, parts: Parts) -> int:
@@ -271,6 +129,47 @@ def show(options: argparse.Namespace, parts: Parts) -> int:
         print(leaderboard.as_markdown(table, folder.resolve().name, missing_lpips(records)), end="")
     else:
         print_table(table, Console())
+    return 0
+
+
+def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard threshold``."""
+    criterion = threshold.Criterion(options.ssim, options.stop)
+    steps = whole_number("--steps", options.steps, at_least=0)
+    suite, ranges = threshold.load(suite_path(options.suite), options.victims, options.seed)
+    conductor = Conductor.of(options, suite.name)
+    folder = conductor.folder
+    bisection = threshold.Bisection(suite, ranges, criterion)
+    for step in range(steps + 1):
+        whole = bisection.as_suite()
+        what = "both ends of each range" if step == 0 else f"halving {step} of {steps}"
+        print(f"leakboard: {what}, {len(whole.cells)} cells", file=sys.stderr)
+        conductor.run(whole)
+        records = read_all(folder, read_scores)
+        if step < steps:
+            bisection.narrow(records)
+    table = threshold.rows(bisection, records)
+    written = threshold.as_markdown(table, suite.name, criterion)
+    found = {"ssim": criterion.ssim, "stop": criterion.stop, "thresholds": table}
+    write_whole(folder / "thresholds.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_whole(folder / "thresholds.md", written.encode())
+    print(written, end="")
+    print(f"\nrecords: {folder / 'records'}\nthresholds: {folder / 'thresholds.json'}, {folder / 'thresholds.md'}")
+    return 0
+
+
+PAPERS: dict[str, Callable[[list[Record], Path], str]] = {"idlg": idlg.page, "dlg_fb": dlg_fb.page}
+
+
+def page(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard page``."""
+    folder = Path(options.folder)
+    paper = options.paper or folder.resolve().name
+    if paper not in PAPERS:
+        raise unknown("paper", paper, PAPERS)
+    written = PAPERS[paper](read_all(folder), folder)
+    write_whole(folder / "README.md", written.encode())
+    print(written, end="")
     return 0
 
 
@@ -323,8 +222,9 @@ def rich_table(heading: str, board: list[leaderboard.Row], hidden: tuple[str, ..
     shown = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for number, name in columns:
         shown.add_column(name, justify="left" if number < 4 else "right", no_wrap=True)
+    args = leaderboard.varying(board)
     for row in board:
-        cells = leaderboard.cells_of(row)
+        cells = leaderboard.cells_of(row, args)
         shown.add_row(*(cells[number] for number, _ in columns))
     return shown
 
@@ -394,7 +294,9 @@ def report(options: argparse.Namespace, parts: Parts, device: torch.device) -> i
 COMMANDS: dict[str, Callable[[argparse.Namespace, Parts], int]] = {
     "run": run,
     "plan": plan_costs,
+    "threshold": search_thresholds,
     "show": show,
+    "page": page,
     "list": list_all,
     "bench": bench,
 }

@@ -16,6 +16,7 @@ from scipy.optimize import nnls
 
 from benchmark.blocks import Block, Workbench
 from benchmark.records import room, run_block
+from benchmark.registry import build
 from benchmark.store import read_scores
 from benchmark.suite import Cell, digest
 
@@ -168,7 +169,8 @@ def line(cell: Cell) -> tuple[str, str]:
     """Scenario and attack of the cell's row."""
     scenario = cell.scenario
     batches = f", batches of {scenario.batch_size}" if scenario.batch_size > 1 else ""
-    return f"{scenario.data.name} {scenario.model.name}{batches}", cell.attack.name
+    runs = f", {scenario.same_class} of a class" if scenario.same_class > 1 else ""
+    return f"{scenario.data.name} {scenario.model.name}{batches}{runs}", cell.attack.name
 
 
 Found = tuple[dict[str, Any], list[int]]
@@ -184,7 +186,7 @@ def finished(folders: Iterable[Path]) -> dict[str, Found]:
 
 def alike(config: dict[str, Any]) -> tuple[str, str]:
     """Names for the configurations that tell of a cell's evaluations: its own, then that with any defense."""
-    attacked = {key: config[key] for key in ("schema", "data", "model", "batch_size", "attack")}
+    attacked = {key: config.get(key) for key in ("schema", "data", "model", "batch_size", "same_class", "attack")}
     return digest(attacked | {key: config[key] for key in ("defense", "adaptive")}), digest(attacked)
 
 
@@ -227,7 +229,9 @@ def timing(block: Block, bench: Workbench) -> Timing:
     budget = attack.args.get("max_evaluations")
     budgets = [{}] if budget is None else [{"max_evaluations": min(budget, most)} for most in TIMED_EVALUATIONS]
     grows_with, seconds, evaluations = [], [], [0]
-    for count in (1, 1, min(TIMED_VICTIMS, len(block.victims))):
+    sequence = build("attack", attack).sequence
+    for sequences in (1, 1, min(TIMED_VICTIMS, len(block.victims) // sequence)):
+        count = sequences * sequence
         for args in budgets:
             alone = {"at_once": count} if attack.args.get("at_once", 0) is None else {}  # memory is not measured here
             cell = replace(block.cell, attack=replace(attack, args=attack.args | args | alone))

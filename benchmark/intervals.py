@@ -51,6 +51,34 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float
     return low, high
 
 
+def rate_difference(
+    successes: int, trials: int, other_successes: int, other_trials: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the difference of two independent rates, first minus other (Newcombe 1998, method 10).
+
+    It is put together from the two Wilson intervals, and so keeps a width where both rates are 0 or 1.
+
+    Args:
+        successes: Of the first sample, 0 to `trials`.
+        trials: At least 1.
+        other_successes: Of the other sample.
+        other_trials: At least 1.
+        confidence: Nominal coverage, between 0 and 1.
+
+    Returns:
+        Lower and upper end, between -1 and 1.
+
+    Raises:
+        ValueError: See `wilson`.
+    """
+    rate, other = successes / max(trials, 1), other_successes / max(other_trials, 1)
+    low, high = wilson(successes, trials, confidence)
+    other_low, other_high = wilson(other_successes, other_trials, confidence)
+    below = ((rate - low) ** 2 + (other_high - other) ** 2) ** 0.5
+    above = ((high - rate) ** 2 + (other - other_low) ** 2) ** 0.5
+    return rate - other - below, rate - other + above
+
+
 def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean (Efron 1979).
 

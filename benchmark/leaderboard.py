@@ -21,17 +21,22 @@ def rows(records: list[Record]) -> list[Row]:
     Within a scenario a defense is ranked by the share of victims that leak to any of the attacks on it, oblivious or
     adaptive: the less the better. Its row with the highest leak rate stands first. Baselines come last.
     """
-    cells: dict[str, dict[int, tuple[dict[str, Any], Record]]] = defaultdict(dict)
-    newest_first = sorted(records, key=lambda record: (record["provenance"]["date"], record["key"]), reverse=True)
-    for record in newest_first:  # a victim that is in two records counts once
-        for victim in record["victims"]:
-            cells[record["cell"]].setdefault(victim["index"], (victim, record))
-    table = [_row([cell[index] for index in sorted(cell)]) for cell in cells.values()]
+    table = [_row([cell[index] for index in sorted(cell)]) for cell in newest_victims(records).values()]
     boards: dict[str, list[Row]] = defaultdict(list)
     for row in table:
         boards[row["_scenario"]].append(row)
     ranked = [row for name in sorted(boards) for row in _ranked(boards[name])]
     return [{key: value for key, value in row.items() if not key.startswith("_")} for row in ranked]
+
+
+def newest_victims(records: list[Record]) -> dict[str, dict[int, tuple[dict[str, Any], Record]]]:
+    """Of each cell, by the victims' numbers: the victim, and its record. One that is in two records counts once."""
+    cells: dict[str, dict[int, tuple[dict[str, Any], Record]]] = defaultdict(dict)
+    newest_first = sorted(records, key=lambda record: (record["provenance"]["date"], record["key"]), reverse=True)
+    for record in newest_first:
+        for victim in record["victims"]:
+            cells[record["cell"]].setdefault(victim["index"], (victim, record))
+    return cells
 
 
 def leaked(victim: dict[str, Any]) -> bool:
@@ -49,7 +54,8 @@ def _row(victims: list[tuple[dict[str, Any], Record]]) -> Row:
     perceptual = [fmean(v["lpips"]) for v in each if v["lpips"] is not None]
     costs = {record["key"]: (record["cost"]["seconds"], len(record["victims"])) for _, record in victims}
     attack, defense = _split(config["attack"]), _split(config["defense"])
-    scenario = {key: config[key] for key in ("data", "model", "batch_size", "seed")}
+    same_class = config.get("same_class", 1)  # records of before there were runs have none
+    scenario = {key: config[key] for key in ("data", "model", "batch_size", "seed")} | {"same_class": same_class}
     return {
         "rank": None,
         "dataset": config["data"]["class"],
@@ -78,6 +84,7 @@ def _row(victims: list[tuple[dict[str, Any], Record]]) -> Row:
         "data_args": _split(config["data"])[1],
         "model_args": _split(config["model"])[1],
         "batch_size": config["batch_size"],
+        "same_class": same_class,
         "seed": config["seed"],
         "cell": victims[0][1]["cell"],
         "_scenario": repr(sorted(scenario.items())),
@@ -173,15 +180,30 @@ COLUMNS = (
 )
 
 
-def cells_of(row: Row) -> tuple[str, ...]:
-    """The row as a person reads it, in the order of ``COLUMNS``."""
+def varying(board: list[Row]) -> set[tuple[str, str]]:
+    """The attacks' arguments, by class and name, that are not the same in all rows of that class."""
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in board:
+        for name, value in row["attack_args"].items():
+            values[row["attack"], name].add(repr(value))
+    return {argument for argument, different in values.items() if len(different) > 1}
+
+
+def cells_of(row: Row, shown: set[tuple[str, str]]) -> tuple[str, ...]:
+    """The row as a person reads it, in the order of ``COLUMNS``.
+
+    Args:
+        row: of a board.
+        shown: the arguments of attacks that stand beside their name, of :func:`varying`.
+    """
+    args = ", ".join(f"{name}={value}" for name, value in row["attack_args"].items() if (row["attack"], name) in shown)
     void = " (void)" if row["void"] else ""
     lpips = "-" if row["lpips_mean"] is None else f"{row['lpips_mean']:.3f}"
     return (
         "-" if row["rank"] is None else str(row["rank"]),
         row["defense"],
         ", ".join(f"{k}={v}" for k, v in row["defense_args"].items() if v is not False) or "-",
-        row["attack"] + (" adaptive" if row["adaptive"] else "") + void,
+        row["attack"] + (f" {args}" if args else "") + (" adaptive" if row["adaptive"] else "") + void,
         f"{row['leak_rate']:.2f} ({row['leaked']}/{row['victims']})",
         f"{row['leak_rate_low']:.2f}-{row['leak_rate_high']:.2f}",
         f"{row['psnr_mean']:.1f}",
@@ -199,6 +221,7 @@ def boards(table: list[Row]) -> dict[str, list[Row]]:
     for row in table:
         args = ", ".join(f"{k}={v}" for part in ("data_args", "model_args") for k, v in row[part].items())
         batch = f", batches of {row['batch_size']}" if row["batch_size"] > 1 else ""
+        batch += f", runs of {row['same_class']} images of a class" if row["same_class"] > 1 else ""
         seed = f", seed {row['seed']}" if row["seed"] else ""
         found[f"{row['dataset']} with {row['model']}{batch}{seed}" + (f" ({args})" if args else "")].append(row)
     return found
@@ -230,5 +253,6 @@ def as_markdown(table: list[Row], title: str, no_lpips: str | None) -> str:
         lines += [f"LPIPS is empty: {no_lpips}", ""]
     for heading, board in boards(table).items():
         lines += [f"## {heading}", "", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-        lines += ["| " + " | ".join(cells_of(row)) + " |" for row in board] + [""]
+        shown = varying(board)
+        lines += ["| " + " | ".join(cells_of(row, shown)) + " |" for row in board] + [""]
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attacks import Attack, Observation, Reconstruction
 from attacks.base import Trajectory
+from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.blocks import Block, Workbench, checksum, short
 from benchmark.client import observe
@@ -45,7 +46,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
     data = bench.data(scenario.data)
     images, labels = bench.victims(scenario, victims)
     attack: Attack = build("attack", cell.attack)
-    if isinstance(attack, GradientMatching) and attack.at_once is None:
+    if isinstance(attack, GradientMatching | DLGFB) and attack.at_once is None:
         attack.at_once = room(blocks[0], bench)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
@@ -57,7 +58,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
     records = []
     for block in blocks:
         rows = slice(block.victims.start - victims.start, block.victims.stop - victims.start)
-        share = take_rows(found, rows)
+        share = found.take(rows)
         scores = score(images[rows], labels[rows], share.images.cpu(), share.labels.cpu(), bench.perceptual)
         sha256 = checksum(images[rows], labels[rows])
         records.append(
@@ -68,7 +69,9 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
                 "provenance": provenance(bench) | {"data_sha256": sha256, "data_notes": data.notes},
                 "cost": {
                     "seconds": brief(seconds * len(block.victims) / len(victims)),
-                    "victims_at_once": min(len(victims), getattr(attack, "at_once", None) or len(victims)),
+                    "victims_at_once": min(
+                        len(victims) // attack.sequence, getattr(attack, "at_once", None) or len(victims)
+                    ),
                     "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
                     "notes": notes,
                 },
@@ -109,16 +112,17 @@ def seen_by(
 def room(block: Block, bench: Workbench) -> int:
     """How many victims such as the block's fit into the memory that is free, by what a few of them take."""
     cell, scenario = block.cell, block.cell.scenario
-    if len(block.victims) <= max(PROBES) or "max_evaluations" not in cell.attack.args:
+    sequence = build("attack", cell.attack).sequence
+    if len(block.victims) <= max(PROBES) * sequence or "max_evaluations" not in cell.attack.args:
         return len(block.victims)
     kind = (scenario.data.label, scenario.model.label, scenario.batch_size, cell.attack.label)
     if kind not in bench.bytes_per_victim:
-        victims = block.victims[: max(PROBES)]
+        victims = block.victims[: max(PROBES) * sequence]
         observed = seen_by(cell, *bench.victims(scenario, victims), victims, bench)
         short = replace(cell.attack, args=cell.attack.args | {"max_evaluations": 3})
         try:
             bench.bytes_per_victim[kind] = bytes_per_victim(
-                lambda count: build("attack", short).reconstruct(observed(victims[:count]))
+                lambda count: build("attack", short).reconstruct(observed(victims[: count * sequence]))
             )
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
@@ -141,13 +145,13 @@ def attack_within_memory(
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        if len(victims) == 1:
+        if len(victims) <= attack.sequence:
             raise UsageError(f"one victim alone does not fit into the memory of the device ({short(error)})") from None
     notes.append(f"out of memory with {len(victims)} victims at once: split into two halves")
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    middle = victims.start + len(victims) // 2
+    middle = victims.start + len(victims) // attack.sequence // 2 * attack.sequence
     halves = [range(victims.start, middle), range(middle, victims.stop)]
     first, second = (attack_within_memory(attack, observed, half, callbacks, notes) for half in halves)
     return join(first, second)
@@ -159,21 +163,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in said)
 
 
-def take_rows(found: Reconstruction, rows: slice) -> Reconstruction:
-    """The part of a reconstruction that is of some of its victims."""
-    trajectory = found.trajectory
-    if trajectory is not None:
-        trajectory = Trajectory(trajectory.evaluations, trajectory.loss[rows], trajectory.images[rows])
-    return Reconstruction(
-        found.images[rows],
-        found.labels[rows],
-        found.loss[rows],
-        found.evaluations[rows],
-        found.status[rows],
-        trajectory,
-    )
-
-
 def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
     """Two reconstructions of different victims as one."""
     trajectory = None
@@ -182,6 +171,8 @@ def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
             first.trajectory.evaluations,
             torch.cat([first.trajectory.loss, second.trajectory.loss]),
             torch.cat([first.trajectory.images, second.trajectory.images]),
+            first.trajectory.levels,
+            torch.cat([first.trajectory.passed, second.trajectory.passed]),
         )
     return Reconstruction(
         images=torch.cat([first.images, second.images]),
@@ -190,6 +181,7 @@ def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
         evaluations=torch.cat([first.evaluations, second.evaluations]),
         status=first.status + second.status,
         trajectory=trajectory,
+        starts=first.starts + second.starts,
     )
 
 
@@ -211,6 +203,7 @@ def victims_table(victims: range, found: Reconstruction, scores: Scores) -> list
             {
                 "index": victim,
                 "status": found.status[row],
+                "start": found.starts[row] if found.starts else None,
                 "evaluations": int(found.evaluations[row]),
                 "loss": finite(float(found.loss[row])),
                 "mse": [brief(x) for x in scores.mse[row].tolist()],
@@ -224,9 +217,12 @@ def victims_table(victims: range, found: Reconstruction, scores: Scores) -> list
 
 
 def curve(trajectory: Trajectory | None, images: Tensor) -> dict[str, Any]:
-    """Loss and PSNR of each victim over its evaluations; made after the attack, which never sees a PSNR."""
+    """Loss and PSNR of each victim over its evaluations, and when its loss passed some levels.
+
+    It is made after the attack, which never sees a PSNR.
+    """
     if trajectory is None:
-        return {"evaluations": [], "loss": [], "psnr": []}
+        return {"evaluations": [], "loss": [], "psnr": [], "levels": [], "passed": []}
     times = len(trajectory.evaluations)
     found = trajectory.images.cpu().flatten(0, 1)
     found = torch.where(found.isfinite(), found, 0.5)
@@ -235,6 +231,8 @@ def curve(trajectory: Trajectory | None, images: Tensor) -> dict[str, Any]:
         "evaluations": trajectory.evaluations,
         "loss": [[finite(x) for x in row] for row in trajectory.loss.tolist()],
         "psnr": [[round(x, 3) for x in row] for row in psnr.tolist()],
+        "levels": list(trajectory.levels),
+        "passed": [[None if x < 0 else x for x in row] for row in trajectory.passed.tolist()],
     }
 
 

@@ -33,6 +33,7 @@ class Scenario:
         data: data set.
         model: network; each victim has its own random weights.
         batch_size: images in each victim's private batch.
+        same_class: images of the test split that follow each other and show one class; 1 is the original order.
         seed: of the networks, the defenses' randomness and the attacks' starts.
         victims: number of victims, the first ones of the test split.
     """
@@ -42,6 +43,7 @@ class Scenario:
     batch_size: int
     seed: int
     victims: int
+    same_class: int = 1
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Cell:
             "data": scenario.data.as_dict(),
             "model": scenario.model.as_dict(),
             "batch_size": scenario.batch_size,
+            "same_class": scenario.same_class,
             "seed": scenario.seed,
             "defense": self.defense.as_dict() if self.defense else None,
             "attack": self.attack.as_dict(),
@@ -121,7 +124,7 @@ def entries(kind: str, given: Any) -> list[Spec]:
 
 
 _SUITE_KEYS = ("name", "seed", "victims", "block_size", "scenarios", "attacks", "defenses")
-_SCENARIO_KEYS = ("data", "model", "batch_size", "victims")
+_SCENARIO_KEYS = ("data", "model", "batch_size", "victims", "same_class", "attacks")
 
 
 def load(path: Path, victims: int | None = None, seed: int | None = None) -> Suite:
@@ -134,6 +137,18 @@ def load(path: Path, victims: int | None = None, seed: int | None = None) -> Sui
 
     Raises:
         UsageError: the file or something in it is wrong.
+    """
+    try:
+        return parse(read(path), path.stem, victims, seed)
+    except UsageError as error:
+        raise UsageError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a YAML file of a suite holds.
+
+    Raises:
+        UsageError: it can not be read, or holds no mapping.
     """
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -150,10 +165,7 @@ def load(path: Path, victims: int | None = None, seed: int | None = None) -> Sui
         raise UsageError(f"{path} is not YAML: {one_line(error)}") from None
     if not isinstance(given, dict):
         raise UsageError(f"{path} must have the keys {', '.join(_SUITE_KEYS)}")
-    try:
-        return parse(given, path.stem, victims, seed)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
+    return given
 
 
 def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: int | None = None) -> Suite:
@@ -163,24 +175,24 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
         UsageError: a key, a name, a type or a range is wrong.
     """
     _check_keys("key of a suite", given, _SUITE_KEYS)
-    for key in ("scenarios", "attacks"):
-        if not isinstance(given.get(key), list) or not given[key]:
-            raise UsageError(f"{key} must be a list with at least one entry")
+    scenarios = _list_of("scenarios", given.get("scenarios"))
     if not isinstance(given.get("defenses", []), list):
         raise UsageError("defenses must be a list")
     seed = whole_number("seed", seed if seed is not None else given.get("seed", 0), at_least=0)
-    attacks = [made for entry in given["attacks"] for made in entries("attack", entry)]
     defenses = [made for entry in given.get("defenses", []) for made in entries("defense", entry)]
     cells: list[Cell] = []
-    for entry in given["scenarios"]:
+    for entry in scenarios:
         if not isinstance(entry, dict) or "data" not in entry or "model" not in entry:
             raise UsageError(f"a scenario needs data and model, as in {{data: Digits, model: LeNet}}, not {entry!r}")
         _check_keys("key of a scenario", entry, _SCENARIO_KEYS)
+        chosen = _list_of("attacks", entry.get("attacks", given.get("attacks")))
+        attacks = [made for attack in chosen for made in entries("attack", attack)]
         count = victims if victims is not None else entry.get("victims", given.get("victims", 64))
         count = whole_number("victims", count, at_least=1)
         batch_size = whole_number("batch_size", entry.get("batch_size", 1), at_least=1)
+        same_class = whole_number("same_class", entry.get("same_class", 1), at_least=1)
         for data, model in itertools.product(entries("data", entry["data"]), entries("model", entry["model"])):
-            cells += as_cells(Scenario(data, model, batch_size, seed, count), defenses, attacks)
+            cells += as_cells(Scenario(data, model, batch_size, seed, count, same_class), defenses, attacks)
     suite_name = given.get("name", name)
     if not isinstance(suite_name, str) or suite_name in ("", "..") or Path(suite_name).name != suite_name:
         raise UsageError(f"name must be usable as a folder name, not {suite_name!r}")
@@ -191,6 +203,12 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
 def _unique(cells: list[Cell]) -> tuple[Cell, ...]:
     """A cell that is named twice is run once."""
     return tuple({cell.id: cell for cell in cells}.values())
+
+
+def _list_of(key: str, given: Any) -> list[Any]:
+    if not isinstance(given, list) or not given:
+        raise UsageError(f"{key} must be a list with at least one entry")
+    return given
 
 
 def _check_keys(what: str, given: dict[str, Any], valid: tuple[str, ...]) -> None:

@@ -1,6 +1,6 @@
 """What every data module offers: victims in a fixed order, and public statistics."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -116,29 +116,50 @@ class PrivateData(LightningDataModule):
         """The labels of the private images."""
         return self.test_split.labels
 
-    def num_victims(self, batch_size: int = 1) -> int:
+    def num_victims(self, batch_size: int = 1, same_class: int = 1) -> int:
         """Return how many victims with `batch_size` images each the test split holds."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}.")
-        return len(self.test_split) // batch_size
+        return len(self.order(same_class)) // batch_size
 
-    def victims(self, count: int, batch_size: int = 1, first: int = 0) -> tuple[Tensor, Tensor]:
-        """Return the batches of `count` victims, cut from the test split in its original order.
+    def order(self, same_class: int) -> Sequence[int]:
+        """Return the test images in the order in which victims get them.
 
-        Victim v always holds the test images v * batch_size to (v + 1) * batch_size - 1, whatever
-        `count` and `first` are, so that everybody attacks the same images.
+        Args:
+            same_class: How many that follow each other show one class: each class is cut, in the
+                original order, into runs of that many, and what is left over is not used. The runs
+                stand in the order of their first image. 1 is the original order.
+        """
+        if same_class == 1:
+            return range(len(self.test_split))
+        of_class: dict[int, list[int]] = {}
+        for index, label in enumerate(self.test_split.labels.tolist()):
+            of_class.setdefault(label, []).append(index)
+        runs = [
+            found[start : start + same_class]
+            for found in of_class.values()
+            for start in range(0, len(found) - same_class + 1, same_class)
+        ]
+        return [index for run in sorted(runs) for index in run]
+
+    def victims(self, count: int, batch_size: int = 1, first: int = 0, same_class: int = 1) -> tuple[Tensor, Tensor]:
+        """Return the batches of `count` victims, cut from the test split in a fixed order.
+
+        Victim v always holds the images v * batch_size to (v + 1) * batch_size - 1 of that order,
+        whatever `count` and `first` are, so that everybody attacks the same images.
 
         Args:
             count: Number of victims.
             batch_size: Number of images of each victim.
             first: Number of the first victim.
+            same_class: See `order`.
 
         Returns:
             Images `[count, batch_size, C, H, W]` and labels `[count, batch_size]`.
         """
         if count < 1 or first < 0:
             raise ValueError(f"victims need count >= 1 and first >= 0, not count={count}, first={first}.")
-        held = self.num_victims(batch_size)
+        held = self.num_victims(batch_size, same_class)
         if first + count > held:
             raise DataError(
                 f"{type(self).__name__} holds {held} victims of batch size {batch_size} "
@@ -146,8 +167,13 @@ class PrivateData(LightningDataModule):
                 f"{first + count - 1} were asked for: ask for fewer or use a larger data set."
             )
         start, stop = first * batch_size, (first + count) * batch_size
-        images = self.test_split.images(start, stop)
-        labels = self.test_split.labels[start:stop].clone()
+        order = self.order(same_class)[start:stop]
+        images = (
+            self.test_split.images(start, stop)
+            if isinstance(order, range)
+            else torch.cat([self.test_split.images(index, index + 1) for index in order])
+        )
+        labels = self.test_split.labels[list(order)]
         return images.view(count, batch_size, *self.image_shape), labels.view(count, batch_size)
 
     def mean_image(self) -> Tensor:

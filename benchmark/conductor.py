@@ -1,0 +1,120 @@
+"""A run from its options: devices, workers, folder and tracking, through which suites are carried out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+
+from benchmark import executors
+from benchmark.blocks import Workbench, plan
+from benchmark.errors import UsageError
+from benchmark.executors.worker import Launch, Worker, find_devices, find_perceptual, quiet, set_up, watch_over
+from benchmark.leaderboard import Row
+from benchmark.progress import ProgressBar
+from benchmark.reporter import Both, Reporter
+from benchmark.run import work
+from benchmark.store import Store
+from benchmark.suite import Suite, whole_number
+
+if TYPE_CHECKING:
+    from benchmark.tracking import Tracker
+
+
+@dataclass
+class Conductor:
+    """What carries out suites into one folder.
+
+    Attributes:
+        devices: one for each worker.
+        launch: what starts them, None where this process does the work.
+        threads: of each.
+        bench: data, device and perceptual metric of this process.
+        folder: of the run.
+        tracker: W&B, or None.
+    """
+
+    devices: list[str]
+    launch: Launch | None
+    threads: int
+    bench: Workbench
+    folder: Path
+    tracker: Tracker | None
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, name: str) -> Conductor:
+        """That of a command's options, for a run of that name.
+
+        Raises:
+            UsageError: an option is wrong, or what it asks for is not there.
+        """
+        quiet()
+        set_up(options.threads)
+        devices = find_workers(options)
+        launch = executors.find(options.executor, options.executor_option)
+        alone = options.executor == "local" and len(devices) == 1
+        perceptual, no_perceptual = find_perceptual(options.lpips_weights, options.require_lpips)
+        device = torch.device(devices[0] if alone else "cpu")
+        bench = Workbench(device, options.data_root, options.download, perceptual, no_perceptual)
+        folder = Path(options.out) if options.out else Path("runs") / name
+        tracker = None
+        if options.wandb != "disabled":
+            from benchmark.tracking import Tracker
+
+            tracker = Tracker(options.wandb, name, folder)
+        if no_perceptual:
+            print(f"leakboard: LPIPS is left out: {no_perceptual}", file=sys.stderr)
+        return cls(devices, None if alone else launch, options.threads, bench, folder, tracker)
+
+    def run(self, suite: Suite) -> tuple[str, list[Row]]:
+        """Does what is not done yet.
+
+        Returns:
+            How much that was, for people, and the leaderboard of the folder.
+
+        Raises:
+            UsageError: the suite does not fit its data, or every worker has ended.
+        """
+        blocks = plan(suite, self.bench)
+        store = Store(self.folder)
+        reporter = Reporter(suite, blocks, store, self.tracker)
+        with ProgressBar(blocks, store, Console(stderr=True)) as bar:
+            todo = [block for block in blocks if not bar.was_done(block)]
+            bar.resumed()
+            watch = Both(bar, reporter)
+            if self.launch is None:
+                work(todo, store, self.bench, watch)
+            elif todo:
+                root = self.bench.root or os.environ.get("LEAKBOARD_DATA")
+                perceptual = self.bench.perceptual
+                weights = perceptual.backbone.path.resolve() if perceptual else None
+                devices = self.devices[: len(todo)]
+                given = todo, self.folder.resolve(), root, self.threads
+                told = weights, self.bench.no_perceptual, Path.cwd(), len(devices)
+                with self.launch([Worker(*given, device, *told) for device in devices]) as started:
+                    watch_over(todo, store, watch, started)
+        ran = f"{reporter.ran} of {len(blocks)} blocks run" if todo else "everything was done already: nothing to run"
+        return ran, reporter.finish()
+
+
+def find_workers(options: argparse.Namespace) -> list[str]:
+    """The device of each worker that the run is to have.
+
+    Raises:
+        UsageError: they are not to be had.
+    """
+    workers = whole_number("--workers", 1 if options.workers is None else options.workers, at_least=1)
+    if options.executor != "local":
+        if options.devices not in ("auto", "cpu"):
+            raise UsageError("a job takes the GPU that it is given: with --executor, --devices is cpu or left out")
+        return [options.devices] * workers
+    devices = find_devices(options.devices)
+    if workers > 1 and devices[0].type == "cuda":
+        raise UsageError("a GPU has one worker: give --devices 0,1 for two of them, or --devices cpu with --workers")
+    return [str(device) for device in devices] * workers

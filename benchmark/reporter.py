@@ -1,0 +1,111 @@
+"""Tables, pictures and W&B runs, made from the records while a run goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark import leaderboard
+from benchmark.blocks import Block
+from benchmark.pictures import enlarged
+from benchmark.progress import ProgressBar
+from benchmark.run import Watch
+from benchmark.store import Record, Store, read_all, read_record, read_scores, write_whole
+from benchmark.suite import Suite
+
+if TYPE_CHECKING:
+    from benchmark.tracking import Tracker
+
+
+class Both(Watch):
+    """Tells two."""
+
+    def __init__(self, bar: ProgressBar, reporter: Reporter) -> None:
+        self._bar, self._reporter = bar, reporter
+
+    def begins(self, block: Block) -> None:
+        self._bar.begins(block)
+        self._reporter.begins(block)
+
+    def ends(self, block: Block) -> None:
+        self._bar.ends(block)
+        self._reporter.ends(block)
+
+    def callbacks(self) -> list[Any]:
+        return self._bar.callbacks()
+
+
+class Reporter(Watch):
+    """Makes pictures, tables and W&B runs from the records, as cells are completed."""
+
+    def __init__(self, suite: Suite, blocks: list[Block], store: Store, tracker: Tracker | None) -> None:
+        self._suite, self._store, self._tracker = suite, store, tracker
+        self._cells = {block.cell.id: block.cell for block in blocks}
+        self._keys: dict[str, list[str]] = {}
+        for block in blocks:
+            self._keys.setdefault(block.cell.id, []).append(block.key)
+        self._mine: set[str] = set()
+        self._reported: set[str] = set()
+        self.ran = 0
+        """Blocks that this process ran."""
+
+    def begins(self, block: Block) -> None:
+        self._mine.add(block.cell.id)
+        self.ran += 1
+
+    def ends(self, block: Block) -> None:
+        cell = block.cell.id
+        if cell in self._mine and all(self._store.done(key) for key in self._keys[cell]):
+            self._mine.discard(cell)
+            self._report(cell)
+
+    def finish(self) -> list[leaderboard.Row]:
+        """Writes the tables, and the runs and pictures that are missing."""
+        for cell in self._keys:
+            unseen = self._tracker is not None and cell not in self._reported
+            if unseen or not self._picture(cell).exists():
+                self._report(cell)
+        records = read_all(self._store.folder, read_scores)
+        table = leaderboard.rows(records)
+        write_tables(self._store.folder, self._suite.name, table, records)
+        if self._tracker:
+            self._tracker.leaderboard(table, self._store.records)
+        return table
+
+    def _picture(self, cell: str) -> Path:
+        made = self._cells[cell]
+        defense = made.defense.name if made.defense else "none"
+        knows = "-adaptive" if made.adaptive else ""
+        name = (
+            f"{made.scenario.data.name}-{made.scenario.model.name}-{defense}-{made.attack.name}{knows}-{cell[:6]}.png"
+        )
+        return self._store.folder / "pictures" / name
+
+    def _report(self, cell: str) -> None:
+        records = self._records(cell)
+        picture = self._picture(cell)
+        self._reported.add(cell)
+        write_whole(picture, enlarged(records[0]["picture"]))
+        if self._tracker:
+            control = replace(self._cells[cell], defense=None, adaptive=False).id
+            beside = self._records(control) if control != cell else []
+            (row,) = (row for row in leaderboard.rows(records + beside) if row["cell"] == cell)
+            provisional = ("rank", "worst_leak_rate")  # other cells, still to come, have a say in these
+            summary = {key: value for key, value in row.items() if key not in provisional}
+            self._tracker.cell(cell, self._cells[cell].config(), records, summary, picture)
+
+    def _records(self, cell: str) -> list[Record]:
+        found = (read_record(self._store.records / f"{key}.json") for key in self._keys.get(cell, []))
+        return [record for record in found if record]
+
+
+def write_tables(folder: Path, title: str, table: list[leaderboard.Row], records: list[Record]) -> None:
+    """leaderboard.csv and leaderboard.md."""
+    write_whole(folder / "leaderboard.csv", leaderboard.as_csv(table).encode())
+    write_whole(folder / "leaderboard.md", leaderboard.as_markdown(table, title, missing_lpips(records)).encode())
+
+
+def missing_lpips(records: list[Record]) -> str | None:
+    """Why the LPIPS column is empty, where it is."""
+    return next((r["provenance"]["lpips"] for r in records if isinstance(r["provenance"]["lpips"], str)), None)

@@ -1,0 +1,320 @@
+"""The strength at which a defense stops leakage, by bisection, on the same victims at every strength."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from benchmark.errors import UsageError
+from benchmark.intervals import SEED
+from benchmark.leaderboard import leaked, newest_victims
+from benchmark.registry import Spec, spec
+from benchmark.store import Record
+from benchmark.suite import BASELINES, Cell, Scenario, Suite, parse, read
+
+LOG_FROM = 100
+"""Ends that are further apart than this factor are searched between on a logarithmic scale."""
+
+RESAMPLES = 2000
+
+Victim = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Range:
+    """A defense whose strength is searched for.
+
+    Attributes:
+        name: class of the defense.
+        fixed: its other arguments.
+        argument: the one that is its strength.
+        weak, strong: the ends, where the defense does least and most.
+    """
+
+    name: str
+    fixed: dict[str, Any]
+    argument: str
+    weak: float
+    strong: float
+
+    def strength(self, position: float) -> float:
+        """At 0 the weak end, at 1 the strong one, to six digits."""
+        if min(self.weak, self.strong) > 0 and max(self.weak, self.strong) / min(self.weak, self.strong) >= LOG_FROM:
+            value = math.exp((1 - position) * math.log(self.weak) + position * math.log(self.strong))
+        else:
+            value = (1 - position) * self.weak + position * self.strong
+        return float(f"{value:.6g}")
+
+    def defense(self, position: float) -> Spec:
+        return spec("defense", self.name, self.fixed | {self.argument: self.strength(position)})
+
+
+def ranges(given: Any) -> list[Range]:
+    """Reads the defenses of a suite whose strengths are searched for: ``{class: Masking, range: {ratio: [0, 0.99]}}``.
+
+    Raises:
+        UsageError: a range is missing or is none.
+    """
+    if not isinstance(given, list) or not given:
+        raise UsageError("defenses must be a list of {class: NAME, range: {argument: [weak end, strong end]}}")
+    found = []
+    for entry in given:
+        searched = entry.get("range") if isinstance(entry, dict) else None
+        if not isinstance(searched, dict) or len(searched) != 1:
+            raise UsageError(f"each defense needs a range: {{argument: [weak end, strong end]}}, which {entry} has not")
+        ((argument, ends),) = searched.items()
+        numbers = isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
+        if not numbers or ends[0] == ends[1] or not all(map(math.isfinite, ends)):
+            raise UsageError(f"range of {entry.get('class')} needs two different numbers for {argument}, not {ends}")
+        fixed = {str(key): value for key, value in entry.items() if key not in ("class", "range")}
+        made = Range(str(entry.get("class")), fixed, str(argument), float(ends[0]), float(ends[1]))
+        for position in (0.0, 1.0):
+            made.defense(position)  # the ends are checked before any work is done
+        found.append(made)
+    return found
+
+
+def load(path: Path, victims: int | None, seed: int | None) -> tuple[Suite, list[Range]]:
+    """Reads a suite whose defenses have ranges: its controls and baselines, and the ranges.
+
+    Raises:
+        UsageError: the file or something in it is wrong.
+    """
+    given = read(path)
+    try:
+        searched = ranges(given.pop("defenses", None))
+        return parse(given, path.stem, victims, seed), searched
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+@dataclass(eq=False)
+class Search:
+    """One threshold that is searched for, and the positions that are tested."""
+
+    scenario: Scenario
+    of: Range
+    attack: Spec
+    adaptive: bool
+    positions: set[float] = field(default_factory=lambda: {0.0, 1.0})
+
+    def cell(self, position: float) -> Cell:
+        return Cell(self.scenario, self.of.defense(position), self.attack, self.adaptive)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """When leakage has stopped.
+
+    Attributes:
+        ssim: a victim leaks where the SSIM of an image of its batch is at least this.
+        stop: largest share of victims that may leak where leakage has stopped.
+    """
+
+    ssim: float = 0.5
+    stop: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ssim <= 1:
+            raise UsageError(f"--ssim must be above 0 and at most 1, not {self.ssim}")
+        if not 0 <= self.stop < 1:
+            raise UsageError(f"--stop must be at least 0 and below 1, not {self.stop}")
+
+    @property
+    def measures(self) -> dict[str, Callable[[Victim], bool]]:
+        """What it means that a victim leaks: by the SSIM, as the paper judges, and by the PSNR of the leaderboard."""
+        return {
+            "ssim": lambda victim: victim["status"] != "diverged" and max(victim["ssim"]) >= self.ssim,
+            "psnr": leaked,
+        }
+
+
+Curve = dict[float, np.ndarray]
+"""Position -> which of the victims leak there, ``[V]``."""
+
+
+def crossing(curve: Curve, stop: float, rows: np.ndarray | None = None) -> float:
+    """Position from which on no more than a share of ``stop`` leaks, on straight lines between the tested positions.
+
+    Args:
+        curve: tested positions, 0 and 1 among them.
+        stop: largest share where leakage has stopped.
+        rows: the victims that count; all of them by default.
+
+    Returns:
+        0 where it has stopped at the weak end, infinity where it has not at the strong one.
+    """
+    positions = sorted(curve)
+    rates = [float(curve[p].mean() if rows is None else curve[p][rows].mean()) for p in positions]
+    leaking = [place for place, rate in enumerate(rates) if rate > stop]
+    if not leaking:
+        return 0.0
+    last = leaking[-1]
+    if last == len(positions) - 1:
+        return math.inf
+    share = (rates[last] - stop) / (rates[last] - rates[last + 1])
+    return positions[last] + share * (positions[last + 1] - positions[last])
+
+
+def bracket(curve: Curve, stop: float) -> tuple[float, float] | None:
+    """The tested positions between which leakage stops for good; None where the ends do not enclose it."""
+    positions = sorted(curve)
+    leaking = [place for place, p in enumerate(positions) if curve[p].mean() > stop]
+    if not leaking or leaking[-1] == len(positions) - 1:
+        return None
+    return positions[leaking[-1]], positions[leaking[-1] + 1]
+
+
+def interval(curve: Curve, stop: float) -> tuple[float, float]:
+    """95 % interval of the crossing: bootstrap over victims, and no narrower than the tested positions around it."""
+    count = len(next(iter(curve.values())))
+    drawn = np.random.default_rng(SEED).integers(count, size=(RESAMPLES, count))
+    crossings = np.sort([crossing(curve, stop, rows) for rows in drawn])  # infinity last
+    low, high = (float(crossings[round(share * (RESAMPLES - 1))]) for share in (0.025, 0.975))
+    around = bracket(curve, stop)
+    return (min(low, around[0]), max(high, around[1])) if around else (low, high)
+
+
+def rises(curve: Curve) -> list[tuple[float, float]]:
+    """Neighbouring positions between which the rate rises by more than chance: 95 % of the paired bootstrap above 0."""
+    found = []
+    for first, second in pairwise(sorted(curve)):
+        change = curve[second].astype(float) - curve[first].astype(float)
+        if change.mean() > 0:
+            drawn = np.random.default_rng(SEED).integers(len(change), size=(RESAMPLES, len(change)))
+            if float(np.quantile(change[drawn].mean(1), 0.05)) > 0:
+                found.append((first, second))
+    return found
+
+
+class Bisection:
+    """The searches of a suite.
+
+    Args:
+        suite: of controls and baselines alone.
+        found: the defenses, with the ranges of their strengths.
+        criterion: when leakage has stopped.
+    """
+
+    def __init__(self, suite: Suite, found: list[Range], criterion: Criterion) -> None:
+        self.suite, self.criterion = suite, criterion
+        self.searches = [
+            Search(control.scenario, one, control.attack, adaptive)
+            for control in suite.cells
+            if control.attack.name not in BASELINES
+            for one in found
+            for adaptive in (False, True)
+        ]
+
+    def as_suite(self) -> Suite:
+        """The suite of all strengths that are to be tested by now, controls and baselines first."""
+        cells = [search.cell(p) for search in self.searches for p in sorted(search.positions)]
+        unique = {cell.id: cell for cell in (*self.suite.cells, *cells)}
+        return Suite(self.suite.name, tuple(unique.values()), self.suite.block_size)
+
+    def curves(self, records: list[Record]) -> dict[Search, dict[str, Curve]]:
+        """By search and measure, what was found at the positions that are to be tested by now."""
+        victims = newest_victims(records)
+
+        def of(search: Search, leaks: Callable[[Victim], bool]) -> Curve:
+            curve = {}
+            for position in search.positions:
+                cell = victims[search.cell(position).id]
+                curve[position] = np.array([leaks(cell[index][0]) for index in range(search.scenario.victims)])
+            return curve
+
+        return {s: {name: of(s, leaks) for name, leaks in self.criterion.measures.items()} for s in self.searches}
+
+    def narrow(self, records: list[Record]) -> None:
+        """Halves each search's brackets, one for each measure."""
+        for search, of_measures in self.curves(records).items():
+            for curve in of_measures.values():
+                around = bracket(curve, self.criterion.stop)
+                if around:
+                    search.positions.add(sum(around) / 2)
+
+
+def rows(bisection: Bisection, records: list[Record]) -> list[dict[str, Any]]:
+    """One row for each search, as JSON: the strength at which leakage stops by each measure, and the whole curve."""
+    victims = newest_victims(records)
+    stop = bisection.criterion.stop
+    table = []
+    for search, of_measures in bisection.curves(records).items():
+        strength = search.of.strength
+        positions = sorted(search.positions)
+        row: dict[str, Any] = {
+            "dataset": search.scenario.data.name,
+            "model": search.scenario.model.name,
+            "defense": search.of.name,
+            "argument": search.of.argument,
+            "attack": search.attack.label,
+            "adaptive": search.adaptive,
+            "victims": search.scenario.victims,
+            "strengths": [strength(p) for p in positions],
+            "mean_ssim": [
+                fmean(max(victim["ssim"]) for victim, _ in victims[search.cell(p).id].values()) for p in positions
+            ],
+        }
+        for name, curve in of_measures.items():
+            at, (low, high) = crossing(curve, stop), interval(curve, stop)
+            row[name] = {
+                "strength": strength(at) if 0 < at <= 1 else None,
+                "low": strength(low),
+                "high": strength(high) if high <= 1 else None,
+                "note": note(search, curve, stop),
+                "rates": [float(curve[p].mean()) for p in positions],
+                "rises": [[strength(a), strength(b)] for a, b in rises(curve)],
+            }
+        table.append(row)
+    return table
+
+
+def note(search: Search, curve: Curve, stop: float) -> str:
+    """What has to be said where the range does not enclose the threshold."""
+    at, end = crossing(curve, stop), search.of
+    if at == 0:
+        return f"stopped at the weak end, {end.argument} {end.weak:g}, already ({curve[0.0].mean():.0%} leak)"
+    if at > 1:
+        return f"not stopped at the strong end, {end.argument} {end.strong:g} ({curve[1.0].mean():.0%} leak)"
+    return ""
+
+
+COLUMNS = ("data", "defense", "attack", "attacker", "stops at, SSIM", "95 %", "stops at, PSNR", "95 %", "remarks")
+
+
+def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
+    """The row as a person reads it, in the order of ``COLUMNS``."""
+    shown: list[str] = []
+    remarks: list[str] = []
+    for name in ("ssim", "psnr"):
+        found = row[name]
+        shown.append("-" if found["strength"] is None else f"{found['strength']:.3g}")
+        high = "beyond" if found["high"] is None else f"{found['high']:.3g}"
+        shown.append("-" if found["note"] else f"{found['low']:.3g} to {high}")
+        remarks += [f"{name.upper()}: {found['note']}"] if found["note"] else []
+        remarks += [f"{name.upper()} rises from {first:.3g} to {second:.3g}" for first, second in found["rises"]]
+    attacker = "adaptive" if row["adaptive"] else "oblivious"
+    named = f"{row['defense']} {row['argument']}"
+    return (row["dataset"], named, row["attack"], attacker, *shown, "; ".join(remarks))
+
+
+def as_markdown(table: Sequence[dict[str, Any]], title: str, criterion: Criterion) -> str:
+    """The table as a page."""
+    lines = [
+        f"# {title}: where leakage stops",
+        "",
+        f"The weakest strength from which on at most {criterion.stop:.0%} of the victims leak, by bisection with the "
+        f"same victims at every strength; between tested strengths on a straight line. By SSIM a victim leaks at "
+        f"{criterion.ssim:g} or more, by PSNR at 20 dB or more. Intervals are 95 % bootstrap over victims, and no "
+        "narrower than the tested strengths on both sides.",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "---|" * len(COLUMNS),
+        *("| " + " | ".join(cells_of(row)) + " |" for row in table),
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,148 @@
+"""Where leakage stops: the bisection on curves that are known, and the whole search through the command line."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from benchmark.cli import main
+from benchmark.errors import UsageError
+from benchmark.threshold import Curve, Range, bracket, crossing, interval, ranges, rises
+
+
+def curve(*points: tuple[float, int], victims: int = 20) -> Curve:
+    """At each position the first so many victims leak."""
+    return {position: np.arange(victims) < leaking for position, leaking in points}
+
+
+def test_the_crossing_is_on_a_straight_line_between_the_tested_positions() -> None:
+    found = curve((0.0, 20), (0.5, 12), (0.75, 2), (1.0, 0))
+    assert crossing(found, 0.1) == pytest.approx(0.75)  # 2 of 20 are no more than a tenth
+    assert crossing(found, 0.35) == pytest.approx(0.5 + 0.25 * (12 - 7) / (12 - 2))
+    assert bracket(found, 0.1) == (0.5, 0.75)
+
+
+def test_leakage_that_comes_back_has_not_stopped() -> None:
+    found = curve((0.0, 20), (0.25, 0), (0.5, 10), (1.0, 0))
+    assert bracket(found, 0.0) == (0.5, 1.0)
+    assert crossing(found, 0.0) == 1.0
+    assert rises(found) == [(0.25, 0.5)]
+    assert rises(curve((0.0, 20), (0.5, 0), (1.0, 1))) == []  # one victim of 20 is chance
+
+
+def test_a_range_that_does_not_enclose_the_threshold() -> None:
+    already = curve((0.0, 0), (1.0, 0))
+    never = curve((0.0, 20), (1.0, 5))
+    assert crossing(already, 0.05) == 0 and bracket(already, 0.05) is None
+    assert crossing(never, 0.05) == math.inf and bracket(never, 0.05) is None
+    assert interval(never, 0.05)[1] == math.inf
+
+
+def test_the_interval_holds_the_crossing_of_the_population_as_often_as_it_says() -> None:
+    """Victims stop leaking at positions uniform in [0, 1]; the rate passes 0.3 at 0.7."""
+    generator = np.random.default_rng(0)
+    positions = [0.0, 0.5, 0.625, 0.6875, 0.75, 0.875, 1.0]
+    held = 0
+    for _ in range(60):
+        stops = generator.uniform(size=40)
+        found = {p: stops > p for p in positions}
+        low, high = interval(found, 0.3)
+        assert low <= crossing(found, 0.3) <= high
+        held += low <= 0.7 <= high
+    assert held >= 54
+
+
+def test_strengths_far_apart_are_on_a_logarithmic_scale_whichever_end_is_weak() -> None:
+    noise = Range("GaussianNoise", {}, "std", 1e-4, 1.0)
+    assert [noise.strength(p) for p in (0.0, 0.5, 1.0)] == [1e-4, 1e-2, 1.0]
+    clipping = Range("Clipping", {}, "max_norm", 100.0, 0.01)
+    assert [clipping.strength(p) for p in (0.0, 0.5, 1.0)] == [100.0, 1.0, 0.01]
+    masking = Range("Masking", {}, "ratio", 0.0, 0.99)
+    assert masking.strength(0.5) == 0.495
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "defenses must be a list of"),
+        ([{"class": "Masking"}], "each defense needs a range"),
+        (
+            [{"class": "Masking", "range": {"ratio": [0.5, 0.5]}}],
+            "range of Masking needs two different numbers for ratio",
+        ),
+        (
+            [{"class": "Masking", "range": {"ratio": [0, "much"]}}],
+            "range of Masking needs two different numbers for ratio",
+        ),
+        ([{"class": "Masking", "range": {"ratio": [0, 1]}}], "ratio is 1.0, but must be at least 0 and below 1"),
+        ([{"class": "Masking", "range": {"ration": [0, 0.9]}}], "ration"),
+        ([{"class": "Masking", "range": {"ratio": [0, float("inf")]}}], "range of Masking needs two different numbers"),
+    ],
+)
+def test_a_range_that_is_none_is_told(given: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ranges(given)
+
+
+SUITE: dict[str, Any] = {
+    "victims": 4,
+    "scenarios": [{"data": "Digits", "model": "LeNet"}],
+    "attacks": [{"class": "IDLG", "max_evaluations": 300}],
+    "defenses": [
+        {"class": "GaussianNoise", "range": {"std": [1e-5, 10.0]}},
+        {"class": "Masking", "range": {"ratio": [0.0, 0.001]}},
+    ],
+}
+
+
+def search(tmp_path: Path, *more: str, suite: dict[str, Any] = SUITE) -> int:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(suite))
+    with pytest.raises(SystemExit) as ended:
+        main(["threshold", str(path), "--out", str(tmp_path / "out"), "--steps", "2", "--devices", "cpu", *more])
+    return int(ended.value.code or 0)
+
+
+def test_a_search_ends_with_strengths_and_goes_on_where_it_was_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert search(tmp_path) == 0
+    said = capsys.readouterr()
+    found = json.loads((tmp_path / "out" / "thresholds.json").read_text())["thresholds"]
+    assert [(row["defense"], row["adaptive"]) for row in found] == [
+        ("GaussianNoise", False),
+        ("GaussianNoise", True),
+        ("Masking", False),
+        ("Masking", True),
+    ]
+    noise, adaptive_mask = found[0], found[3]
+    assert 1e-5 < noise["psnr"]["low"] <= noise["psnr"]["strength"] <= noise["psnr"]["high"] <= 10
+    assert 4 <= len(noise["strengths"]) <= 6
+    assert adaptive_mask["psnr"]["strength"] is None
+    assert "not stopped at the strong end, ratio 0.001 (100% leak)" in adaptive_mask["psnr"]["note"]
+    assert "| Digits | GaussianNoise std |" in said.out and "halving 2 of 2" in said.err
+
+    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").iterdir())
+    assert search(tmp_path) == 0
+    assert before == sorted(path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").iterdir())
+    assert json.loads((tmp_path / "out" / "thresholds.json").read_text())["thresholds"] == found
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--ssim", "2"], "--ssim must be above 0 and at most 1"),
+        (["--stop", "1"], "--stop must be at least 0 and below 1"),
+        (["--steps", "-1"], "--steps must be a whole number of at least 0"),
+    ],
+)
+def test_a_wrong_flag_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert search(tmp_path, *flags) == 2
+    assert message in capsys.readouterr().err
