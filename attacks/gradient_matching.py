@@ -99,6 +99,14 @@ class GradientMatching(LightningModule, Attack):
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
         """Logits ``[V, N, K]`` of the labels at the start, and whether the attack optimises them."""
 
+    def prior(self, images: Tensor) -> Tensor | float:
+        """What is added to the matching loss of images ``[A, N, C, H, W]`` because of the images alone, ``[A]``.
+
+        Under Gaussian noise the matching loss is 2 std^2 times the negative log likelihood, and this the weight of a
+        soft uniform prior beside it: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706).
+        """
+        return self._box * outside(images) if self._box > 0 else 0.0
+
     # The attack loop.
 
     def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
@@ -145,10 +153,7 @@ class GradientMatching(LightningModule, Attack):
         else:
             dummy = batch_gradients(model, self._networks, self.images, labels, create_graph=True)
             losses = squared_distance(self._simulate(dummy, self._target), self._target)
-        if self._prior > 0:
-            outside = self.images - self.images.clamp(0, 1)
-            losses = losses + self._prior * outside.flatten(1).square().sum(1)
-        losses = self._loss_weights * losses
+        losses = self._loss_weights * (losses + self.prior(self.images))
         with torch.no_grad():
             self._remember(losses)
         return losses
@@ -172,9 +177,7 @@ class GradientMatching(LightningModule, Attack):
         self._observation = observation
         self._simulate = known.simulate if known else unchanged
         self._all_loss_weights = known.weight(observation.update) if known else like.new_ones(victims)
-        # With Gaussian noise the matching loss is 2 std^2 times the negative log likelihood, and this the weight of
-        # the prior beside it: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706).
-        self._prior = (known.noise_std / BOX_EDGE) ** 2 if known else 0.0
+        self._box = (known.noise_std / BOX_EDGE) ** 2 if known else 0.0
         as_it_is = self._simulate is unchanged and observation.image_shape[0] == 1
         self._product = as_outer_product(observation.model, observation.update) if as_it_is else None
         self._starts, optimise_labels = self._draw_starts(observation)
@@ -347,6 +350,11 @@ class GradientMatching(LightningModule, Attack):
     def finished(self) -> int:
         """Victims of this reconstruction that are done."""
         return self._observation.num_victims - len(self.victims) - len(self._waiting)
+
+
+def outside(images: Tensor) -> Tensor:
+    """Sum of the squared distances of pixels from [0, 1], ``[A]``."""
+    return (images - images.clamp(0, 1)).flatten(1).square().sum(1)
 
 
 class ActiveSet(Callback):

@@ -176,6 +176,8 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
     """
     _check_keys("key of a suite", given, _SUITE_KEYS)
     scenarios = _list_of("scenarios", given.get("scenarios"))
+    each_has_its_own = all(isinstance(entry, dict) and "attacks" in entry for entry in scenarios)
+    common = [] if each_has_its_own and "attacks" not in given else _attacks(given.get("attacks"))
     if not isinstance(given.get("defenses", []), list):
         raise UsageError("defenses must be a list")
     seed = whole_number("seed", seed if seed is not None else given.get("seed", 0), at_least=0)
@@ -185,8 +187,7 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
         if not isinstance(entry, dict) or "data" not in entry or "model" not in entry:
             raise UsageError(f"a scenario needs data and model, as in {{data: Digits, model: LeNet}}, not {entry!r}")
         _check_keys("key of a scenario", entry, _SCENARIO_KEYS)
-        chosen = _list_of("attacks", entry.get("attacks", given.get("attacks")))
-        attacks = [made for attack in chosen for made in entries("attack", attack)]
+        attacks = _attacks(entry["attacks"]) if "attacks" in entry else common
         count = victims if victims is not None else entry.get("victims", given.get("victims", 64))
         count = whole_number("victims", count, at_least=1)
         batch_size = whole_number("batch_size", entry.get("batch_size", 1), at_least=1)
@@ -203,6 +204,10 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
 def _unique(cells: list[Cell]) -> tuple[Cell, ...]:
     """A cell that is named twice is run once."""
     return tuple({cell.id: cell for cell in cells}.values())
+
+
+def _attacks(given: Any) -> list[Spec]:
+    return [made for entry in _list_of("attacks", given) for made in entries("attack", entry)]
 
 
 def _list_of(key: str, given: Any) -> list[Any]:

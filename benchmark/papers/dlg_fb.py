@@ -80,15 +80,16 @@ def page(records: list[Record], folder: Path) -> str:
     lines = [
         "# DLG-FB, run again",
         "",
-        "Leite et al. 2024 (arXiv 2409.17767) start an attack at a running blend of earlier successful reconstructions,",
-        "and report an attack success rate that is 19.18 % higher and 48.82 % fewer iterations per attacked image than",
-        "the baselines (abstract; the tables could not be had, nor which data set and attack these two are of). Their",
+        "Leite et al. 2024 (arXiv 2409.17767) start an attack at a running blend of earlier successful",
+        "reconstructions, and report an attack success rate that is 19.18 % higher and 48.82 % fewer iterations per",
+        "attacked image than the baselines (abstract; which data set and attack that is could not be had). Their",
         "success is a matching loss of 0.03 or less on MNIST, 0.09 on CIFAR-100; here that stands beside whether the",
         "image was found (PSNR of 20 dB or more). LFW, which is not theirs, has the threshold of CIFAR-100.",
         "",
-        "Every start attacks the same victims with the same networks and labels and at most 6,000 evaluations (300 steps",
-        "of 20). Only victims that every start attacked count: the first ones of each sequence, attacked from noise until",
-        "two have succeeded, do not. Evaluations are those until the loss threshold, or all where it was not met.",
+        "Every start attacks the same victims with the same networks and labels and at most 6,000 evaluations (300",
+        "steps of 20). Only victims that every start attacked count: the first ones of each sequence, attacked from",
+        "noise until two have succeeded, do not. Evaluations are those until the loss threshold, or all where it was",
+        "not met.",
         "Intervals are 95 %: Wilson for rates; for the differences from noise, paired, bootstrap over sequences.",
     ]
     for setting in found:

@@ -239,6 +239,20 @@ def test_the_start_is_the_seeds_alone(attack: type[GradientMatching], victims_of
 
 
 @every_attack
+@pytest.mark.parametrize("start", ["constant", "mean", "class_mean"])
+def test_an_attack_can_start_at_a_null_baseline(
+    attack: type[GradientMatching], start: str, victims_of: MakeVictims
+) -> None:
+    seen = victims_of(3).observation
+    baseline = {"constant": ConstantImage, "mean": MeanImage, "class_mean": ClassMeanImage}[start]
+    found = attack(start=start, max_evaluations=30).reconstruct(seen)
+    assert found.trajectory is not None and found.starts == [start] * 3
+    torch.testing.assert_close(found.trajectory.images[:, 0], baseline().reconstruct(seen).images)
+    given = attack(max_evaluations=30).reconstruct(seen, (), found.trajectory.images[:, 0])
+    torch.testing.assert_close(given.loss, found.loss)  # labels are drawn alike whatever the start is
+
+
+@every_attack
 def test_an_attack_leaves_what_it_was_given_as_it_was(attack: type[GradientMatching], victims_of: MakeVictims) -> None:
     observation = victims_of(3).observation
     given = [*observation.parameters.values(), *observation.update.values(), *observation.model.parameters()]

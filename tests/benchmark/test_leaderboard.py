@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmark.leaderboard import as_csv, as_markdown, rows
+from benchmark.leaderboard import as_csv, as_markdown, cells_of, rows, varying
 
 Record = dict[str, Any]
 LEAKS, SAFE = 25.0, 12.0
@@ -78,6 +78,12 @@ def both(victims: list[dict[str, Any]], **more: Any) -> list[Record]:
 
 
 MASKING, PRUNING, NOISE = ({"class": name, "ratio": 0.5} for name in ("Masking", "Pruning", "GaussianNoise"))
+
+
+def test_arguments_of_an_attack_that_differ_on_a_board_stand_beside_its_name() -> None:
+    table = rows([record(of(LEAKS), tolerance=t) for t in (0.0, 0.5)] + [record(of(LEAKS), attack="IDLG")])
+    shown = [cells_of(row, varying(table))[3] for row in table]
+    assert sorted(shown) == ["DLG tolerance=0.0", "DLG tolerance=0.5", "IDLG"]
 
 
 def test_the_leak_rate_and_its_wilson_interval_are_those_worked_out_by_hand() -> None:

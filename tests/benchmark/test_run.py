@@ -89,6 +89,33 @@ def test_a_plan_reads_the_code_of_the_same_classes_once(bench: Workbench, monkey
     assert len(read) == len(set(read)) == 3 + 1 + 1
 
 
+def test_sequences_stay_in_one_block(bench: Workbench) -> None:
+    attack = {"class": "DLGFB", "length": 4, "max_evaluations": 5}
+    blocks = plan(suite(victims=12, block_size=10, attacks=[attack]), bench)
+    assert [b.victims for b in blocks if b.cell.attack.name == "DLGFB"] == [range(0, 8), range(8, 12)]
+    assert [b.victims for b in blocks if b.cell.attack.name == "MeanImage"] == [range(0, 10), range(10, 12)]
+    record = run_block(blocks[-1], bench)
+    assert record["cost"]["victims_at_once"] == 1
+    assert {victim["start"] for victim in record["victims"]} <= {"warm-up", "blend", "checkpoint"}
+    with pytest.raises(UsageError, match=r"DLGFB attacks sequences of 4 victims, and 11 are not .* give --victims 8"):
+        plan(suite(victims=11, attacks=[attack]), bench)
+
+
+def test_a_record_says_where_the_attack_started_and_when_its_loss_passed_the_levels(bench: Workbench) -> None:
+    attack = {"class": "IDLG", "start": "mean", "max_evaluations": 300}
+    (block,) = [b for b in plan(suite(victims=3, attacks=[attack]), bench) if b.cell.attack.name == "IDLG"]
+    record = run_block(block, bench)
+    assert [victim["start"] for victim in record["victims"]] == ["mean"] * 3
+    curve = record["curve"]
+    assert curve["levels"] == [0.09, 0.03]
+    for victim, passed, losses in zip(record["victims"], curve["passed"], curve["loss"], strict=True):
+        for level, at in zip(curve["levels"], passed, strict=True):
+            assert (at is not None) == (victim["loss"] <= level)
+            if at is not None:
+                before = [loss for when, loss in zip(curve["evaluations"], losses, strict=True) if when < at]
+                assert 0 < at <= victim["evaluations"] and all(loss is None or loss > level for loss in before)
+
+
 # Memory.
 
 

@@ -74,6 +74,17 @@ def test_data_and_models_can_be_swept() -> None:
     assert found == {(8, 1), (8, 2), (16, 1), (16, 2)}
 
 
+def test_a_scenario_can_have_attacks_of_its_own() -> None:
+    own = "[{data: Digits, model: LeNet, attacks: [DLG]}, {data: Photos, model: LeNet}]"
+    made = suite(scenarios=own)
+    found = [(c.scenario.data.name, c.attack.name) for c in made.cells if c.attack.name not in BASELINES]
+    assert found == [("Digits", "DLG"), ("Photos", "IDLG")]
+    alone = parse({"scenarios": [{"data": "Digits", "model": "LeNet", "attacks": ["DLG"]}]}, "mine")
+    assert alone.cells[-1].attack.name == "DLG"
+    with pytest.raises(UsageError, match="attacks must be a list with at least one entry"):
+        suite(scenarios="[{data: Digits, model: LeNet, attacks: []}]")
+
+
 def test_a_cell_that_is_named_twice_is_run_once() -> None:
     twice = suite("defenses: [{class: Masking}, {class: Masking, ratio: 0.5}, Masking]", "[IDLG, {class: IDLG}]")
     assert names(twice) == names(suite("defenses: [Masking]"))
@@ -93,6 +104,7 @@ def test_an_argument_in_its_default_is_the_same_cell_as_one_left_out() -> None:
         suite(scenarios="[{data: Photos, model: LeNet}]"),
         suite(scenarios="[{data: Digits, model: {class: LeNet, init_range: 0.1}}]"),
         suite(scenarios="[{data: Digits, model: LeNet, batch_size: 2}]"),
+        suite(scenarios="[{data: Digits, model: LeNet, same_class: 2}]"),
     ],
 )
 def test_whatever_decides_a_result_changes_the_cell(other: Suite) -> None:

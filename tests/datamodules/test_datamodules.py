@@ -33,6 +33,20 @@ def test_a_victim_does_not_depend_on_the_company_it_is_asked_in() -> None:
     assert torch.equal(some, images[17:]) and torch.equal(some_labels, labels[17:])
 
 
+def test_victims_in_runs_of_one_class_are_all_different_images_in_a_fixed_order() -> None:
+    data = Digits()
+    images, labels = data.victims(60, same_class=5)
+    runs = labels.view(12, 5)
+    assert (runs == runs[:, :1]).all() and len(set(runs[:, 0].tolist())) > 5
+    assert len({image.numpy().tobytes() for image in images}) == 60
+    order = list(data.order(5))
+    assert len(order) == len(set(order)) == data.num_victims(1, 5) <= 500
+    assert all(run == sorted(run) for run in (order[i : i + 5] for i in range(0, len(order), 5)))
+    some, _ = data.victims(7, first=20, same_class=5)
+    assert some.equal(images[20:27])
+    assert list(data.order(1)) == list(range(500))
+
+
 def test_changing_a_victim_leaves_the_data_alone() -> None:
     data = Digits()
     images, labels = data.victims(1)

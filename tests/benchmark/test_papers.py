@@ -1,0 +1,142 @@
+"""Pages of papers, from records that were made by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.cli import main
+from benchmark.errors import UsageError
+from benchmark.papers import dlg_fb, idlg
+from benchmark.papers.dlg_fb import Outcome, Setting, gain, saving, settings
+from benchmark.papers.idlg import Comparison
+
+Record = dict[str, Any]
+
+
+def record(
+    data: str,
+    attack: dict[str, Any],
+    mses: list[float],
+    passed: list[int | None] | None = None,
+    starts: list[str] | None = None,
+    first: int = 0,
+) -> Record:
+    """A record of victims with one image each; evaluations are 1000 for each."""
+    config = {"data": {"class": data}, "attack": attack, "defense": None, "adaptive": False, "same_class": 1}
+    cell = json.dumps(config, sort_keys=True)
+    victims = [
+        {
+            "index": first + row,
+            "status": "converged" if mse < 0.01 else "exhausted",
+            "start": starts[row] if starts else "noise",
+            "evaluations": 1000,
+            "loss": 0.0,
+            "mse": [mse],
+            "psnr": [30.0 if mse <= 0.01 else 10.0],
+            "ssim": [0.5],
+            "lpips": None,
+            "label_correct": [mse < 0.5],
+        }
+        for row, mse in enumerate(mses)
+    ]
+    return {
+        "key": f"{cell}{first}",
+        "cell": cell,
+        "config": config,
+        "provenance": {
+            "date": "2026-01-01T00:00:00Z",
+            "commit": "abc",
+            "device": "cpu",
+            "threads": 1,
+            "versions": {"torch": "2"},
+            "data_notes": ["a part of the images"],
+            "lpips": "no weights",
+        },
+        "cost": {"seconds": 3600.0, "peak_memory_mib": 1, "notes": []},
+        "victims": victims,
+        "curve": {"levels": [0.09, 0.03], "passed": [[p, p] for p in passed or [None] * len(mses)]},
+        "picture": "",
+    }
+
+
+def of_idlg() -> list[Record]:
+    return [
+        record("MNIST", {"class": "DLG"}, [1e-6] * 76 + [1.0] * 24),
+        record("MNIST", {"class": "IDLG"}, [1e-6] * 50 + [0.02] * 50),
+    ]
+
+
+def test_the_page_of_idlg_sets_the_papers_figures_beside_ours(tmp_path: Path) -> None:
+    written = idlg.page(of_idlg(), tmp_path)
+    assert "| MNIST | 89.9 | 76.0 (66.8-83.3) * | 100.0 | 100.0 (96.3-100.0) |" in written
+    assert "| 0.01 | 76.3 | 76.0 (66.8-83.3) | 88.9 | 50.0 (40.4-59.6) * |" in written
+    assert "| MNIST | IDLG | 50 (50) | - | - | 50 (0) | 1,000 |" in written
+    assert "2.0 hours" in written and "a part of the images" in written and "CIFAR100" not in written
+    assert (tmp_path / "figure1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_difference_is_marked_where_chance_does_not_explain_it() -> None:
+    assert not Comparison(0.763, 760, 1000).differs
+    assert Comparison(0.763, 700, 1000).differs
+    assert not Comparison(0.763, 70, 100).differs
+    assert Comparison(1.0, 999, 1000).differs is False
+    assert not Comparison(0.76, 721, 1000, reading=0.005).differs and Comparison(0.76, 721, 1000).differs
+
+
+def test_records_of_another_suite_are_told(tmp_path: Path) -> None:
+    for page in (idlg.page, dlg_fb.page):
+        with pytest.raises(UsageError, match="run configs/"):
+            page([record("Digits", {"class": "RGAP"}, [0.1])], tmp_path)
+
+
+def of_dlg_fb() -> list[Record]:
+    """Two sequences of four, the first two of each for the warm-up; FB finds all, the mean half, noise none."""
+    records = []
+    for start in ("noise", "constant", "mean", "class_mean"):
+        found = [1.0] * 8 if start == "noise" else [1e-6, 1.0] * 4
+        records.append(
+            record("MNIST", {"class": "IDLG", "start": start}, found, [None if m > 0.5 else 400 for m in found])
+        )
+    for feedback in ("last", "ungated", "blend"):
+        attack = {"class": "DLGFB", "attack": "IDLG", "feedback": feedback, "gate": 0.03, "length": 4}
+        starts = ["warm-up", "warm-up", feedback, feedback] * 2
+        records.append(record("MNIST", attack, [1e-6] * 8, [100] * 8, starts))
+    return records
+
+
+def test_only_victims_that_every_start_attacked_count(tmp_path: Path) -> None:
+    (setting,) = settings(of_dlg_fb())
+    assert set(setting.starts["noise"]) == {2, 3, 6, 7}
+    assert gain(setting, "blend") == (1.0, 1.0, 1.0)
+    assert gain(setting, "mean")[0] == 0.5
+    assert saving(setting, "blend")[0] == pytest.approx(-0.9)  # 100 of 1000 evaluations
+    assert saving(setting, "mean")[0] == pytest.approx(-0.3)
+    written = dlg_fb.page(of_dlg_fb(), tmp_path)
+    assert "4 of 8 victims count." in written
+    assert "MNIST, unrelated images, IDLG: blending finds +100 points and takes -90 % evaluations" in written
+    assert "In 1 of 1 settings" in written
+
+
+def test_the_interval_of_a_gain_is_over_sequences() -> None:
+    """Victims of a sequence share their fate: ten sequences of ten say as much as ten victims."""
+    noise = {index: Outcome(False, False, 100) for index in range(100)}
+    blend = {index: Outcome(index // 10 < 5, False, 100) for index in range(100)}
+    setting = Setting("MNIST", 1, "IDLG", 0.03, 10, {"noise": noise, "blend": blend}, 100)
+    value, low, high = gain(setting, "blend")
+    assert value == 0.5 and low == pytest.approx(0.2) and high == pytest.approx(0.8)
+
+
+def test_the_command_writes_the_page_and_names_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "idlg" / "records"
+    folder.mkdir(parents=True)
+    for number, one in enumerate(of_idlg()):
+        (folder / f"{number}.json").write_text(json.dumps(one | {"key": str(number)}))
+    with pytest.raises(SystemExit) as ended:
+        main(["page", str(tmp_path / "idlg")])
+    assert ended.value.code == 0
+    assert (tmp_path / "idlg" / "README.md").read_text() == capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["page", str(tmp_path / "idlg"), "--paper", "idgl"])
+    assert ended.value.code == 2 and "idlg" in capsys.readouterr().err
