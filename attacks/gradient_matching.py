@@ -17,13 +17,19 @@ from attacks.batch_lbfgs import BatchLBFGS, rearrange
 from attacks.gradients import as_outer_product, batch_gradients, distance_to_outer_product, squared_distance
 from attacks.rgap import RGAP, recursive_solution
 from attacks.starts import STARTS, draw_start
-from defenses.base import Update, unchanged
+from defenses.base import Update, global_norm, unchanged
 
 SNAPSHOTS = 25
 """Moments of a trajectory that are kept, over the whole budget."""
 
 BOX_EDGE = 0.1
 """How far outside [0, 1] an attacker who must fight noise lets a pixel be: the edge of a soft uniform prior."""
+
+BOX = 0.01
+"""Weight of the squared distance of pixels from [0, 1] beside the total variation."""
+
+STEP = 0.3
+"""Scale of the differences of neighbouring pixels, on average: of the Laplace prior that total variation is."""
 
 LEVELS = (0.09, 0.03)
 """Losses whose first passing is noted: success for DLG-FB on CIFAR-100 and on MNIST (arXiv 2409.17767, the code)."""
@@ -32,6 +38,7 @@ _STATE = (
     "_observation",
     "_simulate",
     "_all_loss_weights",
+    "_all_prior_weights",
     "_product",
     "_found",
     "_found_best",
@@ -39,7 +46,7 @@ _STATE = (
     "_starts",
     "_attempts",
 )
-_ROWS = ("_networks", "_target", "_loss_weights", "_best", "_best_loss", "losses")
+_ROWS = ("_networks", "_target", "_loss_weights", "_prior_weights", "_best", "_best_loss", "losses")
 """What a reconstruction holds of its victims, and of those that are active."""
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # a line for each Trainer, and there are thousands
@@ -59,6 +66,9 @@ class GradientMatching(LightningModule, Attack):
         history_size: pairs that L-BFGS keeps, at least 1.
         start: "noise", as published; "constant", "mean" or "class_mean", the null baselines; or "rgap", the solution of
             R-GAP (one image per victim), and noise for those victims that do not converge from there.
+        total_variation: weight of the total variation of the images, at least 0, as published; above 0 a pixel outside
+            [0, 1] costs too, and the loss does not fall to the tolerance. For an attacker who has lost a part of the
+            gradient: natural images are smooth, which stands in for the equations that are missing.
         restarts: how often a victim that has stalled or diverged starts again from new noise within its budget, at
             least 0, as published.
     """
@@ -70,6 +80,7 @@ class GradientMatching(LightningModule, Attack):
         at_once: int | None = None,
         history_size: int = 100,
         start: str = "noise",
+        total_variation: float = 0.0,
         restarts: int = 0,
     ) -> None:
         for name, value, least in (
@@ -82,8 +93,9 @@ class GradientMatching(LightningModule, Attack):
                 raise ValueError(f"{name} is {value}, but must be at least {least}")
         if start not in (*STARTS, "rgap"):
             raise ValueError(f"start is {start!r}, but must be one of {', '.join(STARTS)}, rgap")
-        if not tolerance >= 0:
-            raise ValueError(f"tolerance is {tolerance}, but must be 0 or greater")
+        for name, weight in (("tolerance", tolerance), ("total_variation", total_variation)):
+            if not weight >= 0:
+                raise ValueError(f"{name} is {weight}, but must be 0 or greater")
         super().__init__()
         self.solver: BatchLBFGS | None = None
         self.max_evaluations = max_evaluations
@@ -91,6 +103,7 @@ class GradientMatching(LightningModule, Attack):
         self.at_once = at_once
         self.history_size = history_size
         self.start = start
+        self.total_variation = total_variation
         self.restarts = restarts
 
     # What a subclass is: its labels.
@@ -102,10 +115,16 @@ class GradientMatching(LightningModule, Attack):
     def prior(self, images: Tensor) -> Tensor | float:
         """What is added to the matching loss of images ``[A, N, C, H, W]`` because of the images alone, ``[A]``.
 
-        Under Gaussian noise the matching loss is 2 std^2 times the negative log likelihood, and this the weight of a
-        soft uniform prior beside it: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706).
+        Under Gaussian noise the matching loss is 2 std^2 times the negative log likelihood, and the weights of the
+        priors grow as much: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706). Total variation is the
+        prior of Geiping et al. 2020 (arXiv 2003.14053).
         """
-        return self._box * outside(images) if self._box > 0 else 0.0
+        variance = self._noise_std**2
+        box, smooth = variance / BOX_EDGE**2, self.total_variation
+        if smooth > 0:
+            box, smooth = box + BOX, smooth + 2 * variance / STEP
+        prior: Tensor | float = box * outside(images) if box > 0 else 0.0
+        return prior + smooth * total_variation(images) if smooth > 0 else prior
 
     # The attack loop.
 
@@ -153,7 +172,7 @@ class GradientMatching(LightningModule, Attack):
         else:
             dummy = batch_gradients(model, self._networks, self.images, labels, create_graph=True)
             losses = squared_distance(self._simulate(dummy, self._target), self._target)
-        losses = self._loss_weights * (losses + self.prior(self.images))
+        losses = self._loss_weights * losses + self._prior_weights * self.prior(self.images)
         with torch.no_grad():
             self._remember(losses)
         return losses
@@ -177,7 +196,7 @@ class GradientMatching(LightningModule, Attack):
         self._observation = observation
         self._simulate = known.simulate if known else unchanged
         self._all_loss_weights = known.weight(observation.update) if known else like.new_ones(victims)
-        self._box = (known.noise_std / BOX_EDGE) ** 2 if known else 0.0
+        self._noise_std = known.noise_std if known else 0.0
         as_it_is = self._simulate is unchanged and observation.image_shape[0] == 1
         self._product = as_outer_product(observation.model, observation.update) if as_it_is else None
         self._starts, optimise_labels = self._draw_starts(observation)
@@ -211,6 +230,8 @@ class GradientMatching(LightningModule, Attack):
         self.evaluations = torch.zeros(0, dtype=torch.long)
         self.losses = self._best_loss = like.new_zeros(0)
         self._loss_weights = self._all_loss_weights[:0]
+        self._all_prior_weights = self._weigh_priors(observation, first)
+        self._prior_weights = self._all_prior_weights[:0]
         self._networks: Update = {name: value[:0] for name, value in observation.parameters.items()}
         self._target: Update = {name: value[:0] for name, value in observation.update.items()}
         self._best: dict[str, Tensor] = {name: start[:0] for name, start in first.items()}
@@ -240,6 +261,21 @@ class GradientMatching(LightningModule, Attack):
             first = {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1), "label_logits": logits}
             starts.insert(0, ("rgap", first))
         return starts, optimise_labels
+
+    def _weigh_priors(self, observation: Observation, first: dict[str, Tensor]) -> Tensor:
+        """The factor ``[V]`` of the prior that a weight of the loss calls for.
+
+        A loss that was weighed has the size of the squared update times its weight. It would have that of the squared
+        gradient, which is not known where a defense has changed the update's size, but is at the start of a similar
+        one.
+        """
+        weights = self._all_loss_weights
+        if bool((weights == 1).all()) or not self.total_variation:
+            return torch.ones_like(weights)
+        labels = first["label_logits"].softmax(-1)
+        gradient = batch_gradients(observation.model, observation.parameters, first["images"], labels, False)
+        scale = weights * (global_norm(observation.update) / global_norm(gradient)).square()
+        return torch.where(weights == 1, 1.0, scale.nan_to_num(1.0))
 
     def _remember(self, losses: Tensor) -> None:
         """Keeps for each active victim the iterate of the lowest loss, and the trajectory."""
@@ -332,6 +368,7 @@ class GradientMatching(LightningModule, Attack):
         self._best_loss = rearrange(self._best_loss, rows, self._found.loss[entering])
         self.evaluations = rearrange(self.evaluations, rows, self._found.evaluations[entering])
         self._loss_weights = rearrange(self._loss_weights, rows, self._all_loss_weights[entering])
+        self._prior_weights = rearrange(self._prior_weights, rows, self._all_prior_weights[entering])
         for held, whole in ((self._networks, self._observation.parameters), (self._target, self._observation.update)):
             for name, value in whole.items():
                 held[name] = rearrange(held[name], rows, value[entering])
@@ -355,6 +392,13 @@ class GradientMatching(LightningModule, Attack):
 def outside(images: Tensor) -> Tensor:
     """Sum of the squared distances of pixels from [0, 1], ``[A]``."""
     return (images - images.clamp(0, 1)).flatten(1).square().sum(1)
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Sum of the absolute differences of neighbouring pixels of each channel, smooth at 0, ``[A]``."""
+    steps = (images.diff(dim=-2), images.diff(dim=-1))
+    edge = 1e-3  # differences below it, a quarter of a grey level, count as their square
+    return torch.stack([((d.square() + edge**2).sqrt() - edge).flatten(1).sum(1) for d in steps]).sum(0)
 
 
 class ActiveSet(Callback):

@@ -144,8 +144,12 @@ def load(path: Path, victims: int | None = None, seed: int | None = None) -> Sui
         raise UsageError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path, keys: tuple[str, ...] = _SUITE_KEYS) -> dict[str, Any]:
     """What a YAML file of a suite holds.
+
+    Args:
+        path: the file.
+        keys: what a suite can have.
 
     Raises:
         UsageError: it can not be read, or holds no mapping.
@@ -164,7 +168,7 @@ def read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:  # a date in month 13 is a ValueError
         raise UsageError(f"{path} is not YAML: {one_line(error)}") from None
     if not isinstance(given, dict):
-        raise UsageError(f"{path} must have the keys {', '.join(_SUITE_KEYS)}")
+        raise UsageError(f"{path} must have the keys {', '.join(keys)}")
     return given
 
 

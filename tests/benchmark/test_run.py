@@ -247,8 +247,13 @@ def test_two_reconstructions_are_joined_in_their_order() -> None:
             evaluations=torch.full((victims,), int(value)),
             status=[str(value)] * victims,
             trajectory=Trajectory(
-                [0, 1], torch.full((victims, 2), value), images.unsqueeze(1).repeat(1, 2, 1, 1, 1, 1)
+                [0, 1],
+                torch.full((victims, 2), value),
+                images.unsqueeze(1).repeat(1, 2, 1, 1, 1, 1),
+                (0.5,),
+                torch.full((victims, 1), int(value)),
             ),
+            starts=["noise"] * victims,
         )
 
     joined = join(made(1.0, 2), made(2.0, 1))
@@ -260,6 +265,7 @@ def test_two_reconstructions_are_joined_in_their_order() -> None:
     assert joined.trajectory is not None
     assert joined.trajectory.loss.tolist() == [[1.0, 1.0], [1.0, 1.0], [2.0, 2.0]]
     assert joined.trajectory.images.shape == (3, 2, 1, 1, 2, 2)
+    assert joined.trajectory.passed.tolist() == [[1], [1], [2]] and joined.starts == ["noise"] * 3
     assert join(replace(made(1.0, 1), trajectory=None), made(2.0, 1)).trajectory is None
 
 
