@@ -69,6 +69,22 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     threshold.add_argument(
         "--steps", type=int, default=5, metavar="N", help="how often what is left is halved (default: 5)"
     )
+    train = add(
+        "train",
+        "train networks by federated learning with the defenses of a suite: what they cost in accuracy",
+        "The suite has seeds, defenses and scenarios such as {data: Digits, model: ConvNet, algorithm: FedSGD, "
+        "clients: 10, rounds: 100, learning_rate: 0.1}; configs/federated.yaml has all keys. Every scenario is also "
+        "trained without a defense. Writes training.csv and training.md; the same command goes on where it stopped.",
+    )
+    train.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
+    train.add_argument("--out", metavar="FOLDER", help="where records and tables go (default: runs/SUITE)")
+    train.add_argument("--download", action="store_true", help="download a data set that is missing")
+    train.add_argument(
+        "--wandb",
+        choices=("disabled", "offline", "online"),
+        default="disabled",
+        help="track each run in Weights & Biases (default: disabled)",
+    )
     for command in (run, plan):
         command.add_argument("suite", nargs="?", metavar="SUITE", help="a YAML file, or the name of one in configs/")
         command.add_argument(
@@ -100,6 +116,19 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     show = add("show", "show the leaderboard of a folder again, from its records")
     show.add_argument("folder", metavar="FOLDER", help="what leakboard run wrote")
     show.add_argument("--format", choices=("table", "json", "csv", "markdown"), default="table", help="default: table")
+
+    spectrum = add(
+        "spectrum",
+        "say in how many directions the defended updates of a suite tell an image from its neighbours",
+        "Computes the derivative of the first victims' updates in their pixels, and counts its singular values, for "
+        "each data set and model of the suite without a defense and with each of its defenses. Writes spectrum.json "
+        "and spectrum.md.",
+    )
+    spectrum.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
+    spectrum.add_argument("--out", metavar="FOLDER", help="where the table goes (default: runs/SUITE)")
+    spectrum.add_argument("--victims", type=int, default=4, metavar="N", help="of each data set (default: 4)")
+    spectrum.add_argument("--download", action="store_true", help="download a data set that is missing")
+    spectrum.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
 
     page = add(
         "page",
@@ -133,12 +162,13 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     bench.add_argument("--seed", type=int, metavar="N", help="default: 0")
     bench.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
 
-    for command in (run, plan, threshold, bench):
+    spectrum.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
+    for command in (run, plan, threshold, bench, train):
         command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
         command.add_argument(
             "--devices", default="auto", metavar="D", help="cpu, or GPU numbers as in 0,1 (default: GPU 0 or cpu)"
         )
-    for command in (run, plan, threshold):
+    for command in (run, plan, threshold, train):
         command.add_argument(
             "--threads", type=int, default=1, metavar="N", help="CPU threads of a process (default: 1)"
         )
@@ -146,7 +176,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
             "--workers", type=int, metavar="N", help="processes on the CPU, or jobs of an executor (default: 1)"
         )
     plan.set_defaults(executor="local")
-    for command in (run, threshold):
+    for command in (run, threshold, train):
         command.add_argument(
             "--executor",
             choices=("local", "slurm", "ray"),
@@ -167,7 +197,9 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "run": run,
         "plan": plan,
         "threshold": threshold,
+        "train": train,
         "show": show,
+        "spectrum": spectrum,
         "page": page,
         "bench": bench,
         "list": add("list", "name what a suite can be made of"),

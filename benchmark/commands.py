@@ -18,16 +18,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmark import leaderboard, registry, threshold
-from benchmark.blocks import Workbench, plan
+from benchmark import executors, leaderboard, registry, threshold
+from benchmark.blocks import Workbench, check_fit, plan
 from benchmark.cli import Parts
 from benchmark.conductor import Conductor, find_workers
 from benchmark.errors import UsageError, unknown
 from benchmark.executors.worker import find_devices, find_perceptual, quiet, set_up
 from benchmark.papers import dlg_fb, idlg
+from benchmark.records import provenance
 from benchmark.reporter import missing_lpips
 from benchmark.store import Record, read_all, read_scores, write_whole
-from benchmark.suite import Suite, entries, load, parse, whole_number
+from benchmark.suite import Suite, entries, load, parse, read, whole_number
 
 if TYPE_CHECKING:
     from benchmark.estimate import Row
@@ -156,6 +157,67 @@ def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
     print(written, end="")
     print(f"\nrecords: {folder / 'records'}\nthresholds: {folder / 'thresholds.json'}, {folder / 'thresholds.md'}")
     return 0
+
+
+def show_spectrum(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard spectrum``."""
+    from benchmark import spectrum
+
+    quiet()
+    set_up(options.threads)
+    victims = whole_number("--victims", options.victims, at_least=1)
+    path = suite_path(options.suite)
+    suite = parse({"attacks": ["IDLG"]} | read(path), path.stem, victims)  # attacks are of no importance here
+    bench = Workbench(torch.device("cpu"), options.data_root, options.download)
+    folder = Path(options.out) if options.out else Path("runs") / suite.name
+    table = []
+    for scenario, defenses in spectrum.scenarios(suite):
+        check_fit(scenario, bench)
+        print(f"leakboard: {scenario.data.name} with {scenario.model.name}", file=sys.stderr)
+        table += spectrum.rows(spectrum.said(scenario, defenses, victims, bench), scenario)
+    written = spectrum.as_markdown(table)
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {"provenance": provenance(bench), "rows": table}
+    write_whole(folder / "spectrum.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_whole(folder / "spectrum.md", written.encode())
+    print(written, end="")
+    return 0
+
+
+def train(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard train``."""
+    from benchmark import training, training_suite
+    from benchmark.training_plan import TrainingBench
+
+    quiet()
+    suite = training_suite.load(suite_path(options.suite))
+    set_up(options.threads)
+    devices = find_workers(options)
+    launch = executors.find(options.executor, options.executor_option)
+    alone = options.executor == "local" and len(devices) == 1
+    folder = Path(options.out) if options.out else Path("runs") / suite.name
+    bench = TrainingBench(torch.device(devices[0] if alone else "cpu"), options.data_root, options.download)
+    tracker = training.find_tracker(options.wandb, suite.name, folder)
+    ran, table = training.carry_out(suite, bench, folder, devices, None if alone else launch, tracker)
+    print_training(table, Console())
+    print(f"\n{ran}\nrecords: {folder / 'training'}\ntables: {folder / 'training.csv'}, {folder / 'training.md'}")
+    return 0
+
+
+def print_training(table: list[dict[str, Any]], console: Console) -> None:
+    """The table of ``leakboard train``, whole where it goes to a file."""
+    from benchmark import training_table
+
+    if not console.is_terminal:
+        console = Console(width=200)
+    for heading, board in training_table.boards(table).items():
+        shown = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+        for name in training_table.COLUMNS:
+            shown.add_column(name, justify="left" if name == "defense" else "right")
+        for row in board:
+            shown.add_row(*training_table.cells_of(row))
+        console.print(shown)
+    console.print(training_table.NOTE, style="dim", highlight=False)
 
 
 PAPERS: dict[str, Callable[[list[Record], Path], str]] = {"idlg": idlg.page, "dlg_fb": dlg_fb.page}
@@ -295,6 +357,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Parts], int]] = {
     "run": run,
     "plan": plan_costs,
     "threshold": search_thresholds,
+    "spectrum": show_spectrum,
+    "train": train,
     "show": show,
     "page": page,
     "list": list_all,

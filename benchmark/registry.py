@@ -22,12 +22,13 @@ import datamodules
 import defenses
 from benchmark.errors import UsageError, one_line, unknown
 from benchmark.models import MLP, ConvNet, LeNet
+from benchmark.resnet import ResNet
 from datamodules import DataError
 
 ROOT = Path(__file__).parent.parent
 OURS = ("attacks", "benchmark", "datamodules", "defenses")
 
-MODELS = (LeNet, MLP, ConvNet)
+MODELS = (LeNet, MLP, ConvNet, ResNet)
 
 KINDS = ("attack", "defense", "data", "model")
 

@@ -114,6 +114,8 @@ def entries(kind: str, given: Any) -> list[Spec]:
         given = {"class": given}
     if not isinstance(given, dict) or not isinstance(given.get("class"), str):
         raise UsageError(f"{kind} must be a class name or {{class: NAME, argument: value}}, not {given!r}")
+    if kind == "defense" and "range" in given:
+        raise UsageError(f"range of {given['class']} is for leakboard threshold: give a value here, or sweep")
     args = {str(key): value for key, value in given.items() if key not in ("class", "sweep")}
     sweep = given.get("sweep", {})
     if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
@@ -178,6 +180,8 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
     Raises:
         UsageError: a key, a name, a type or a range is wrong.
     """
+    if "seeds" in given:
+        raise UsageError("seeds is a key of suites for leakboard train: give seed here")
     _check_keys("key of a suite", given, _SUITE_KEYS)
     scenarios = _list_of("scenarios", given.get("scenarios"))
     each_has_its_own = all(isinstance(entry, dict) and "attacks" in entry for entry in scenarios)

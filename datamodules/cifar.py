@@ -1,13 +1,18 @@
-"""CIFAR-10 and CIFAR-100, from their python batch files."""
+"""CIFAR-10 and CIFAR-100, from their python batch files, and CIFAR-10 as JPEG to train on."""
 
+import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy
 import torch
 import torchvision
+from PIL import Image
 from torch import Tensor
 
-from datamodules.disk import TorchvisionData, reading
+from datamodules.base import DataError, Split, TensorSplit
+from datamodules.disk import DiskData, TorchvisionData, exists, reading
 
 
 class CIFAR10(TorchvisionData):
@@ -64,6 +69,55 @@ class CIFAR100(CIFAR10):
 
     def __init__(self, root: str | None = None, download: bool = False, verify_integrity: bool = True) -> None:
         super().__init__(root, download, verify_integrity)
+
+
+class CIFAR10JPEG(DiskData):
+    """CIFAR-10 as lossy JPEG, for training only: never attack it and score that as CIFAR-10.
+
+    Reads cifar-10-jpeg/train.npz and test.npz below the root: all 50,000 train and 10,000 test images in the original
+    order, each as a JPEG file (`jpeg` holds their bytes, `offset` where each begins, `label` the classes). What was
+    lost (a median PSNR of 30 dB is left) is no attack's to recover, and a network that is trained on these images
+    must be tested on them too.
+
+    Args:
+        root: Folder that holds cifar-10-jpeg; default LEAKBOARD_DATA, else ./data.
+        download: There is nowhere to download it from: a missing folder is an error.
+    """
+
+    num_classes = 10
+    image_shape = (3, 32, 32)
+
+    def __init__(self, root: str | None = None, download: bool = False) -> None:
+        super().__init__(root, download)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the test images.
+
+        Args:
+            stage: Lightning's stage; the data are the same in each.
+        """
+        super().setup(stage)
+        if not self.notes:
+            self.notes.append("CIFAR10JPEG is a lossy copy of CIFAR-10, for training only")
+
+    def load(self, train: bool) -> Split:
+        path = self.root / "cifar-10-jpeg" / ("train.npz" if train else "test.npz")
+        if not exists(path):
+            raise DataError(
+                f"{path} is not there: point --data-root PATH or LEAKBOARD_DATA to the folder that holds cifar-10-jpeg."
+            )
+        with reading(path), numpy.load(path, allow_pickle=False) as held:
+            packed, ends, labels = held["jpeg"], held["offset"], torch.from_numpy(held["label"]).long()
+            pixels = numpy.stack([_decode(packed[a:b]) for a, b in pairwise(ends.tolist())])
+        if pixels.shape != (len(labels), 32, 32, 3) or ((labels < 0) | (labels >= self.num_classes)).any():
+            raise DataError(f"{path} holds other images or labels than CIFAR-10 has: replace it with a good copy.")
+        return TensorSplit(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels)
+
+
+def _decode(packed: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
+    """Return the pixels of a JPEG file, `[H, W, 3]`."""
+    with Image.open(io.BytesIO(packed.tobytes())) as image:
+        return numpy.array(image.convert("RGB"))
 
 
 def _one_batch(dataset: Any, path: Path) -> Any:

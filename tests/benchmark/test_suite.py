@@ -22,7 +22,18 @@ def names(made: Suite) -> list[tuple[Any, ...]]:
     return [(c.defense.label if c.defense else None, c.attack.name, c.adaptive) for c in made.cells]
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+OF_OTHER_COMMANDS = {"masking": "range of Masking is for leakboard threshold", "federated": "leakboard train"}
+
+
+@pytest.mark.parametrize("name", OF_OTHER_COMMANDS)
+def test_a_suite_of_another_command_is_told(name: str) -> None:
+    with pytest.raises(UsageError, match=OF_OTHER_COMMANDS[name]):
+        load(CONFIGS / f"{name}.yaml")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for p in CONFIGS.glob("*.yaml") if p.stem not in OF_OTHER_COMMANDS), ids=lambda path: path.stem
+)
 def test_every_suite_that_comes_along_is_valid(path: Path) -> None:
     made = load(path)
     assert made.name == path.stem
@@ -155,6 +166,7 @@ def test_every_argument_is_in_the_config_with_its_default() -> None:
         "restarts": 0,
         "start": "noise",
         "tolerance": 1e-6,
+        "total_variation": 0.0,
     }
 
 

@@ -11,7 +11,18 @@ import yaml
 
 from benchmark.cli import main
 from benchmark.errors import UsageError
-from benchmark.threshold import Curve, Range, bracket, crossing, interval, ranges, rises
+from benchmark.threshold import (
+    Bisection,
+    Criterion,
+    Curve,
+    Range,
+    bracket,
+    crossing,
+    interval,
+    load,
+    ranges,
+    rises,
+)
 
 
 def curve(*points: tuple[float, int], victims: int = 20) -> Curve:
@@ -86,6 +97,12 @@ def test_strengths_far_apart_are_on_a_logarithmic_scale_whichever_end_is_weak() 
 def test_a_range_that_is_none_is_told(given: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ranges(given)
+
+
+def test_the_suite_of_the_paper_is_valid() -> None:
+    suite, found = load(Path(__file__).parents[2] / "configs" / "masking.yaml", None, None)
+    assert [(one.name, one.weak, one.strong) for one in found][:2] == [("Masking", 0, 0.999), ("Pruning", 0, 0.999)]
+    assert len(Bisection(suite, found, Criterion()).searches) == 3 * 4 * 3 * 2
 
 
 SUITE: dict[str, Any] = {

@@ -1,0 +1,49 @@
+"""Which images each client of a federated training holds."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.seeds import seed_for
+
+
+def generator_for(seed: int, number: int, purpose: str) -> torch.Generator:
+    """A source of randomness of its own for a client (or a round) and a purpose."""
+    return torch.Generator().manual_seed(seed_for(seed, number, purpose))
+
+
+def split(labels: Tensor, clients: int, alpha: float | None, seed: int) -> list[Tensor]:
+    """The images of each client, every image in one client alone.
+
+    Args:
+        labels: ``[M]``.
+        clients: how many there are.
+        alpha: each class is cut into shares drawn from a symmetric Dirichlet distribution (Yurochkin et al. 2019, arXiv
+            1905.12022, section 5): the smaller alpha, the fewer classes a client has. None: equal shares at random.
+        seed: of the draw.
+
+    Returns:
+        The numbers of each client's images.
+
+    Raises:
+        ValueError: a client has no image.
+    """
+    mixed = torch.randperm(len(labels), generator=generator_for(seed, 0, "split"))
+    if alpha is None:
+        shares = list(mixed.tensor_split(clients))
+    else:
+        draws = np.random.default_rng(seed_for(seed, 0, "dirichlet"))
+        parts: list[list[Tensor]] = [[] for _ in range(clients)]
+        for label in labels.unique().tolist():
+            of_class = mixed[labels[mixed] == label]
+            ends = (draws.dirichlet([alpha] * clients).cumsum()[:-1] * len(of_class)).round().astype(int)
+            for part, images in zip(parts, of_class.tensor_split(ends.tolist()), strict=True):
+                part.append(images)
+        shares = [torch.cat(part) for part in parts]
+    if empty := sum(len(share) == 0 for share in shares):
+        larger = ", a larger dirichlet" if alpha is not None else ""
+        raise ValueError(
+            f"{empty} of {clients} clients have no image of the {len(labels)}: "
+            f"give fewer clients{larger} or more train_images"
+        )
+    return shares

@@ -1,0 +1,164 @@
+"""What an update says about an image: the singular values of its derivative in the pixels.
+
+A count of the entries that a defense leaves is an upper bound of what they say. The rank of the Jacobian is the number
+of directions in which an image can not move without moving the update, and its singular values say by how much.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vmap
+
+from benchmark.blocks import Workbench
+from benchmark.client import observe
+from benchmark.registry import Spec, build
+from benchmark.suite import Scenario, Suite
+from defenses.base import Update
+
+LEVELS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
+"""Singular values are counted down to these parts of the largest one without a defense."""
+
+CHUNK = 128
+"""Directions that the Jacobian is computed in at a time."""
+
+
+def jacobian(model: nn.Module, parameters: Update, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """Derivative of one victim's gradient in the pixels of its image.
+
+    Args:
+        model: the architecture.
+        parameters: of the victim, name -> ``[...]``.
+        image: ``[C, H, W]``.
+        label: class probabilities ``[K]``.
+
+    Returns:
+        name -> ``[entries, pixels]``.
+    """
+
+    def loss(weights: Update, pixels: Tensor) -> Tensor:
+        logits = functional_call(model, weights, (pixels.view(1, *image.shape),))[0]
+        return -(label * logits.log_softmax(-1)).sum()
+
+    def along(direction: Tensor) -> Update:
+        moved: Update = jvp(lambda pixels: grad(loss)(parameters, pixels), (image.flatten(),), (direction,))[1]
+        return moved
+
+    found = vmap(along, out_dims=-1, chunk_size=CHUNK)(torch.eye(image.numel(), dtype=image.dtype))
+    return {name: value.flatten(0, -2) for name, value in found.items()}
+
+
+def singular_values(derivative: dict[str, Tensor], factor: dict[str, Tensor]) -> Tensor:
+    """Those of the derivative with each row times the factor of its entry, ``[pixels]``, largest first."""
+    pixels = next(iter(derivative.values())).shape[1]
+    gram = torch.zeros(pixels, pixels, dtype=torch.float64)
+    for name, rows in derivative.items():
+        kept = factor[name].flatten()
+        weighed = (rows * kept[:, None])[kept != 0].double()
+        gram += weighed.T @ weighed
+    return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the update of one victim says.
+
+    Attributes:
+        equations: entries that are not zero.
+        pixels: unknowns.
+        directions: for each of ``LEVELS``, singular values at or above that part of the undefended largest one.
+    """
+
+    equations: int
+    pixels: int
+    directions: list[int]
+
+
+def said(scenario: Scenario, defenses: list[Spec], victims: int, bench: Workbench) -> dict[str, list[Said]]:
+    """By the label of the defense, what the updates of the first victims say to an attacker who knows it.
+
+    The first entry is that without a defense.
+    """
+    data, model = bench.data(scenario.data), bench.model(scenario).double()
+    images, labels = bench.victims(scenario, range(victims))
+    public = data.mean_image(), data.class_means()
+    found: dict[str, list[Said]] = {}
+    for victim in range(victims):
+        derivative: dict[str, Tensor] = {}
+        largest = 0.0
+        for spec in [None, *defenses]:
+            defense = build("defense", spec) if spec else None
+            one = range(victim, victim + 1)
+            rows = slice(victim, victim + 1)
+            seen = observe(
+                model, images[rows], labels[rows], data.num_classes, defense, True, *public, scenario.seed, one
+            )
+            if not derivative:
+                one_hot = torch.nn.functional.one_hot(labels[victim, 0], data.num_classes).double()
+                weights = {name: value[0] for name, value in seen.parameters.items()}
+                derivative = jacobian(model, weights, images[victim, 0].double(), one_hot)
+            ones = {name: torch.ones_like(value) for name, value in seen.update.items()}
+            factor = seen.defense.simulate(ones, seen.update) if seen.defense else ones
+            kept = {name: (value[0] != 0).double() for name, value in factor.items()}
+            values = singular_values(derivative, kept)
+            largest = largest or float(values[0])
+            found.setdefault(spec.label if spec else "no defense", []).append(
+                Said(
+                    equations=sum(int(value.sum()) for value in kept.values()),
+                    pixels=len(values),
+                    directions=[int((values >= level * largest).sum()) for level in LEVELS],
+                )
+            )
+    return found
+
+
+def scenarios(suite: Suite) -> list[tuple[Scenario, list[Spec]]]:
+    """The scenarios of a suite, each with its defenses."""
+    found: dict[str, tuple[Scenario, dict[str, Spec]]] = {}
+    for cell in suite.cells:
+        _, defenses = found.setdefault(repr(cell.scenario), (cell.scenario, {}))
+        if cell.defense:
+            defenses[cell.defense.label] = cell.defense
+    return [(scenario, list(defenses.values())) for scenario, defenses in found.values()]
+
+
+def rows(found: dict[str, list[Said]], scenario: Scenario) -> list[dict[str, Any]]:
+    """One row for each defense: means over victims, as JSON."""
+    return [
+        {
+            "dataset": scenario.data.name,
+            "model": scenario.model.name,
+            "defense": label,
+            "victims": len(each),
+            "pixels": each[0].pixels,
+            "equations": sum(one.equations for one in each) / len(each),
+            "directions": {
+                f"{level:g}": sum(one.directions[place] for one in each) / len(each)
+                for place, level in enumerate(LEVELS)
+            },
+        }
+        for label, each in found.items()
+    ]
+
+
+def as_markdown(table: list[dict[str, Any]]) -> str:
+    """The table as a page."""
+    levels = " | ".join(f"{level:g}" for level in LEVELS)
+    lines = [
+        "# What an update says about an image",
+        "",
+        "Pixels are the unknowns, equations the entries of the update that are not zero. Directions are singular",
+        "values of the update's derivative in the pixels, at the true image, down to a part of the largest one without",
+        "a defense: in so many directions the image can be told from its neighbours. Means over victims.",
+        "",
+        f"| data | defense | victims | pixels | equations | {levels} |",
+        "|---|---|---|---|---|" + "---|" * len(LEVELS),
+    ]
+    for row in table:
+        directions = " | ".join(f"{value:,.0f}" for value in row["directions"].values())
+        lines.append(
+            f"| {row['dataset']} | {row['defense']} | {row['victims']} | {row['pixels']:,} | {row['equations']:,.0f} | "
+            f"{directions} |"
+        )
+    return "\n".join(lines) + "\n"

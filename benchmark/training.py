@@ -1,0 +1,244 @@
+"""Federated training from its suite to its records: runs that are resumed, shared by processes, and tabled."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmark.errors import UsageError
+from benchmark.executors.worker import Ended, Launch, Worker, given_device, quiet, set_up
+from benchmark.federated import State, train
+from benchmark.records import brief, finite, provenance
+from benchmark.registry import build
+from benchmark.store import Record, write_whole
+from benchmark.training_plan import Run, TrainingBench, plan, refuse_others
+from benchmark.training_progress import TrainingBar
+from benchmark.training_store import TrainingStore, say
+from benchmark.training_store import read_all as read_all
+from benchmark.training_suite import TrainingSuite
+from benchmark.training_table import Row, as_csv, as_markdown
+from benchmark.training_table import rows as rows
+from benchmark.training_tracking import TrainingTracker
+from datamodules import DataError
+
+CHECKPOINT_SECONDS = 20.0
+"""Work that is lost at most when a process is killed, but for the round under way."""
+
+
+class Watch:
+    """Something that is told how the work goes; this one keeps silent."""
+
+    def reached(self, run: Run, state: State) -> None:
+        """This process has done a round."""
+
+    def ends(self, run: Run, record: Record) -> None:
+        """The run is done, here or by another process."""
+
+
+@dataclass
+class Listeners(Watch):
+    """The progress bar, and W&B where it is wanted."""
+
+    bar: TrainingBar
+    tracker: TrainingTracker | None
+
+    def reached(self, run: Run, state: State) -> None:
+        self.bar.reached(run, state)
+
+    def ends(self, run: Run, record: Record) -> None:
+        self.bar.ends(run, record)
+        if self.tracker:
+            self.tracker.training(record)
+
+
+def carry_out(
+    suite: TrainingSuite,
+    bench: TrainingBench,
+    folder: Path,
+    devices: Sequence[str] = ("cpu",),
+    launch: Launch | None = None,
+    tracker: TrainingTracker | None = None,
+) -> tuple[str, list[Row]]:
+    """Does what is not done yet, and writes the tables.
+
+    Args:
+        suite: what is to be done.
+        bench: of this process.
+        folder: where it is kept.
+        devices: of each worker.
+        launch: what starts workers, None where this process does the work.
+        tracker: W&B, or None.
+
+    Returns:
+        How much that was, for people, and the table of the folder.
+
+    Raises:
+        UsageError: the suite does not fit its data or its folder, or every worker has ended.
+    """
+    runs = plan(suite, bench)
+    store = TrainingStore(folder)
+    refuse_others(runs, store, folder)
+    with TrainingBar(runs, Console(stderr=True)) as bar:
+        todo = []
+        for run in runs:
+            if store.done(run.key):
+                bar.was_done(run)
+            else:
+                todo.append(run)
+                before = store.checkpoint(run.key, torch.device("cpu"))
+                bar.goes_on(run, before[0].round if before else 0)
+        bar.resumed()
+        watch = Listeners(bar, tracker)
+        if launch is None:
+            work(todo, store, bench, watch)
+        elif todo:
+            root = bench.root or os.environ.get("LEAKBOARD_DATA")
+            threads, devices = torch.get_num_threads(), devices[: len(todo)]
+            with launch(
+                [
+                    TrainingWorker(
+                        [], folder.resolve(), root, threads, device, None, "", Path.cwd(), len(devices), todo
+                    )
+                    for device in devices
+                ]
+            ) as started:
+                watch_over(todo, store, watch, started)
+    table = rows(read_all(folder))
+    write_whole(folder / "training.csv", as_csv(table).encode())
+    write_whole(folder / "training.md", as_markdown(table, suite.name).encode())
+    said = f"{len(todo)} of {len(runs)} runs trained" if todo else "everything was done already: nothing to train"
+    return said, table
+
+
+def work(runs: list[Run], store: TrainingStore, bench: TrainingBench, watch: Watch) -> None:
+    """Does the runs that no other process has done or is doing, until every run is done."""
+    pending = list(runs)
+    while pending:
+        worked = False
+        for run in list(pending):
+            if (record := store.record(run.key)) is None:
+                with store.claim(run.key) as mine:
+                    if mine:
+                        record = train_run(run, bench, store, watch)
+                        store.write(record)
+                        worked = True
+            if record is not None:
+                watch.ends(run, record)
+                pending.remove(run)
+        if pending and not worked:
+            time.sleep(0.3)  # what is left is in the hands of other processes
+
+
+def train_run(run: Run, bench: TrainingBench, store: TrainingStore, watch: Watch) -> Record:
+    """One training, from its checkpoint where there is one, as a record."""
+    training = run.training
+    scenario = training.scenario
+    data, model = bench.training_data(scenario), bench.training_model(scenario)
+    defense = build("defense", training.defense) if training.defense else None
+    before, spent = store.checkpoint(run.key, bench.device) or (None, 0.0)
+    began = saved = time.perf_counter()
+    state = before
+    for state in train(model, data, scenario.federation, defense, training.seed, before):
+        watch.reached(run, state)
+        now = time.perf_counter()
+        if now - saved >= CHECKPOINT_SECONDS:
+            store.save(run.key, run.about(), state, spent + now - began)
+            saved = now
+    assert state is not None  # the first one is yielded before any round
+    seconds = spent + time.perf_counter() - began
+    origin = {key: value for key, value in provenance(bench).items() if key != "lpips"}
+    ended_well = not state.diverged
+    return {
+        "key": run.key,
+        "config": training.config(),
+        "data_sha256": run.data_sha256,
+        "provenance": origin | {"data_notes": bench.data(scenario.data).notes},
+        "status": "done" if ended_well else "diverged",
+        "round": state.round,
+        "accuracy": brief(state.accuracy[-1]) if ended_well else None,
+        "loss": finite(state.loss[-1]) if ended_well else None,
+        "curve": {
+            "round": list(state.tested),
+            "accuracy": [brief(value) for value in state.accuracy],
+            "loss": [brief(value) for value in state.loss],
+        },
+        "cost": {"seconds": brief(seconds), "ms_per_round": brief(1000 * seconds / max(1, state.round))},
+    }
+
+
+@dataclass(frozen=True)
+class TrainingWorker(Worker):
+    """A process that does runs until every run is done.
+
+    Attributes:
+        runs: to be done, by this worker or another.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+
+    def __call__(self, local_rank: int = 0) -> str:
+        """Does the runs that no other process has done or is doing.
+
+        Args:
+            local_rank: number of this process among those that were given the same GPUs.
+
+        Returns:
+            Nothing, or the sentence of the user's mistake that ended it.
+        """
+        for shared in (self.here, self.folder):
+            if not shared.is_dir():
+                return f"{shared} is not there: the machines of a run must share its folders"
+        os.chdir(self.here)
+        quiet()
+        try:
+            set_up(self.threads)
+            device = given_device(local_rank) if self.device == "auto" else torch.device(self.device)
+            work(self.runs, TrainingStore(self.folder), TrainingBench(device, self.data_root), Watch())
+        except (UsageError, DataError) as error:
+            return str(error)
+        return ""
+
+
+def watch_over(runs: list[Run], store: TrainingStore, watch: Watch, workers: Sequence[Ended]) -> None:
+    """Tells the watch what workers have done, until every run is done.
+
+    Raises:
+        UsageError: runs are left, and no worker.
+    """
+    pending, running, last = list(runs), list(workers), ""
+    seen: dict[str, float] = {}
+    while pending:
+        said = [ended() for ended in running]  # first, so that what an ended worker wrote is seen below
+        running = [ended for ended, what in zip(running, said, strict=True) if what is None]
+        for run in list(pending):
+            if record := store.record(run.key):
+                watch.ends(run, record)
+                pending.remove(run)
+            elif (when := store.saved_at(run.key)) != seen.get(run.key, 0.0):
+                seen[run.key] = when
+                if found := store.checkpoint(run.key, torch.device("cpu")):
+                    watch.reached(run, found[0])
+        for what in filter(None, said):
+            last = what
+            if pending and running:
+                say(f"a worker has ended, the others go on: {what}")
+        if pending and not running:
+            raise UsageError(
+                f"every worker has ended, and {len(pending)} of {len(runs)} runs are left"
+                + (f" ({last})" if last else "")
+                + ": the same command goes on from there"
+            )
+        time.sleep(0.3)
+    stop = time.monotonic() + 5  # there is nothing left to do, so that workers end by themselves, but not while queued
+    while time.monotonic() < stop and (running := [ended for ended in running if ended() is None]):
+        time.sleep(0.05)
+
+
+def find_tracker(mode: Any, suite: str, folder: Path) -> TrainingTracker | None:
+    """W&B as ``--wandb`` asks for it."""
+    return None if mode == "disabled" else TrainingTracker(mode, suite, folder)

@@ -1,0 +1,403 @@
+"""Training suites: from YAML to runs, records and the table; resumed, refused, and told what is wrong."""
+
+import csv
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from benchmark import training
+from benchmark.cli import main
+from benchmark.errors import UsageError
+from benchmark.federated import State
+from benchmark.store import Record
+from benchmark.training import Watch, carry_out, read_all, rows
+from benchmark.training_plan import Run, TrainingBench
+from benchmark.training_store import TrainingStore
+from benchmark.training_suite import parse
+from benchmark.training_table import as_csv, as_markdown, t_interval
+
+pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
+
+SCENARIO: dict[str, Any] = {
+    "data": "Digits",
+    "model": {"class": "ConvNet", "width": 4},
+    "clients": 4,
+    "rounds": 4,
+    "batch_size": 8,
+    "learning_rate": 0.1,
+    "train_images": 100,
+    "test_images": 40,
+}
+MASKING = {"class": "Masking", "ratio": 0.5}
+
+
+def suite(*defenses: Any, seeds: Any = (0, 1), scenarios: Any = None, **changed: Any) -> dict[str, Any]:
+    return {"seeds": list(seeds), "scenarios": scenarios or [SCENARIO | changed], "defenses": list(defenses)}
+
+
+def carried_out(folder: Path, given: dict[str, Any]) -> str:
+    return carry_out(parse(given, "mine"), TrainingBench(torch.device("cpu")), folder)[0]
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """What each record says but when and how fast."""
+    return {r["key"]: {k: v for k, v in r.items() if k not in ("provenance", "cost")} for r in read_all(folder)}
+
+
+Leakboard = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def leakboard(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Leakboard:
+    """Runs a command on a suite: exit code, output, errors."""
+
+    def run(given: Any, *words: Any) -> tuple[int, str, str]:
+        (tmp_path / "mine.yaml").write_text(given if isinstance(given, str) else yaml.safe_dump(given))
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", "mine.yaml", *map(str, words)])
+        said = capsys.readouterr()
+        assert isinstance(stopped.value.code, int)
+        return stopped.value.code, said.out, said.err
+
+    return run
+
+
+# The command.
+
+
+def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, tmp_path: Path) -> None:
+    given = suite({"class": "Masking", "sweep": {"ratio": [0.9, 0.1]}}, "Clipping", evaluate_every=3)
+    code, out, err = leakboard(given)
+    folder = tmp_path / "runs" / "mine"
+    assert code == 0 and "8 of 8 runs trained" in out and "no defense" in out
+    assert "8/8 runs: Digits ConvNet FedSGD, Clipping(max_norm=1.0), seed 1, accuracy " in err
+    table = list(csv.DictReader((folder / "training.csv").open()))
+    assert [row["defense"].partition(",")[0] for row in table] == [
+        "no defense",
+        "Clipping(max_norm=1.0)",
+        "Masking(ratio=0.1",
+        "Masking(ratio=0.9",
+    ]
+    assert {row["seeds"] for row in table} == {"2"} and [row["pairs"] for row in table] == ["0", "2", "2", "2"]
+    assert "± is half the width" in (folder / "training.md").read_text()
+    for record in read_all(folder):
+        assert record["curve"]["round"] == [0, 3, 4] and len(record["curve"]["loss"]) == 3
+        assert record["accuracy"] == record["curve"]["accuracy"][-1] and record["status"] == "done"
+        assert record["provenance"]["versions"]["torch"] == torch.__version__.partition("+")[0]
+        assert all(value == float(f"{value:.6g}") for value in record["curve"]["loss"])
+    assert sorted({path.suffix for path in (folder / "training").iterdir()}) == [".json"]  # nothing half done is left
+    before = results(folder)
+    code, again, _ = leakboard(given)
+    assert code == 0 and "everything was done already: nothing to train" in again
+    assert results(folder) == before and again.partition("\neverything")[0] == out.partition("\n8 of 8")[0]
+
+
+def test_workers_do_what_one_process_does(
+    leakboard: Leakboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def launch(workers: list[Any]) -> Iterator[list[Callable[[], str]]]:
+        assert len(workers) == 2
+        yield [partial(pickle.loads(pickle.dumps(worker)), 0) for worker in workers]  # when they are asked after
+
+    given = suite(MASKING, seeds=[0])
+    assert leakboard(given, "--out", tmp_path / "alone")[0] == 0
+    monkeypatch.setattr("benchmark.executors.local.launch", launch)
+    code, out, err = leakboard(given, "--out", tmp_path / "two", "--workers", 2)
+    assert code == 0 and "2 of 2 runs trained" in out, err
+    assert results(tmp_path / "two") == results(tmp_path / "alone")
+
+
+def test_what_every_worker_died_of_is_told(
+    leakboard: Leakboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def launch(workers: list[Any]) -> Iterator[list[Callable[[], str]]]:
+        yield [lambda: "it was ended" for _ in workers]
+
+    monkeypatch.setattr("benchmark.executors.local.launch", launch)
+    code, _, error = leakboard(suite(seeds=[0, 1]), "--workers", 3)
+    assert code == 2
+    assert "every worker has ended, and 2 of 2 runs are left (it was ended): the same command goes on" in error
+
+
+def test_each_run_is_tracked_with_its_curve(
+    leakboard: Leakboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FakeRun:
+        def __init__(self) -> None:
+            self.starting_step, self.summary, self.logged = 1, dict[str, Any](), dict[int, Any]()
+
+        def define_metric(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def log(self, point: Any, step: int) -> None:
+            self.logged[step] = point
+
+    told: dict[str, tuple[FakeRun, list[str]]] = {}
+
+    def run(_: Any, key: str, job: str, name: str, tags: list[str], config: Any, fill: Any) -> None:
+        told[key] = FakeRun(), tags
+        fill(told[key][0])
+
+    monkeypatch.setattr("benchmark.tracking.Tracker.__init__", lambda *_: None)
+    monkeypatch.setattr("benchmark.tracking.Tracker._run", run)
+    assert leakboard(suite(MASKING, seeds=[0], evaluate_every=2), "--wandb", "offline")[0] == 0
+    found = results(tmp_path / "runs" / "mine")
+    assert set(told) == set(found)
+    for key, (tracked, tags) in told.items():
+        defense = found[key]["config"]["defense"]
+        assert tags == ["Digits", "ConvNet", "FedSGD", "Masking" if defense else "no defense"]
+        assert [point["round"] for point in tracked.logged.values()] == [2, 4]  # a resumed run has the first one
+        assert tracked.logged[2]["loss"] == found[key]["loss"] == tracked.summary["loss"]
+
+
+# Resume.
+
+
+class Stop(Watch):
+    """Stops after so many rounds of a run, and remembers where it began."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.began = after, -1
+
+    def reached(self, run: Run, state: State) -> None:
+        self.began = state.round if self.began < 0 else self.began
+        if state.round == self.after:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"server_momentum": 0.9, "clients_per_round": 2},
+        {"algorithm": "FedAvg", "model": {"class": "ResNet", "width": 2}, "batch_norm": "include", "batch_size": 20},
+    ],
+)
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any]
+) -> None:
+    given = suite({"class": "GaussianNoise", "std": 0.001}, seeds=[3], evaluate_every=2, **changed)
+    carried_out(tmp_path / "whole", given)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    bench, store = TrainingBench(torch.device("cpu")), TrainingStore(tmp_path / "stopped")
+    runs = training.plan(parse(given, "mine"), bench)
+    for after, begins in ((3, 0), (4, 3)):  # state 3 is not saved, as it was reached within Stop
+        stop = Stop(after)
+        with pytest.raises(KeyboardInterrupt):
+            training.work(runs[1:], store, bench, stop)
+        assert stop.began == begins
+        assert (tmp_path / "stopped" / "training" / f"{runs[1].key}.pt").exists()
+    carried_out(tmp_path / "stopped", given)
+    assert results(tmp_path / "stopped") == results(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = suite(seeds=[0])
+    carried_out(tmp_path / "whole", given)
+    (key,) = results(tmp_path / "whole")
+    (tmp_path / "out" / "training").mkdir(parents=True)
+    (tmp_path / "out" / "training" / f"{key}.pt").write_bytes(b"PK\3\4 half a file")
+    carried_out(tmp_path / "out", given)
+    assert capsys.readouterr().err.count(f"the checkpoint {key}.pt is damaged") == 1
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+
+
+def test_a_damaged_record_is_set_aside_and_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = suite(seeds=[0])
+    carried_out(tmp_path, given)
+    before = results(tmp_path)
+    (path,) = (tmp_path / "training").glob("*.json")
+    path.write_bytes(path.read_bytes()[:200])
+    assert carried_out(tmp_path, given) == "1 of 1 runs trained"
+    assert "set aside as" in capsys.readouterr().err and results(tmp_path) == before
+    assert path.with_suffix(".json.damaged").exists()
+
+
+def test_seeds_and_defenses_may_be_added(tmp_path: Path) -> None:
+    carried_out(tmp_path, suite(seeds=[0]))
+    assert carried_out(tmp_path, suite(MASKING, seeds=[0, 1])) == "3 of 4 runs trained"
+    assert carried_out(tmp_path, suite(seeds=[1])).startswith("everything was done already")
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"learning_rate": 0.2}, "(learning_rate is 0.1 there and 0.2 here): give another --out"),
+        ({"algorithm": "FedAvg"}, "(algorithm is FedSGD there and FedAvg here, local_epochs is none there and 1 here)"),
+        ({"split": {"dirichlet": 5.0}}, "(split is iid there and dirichlet=5.0 here)"),
+        ({"model": "MLP"}, "(model is ConvNet(width=4) there and MLP(activation=sigmoid, depth=1, hidden=128) here)"),
+        ({"train_images": 99}, "(train_images is 100 there and 99 here, data_sha256 is "),
+    ],
+)
+def test_another_configuration_is_refused(
+    tmp_path: Path, changed: dict[str, Any], sentence: str, leakboard: Leakboard
+) -> None:
+    assert leakboard(suite(seeds=[0]))[0] == 0
+    code, _, error = leakboard(suite(seeds=[0], **changed))
+    assert code == 2 and error.startswith("leakboard: runs/mine holds runs of another configuration (")
+    assert sentence in error and error.count("\n") == 1
+
+
+def test_another_configuration_is_refused_before_a_run_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    bench = TrainingBench(torch.device("cpu"))
+    runs = training.plan(parse(suite(seeds=[0]), "mine"), bench)
+    with pytest.raises(KeyboardInterrupt):
+        training.work(runs, TrainingStore(tmp_path), bench, Stop(2))
+    with pytest.raises(UsageError, match="rounds is 4 there and 5 here"):
+        carried_out(tmp_path, suite(seeds=[0], rounds=5))
+
+
+# Divergence.
+
+
+def test_a_run_that_diverges_is_recorded_and_the_others_go_on(leakboard: Leakboard, tmp_path: Path) -> None:
+    scenarios = [SCENARIO | {"learning_rate": 1e30}, SCENARIO]
+    code, out, err = leakboard(suite(scenarios=scenarios))
+    assert code == 0 and "diverged in round" in err and "4 of 4 runs trained" in out
+    records = read_all(tmp_path / "runs" / "mine")
+    lost = [record for record in records if record["status"] == "diverged"]
+    assert len(records) == 4 and len(lost) == 2
+    for record in lost:
+        assert record["accuracy"] is record["loss"] is None and 1 <= record["round"] <= 4
+    well, bad = sorted(rows(records), key=lambda row: row["diverged"])
+    assert (bad["diverged"], bad["accuracy"], bad["loss"], well["diverged"]) == (2, 0.0, None, 0)
+    assert leakboard(suite(scenarios=scenarios))[1].count("everything was done already") == 1
+
+
+# The table.
+
+
+def record(seed: int, accuracy: float, defense: str | None = None, date: str = "2026", **changed: Any) -> Record:
+    config = parse(suite({"class": defense} if defense else MASKING), "mine").trainings[-1].config()
+    config |= {"seed": seed} | ({} if defense else {"defense": None})
+    found = {"config": config, "status": "done", "accuracy": accuracy, "loss": 1 - accuracy}
+    return found | {"provenance": {"date": date}, "cost": {"seconds": 2.0}} | changed
+
+
+def test_the_difference_is_paired_by_seed() -> None:
+    control = [record(seed, accuracy) for seed, accuracy in enumerate((0.9, 0.8, 0.7, 0.5))]
+    masked = [record(seed, accuracy, "Masking") for seed, accuracy in enumerate((0.88, 0.79, 0.68))]
+    first, second = rows(masked + control)
+    assert (first["defense"], first["seeds"], first["pairs"], first["difference"]) == ("no defense", 4, 0, None)
+    assert (second["seeds"], second["pairs"]) == (3, 3)
+    assert second["difference"] == pytest.approx(-0.05 / 3)
+    half = 4.302653 * math.sqrt((2 * (0.01 / 3) ** 2 + (0.02 / 3) ** 2) / 2) / math.sqrt(3)
+    assert second["difference_high"] - second["difference"] == pytest.approx(half, rel=1e-5)
+    assert "| -1.67 ± 1.43 |" in as_markdown([first, second], "mine")
+
+
+def test_the_newer_of_two_records_counts_and_one_seed_has_no_interval() -> None:
+    (row,) = rows([record(0, 0.9, date="2027"), record(0, 0.8, date="2026")])
+    assert (row["accuracy"], row["accuracy_low"], row["seeds"]) == (0.9, None, 1)
+    assert t_interval([1.0]) == t_interval([]) == (None, None)
+    assert as_csv([row]).count("\n") == 2
+
+
+def test_a_diverged_run_counts_as_nothing_known() -> None:
+    (row,) = rows([record(0, 0.9), record(1, 0.0) | {"status": "diverged", "accuracy": None, "loss": None}])
+    assert (row["accuracy"], row["diverged"], row["loss"]) == (0.45, 1, None)
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("- a", "must have the keys name, seeds, scenarios, defenses"),
+        (suite() | {"seed": 0}, "unknown key of a training suite 'seed': did you mean seeds?"),
+        (suite() | {"attacks": ["IDLG"]}, "attacks is a key of suites for leakboard run: a training has none"),
+        (suite(round=3), "unknown key of a scenario 'round': did you mean rounds"),
+        (suite("Maskin"), "unknown defense 'Maskin': did you mean Masking"),
+        (suite({"class": "Masking", "ratio": 1.5}), "Masking: ratio is 1.5, but must be"),
+        (suite(seeds=[]), "seeds must be a list of whole numbers, as in [0, 1, 2], not []"),
+        (suite(seeds=[-1]), "a seed must be a whole number of at least 0, not -1"),
+        (suite() | {"scenarios": []}, "scenarios must be a list with at least one entry"),
+        (suite() | {"scenarios": ["Digits"]}, "a scenario must have the keys data, model, clients, rounds"),
+        (suite() | {"scenarios": [{"data": "Digits", "model": "MLP"}]}, "needs clients and rounds and learning_rate"),
+        (suite() | {"name": "a/b"}, "name must be usable as a folder name, not 'a/b'"),
+        (suite() | {"defenses": 3}, "defenses must be a list"),
+        (suite(rounds=0), "rounds must be a whole number of at least 1, not 0"),
+        (suite(clients=0), "clients must be a whole number of at least 1, not 0"),
+        (suite(clients_per_round=5), "clients_per_round is 5, but there are 4 clients: give 4 or fewer"),
+        (suite(algorithm="FedSDG"), "unknown algorithm 'FedSDG': did you mean FedSGD"),
+        (suite(local_epochs=2), "local_epochs is for algorithm FedAvg"),
+        (suite(learning_rate=0), "learning_rate must be a number above 0, not 0"),
+        (suite(learning_rate="fast"), "learning_rate must be a number above 0, not 'fast'"),
+        (suite(learning_rate=math.nan), "learning_rate must be a number above 0, not nan"),
+        (suite(server_momentum=1), "server_momentum must be a number of at least 0 and below 1, not 1"),
+        (suite(split="random"), "split must be iid or {dirichlet: ALPHA}, not 'random'"),
+        (suite(split={"dirichlet": -1}), "dirichlet must be a number above 0, not -1"),
+        (suite(batch_norm="includ"), "unknown batch_norm 'includ': did you mean include or exclude"),
+        (suite(evaluate_every=0), "evaluate_every must be a whole number of at least 1, not 0"),
+        (
+            suite(train_images=1298),
+            "Digits has 1297 images for train_images, not 1298: give train_images 1297 or fewer",
+        ),
+        (suite(clients=101), "Digits, seed 0: 1 of 101 clients have no image of the 100: give fewer clients or more"),
+        (
+            suite(clients=50, split={"dirichlet": 0.01}),
+            " of 50 clients have no image of the 100: give fewer clients, a larger dirichlet or more train_images",
+        ),
+        (suite(data="MNIST"), "which is not there: point --data-root"),
+        (suite(data="CIFAR10JPEG"), "cifar-10-jpeg/test.npz is not there: point --data-root"),
+    ],
+)
+def test_a_wrong_suite_is_one_sentence(leakboard: Leakboard, tmp_path: Path, given: Any, sentence: str) -> None:
+    code, out, error = leakboard(given)
+    assert code == 2 and out == "" and error.startswith("leakboard: ") and error.count("\n") == 1
+    assert sentence in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_can_not_be_written_is_told(leakboard: Leakboard, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    code, _, error = leakboard(suite(), "--out", tmp_path / "file")
+    assert code == 2
+    assert (
+        error
+        == f"leakboard: the folder {tmp_path}/file can not be written (Not a directory): give another with --out\n"
+    )
+
+
+def test_a_folder_without_records_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there are no records of training in"):
+        read_all(tmp_path)
+
+
+def test_the_larger_split_trains(tmp_path: Path) -> None:
+    for number in range(8):  # a fourth of a folder's images are public
+        (tmp_path / "photos" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (30 * number, 9, 9)).save(tmp_path / "photos" / "ab"[number % 2] / f"{number}.png")
+    data = {"class": "ImageFolder", "path": str(tmp_path / "photos"), "size": 8}
+    scenario = parse(suite(data=data), "mine").trainings[0].scenario
+    bench = TrainingBench(torch.device("cpu"))
+    found = bench.training_data(replace(scenario, train_images=None, test_images=None))
+    assert (len(found.labels), len(found.test_labels)) == (6, 2)
+    for path in sorted((tmp_path / "photos").rglob("[4-7].png")):
+        path.unlink()
+    with pytest.raises(UsageError, match="ImageFolder has no images for test_images: add images"):
+        TrainingBench(torch.device("cpu")).training_data(replace(scenario, train_images=None, test_images=None))
+    digits = bench.training_data(parse(suite(), "mine").trainings[0].scenario)
+    assert (len(digits.labels), len(digits.test_labels)) == (100, 40)
+
+
+def test_a_training_suite_is_no_suite_of_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(suite()))
+    with pytest.raises(SystemExit):
+        main(["run", "mine.yaml"])
+    assert "seeds is a key of suites for leakboard train: give seed here" in capsys.readouterr().err
