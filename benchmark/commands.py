@@ -186,8 +186,9 @@ def show_spectrum(options: argparse.Namespace, parts: Parts) -> int:
 
 def train(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard train``."""
-    from benchmark import training, training_suite
-    from benchmark.training_plan import TrainingBench
+    from benchmark.training import suite as training_suite
+    from benchmark.training import work
+    from benchmark.training.plan import TrainingBench
 
     quiet()
     suite = training_suite.load(suite_path(options.suite))
@@ -197,8 +198,8 @@ def train(options: argparse.Namespace, parts: Parts) -> int:
     alone = options.executor == "local" and len(devices) == 1
     folder = Path(options.out) if options.out else Path("runs") / suite.name
     bench = TrainingBench(torch.device(devices[0] if alone else "cpu"), options.data_root, options.download)
-    tracker = training.find_tracker(options.wandb, suite.name, folder)
-    ran, table = training.carry_out(suite, bench, folder, devices, None if alone else launch, tracker)
+    tracker = work.find_tracker(options.wandb, suite.name, folder)
+    ran, table = work.carry_out(suite, bench, folder, devices, None if alone else launch, tracker)
     print_training(table, Console())
     print(f"\n{ran}\nrecords: {folder / 'training'}\ntables: {folder / 'training.csv'}, {folder / 'training.md'}")
     return 0
@@ -206,7 +207,7 @@ def train(options: argparse.Namespace, parts: Parts) -> int:
 
 def print_training(table: list[dict[str, Any]], console: Console) -> None:
     """The table of ``leakboard train``, whole where it goes to a file."""
-    from benchmark import training_table
+    from benchmark.training import table as training_table
 
     if not console.is_terminal:
         console = Console(width=200)

@@ -46,6 +46,7 @@ class Conductor:
     bench: Workbench
     folder: Path
     tracker: Tracker | None
+    _said: bool = False
 
     @classmethod
     def of(cls, options: argparse.Namespace, name: str) -> Conductor:
@@ -68,8 +69,6 @@ class Conductor:
             from benchmark.tracking import Tracker
 
             tracker = Tracker(options.wandb, name, folder)
-        if no_perceptual:
-            print(f"leakboard: LPIPS is left out: {no_perceptual}", file=sys.stderr)
         return cls(devices, None if alone else launch, options.threads, bench, folder, tracker)
 
     def run(self, suite: Suite) -> tuple[str, list[Row]]:
@@ -83,6 +82,9 @@ class Conductor:
         """
         blocks = plan(suite, self.bench)
         store = Store(self.folder)
+        if self.bench.no_perceptual and not self._said:
+            print(f"leakboard: LPIPS is left out: {self.bench.no_perceptual}", file=sys.stderr)
+            self._said = True
         reporter = Reporter(suite, blocks, store, self.tracker)
         with ProgressBar(blocks, store, Console(stderr=True)) as bar:
             todo = [block for block in blocks if not bar.was_done(block)]

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.rnn import pad_sequence
 
 from attacks.gradients import batch_gradients
-from benchmark.partition import generator_for, split
+from benchmark.training.partition import generator_for, split
 from defenses.base import Defense, Update
 
 Weights = dict[str, Tensor]

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import leaderboard, training_suite
+from benchmark import leaderboard, threshold
 from benchmark.cli import main
 from benchmark.store import read_all
 from benchmark.suite import load
+from benchmark.training import suite as training_suite
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,6 +49,8 @@ def test_every_suite_in_configs_is_a_suite() -> None:
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         if path.stem == "federated":
             assert training_suite.load(path).trainings
+        elif path.stem == "masking":
+            assert threshold.load(path, None, None)
         else:
             assert load(path).cells
 

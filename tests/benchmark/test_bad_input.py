@@ -54,8 +54,8 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("frob", "unknown command 'frob': valid are bench, list, plan, run, show"),
-        ("rum", "unknown command 'rum': did you mean run?"),
+        ("frob", "unknown command 'frob': valid are bench, list, page, plan, run, show, spectrum, threshold, train"),
+        ("rum", "unknown command 'rum': did you mean run"),
         ("run --victim 3", "unknown flag '--victim': did you mean --victims"),
         ("run --defence Masking", "unknown flag '--defence': did you mean --defense"),
         ("run a b", "'b' is one word too many"),

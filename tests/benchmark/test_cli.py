@@ -220,7 +220,8 @@ def test_every_row_has_the_promised_keys_in_strict_json(leakboard: Leakboard, tm
     clipped = [row for row in rows if row["defense"] == "Clipping"]
     assert [row["defense_args"] for row in clipped] == [{"max_norm": "inf"}] * 2
     (control,) = [row for row in rows if row["attack"] == "IDLG" and row["defense"] == "none"]
-    assert [row["psnr_mean"] for row in clipped] == [control["psnr_mean"]] * 2  # an infinite norm is no defense
+    for row in clipped:  # an infinite norm is no defense; who knows of it does not match factors, but their product
+        assert row["psnr_mean"] == pytest.approx(control["psnr_mean"], rel=1e-4)
     assert control["evaluations_mean"] == 5
     for path in (tmp_path / "out" / "records").iterdir():
         assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
@@ -259,6 +260,7 @@ def test_values_are_read_as_in_a_suite_and_defaults_are_recorded(leakboard: Leak
         "restarts": 0,
         "start": "noise",
         "tolerance": 0.001,
+        "total_variation": 0.0,
     }
     assert config["model"] == {"class": "LeNet", "init_range": 1.0}
     assert (config["data"], config["batch_size"], config["seed"]) == ({"class": "Digits"}, 1, 0)

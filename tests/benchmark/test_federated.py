@@ -14,8 +14,8 @@ from torch.func import functional_call
 from benchmark import federated
 from benchmark.federated import Data, Federation, State, batches_of, client_updates, next_round, start, train
 from benchmark.models import MLP, ConvNet
-from benchmark.partition import split
 from benchmark.resnet import ResNet
+from benchmark.training.partition import split
 from datamodules import Digits
 from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning, Update
 

@@ -15,16 +15,16 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmark import training
 from benchmark.cli import main
 from benchmark.errors import UsageError
 from benchmark.federated import State
 from benchmark.store import Record
-from benchmark.training import Watch, carry_out, read_all, rows
-from benchmark.training_plan import Run, TrainingBench
-from benchmark.training_store import TrainingStore
-from benchmark.training_suite import parse
-from benchmark.training_table import as_csv, as_markdown, t_interval
+from benchmark.training import work as training
+from benchmark.training.plan import Run, TrainingBench
+from benchmark.training.store import TrainingStore, read_all
+from benchmark.training.suite import parse
+from benchmark.training.table import as_csv, as_markdown, rows, t_interval
+from benchmark.training.work import Watch, carry_out
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
 

@@ -16,14 +16,12 @@ from benchmark.federated import State, train
 from benchmark.records import brief, finite, provenance
 from benchmark.registry import build
 from benchmark.store import Record, write_whole
-from benchmark.training_plan import Run, TrainingBench, plan, refuse_others
-from benchmark.training_progress import TrainingBar
-from benchmark.training_store import TrainingStore, say
-from benchmark.training_store import read_all as read_all
-from benchmark.training_suite import TrainingSuite
-from benchmark.training_table import Row, as_csv, as_markdown
-from benchmark.training_table import rows as rows
-from benchmark.training_tracking import TrainingTracker
+from benchmark.training.plan import Run, TrainingBench, plan, refuse_others
+from benchmark.training.progress import TrainingBar
+from benchmark.training.store import TrainingStore, read_all, say
+from benchmark.training.suite import TrainingSuite
+from benchmark.training.table import Row, as_csv, as_markdown, rows
+from benchmark.training.tracking import TrainingTracker
 from datamodules import DataError
 
 CHECKPOINT_SECONDS = 20.0

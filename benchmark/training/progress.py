@@ -7,7 +7,7 @@ from rich.table import Column
 from benchmark.federated import State
 from benchmark.progress import TimeLeft
 from benchmark.store import Record
-from benchmark.training_plan import Run
+from benchmark.training.plan import Run
 
 
 class TrainingBar:

@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmark.store import Record
 from benchmark.tracking import Tracker
-from benchmark.training_table import label
+from benchmark.training.table import label
 
 
 class TrainingTracker(Tracker):

@@ -12,11 +12,11 @@ from benchmark import federated
 from benchmark.blocks import Workbench, checksum, from_data, short
 from benchmark.errors import UsageError
 from benchmark.federated import Data
-from benchmark.partition import split
 from benchmark.registry import build, imported, own_sources
 from benchmark.suite import digest
-from benchmark.training_store import TrainingStore
-from benchmark.training_suite import Training, TrainingScenario, TrainingSuite
+from benchmark.training.partition import split
+from benchmark.training.store import TrainingStore
+from benchmark.training.suite import Training, TrainingScenario, TrainingSuite
 from datamodules import DataError
 from datamodules.base import Split, TensorSplit
 
