@@ -136,7 +136,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "Writes FOLDER/README.md and its figures: the paper's figures beside those of the records in FOLDER.",
     )
     page.add_argument("folder", metavar="FOLDER", help="what leakboard run wrote for one of the suites named below")
-    page.add_argument("--paper", metavar="NAME", help="idlg or dlg_fb (default: the name of the folder)")
+    page.add_argument("--paper", metavar="NAME", help="idlg, dlg_fb or masking (default: the name of the folder)")
 
     bench = add(
         "bench",

@@ -24,7 +24,7 @@ from benchmark.cli import Parts
 from benchmark.conductor import Conductor, find_workers
 from benchmark.errors import UsageError, unknown
 from benchmark.executors.worker import find_devices, find_perceptual, quiet, set_up
-from benchmark.papers import dlg_fb, idlg
+from benchmark.papers import dlg_fb, idlg, masking
 from benchmark.records import provenance
 from benchmark.reporter import missing_lpips
 from benchmark.store import Record, read_all, read_scores, write_whole
@@ -221,7 +221,11 @@ def print_training(table: list[dict[str, Any]], console: Console) -> None:
     console.print(training_table.NOTE, style="dim", highlight=False)
 
 
-PAPERS: dict[str, Callable[[list[Record], Path], str]] = {"idlg": idlg.page, "dlg_fb": dlg_fb.page}
+PAPERS: dict[str, Callable[[list[Record], Path], str]] = {
+    "idlg": idlg.page,
+    "dlg_fb": dlg_fb.page,
+    "masking": masking.page,
+}
 
 
 def page(options: argparse.Namespace, parts: Parts) -> int:

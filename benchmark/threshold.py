@@ -252,7 +252,7 @@ def rows(bisection: Bisection, records: list[Record]) -> list[dict[str, Any]]:
             "model": search.scenario.model.name,
             "defense": search.of.name,
             "argument": search.of.argument,
-            "attack": search.attack.label,
+            "attack": search.attack.as_dict(),
             "adaptive": search.adaptive,
             "victims": search.scenario.victims,
             "strengths": [strength(p) for p in positions],
@@ -300,7 +300,14 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
         remarks += [f"{name.upper()} rises from {first:.3g} to {second:.3g}" for first, second in found["rises"]]
     attacker = "adaptive" if row["adaptive"] else "oblivious"
     named = f"{row['defense']} {row['argument']}"
-    return (row["dataset"], named, row["attack"], attacker, *shown, "; ".join(remarks))
+    return (row["dataset"], named, attack_label(row["attack"]), attacker, *shown, "; ".join(remarks))
+
+
+def attack_label(attack: dict[str, Any]) -> str:
+    """The attack with the arguments that are not the class's own defaults."""
+    usual = spec("attack", attack["class"], {}).as_dict()
+    args = ", ".join(f"{name}={value}" for name, value in attack.items() if usual[name] != value)
+    return f"{attack['class']} {args}".strip()
 
 
 def as_markdown(table: Sequence[dict[str, Any]], title: str, criterion: Criterion) -> str:

@@ -29,6 +29,7 @@ SCENARIO_KEYS = (
     "evaluate_every",
     "train_images",
     "test_images",
+    "defenses",
 )
 
 
@@ -130,16 +131,25 @@ def parse(given: dict[str, Any], name: str) -> TrainingSuite:
     if not isinstance(seeds, list) or not seeds:
         raise UsageError(f"seeds must be a list of whole numbers, as in [0, 1, 2], not {seeds!r}")
     seeds = dict.fromkeys(whole_number("a seed", seed, at_least=0) for seed in seeds)
-    wanted = given.get("defenses", [])
-    if not isinstance(wanted, list):
-        raise UsageError("defenses must be a list")
-    defenses = [None, *(made for entry in wanted for made in entries("defense", entry))]
+    common = defenses_of(given.get("defenses", []))
     scenarios = given.get("scenarios")
     if not isinstance(scenarios, list) or not scenarios:
         raise UsageError("scenarios must be a list with at least one entry")
-    made = [one for entry in scenarios for one in scenarios_of(entry)]
-    trainings = (Training(*parts) for parts in itertools.product(made, defenses, seeds))
-    return TrainingSuite(name, tuple({repr(training): training for training in trainings}.values()))
+    trainings: dict[str, Training] = {}
+    for entry in scenarios:
+        made = scenarios_of(entry)
+        defenses = defenses_of(entry["defenses"]) if "defenses" in entry else common
+        for parts in itertools.product(made, defenses, seeds):
+            training = Training(*parts)
+            trainings.setdefault(repr(training), training)
+    return TrainingSuite(name, tuple(trainings.values()))
+
+
+def defenses_of(given: Any) -> list[Spec | None]:
+    """No defense, and those of a list; a scenario's own list stands for the suite's."""
+    if not isinstance(given, list):
+        raise UsageError("defenses must be a list")
+    return [None, *(made for entry in given for made in entries("defense", entry))]
 
 
 def scenarios_of(entry: Any) -> list[TrainingScenario]:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmark.cli import main
 from benchmark.errors import UsageError
-from benchmark.papers import dlg_fb, idlg
+from benchmark.papers import dlg_fb, idlg, masking
 from benchmark.papers.dlg_fb import Outcome, Setting, gain, saving, settings
 from benchmark.papers.idlg import Comparison
 
@@ -126,6 +126,69 @@ def test_the_interval_of_a_gain_is_over_sequences() -> None:
     setting = Setting("MNIST", 1, "IDLG", 0.03, 10, {"noise": noise, "blend": blend}, 100)
     value, low, high = gain(setting, "blend")
     assert value == 0.5 and low == pytest.approx(0.2) and high == pytest.approx(0.8)
+
+
+def search(defense: str, adaptive: bool, prior: float, strength: float | None, note: str = "") -> dict[str, Any]:
+    found = {"strength": strength, "low": 0.1, "high": None if strength is None else 0.9, "note": note}
+    return {
+        "dataset": "CIFAR10",
+        "defense": defense,
+        "argument": "ratio",
+        "attack": {"class": "IDLG", "total_variation": prior},
+        "adaptive": adaptive,
+        "strengths": [0.0, 0.5, 0.99],
+        "ssim": found,
+        "psnr": found,
+    }
+
+
+def training(defense: dict[str, Any] | None, accuracy: float, seed: int) -> dict[str, Any]:
+    config = {"data": {"class": "CIFAR10JPEG"}, "model": {"class": "ConvNet"}, "algorithm": "FedSGD", "clients": 10}
+    config |= {"clients_per_round": 10, "rounds": 5, "local_epochs": None, "batch_size": 8, "learning_rate": 0.1}
+    config |= {"server_momentum": 0.0, "split": "iid", "batch_norm": "exclude", "train_images": None}
+    config |= {"test_images": None, "defense": defense, "seed": seed, "evaluate_every": 1, "schema": 1}
+    return {
+        "key": f"{defense}{seed}",
+        "config": config,
+        "data_sha256": "",
+        "status": "done",
+        "curve": {},
+        "accuracy": accuracy,
+        "loss": 1.0,
+        "provenance": {"date": "2026-01-01T00:00:00Z"},
+        "cost": {"seconds": 1.0},
+    }
+
+
+def test_the_page_of_masking_sets_both_attackers_beside_the_accuracy_at_their_strengths(tmp_path: Path) -> None:
+    searches = [
+        search("Masking", adaptive=False, prior=0.0, strength=0.1),
+        search("Masking", adaptive=False, prior=1e-5, strength=0.3),  # the paper's attackers have no prior
+        search("Masking", adaptive=True, prior=0.0, strength=0.2),
+        search("Masking", adaptive=True, prior=1e-5, strength=0.8),
+        search("Pruning", adaptive=False, prior=0.0, strength=None, note="stopped at the weak end, ratio 0, already"),
+        search("Pruning", adaptive=True, prior=0.0, strength=None, note="not stopped at the strong end, ratio 0.99"),
+    ]
+    (tmp_path / "thresholds.json").write_text(json.dumps({"thresholds": searches, "ssim": 0.5, "stop": 0.05}))
+    folder = tmp_path / "training"
+    folder.mkdir()
+    of_ratio = {None: 0.6, 0.1: 0.58, 0.8: 0.4}
+    trained = [
+        training(ratio and {"class": "Masking", "ratio": ratio, "rescale": False}, accuracy, seed)
+        for ratio, accuracy in of_ratio.items()
+        for seed in (0, 1)
+    ]
+    for number, one in enumerate(trained):
+        (folder / f"{number}.json").write_text(json.dumps(one | {"key": str(number)}))
+    written = masking.page([record("CIFAR10", {"class": "IDLG"}, [0.1])], tmp_path)
+    assert (
+        "| Masking ratio | 0.1 (0.1 to 0.9) | 0.8 (0.1 to 0.9) | "
+        "ConvNet FedSGD 58.0 ± 0.0 % | ConvNet FedSGD 40.0 ± 0.0 % | ConvNet FedSGD 60.0 ± 0.0 % |"
+    ) in written
+    assert "| Pruning ratio | stopped at the weak end, ratio 0, already | not stopped at the strong end" in written
+    (tmp_path / "thresholds.json").unlink()
+    with pytest.raises(UsageError, match="run leakboard threshold masking"):
+        masking.page([], tmp_path)
 
 
 def test_the_command_writes_the_page_and_names_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -379,6 +379,12 @@ def test_a_folder_without_records_is_told(tmp_path: Path) -> None:
         read_all(tmp_path)
 
 
+def test_a_scenario_can_have_defenses_of_its_own() -> None:
+    scenarios = [SCENARIO, SCENARIO | {"rounds": 3, "defenses": [{"class": "Clipping", "max_norm": 0.5}]}]
+    found = parse(suite("Masking", seeds=[0], scenarios=scenarios), "mine").trainings
+    assert [training.defense and training.defense.name for training in found] == [None, "Masking", None, "Clipping"]
+
+
 def test_the_larger_split_trains(tmp_path: Path) -> None:
     for number in range(8):  # a fourth of a folder's images are public
         (tmp_path / "photos" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
