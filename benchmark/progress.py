@@ -31,6 +31,18 @@ class TimeLeft(ProgressColumn):
         return Text(f"{timedelta(seconds=left)} left")
 
 
+def bar(console: Console) -> Progress:
+    """A bar with ``counts``, the time left and, where it fits, the description; nothing where there is no terminal."""
+    columns: list[ProgressColumn] = [
+        BarColumn(bar_width=12),
+        TextColumn("{task.fields[counts]}", table_column=Column(no_wrap=True)),
+        TimeLeft(table_column=Column(no_wrap=True)),
+    ]
+    if console.width >= 110:
+        columns.append(TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")))
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
 class ProgressBar(Watch):
     """Cells and victims done, the share that leaked so far, and the time left.
 
@@ -48,14 +60,7 @@ class ProgressBar(Watch):
             self._blocks_left[block.cell.id] = self._blocks_left.get(block.cell.id, 0) + 1
         self._cells = len(self._blocks_left)
         self._done = self._victims = self._leaked = 0
-        columns: list[ProgressColumn] = [
-            BarColumn(bar_width=12),
-            TextColumn("{task.fields[counts]}", table_column=Column(no_wrap=True)),
-            TimeLeft(table_column=Column(no_wrap=True)),
-        ]
-        if console.width >= 110:
-            columns.append(TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")))
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._progress = bar(console)
         self._task = self._progress.add_task(
             "starting", total=sum(len(block.victims) for block in blocks), counts="", before=0
         )

@@ -71,24 +71,9 @@ class Store:
         self._whole.add(key)
         return record
 
-    @contextlib.contextmanager
-    def claim(self, key: str) -> Iterator[bool]:
+    def claim(self, key: str) -> contextlib.AbstractContextManager[bool]:
         """Yields True where this process may run the block, False where it is done or another process runs it."""
-        path = self._locks / f"{key}.lock"
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        except OSError as error:
-            raise cannot_write(path, error) from None
-        try:
-            yield not self.done(key)
-            if self.done(key):
-                path.unlink(missing_ok=True)  # before the release, so that no new lock of that name is removed
-        finally:
-            lock.release()
+        return claimed(self._locks / f"{key}.lock", lambda: self.done(key))
 
     def write(self, record: Record) -> None:
         """Adds a record, whole or not at all.
@@ -99,6 +84,29 @@ class Store:
         text = json.dumps(record, allow_nan=False, separators=(",", ":"))
         write_whole(self.records / f"{record['key']}.json", text.encode())
         self._whole.add(record["key"])
+
+
+@contextlib.contextmanager
+def claimed(path: Path, done: Callable[[], bool]) -> Iterator[bool]:
+    """Yields True where this process may do the work of a lock file, False where it is done or another has the lock.
+
+    Raises:
+        UsageError: the lock can not be written.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    try:
+        yield not done()
+        if done():
+            path.unlink(missing_ok=True)  # before the release, so that no new lock of that name is removed
+    finally:
+        lock.release()
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -100,8 +100,11 @@ def page(records: list[Record], folder: Path) -> str:
 
 def settings(records: list[Record]) -> list[Setting]:
     """Those in which every start was run, with the victims that all of them attacked."""
-    curves = {(record["cell"], victim["index"]): (record["curve"], row) for record in records
-              for row, victim in enumerate(record["victims"])}  # fmt: skip
+    curves = {
+        (record["cell"], victim["index"]): (record["curve"], row)
+        for record in records
+        for row, victim in enumerate(record["victims"])
+    }
     cells = newest_victims(records)
     found: dict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
     gates: dict[tuple[str, int, str], tuple[float, int]] = {}

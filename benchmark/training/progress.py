@@ -1,11 +1,9 @@
 """The progress bar of a training."""
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
-from rich.table import Column
 
 from benchmark.federated import State
-from benchmark.progress import TimeLeft
+from benchmark.progress import bar
 from benchmark.store import Record
 from benchmark.training.plan import Run
 
@@ -22,14 +20,7 @@ class TrainingBar:
         self._console = console
         self._runs, self._done = len(runs), 0
         self._rounds: dict[str, int] = {}
-        columns: list[ProgressColumn] = [
-            BarColumn(bar_width=12),
-            TextColumn("{task.fields[counts]}", table_column=Column(no_wrap=True)),
-            TimeLeft(table_column=Column(no_wrap=True)),
-        ]
-        if console.width >= 110:
-            columns.append(TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")))
-        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._progress = bar(console)
         total = sum(run.rounds for run in runs)
         self._task = self._progress.add_task("starting", total=total, counts="", before=0)
 

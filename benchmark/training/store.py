@@ -5,17 +5,15 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from benchmark.errors import UsageError, one_line
 from benchmark.federated import State
-from benchmark.store import Record, cannot_write, write_whole
+from benchmark.store import Record, claimed, write_whole
 
 REQUIRED = ("key", "config", "data_sha256", "status", "curve", "accuracy", "loss", "provenance", "cost")
 
@@ -58,24 +56,9 @@ class TrainingStore:
         """Whether the run has a whole record."""
         return self.record(key) is not None
 
-    @contextlib.contextmanager
-    def claim(self, key: str) -> Iterator[bool]:
+    def claim(self, key: str) -> contextlib.AbstractContextManager[bool]:
         """Yields True where this process may do the run, False where it is done or another process does it."""
-        path = self.runs / f"{key}.lock"
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        except OSError as error:
-            raise cannot_write(path, error) from None
-        try:
-            yield not self.done(key)
-            if self.done(key):
-                path.unlink(missing_ok=True)  # before the release, so that no new lock of that name is removed
-        finally:
-            lock.release()
+        return claimed(self.runs / f"{key}.lock", lambda: self.done(key))
 
     def write(self, record: Record) -> None:
         """Adds a record, and takes the run's checkpoint away.

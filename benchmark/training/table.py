@@ -51,7 +51,7 @@ KEYS = (
     "learning_rate", "server_momentum", "split", "batch_norm", "train_images", "test_images", "defense",
     "seeds", "diverged", "accuracy", "accuracy_low", "accuracy_high", "loss", "loss_low", "loss_high",
     "pairs", "difference", "difference_low", "difference_high", "seconds",
-)  # fmt: skip
+)  # fmt: skip # a column for each would take a page
 """Accuracies and their differences are shares; ``pairs`` counts the seeds of the difference."""
 
 

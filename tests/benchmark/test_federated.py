@@ -91,7 +91,7 @@ def test_fedavg_is_the_loop_that_one_would_write(data: Data, kind: type[Any]) ->
                 nn.functional.cross_entropy(model(data.images[batch]), data.labels[batch]).backward()
                 optimizer.step()
             ends.append({name: value.detach().clone() for name, value in model.state_dict().items()})
-        server = {n: sum(len(s) / 150 * e[n] for s, e in zip(shares, ends, strict=True)) for n in server}  # type: ignore[misc]
+        server = {n: sum(len(s) / 150 * e[n] for s, e in zip(shares, ends, strict=True)) for n in server}
     for name, value in server.items():
         torch.testing.assert_close(found.weights[name], value, rtol=1e-3, atol=1e-5)
 

@@ -95,7 +95,6 @@ def test_a_damaged_report_is_refused(tmp_path: Path) -> None:
         performance_page.read(tmp_path)
 
 
-@pytest.mark.skipif(not (RESULTS / "performance.json").exists(), reason="nothing is published yet")
 def test_the_published_page_is_made_of_the_published_figures() -> None:
     published = performance_page.read(RESULTS)
     assert (RESULTS / "performance.md").read_text() == performance_page.as_markdown(published)
