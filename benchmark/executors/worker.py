@@ -68,14 +68,17 @@ class Worker:
         quiet()
         try:
             set_up(self.threads)
-            perceptual = find_perceptual(str(self.lpips_weights), required=True)[0] if self.lpips_weights else None
-            device = given_device(local_rank) if self.device == "auto" else torch.device(self.device)
-            beside = 1 if self.device == "auto" else self.workers  # a cluster's jobs have memory of their own
-            bench = Workbench(device, self.data_root, False, perceptual, self.no_lpips, self.workers, beside)
-            work(self.blocks, Store(self.folder), bench, Watch())
+            self.work_on(given_device(local_rank) if self.device == "auto" else torch.device(self.device))
         except (UsageError, DataError) as error:
             return str(error)
         return ""
+
+    def work_on(self, device: torch.device) -> None:
+        """Runs the blocks on the device."""
+        perceptual = find_perceptual(str(self.lpips_weights), required=True)[0] if self.lpips_weights else None
+        beside = 1 if self.device == "auto" else self.workers  # a cluster's jobs have memory of their own
+        bench = Workbench(device, self.data_root, False, perceptual, self.no_lpips, self.workers, beside)
+        work(self.blocks, Store(self.folder), bench, Watch())
 
 
 Ended = Callable[[], str | None]

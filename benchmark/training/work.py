@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from benchmark.errors import UsageError
-from benchmark.executors.worker import Ended, Launch, Worker, given_device, quiet, set_up
+from benchmark.executors.worker import Ended, Launch, Worker
 from benchmark.federated import State, train
 from benchmark.records import brief, finite, provenance
 from benchmark.registry import build
@@ -22,7 +22,6 @@ from benchmark.training.store import TrainingStore, read_all, say
 from benchmark.training.suite import TrainingSuite
 from benchmark.training.table import Row, as_csv, as_markdown, rows
 from benchmark.training.tracking import TrainingTracker
-from datamodules import DataError
 
 CHECKPOINT_SECONDS = 20.0
 """Work that is lost at most when a process is killed, but for the round under way."""
@@ -179,27 +178,9 @@ class TrainingWorker(Worker):
 
     runs: list[Run] = field(default_factory=list)
 
-    def __call__(self, local_rank: int = 0) -> str:
-        """Does the runs that no other process has done or is doing.
-
-        Args:
-            local_rank: number of this process among those that were given the same GPUs.
-
-        Returns:
-            Nothing, or the sentence of the user's mistake that ended it.
-        """
-        for shared in (self.here, self.folder):
-            if not shared.is_dir():
-                return f"{shared} is not there: the machines of a run must share its folders"
-        os.chdir(self.here)
-        quiet()
-        try:
-            set_up(self.threads)
-            device = given_device(local_rank) if self.device == "auto" else torch.device(self.device)
-            work(self.runs, TrainingStore(self.folder), TrainingBench(device, self.data_root), Watch())
-        except (UsageError, DataError) as error:
-            return str(error)
-        return ""
+    def work_on(self, device: torch.device) -> None:
+        """Does the runs on the device."""
+        work(self.runs, TrainingStore(self.folder), TrainingBench(device, self.data_root), Watch())
 
 
 def watch_over(runs: list[Run], store: TrainingStore, watch: Watch, workers: Sequence[Ended]) -> None:
