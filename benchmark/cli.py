@@ -124,11 +124,21 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "each data set and model of the suite without a defense and with each of its defenses. Writes spectrum.json "
         "and spectrum.md.",
     )
-    spectrum.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
-    spectrum.add_argument("--out", metavar="FOLDER", help="where the table goes (default: runs/SUITE)")
-    spectrum.add_argument("--victims", type=int, default=4, metavar="N", help="of each data set (default: 4)")
-    spectrum.add_argument("--download", action="store_true", help="download a data set that is missing")
-    spectrum.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+    diagnose = add(
+        "diagnose",
+        "say why attacks that know a defense miss images: the optimizer, or the information that is left",
+        "Attacks the first victims of each cell of the suite as usual, in double precision, from the true image, which "
+        "no attacker has, and from near it, and compares what was found. Writes diagnosis.json and diagnosis.md; the "
+        "same command goes on where it was stopped.",
+    )
+    for command, victims in ((spectrum, 4), (diagnose, 8)):
+        command.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
+        command.add_argument("--out", metavar="FOLDER", help="where the table goes (default: runs/SUITE)")
+        command.add_argument(
+            "--victims", type=int, default=victims, metavar="N", help=f"of each data set (default: {victims})"
+        )
+        command.add_argument("--download", action="store_true", help="download a data set that is missing")
+        command.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
 
     page = add(
         "page",
@@ -163,7 +173,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     bench.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
 
     spectrum.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
-    for command in (run, plan, threshold, bench, train):
+    for command in (run, plan, threshold, bench, train, diagnose):
         command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
         command.add_argument(
             "--devices", default="auto", metavar="D", help="cpu, or GPU numbers as in 0,1 (default: GPU 0 or cpu)"
@@ -200,6 +210,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "train": train,
         "show": show,
         "spectrum": spectrum,
+        "diagnose": diagnose,
         "page": page,
         "bench": bench,
         "list": add("list", "name what a suite can be made of"),

@@ -184,6 +184,43 @@ def show_spectrum(options: argparse.Namespace, parts: Parts) -> int:
     return 0
 
 
+def diagnose(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard diagnose``."""
+    from benchmark import diagnosis
+
+    quiet()
+    set_up(options.threads)
+    suite = load(suite_path(options.suite), None, None)
+    victims = whole_number("--victims", options.victims, at_least=1)
+    cells = diagnosis.adaptive_cells(suite, victims)
+    if not cells:
+        raise UsageError(f"{options.suite} has no attack on a defense that it knows: give it attacks and defenses")
+    bench = Workbench(find_devices(options.devices)[0], options.data_root, options.download)
+    for cell in cells:
+        check_fit(cell.scenario, bench)
+    folder = Path(options.out) if options.out else Path("runs") / suite.name
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "diagnosis.json"
+    table: list[dict[str, Any]] = []
+    for number, table in enumerate(diagnosis.run(cells, bench, rows_of(path)), start=1):
+        found = {"provenance": provenance(bench), "rows": table}
+        write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
+        print(f"{number}/{len(cells)}: {cells[number - 1].label}", file=sys.stderr)
+    written = diagnosis.as_markdown(table)
+    write_whole(folder / "diagnosis.md", written.encode())
+    print(written, end="")
+    return 0
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier run; none where there was none."""
+    try:
+        rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{path} can not be read: delete it, or give another --out") from None
+    return rows
+
+
 def train(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard train``."""
     from benchmark.training import suite as training_suite
@@ -363,6 +400,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Parts], int]] = {
     "plan": plan_costs,
     "threshold": search_thresholds,
     "spectrum": show_spectrum,
+    "diagnose": diagnose,
     "train": train,
     "show": show,
     "page": page,

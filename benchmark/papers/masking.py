@@ -1,7 +1,9 @@
 """Random gradient masking (Kim and Park 2024, arXiv 2408.08430): what protects, against whom, and at what cost."""
 
 import json
+import math
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from benchmark.errors import UsageError
 from benchmark.papers.sources import provenance
 from benchmark.store import Record
+from benchmark.threshold import attack_label
 from benchmark.training.store import read_all as read_trainings
 from benchmark.training.table import accuracy as last_accuracy
 from benchmark.training.table import t_interval
@@ -16,7 +19,27 @@ from benchmark.training.table import t_interval
 TRAINED_ON = {"CIFAR10": "CIFAR10JPEG"}
 """The data set that is trained on for one that is attacked, where the whole of it can be had as JPEG only."""
 
+NEAR_NONE = 1.0
+"""Percentage points of accuracy up to which a loss counts as near to none; the paper's abstract gives no figure."""
+
+OBLIVIOUS, ADAPTIVE = "oblivious", "adaptive"
+
 Search = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A defense on a data set.
+
+    Attributes:
+        dataset, defense, argument: which, and what its strength is called.
+        hardest: by attacker, the search whose attack needs the strongest defense.
+    """
+
+    dataset: str
+    defense: str
+    argument: str
+    hardest: dict[str, Search]
 
 
 def page(records: list[Record], folder: Path) -> str:
@@ -45,32 +68,38 @@ def page(records: list[Record], folder: Path) -> str:
         "leak. A strength is that which the most demanding of the attacks needs, with its 95 % interval; accuracy is",
         "that of federated training with the defense at that strength.",
     ]
-    for dataset in dict.fromkeys(search["dataset"] for search in searches):
-        lines += ["", f"## {dataset}", "", *table([s for s in searches if s["dataset"] == dataset], trainings)]
-    lines += ["", *provenance(records)]
+    every = lines_of(searches)
+    for dataset in dict.fromkeys(line.dataset for line in every):
+        lines += ["", f"## {dataset}", "", *table([line for line in every if line.dataset == dataset], trainings)]
+    lines += ["", "## Finding", "", *finding(every, trainings), *information(folder), "", *provenance(records)]
     return "\n".join(lines) + "\n"
 
 
-def table(searches: list[Search], trainings: list[Record]) -> list[str]:
+def table(of_dataset: list[Line], trainings: list[Record]) -> list[str]:
     """The defenses of one data set."""
     lines = [
         "| defense | oblivious stops at | adaptive stops at | accuracy at the first | at the second | without |",
         "|---|---|---|---|---|---|",
     ]
-    by_defense: dict[tuple[str, str], list[Search]] = defaultdict(list)
-    for search in searches:
-        by_defense[search["defense"], search["argument"]].append(search)
-    for (defense, argument), of_defense in by_defense.items():
-        cells = [f"{defense} {argument}"]
-        accuracies = []
-        for adaptive in (False, True):
-            published = [s for s in of_defense if not s["attack"].get("total_variation")]
-            worst = hardest([s for s in (of_defense if adaptive else published) if s["adaptive"] == adaptive])
-            cells.append(threshold(worst))
-            accuracies.append(accuracy(worst, trainings))
-        without = accuracy(None, trainings, searches[0]["dataset"])
-        lines.append("| " + " | ".join([*cells, *accuracies, without]) + " |")
+    for line in of_dataset:
+        strengths = [threshold(search) for search in line.hardest.values()]
+        accuracies = [accuracy(search, trainings) for search in line.hardest.values()]
+        without = accuracy(None, trainings, line.dataset)
+        lines.append("| " + " | ".join([f"{line.defense} {line.argument}", *strengths, *accuracies, without]) + " |")
     return lines
+
+
+def lines_of(searches: list[Search]) -> list[Line]:
+    """One for each data set and defense, in their order."""
+    groups: dict[tuple[str, str, str], list[Search]] = defaultdict(list)
+    for search in searches:
+        groups[search["dataset"], search["defense"], search["argument"]].append(search)
+    made = []
+    for (dataset, defense, argument), group in groups.items():
+        published = [s for s in group if not s["adaptive"] and not s["attack"].get("total_variation")]
+        adaptive = [s for s in group if s["adaptive"]]
+        made.append(Line(dataset, defense, argument, {OBLIVIOUS: hardest(published), ADAPTIVE: hardest(adaptive)}))
+    return made
 
 
 def hardest(searches: list[Search]) -> Search:
@@ -97,18 +126,22 @@ def threshold(search: Search) -> str:
 
 def accuracy(search: Search | None, trainings: list[Record], dataset: str = "") -> str:
     """Of each network that was trained with the defense at that strength, to three digits, or without one."""
-    name = search["dataset"] if search else dataset
-    of_network: dict[str, list[float]] = defaultdict(list)
-    for record in trainings:
-        config = record["config"]
-        if config["data"]["class"] == TRAINED_ON.get(name, name) and is_of(search, config["defense"]):
-            of_network[f"{config['model']['class']} {config['algorithm']}"].append(100 * last_accuracy(record))
     shown = []
-    for network, found in of_network.items():
+    for network, found in by_network(trainings, search["dataset"] if search else dataset, search).items():
         low, high = t_interval(found)
         half = "" if low is None or high is None else f" ± {(high - low) / 2:.1f}"
         shown.append(f"{network} {fmean(found):.1f}{half} %")
     return "; ".join(shown) or "not trained"
+
+
+def by_network(trainings: list[Record], dataset: str, search: Search | None) -> dict[str, list[float]]:
+    """Accuracies in percent of the trainings with that defense and strength (None: without one), by network."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for record in trainings:
+        config = record["config"]
+        if config["data"]["class"] == TRAINED_ON.get(dataset, dataset) and is_of(search, config["defense"]):
+            found[f"{config['model']['class']} {config['algorithm']}"].append(100 * last_accuracy(record))
+    return found
 
 
 def is_of(search: Search | None, defense: dict[str, Any] | None) -> bool:
@@ -118,3 +151,101 @@ def is_of(search: Search | None, defense: dict[str, Any] | None) -> bool:
     at = search["ssim"]["strength"]
     same = at is not None and defense["class"] == search["defense"]
     return same and f"{float(defense[search['argument']]):.3g}" == f"{at:.3g}"
+
+
+def finding(every: list[Line], trainings: list[Record]) -> list[str]:
+    """What each defense costs where it stops each attacker, against the paper's claim, and their ranking; in words."""
+    lines = [
+        "The claim: masking and clipping that stop the attack cost near to nothing, noise and pruning can cost more.",
+        f"Near to nothing is here a mean loss of at most {NEAR_NONE:g} point of accuracy in every network that was",
+        "trained.",
+        "",
+    ]
+    defenses = list(dict.fromkeys(line.defense for line in every))
+    for attacker in (OBLIVIOUS, ADAPTIVE):
+        lines.append(f"**Against the {attacker} attacker.**")
+        for defense in defenses:
+            of_defense = [line for line in every if line.defense == defense]
+            found = {line.dataset: largest_loss(line.hardest[attacker], trainings) for line in of_defense}
+            said = ", ".join(f"{dataset} {in_words(loss)}" for dataset, loss in found.items())
+            lines.append(f"{defense}: {said}: {verdict(list(found.values()))}.")
+        lines.append("")
+    order = sorted(defenses, key=lambda d: mean_loss([line for line in every if line.defense == d], trainings))
+    lines.append(
+        "Ranked by the mean over data sets of what it costs to stop the adaptive attacker, the cheapest first: "
+        + ", ".join(order)
+        + ". A defense that does not stop it within its range stands behind those that do."
+    )
+    return lines
+
+
+NOT_STOPPED, NOT_TRAINED = float("inf"), float("nan")
+
+
+def largest_loss(search: Search, trainings: list[Record]) -> float:
+    """Of accuracy at the strength that was found, in points, in the network that loses most.
+
+    Returns:
+        0 where no defense is needed, ``NOT_STOPPED`` where none in the range is enough, NaN where nothing was trained.
+    """
+    if search["ssim"]["strength"] is None:
+        return 0.0 if "weak end" in search["ssim"]["note"] else NOT_STOPPED
+    protected, without = (by_network(trainings, search["dataset"], of) for of in (search, None))
+    losses = [fmean(without[network]) - fmean(found) for network, found in protected.items() if network in without]
+    return max(losses, default=NOT_TRAINED)
+
+
+def in_words(loss: float) -> str:
+    if math.isnan(loss):
+        return "not trained"
+    return "not stopped" if loss == NOT_STOPPED else f"{loss:.1f} points"
+
+
+def verdict(losses: list[float]) -> str:
+    """Whether a defense costs near to nothing on every data set."""
+    known = [loss for loss in losses if not math.isnan(loss)]
+    if any(loss > NEAR_NONE for loss in known):
+        return "it costs, or does not stop the attack" if NOT_STOPPED in known else "it costs"
+    return "near to nothing" if len(known) == len(losses) else "open"
+
+
+def mean_loss(of_defense: list[Line], trainings: list[Record]) -> float:
+    """Over data sets, against the adaptive attacker; where nothing was trained, that does not count."""
+    losses = [largest_loss(line.hardest[ADAPTIVE], trainings) for line in of_defense]
+    known = [loss for loss in losses if not math.isnan(loss)]
+    return fmean(known) if known else NOT_STOPPED
+
+
+def information(folder: Path) -> list[str]:
+    """What spectrum.json and diagnosis.json in the folder say, where they are there."""
+    lines: list[str] = []
+    if (folder / "spectrum.json").exists():
+        rows = json.loads((folder / "spectrum.json").read_text())["rows"]
+        said = [
+            f"{row['dataset']} at ratio {row['defense'].partition('ratio=')[2].partition(',')[0]} leaves "
+            f"{row['equations']:,.0f} entries and {row['directions']['1e-06']:,.0f} directions of {row['pixels']:,}"
+            for row in rows
+            if row["defense"].startswith("Masking")
+        ]
+        lines += [
+            "",
+            "**Equations and directions.** The entries that a mask leaves are more than what they say: the derivative",
+            "of the masked update in the pixels has fewer directions (singular values down to a millionth of the",
+            f"largest without a mask; [spectrum.md](spectrum.md)). {'; '.join(said)}.",
+        ]
+    if (folder / "diagnosis.json").exists():
+        rows = json.loads((folder / "diagnosis.json").read_text())["rows"]
+        by_attack: dict[str, list[str]] = defaultdict(list)
+        for row in rows:
+            by_attack[attack_label(row["attack"])] += row["faults"]
+        said = [
+            f"{attack} found {faults.count('found')} of {len(faults)} images; of the others the optimizer is at fault "
+            f"in {faults.count('optimizer')}, the information in {faults.count('information')}"
+            for attack, faults in by_attack.items()
+        ]
+        lines += [
+            "",
+            "**Optimizer or information?** Attacks that know the defense were run again in double precision, from the",
+            f"true image and from near it ([diagnosis.md](diagnosis.md)). {'; '.join(said)}.",
+        ]
+    return lines

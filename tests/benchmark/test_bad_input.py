@@ -54,7 +54,11 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("frob", "unknown command 'frob': valid are bench, list, page, plan, run, show, spectrum, threshold, train"),
+        (
+            "frob",
+            "unknown command 'frob': valid are bench, diagnose, list, page, plan, run, show, spectrum, threshold, "
+            "train",
+        ),
         ("rum", "unknown command 'rum': did you mean run"),
         ("run --victim 3", "unknown flag '--victim': did you mean --victims"),
         ("run --defence Masking", "unknown flag '--defence': did you mean --defense"),

@@ -11,6 +11,7 @@ from benchmark.errors import UsageError
 from benchmark.papers import dlg_fb, idlg, masking
 from benchmark.papers.dlg_fb import Outcome, Setting, gain, saving, settings
 from benchmark.papers.idlg import Comparison
+from benchmark.registry import spec
 
 Record = dict[str, Any]
 
@@ -186,6 +187,24 @@ def test_the_page_of_masking_sets_both_attackers_beside_the_accuracy_at_their_st
         "ConvNet FedSGD 58.0 ± 0.0 % | ConvNet FedSGD 40.0 ± 0.0 % | ConvNet FedSGD 60.0 ± 0.0 % |"
     ) in written
     assert "| Pruning ratio | stopped at the weak end, ratio 0, already | not stopped at the strong end" in written
+    oblivious, _, adaptive = written.partition("**Against the adaptive attacker.**")
+    assert "Masking: CIFAR10 2.0 points: it costs." in oblivious
+    assert "Pruning: CIFAR10 0.0 points: near to nothing." in oblivious
+    assert "Masking: CIFAR10 20.0 points: it costs." in adaptive
+    assert "Pruning: CIFAR10 not stopped: it costs, or does not stop the attack." in adaptive
+    assert "the cheapest first: Masking, Pruning." in adaptive
+    assert "spectrum.md" not in written
+
+    directions = {"1e-06": 573.0}
+    row = {"dataset": "MNIST", "defense": "Masking(ratio=0.95, rescale=False)", "pixels": 784}
+    rows = [row | {"equations": 674.0, "directions": directions}, row | {"defense": "no defense"}]
+    (tmp_path / "spectrum.json").write_text(json.dumps({"rows": rows}))
+    attack = spec("attack", "IDLG", {}).as_dict()
+    of_faults = [{"attack": attack, "faults": ["found", "optimizer"]}, {"attack": attack, "faults": ["information"]}]
+    (tmp_path / "diagnosis.json").write_text(json.dumps({"rows": of_faults}))
+    written = masking.page([record("CIFAR10", {"class": "IDLG"}, [0.1])], tmp_path)
+    assert "MNIST at ratio 0.95 leaves 674 entries and 573 directions of 784." in written
+    assert "IDLG found 1 of 3 images; of the others the optimizer is at fault in 1, the information in 1." in written
     (tmp_path / "thresholds.json").unlink()
     with pytest.raises(UsageError, match="run leakboard threshold masking"):
         masking.page([], tmp_path)
