@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,16 @@ from rich.console import Console
 from benchmark import executors
 from benchmark.blocks import Workbench, plan
 from benchmark.errors import UsageError
-from benchmark.executors.worker import Launch, Worker, find_devices, find_perceptual, quiet, set_up, watch_over
+from benchmark.executors.worker import (
+    Launch,
+    Worker,
+    find_devices,
+    find_perceptual,
+    look_at_records,
+    quiet,
+    set_up,
+    watch_over,
+)
 from benchmark.leaderboard import Row
 from benchmark.progress import ProgressBar
 from benchmark.reporter import Both, Reporter
@@ -100,7 +110,7 @@ class Conductor:
                 given = todo, self.folder.resolve(), root, self.threads
                 told = weights, self.bench.no_perceptual, Path.cwd(), len(devices)
                 with self.launch([Worker(*given, device, *told) for device in devices]) as started:
-                    watch_over(todo, store, watch, started)
+                    watch_over(todo, partial(look_at_records, store=store, watch=watch), "blocks", started)
         ran = f"{reporter.ran} of {len(blocks)} blocks run" if todo else "everything was done already: nothing to run"
         return ran, reporter.finish()
 

@@ -58,15 +58,7 @@ class Store:
             return None
         record = read_scores(path)
         if record is None:
-            aside = path.with_suffix(".json.damaged")
-            try:
-                path.replace(aside)
-            except FileNotFoundError:  # another process was faster
-                return None
-            print(
-                f"leakboard: the record {path.name} is damaged: set aside as {aside.name} and run again",
-                file=sys.stderr,
-            )
+            set_aside(path)
             return None
         self._whole.add(key)
         return record
@@ -84,6 +76,14 @@ class Store:
         text = json.dumps(record, allow_nan=False, separators=(",", ":"))
         write_whole(self.records / f"{record['key']}.json", text.encode())
         self._whole.add(record["key"])
+
+
+def set_aside(path: Path) -> None:
+    """Puts a damaged record out of the way, and says so."""
+    aside = path.with_suffix(".json.damaged")
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        path.replace(aside)
+        say(f"the record {path.name} is damaged: set aside as {aside.name} and run again")
 
 
 @contextlib.contextmanager
@@ -197,9 +197,14 @@ def read_all(folder: Path, read: Callable[[Path], Record | None] = read_record) 
     for path in paths:
         record = read(path)
         if record is None:
-            print(f"leakboard: the record {path.name} is damaged and left out", file=sys.stderr)
+            say(f"the record {path.name} is damaged and left out")
         else:
             found.append(record)
     if not found:
         raise UsageError(f"all records in {folder} are damaged: run the suite again into that folder")
     return found
+
+
+def say(sentence: str) -> None:
+    """A line to the user."""
+    print(f"leakboard: {sentence}", file=sys.stderr)

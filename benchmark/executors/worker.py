@@ -7,13 +7,13 @@ blocks wait, and what one leaves behind, however it ends, is taken by another.
 import logging
 import os
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -21,7 +21,7 @@ from benchmark.blocks import Block, Workbench
 from benchmark.errors import UsageError
 from benchmark.perceptual import Perceptual, PerceptualUnavailable, find_backbone
 from benchmark.run import Watch, work
-from benchmark.store import Store
+from benchmark.store import Store, say
 from benchmark.suite import whole_number
 from datamodules import DataError
 
@@ -81,6 +81,8 @@ class Worker:
         work(self.blocks, Store(self.folder), bench, Watch())
 
 
+T = TypeVar("T")
+
 Ended = Callable[[], str | None]
 """Asks after a worker: None while it runs, then what went wrong with it or nothing. Not called again after that."""
 
@@ -88,30 +90,30 @@ Launch = Callable[[Sequence[Worker]], AbstractContextManager[Sequence[Ended]]]
 """Starts workers; the way out of the context ends those that still run."""
 
 
-def watch_over(blocks: list[Block], store: Store, watch: Watch, workers: Sequence[Ended]) -> None:
-    """Tells the watch of the blocks that workers have done, until every block is done.
+def watch_over(pending: list[T], look: Callable[[list[T]], list[T]], name: str, workers: Sequence[Ended]) -> None:
+    """Looks after what workers do, until everything is done.
+
+    Args:
+        pending: what is to be done.
+        look: tells whom it concerns of what has been done of it, and returns what is left.
+        name: what people call the pieces of work, in the plural.
+        workers: they who do it.
 
     Raises:
-        UsageError: blocks are left, and no worker.
+        UsageError: something is left, and no worker.
     """
-    pending, running, last = list(blocks), list(workers), ""
+    count, running, last = len(pending), list(workers), ""
     while pending:
         said = [ended() for ended in running]  # first, so that what an ended worker wrote is seen below
         running = [ended for ended, what in zip(running, said, strict=True) if what is None]
-        there = {path.stem for path in store.records.iterdir()}  # a listing sees what other machines have just written
-        done = {block.key for block in pending if block.key in there and store.done(block.key)}
-        for block in pending:
-            if block.key in done:
-                watch.begins(block)
-                watch.ends(block)
-        pending = [block for block in pending if block.key not in done]
+        pending = look(pending)
         for what in filter(None, said):
             last = what
             if pending and running:
-                print(f"leakboard: a worker has ended, the others go on: {what}", file=sys.stderr)
+                say(f"a worker has ended, the others go on: {what}")
         if pending and not running:
             raise UsageError(
-                f"every worker has ended, and {len(pending)} of {len(blocks)} blocks are left"
+                f"every worker has ended, and {len(pending)} of {count} {name} are left"
                 + (f" ({last})" if last else "")
                 + ": the same command goes on from there"
             )
@@ -119,6 +121,17 @@ def watch_over(blocks: list[Block], store: Store, watch: Watch, workers: Sequenc
     stop = time.monotonic() + 5  # there is nothing left to do, so that workers end by themselves, but not while queued
     while time.monotonic() < stop and (running := [ended for ended in running if ended() is None]):
         time.sleep(0.05)
+
+
+def look_at_records(pending: list[Block], store: Store, watch: Watch) -> list[Block]:
+    """Tells the watch of the blocks that have been done, and returns those that are left."""
+    there = {path.stem for path in store.records.iterdir()}  # a listing sees what other machines have just written
+    done = {block.key for block in pending if block.key in there and store.done(block.key)}
+    for block in pending:
+        if block.key in done:
+            watch.begins(block)
+            watch.ends(block)
+    return [block for block in pending if block.key not in done]
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from benchmark.errors import UsageError, one_line
 from benchmark.federated import State
-from benchmark.store import Record, claimed, write_whole
+from benchmark.store import Record, claimed, say, set_aside, write_whole
 
 REQUIRED = ("key", "config", "data_sha256", "status", "curve", "accuracy", "loss", "provenance", "cost")
 
@@ -46,10 +45,7 @@ class TrainingStore:
         path = self.runs / f"{key}.json"
         record = read(path)
         if record is None and path.exists():
-            aside = path.with_suffix(".json.damaged")
-            with contextlib.suppress(FileNotFoundError):  # another process was faster
-                path.replace(aside)
-                say(f"the record {path.name} is damaged: set aside as {aside.name} and run again")
+            set_aside(path)
         return record
 
     def done(self, key: str) -> bool:
@@ -149,8 +145,3 @@ def read_all(folder: Path) -> list[Record]:
     if not records:
         raise UsageError(f"there are no records of training in {folder}: give the folder that leakboard train wrote to")
     return records
-
-
-def say(sentence: str) -> None:
-    """A line to the user."""
-    print(f"leakboard: {sentence}", file=sys.stderr)

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmark.errors import UsageError
-from benchmark.executors.worker import Ended, Launch, Worker
+from benchmark.executors.worker import Launch, Worker, watch_over
 from benchmark.federated import State, train
 from benchmark.records import brief, finite, provenance
 from benchmark.registry import build
 from benchmark.store import Record, write_whole
 from benchmark.training.plan import Run, TrainingBench, plan, refuse_others
 from benchmark.training.progress import TrainingBar
-from benchmark.training.store import TrainingStore, read_all, say
+from benchmark.training.store import TrainingStore, read_all
 from benchmark.training.suite import TrainingSuite
 from benchmark.training.table import Row, as_csv, as_markdown, rows
 from benchmark.training.tracking import TrainingTracker
@@ -104,7 +103,7 @@ def carry_out(
                     for device in devices
                 ]
             ) as started:
-                watch_over(todo, store, watch, started)
+                watch_over(todo, Look(store, watch), "runs", started)
     table = rows(read_all(folder))
     write_whole(folder / "training.csv", as_csv(table).encode())
     write_whole(folder / "training.md", as_markdown(table, suite.name).encode())
@@ -183,39 +182,33 @@ class TrainingWorker(Worker):
         work(self.runs, TrainingStore(self.folder), TrainingBench(device, self.data_root), Watch())
 
 
-def watch_over(runs: list[Run], store: TrainingStore, watch: Watch, workers: Sequence[Ended]) -> None:
-    """Tells the watch what workers have done, until every run is done.
+@dataclass
+class Look:
+    """Tells the watch what workers have done.
 
-    Raises:
-        UsageError: runs are left, and no worker.
+    Attributes:
+        store: of the runs.
+        watch: who is told.
+        seen: when the checkpoint of each run was saved that it has been told of.
     """
-    pending, running, last = list(runs), list(workers), ""
-    seen: dict[str, float] = {}
-    while pending:
-        said = [ended() for ended in running]  # first, so that what an ended worker wrote is seen below
-        running = [ended for ended, what in zip(running, said, strict=True) if what is None]
-        for run in list(pending):
-            if record := store.record(run.key):
-                watch.ends(run, record)
-                pending.remove(run)
-            elif (when := store.saved_at(run.key)) != seen.get(run.key, 0.0):
-                seen[run.key] = when
-                if found := store.checkpoint(run.key, torch.device("cpu")):
-                    watch.reached(run, found[0])
-        for what in filter(None, said):
-            last = what
-            if pending and running:
-                say(f"a worker has ended, the others go on: {what}")
-        if pending and not running:
-            raise UsageError(
-                f"every worker has ended, and {len(pending)} of {len(runs)} runs are left"
-                + (f" ({last})" if last else "")
-                + ": the same command goes on from there"
-            )
-        time.sleep(0.3)
-    stop = time.monotonic() + 5  # there is nothing left to do, so that workers end by themselves, but not while queued
-    while time.monotonic() < stop and (running := [ended for ended in running if ended() is None]):
-        time.sleep(0.05)
+
+    store: TrainingStore
+    watch: Watch
+    seen: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, pending: list[Run]) -> list[Run]:
+        """Returns the runs that are not done."""
+        left = []
+        for run in pending:
+            if record := self.store.record(run.key):
+                self.watch.ends(run, record)
+                continue
+            left.append(run)
+            if (when := self.store.saved_at(run.key)) != self.seen.get(run.key, 0.0):
+                self.seen[run.key] = when
+                if found := self.store.checkpoint(run.key, torch.device("cpu")):
+                    self.watch.reached(run, found[0])
+        return left
 
 
 def find_tracker(mode: Any, suite: str, folder: Path) -> TrainingTracker | None:

@@ -20,7 +20,7 @@ from benchmark.blocks import Workbench, plan
 from benchmark.cli import main
 from benchmark.errors import UsageError
 from benchmark.executors import local
-from benchmark.executors.worker import Worker, given_device, watch_over
+from benchmark.executors.worker import Worker, given_device, look_at_records, watch_over
 from benchmark.run import Watch
 from benchmark.store import Store, read_all
 from benchmark.suite import load
@@ -301,15 +301,15 @@ def test_a_mistake_that_ends_a_worker_is_what_it_says() -> None:
 
 
 def test_a_run_ends_where_no_worker_is_left(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks, store = worker().blocks, Store(Path("out"))
+    blocks, look = worker().blocks, partial(look_at_records, store=Store(Path("out")), watch=Watch())
     ends: list[Callable[[], str | None]] = [partial(next, iter([None, "it fell"])), partial(next, iter(["it broke"]))]
     with pytest.raises(
         UsageError, match=re.escape(f"{BLOCKS} of {BLOCKS} blocks are left (it fell): the same command")
     ):
-        watch_over(blocks, store, Watch(), ends)
+        watch_over(blocks, look, "blocks", ends)
     assert capsys.readouterr().err == "leakboard: a worker has ended, the others go on: it broke\n"
     with pytest.raises(UsageError, match="every worker has ended, and 12 of 12 blocks are left: the same command"):
-        watch_over(blocks, store, Watch(), [lambda: ""])
+        watch_over(blocks, look, "blocks", [lambda: ""])
 
 
 @pytest.mark.parametrize(
