@@ -77,6 +77,9 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "trained without a defense. Writes training.csv and training.md; the same command goes on where it stopped.",
     )
     train.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
+    train.add_argument(
+        "--at", metavar="FOLDER", help="train also at the strengths that leakboard threshold has found in FOLDER"
+    )
     train.add_argument("--out", metavar="FOLDER", help="where records and tables go (default: runs/SUITE)")
     train.add_argument("--download", action="store_true", help="download a data set that is missing")
     train.add_argument(

@@ -228,7 +228,7 @@ def train(options: argparse.Namespace, parts: Parts) -> int:
     from benchmark.training.plan import TrainingBench
 
     quiet()
-    suite = training_suite.load(suite_path(options.suite))
+    suite = training_suite.load(suite_path(options.suite), Path(options.at) if options.at else None)
     set_up(options.threads)
     devices = find_workers(options)
     launch = executors.find(options.executor, options.executor_option)

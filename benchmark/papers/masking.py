@@ -3,43 +3,21 @@
 import json
 import math
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmark.errors import UsageError
+from benchmark import strengths
 from benchmark.papers.sources import provenance
 from benchmark.store import Record
+from benchmark.strengths import ADAPTIVE, OBLIVIOUS, TRAINED_ON, Line, Search
 from benchmark.threshold import attack_label
 from benchmark.training.store import read_all as read_trainings
 from benchmark.training.table import accuracy as last_accuracy
 from benchmark.training.table import t_interval
 
-TRAINED_ON = {"CIFAR10": "CIFAR10JPEG"}
-"""The data set that is trained on for one that is attacked, where the whole of it can be had as JPEG only."""
-
 NEAR_NONE = 1.0
 """Percentage points of accuracy up to which a loss counts as near to none; the paper's abstract gives no figure."""
-
-OBLIVIOUS, ADAPTIVE = "oblivious", "adaptive"
-
-Search = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Line:
-    """A defense on a data set.
-
-    Attributes:
-        dataset, defense, argument: which, and what its strength is called.
-        hardest: by attacker, the search whose attack needs the strongest defense.
-    """
-
-    dataset: str
-    defense: str
-    argument: str
-    hardest: dict[str, Search]
 
 
 def page(records: list[Record], folder: Path) -> str:
@@ -48,12 +26,7 @@ def page(records: list[Record], folder: Path) -> str:
     Raises:
         UsageError: thresholds.json is missing or damaged.
     """
-    path = folder / "thresholds.json"
-    try:
-        found = json.loads(path.read_text())
-        searches, ssim, stop = found["thresholds"], found["ssim"], found["stop"]
-    except (OSError, ValueError, KeyError):
-        raise UsageError(f"{path} can not be read: run leakboard threshold masking --out {folder} first") from None
+    found = strengths.read(folder)
     trainings = read_trainings(folder) if (folder / "training").is_dir() else []
     lines = [
         "# Random gradient masking, run again",
@@ -64,14 +37,13 @@ def page(records: list[Record], folder: Path) -> str:
         "attacker does not know the defense: *oblivious* is DLG or iDLG as published. *Adaptive* attackers know it,",
         "and the strongest of them knows too that images are smooth and lie in [0, 1].",
         "",
-        f"A victim leaks at an SSIM of {ssim:g} or more; leakage has stopped where at most {stop:.0%} of the victims",
-        "leak. A strength is that which the most demanding of the attacks needs, with its 95 % interval; accuracy is",
-        "that of federated training with the defense at that strength.",
+        f"A victim leaks at an SSIM of {found.ssim:g} or more; leakage has stopped where at most {found.stop:.0%} of",
+        "the victims leak. A strength is that which the most demanding of the attacks needs, with its 95 % interval;",
+        "accuracy is that of federated training with the defense at that strength.",
     ]
-    every = lines_of(searches)
-    for dataset in dict.fromkeys(line.dataset for line in every):
-        lines += ["", f"## {dataset}", "", *table([line for line in every if line.dataset == dataset], trainings)]
-    lines += ["", "## Finding", "", *finding(every, trainings), *information(folder), "", *provenance(records)]
+    for dataset in dict.fromkeys(line.dataset for line in found.lines):
+        lines += ["", f"## {dataset}", "", *table([line for line in found.lines if line.dataset == dataset], trainings)]
+    lines += ["", "## Finding", "", *finding(found.lines, trainings), *information(folder), "", *provenance(records)]
     return "\n".join(lines) + "\n"
 
 
@@ -82,37 +54,11 @@ def table(of_dataset: list[Line], trainings: list[Record]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for line in of_dataset:
-        strengths = [threshold(search) for search in line.hardest.values()]
+        stops = [threshold(search) for search in line.hardest.values()]
         accuracies = [accuracy(search, trainings) for search in line.hardest.values()]
         without = accuracy(None, trainings, line.dataset)
-        lines.append("| " + " | ".join([f"{line.defense} {line.argument}", *strengths, *accuracies, without]) + " |")
+        lines.append("| " + " | ".join([f"{line.defense} {line.argument}", *stops, *accuracies, without]) + " |")
     return lines
-
-
-def lines_of(searches: list[Search]) -> list[Line]:
-    """One for each data set and defense, in their order."""
-    groups: dict[tuple[str, str, str], list[Search]] = defaultdict(list)
-    for search in searches:
-        groups[search["dataset"], search["defense"], search["argument"]].append(search)
-    made = []
-    for (dataset, defense, argument), group in groups.items():
-        published = [s for s in group if not s["adaptive"] and not s["attack"].get("total_variation")]
-        adaptive = [s for s in group if s["adaptive"]]
-        made.append(Line(dataset, defense, argument, {OBLIVIOUS: hardest(published), ADAPTIVE: hardest(adaptive)}))
-    return made
-
-
-def hardest(searches: list[Search]) -> Search:
-    """The search whose attack needs the strongest defense; a strength is as strong as it is far from the weak end."""
-
-    def needed(search: Search) -> float:
-        weak, strong = search["strengths"][0], search["strengths"][-1]
-        at = search["ssim"]["strength"]
-        if at is None:
-            return 0.0 if "weak end" in search["ssim"]["note"] else 1e9
-        return abs(at - weak) if strong > weak else 1 / at
-
-    return max(searches, key=needed)
 
 
 def threshold(search: Search) -> str:
@@ -131,7 +77,7 @@ def accuracy(search: Search | None, trainings: list[Record], dataset: str = "") 
         low, high = t_interval(found)
         half = "" if low is None or high is None else f" ± {(high - low) / 2:.1f}"
         shown.append(f"{network} {fmean(found):.1f}{half} %")
-    return "; ".join(shown) or "not trained"
+    return "<br>".join(shown) or "not trained"
 
 
 def by_network(trainings: list[Record], dataset: str, search: Search | None) -> dict[str, list[float]]:
@@ -140,7 +86,8 @@ def by_network(trainings: list[Record], dataset: str, search: Search | None) -> 
     for record in trainings:
         config = record["config"]
         if config["data"]["class"] == TRAINED_ON.get(dataset, dataset) and is_of(search, config["defense"]):
-            found[f"{config['model']['class']} {config['algorithm']}"].append(100 * last_accuracy(record))
+            split = "" if config["split"] == "iid" else f", Dirichlet {config['split']['dirichlet']:g}"
+            found[f"{config['model']['class']} {config['algorithm']}{split}"].append(100 * last_accuracy(record))
     return found
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark import strengths
 from benchmark.errors import UsageError, unknown
 from benchmark.federated import Federation
 from benchmark.registry import Spec
+from benchmark.strengths import Thresholds, defenses_at
 from benchmark.suite import entries, read, whole_number
 
 SCHEMA = 1
@@ -103,16 +105,43 @@ class TrainingSuite:
     trainings: tuple[Training, ...]
 
 
-def load(path: Path) -> TrainingSuite:
+def load(path: Path, at: Path | None = None) -> TrainingSuite:
     """Reads and checks a training suite.
+
+    Args:
+        path: the YAML file.
+        at: folder of ``leakboard threshold``, whose defenses are added at the strengths that it found.
 
     Raises:
         UsageError: the file or something in it is wrong.
     """
     try:
-        return parse(read(path, SUITE_KEYS), path.stem)
+        given = read(path, SUITE_KEYS)
+        if at is not None:
+            add_defenses(given, strengths.read(at), at)
+        return parse(given, path.stem)
     except UsageError as error:
         raise UsageError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def add_defenses(given: dict[str, Any], thresholds: Thresholds, folder: Path) -> None:
+    """Gives each scenario the defenses at the strengths that stop the attackers on its data set, after its others.
+
+    Raises:
+        UsageError: there are none for any data set.
+    """
+    added = 0
+    scenarios = given.get("scenarios")
+    for entry in scenarios if isinstance(scenarios, list) else []:
+        data = entry.get("data") if isinstance(entry, dict) else None
+        name = data.get("class") if isinstance(data, dict) else data
+        found = defenses_at(thresholds, str(name))
+        own = entry.get("defenses", given.get("defenses", [])) if found else []
+        if found and isinstance(own, list):
+            entry["defenses"] = own + found
+            added += len(found)
+    if not added:
+        raise UsageError(f"{folder} has no strength that stops an attacker on a data set of this suite")
 
 
 def parse(given: dict[str, Any], name: str) -> TrainingSuite:

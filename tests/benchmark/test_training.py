@@ -1,6 +1,7 @@
 """Training suites: from YAML to runs, records and the table; resumed, refused, and told what is wrong."""
 
 import csv
+import json
 import math
 import pickle
 from collections.abc import Callable, Iterator
@@ -73,6 +74,26 @@ def leakboard(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Leakboard:
 
 
 # The command.
+
+
+def test_the_strengths_that_were_found_are_trained_too(leakboard: Leakboard, tmp_path: Path) -> None:
+    def search(adaptive: bool, strength: float | None) -> dict[str, Any]:
+        found = {"strength": strength, "note": "not stopped at the strong end"}
+        what = {"dataset": "Digits", "defense": "Masking", "argument": "ratio", "adaptive": adaptive}
+        return what | {"attack": {"class": "IDLG"}, "strengths": [0.0, 0.99], "ssim": found}
+
+    found = {"ssim": 0.5, "stop": 0.05, "thresholds": [search(False, 0.12345), search(True, None)]}
+    (tmp_path / "thresholds.json").write_text(json.dumps(found))
+    given = suite(MASKING, seeds=[0], rounds=1)
+    code, _, err = leakboard(given, "--at", tmp_path, "--out", tmp_path / "out")
+    assert code == 0, err
+    trained = [record["config"]["defense"] for record in read_all(tmp_path / "out")]
+    assert sorted(defense["ratio"] for defense in trained if defense) == [0.123, 0.5] and None in trained
+
+    code, _, err = leakboard(given | {"scenarios": [SCENARIO | {"data": "Photos"}]}, "--at", tmp_path)
+    assert code == 2 and "has no strength that stops an attacker on a data set of this suite" in err
+    code, _, err = leakboard(given, "--at", tmp_path / "nowhere")
+    assert code == 2 and "can not be read: run leakboard threshold" in err
 
 
 def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, tmp_path: Path) -> None:
