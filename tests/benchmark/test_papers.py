@@ -78,6 +78,19 @@ def test_the_page_of_idlg_sets_the_papers_figures_beside_ours(tmp_path: Path) ->
     assert (tmp_path / "figure1.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_published_loop_stands_beside_ours_where_it_was_run(tmp_path: Path) -> None:
+    side = {"victims": 300, "leak_rate": 0.5, "leak_rate_low": 0.4, "leak_rate_high": 0.6, "diverged": 7}
+    sides = {"one by one": side | {"label_accuracy": 0.75}, "batched": side | {"label_accuracy": 0.99}}
+    found = {"data": {"class": "MNIST"}, "attack": {"class": "DLG"}, "sides": sides}
+    assert "Beside the published loop" not in idlg.page(of_idlg(), tmp_path)
+    (tmp_path / "published_mnist.json").write_text(json.dumps(found))
+    written = idlg.page(of_idlg(), tmp_path)
+    assert "| MNIST, DLG, 300 images | 50.0 (40.0-60.0) | 75.0 | 7 | 50.0 (40.0-60.0) | 99.0 | 7 |" in written
+    (tmp_path / "published_mnist.json").write_text("{}")
+    with pytest.raises(UsageError, match="published_mnist.json can not be read: write it with leakboard bench"):
+        idlg.page(of_idlg(), tmp_path)
+
+
 def test_a_difference_is_marked_where_chance_does_not_explain_it() -> None:
     assert not Comparison(0.763, 760, 1000).differs
     assert Comparison(0.763, 700, 1000).differs
