@@ -87,7 +87,7 @@ def test_the_published_loop_stands_beside_ours_where_it_was_run(tmp_path: Path) 
     written = idlg.page(of_idlg(), tmp_path)
     assert "| MNIST, DLG, 300 images | 50.0 (40.0-60.0) | 75.0 | 7 | 50.0 (40.0-60.0) | 99.0 | 7 |" in written
     (tmp_path / "published_mnist.json").write_text("{}")
-    with pytest.raises(UsageError, match="published_mnist.json can not be read: write it with leakboard bench"):
+    with pytest.raises(UsageError, match=r"published_mnist\.json can not be read: write it with leakboard bench"):
         idlg.page(of_idlg(), tmp_path)
 
 
