@@ -27,7 +27,7 @@ from benchmark.executors.worker import find_devices, find_perceptual, quiet, set
 from benchmark.papers import dlg_fb, idlg, masking
 from benchmark.records import provenance
 from benchmark.reporter import missing_lpips
-from benchmark.store import Record, read_all, read_scores, write_whole
+from benchmark.store import Record, cannot_write, read_all, read_scores, write_whole
 from benchmark.suite import Suite, entries, load, parse, read, whole_number
 
 if TYPE_CHECKING:
@@ -169,14 +169,13 @@ def show_spectrum(options: argparse.Namespace, parts: Parts) -> int:
     path = suite_path(options.suite)
     suite = parse({"attacks": ["IDLG"]} | read(path), path.stem, victims)  # attacks are of no importance here
     bench = Workbench(torch.device("cpu"), options.data_root, options.download)
-    folder = Path(options.out) if options.out else Path("runs") / suite.name
+    folder = made(Path(options.out) if options.out else Path("runs") / suite.name)
     table = []
     for scenario, defenses in spectrum.scenarios(suite):
         check_fit(scenario, bench)
         print(f"leakboard: {scenario.data.name} with {scenario.model.name}", file=sys.stderr)
         table += spectrum.rows(spectrum.said(scenario, defenses, victims, bench), scenario)
     written = spectrum.as_markdown(table)
-    folder.mkdir(parents=True, exist_ok=True)
     found = {"provenance": provenance(bench), "rows": table}
     write_whole(folder / "spectrum.json", (json.dumps(found, indent=1) + "\n").encode())
     write_whole(folder / "spectrum.md", written.encode())
@@ -192,30 +191,39 @@ def diagnose(options: argparse.Namespace, parts: Parts) -> int:
     set_up(options.threads)
     suite = load(suite_path(options.suite), None, None)
     victims = whole_number("--victims", options.victims, at_least=1)
-    cells = diagnosis.adaptive_cells(suite, victims)
-    if not cells:
-        raise UsageError(f"{options.suite} has no attack on a defense that it knows: give it attacks and defenses")
-    bench = Workbench(find_devices(options.devices)[0], options.data_root, options.download)
-    for cell in cells:
-        check_fit(cell.scenario, bench)
-    folder = Path(options.out) if options.out else Path("runs") / suite.name
-    folder.mkdir(parents=True, exist_ok=True)
+    devices = find_devices(options.devices)
+    if len(devices) > 1:
+        raise UsageError("diagnose runs on one device")
+    bench = Workbench(devices[0], options.data_root, options.download)
+    cells = diagnosis.adaptive_cells(suite, victims, bench)
+    folder = made(Path(options.out) if options.out else Path("runs") / suite.name)
     path = folder / "diagnosis.json"
     table: list[dict[str, Any]] = []
-    for number, table in enumerate(diagnosis.run(cells, bench, rows_of(path)), start=1):
-        found = {"provenance": provenance(bench), "rows": table}
-        write_whole(path, (json.dumps(found, indent=1) + "\n").encode())
-        print(f"{number}/{len(cells)}: {cells[number - 1].label}", file=sys.stderr)
+    for number, table in enumerate(diagnosis.run(cells, bench, rows_of(path))):
+        write_whole(path, (json.dumps({"rows": table}, indent=1, allow_nan=False) + "\n").encode())
+        if number < len(cells):
+            print(f"{number + 1}/{len(cells)}: {cells[number].label}", file=sys.stderr)
     written = diagnosis.as_markdown(table)
     write_whole(folder / "diagnosis.md", written.encode())
     print(written, end="")
     return 0
 
 
+def made(folder: Path) -> Path:
+    """The folder, which is there from now on."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    return folder
+
+
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """The rows of an earlier run; none where there was none."""
     try:
         rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+        if any("key" not in row or "runs" not in row for row in rows):
+            raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path} can not be read: delete it, or give another --out") from None
     return rows

@@ -1,40 +1,53 @@
 """Why an attack misses an image: because it does not get there, or because the update does not say where that is.
 
-The attack is run again from near the true image, which no attacker has. Where it comes back to the image, with a lower
-objective than it found from its own start, its optimizer is at fault. Where it does not come back, or where other
-images do as well, the information is: what the defense has left, and the priors, do not say which image it was.
+The attack is run again with double precision, from the true image, which no attacker has, and from near it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from attacks import Attack
 from attacks.gradient_matching import GradientMatching
-from benchmark.blocks import Workbench
+from benchmark.blocks import Workbench, check_attack, check_fit, checksum
 from benchmark.client import observe
 from benchmark.errors import UsageError
-from benchmark.registry import build, code_checksum
+from benchmark.records import finite, provenance
+from benchmark.registry import Spec, build, code_checksum
 from benchmark.scores import leaked, score
 from benchmark.seeds import generators
 from benchmark.suite import BASELINES, Cell, Suite, digest
 from benchmark.threshold import attack_label
 
-RUNS: dict[str, tuple[torch.dtype, float | None]] = {
-    "as it is": (torch.float32, None),
-    "float64": (torch.float64, None),
-    "from the true image": (torch.float32, 0.0),
-    "from near it": (torch.float32, 0.2),
-}
-"""The attacks on each victim: precision, and where they start at the true image, the deviation of the noise on it.
+OWN, DOUBLE, TRUTH, NEAR = "as it is", "float64", "from the true image", "from near it"
 
-With a deviation of 0.2 the start has a PSNR of 14 dB, which is no leak.
-"""
+RUNS: dict[str, tuple[torch.dtype, float | None]] = {
+    OWN: (torch.float32, None),
+    DOUBLE: (torch.float64, None),
+    TRUTH: (torch.float32, 0.0),
+    NEAR: (torch.float32, 0.2),
+}
+"""The attacks on each victim: precision, and where they start at the true image, the deviation of the noise on it."""
 
 SAME = 0.01
 """Objectives closer to each other than this part of the larger one are the same."""
+
+VERDICTS = {
+    "found": "the attack finds the image (PSNR of 20 dB or more)",
+    "label": "it does not, and it goes by a wrong label",
+    "optimizer": (
+        "the label is right and the objective is lower at the image, but the attack does not get there, though it does "
+        "from near it or with 64 bits"
+    ),
+    "information": (
+        "another image does as well, down to the tolerance with which the attack is content, or the attack leaves the "
+        "true image for another: what the defense has left, with the priors, does not say which one it was"
+    ),
+    "open": "the objective is lower at the image, but not even from near it does the attack get there",
+}
+"""What can be said of a victim, and when."""
 
 
 @dataclass(frozen=True)
@@ -43,77 +56,103 @@ class Found:
 
     Attributes:
         leaked: whether the image was found, by the PSNR.
-        objective: the lowest matching loss, with the priors, infinite where there was none.
+        label_right: whether the label was.
+        objective: the lowest matching loss, with the priors; None where it was never finite.
     """
 
     leaked: list[bool]
-    objective: list[float]
+    label_right: list[bool]
+    objective: list[float | None]
 
 
 def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
-    """Attacks the victims of a cell in each of ``RUNS``.
-
-    Raises:
-        UsageError: the attack has no start, as those in closed form.
-    """
-    attack = build("attack", cell.attack)
-    if not isinstance(attack, GradientMatching):
-        raise UsageError(f"{cell.attack.name} has no start that could be the true image: give DLG or IDLG")
+    """Attacks the victims of a cell in each of ``RUNS``."""
     scenario, victims = cell.scenario, range(cell.scenario.victims)
     data = bench.data(scenario.data)
     images, labels = bench.victims(scenario, victims)
     defense = build("defense", cell.defense) if cell.defense else None
-    found = {}
     sources = generators(scenario.seed, victims, "diagnosis")
     noise = torch.stack([torch.randn(images.shape[1:], generator=source) for source in sources])
+    found = {}
     for name, (precision, deviation) in RUNS.items():
-        model = bench.model(scenario).to(precision)
+        given = images.to(bench.device), labels.to(bench.device)
         public = data.mean_image(), data.class_means()
-        seen = observe(
-            model,
-            images.to(bench.device),
-            labels.to(bench.device),
-            data.num_classes,
-            defense,
-            cell.adaptive,
-            *public,
-            scenario.seed,
-            victims,
-        )
+        model = bench.model(scenario).to(precision)
+        seen = observe(model, *given, data.num_classes, defense, cell.adaptive, *public, scenario.seed, victims)
         start = None if deviation is None else (images + deviation * noise).to(bench.device)
+        attack: GradientMatching = build("attack", cell.attack if start is None else once(cell.attack))
         made = attack.reconstruct(seen, start_images=start)
         scores = score(images, labels, made.images.float().cpu(), made.labels.cpu(), None)
-        found[name] = Found(seen_in(scores.psnr, made.status), made.loss.tolist())
+        is_found = leaked(scores.psnr).any(1).tolist()
+        found[name] = Found(
+            leaked=[ok and status != "diverged" for ok, status in zip(is_found, made.status, strict=True)],
+            label_right=scores.label_correct.all(1).tolist(),
+            objective=[finite(loss) for loss in made.loss.tolist()],
+        )
     return found
 
 
-def seen_in(psnr: Tensor, status: list[str]) -> list[bool]:
-    """Whether an image of each victim leaked; never where the attack diverged."""
-    return [ok and how != "diverged" for ok, how in zip(leaked(psnr).any(1).tolist(), status, strict=True)]
+def once(attack: Spec) -> Spec:
+    """The attack without restarts: they would leave the start that it is given."""
+    return replace(attack, args={name: 0 if name == "restarts" else value for name, value in attack.args.items()})
 
 
-def faults(found: dict[str, Found], tolerance: float) -> list[str]:
-    """For each victim "found", or what is at fault: "optimizer" or "information".
-
-    Args:
-        found: by the names of ``RUNS``.
-        tolerance: the matching loss below which the attack stops, content with any image.
-    """
-    own, near = found["as it is"], found["from near it"]
+def verdicts_of(row: dict[str, Any]) -> list[str]:
+    """One of ``VERDICTS`` for each victim of a row."""
+    runs, tolerance = row["runs"], float(row["attack"].get("tolerance", 0))
+    objectives = {name: [float("inf") if o is None else o for o in run["objective"]] for name, run in runs.items()}
     verdicts = []
-    for is_found, here, returns, there in zip(own.leaked, own.objective, near.leaked, near.objective, strict=True):
-        could_be_lower = returns and here > max(tolerance, there * (1 + SAME))
-        verdicts.append("found" if is_found else "optimizer" if could_be_lower else "information")
+    for victim, here in enumerate(objectives[OWN]):
+        stays, there = runs[TRUTH]["leaked"][victim], objectives[TRUTH][victim]
+        if runs[OWN]["leaked"][victim]:
+            verdicts.append("found")
+        elif not runs[OWN]["label_right"][victim]:
+            verdicts.append("label")
+        elif runs[DOUBLE]["leaked"][victim]:
+            verdicts.append("optimizer")
+        elif not stays or here <= max(tolerance, there * (1 + SAME)):
+            verdicts.append("information")
+        else:
+            verdicts.append("optimizer" if runs[NEAR]["leaked"][victim] else "open")
     return verdicts
 
 
-def adaptive_cells(suite: Suite, victims: int) -> list[Cell]:
-    """The cells of the suite whose attacker knows the defense, with so many victims."""
-    cells = [cell for cell in suite.cells if cell.defense and cell.adaptive and cell.attack.name not in BASELINES]
-    return [replace(cell, scenario=replace(cell.scenario, victims=victims)) for cell in cells]
+def adaptive_cells(suite: Suite, victims: int, bench: Workbench) -> list[Cell]:
+    """The cells of the suite whose attacker knows the defense, with so many victims.
+
+    Raises:
+        UsageError: there is none, or one that can not be diagnosed.
+    """
+    found = [cell for cell in suite.cells if cell.defense and cell.adaptive and cell.attack.name not in BASELINES]
+    if not found:
+        raise UsageError(f"{suite.name} has no attack on a defense that it knows: give it attacks and defenses")
+    cells = [replace(cell, scenario=replace(cell.scenario, victims=victims)) for cell in found]
+    for cell in cells:
+        attack: Attack = build("attack", cell.attack)
+        if not isinstance(attack, GradientMatching):
+            raise UsageError(f"{cell.attack.name} has no start that could be the true image: give DLG or IDLG")
+        check_attack(cell.scenario, cell.attack, check_fit(cell.scenario, bench), bench)
+    return cells
 
 
-def row(cell: Cell, found: dict[str, Found]) -> dict[str, Any]:
+def run(cells: list[Cell], bench: Workbench, done: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """All rows that there are by then, after each cell; at the end, those of the cells alone.
+
+    Args:
+        cells: what is diagnosed.
+        bench: device and data root.
+        done: rows of an earlier run; those of the same cells, images and code are taken over.
+    """
+    earlier = {str(row["key"]): row for row in done}
+    table: list[dict[str, Any]] = []
+    for cell in cells:
+        key = key_of(cell, bench)
+        table.append(earlier.pop(key) if key in earlier else {"key": key} | row_of(cell, bench))
+        yield [*table, *earlier.values()]  # a run that is stopped has lost none of them
+    yield table
+
+
+def row_of(cell: Cell, bench: Workbench) -> dict[str, Any]:
     """One row of the table, as JSON, with what became of each victim."""
     assert cell.defense is not None
     return {
@@ -121,43 +160,29 @@ def row(cell: Cell, found: dict[str, Found]) -> dict[str, Any]:
         "model": cell.scenario.model.name,
         "defense": cell.defense.label,
         "attack": cell.attack.as_dict(),
-        "runs": {name: {"leaked": run.leaked, "objective": run.objective} for name, run in found.items()},
-        "faults": faults(found, float(cell.attack.args["tolerance"])),
+        "runs": {name: asdict(found) for name, found in diagnose(cell, bench).items()},
+        "provenance": provenance(bench),
     }
 
 
-def run(cells: list[Cell], bench: Workbench, done: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The table, whenever there is another row.
-
-    Args:
-        cells: what is diagnosed.
-        bench: device and data root.
-        done: rows of an earlier run; those of the same cells and code are taken over.
-    """
-    earlier = {row["key"]: row for row in done}
-    table: list[dict[str, Any]] = []
-    for cell in cells:
-        key = key_of(cell)
-        table.append(earlier.get(key) or {"key": key} | row(cell, diagnose(cell, bench)))
-        yield table
-
-
-def key_of(cell: Cell) -> str:
-    """Everything that decides a row but the pixels."""
+def key_of(cell: Cell, bench: Workbench) -> str:
+    """Everything that decides a row."""
     parts = {"data": cell.scenario.data, "model": cell.scenario.model, "attack": cell.attack, "defense": cell.defense}
     code = code_checksum({kind: part for kind, part in parts.items() if part is not None})
-    return digest(cell.config() | {"victims": cell.scenario.victims, "code_sha256": code})
+    images = checksum(*bench.victims(cell.scenario, range(cell.scenario.victims)))
+    runs = {name: [str(precision), deviation] for name, (precision, deviation) in RUNS.items()}
+    return digest(cell.config() | {"code_sha256": code, "data_sha256": images, "runs": runs})
 
 
-COLUMNS = ("data", "defense", "attack", "victims", *RUNS, "optimizer at fault", "information at fault")
+COLUMNS = ("data", "defense", "attack", "victims", *(f"found {name}" for name in RUNS), *list(VERDICTS)[1:])
 
 
 def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
     """The row as a person reads it, in the order of ``COLUMNS``."""
-    runs = [str(sum(row["runs"][name]["leaked"])) for name in RUNS]
-    at_fault = [str(row["faults"].count(which)) for which in ("optimizer", "information")]
-    names = row["dataset"], row["defense"], attack_label(row["attack"])
-    return (*names, str(len(row["faults"])), *runs, *at_fault)
+    found = [str(sum(row["runs"][name]["leaked"])) for name in RUNS]
+    verdicts = verdicts_of(row)
+    counts = [str(verdicts.count(verdict)) for verdict in list(VERDICTS)[1:]]
+    return row["dataset"], row["defense"], attack_label(row["attack"]), str(len(verdicts)), *found, *counts
 
 
 def as_markdown(table: list[dict[str, Any]]) -> str:
@@ -166,11 +191,10 @@ def as_markdown(table: list[dict[str, Any]]) -> str:
         "# Why attacks that know the defense miss an image",
         "",
         "The same victims are attacked as usual, with 64 instead of 32 bits, from the true image, and from near it",
-        f"(noise of {RUNS['from near it'][1]:g} on each pixel, 14 dB): how many are found (PSNR of 20 dB or more)?",
-        "Where an image is missed, the optimizer is at fault if the attack comes back to the image from near it, and",
-        f"its objective there is lower by more than {SAME:.0%} than what was reached, which is above the tolerance",
-        "with which the attack is content. Else the information is: what the defense leaves of the update, with the",
-        "priors, does not say which image it was.",
+        f"(noise with a deviation of {RUNS[NEAR][1]:g} on each pixel, which is no leak). What can be said of a victim,",
+        "the first that holds:",
+        "",
+        *(f"- **{verdict}**: {meaning}." for verdict, meaning in VERDICTS.items()),
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),

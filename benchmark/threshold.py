@@ -242,16 +242,18 @@ class Bisection:
 def rows(bisection: Bisection, records: list[Record]) -> list[dict[str, Any]]:
     """One row for each search, as JSON: the strength at which leakage stops by each measure, and the whole curve."""
     victims = newest_victims(records)
-    stop = bisection.criterion.stop
+    stop, measures = bisection.criterion.stop, bisection.criterion.measures
     table = []
     for search, of_measures in bisection.curves(records).items():
         strength = search.of.strength
         positions = sorted(search.positions)
+        control = victims[Cell(search.scenario, None, search.attack, adaptive=False).id]
         row: dict[str, Any] = {
             "dataset": search.scenario.data.name,
             "model": search.scenario.model.name,
             "defense": search.of.name,
             "argument": search.of.argument,
+            "fixed": search.of.fixed,
             "attack": search.attack.as_dict(),
             "adaptive": search.adaptive,
             "victims": search.scenario.victims,
@@ -262,11 +264,15 @@ def rows(bisection: Bisection, records: list[Record]) -> list[dict[str, Any]]:
         }
         for name, curve in of_measures.items():
             at, (low, high) = crossing(curve, stop), interval(curve, stop)
+            without = fmean(measures[name](victim) for victim, _ in control.values())
+            how = outcome(at, without, stop)
             row[name] = {
-                "strength": strength(at) if 0 < at <= 1 else None,
-                "low": strength(low),
+                "stopped": how,
+                "strength": strength(at) if how == WITHIN else None,
+                "low": strength(low) if low <= 1 else None,
                 "high": strength(high) if high <= 1 else None,
-                "note": note(search, curve, stop),
+                "note": note(search, curve, how, without),
+                "without": without,
                 "rates": [float(curve[p].mean()) for p in positions],
                 "rises": [[strength(a), strength(b)] for a, b in rises(curve)],
             }
@@ -274,14 +280,31 @@ def rows(bisection: Bisection, records: list[Record]) -> list[dict[str, Any]]:
     return table
 
 
-def note(search: Search, curve: Curve, stop: float) -> str:
+VOID, WEAK, WITHIN, NEVER = "void", "at the weak end", "within", "never"
+"""Whether leakage stops in a range: there was none without a defense; everywhere; from a strength on; nowhere."""
+
+
+def outcome(at: float, without: float, stop: float) -> str:
+    """Which of the four it is.
+
+    Args:
+        at: the crossing.
+        without: rate without a defense.
+        stop: largest rate where leakage has stopped.
+    """
+    if without <= stop:
+        return VOID
+    return WEAK if at == 0 else WITHIN if at <= 1 else NEVER
+
+
+def note(search: Search, curve: Curve, how: str, without: float) -> str:
     """What has to be said where the range does not enclose the threshold."""
-    at, end = crossing(curve, stop), search.of
-    if at == 0:
-        return f"stopped at the weak end, {end.argument} {end.weak:g}, already ({curve[0.0].mean():.0%} leak)"
-    if at > 1:
-        return f"not stopped at the strong end, {end.argument} {end.strong:g} ({curve[1.0].mean():.0%} leak)"
-    return ""
+    end = search.of
+    return {
+        VOID: f"void: without a defense {without:.0%} leak, so that there is nothing to stop",
+        WEAK: f"stopped at the weak end, {end.argument} {end.weak:g}, already ({curve[0.0].mean():.0%} leak)",
+        NEVER: f"not stopped at the strong end, {end.argument} {end.strong:g} ({curve[1.0].mean():.0%} leak)",
+    }.get(how, "")
 
 
 COLUMNS = ("data", "defense", "attack", "attacker", "stops at, SSIM", "95 %", "stops at, PSNR", "95 %", "remarks")

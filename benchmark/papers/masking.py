@@ -3,196 +3,252 @@
 import json
 import math
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmark import strengths
+from benchmark import diagnosis, strengths
+from benchmark.errors import UsageError
 from benchmark.papers.sources import provenance
 from benchmark.store import Record
-from benchmark.strengths import ADAPTIVE, OBLIVIOUS, TRAINED_ON, Line, Search
-from benchmark.threshold import attack_label
+from benchmark.strengths import ADAPTIVE, OBLIVIOUS, Line
+from benchmark.threshold import NEVER, VOID, WITHIN, attack_label
 from benchmark.training.store import read_all as read_trainings
-from benchmark.training.table import accuracy as last_accuracy
-from benchmark.training.table import t_interval
+from benchmark.training.table import Row, half, label, scenario_of
+from benchmark.training.table import rows as training_rows
 
 NEAR_NONE = 1.0
 """Percentage points of accuracy up to which a loss counts as near to none; the paper's abstract gives no figure."""
+
+NOTHING, COSTS, OPEN, UNSTOPPED = "near to nothing", "it costs", "open", "not stopped"
 
 
 def page(records: list[Record], folder: Path) -> str:
     """The page, from thresholds.json of ``leakboard threshold`` and the trainings of ``leakboard train`` in the folder.
 
     Raises:
-        UsageError: thresholds.json is missing or damaged.
+        UsageError: thresholds.json is missing, or a file is damaged.
     """
     found = strengths.read(folder)
-    trainings = read_trainings(folder) if (folder / "training").is_dir() else []
+    trainings = training_rows(read_trainings(folder)) if (folder / "training").is_dir() else []
+    models = " and ".join(dict.fromkeys(line.model for line in found.lines))
     lines = [
         "# Random gradient masking, run again",
         "",
         "Kim and Park 2024 (arXiv 2408.08430) look for the weakest masking, clipping, pruning and noise that stops",
         "DLG, judged by SSIM, and find that federated training at those strengths loses near to nothing with masking",
         "and clipping, and can lose with noise and pruning (abstract; no figure of the paper could be had). Its",
-        "attacker does not know the defense: *oblivious* is DLG or iDLG as published. *Adaptive* attackers know it,",
-        "and the strongest of them knows too that images are smooth and lie in [0, 1].",
+        "attacker does not know the defense: *oblivious* is DLG or iDLG as published. *Adaptive* attackers know it and",
+        "may use that or not, and the strongest of them knows too that images are smooth and lie in [0, 1].",
         "",
         f"A victim leaks at an SSIM of {found.ssim:g} or more; leakage has stopped where at most {found.stop:.0%} of",
         "the victims leak. A strength is that which the most demanding of the attacks needs, with its 95 % interval;",
-        "accuracy is that of federated training with the defense at that strength.",
+        f"it was found on single images in {models} with random weights, and protects there. Accuracy is that of",
+        "federated training with the defense at that strength, ± half of a 95 % t interval over seeds. Averages of",
+        "several steps (FedAvg) are smaller or larger than the gradients that were attacked, and do not count in the",
+        "verdicts.",
     ]
     for dataset in dict.fromkeys(line.dataset for line in found.lines):
-        lines += ["", f"## {dataset}", "", *table([line for line in found.lines if line.dataset == dataset], trainings)]
+        of_dataset = [line for line in found.lines if line.dataset == dataset]
+        lines += ["", f"## {dataset}", "", *table(of_dataset, trainings)]
     lines += ["", "## Finding", "", *finding(found.lines, trainings), *information(folder), "", *provenance(records)]
     return "\n".join(lines) + "\n"
 
 
-def table(of_dataset: list[Line], trainings: list[Record]) -> list[str]:
+def table(of_dataset: list[Line], trainings: list[Row]) -> list[str]:
     """The defenses of one data set."""
     lines = [
         "| defense | oblivious stops at | adaptive stops at | accuracy at the first | at the second | without |",
         "|---|---|---|---|---|---|",
     ]
     for line in of_dataset:
-        stops = [threshold(search) for search in line.hardest.values()]
-        accuracies = [accuracy(search, trainings) for search in line.hardest.values()]
-        without = accuracy(None, trainings, line.dataset)
-        lines.append("| " + " | ".join([f"{line.defense} {line.argument}", *stops, *accuracies, without]) + " |")
+        stops = [threshold(search["ssim"]) for search in line.hardest.values()]
+        protected = [trained(line, attacker, trainings) for attacker in line.hardest]
+        without = [row for row in trainings if line.is_trained_on(data_of(row)) and row["defense"] == "no defense"]
+        accuracies = ["<br>".join(map(accuracy, rows)) or "not trained" for rows in (*protected, without)]
+        lines.append("| " + " | ".join([line.label, *stops, *accuracies]) + " |")
     return lines
 
 
-def threshold(search: Search) -> str:
+def threshold(found: dict[str, Any]) -> str:
     """Where leakage stops, with its interval, or why that is not known."""
-    found = search["ssim"]
-    if found["strength"] is None:
-        return str(found["note"]).replace("|", "/")
-    high = "beyond" if found["high"] is None else f"{found['high']:.3g}"
-    return f"{found['strength']:.3g} ({found['low']:.3g} to {high})"
+    if found["stopped"] != WITHIN:
+        return str(found["note"])
+    low, high = ("beyond" if end is None else f"{end:.3g}" for end in (found["low"], found["high"]))
+    return f"{found['strength']:.3g} ({low} to {high})"
 
 
-def accuracy(search: Search | None, trainings: list[Record], dataset: str = "") -> str:
-    """Of each network that was trained with the defense at that strength, to three digits, or without one."""
-    shown = []
-    for network, found in by_network(trainings, search["dataset"] if search else dataset, search).items():
-        low, high = t_interval(found)
-        half = "" if low is None or high is None else f" ± {(high - low) / 2:.1f}"
-        shown.append(f"{network} {fmean(found):.1f}{half} %")
-    return "<br>".join(shown) or "not trained"
+def trained(line: Line, attacker: str, trainings: list[Row]) -> list[Row]:
+    """The trainings with the defense at the strength that stops the attacker."""
+    at = line.at(attacker)
+    return [
+        row for row in trainings if at and line.is_trained_on(data_of(row)) and row["defense"] == label(at.as_dict())
+    ]
 
 
-def by_network(trainings: list[Record], dataset: str, search: Search | None) -> dict[str, list[float]]:
-    """Accuracies in percent of the trainings with that defense and strength (None: without one), by network."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for record in trainings:
-        config = record["config"]
-        if config["data"]["class"] == TRAINED_ON.get(dataset, dataset) and is_of(search, config["defense"]):
-            split = "" if config["split"] == "iid" else f", Dirichlet {config['split']['dirichlet']:g}"
-            found[f"{config['model']['class']} {config['algorithm']}{split}"].append(100 * last_accuracy(record))
-    return found
+def data_of(row: Row) -> str:
+    return str(row["data"]).partition("(")[0]
 
 
-def is_of(search: Search | None, defense: dict[str, Any] | None) -> bool:
-    """Whether a training was with the defense of the search, at the strength that it found."""
-    if search is None or defense is None:
-        return search is None and defense is None
-    at = search["ssim"]["strength"]
-    same = at is not None and defense["class"] == search["defense"]
-    return same and f"{float(defense[search['argument']]):.3g}" == f"{at:.3g}"
+def network(row: Row) -> str:
+    """What was trained, and how."""
+    split = "" if row["split"] == "iid" else f", {row['split']}"
+    return f"{row['model'].partition('(')[0]} {row['algorithm']}{split}"
 
 
-def finding(every: list[Line], trainings: list[Record]) -> list[str]:
+def accuracy(row: Row) -> str:
+    """Network and accuracy."""
+    diverged = f", {row['diverged']} of {row['seeds']} diverged" if row["diverged"] else ""
+    return f"{network(row)} {100 * row['accuracy']:.1f}{half(row, 'accuracy', 100, 1)} %{diverged}"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What it costs to stop an attacker on a data set.
+
+    Attributes:
+        verdict: one of ``NOTHING``, ``COSTS``, ``OPEN``, ``UNSTOPPED``.
+        loss: points of accuracy in the network that loses most; None where that is not known.
+        said: for people.
+    """
+
+    verdict: str
+    loss: float | None
+    said: str
+
+
+def judge(line: Line, attacker: str, trainings: list[Row]) -> Judged:
+    """Compares the loss with ``NEAR_NONE``: its whole interval must be on one side, in every network (FedSGD)."""
+    stopped = line.hardest[attacker]["ssim"]["stopped"]
+    if stopped == VOID:
+        return Judged(OPEN, None, "the attack finds nothing without a defense")
+    if stopped == NEVER:
+        return Judged(UNSTOPPED, math.inf, "not stopped")
+    if stopped != WITHIN:
+        return Judged(NOTHING, 0.0, "stopped at the weak end of the range already")
+    sound = {scenario_of(row) for row in trainings if row["defense"] == "no defense" and not row["diverged"]}
+    rows = [
+        row
+        for row in trained(line, attacker, trainings)
+        if row["algorithm"] == "FedSGD" and row["difference_low"] is not None and scenario_of(row) in sound
+    ]
+    if not rows:
+        return Judged(OPEN, None, "not trained with several seeds")
+    worst = min(rows, key=lambda row: float(row["difference"]))
+    losses = [(-100 * row["difference_high"], -100 * row["difference_low"]) for row in rows]
+    verdict = (
+        COSTS
+        if any(low > NEAR_NONE for low, _ in losses)
+        else NOTHING
+        if all(high <= NEAR_NONE for _, high in losses)
+        else OPEN
+    )
+    low, high = losses[rows.index(worst)]
+    loss = -100 * worst["difference"]
+    return Judged(verdict, loss, f"{loss:.1f} points ({low:.1f} to {high:.1f}, {network(worst)}), {verdict}")
+
+
+def finding(lines: list[Line], trainings: list[Row]) -> list[str]:
     """What each defense costs where it stops each attacker, against the paper's claim, and their ranking; in words."""
-    lines = [
+    said = [
         "The claim: masking and clipping that stop the attack cost near to nothing, noise and pruning can cost more.",
-        f"Near to nothing is here a mean loss of at most {NEAR_NONE:g} point of accuracy in every network that was",
-        "trained.",
+        f"Near to nothing means here that the 95 % interval of the loss is below {NEAR_NONE:g} point of accuracy in",
+        "every network; that it costs, that the interval is above it in one of them; else it is open. Each data set",
+        "shows the network that loses most.",
         "",
     ]
-    defenses = list(dict.fromkeys(line.defense for line in every))
-    for attacker in (OBLIVIOUS, ADAPTIVE):
-        lines.append(f"**Against the {attacker} attacker.**")
-        for defense in defenses:
-            of_defense = [line for line in every if line.defense == defense]
-            found = {line.dataset: largest_loss(line.hardest[attacker], trainings) for line in of_defense}
-            said = ", ".join(f"{dataset} {in_words(loss)}" for dataset, loss in found.items())
-            lines.append(f"{defense}: {said}: {verdict(list(found.values()))}.")
-        lines.append("")
-    order = sorted(defenses, key=lambda d: mean_loss([line for line in every if line.defense == d], trainings))
-    lines.append(
-        "Ranked by the mean over data sets of what it costs to stop the adaptive attacker, the cheapest first: "
-        + ", ".join(order)
-        + ". A defense that does not stop it within its range stands behind those that do."
-    )
+    defenses = dict.fromkeys(line.label for line in lines)
+    found = {
+        attacker: {
+            defense: {line.dataset: judge(line, attacker, trainings) for line in lines if line.label == defense}
+            for defense in defenses
+        }
+        for attacker in (OBLIVIOUS, ADAPTIVE)
+    }
+    for attacker, of_defense in found.items():
+        said += [f"**Against the {attacker} attacker:**", ""]
+        for defense, of_dataset in of_defense.items():
+            each = "; ".join(f"{dataset} {judged.said}" for dataset, judged in of_dataset.items())
+            said.append(f"- {defense}: **{together([j.verdict for j in of_dataset.values()])}**. {each}.")
+        said.append("")
+    return [*said, *ranking(found[ADAPTIVE])]
+
+
+def together(verdicts: list[str]) -> str:
+    """The verdict over data sets: the worst that is sure."""
+    return next((worst for worst in (UNSTOPPED, COSTS, OPEN) if worst in verdicts), NOTHING)
+
+
+def ranking(found: dict[str, dict[str, Judged]]) -> list[str]:
+    """Defenses by what it costs to stop the adaptive attacker; those for which that is not known are named."""
+    losses = {defense: [judged.loss for judged in of_dataset.values()] for defense, of_dataset in found.items()}
+    known = {
+        defense: fmean(of)
+        for defense, each in losses.items()
+        if len(of := [x for x in each if x is not None]) == len(each)
+    }
+    unknown = [defense for defense in losses if defense not in known]
+    lines = []
+    if len(known) > 1:
+        order = [
+            f"{defense} (" + ("not stopped everywhere" if math.isinf(known[defense]) else f"{known[defense]:.1f}") + ")"
+            for defense in sorted(known, key=lambda defense: known[defense])
+        ]
+        lines.append(
+            "Ranked by the points that it costs to stop the adaptive attacker, as means over data sets of the network "
+            f"that loses most: {', '.join(order)}."
+        )
+    if unknown:
+        lines.append(f"Not ranked, because something is not known of them: {', '.join(unknown)}.")
     return lines
-
-
-NOT_STOPPED, NOT_TRAINED = float("inf"), float("nan")
-
-
-def largest_loss(search: Search, trainings: list[Record]) -> float:
-    """Of accuracy at the strength that was found, in points, in the network that loses most.
-
-    Returns:
-        0 where no defense is needed, ``NOT_STOPPED`` where none in the range is enough, NaN where nothing was trained.
-    """
-    if search["ssim"]["strength"] is None:
-        return 0.0 if "weak end" in search["ssim"]["note"] else NOT_STOPPED
-    protected, without = (by_network(trainings, search["dataset"], of) for of in (search, None))
-    losses = [fmean(without[network]) - fmean(found) for network, found in protected.items() if network in without]
-    return max(losses, default=NOT_TRAINED)
-
-
-def in_words(loss: float) -> str:
-    if math.isnan(loss):
-        return "not trained"
-    return "not stopped" if loss == NOT_STOPPED else f"{loss:.1f} points"
-
-
-def verdict(losses: list[float]) -> str:
-    """Whether a defense costs near to nothing on every data set."""
-    known = [loss for loss in losses if not math.isnan(loss)]
-    if any(loss > NEAR_NONE for loss in known):
-        return "it costs, or does not stop the attack" if NOT_STOPPED in known else "it costs"
-    return "near to nothing" if len(known) == len(losses) else "open"
-
-
-def mean_loss(of_defense: list[Line], trainings: list[Record]) -> float:
-    """Over data sets, against the adaptive attacker; where nothing was trained, that does not count."""
-    losses = [largest_loss(line.hardest[ADAPTIVE], trainings) for line in of_defense]
-    known = [loss for loss in losses if not math.isnan(loss)]
-    return fmean(known) if known else NOT_STOPPED
 
 
 def information(folder: Path) -> list[str]:
-    """What spectrum.json and diagnosis.json in the folder say, where they are there."""
+    """What spectrum.json and diagnosis.json in the folder say, where they are there.
+
+    Raises:
+        UsageError: one of them is damaged.
+    """
     lines: list[str] = []
-    if (folder / "spectrum.json").exists():
-        rows = json.loads((folder / "spectrum.json").read_text())["rows"]
-        said = [
-            f"{row['dataset']} at ratio {row['defense'].partition('ratio=')[2].partition(',')[0]} leaves "
-            f"{row['equations']:,.0f} entries and {row['directions']['1e-06']:,.0f} directions of {row['pixels']:,}"
-            for row in rows
-            if row["defense"].startswith("Masking")
-        ]
-        lines += [
-            "",
-            "**Equations and directions.** The entries that a mask leaves are more than what they say: the derivative",
-            "of the masked update in the pixels has fewer directions (singular values down to a millionth of the",
-            f"largest without a mask; [spectrum.md](spectrum.md)). {'; '.join(said)}.",
-        ]
-    if (folder / "diagnosis.json").exists():
-        rows = json.loads((folder / "diagnosis.json").read_text())["rows"]
-        by_attack: dict[str, list[str]] = defaultdict(list)
-        for row in rows:
-            by_attack[attack_label(row["attack"])] += row["faults"]
-        said = [
-            f"{attack} found {faults.count('found')} of {len(faults)} images; of the others the optimizer is at fault "
-            f"in {faults.count('optimizer')}, the information in {faults.count('information')}"
-            for attack, faults in by_attack.items()
-        ]
-        lines += [
-            "",
-            "**Optimizer or information?** Attacks that know the defense were run again in double precision, from the",
-            f"true image and from near it ([diagnosis.md](diagnosis.md)). {'; '.join(said)}.",
-        ]
+    for name, command, tell in (("spectrum", "spectrum", directions), ("diagnosis", "diagnose", causes)):
+        path = folder / f"{name}.json"
+        if path.exists():
+            try:
+                lines += ["", *tell(json.loads(path.read_text())["rows"])]
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                raise UsageError(f"{path} can not be read: run leakboard {command} again, or delete it") from None
     return lines
+
+
+def directions(rows: list[dict[str, Any]]) -> list[str]:
+    """What masks leave."""
+    said = [
+        f"{row['dataset']} at ratio {row['defense'].partition('ratio=')[2].partition(',')[0]} leaves "
+        f"{row['equations']:,.0f} entries and {row['directions']['1e-06']:,.0f} directions of {row['pixels']:,}"
+        for row in rows
+        if row["defense"].startswith("Masking")
+    ]
+    return [
+        "**Equations and directions.** The entries that a mask leaves are more than what they say: the derivative of",
+        "the masked update in the pixels has fewer directions (singular values down to a millionth of the largest",
+        f"without a mask; [spectrum.md](spectrum.md)). {'; '.join(said)}.",
+    ]
+
+
+def causes(rows: list[dict[str, Any]]) -> list[str]:
+    """Why attacks that know the mask miss images, by data set and attack over all masks."""
+    verdicts: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row["defense"].startswith("Masking"):
+            verdicts[f"{row['dataset']}, {attack_label(row['attack'])}"] += diagnosis.verdicts_of(row)
+    said = [
+        f"- {name}: {', '.join(f'{kind} {of.count(kind)}' for kind in diagnosis.VERDICTS)} of {len(of)}"
+        for name, of in verdicts.items()
+    ]
+    return [
+        "**Optimizer or information?** Attacks that know the mask were run again in double precision, from the true",
+        "image and from near it; [diagnosis.md](diagnosis.md) has each mask and says what the words mean.",
+        "",
+        *said,
+    ]

@@ -94,6 +94,9 @@ class TrainingStore:
             return State(**found["state"]), float(found["seconds"])
         except FileNotFoundError:  # its run has just been done
             return None
+        except OSError as error:  # whole perhaps, so it is not to be removed
+            say(f"the checkpoint {path.name} can not be read ({one_line(error)})")
+            return None
         except Exception as error:  # a damaged file makes torch raise nearly anything
             say(f"the checkpoint {path.name} is damaged ({type(error).__name__}): the run begins anew")
             path.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from benchmark import strengths
 from benchmark.errors import UsageError, unknown
 from benchmark.federated import Federation
 from benchmark.registry import Spec
+from benchmark.store import say
 from benchmark.strengths import Thresholds, defenses_at
 from benchmark.suite import entries, read, whole_number
 
@@ -130,18 +131,21 @@ def add_defenses(given: dict[str, Any], thresholds: Thresholds, folder: Path) ->
     Raises:
         UsageError: there are none for any data set.
     """
-    added = 0
+    without = []
     scenarios = given.get("scenarios")
-    for entry in scenarios if isinstance(scenarios, list) else []:
-        data = entry.get("data") if isinstance(entry, dict) else None
-        name = data.get("class") if isinstance(data, dict) else data
-        found = defenses_at(thresholds, str(name))
-        own = entry.get("defenses", given.get("defenses", [])) if found else []
-        if found and isinstance(own, list):
+    given_scenarios = [entry for entry in scenarios if isinstance(entry, dict)] if isinstance(scenarios, list) else []
+    for entry in given_scenarios:
+        data = entry.get("data")
+        name = str(data.get("class") if isinstance(data, dict) else data)
+        found = defenses_at(thresholds, name)
+        own = entry.get("defenses", given.get("defenses", []))
+        if isinstance(own, list):  # else the suite is refused below
             entry["defenses"] = own + found
-            added += len(found)
-    if not added:
-        raise UsageError(f"{folder} has no strength that stops an attacker on a data set of this suite")
+        without += [] if found else [name]
+    if without and len(without) == len(given_scenarios):
+        raise UsageError(f"{folder} has no strength that stops an attacker on {' or '.join(dict.fromkeys(without))}")
+    for name in dict.fromkeys(without):
+        say(f"{folder} has no strength that stops an attacker on {name}: no defense is added there")
 
 
 def parse(given: dict[str, Any], name: str) -> TrainingSuite:

@@ -199,8 +199,9 @@ class Look:
     def __call__(self, pending: list[Run]) -> list[Run]:
         """Returns the runs that are not done."""
         left = []
+        there = {path.stem for path in self.store.runs.glob("*.json")}  # sees what other machines have just written
         for run in pending:
-            if record := self.store.record(run.key):
+            if run.key in there and (record := self.store.record(run.key)):
                 self.watch.ends(run, record)
                 continue
             left.append(run)

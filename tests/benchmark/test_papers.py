@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmark.cli import main
+from benchmark.diagnosis import RUNS
 from benchmark.errors import UsageError
 from benchmark.papers import dlg_fb, idlg, masking
 from benchmark.papers.dlg_fb import Outcome, Setting, gain, saving, settings
@@ -142,85 +143,154 @@ def test_the_interval_of_a_gain_is_over_sequences() -> None:
     assert value == 0.5 and low == pytest.approx(0.2) and high == pytest.approx(0.8)
 
 
-def search(defense: str, adaptive: bool, prior: float, strength: float | None, note: str = "") -> dict[str, Any]:
-    found = {"strength": strength, "low": 0.1, "high": None if strength is None else 0.9, "note": note}
+def search(
+    defense: str, adaptive: bool, prior: float, strength: float | None, stopped: str = "within", **changed: Any
+) -> dict[str, Any]:
+    found = {"stopped": stopped, "strength": strength, "low": 0.1, "high": None if strength is None else 0.9}
     return {
         "dataset": "CIFAR10",
+        "model": "LeNet",
         "defense": defense,
         "argument": "ratio",
+        "fixed": {},
         "attack": {"class": "IDLG", "total_variation": prior},
         "adaptive": adaptive,
         "strengths": [0.0, 0.5, 0.99],
-        "ssim": found,
+        "ssim": found | {"note": "" if strength else f"it is {stopped}"},
         "psnr": found,
-    }
+    } | changed
 
 
-def training(defense: dict[str, Any] | None, accuracy: float, seed: int) -> dict[str, Any]:
+def training(defense: dict[str, Any] | None, accuracy: float, seed: int, **changed: Any) -> dict[str, Any]:
     config = {"data": {"class": "CIFAR10JPEG"}, "model": {"class": "ConvNet"}, "algorithm": "FedSGD", "clients": 10}
     config |= {"clients_per_round": 10, "rounds": 5, "local_epochs": None, "batch_size": 8, "learning_rate": 0.1}
     config |= {"server_momentum": 0.0, "split": "iid", "batch_norm": "exclude", "train_images": None}
-    config |= {"test_images": None, "defense": defense, "seed": seed, "evaluate_every": 1, "schema": 1}
+    config |= {"test_images": None, "defense": defense, "seed": seed, "evaluate_every": 1, "schema": 1} | changed
     return {
-        "key": f"{defense}{seed}",
+        "key": f"{config}",
         "config": config,
         "data_sha256": "",
-        "status": "done",
+        "status": "diverged" if accuracy == 0 else "done",
         "curve": {},
-        "accuracy": accuracy,
+        "accuracy": accuracy or None,
         "loss": 1.0,
         "provenance": {"date": "2026-01-01T00:00:00Z"},
         "cost": {"seconds": 1.0},
     }
 
 
+def masked(ratio: float) -> dict[str, Any]:
+    return {"class": "Masking", "ratio": ratio, "rescale": False}
+
+
+def of_masking(folder: Path, searches: list[dict[str, Any]], trained: list[dict[str, Any]]) -> str:
+    """The page of a folder with these thresholds and trainings."""
+    (folder / "thresholds.json").write_text(json.dumps({"thresholds": searches, "ssim": 0.5, "stop": 0.05}))
+    (folder / "training").mkdir(exist_ok=True)
+    for number, one in enumerate(trained):
+        (folder / "training" / f"{number}.json").write_text(json.dumps(one | {"key": str(number)}))
+    return masking.page([record("CIFAR10", {"class": "IDLG"}, [0.1])], folder)
+
+
+SEEDS = (0, 1, 2)
+
+
 def test_the_page_of_masking_sets_both_attackers_beside_the_accuracy_at_their_strengths(tmp_path: Path) -> None:
     searches = [
         search("Masking", adaptive=False, prior=0.0, strength=0.1),
-        search("Masking", adaptive=False, prior=1e-5, strength=0.3),  # the paper's attackers have no prior
+        search("Masking", adaptive=False, prior=1e-5, strength=0.8),  # is not of the paper, but who knows may do so
         search("Masking", adaptive=True, prior=0.0, strength=0.2),
-        search("Masking", adaptive=True, prior=1e-5, strength=0.8),
-        search("Pruning", adaptive=False, prior=0.0, strength=None, note="stopped at the weak end, ratio 0, already"),
-        search("Pruning", adaptive=True, prior=0.0, strength=None, note="not stopped at the strong end, ratio 0.99"),
+        search("Masking", adaptive=True, prior=1e-5, strength=0.3),
+        search("Pruning", adaptive=False, prior=0.0, strength=None, stopped="at the weak end"),
+        search("Pruning", adaptive=True, prior=0.0, strength=None, stopped="never"),
     ]
-    (tmp_path / "thresholds.json").write_text(json.dumps({"thresholds": searches, "ssim": 0.5, "stop": 0.05}))
-    folder = tmp_path / "training"
-    folder.mkdir()
-    of_ratio = {None: 0.6, 0.1: 0.58, 0.8: 0.4}
+    of_ratio = {None: 0.6, 0.1: 0.596, 0.8: 0.4}
     trained = [
-        training(ratio and {"class": "Masking", "ratio": ratio, "rescale": False}, accuracy, seed)
+        training(ratio and masked(ratio), accuracy + 0.02 * seed + (0.001 * seed if ratio else 0), seed)
         for ratio, accuracy in of_ratio.items()
-        for seed in (0, 1)
+        for seed in SEEDS
     ]
-    for number, one in enumerate(trained):
-        (folder / f"{number}.json").write_text(json.dumps(one | {"key": str(number)}))
-    written = masking.page([record("CIFAR10", {"class": "IDLG"}, [0.1])], tmp_path)
+    written = of_masking(tmp_path, searches, trained)
     assert (
         "| Masking ratio | 0.1 (0.1 to 0.9) | 0.8 (0.1 to 0.9) | "
-        "ConvNet FedSGD 58.0 ± 0.0 % | ConvNet FedSGD 40.0 ± 0.0 % | ConvNet FedSGD 60.0 ± 0.0 % |"
+        "ConvNet FedSGD 61.7 ± 5.2 % | ConvNet FedSGD 42.1 ± 5.2 % | ConvNet FedSGD 62.0 ± 5.0 % |"
     ) in written
-    assert "| Pruning ratio | stopped at the weak end, ratio 0, already | not stopped at the strong end" in written
-    oblivious, _, adaptive = written.partition("**Against the adaptive attacker.**")
-    assert "Masking: CIFAR10 2.0 points: it costs." in oblivious
-    assert "Pruning: CIFAR10 0.0 points: near to nothing." in oblivious
-    assert "Masking: CIFAR10 20.0 points: it costs." in adaptive
-    assert "Pruning: CIFAR10 not stopped: it costs, or does not stop the attack." in adaptive
-    assert "the cheapest first: Masking, Pruning." in adaptive
-    assert "spectrum.md" not in written
-
-    directions = {"1e-06": 573.0}
-    row = {"dataset": "MNIST", "defense": "Masking(ratio=0.95, rescale=False)", "pixels": 784}
-    rows = [row | {"equations": 674.0, "directions": directions}, row | {"defense": "no defense"}]
-    (tmp_path / "spectrum.json").write_text(json.dumps({"rows": rows}))
-    attack = spec("attack", "IDLG", {}).as_dict()
-    of_faults = [{"attack": attack, "faults": ["found", "optimizer"]}, {"attack": attack, "faults": ["information"]}]
-    (tmp_path / "diagnosis.json").write_text(json.dumps({"rows": of_faults}))
-    written = masking.page([record("CIFAR10", {"class": "IDLG"}, [0.1])], tmp_path)
-    assert "MNIST at ratio 0.95 leaves 674 entries and 573 directions of 784." in written
-    assert "IDLG found 1 of 3 images; of the others the optimizer is at fault in 1, the information in 1." in written
-    (tmp_path / "thresholds.json").unlink()
-    with pytest.raises(UsageError, match="run leakboard threshold masking"):
+    assert "| Pruning ratio | it is at the weak end | it is never | not trained | not trained |" in written
+    oblivious, _, adaptive = written.partition("**Against the adaptive attacker:**")
+    # 0.4, 0.3 and 0.2 points: 0.3 ± 4.303 x 0.1 / sqrt(3), though each accuracy alone is known to 5 points
+    assert "- Masking ratio: **near to nothing**. CIFAR10 0.3 points (0.1 to 0.5, ConvNet FedSGD)" in oblivious
+    assert "- Pruning ratio: **near to nothing**. CIFAR10 stopped at the weak end of the range already." in oblivious
+    assert "- Masking ratio: **it costs**. CIFAR10 19.9 points" in adaptive
+    assert "- Pruning ratio: **not stopped**." in adaptive
+    assert "Masking ratio (19.9), Pruning ratio (not stopped everywhere)." in adaptive
+    (tmp_path / "thresholds.json").write_text('{"thresholds": [1], "ssim": 0.5, "stop": 0.05}')
+    with pytest.raises(UsageError, match="run leakboard threshold SUITE"):
         masking.page([], tmp_path)
+
+
+def test_what_is_not_known_is_open_and_not_ranked(tmp_path: Path) -> None:
+    def both(defense: str, ratio: float | None, stopped: str = "within", **changed: Any) -> list[dict[str, Any]]:
+        return [search(defense, adaptive, 0.0, ratio, stopped, **changed) for adaptive in (False, True)]
+
+    searches = [
+        *both("Pruning", 0.9),
+        *both("Masking", 0.2),
+        *both("Masking", 0.2, fixed={"rescale": True}),
+        *both("Clipping", None, "void", argument="max_norm"),
+        *both("GaussianNoise", 0.4, argument="std"),
+        *both("Masking", 0.2, dataset="MNIST"),
+    ]
+    trained = [training(None, 0.6, seed) for seed in SEEDS]
+    trained += [training(masked(0.2), 0.57 - 0.03 * seed, seed) for seed in SEEDS]  # 3 to 9 points: too few seeds
+    trained += [training({"class": "Pruning", "ratio": 0.9}, 0.5, 0)]
+    trained += [training({"class": "GaussianNoise", "std": 0.4}, 0.0, seed) for seed in SEEDS]
+    trained += [training(None, 0.0, seed, data={"class": "MNIST"}) for seed in SEEDS]  # the control has diverged
+    trained += [training(masked(0.2), 0.9, seed, data={"class": "MNIST"}) for seed in SEEDS]
+    averages = {"algorithm": "FedAvg", "local_epochs": 1, "model": {"class": "LeNet"}}  # do not count
+    trained += [training(None, 0.9, seed, **averages) for seed in SEEDS]
+    trained += [training(masked(0.2), 0.1, seed, **averages) for seed in SEEDS]
+    written = of_masking(tmp_path, searches, trained)
+    assert "LeNet FedAvg 10.0 ± 0.0 %" in written and "3 of 3 diverged" in written
+    assert (
+        "- Masking ratio: **open**. CIFAR10 6.0 points (-1.5 to 13.5, ConvNet FedSGD), open; MNIST not trained"
+        in written
+    )
+    assert "- Masking ratio (rescale=True): **open**. CIFAR10 not trained with several seeds." in written
+    assert "- Pruning ratio: **open**. CIFAR10 not trained with several seeds." in written
+    assert "- Clipping max_norm: **open**. CIFAR10 the attack finds nothing without a defense." in written
+    assert "- GaussianNoise std: **it costs**. CIFAR10 60.0 points" in written
+    assert "Ranked" not in written
+    assert (
+        "not known of them: Pruning ratio, Masking ratio, Masking ratio (rescale=True), Clipping max_norm." in written
+    )
+
+
+def test_the_ranking_is_by_loss(tmp_path: Path) -> None:
+    strengths = {"Pruning": 0.9, "Masking": 0.2}
+    searches = [search(name, adaptive, 0.0, at) for name, at in strengths.items() for adaptive in (False, True)]
+    trained = [training(None, 0.6, seed) for seed in SEEDS]
+    trained += [training({"class": "Pruning", "ratio": 0.9}, 0.5, seed) for seed in SEEDS]
+    trained += [training(masked(0.2), 0.58, seed) for seed in SEEDS]
+    assert "Masking ratio (2.0), Pruning ratio (10.0)." in of_masking(tmp_path, searches, trained)
+
+
+def test_what_a_mask_leaves_stands_on_the_page_where_it_was_computed(tmp_path: Path) -> None:
+    searches = [search("Masking", adaptive, 0.0, 0.2) for adaptive in (False, True)]
+    assert "spectrum.md" not in of_masking(tmp_path, searches, [training(None, 0.6, 0)])
+    row = {"dataset": "MNIST", "defense": "Masking(ratio=0.95, rescale=False)", "pixels": 784}
+    rows = [row | {"equations": 674.0, "directions": {"1e-06": 573.0}}, row | {"defense": "no defense"}]
+    (tmp_path / "spectrum.json").write_text(json.dumps({"rows": rows}))
+    run = {"leaked": [True, False], "label_right": [True, False], "objective": [0.0, 1.0]}
+    row |= {"attack": spec("attack", "IDLG", {}).as_dict(), "runs": dict.fromkeys(RUNS, run)}
+    (tmp_path / "diagnosis.json").write_text(json.dumps({"rows": [row, row]}))
+    written = of_masking(tmp_path, searches, [])
+    assert "MNIST at ratio 0.95 leaves 674 entries and 573 directions of 784." in written
+    assert "- MNIST, IDLG: found 2, label 2, optimizer 0, information 0, open 0 of 4" in written
+    for name in ("spectrum", "diagnosis"):
+        (tmp_path / f"{name}.json").write_text('{"rows": [1]}')
+        with pytest.raises(UsageError, match=f"run leakboard {'spectrum' if name == 'spectrum' else 'diagnose'} again"):
+            of_masking(tmp_path, searches, [])
+        (tmp_path / f"{name}.json").unlink()
 
 
 def test_the_command_writes_the_page_and_names_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

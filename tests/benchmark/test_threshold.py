@@ -20,6 +20,7 @@ from benchmark.threshold import (
     crossing,
     interval,
     load,
+    outcome,
     ranges,
     rises,
 )
@@ -140,7 +141,8 @@ def test_a_search_ends_with_strengths_and_goes_on_where_it_was_stopped(
     noise, adaptive_mask = found[0], found[3]
     assert 1e-5 < noise["psnr"]["low"] <= noise["psnr"]["strength"] <= noise["psnr"]["high"] <= 10
     assert 4 <= len(noise["strengths"]) <= 6
-    assert adaptive_mask["psnr"]["strength"] is None
+    assert adaptive_mask["psnr"]["strength"] is None and adaptive_mask["psnr"]["stopped"] == "never"
+    assert adaptive_mask["psnr"]["without"] > 0.5 and noise["psnr"]["stopped"] == "within"
     assert "not stopped at the strong end, ratio 0.001 (" in adaptive_mask["psnr"]["note"]
     assert "| Digits | GaussianNoise std |" in said.out and "halving 2 of 2" in said.err
 
@@ -148,6 +150,23 @@ def test_a_search_ends_with_strengths_and_goes_on_where_it_was_stopped(
     assert search(tmp_path) == 0
     assert before == sorted(path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").iterdir())
     assert json.loads((tmp_path / "out" / "thresholds.json").read_text())["thresholds"] == found
+
+
+@pytest.mark.parametrize(
+    ("at", "without", "how"),
+    [
+        (0.0, 0.05, "void"),
+        (0.5, 0.0, "void"),
+        (0.0, 0.9, "at the weak end"),
+        (0.5, 0.9, "within"),
+        (1.0, 0.9, "within"),
+    ],
+)
+def test_an_attack_that_finds_nothing_without_a_defense_tells_nothing_of_one(
+    at: float, without: float, how: str
+) -> None:
+    assert outcome(at, without, 0.05) == how
+    assert outcome(math.inf, 0.9, 0.05) == "never"
 
 
 @pytest.mark.parametrize(

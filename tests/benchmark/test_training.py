@@ -20,6 +20,7 @@ from benchmark.cli import main
 from benchmark.errors import UsageError
 from benchmark.federated import State
 from benchmark.store import Record
+from benchmark.strengths import Line, Thresholds, defenses_at
 from benchmark.training import work as training
 from benchmark.training.plan import Run, TrainingBench
 from benchmark.training.store import TrainingStore, read_all
@@ -77,23 +78,35 @@ def leakboard(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Leakboard:
 
 
 def test_the_strengths_that_were_found_are_trained_too(leakboard: Leakboard, tmp_path: Path) -> None:
-    def search(adaptive: bool, strength: float | None) -> dict[str, Any]:
-        found = {"strength": strength, "note": "not stopped at the strong end"}
-        what = {"dataset": "Digits", "defense": "Masking", "argument": "ratio", "adaptive": adaptive}
-        return what | {"attack": {"class": "IDLG"}, "strengths": [0.0, 0.99], "ssim": found}
+    def search(adaptive: bool, strength: float | None, dataset: str = "Digits") -> dict[str, Any]:
+        found = {"stopped": "never" if strength is None else "within", "strength": strength, "note": ""}
+        what = {"dataset": dataset, "model": "LeNet", "defense": "Masking", "argument": "ratio", "adaptive": adaptive}
+        given = {"attack": {"class": "IDLG"}, "strengths": [0.0, 0.99], "ssim": found, "fixed": {"rescale": True}}
+        return what | given
 
-    found = {"ssim": 0.5, "stop": 0.05, "thresholds": [search(False, 0.12345), search(True, None)]}
-    (tmp_path / "thresholds.json").write_text(json.dumps(found))
+    def write(*searches: dict[str, Any]) -> None:
+        (tmp_path / "thresholds.json").write_text(json.dumps({"ssim": 0.5, "stop": 0.05, "thresholds": searches}))
+
+    write(search(False, 0.12345), search(True, 0.23456), search(False, None, "CIFAR10"))
     given = suite(MASKING, seeds=[0], rounds=1)
     code, _, err = leakboard(given, "--at", tmp_path, "--out", tmp_path / "out")
     assert code == 0, err
     trained = [record["config"]["defense"] for record in read_all(tmp_path / "out")]
-    assert sorted(defense["ratio"] for defense in trained if defense) == [0.123, 0.5] and None in trained
+    ratios = sorted((defense["ratio"], defense["rescale"]) for defense in trained if defense)
+    assert ratios == [(0.12345, True), (0.23456, True), (0.5, False)] and None in trained
 
-    code, _, err = leakboard(given | {"scenarios": [SCENARIO | {"data": "Photos"}]}, "--at", tmp_path)
-    assert code == 2 and "has no strength that stops an attacker on a data set of this suite" in err
+    given = given | {"scenarios": [SCENARIO | {"data": "CIFAR10JPEG"}]}
+    code, _, err = leakboard(given, "--at", tmp_path)
+    assert code == 2 and "has no strength that stops an attacker on CIFAR10JPEG" in err
     code, _, err = leakboard(given, "--at", tmp_path / "nowhere")
     assert code == 2 and "can not be read: run leakboard threshold" in err
+
+
+def test_a_data_set_may_be_trained_on_as_itself_or_as_jpeg() -> None:
+    found = {"stopped": "within", "strength": 0.5}
+    line = Line("CIFAR10", "LeNet", "Masking", "ratio", {}, {"oblivious": {"ssim": found}})
+    for name, count in (("CIFAR10", 1), ("CIFAR10JPEG", 1), ("MNIST", 0)):
+        assert len(defenses_at(Thresholds(0.5, 0.05, [line]), name)) == count
 
 
 def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, tmp_path: Path) -> None:
