@@ -152,6 +152,14 @@ def test_a_search_ends_with_strengths_and_goes_on_where_it_was_stopped(
     assert json.loads((tmp_path / "out" / "thresholds.json").read_text())["thresholds"] == found
 
 
+def test_an_ssim_that_needs_no_update_is_no_leak() -> None:
+    by_ssim, by_psnr = (Criterion(ssim=0.5).measures[name] for name in ("ssim", "psnr"))
+    victim = {"status": "exhausted", "ssim": [0.1, 0.59], "psnr": [5.0, 11.3]}
+    assert by_ssim(victim, 0.58) and not by_ssim(victim, 0.59) and not by_psnr(victim, 0.0)
+    assert not by_ssim(victim | {"ssim": [0.49]}, 0.1) and not by_ssim(victim | {"status": "diverged"}, 0.1)
+    assert by_psnr(victim | {"psnr": [20.0]}, 0.99)
+
+
 @pytest.mark.parametrize(
     ("at", "without", "how"),
     [
