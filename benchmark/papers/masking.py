@@ -45,8 +45,8 @@ def page(records: list[Record], folder: Path) -> str:
         f"A victim leaks at an SSIM of {found.ssim:g} or more that is above those of the null baselines (data set mean",
         "and class mean, which need no update and come to 0.5 and more on MNIST); leakage has stopped where at most",
         f"{found.stop:.0%} of the victims leak. A strength is that which the most demanding of the attacks needs, with",
-        f"its 95 % interval; it was found on single images in {models} with random weights, and protects there. Accuracy",
-        "is that of federated training with the defense at that strength, ± half of a 95 % t interval over seeds.",
+        f"its 95 % interval; it was found on single images in {models} with random weights, and protects there.",
+        "Accuracy is that of federated training with the defense at that strength, ± half of a 95 % t interval over seeds.",
         "Averages of several steps (FedAvg) are smaller or larger than the gradients that were attacked, and do not",
         "count in the verdicts.",
     ]
