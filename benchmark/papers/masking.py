@@ -46,9 +46,9 @@ def page(records: list[Record], folder: Path) -> str:
         "and class mean, which need no update and come to 0.5 and more on MNIST); leakage has stopped where at most",
         f"{found.stop:.0%} of the victims leak. A strength is that which the most demanding of the attacks needs, with",
         f"its 95 % interval; it was found on single images in {models} with random weights, and protects there.",
-        "Accuracy is that of federated training with the defense at that strength, ± half of a 95 % t interval over seeds.",
-        "Averages of several steps (FedAvg) are smaller or larger than the gradients that were attacked, and do not",
-        "count in the verdicts.",
+        "Accuracy is that of federated training with the defense at that strength, ± half of a 95 % t interval over",
+        "seeds. Averages of several steps (FedAvg) are smaller or larger than the gradients that were attacked, and do",
+        "not count in the verdicts.",
     ]
     for dataset in dict.fromkeys(line.dataset for line in found.lines):
         of_dataset = [line for line in found.lines if line.dataset == dataset]
