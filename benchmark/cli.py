@@ -151,6 +151,15 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     page.add_argument("folder", metavar="FOLDER", help="what leakboard run wrote for one of the suites named below")
     page.add_argument("--paper", metavar="NAME", help="idlg, dlg_fb or masking (default: the name of the folder)")
 
+    publish = add(
+        "publish",
+        "copy a run to where results are kept, without its private images",
+        "Records hold the first private images beside their reconstructions; the copies do not. Everything else is "
+        "copied: show, page and run go on from there as from the run itself.",
+    )
+    publish.add_argument("folder", metavar="FOLDER", help="what leakboard run, threshold or train wrote")
+    publish.add_argument("to", metavar="TO", help="as in results/NAME; what is there already stays")
+
     bench = add(
         "bench",
         "compare the batched attack with the published procedure, one victim at a time",
@@ -215,6 +224,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "spectrum": spectrum,
         "diagnose": diagnose,
         "page": page,
+        "publish": publish,
         "bench": bench,
         "list": add("list", "name what a suite can be made of"),
     }

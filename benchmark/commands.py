@@ -285,6 +285,15 @@ def page(options: argparse.Namespace, parts: Parts) -> int:
     return 0
 
 
+def publish(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard publish``."""
+    from benchmark.publish import publish
+
+    count = publish(Path(options.folder), Path(options.to))
+    print(f"{count:,} records without their pictures, and the tables: {options.to}")
+    return 0
+
+
 SPARED = ("s / victim", "evaluations", "label acc.", "LPIPS", "SSIM", "95 % interval")
 """Columns that a narrow terminal does without, the first one first."""
 
@@ -412,6 +421,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Parts], int]] = {
     "train": train,
     "show": show,
     "page": page,
+    "publish": publish,
     "list": list_all,
     "bench": bench,
 }

@@ -63,8 +63,7 @@ class Reporter(Watch):
     def finish(self) -> list[leaderboard.Row]:
         """Writes the tables, and the runs and pictures that are missing."""
         for cell in self._keys:
-            unseen = self._tracker is not None and cell not in self._reported
-            if unseen or not self._picture(cell).exists():
+            if cell not in self._reported and (self._tracker or not self._picture(cell).exists()):
                 self._report(cell)
         records = read_all(self._store.folder, read_scores)
         table = leaderboard.rows(records)
@@ -84,9 +83,11 @@ class Reporter(Watch):
 
     def _report(self, cell: str) -> None:
         records = self._records(cell)
-        picture = self._picture(cell)
         self._reported.add(cell)
-        write_whole(picture, enlarged(records[0]["picture"]))
+        picture = None
+        if strip := records[0]["picture"]:  # published records have none
+            picture = self._picture(cell)
+            write_whole(picture, enlarged(strip))
         if self._tracker:
             control = replace(self._cells[cell], defense=None, adaptive=False).id
             beside = self._records(control) if control != cell else []

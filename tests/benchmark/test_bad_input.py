@@ -56,8 +56,8 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
     [
         (
             "frob",
-            "unknown command 'frob': valid are bench, diagnose, list, page, plan, run, show, spectrum, threshold, "
-            "train",
+            "unknown command 'frob': valid are bench, diagnose, list, page, plan, publish, run, show, spectrum, "
+            "threshold, train",
         ),
         ("rum", "unknown command 'rum': did you mean run"),
         ("run --victim 3", "unknown flag '--victim': did you mean --victims"),
