@@ -57,6 +57,7 @@ class Setting:
     base: str
     gate: float
     length: int
+    budget: int
     starts: dict[str, Attacked]
     victims: int
 
@@ -77,6 +78,7 @@ def page(records: list[Record], folder: Path) -> str:
     found = settings(records)
     if not found:
         raise UsageError(f"{folder} holds no setting with every start: run configs/dlg_fb.yaml into it first")
+    budgets = " or ".join(f"{budget:,}" for budget in sorted({setting.budget for setting in found}))
     lines = [
         "# DLG-FB, run again",
         "",
@@ -86,10 +88,10 @@ def page(records: list[Record], folder: Path) -> str:
         "success is a matching loss of 0.03 or less on MNIST, 0.09 on CIFAR-100; here that stands beside whether the",
         "image was found (PSNR of 20 dB or more). LFW, which is not theirs, has the threshold of CIFAR-100.",
         "",
-        "Every start attacks the same victims with the same networks and labels and at most 6,000 evaluations (300",
-        "steps of 20). Only victims that every start attacked count: the first ones of each sequence, attacked from",
-        "noise until two have succeeded, do not. Evaluations are those until the loss threshold, or all where it was",
-        "not met.",
+        f"Every start attacks the same victims with the same networks and labels and at most {budgets} evaluations",
+        "(the paper: 300 steps of 20). Only victims that every start attacked count: the first ones of each sequence,",
+        "attacked from noise until two have succeeded, do not. Evaluations are those until the loss threshold, or all",
+        "where it was not met.",
         "Intervals are 95 %: Wilson for rates; for the differences from noise, paired, bootstrap over sequences.",
     ]
     for setting in found:
@@ -107,7 +109,7 @@ def settings(records: list[Record]) -> list[Setting]:
     }
     cells = newest_victims(records)
     found: dict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
-    gates: dict[tuple[str, int, str], tuple[float, int]] = {}
+    rules: dict[tuple[str, int, str], tuple[float, int, int]] = {}
     for cell, victims in cells.items():
         config: dict[str, Any] = next(iter(victims.values()))[1]["config"]
         attack = config["attack"]
@@ -117,7 +119,7 @@ def settings(records: list[Record]) -> list[Setting]:
         if base in ("DLG", "IDLG") and start in STARTS and config["defense"] is None:
             found[setting][start] = cell
             if feedback:
-                gates[setting] = (attack["gate"], attack["length"])
+                rules[setting] = (attack["gate"], attack["length"], attack["max_evaluations"])
     made = []
     for setting, of_starts in found.items():
         if set(of_starts) != set(STARTS):
@@ -125,7 +127,7 @@ def settings(records: list[Record]) -> list[Setting]:
         counted = set.intersection(
             *({i for i, (v, _) in cells[cell].items() if v["start"] != "warm-up"} for cell in of_starts.values())
         )
-        gate, length = gates[setting]
+        gate, length, budget = rules[setting]
         starts = {
             start: {
                 i: outcome(cells[of_starts[start]][i][0], curves[of_starts[start], i], gate) for i in sorted(counted)
@@ -133,7 +135,7 @@ def settings(records: list[Record]) -> list[Setting]:
             for start in STARTS
         }
         if counted:
-            made.append(Setting(*setting, gate, length, starts, len(cells[of_starts["noise"]])))
+            made.append(Setting(*setting, gate, length, budget, starts, len(cells[of_starts["noise"]])))
     return sorted(made, key=lambda s: (("MNIST", "CIFAR100", "LFW").index(s.data), s.same_class, s.base))
 
 

@@ -115,7 +115,14 @@ def of_dlg_fb() -> list[Record]:
             record("MNIST", {"class": "IDLG", "start": start}, found, [None if m > 0.5 else 400 for m in found])
         )
     for feedback in ("last", "ungated", "blend"):
-        attack = {"class": "DLGFB", "attack": "IDLG", "feedback": feedback, "gate": 0.03, "length": 4}
+        attack = {
+            "class": "DLGFB",
+            "attack": "IDLG",
+            "feedback": feedback,
+            "gate": 0.03,
+            "length": 4,
+            "max_evaluations": 6000,
+        }
         starts = ["warm-up", "warm-up", feedback, feedback] * 2
         records.append(record("MNIST", attack, [1e-6] * 8, [100] * 8, starts))
     return records
@@ -138,7 +145,7 @@ def test_the_interval_of_a_gain_is_over_sequences() -> None:
     """Victims of a sequence share their fate: ten sequences of ten say as much as ten victims."""
     noise = {index: Outcome(False, False, 100) for index in range(100)}
     blend = {index: Outcome(index // 10 < 5, False, 100) for index in range(100)}
-    setting = Setting("MNIST", 1, "IDLG", 0.03, 10, {"noise": noise, "blend": blend}, 100)
+    setting = Setting("MNIST", 1, "IDLG", 0.03, 10, 6000, {"noise": noise, "blend": blend}, 100)
     value, low, high = gain(setting, "blend")
     assert value == 0.5 and low == pytest.approx(0.2) and high == pytest.approx(0.8)
 
