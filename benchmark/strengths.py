@@ -65,11 +65,13 @@ class Thresholds:
     Attributes:
         ssim: a victim leaks at this or more.
         stop: share of victims that may leak where leakage has stopped.
+        searches: one for each of those, attack and attacker.
         lines: one for each data set, network and defense, in their order.
     """
 
     ssim: float
     stop: float
+    searches: list[Search]
     lines: list[Line]
 
 
@@ -82,7 +84,8 @@ def read(folder: Path) -> Thresholds:
     path = folder / "thresholds.json"
     try:
         found = json.loads(path.read_text())
-        return Thresholds(found["ssim"], found["stop"], lines_of(found["thresholds"]))
+        searches = found["thresholds"]
+        return Thresholds(found["ssim"], found["stop"], searches, lines_of(searches))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise UsageError(f"{path} can not be read: run leakboard threshold SUITE --out {folder} first") from None
 

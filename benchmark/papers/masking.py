@@ -10,8 +10,9 @@ from typing import Any
 
 from benchmark import diagnosis, strengths
 from benchmark.errors import UsageError
+from benchmark.papers.masking_figure import figure
 from benchmark.papers.sources import provenance
-from benchmark.store import Record
+from benchmark.store import Record, write_whole
 from benchmark.strengths import ADAPTIVE, OBLIVIOUS, Line
 from benchmark.threshold import NEVER, VOID, WITHIN, attack_label
 from benchmark.training.store import read_all as read_trainings
@@ -25,7 +26,9 @@ NOTHING, COSTS, OPEN, UNSTOPPED = "near to nothing", "it costs", "open", "not st
 
 
 def page(records: list[Record], folder: Path) -> str:
-    """The page, from thresholds.json of ``leakboard threshold`` and the trainings of ``leakboard train`` in the folder.
+    """Writes leakage.png, and returns the page.
+
+    It is made from thresholds.json of ``leakboard threshold`` and the trainings of ``leakboard train`` in the folder.
 
     Raises:
         UsageError: thresholds.json is missing, or a file is damaged.
@@ -50,6 +53,8 @@ def page(records: list[Record], folder: Path) -> str:
         "seeds. Averages of several steps (FedAvg) are smaller or larger than the gradients that were attacked, and do",
         "not count in the verdicts.",
     ]
+    write_whole(folder / "leakage.png", figure(found.searches, found.stop))
+    lines += ["", "![share of victims that leak over the strength of each defense](leakage.png)"]
     for dataset in dict.fromkeys(line.dataset for line in found.lines):
         of_dataset = [line for line in found.lines if line.dataset == dataset]
         lines += ["", f"## {dataset}", "", *table(of_dataset, trainings)]

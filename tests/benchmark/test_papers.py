@@ -163,7 +163,7 @@ def search(
         "attack": {"class": "IDLG", "total_variation": prior},
         "adaptive": adaptive,
         "strengths": [0.0, 0.5, 0.99],
-        "ssim": found | {"note": "" if strength else f"it is {stopped}"},
+        "ssim": found | {"note": "" if strength else f"it is {stopped}", "rates": [1.0, 0.5, 0.0]},
         "psnr": found,
     } | changed
 
@@ -230,6 +230,7 @@ def test_the_page_of_masking_sets_both_attackers_beside_the_accuracy_at_their_st
     assert "- Masking ratio: **it costs**. CIFAR10 19.9 points" in adaptive
     assert "- Pruning ratio: **not stopped**." in adaptive
     assert "Masking ratio (19.9), Pruning ratio (not stopped everywhere)." in adaptive
+    assert (tmp_path / "leakage.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "thresholds.json").write_text('{"thresholds": [1], "ssim": 0.5, "stop": 0.05}')
     with pytest.raises(UsageError, match="run leakboard threshold SUITE"):
         masking.page([], tmp_path)

@@ -106,7 +106,7 @@ def test_a_data_set_may_be_trained_on_as_itself_or_as_jpeg() -> None:
     found = {"stopped": "within", "strength": 0.5}
     line = Line("CIFAR10", "LeNet", "Masking", "ratio", {}, {"oblivious": {"ssim": found}})
     for name, count in (("CIFAR10", 1), ("CIFAR10JPEG", 1), ("MNIST", 0)):
-        assert len(defenses_at(Thresholds(0.5, 0.05, [line]), name)) == count
+        assert len(defenses_at(Thresholds(0.5, 0.05, [], [line]), name)) == count
 
 
 def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, tmp_path: Path) -> None:
