@@ -14,6 +14,8 @@ import yaml
 from benchmark.errors import UsageError, one_line, unknown
 from benchmark.registry import Spec, spec
 
+CONFIGS = Path(__file__).parent.parent / "configs"
+
 SCHEMA = 1
 """Version of the records; a change of what a record means, or of what decides it, raises this."""
 
@@ -235,3 +237,14 @@ def whole_number(name: str, value: Any, at_least: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
         raise UsageError(f"{name} must be a whole number of at least {at_least}, not {value!r}")
     return value
+
+
+def suite_path(name: str) -> Path:
+    """The file of a suite that was given by its path, or by its name in configs/."""
+    path = Path(name)
+    if path.name == name and not path.is_file():
+        path = CONFIGS / f"{name}.yaml"
+        if not path.exists():
+            there = [p.name for p in Path().glob("*.yaml")] + [p.stem for p in CONFIGS.glob("*.yaml")]
+            raise unknown("suite", name, there)
+    return path

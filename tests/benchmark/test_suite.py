@@ -22,7 +22,11 @@ def names(made: Suite) -> list[tuple[Any, ...]]:
     return [(c.defense.label if c.defense else None, c.attack.name, c.adaptive) for c in made.cells]
 
 
-OF_OTHER_COMMANDS = {"masking": "range of Masking is for leakboard threshold", "federated": "leakboard train"}
+OF_OTHER_COMMANDS = {
+    "masking": "range of Masking is for leakboard threshold",
+    "masking_training": "leakboard train",
+    "federated": "leakboard train",
+}
 
 
 @pytest.mark.parametrize("name", OF_OTHER_COMMANDS)

@@ -1,0 +1,168 @@
+"""What the commands do that go beyond one leaderboard: thresholds, information, training, and published pages."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmark import executors, threshold
+from benchmark.blocks import Workbench, check_fit
+from benchmark.cli import Parts
+from benchmark.conductor import Conductor, find_workers
+from benchmark.errors import UsageError, unknown
+from benchmark.executors.worker import find_devices, quiet, set_up
+from benchmark.papers import dlg_fb, idlg, masking
+from benchmark.records import provenance
+from benchmark.store import Record, cannot_write, read_all, read_scores, write_whole
+from benchmark.suite import load, parse, read, suite_path, whole_number
+from benchmark.terminal import print_training
+
+
+def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard threshold``."""
+    criterion = threshold.Criterion(options.ssim, options.stop)
+    steps = whole_number("--steps", options.steps, at_least=0)
+    suite, ranges = threshold.load(suite_path(options.suite), options.victims, options.seed)
+    conductor = Conductor.of(options, suite.name)
+    folder = conductor.folder
+    bisection = threshold.Bisection(suite, ranges, criterion)
+    for step in range(steps + 1):
+        whole = bisection.as_suite()
+        what = "both ends of each range" if step == 0 else f"halving {step} of {steps}"
+        print(f"leakboard: {what}, {len(whole.cells)} cells", file=sys.stderr)
+        conductor.run(whole)
+        records = read_all(folder, read_scores)
+        if step < steps:
+            bisection.narrow(records)
+    table = threshold.rows(bisection, records)
+    written = threshold.as_markdown(table, suite.name, criterion)
+    found = {"ssim": criterion.ssim, "stop": criterion.stop, "thresholds": table}
+    write_whole(folder / "thresholds.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_whole(folder / "thresholds.md", written.encode())
+    print(written, end="")
+    print(f"\nrecords: {folder / 'records'}\nthresholds: {folder / 'thresholds.json'}, {folder / 'thresholds.md'}")
+    return 0
+
+
+def show_spectrum(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard spectrum``."""
+    from benchmark import spectrum
+
+    quiet()
+    set_up(options.threads)
+    victims = whole_number("--victims", options.victims, at_least=1)
+    path = suite_path(options.suite)
+    suite = parse({"attacks": ["IDLG"]} | read(path), path.stem, victims)  # attacks are of no importance here
+    bench = Workbench(torch.device("cpu"), options.data_root, options.download)
+    folder = made(Path(options.out) if options.out else Path("runs") / suite.name)
+    table = []
+    for scenario, defenses in spectrum.scenarios(suite):
+        check_fit(scenario, bench)
+        print(f"leakboard: {scenario.data.name} with {scenario.model.name}", file=sys.stderr)
+        table += spectrum.rows(spectrum.said(scenario, defenses, victims, bench), scenario)
+    written = spectrum.as_markdown(table)
+    found = {"provenance": provenance(bench), "rows": table}
+    write_whole(folder / "spectrum.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_whole(folder / "spectrum.md", written.encode())
+    print(written, end="")
+    return 0
+
+
+def diagnose(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard diagnose``."""
+    from benchmark import diagnosis
+
+    quiet()
+    set_up(options.threads)
+    suite = load(suite_path(options.suite), None, None)
+    victims = whole_number("--victims", options.victims, at_least=1)
+    devices = find_devices(options.devices)
+    if len(devices) > 1:
+        raise UsageError("diagnose runs on one device")
+    bench = Workbench(devices[0], options.data_root, options.download)
+    cells = diagnosis.adaptive_cells(suite, victims, bench)
+    folder = made(Path(options.out) if options.out else Path("runs") / suite.name)
+    path = folder / "diagnosis.json"
+    table: list[dict[str, Any]] = []
+    for number, table in enumerate(diagnosis.run(cells, bench, rows_of(path))):
+        write_whole(path, (json.dumps({"rows": table}, indent=1, allow_nan=False) + "\n").encode())
+        if number < len(cells):
+            print(f"{number + 1}/{len(cells)}: {cells[number].label}", file=sys.stderr)
+    written = diagnosis.as_markdown(table)
+    write_whole(folder / "diagnosis.md", written.encode())
+    print(written, end="")
+    return 0
+
+
+def made(folder: Path) -> Path:
+    """The folder, which is there from now on."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    return folder
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The rows of an earlier run; none where there was none."""
+    try:
+        rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+        if any("key" not in row or "runs" not in row for row in rows):
+            raise ValueError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(f"{path} can not be read: delete it, or give another --out") from None
+    return rows
+
+
+def train(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard train``."""
+    from benchmark.training import suite as training_suite
+    from benchmark.training import work
+    from benchmark.training.plan import TrainingBench
+
+    quiet()
+    suite = training_suite.load(suite_path(options.suite), Path(options.at) if options.at else None)
+    set_up(options.threads)
+    devices = find_workers(options)
+    launch = executors.find(options.executor, options.executor_option)
+    alone = options.executor == "local" and len(devices) == 1
+    folder = Path(options.out) if options.out else Path("runs") / suite.name
+    bench = TrainingBench(torch.device(devices[0] if alone else "cpu"), options.data_root, options.download)
+    tracker = work.find_tracker(options.wandb, suite.name, folder)
+    ran, table = work.carry_out(suite, bench, folder, devices, None if alone else launch, tracker)
+    print_training(table, Console())
+    print(f"\n{ran}\nrecords: {folder / 'training'}\ntables: {folder / 'training.csv'}, {folder / 'training.md'}")
+    return 0
+
+
+PAPERS: dict[str, Callable[[list[Record], Path], str]] = {
+    "idlg": idlg.page,
+    "dlg_fb": dlg_fb.page,
+    "masking": masking.page,
+}
+
+
+def page(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard page``."""
+    folder = Path(options.folder)
+    paper = options.paper or folder.resolve().name
+    if paper not in PAPERS:
+        raise unknown("paper", paper, PAPERS)
+    written = PAPERS[paper](read_all(folder), folder)
+    write_whole(folder / "README.md", written.encode())
+    print(written, end="")
+    return 0
+
+
+def publish(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard publish``."""
+    from benchmark.publish import publish
+
+    count = publish(Path(options.folder), Path(options.to))
+    print(f"{count:,} records without their pictures, and the tables: {options.to}")
+    return 0
