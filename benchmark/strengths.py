@@ -108,13 +108,16 @@ def lines_of(searches: list[Search]) -> list[Line]:
 
 
 def hardest(searches: list[Search]) -> Search:
-    """The search whose attack needs the strongest defense: a strength that is far from the weak end."""
+    """The search whose attack needs the strongest defense: a strength that is far from the weak end.
 
-    def needed(search: Search) -> float:
+    Of those that none in the range stops it is the one that most victims leak to.
+    """
+
+    def needed(search: Search) -> tuple[float, float]:
         found = search["ssim"]
         if found["stopped"] == WITHIN:
-            return abs(found["strength"] - search["strengths"][0])
-        return math.inf if found["stopped"] == NEVER else 0.0
+            return abs(found["strength"] - search["strengths"][0]), 0.0
+        return (math.inf, found["rates"][-1]) if found["stopped"] == NEVER else (0.0, 0.0)
 
     return max(searches, key=needed)
 

@@ -13,6 +13,7 @@ from benchmark.papers import dlg_fb, idlg, masking
 from benchmark.papers.dlg_fb import Outcome, Setting, gain, saving, settings
 from benchmark.papers.idlg import Comparison
 from benchmark.registry import spec
+from benchmark.strengths import hardest
 
 Record = dict[str, Any]
 
@@ -271,6 +272,13 @@ def test_what_is_not_known_is_open_and_not_ranked(tmp_path: Path) -> None:
     assert (
         "not known of them: Pruning ratio, Masking ratio, Masking ratio (rescale=True), Clipping max_norm." in written
     )
+
+
+def test_of_attacks_that_nothing_stops_the_strongest_is_shown() -> None:
+    weak, strong = (search("Clipping", True, prior, None, "never") for prior in (0.0, 1e-5))
+    strong["ssim"] = strong["ssim"] | {"rates": [1.0, 0.5, 0.9]}
+    assert hardest([weak, strong]) is strong and hardest([strong, weak]) is strong
+    assert hardest([weak, search("Clipping", True, 0.0, 0.3)]) is weak
 
 
 def test_the_ranking_is_by_loss(tmp_path: Path) -> None:

@@ -79,7 +79,12 @@ def leakboard(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Leakboard:
 
 def test_the_strengths_that_were_found_are_trained_too(leakboard: Leakboard, tmp_path: Path) -> None:
     def search(adaptive: bool, strength: float | None, dataset: str = "Digits") -> dict[str, Any]:
-        found = {"stopped": "never" if strength is None else "within", "strength": strength, "note": ""}
+        found = {
+            "stopped": "never" if strength is None else "within",
+            "strength": strength,
+            "note": "",
+            "rates": [1.0, 0.5],
+        }
         what = {"dataset": dataset, "model": "LeNet", "defense": "Masking", "argument": "ratio", "adaptive": adaptive}
         given = {"attack": {"class": "IDLG"}, "strengths": [0.0, 0.99], "ssim": found, "fixed": {"rescale": True}}
         return what | given
