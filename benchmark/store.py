@@ -36,15 +36,8 @@ class Store:
         self.folder = folder
         self.records = folder / "records"
         self._locks = folder / "locks"
-        try:
-            self.records.mkdir(parents=True, exist_ok=True)
-            self._locks.mkdir(exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.records):
-                pass
-        except OSError as error:
-            raise UsageError(
-                f"the folder {folder} can not be written ({error.strerror}): give another with --out"
-            ) from None
+        make_writable(self.records, folder)
+        make_writable(self._locks, folder)
         self._whole: set[str] = set()
 
     def done(self, key: str) -> bool:
@@ -73,9 +66,32 @@ class Store:
         Raises:
             UsageError: the disk is full or the folder is not writable any more.
         """
-        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
-        write_whole(self.records / f"{record['key']}.json", text.encode())
+        write_record(self.records, record)
         self._whole.add(record["key"])
+
+
+def make_writable(folder: Path, run: Path) -> None:
+    """Makes a folder of a run, and sees whether files can be written there.
+
+    Raises:
+        UsageError: they can not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"the folder {run} can not be written ({error.strerror}): give another with --out") from None
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Writes a record under its key, whole or not at all.
+
+    Raises:
+        UsageError: the disk is full or the folder is not writable any more.
+    """
+    text = json.dumps(record, allow_nan=False, separators=(",", ":"))
+    write_whole(folder / f"{record['key']}.json", text.encode())
 
 
 def set_aside(path: Path) -> None:

@@ -18,7 +18,7 @@ from benchmark.errors import UsageError, unknown
 from benchmark.executors.worker import find_devices, quiet, set_up
 from benchmark.papers import dlg_fb, idlg, masking
 from benchmark.records import provenance
-from benchmark.store import Record, cannot_write, read_all, read_scores, write_whole
+from benchmark.store import Record, make_writable, read_all, read_scores, write_whole
 from benchmark.suite import load, parse, read, suite_path, whole_number
 from benchmark.terminal import print_training
 
@@ -59,7 +59,8 @@ def show_spectrum(options: argparse.Namespace, parts: Parts) -> int:
     path = suite_path(options.suite)
     suite = parse({"attacks": ["IDLG"]} | read(path), path.stem, victims)  # attacks are of no importance here
     bench = Workbench(torch.device("cpu"), options.data_root, options.download)
-    folder = made(Path(options.out) if options.out else Path("runs") / suite.name)
+    folder = Path(options.out) if options.out else Path("runs") / suite.name
+    make_writable(folder, folder)
     table = []
     for scenario, defenses in spectrum.scenarios(suite):
         check_fit(scenario, bench)
@@ -86,7 +87,8 @@ def diagnose(options: argparse.Namespace, parts: Parts) -> int:
         raise UsageError("diagnose runs on one device")
     bench = Workbench(devices[0], options.data_root, options.download)
     cells = diagnosis.adaptive_cells(suite, victims, bench)
-    folder = made(Path(options.out) if options.out else Path("runs") / suite.name)
+    folder = Path(options.out) if options.out else Path("runs") / suite.name
+    make_writable(folder, folder)
     path = folder / "diagnosis.json"
     table: list[dict[str, Any]] = []
     for number, table in enumerate(diagnosis.run(cells, bench, rows_of(path))):
@@ -97,15 +99,6 @@ def diagnose(options: argparse.Namespace, parts: Parts) -> int:
     write_whole(folder / "diagnosis.md", written.encode())
     print(written, end="")
     return 0
-
-
-def made(folder: Path) -> Path:
-    """The folder, which is there from now on."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from None
-    return folder
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from benchmark.errors import UsageError, one_line
 from benchmark.federated import State
-from benchmark.store import Record, claimed, say, set_aside, write_whole
+from benchmark.store import Record, claimed, make_writable, say, set_aside, write_record, write_whole
 
 REQUIRED = ("key", "config", "data_sha256", "status", "curve", "accuracy", "loss", "provenance", "cost")
 
@@ -31,14 +30,7 @@ class TrainingStore:
 
     def __init__(self, folder: Path) -> None:
         self.runs = folder / "training"
-        try:
-            self.runs.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.runs):
-                pass
-        except OSError as error:
-            raise UsageError(
-                f"the folder {folder} can not be written ({error.strerror}): give another with --out"
-            ) from None
+        make_writable(self.runs, folder)
 
     def record(self, key: str) -> Record | None:
         """The run's record; a damaged one is reported, set aside and not counted."""
@@ -62,8 +54,7 @@ class TrainingStore:
         Raises:
             UsageError: the disk is full or the folder is not writable any more.
         """
-        text = json.dumps(record, allow_nan=False, separators=(",", ":"))
-        write_whole(self.runs / f"{record['key']}.json", text.encode())
+        write_record(self.runs, record)
         (self.runs / f"{record['key']}.pt").unlink(missing_ok=True)
 
     def save(self, key: str, about: dict[str, Any], state: State, seconds: float) -> None:

@@ -68,10 +68,10 @@ def test_bootstrap_refuses_what_has_no_mean(values: list[float]) -> None:
 
 def test_bootstrap_depends_on_the_values_alone() -> None:
     values = np.random.default_rng(1).normal(size=40).tolist()
-    state = np.random.get_state()[1].tolist()  # type: ignore[index, union-attr] # a tuple
+    state = np.random.get_state()[1].tolist()  # a tuple
     first = bootstrap_mean(values)
     assert bootstrap_mean(values) == first == bootstrap_mean(values[::-1])
-    assert np.random.get_state()[1].tolist() == state  # type: ignore[index, union-attr] # a tuple
+    assert np.random.get_state()[1].tolist() == state  # a tuple
 
 
 def test_bootstrap_of_two_values_by_hand() -> None:

@@ -205,7 +205,7 @@ def test_a_file_that_changed_is_refused(tmp_path: Path, trunk: dict[str, Tensor]
 
 def test_unknown_net() -> None:
     with pytest.raises(ValueError, match="alex, squeeze"):
-        find_backbone("vgg")  # type: ignore[arg-type] # wrong on purpose
+        find_backbone("vgg")  # wrong on purpose
 
 
 # Use, with the random trunk

@@ -114,7 +114,7 @@ def test_psnr_is_scikit_images(channels: int) -> None:
     result = scored(true, found)
     for v in range(2):
         for n in range(3):
-            expected = peak_signal_noise_ratio(  # type: ignore[no-untyped-call] # scikit-image
+            expected = peak_signal_noise_ratio(  # scikit-image
                 true[v, n].double().numpy(), found[v, n].double().numpy(), data_range=1.0
             )
             assert result.psnr[v, n].item() == pytest.approx(expected, abs=1e-4)
@@ -139,7 +139,7 @@ def test_ssim_is_scikit_images(channels: int, height: int, width: int, window: i
             np.pad(x[0, n].double().numpy(), ((0, 0), (half, half), (half, half)), mode="reflect")
             for x in (true, found)
         )
-        expected = structural_similarity(  # type: ignore[no-untyped-call] # scikit-image
+        expected = structural_similarity(  # scikit-image
             a,
             b,
             data_range=1.0,
@@ -153,7 +153,7 @@ def test_ssim_is_scikit_images(channels: int, height: int, width: int, window: i
 
 def test_ssim_differs_from_scikit_images_only_by_the_border() -> None:
     true, found = pair(1, 1, 1, 64, 64)
-    expected = structural_similarity(  # type: ignore[no-untyped-call] # scikit-image
+    expected = structural_similarity(  # scikit-image
         true[0, 0, 0].double().numpy(),
         found[0, 0, 0].double().numpy(),
         data_range=1.0,

@@ -17,6 +17,7 @@ from datamodules import CIFAR10, CIFAR100, MNIST, DataError, FashionMNIST
 from datamodules.disk import TorchvisionData
 
 torch.set_num_threads(1)
+# Small files made here stand for the data sets; the warning has a test of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:.*verify_integrity=False")
 
 
@@ -251,7 +252,7 @@ def test_real_mnist() -> None:
     ],
 )
 def test_real_parts(kind: type[TorchvisionData], test: int, train: int, labels: list[int]) -> None:
-    data: Any = kind(root=str(SHARED), verify_integrity=False)  # type: ignore[call-arg] # of each kind, not of their base
+    data: Any = kind(root=str(SHARED), verify_integrity=False)  # of each kind, not of their base
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         data.setup()
@@ -259,4 +260,4 @@ def test_real_parts(kind: type[TorchvisionData], test: int, train: int, labels: 
     assert data.victims(5)[1].flatten().tolist() == labels
     assert f"{test} of 10000" in data.notes[0] and 0.2 < data.mean_image().mean() < 0.5
     with pytest.raises(DataError, match="only a part"):
-        kind(root=str(SHARED)).setup()  # type: ignore[call-arg] # of each kind, not of their base
+        kind(root=str(SHARED)).setup()  # of each kind, not of their base

@@ -152,7 +152,7 @@ def test_nonsense_arguments() -> None:
     with pytest.raises(ValueError, match="size must be at least 1"):
         ImageFolder("x", size=0)
     with pytest.raises(ValueError, match="image_set must be one of original, funneled"):
-        LFW(image_set="aligned")  # type: ignore[arg-type] # wrong on purpose
+        LFW(image_set="aligned")  # wrong on purpose
 
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
