@@ -10,7 +10,7 @@ from benchmark.cli import main
 from benchmark.diagnosis import RUNS
 from benchmark.errors import UsageError
 from benchmark.papers import dlg_fb, idlg, masking
-from benchmark.papers.dlg_fb import Outcome, Setting, gain, saving, settings
+from benchmark.papers.dlg_fb import Outcome, Setting, gain, passing, saving, settings
 from benchmark.papers.idlg import Comparison
 from benchmark.registry import spec
 from benchmark.strengths import hardest
@@ -138,8 +138,11 @@ def test_only_victims_that_every_start_attacked_count(tmp_path: Path) -> None:
     assert saving(setting, "mean")[0] == pytest.approx(-0.3)
     written = dlg_fb.page(of_dlg_fb(), tmp_path)
     assert "4 of 8 victims count." in written
-    assert "MNIST, unrelated images, IDLG: blending finds +100 points and takes -90 % evaluations" in written
-    assert "In 1 of 1 settings" in written
+    assert gain(setting, "blend", "mean")[0] == 0.5
+    assert passing(setting, "mean")[0] == 0.5
+    assert "the blend changes the share of images found by +100.0 points" in written
+    assert "by +50.0 points, +50.0 points and -30 %; the last" in written
+    assert "finds more images in 1 of 1 settings and fewer in 0; it surely takes fewer evaluations in 1" in written
 
 
 def test_the_interval_of_a_gain_is_over_sequences() -> None:
