@@ -3,14 +3,15 @@
 The attack is run again with double precision, from the true image, which no attacker has, and from near it.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from attacks import Attack
-from attacks.gradient_matching import GradientMatching
+from attacks import IDLG, Attack
 from benchmark.blocks import Workbench, check_attack, check_fit, checksum
 from benchmark.client import observe
 from benchmark.errors import UsageError
@@ -39,13 +40,13 @@ VERDICTS = {
     "label": "it does not, and it goes by a wrong label",
     "optimizer": (
         "the label is right and the objective is lower at the image, but the attack does not get there, though it does "
-        "from near it or with 64 bits"
+        "with 64 bits or from near it"
     ),
     "information": (
         "another image does as well, down to the tolerance with which the attack is content, or the attack leaves the "
         "true image for another: what the defense has left, with the priors, does not say which one it was"
     ),
-    "open": "the objective is lower at the image, but not even from near it does the attack get there",
+    "open": "the objective is lower at the image, but not even from near it does the attack get there, or it diverges",
 }
 """What can be said of a victim, and when."""
 
@@ -56,11 +57,13 @@ class Found:
 
     Attributes:
         leaked: whether the image was found, by the PSNR.
+        diverged: whether the attack did.
         label_right: whether the label was.
         objective: the lowest matching loss, with the priors; None where it was never finite.
     """
 
     leaked: list[bool]
+    diverged: list[bool]
     label_right: list[bool]
     objective: list[float | None]
 
@@ -80,12 +83,13 @@ def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
         model = bench.model(scenario).to(precision)
         seen = observe(model, *given, data.num_classes, defense, cell.adaptive, *public, scenario.seed, victims)
         start = None if deviation is None else (images + deviation * noise).to(bench.device)
-        attack: GradientMatching = build("attack", cell.attack if start is None else once(cell.attack))
+        attack: IDLG = build("attack", cell.attack if start is None else once(cell.attack))
         made = attack.reconstruct(seen, start_images=start)
         scores = score(images, labels, made.images.float().cpu(), made.labels.cpu(), None)
         is_found = leaked(scores.psnr).any(1).tolist()
         found[name] = Found(
             leaked=[ok and status != "diverged" for ok, status in zip(is_found, made.status, strict=True)],
+            diverged=[status == "diverged" for status in made.status],
             label_right=scores.label_correct.all(1).tolist(),
             objective=[finite(loss) for loss in made.loss.tolist()],
         )
@@ -93,8 +97,8 @@ def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
 
 
 def once(attack: Spec) -> Spec:
-    """The attack without restarts: they would leave the start that it is given."""
-    return replace(attack, args={name: 0 if name == "restarts" else value for name, value in attack.args.items()})
+    """The attack without a second start: it would leave the one that it is given."""
+    return replace(attack, args=attack.args | {"restarts": 0, "start": "noise"})
 
 
 def verdicts_of(row: dict[str, Any]) -> list[str]:
@@ -108,12 +112,11 @@ def verdicts_of(row: dict[str, Any]) -> list[str]:
             verdicts.append("found")
         elif not runs[OWN]["label_right"][victim]:
             verdicts.append("label")
-        elif runs[DOUBLE]["leaked"][victim]:
-            verdicts.append("optimizer")
-        elif not stays or here <= max(tolerance, there * (1 + SAME)):
+        elif here <= max(tolerance, there * (1 + SAME)) or not (stays or runs[TRUTH]["diverged"][victim]):
             verdicts.append("information")
         else:
-            verdicts.append("optimizer" if runs[NEAR]["leaked"][victim] else "open")
+            arrives = runs[DOUBLE]["leaked"][victim] or runs[NEAR]["leaked"][victim]
+            verdicts.append("optimizer" if arrives else "open")
     return verdicts
 
 
@@ -129,8 +132,8 @@ def adaptive_cells(suite: Suite, victims: int, bench: Workbench) -> list[Cell]:
     cells = [replace(cell, scenario=replace(cell.scenario, victims=victims)) for cell in found]
     for cell in cells:
         attack: Attack = build("attack", cell.attack)
-        if not isinstance(attack, GradientMatching):
-            raise UsageError(f"{cell.attack.name} has no start that could be the true image: give DLG or IDLG")
+        if not isinstance(attack, IDLG):  # the label that DLG looks for would start away from the true one
+            raise UsageError(f"{cell.attack.name} can not be started at the true image: give IDLG")
         check_attack(cell.scenario, cell.attack, check_fit(cell.scenario, bench), bench)
     return cells
 
@@ -156,8 +159,7 @@ def row_of(cell: Cell, bench: Workbench) -> dict[str, Any]:
     """One row of the table, as JSON, with what became of each victim."""
     assert cell.defense is not None
     return {
-        "dataset": cell.scenario.data.name,
-        "model": cell.scenario.model.name,
+        "where": cell.scenario.label,
         "defense": cell.defense.label,
         "attack": cell.attack.as_dict(),
         "runs": {name: asdict(found) for name, found in diagnose(cell, bench).items()},
@@ -169,9 +171,12 @@ def key_of(cell: Cell, bench: Workbench) -> str:
     """Everything that decides a row."""
     parts = {"data": cell.scenario.data, "model": cell.scenario.model, "attack": cell.attack, "defense": cell.defense}
     code = code_checksum({kind: part for kind, part in parts.items() if part is not None})
-    images = checksum(*bench.victims(cell.scenario, range(cell.scenario.victims)))
-    runs = {name: [str(precision), deviation] for name, (precision, deviation) in RUNS.items()}
-    return digest(cell.config() | {"code_sha256": code, "data_sha256": images, "runs": runs})
+    data = bench.data(cell.scenario.data)
+    images = checksum(
+        *bench.victims(cell.scenario, range(cell.scenario.victims)), data.mean_image(), data.class_means()
+    )
+    here = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    return digest(cell.config() | {"code_sha256": code, "data_sha256": images, "diagnosis_sha256": here})
 
 
 COLUMNS = ("data", "defense", "attack", "victims", *(f"found {name}" for name in RUNS), *list(VERDICTS)[1:])
@@ -182,7 +187,7 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
     found = [str(sum(row["runs"][name]["leaked"])) for name in RUNS]
     verdicts = verdicts_of(row)
     counts = [str(verdicts.count(verdict)) for verdict in list(VERDICTS)[1:]]
-    return row["dataset"], row["defense"], attack_label(row["attack"]), str(len(verdicts)), *found, *counts
+    return row["where"], row["defense"], attack_label(row["attack"]), str(len(verdicts)), *found, *counts
 
 
 def as_markdown(table: list[dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """A run copied to where results are kept: all that its tables and pages need, and no private image."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def publish(folder: Path, to: Path) -> int:
     Raises:
         UsageError: there is nothing to copy, or no room.
     """
-    trainings = read_trainings(folder) if (folder / "training").is_dir() else []
+    trainings = read_trainings(folder) if any((folder / "training").glob("*.json")) else []
     records = read_all(folder) if not trainings or (folder / "records").is_dir() else []
     if to.resolve() == folder.resolve():
         raise UsageError(f"{to} is the run itself: give another folder to publish it to")
@@ -40,7 +41,8 @@ def publish(folder: Path, to: Path) -> int:
             TrainingStore(to).write(training)
         for table in (path for pattern in TABLES for path in sorted(folder.glob(pattern))):
             shutil.copyfile(table, to / table.name)
-        (to / "locks").rmdir()
+        with contextlib.suppress(OSError):  # a run is going on there, or was killed
+            (to / "locks").rmdir()
     except OSError as error:
         raise UsageError(f"{to} can not be written ({error.strerror}): make room, and publish again") from None
     return len(records) + len(trainings)

@@ -9,14 +9,14 @@ from typing import Any
 
 from benchmark.errors import UsageError
 from benchmark.registry import Spec, spec
-from benchmark.threshold import NEVER, WITHIN
+from benchmark.threshold import NEVER, WEAK, WITHIN, defense_label
 
 TRAINED_ON = {"CIFAR10": "CIFAR10JPEG"}
 """The data set that may be trained on for one that is attacked, where the whole of it can be had as JPEG only."""
 
 OBLIVIOUS, ADAPTIVE = "oblivious", "adaptive"
 
-IDENTITY = ("dataset", "model", "defense", "argument", "fixed")
+IDENTITY = ("dataset", "where", "scenario", "defense", "argument", "fixed")
 """What searches have in common that differ in their attack alone."""
 
 Search = dict[str, Any]
@@ -24,17 +24,20 @@ Search = dict[str, Any]
 
 @dataclass(frozen=True)
 class Line:
-    """A defense on a data set and a network.
+    """A defense in a scenario.
 
     Attributes:
-        dataset, model: which were attacked.
+        dataset: which was attacked.
+        where: the scenario, for people.
+        scenario: all that decides it.
         defense, argument: the defense, and what its strength is called.
         fixed: its other arguments.
         hardest: by attacker, the search whose attack needs the strongest defense.
     """
 
     dataset: str
-    model: str
+    where: str
+    scenario: dict[str, Any]
     defense: str
     argument: str
     fixed: dict[str, Any]
@@ -43,15 +46,15 @@ class Line:
     @property
     def label(self) -> str:
         """The defense without its strength, for people."""
-        fixed = ", ".join(f"{name}={value}" for name, value in self.fixed.items())
-        return f"{self.defense} {self.argument}" + (f" ({fixed})" if fixed else "")
+        return defense_label({"defense": self.defense, "argument": self.argument, "fixed": self.fixed})
 
     def at(self, attacker: str) -> Spec | None:
-        """The defense at the strength that stops the attacker; None where that is none, or not needed."""
-        found = self.hardest[attacker]["ssim"]
-        if found["stopped"] != WITHIN:
+        """The defense at the weakest tested strength that stops the attacker; None where there is none."""
+        search = self.hardest[attacker]
+        strength = {WITHIN: search["ssim"]["strength"], WEAK: search["strengths"][0]}.get(search["ssim"]["stopped"])
+        if strength is None:
             return None
-        return spec("defense", self.defense, self.fixed | {self.argument: found["strength"]})
+        return spec("defense", self.defense, self.fixed | {self.argument: strength})
 
     def is_trained_on(self, data: str) -> bool:
         """Whether a training on that data set says what the defense costs here."""
@@ -66,7 +69,7 @@ class Thresholds:
         ssim: a victim leaks at this or more.
         stop: share of victims that may leak where leakage has stopped.
         searches: one for each of those, attack and attacker.
-        lines: one for each data set, network and defense, in their order.
+        lines: one for each scenario and defense, in their order.
     """
 
     ssim: float
@@ -91,7 +94,7 @@ def read(folder: Path) -> Thresholds:
 
 
 def lines_of(searches: list[Search]) -> list[Line]:
-    """One for each data set, network and defense.
+    """One for each scenario and defense.
 
     An oblivious attacker is one as published, without priors. One who knows the defense may also do as if he did not,
     so that his hardest search is that of all.
@@ -117,7 +120,7 @@ def hardest(searches: list[Search]) -> Search:
         found = search["ssim"]
         if found["stopped"] == WITHIN:
             return abs(found["strength"] - search["strengths"][0]), 0.0
-        return (math.inf, found["rates"][-1]) if found["stopped"] == NEVER else (0.0, 0.0)
+        return {NEVER: (math.inf, float(found["rates"][-1])), WEAK: (0.0, 0.0)}.get(found["stopped"], (-1.0, 0.0))
 
     return max(searches, key=needed)
 
@@ -130,7 +133,7 @@ def defenses_at(thresholds: Thresholds, trained_on: str) -> list[dict[str, Any]]
         trained_on: the data set of a training.
 
     Returns:
-        None of a defense that stops an attacker at no strength, or that is not needed.
+        None of a defense that stops an attacker at no strength, or where no attack finds anything without one.
     """
     lines = [line for line in thresholds.lines if line.is_trained_on(trained_on)]
     found = {at.label: at.as_dict() for line in lines for a in line.hardest if (at := line.at(a))}

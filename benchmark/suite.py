@@ -47,6 +47,23 @@ class Scenario:
     victims: int
     same_class: int = 1
 
+    def config(self) -> dict[str, Any]:
+        """Everything that decides a victim's image, its network and what is drawn, but the victim."""
+        return {
+            "data": self.data.as_dict(),
+            "model": self.model.as_dict(),
+            "batch_size": self.batch_size,
+            "same_class": self.same_class,
+            "seed": self.seed,
+        }
+
+    @property
+    def label(self) -> str:
+        """For people: data, model, and what is not usual."""
+        batch = f" in batches of {self.batch_size}" if self.batch_size > 1 else ""
+        related = f", {self.same_class} of one class" if self.same_class > 1 else ""
+        return f"{self.data.name} {self.model.name}{batch}{related}"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -59,14 +76,9 @@ class Cell:
 
     def config(self) -> dict[str, Any]:
         """Everything that decides a victim's result, but the victim."""
-        scenario = self.scenario
         return {
             "schema": SCHEMA,
-            "data": scenario.data.as_dict(),
-            "model": scenario.model.as_dict(),
-            "batch_size": scenario.batch_size,
-            "same_class": scenario.same_class,
-            "seed": scenario.seed,
+            **self.scenario.config(),
             "defense": self.defense.as_dict() if self.defense else None,
             "attack": self.attack.as_dict(),
             "adaptive": self.adaptive,
@@ -81,7 +93,7 @@ class Cell:
         """For people: data, model, defense, attack."""
         defense = self.defense.label if self.defense else "no defense"
         knows = " that knows it" if self.adaptive else ""
-        return f"{self.scenario.data.name} {self.scenario.model.name}, {defense}, {self.attack.name}{knows}"
+        return f"{self.scenario.label}, {defense}, {self.attack.name}{knows}"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The strength at which a defense stops leakage, by bisection, on the same victims at every strength."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from benchmark.errors import UsageError
-from benchmark.intervals import SEED
+from benchmark.intervals import SEED, wilson
 from benchmark.leaderboard import leaked, newest_victims
-from benchmark.registry import Spec, spec
+from benchmark.registry import Spec, find_class, spec
 from benchmark.store import Record
 from benchmark.suite import BASELINES, Cell, Scenario, Suite, parse, read
 
@@ -255,7 +256,11 @@ class Bisection:
 
 
 def rows(bisection: Bisection, records: list[Record]) -> list[dict[str, Any]]:
-    """One row for each search, as JSON: the strength at which leakage stops by each measure, and the whole curve."""
+    """One row for each search, as JSON: the strength at which leakage stops by each measure, and the whole curve.
+
+    It is the weakest one that was tested and from which on no more than the allowed share leaks: no attack failed at
+    the point between the tested ones where a straight line would put it.
+    """
     victims = newest_victims(records)
     stop, measures = bisection.criterion.stop, bisection.criterion.measures
     table = []
@@ -267,6 +272,8 @@ def rows(bisection: Bisection, records: list[Record]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {
             "dataset": search.scenario.data.name,
             "model": search.scenario.model.name,
+            "scenario": search.scenario.config(),
+            "where": search.scenario.label,
             "defense": search.of.name,
             "argument": search.of.argument,
             "fixed": search.of.fixed,
@@ -281,10 +288,10 @@ def rows(bisection: Bisection, records: list[Record]) -> list[dict[str, Any]]:
         for name, curve in of_measures.items():
             at, (low, high) = crossing(curve, stop), interval(curve, stop)
             without = fmean(measures[name](control[index][0], null[index]) for index in null)
-            how = outcome(at, without, stop)
+            how, around = outcome(at, without, stop), bracket(curve, stop)
             row[name] = {
                 "stopped": how,
-                "strength": strength(at) if how == WITHIN else None,
+                "strength": strength(around[1]) if around and how == WITHIN else None,
                 "low": strength(low) if low <= 1 else None,
                 "high": strength(high) if high <= 1 else None,
                 "note": note(search, curve, how, without),
@@ -338,15 +345,30 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
         remarks += [f"{name.upper()}: {found['note']}"] if found["note"] else []
         remarks += [f"{name.upper()} rises from {first:.3g} to {second:.3g}" for first, second in found["rises"]]
     attacker = "adaptive" if row["adaptive"] else "oblivious"
-    named = f"{row['defense']} {row['argument']}"
-    return (row["dataset"], named, attack_label(row["attack"]), attacker, *shown, "; ".join(remarks))
+    return (row["where"], defense_label(row), attack_label(row["attack"]), attacker, *shown, "; ".join(remarks))
+
+
+def defense_label(row: dict[str, Any]) -> str:
+    """The defense without its strength, for people."""
+    fixed = ", ".join(f"{name}={value}" for name, value in row["fixed"].items())
+    return f"{row['defense']} {row['argument']}" + (f" ({fixed})" if fixed else "")
 
 
 def attack_label(attack: dict[str, Any]) -> str:
     """The attack with the arguments that are not the class's own defaults."""
-    usual = spec("attack", attack["class"], {}).as_dict()
-    args = ", ".join(f"{name}={value}" for name, value in attack.items() if usual[name] != value)
+    usual = inspect.signature(find_class("attack", attack["class"])).parameters
+    given = {name: value for name, value in attack.items() if name != "class"}
+    args = ", ".join(f"{name}={value}" for name, value in given.items() if usual[name].default != value)
     return f"{attack['class']} {args}".strip()
+
+
+def room(victims: int, stop: float) -> str:
+    """What few victims do not tell, as a sentence."""
+    leaking = math.floor(stop * victims)
+    return (
+        f"With {victims} victims that means at most {leaking}, which leaves room for "
+        f"{wilson(leaking, victims)[1]:.0%} of all that there could be (Wilson, 95 %)."
+    )
 
 
 def as_markdown(table: Sequence[dict[str, Any]], title: str, criterion: Criterion) -> str:
@@ -354,10 +376,11 @@ def as_markdown(table: Sequence[dict[str, Any]], title: str, criterion: Criterio
     lines = [
         f"# {title}: where leakage stops",
         "",
-        f"The weakest strength from which on at most {criterion.stop:.0%} of the victims leak, by bisection with the "
-        f"same victims at every strength; between tested strengths on a straight line. By SSIM a victim leaks at "
-        f"{criterion.ssim:g} or more that no null baseline reaches on it, by PSNR at 20 dB or more. Intervals are 95 % "
-        "bootstrap over victims, and no narrower than the tested strengths on both sides.",
+        f"The weakest tested strength from which on at most {criterion.stop:.0%} of the victims leak, by bisection "
+        f"with the same victims at every strength. {room(min(row['victims'] for row in table), criterion.stop)} By "
+        f"SSIM a victim leaks at {criterion.ssim:g} or more that no null baseline reaches on it, by PSNR at 20 dB or "
+        "more. Intervals are 95 % bootstrap over these victims for where their share falls to "
+        f"{criterion.stop:.0%}, and no narrower than the tested strengths on both sides.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),

@@ -1,5 +1,7 @@
 """DLG-FB (Leite et al. 2024, arXiv 2409.17767): what feedback blending gains, and what any start near the mean does."""
 
+import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from benchmark.errors import UsageError
 from benchmark.intervals import SEED, wilson
 from benchmark.leaderboard import leaked, newest_victims
 from benchmark.papers.sources import provenance
+from benchmark.registry import spec
 from benchmark.store import Record
 
 STARTS = {
@@ -25,7 +28,13 @@ STARTS = {
     "blend": "blend, gated (FB)",
 }
 
+RELATED = {"MNIST": "images of one digit", "CIFAR100": "images of one class", "LFW": "images of one person"}
+"""What images have in common that follow each other, for each data set in the order of the page."""
+
 RESAMPLES = 10_000
+
+FEW = 5
+"""Of fewer sequences a bootstrap says nothing."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +71,7 @@ class Setting:
 
     @property
     def label(self) -> str:
-        related = {1: "unrelated images"}.get(
-            self.same_class, "images of one person" if self.data == "LFW" else "images of one class"
-        )
+        related = RELATED.get(self.data, "images of one class") if self.same_class > 1 else "unrelated images"
         return f"{self.data}, {related}, {self.base}"
 
 
@@ -101,46 +108,64 @@ def page(records: list[Record], folder: Path) -> str:
 
 def settings(records: list[Record]) -> list[Setting]:
     """Those in which every start was run, with the victims that all of them attacked."""
-    curves = {
-        (record["cell"], victim["index"]): (record["curve"], row)
-        for record in records
-        for row, victim in enumerate(record["victims"])
-    }
     cells = newest_victims(records)
-    found: dict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
-    rules: dict[tuple[str, int, str], tuple[float, int, int]] = {}
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    rules: dict[str, dict[str, Any]] = {}
     for cell, victims in cells.items():
         config: dict[str, Any] = next(iter(victims.values()))[1]["config"]
         attack = config["attack"]
-        feedback = attack["class"] == "DLGFB"
-        base, start = (attack["attack"], attack["feedback"]) if feedback else (attack["class"], attack.get("start"))
-        setting = (config["data"]["class"], config.get("same_class", 1), base)
-        if base in ("DLG", "IDLG") and start in STARTS and config["defense"] is None:
-            found[setting][start] = cell
-            if feedback:
-                rules[setting] = (attack["gate"], attack["length"], attack["max_evaluations"])
-    made = []
-    for setting, of_starts in found.items():
-        if set(of_starts) != set(STARTS):
+        if attack["class"] == "DLGFB":
+            base, start = attack["attack"], attack["feedback"]
+        elif attack["class"] in ("DLG", "IDLG"):
+            base, start = attack["class"], attack.get("start")
+            usual = spec("attack", base, {"start": start, "max_evaluations": attack["max_evaluations"]}).as_dict()
+            if attack != usual:  # another experiment, with priors or restarts
+                continue
+        else:
             continue
-        counted = set.intersection(
-            *({i for i, (v, _) in cells[cell].items() if v["start"] != "warm-up"} for cell in of_starts.values())
-        )
-        gate, length, budget = rules[setting]
-        starts = {
-            start: {
-                i: outcome(cells[of_starts[start]][i][0], curves[of_starts[start], i], gate) for i in sorted(counted)
-            }
-            for start in STARTS
-        }
-        if counted:
-            made.append(Setting(*setting, gate, length, budget, starts, len(cells[of_starts["noise"]])))
-    return sorted(made, key=lambda s: (("MNIST", "CIFAR100", "LFW").index(s.data), s.same_class, s.base))
+        if config["defense"] is None:
+            shared = config | {"attack": {"base": base, "max_evaluations": attack["max_evaluations"]}}
+            setting = json.dumps(shared, sort_keys=True)
+            found[setting][start] = cell
+            if start == "blend":
+                rules[setting] = config | {"base": base}
+    made = [
+        setting_of(rules[setting], {start: cells[of_starts[start]] for start in STARTS})
+        for setting, of_starts in found.items()
+        if set(of_starts) >= set(STARTS)
+    ]
+    order = list(RELATED)
+    known = [setting for setting in made if setting.starts["noise"]]
+    return sorted(known, key=lambda s: (order.index(s.data) if s.data in order else 99, s.data, s.same_class, s.base))
 
 
-def outcome(victim: dict[str, Any], of: tuple[dict[str, Any], int], gate: float) -> Outcome:
-    """What became of one victim."""
-    curve, row = of
+def setting_of(config: dict[str, Any], starts: dict[str, dict[int, tuple[dict[str, Any], Record]]]) -> Setting:
+    """The setting of one configuration, with the victims that every start attacked."""
+    counted = set.intersection(
+        *({index for index, (victim, _) in of.items() if victim["start"] != "warm-up"} for of in starts.values())
+    )
+    attack = config["attack"]
+    return Setting(
+        config["data"]["class"],
+        config.get("same_class", 1),
+        config["base"],
+        attack["gate"],
+        attack["length"],
+        attack["max_evaluations"],
+        {start: {i: outcome(*of[i], attack["gate"]) for i in sorted(counted)} for start, of in starts.items()},
+        len(starts["noise"]),
+    )
+
+
+def outcome(victim: dict[str, Any], record: Record, gate: float) -> Outcome:
+    """What became of one victim.
+
+    Raises:
+        UsageError: it is not known when the loss came to the gate.
+    """
+    curve, row = record["curve"], record["victims"].index(victim)
+    if gate not in curve["levels"]:
+        raise UsageError(f"the loss threshold {gate:g} is not recorded: run with a gate of one of {curve['levels']}")
     at = curve["passed"][row][curve["levels"].index(gate)]
     return Outcome(leaked(victim), at is not None, victim["evaluations"] if at is None else at)
 
@@ -149,7 +174,7 @@ def table(setting: Setting) -> list[str]:
     """The starts of one setting."""
     noise = setting.starts["noise"]
     lines = [
-        f"{len(noise)} of {setting.victims} victims count.",
+        f"{len(noise)} of {setting.victims} victims count, in {len({i // setting.length for i in noise})} sequences.",
         "",
         f"| start | image found, % | against noise | loss at most {setting.gate:g}, % | evaluations | against noise |",
         "|---|---|---|---|---|---|",
@@ -215,6 +240,8 @@ def resampled(
     drawn = np.random.default_rng(SEED).integers(len(sequences), size=(RESAMPLES, len(sequences)))
     totals = sequences[drawn].sum(1)
     low, high = np.quantile(totals[:, 0] / totals[:, 1], [0.025, 0.975])
+    if len(sequences) < FEW:
+        low, high = -math.inf, math.inf
     value = sequences.sum(0)
     return float(value[0] / value[1]), float(low), float(high)
 
@@ -255,9 +282,9 @@ def finding(found: list[Setting]) -> list[str]:
         f"success as it is by {found_of['last']:+.1f} points, {passed_of['last']:+.1f} points and "
         f"{saved_of['last']:+.0f} %. Against the mean, the blend surely (by the interval) finds more images in "
         f"{above(images)} of {len(found)} settings and fewer in {below(images)}; it surely takes fewer evaluations in "
-        f"{below(evaluations)} and more in {above(evaluations)}. Where it is neither, what the blend gains is what any "
-        "start that is smooth and near the mean gains. The gate surely finds more images than blending failures too in "
-        f"{above(gates)} of {len(found)}.",
+        f"{below(evaluations)} and more in {above(evaluations)}. Where it is neither, these victims do not tell the "
+        "blend from a start that is smooth and near the mean. The gate surely finds more images than blending failures "
+        f"too in {above(gates)} of {len(found)}, and fewer in {below(gates)}.",
     ]
 
 

@@ -13,6 +13,7 @@ from benchmark.bench import BATCHED, ONE_BY_ONE
 from benchmark.errors import UsageError
 from benchmark.intervals import rate_difference, wilson
 from benchmark.papers.sources import Cell, cells, provenance
+from benchmark.registry import spec
 from benchmark.scores import THRESHOLDS
 from benchmark.store import Record, write_whole
 
@@ -71,10 +72,8 @@ def page(records: list[Record], folder: Path) -> str:
     Raises:
         UsageError: the records are not of this suite.
     """
-    found = {(cell.data, cell.attack): cell for cell in cells(records) if cell.defense == "none"}
-    sets = [name for name in LABELS if all((name, attack) in found for attack in ATTACKS)]
-    if not sets:
-        raise UsageError(f"{folder} holds no data set with both DLG and IDLG: run configs/idlg.yaml into it first")
+    found = of_the_paper(cells(records), folder)
+    sets = [name for name in LABELS if (name, "DLG") in found]
     write_whole(folder / "figure1.png", figure(found, sets))
     lines = [
         "# iDLG, run again",
@@ -112,6 +111,32 @@ def page(records: list[Record], folder: Path) -> str:
     lines += ["", "## How the attacks ended", "", *endings(found, sets)]
     lines += [*one_by_one(folder), "", *provenance(records)]
     return "\n".join(lines) + "\n"
+
+
+def of_the_paper(every: list[Cell], folder: Path) -> dict[tuple[str, str], Cell]:
+    """By data set and attack, the cells of the paper's protocol, with the victims that both attacks have.
+
+    Raises:
+        UsageError: there is no data set with both, or one with two seeds or networks.
+    """
+    published = {attack: spec("attack", attack, {}).as_dict() for attack in ATTACKS}
+    found: dict[tuple[str, str], Cell] = {}
+    for cell in every:
+        known = cell.data in LABELS and cell.config["attack"] == published.get(cell.attack)
+        if known and cell.config["model"]["class"] == "LeNet" and cell.defense == "none":
+            if (cell.data, cell.attack) in found:
+                raise UsageError(f"{folder} holds {cell.data} with {cell.attack} twice, say of two seeds: keep one")
+            found[cell.data, cell.attack] = cell
+    paired = {}
+    for name in LABELS:
+        of_both = [found[name, attack] for attack in ATTACKS if (name, attack) in found]
+        shared = set.intersection(*({v["index"] for v in cell.victims} for cell in of_both)) if of_both else set()
+        if len(of_both) == len(ATTACKS) and shared:
+            for cell in of_both:
+                paired[name, cell.attack] = Cell(cell.config, [v for v in cell.victims if v["index"] in shared])
+    if not paired:
+        raise UsageError(f"{folder} holds no data set with both DLG and IDLG: run configs/idlg.yaml into it first")
+    return paired
 
 
 def label(name: str, cell: Cell) -> Comparison:

@@ -14,7 +14,7 @@ from benchmark.papers.masking_figure import figure
 from benchmark.papers.sources import provenance
 from benchmark.store import Record, write_whole
 from benchmark.strengths import ADAPTIVE, OBLIVIOUS, Line
-from benchmark.threshold import NEVER, VOID, WITHIN, attack_label
+from benchmark.threshold import NEVER, VOID, WITHIN, attack_label, room
 from benchmark.training.store import read_all as read_trainings
 from benchmark.training.table import Row, half, label, scenario_of
 from benchmark.training.table import rows as training_rows
@@ -34,8 +34,10 @@ def page(records: list[Record], folder: Path) -> str:
         UsageError: thresholds.json is missing, or a file is damaged.
     """
     found = strengths.read(folder)
-    trainings = training_rows(read_trainings(folder)) if (folder / "training").is_dir() else []
-    models = " and ".join(dict.fromkeys(line.model for line in found.lines))
+    trained_so_far = read_trainings(folder) if any((folder / "training").glob("*.json")) else []
+    trainings = training_rows(trained_so_far)
+    models = " and ".join(dict.fromkeys(str(line.scenario["model"]["class"]) for line in found.lines))
+    victims = min(search["victims"] for search in found.searches)
     lines = [
         "# Random gradient masking, run again",
         "",
@@ -45,30 +47,32 @@ def page(records: list[Record], folder: Path) -> str:
         "attacker does not know the defense: *oblivious* is DLG or iDLG as published. *Adaptive* attackers know it and",
         "may use that or not, and the strongest of them knows too that images are smooth and lie in [0, 1].",
         "",
-        f"A victim leaks at an SSIM of {found.ssim:g} or more that is above those of the null baselines (data set mean",
-        "and class mean, which need no update and come to 0.5 and more on MNIST); leakage has stopped where at most",
-        f"{found.stop:.0%} of the victims leak. A strength is that which the most demanding of the attacks needs, with",
-        f"its 95 % interval; it was found on single images in {models} with random weights, and protects there.",
+        f"A victim leaks at an SSIM of {found.ssim:g} or more that is above those of the null baselines (a constant,",
+        "the data set mean and the mean of the class, which come to 0.5 and more on MNIST); leakage has stopped where",
+        f"at most {found.stop:.0%} of the victims leak. {room(victims, found.stop)}",
+        "A strength is the weakest tested one that stops every attack of its attacker, with its 95 % interval; it was",
+        f"found on single images in {models} with random weights, and protects there.",
         "Accuracy is that of federated training with the defense at that strength, ± half of a 95 % t interval over",
         "seeds. Averages of several steps (FedAvg) are smaller or larger than the gradients that were attacked, and do",
         "not count in the verdicts.",
     ]
     write_whole(folder / "leakage.png", figure(found.searches, found.stop))
     lines += ["", "![share of victims that leak over the strength of each defense](leakage.png)"]
-    for dataset in dict.fromkeys(line.dataset for line in found.lines):
-        of_dataset = [line for line in found.lines if line.dataset == dataset]
-        lines += ["", f"## {dataset}", "", *table(of_dataset, trainings)]
-    lines += ["", "## Finding", "", *finding(found.lines, trainings), *information(folder), "", *provenance(records)]
+    for where in dict.fromkeys(line.where for line in found.lines):
+        lines += ["", f"## {where}", "", *table([line for line in found.lines if line.where == where], trainings)]
+    told, origins = information(folder)
+    lines += ["", "## Finding", "", *finding(found.lines, trainings), *told]
+    lines += ["", *provenance(records, trained_so_far, origins)]
     return "\n".join(lines) + "\n"
 
 
-def table(of_dataset: list[Line], trainings: list[Row]) -> list[str]:
-    """The defenses of one data set."""
+def table(of_scenario: list[Line], trainings: list[Row]) -> list[str]:
+    """The defenses of one scenario."""
     lines = [
         "| defense | oblivious stops at | adaptive stops at | accuracy at the first | at the second | without |",
         "|---|---|---|---|---|---|",
     ]
-    for line in of_dataset:
+    for line in of_scenario:
         stops = [threshold(search["ssim"]) for search in line.hardest.values()]
         protected = [trained(line, attacker, trainings) for attacker in line.hardest]
         without = [row for row in trainings if line.is_trained_on(data_of(row)) and row["defense"] == "no defense"]
@@ -131,8 +135,6 @@ def judge(line: Line, attacker: str, trainings: list[Row]) -> Judged:
         return Judged(OPEN, None, "the attack finds nothing without a defense")
     if stopped == NEVER:
         return Judged(UNSTOPPED, math.inf, "not stopped")
-    if stopped != WITHIN:
-        return Judged(NOTHING, 0.0, "stopped at the weak end of the range already")
     sound = {scenario_of(row) for row in trainings if row["defense"] == "no defense" and not row["diverged"]}
     rows = [
         row
@@ -140,7 +142,7 @@ def judge(line: Line, attacker: str, trainings: list[Row]) -> Judged:
         if row["algorithm"] == "FedSGD" and row["difference_low"] is not None and scenario_of(row) in sound
     ]
     if not rows:
-        return Judged(OPEN, None, "not trained with several seeds")
+        return Judged(OPEN, None, "not trained by FedSGD with several seeds and a control that has not diverged")
     worst = min(rows, key=lambda row: float(row["difference"]))
     losses = [(-100 * row["difference_high"], -100 * row["difference_low"]) for row in rows]
     verdict = (
@@ -160,35 +162,35 @@ def finding(lines: list[Line], trainings: list[Row]) -> list[str]:
     said = [
         "The claim: masking and clipping that stop the attack cost near to nothing, noise and pruning can cost more.",
         f"Near to nothing means here that the 95 % interval of the loss is below {NEAR_NONE:g} point of accuracy in",
-        "every network; that it costs, that the interval is above it in one of them; else it is open. Each data set",
-        "shows the network that loses most.",
+        "every network; that it costs, that the interval is above it in one of them; else it is open. For each data",
+        "set stands the network that loses most.",
         "",
     ]
     defenses = dict.fromkeys(line.label for line in lines)
     found = {
         attacker: {
-            defense: {line.dataset: judge(line, attacker, trainings) for line in lines if line.label == defense}
+            defense: {line.where: judge(line, attacker, trainings) for line in lines if line.label == defense}
             for defense in defenses
         }
         for attacker in (OBLIVIOUS, ADAPTIVE)
     }
     for attacker, of_defense in found.items():
         said += [f"**Against the {attacker} attacker:**", ""]
-        for defense, of_dataset in of_defense.items():
-            each = "; ".join(f"{dataset} {judged.said}" for dataset, judged in of_dataset.items())
-            said.append(f"- {defense}: **{together([j.verdict for j in of_dataset.values()])}**. {each}.")
+        for defense, of_scenario in of_defense.items():
+            each = "; ".join(f"{where}: {judged.said}" for where, judged in of_scenario.items())
+            said.append(f"- {defense}: **{together([j.verdict for j in of_scenario.values()])}**. {each}.")
         said.append("")
     return [*said, *ranking(found[ADAPTIVE])]
 
 
 def together(verdicts: list[str]) -> str:
-    """The verdict over data sets: the worst that is sure."""
+    """The verdict over scenarios: the worst that is sure."""
     return next((worst for worst in (UNSTOPPED, COSTS, OPEN) if worst in verdicts), NOTHING)
 
 
 def ranking(found: dict[str, dict[str, Judged]]) -> list[str]:
     """Defenses by what it costs to stop the adaptive attacker; those for which that is not known are named."""
-    losses = {defense: [judged.loss for judged in of_dataset.values()] for defense, of_dataset in found.items()}
+    losses = {defense: [judged.loss for judged in of_scenario.values()] for defense, of_scenario in found.items()}
     known = {
         defense: fmean(of)
         for defense, each in losses.items()
@@ -210,21 +212,25 @@ def ranking(found: dict[str, dict[str, Judged]]) -> list[str]:
     return lines
 
 
-def information(folder: Path) -> list[str]:
-    """What spectrum.json and diagnosis.json in the folder say, where they are there.
+def information(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """What spectrum.json and diagnosis.json in the folder say, where they are there, and where that comes from.
 
     Raises:
         UsageError: one of them is damaged.
     """
     lines: list[str] = []
+    origins: list[dict[str, Any]] = []
     for name, command, tell in (("spectrum", "spectrum", directions), ("diagnosis", "diagnose", causes)):
         path = folder / f"{name}.json"
         if path.exists():
             try:
-                lines += ["", *tell(json.loads(path.read_text())["rows"])]
+                found = json.loads(path.read_text())
+                lines += ["", *tell(found["rows"])]
+                origins += [row["provenance"] for row in found["rows"] if "provenance" in row]
+                origins += [found["provenance"]] if "provenance" in found else []
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 raise UsageError(f"{path} can not be read: run leakboard {command} again, or delete it") from None
-    return lines
+    return lines, origins
 
 
 def directions(rows: list[dict[str, Any]]) -> list[str]:
@@ -247,7 +253,7 @@ def causes(rows: list[dict[str, Any]]) -> list[str]:
     verdicts: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         if row["defense"].startswith("Masking"):
-            verdicts[f"{row['dataset']}, {attack_label(row['attack'])}"] += diagnosis.verdicts_of(row)
+            verdicts[f"{row['where']}, {attack_label(row['attack'])}"] += diagnosis.verdicts_of(row)
     said = [
         f"- {name}: {', '.join(f'{kind} {of.count(kind)}' for kind in diagnosis.VERDICTS)} of {len(of)}"
         for name, of in verdicts.items()

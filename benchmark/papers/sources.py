@@ -1,5 +1,6 @@
 """What the pages read: the victims of each cell, and where the records come from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,19 +41,34 @@ def cells(records: list[Record]) -> list[Cell]:
     ]
 
 
-def provenance(records: list[Record]) -> list[str]:
-    """Where the records come from, as lines of a page."""
-    origins = [record["provenance"] for record in records]
+def provenance(
+    records: list[Record], trainings: Sequence[Record] = (), more: Sequence[dict[str, Any]] = ()
+) -> list[str]:
+    """Where a page comes from, as its lines.
+
+    Args:
+        records: of attacks.
+        trainings: records of those.
+        more: where other figures come from.
+    """
+    origins = [record["provenance"] for record in (*records, *trainings)] + list(more)
     notes = sorted({note for origin in origins for note in origin["data_notes"]})
     commits = sorted({str(origin["commit"]) for origin in origins})
-    devices = sorted({f"{origin['device']} with {origin['threads']} threads" for origin in origins})
     versions = sorted({", ".join(f"{k} {v}" for k, v in origin["versions"].items()) for origin in origins})
-    dates = sorted(origin["date"][:10] for origin in origins)
-    hours = sum(record["cost"]["seconds"] for record in records) / 3600
     return [
         "## Where this comes from",
         "",
-        f"- {len(records):,} records, {dates[0]} to {dates[-1]}, {hours:.1f} hours of attacks on {'; '.join(devices)}",
+        f"- {costs(records, 'attacks')}",
+        *([f"- {costs(trainings, 'training')}"] if trainings else []),
         f"- commits {', '.join(commits)}",
         *(f"- {line}" for line in versions + notes),
     ]
+
+
+def costs(records: Sequence[Record], what: str) -> str:
+    """How many records of what there are, from when, and what they took."""
+    origins = [record["provenance"] for record in records]
+    dates = sorted(origin["date"][:10] for origin in origins)
+    hours = sum(record["cost"]["seconds"] for record in records) / 3600
+    devices = sorted({f"{origin['device']} with {origin['threads']} threads" for origin in origins})
+    return f"{len(records):,} records, {dates[0]} to {dates[-1]}, {hours:.1f} hours of {what} on {'; '.join(devices)}"

@@ -18,7 +18,8 @@ from benchmark.suite import Cell, Scenario
 def row(**changed: Any) -> dict[str, Any]:
     """A row of one victim that is missed, with the true image at a lower objective, near which the attack ends too."""
     missed, found = (
-        {"leaked": [leaked], "label_right": [True], "objective": [o]} for leaked, o in ((False, 1.0), (True, 0.5))
+        {"leaked": [leaked], "diverged": [False], "label_right": [True], "objective": [objective]}
+        for leaked, objective in ((False, 1.0), (True, 0.5))
     )
     runs = {OWN: missed, DOUBLE: missed, TRUTH: found, NEAR: found}
     for name, change in changed.items():
@@ -38,6 +39,8 @@ def row(**changed: Any) -> dict[str, Any]:
         ({"truth": {"objective": 0.995}}, "information"),  # the same objective elsewhere
         ({"own": {"objective": 5e-7}, "truth": {"objective": 0.0}}, "information"),  # content with another image
         ({"truth": {"leaked": False}}, "information"),  # it leaves the image
+        ({"truth": {"leaked": False, "diverged": True}, "near": {"leaked": False}}, "open"),
+        ({"own": {"objective": 5e-7}, "double": {"leaked": True}}, "information"),  # it is found by luck
         ({"near": {"leaked": False}}, "open"),
     ],
 )
@@ -87,14 +90,15 @@ def test_noise_that_the_prior_outweighs_makes_the_attack_leave_the_image(bench: 
 
 
 def test_restarts_do_not_lead_away_from_the_start_that_is_given() -> None:
-    assert once(spec("attack", "IDLG", {"restarts": 3})).args["restarts"] == 0
+    given = once(spec("attack", "IDLG", {"restarts": 3, "start": "rgap", "tolerance": 0.1})).args
+    assert given == spec("attack", "IDLG", {"tolerance": 0.1}).args
 
 
 @pytest.mark.parametrize(
     ("attack", "batch", "sentence"),
     [
-        ("RGAP", 1, "RGAP has no start that could be the true image: give DLG or IDLG"),
-        ("{class: DLG, start: rgap}", 2, "one image"),
+        ("RGAP", 1, "RGAP can not be started at the true image: give IDLG"),
+        ("DLG", 1, "DLG can not be started at the true image: give IDLG"),
         ("IDLG", 2, "one image"),
     ],
 )
@@ -103,8 +107,7 @@ def test_what_can_not_be_diagnosed_is_refused_before_any_work(
 ) -> None:
     suite = tmp_path / "mine.yaml"
     suite.write_text(
-        f"scenarios: [{{data: Digits, model: LeNet, batch_size: {batch}}}]\nattacks: [DLG, {attack}]\n"
-        "defenses: [Masking]"
+        f"scenarios: [{{data: Digits, model: LeNet, batch_size: {batch}}}]\nattacks: [{attack}]\ndefenses: [Masking]"
     )
     with pytest.raises(SystemExit) as ended:
         main(["diagnose", str(suite), "--out", str(tmp_path / "out")])
@@ -129,14 +132,14 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest
     assert call() == 0
     first = json.loads(path.read_text())["rows"]
     assert (tmp_path / "out" / "diagnosis.md").read_text() == capsys.readouterr().out
-    assert "| Digits | Masking(ratio=0.9, rescale=False) | IDLG max_evaluations=4 | 1 |" in as_markdown(first)
-    first[1]["dataset"] = "as it was"  # what was done is taken over, other cells are not
+    assert "| Digits LeNet | Masking(ratio=0.9, rescale=False) | IDLG max_evaluations=4 | 1 |" in as_markdown(first)
+    first[1]["where"] = "as it was"  # what was done is taken over, other cells are not
     path.write_text(json.dumps({"rows": first}))
     suite.write_text(text.replace("[0.5, 0.9]", "[0.6, 0.9]"))
     assert call() == 0
     second = json.loads(path.read_text())["rows"]
     assert [r["defense"] for r in second] == [f"Masking(ratio={ratio}, rescale=False)" for ratio in (0.6, 0.9)]
-    assert second[1]["dataset"] == "as it was"
+    assert second[1]["where"] == "as it was"
 
     path.write_text('{"rows": [1]}')
     assert call() == 2 and "can not be read: delete it" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """Pages of papers, from records that were made by hand."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ def record(
     first: int = 0,
 ) -> Record:
     """A record of victims with one image each; evaluations are 1000 for each."""
-    config = {"data": {"class": data}, "attack": attack, "defense": None, "adaptive": False, "same_class": 1}
+    attack = spec("attack", attack["class"], {k: v for k, v in attack.items() if k != "class"}).as_dict()
+    config = {"data": {"class": data}, "model": {"class": "LeNet"}, "attack": attack, "defense": None, "seed": 0}
+    config |= {"adaptive": False, "same_class": 1}
     cell = json.dumps(config, sort_keys=True)
     victims = [
         {
@@ -108,10 +112,10 @@ def test_records_of_another_suite_are_told(tmp_path: Path) -> None:
 
 
 def of_dlg_fb() -> list[Record]:
-    """Two sequences of four, the first two of each for the warm-up; FB finds all, the mean half, noise none."""
+    """Five sequences of four, the first two of each for the warm-up; FB finds all, the mean half, noise none."""
     records = []
     for start in ("noise", "constant", "mean", "class_mean"):
-        found = [1.0] * 8 if start == "noise" else [1e-6, 1.0] * 4
+        found = [1.0] * 20 if start == "noise" else [1e-6, 1.0] * 10
         records.append(
             record("MNIST", {"class": "IDLG", "start": start}, found, [None if m > 0.5 else 400 for m in found])
         )
@@ -124,20 +128,20 @@ def of_dlg_fb() -> list[Record]:
             "length": 4,
             "max_evaluations": 6000,
         }
-        starts = ["warm-up", "warm-up", feedback, feedback] * 2
-        records.append(record("MNIST", attack, [1e-6] * 8, [100] * 8, starts))
+        starts = ["warm-up", "warm-up", feedback, feedback] * 5
+        records.append(record("MNIST", attack, [1e-6] * 20, [100] * 20, starts))
     return records
 
 
 def test_only_victims_that_every_start_attacked_count(tmp_path: Path) -> None:
     (setting,) = settings(of_dlg_fb())
-    assert set(setting.starts["noise"]) == {2, 3, 6, 7}
+    assert set(setting.starts["noise"]) == {2, 3, 6, 7, 10, 11, 14, 15, 18, 19}
     assert gain(setting, "blend") == (1.0, 1.0, 1.0)
     assert gain(setting, "mean")[0] == 0.5
     assert saving(setting, "blend")[0] == pytest.approx(-0.9)  # 100 of 1000 evaluations
     assert saving(setting, "mean")[0] == pytest.approx(-0.3)
     written = dlg_fb.page(of_dlg_fb(), tmp_path)
-    assert "4 of 8 victims count." in written
+    assert "10 of 20 victims count, in 5 sequences." in written
     assert gain(setting, "blend", "mean")[0] == 0.5
     assert passing(setting, "mean")[0] == 0.5
     assert "the blend changes the share of images found by +100.0 points" in written
@@ -154,13 +158,58 @@ def test_the_interval_of_a_gain_is_over_sequences() -> None:
     assert value == 0.5 and low == pytest.approx(0.2) and high == pytest.approx(0.8)
 
 
+def test_a_newer_record_brings_its_own_losses_and_other_experiments_do_not_count() -> None:
+    records = of_dlg_fb()
+    newer = json.loads(json.dumps(records[-1]))
+    newer["key"], newer["provenance"]["date"] = "0", "2026-02-01T00:00:00Z"  # comes first by its key
+    newer["curve"]["passed"] = [[300, 300]] * 20
+    priors = record("MNIST", {"class": "IDLG", "start": "mean", "total_variation": 1e-5}, [1.0] * 20)
+    longer = record("MNIST", {"class": "IDLG", "start": "mean", "max_evaluations": 9000}, [1.0] * 20)
+    other_seed = json.loads(json.dumps(records[0]))
+    other_seed["config"]["seed"], other_seed["cell"] = 1, "another"
+    (setting,) = settings([newer, *records, priors, longer, other_seed])
+    assert {o.evaluations for o in setting.starts["blend"].values()} == {300}
+    assert gain(setting, "mean")[0] == 0.5
+
+
+def test_what_can_not_be_compared_is_told_or_shown_as_unknown() -> None:
+    records = of_dlg_fb()
+    for one in records:
+        one["config"]["data"]["class"] = "Digits"  # none of the paper's
+    (setting,) = settings(records)
+    assert setting.label == "Digits, unrelated images, IDLG"
+    few = replace(setting, starts={name: {2: of[2]} for name, of in setting.starts.items()})
+    assert gain(few, "blend")[1:] == (-math.inf, math.inf)
+    for one in records:
+        if one["config"]["attack"]["class"] == "DLGFB":
+            one["config"]["attack"]["gate"] = 0.05
+    with pytest.raises(UsageError, match="run with a gate of one of"):
+        settings(records)
+
+
+def test_the_page_of_idlg_has_the_papers_protocol_alone_and_the_same_victims_for_both(tmp_path: Path) -> None:
+    short = record("MNIST", {"class": "IDLG", "max_evaluations": 600}, [1.0] * 100)
+    part = record("MNIST", {"class": "DLG"}, [1e-6] * 10)
+    written = idlg.page([part, of_idlg()[1], short], tmp_path)
+    assert "| MNIST | 10 | 1,000 |" in written
+    assert written == idlg.page([part, of_idlg()[1]], tmp_path).replace("2 records", "3 records").replace(
+        "2.0 hours", "3.0 hours"
+    )
+    again = json.loads(json.dumps(of_idlg()[1]))
+    again["cell"] = "another"
+    with pytest.raises(UsageError, match="holds MNIST with IDLG twice"):
+        idlg.page([*of_idlg(), again], tmp_path)
+
+
 def search(
     defense: str, adaptive: bool, prior: float, strength: float | None, stopped: str = "within", **changed: Any
 ) -> dict[str, Any]:
     found = {"stopped": stopped, "strength": strength, "low": 0.1, "high": None if strength is None else 0.9}
     return {
         "dataset": "CIFAR10",
-        "model": "LeNet",
+        "where": "CIFAR10 LeNet",
+        "scenario": {"data": {"class": "CIFAR10"}, "model": {"class": "LeNet"}},
+        "victims": 16,
         "defense": defense,
         "argument": "ratio",
         "fixed": {},
@@ -185,8 +234,15 @@ def training(defense: dict[str, Any] | None, accuracy: float, seed: int, **chang
         "curve": {},
         "accuracy": accuracy or None,
         "loss": 1.0,
-        "provenance": {"date": "2026-01-01T00:00:00Z"},
-        "cost": {"seconds": 1.0},
+        "provenance": {
+            "date": "2026-01-01T00:00:00Z",
+            "commit": "of the training",
+            "device": "cpu",
+            "threads": 1,
+            "versions": {"torch": "2"},
+            "data_notes": [],
+        },
+        "cost": {"seconds": 3600.0},
     }
 
 
@@ -212,7 +268,7 @@ def test_the_page_of_masking_sets_both_attackers_beside_the_accuracy_at_their_st
         search("Masking", adaptive=False, prior=1e-5, strength=0.8),  # is not of the paper, but who knows may do so
         search("Masking", adaptive=True, prior=0.0, strength=0.2),
         search("Masking", adaptive=True, prior=1e-5, strength=0.3),
-        search("Pruning", adaptive=False, prior=0.0, strength=None, stopped="at the weak end"),
+        search("Pruning", False, 0.0, None, "at the weak end", strengths=[0.9, 0.95, 0.99]),
         search("Pruning", adaptive=True, prior=0.0, strength=None, stopped="never"),
     ]
     of_ratio = {None: 0.6, 0.1: 0.596, 0.8: 0.4}
@@ -221,17 +277,20 @@ def test_the_page_of_masking_sets_both_attackers_beside_the_accuracy_at_their_st
         for ratio, accuracy in of_ratio.items()
         for seed in SEEDS
     ]
+    trained += [training({"class": "Pruning", "ratio": 0.9}, 0.599 + 0.02 * seed, seed) for seed in SEEDS]
     written = of_masking(tmp_path, searches, trained)
     assert (
         "| Masking ratio | 0.1 (0.1 to 0.9) | 0.8 (0.1 to 0.9) | "
         "ConvNet FedSGD 61.7 ± 5.2 % | ConvNet FedSGD 42.1 ± 5.2 % | ConvNet FedSGD 62.0 ± 5.0 % |"
     ) in written
-    assert "| Pruning ratio | it is at the weak end | it is never | not trained | not trained |" in written
+    assert "| Pruning ratio | it is at the weak end | it is never | ConvNet FedSGD 61.9 ± 5.0 % | not" in written
+    assert "at most 0, which leaves room for 19% of all" in written
+    assert "of the training" in written and "12 records, 2026-01-01 to 2026-01-01, 12.0 hours of training" in written
     oblivious, _, adaptive = written.partition("**Against the adaptive attacker:**")
     # 0.4, 0.3 and 0.2 points: 0.3 ± 4.303 x 0.1 / sqrt(3), though each accuracy alone is known to 5 points
-    assert "- Masking ratio: **near to nothing**. CIFAR10 0.3 points (0.1 to 0.5, ConvNet FedSGD)" in oblivious
-    assert "- Pruning ratio: **near to nothing**. CIFAR10 stopped at the weak end of the range already." in oblivious
-    assert "- Masking ratio: **it costs**. CIFAR10 19.9 points" in adaptive
+    assert "- Masking ratio: **near to nothing**. CIFAR10 LeNet: 0.3 points (0.1 to 0.5, ConvNet FedSGD)" in oblivious
+    assert "- Pruning ratio: **near to nothing**. CIFAR10 LeNet: 0.1 points (0.1 to 0.1" in oblivious
+    assert "- Masking ratio: **it costs**. CIFAR10 LeNet: 19.9 points" in adaptive
     assert "- Pruning ratio: **not stopped**." in adaptive
     assert "Masking ratio (19.9), Pruning ratio (not stopped everywhere)." in adaptive
     assert (tmp_path / "leakage.png").read_bytes().startswith(b"\x89PNG")
@@ -250,7 +309,7 @@ def test_what_is_not_known_is_open_and_not_ranked(tmp_path: Path) -> None:
         *both("Masking", 0.2, fixed={"rescale": True}),
         *both("Clipping", None, "void", argument="max_norm"),
         *both("GaussianNoise", 0.4, argument="std"),
-        *both("Masking", 0.2, dataset="MNIST"),
+        *both("Masking", 0.2, dataset="MNIST", where="MNIST LeNet"),
     ]
     trained = [training(None, 0.6, seed) for seed in SEEDS]
     trained += [training(masked(0.2), 0.57 - 0.03 * seed, seed) for seed in SEEDS]  # 3 to 9 points: too few seeds
@@ -264,13 +323,15 @@ def test_what_is_not_known_is_open_and_not_ranked(tmp_path: Path) -> None:
     written = of_masking(tmp_path, searches, trained)
     assert "LeNet FedAvg 10.0 ± 0.0 %" in written and "3 of 3 diverged" in written
     assert (
-        "- Masking ratio: **open**. CIFAR10 6.0 points (-1.5 to 13.5, ConvNet FedSGD), open; MNIST not trained"
+        "- Masking ratio: **open**. CIFAR10 LeNet: 6.0 points (-1.5 to 13.5, ConvNet FedSGD), open; MNIST LeNet: not"
         in written
     )
-    assert "- Masking ratio (rescale=True): **open**. CIFAR10 not trained with several seeds." in written
-    assert "- Pruning ratio: **open**. CIFAR10 not trained with several seeds." in written
-    assert "- Clipping max_norm: **open**. CIFAR10 the attack finds nothing without a defense." in written
-    assert "- GaussianNoise std: **it costs**. CIFAR10 60.0 points" in written
+    assert (
+        "- Masking ratio (rescale=True): **open**. CIFAR10 LeNet: not trained by FedSGD with several seeds" in written
+    )
+    assert "- Pruning ratio: **open**. CIFAR10 LeNet: not trained by FedSGD with several seeds" in written
+    assert "- Clipping max_norm: **open**. CIFAR10 LeNet: the attack finds nothing without a defense." in written
+    assert "- GaussianNoise std: **it costs**. CIFAR10 LeNet: 60.0 points" in written
     assert "Ranked" not in written
     assert (
         "not known of them: Pruning ratio, Masking ratio, Masking ratio (rescale=True), Clipping max_norm." in written
@@ -282,6 +343,8 @@ def test_of_attacks_that_nothing_stops_the_strongest_is_shown() -> None:
     strong["ssim"] = strong["ssim"] | {"rates": [1.0, 0.5, 0.9]}
     assert hardest([weak, strong]) is strong and hardest([strong, weak]) is strong
     assert hardest([weak, search("Clipping", True, 0.0, 0.3)]) is weak
+    void, at_the_weak_end = (search("Clipping", True, 0.0, None, how) for how in ("void", "at the weak end"))
+    assert hardest([void, at_the_weak_end]) is at_the_weak_end
 
 
 def test_the_ranking_is_by_loss(tmp_path: Path) -> None:
@@ -296,15 +359,15 @@ def test_the_ranking_is_by_loss(tmp_path: Path) -> None:
 def test_what_a_mask_leaves_stands_on_the_page_where_it_was_computed(tmp_path: Path) -> None:
     searches = [search("Masking", adaptive, 0.0, 0.2) for adaptive in (False, True)]
     assert "spectrum.md" not in of_masking(tmp_path, searches, [training(None, 0.6, 0)])
-    row = {"dataset": "MNIST", "defense": "Masking(ratio=0.95, rescale=False)", "pixels": 784}
+    row = {"dataset": "MNIST", "where": "MNIST LeNet", "defense": "Masking(ratio=0.95, rescale=False)", "pixels": 784}
     rows = [row | {"equations": 674.0, "directions": {"1e-06": 573.0}}, row | {"defense": "no defense"}]
     (tmp_path / "spectrum.json").write_text(json.dumps({"rows": rows}))
-    run = {"leaked": [True, False], "label_right": [True, False], "objective": [0.0, 1.0]}
+    run = {"leaked": [True, False], "diverged": [False, False], "label_right": [True, False], "objective": [0.0, 1.0]}
     row |= {"attack": spec("attack", "IDLG", {}).as_dict(), "runs": dict.fromkeys(RUNS, run)}
     (tmp_path / "diagnosis.json").write_text(json.dumps({"rows": [row, row]}))
     written = of_masking(tmp_path, searches, [])
     assert "MNIST at ratio 0.95 leaves 674 entries and 573 directions of 784." in written
-    assert "- MNIST, IDLG: found 2, label 2, optimizer 0, information 0, open 0 of 4" in written
+    assert "- MNIST LeNet, IDLG: found 2, label 2, optimizer 0, information 0, open 0 of 4" in written
     for name in ("spectrum", "diagnosis"):
         (tmp_path / f"{name}.json").write_text('{"rows": [1]}')
         with pytest.raises(UsageError, match=f"run leakboard {'spectrum' if name == 'spectrum' else 'diagnose'} again"):

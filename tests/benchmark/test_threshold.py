@@ -11,18 +11,23 @@ import yaml
 
 from benchmark.cli import main
 from benchmark.errors import UsageError
+from benchmark.registry import spec
+from benchmark.suite import Scenario
 from benchmark.threshold import (
     Bisection,
     Criterion,
     Curve,
     Range,
+    attack_label,
     bracket,
     crossing,
+    defense_label,
     interval,
     load,
     outcome,
     ranges,
     rises,
+    room,
 )
 
 
@@ -144,12 +149,24 @@ def test_a_search_ends_with_strengths_and_goes_on_where_it_was_stopped(
     assert adaptive_mask["psnr"]["strength"] is None and adaptive_mask["psnr"]["stopped"] == "never"
     assert adaptive_mask["psnr"]["without"] > 0.5 and noise["psnr"]["stopped"] == "within"
     assert "not stopped at the strong end, ratio 0.001 (" in adaptive_mask["psnr"]["note"]
-    assert "| Digits | GaussianNoise std |" in said.out and "halving 2 of 2" in said.err
+    assert noise["psnr"]["strength"] in noise["strengths"]
+    assert "| Digits LeNet | GaussianNoise std |" in said.out and "halving 2 of 2" in said.err
+    assert "With 4 victims that means at most 0, which leaves room for 49%" in said.out
 
     before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").iterdir())
     assert search(tmp_path) == 0
     assert before == sorted(path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").iterdir())
     assert json.loads((tmp_path / "out" / "thresholds.json").read_text())["thresholds"] == found
+
+
+def test_rows_keep_scenarios_and_fixed_arguments_apart() -> None:
+    assert defense_label({"defense": "Masking", "argument": "ratio", "fixed": {}}) == "Masking ratio"
+    fixed = {"defense": "Masking", "argument": "ratio", "fixed": {"rescale": True}}
+    assert defense_label(fixed) == "Masking ratio (rescale=True)"
+    data, model = spec("data", "Digits", {}), spec("model", "LeNet", {})
+    assert Scenario(data, model, 4, 0, 8, 2).label == "Digits LeNet in batches of 4, 2 of one class"
+    assert "49%" in room(4, 0.05) and "at most 1," in room(20, 0.05)
+    assert attack_label(spec("attack", "IDLG", {"restarts": 2}).as_dict()) == "IDLG restarts=2"
 
 
 def test_an_ssim_that_needs_no_update_is_no_leak() -> None:

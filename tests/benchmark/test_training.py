@@ -85,7 +85,8 @@ def test_the_strengths_that_were_found_are_trained_too(leakboard: Leakboard, tmp
             "note": "",
             "rates": [1.0, 0.5],
         }
-        what = {"dataset": dataset, "model": "LeNet", "defense": "Masking", "argument": "ratio", "adaptive": adaptive}
+        what = {"dataset": dataset, "where": dataset, "scenario": {}, "defense": "Masking", "argument": "ratio"}
+        what["adaptive"] = adaptive
         given = {"attack": {"class": "IDLG"}, "strengths": [0.0, 0.99], "ssim": found, "fixed": {"rescale": True}}
         return what | given
 
@@ -109,7 +110,9 @@ def test_the_strengths_that_were_found_are_trained_too(leakboard: Leakboard, tmp
 
 def test_a_data_set_may_be_trained_on_as_itself_or_as_jpeg() -> None:
     found = {"stopped": "within", "strength": 0.5}
-    line = Line("CIFAR10", "LeNet", "Masking", "ratio", {}, {"oblivious": {"ssim": found}})
+    line = Line(
+        "CIFAR10", "CIFAR10 LeNet", {}, "Masking", "ratio", {}, {"oblivious": {"ssim": found, "strengths": [0.0]}}
+    )
     for name, count in (("CIFAR10", 1), ("CIFAR10JPEG", 1), ("MNIST", 0)):
         assert len(defenses_at(Thresholds(0.5, 0.05, [], [line]), name)) == count
 
