@@ -284,7 +284,7 @@ def test_the_page_of_masking_sets_both_attackers_beside_the_accuracy_at_their_st
         "ConvNet FedSGD 61.7 ± 5.2 % | ConvNet FedSGD 42.1 ± 5.2 % | ConvNet FedSGD 62.0 ± 5.0 % |"
     ) in written
     assert "| Pruning ratio | it is at the weak end | it is never | ConvNet FedSGD 61.9 ± 5.0 % | not" in written
-    assert "at most 0, which leaves room for 19% of all" in written
+    assert "at most 0, which a leak rate of up to 19% can" in written
     assert "of the training" in written and "12 records, 2026-01-01 to 2026-01-01, 12.0 hours of training" in written
     oblivious, _, adaptive = written.partition("**Against the adaptive attacker:**")
     # 0.4, 0.3 and 0.2 points: 0.3 ± 4.303 x 0.1 / sqrt(3), though each accuracy alone is known to 5 points

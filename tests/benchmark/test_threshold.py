@@ -28,6 +28,7 @@ from benchmark.threshold import (
     ranges,
     rises,
     room,
+    worth_halving,
 )
 
 
@@ -71,6 +72,16 @@ def test_the_interval_holds_the_crossing_of_the_population_as_often_as_it_says()
         assert low <= crossing(found, 0.3) <= high
         held += low <= 0.7 <= high
     assert held >= 54
+
+
+def test_a_bracket_is_halved_until_only_more_victims_would_tell_more() -> None:
+    assert worth_halving((0.5, 0.75), (0.5, 0.75))
+    assert worth_halving((0.5, 0.75), (0.475, 0.75)) and not worth_halving((0.5, 0.75), (0.45, 0.75))
+    sharp = curve((0.0, 20), (0.5, 20), (0.75, 0), (1.0, 0))
+    vague = curve((0.0, 20), (0.5, 12), (0.6875, 4), (0.75, 2), (1.0, 0))
+    for found, halved in ((sharp, True), (vague, False)):
+        around = bracket(found, 0.1)
+        assert around and worth_halving(around, interval(found, 0.1)) is halved
 
 
 def test_strengths_far_apart_are_on_a_logarithmic_scale_whichever_end_is_weak() -> None:
@@ -151,7 +162,7 @@ def test_a_search_ends_with_strengths_and_goes_on_where_it_was_stopped(
     assert "not stopped at the strong end, ratio 0.001 (" in adaptive_mask["psnr"]["note"]
     assert noise["psnr"]["strength"] in noise["strengths"]
     assert "| Digits LeNet | GaussianNoise std |" in said.out and "halving 2 of 2" in said.err
-    assert "With 4 victims that means at most 0, which leaves room for 49%" in said.out
+    assert "With 4 victims that means at most 0, which a leak rate of up to 49%" in said.out
 
     before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").iterdir())
     assert search(tmp_path) == 0
