@@ -23,9 +23,6 @@ LOG_FROM = 100
 
 RESAMPLES = 2000
 
-HALVED = 0.9
-"""A bracket is halved where it is at least this part of the interval."""
-
 Victim = dict[str, Any]
 
 Victims = dict[str, dict[int, tuple[Victim, Record]]]
@@ -191,11 +188,6 @@ def interval(curve: Curve, stop: float) -> tuple[float, float]:
     return (min(low, around[0]), max(high, around[1])) if around else (low, high)
 
 
-def worth_halving(around: tuple[float, float], found: tuple[float, float]) -> bool:
-    """Whether the tested positions around the crossing, and not the number of victims, make the interval wide."""
-    return around[1] - around[0] >= HALVED * (found[1] - found[0])
-
-
 def rises(curve: Curve) -> list[tuple[float, float]]:
     """Neighbouring positions between which the rate rises by more than chance: 95 % of the paired bootstrap above 0."""
     found = []
@@ -255,11 +247,11 @@ class Bisection:
         }
 
     def narrow(self, records: list[Record]) -> None:
-        """Halves each search's brackets, one for each measure, but for those that only more victims could narrow."""
+        """Halves each search's brackets, one for each measure."""
         for search, of_measures in self.curves(records).items():
             for curve in of_measures.values():
                 around = bracket(curve, self.criterion.stop)
-                if around and worth_halving(around, interval(curve, self.criterion.stop)):
+                if around:
                     search.positions.add(sum(around) / 2)
 
 

@@ -28,7 +28,6 @@ from benchmark.threshold import (
     ranges,
     rises,
     room,
-    worth_halving,
 )
 
 
@@ -72,16 +71,6 @@ def test_the_interval_holds_the_crossing_of_the_population_as_often_as_it_says()
         assert low <= crossing(found, 0.3) <= high
         held += low <= 0.7 <= high
     assert held >= 54
-
-
-def test_a_bracket_is_halved_until_only_more_victims_would_tell_more() -> None:
-    assert worth_halving((0.5, 0.75), (0.5, 0.75))
-    assert worth_halving((0.5, 0.75), (0.475, 0.75)) and not worth_halving((0.5, 0.75), (0.45, 0.75))
-    sharp = curve((0.0, 20), (0.5, 20), (0.75, 0), (1.0, 0))
-    vague = curve((0.0, 20), (0.5, 12), (0.6875, 4), (0.75, 2), (1.0, 0))
-    for found, halved in ((sharp, True), (vague, False)):
-        around = bracket(found, 0.1)
-        assert around and worth_halving(around, interval(found, 0.1)) is halved
 
 
 def test_strengths_far_apart_are_on_a_logarithmic_scale_whichever_end_is_weak() -> None:
