@@ -163,7 +163,7 @@ def row_of(cell: Cell, bench: Workbench) -> dict[str, Any]:
         "defense": cell.defense.label,
         "attack": cell.attack.as_dict(),
         "runs": {name: asdict(found) for name, found in diagnose(cell, bench).items()},
-        "provenance": provenance(bench),
+        "provenance": provenance(bench) | {"data_notes": bench.data(cell.scenario.data).notes},
     }
 
 

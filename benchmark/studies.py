@@ -61,13 +61,15 @@ def show_spectrum(options: argparse.Namespace, parts: Parts) -> int:
     bench = Workbench(torch.device("cpu"), options.data_root, options.download)
     folder = Path(options.out) if options.out else Path("runs") / suite.name
     make_writable(folder, folder)
-    table = []
+    table: list[dict[str, Any]] = []
+    notes: list[str] = []
     for scenario, defenses in spectrum.scenarios(suite):
         check_fit(scenario, bench)
+        notes += bench.data(scenario.data).notes
         print(f"leakboard: {scenario.data.name} with {scenario.model.name}", file=sys.stderr)
         table += spectrum.rows(spectrum.said(scenario, defenses, victims, bench), scenario)
     written = spectrum.as_markdown(table)
-    found = {"provenance": provenance(bench), "rows": table}
+    found = {"provenance": provenance(bench) | {"data_notes": notes}, "rows": table}
     write_whole(folder / "spectrum.json", (json.dumps(found, indent=1) + "\n").encode())
     write_whole(folder / "spectrum.md", written.encode())
     print(written, end="")

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from benchmark import leaderboard, threshold
 from benchmark.cli import main
 from benchmark.store import read_all
+from benchmark.studies import PAPERS
 from benchmark.suite import load
 from benchmark.training import suite as training_suite
 
@@ -59,3 +61,15 @@ def test_the_published_table_is_what_its_records_say() -> None:
     folder = ROOT / "results" / "quick"
     made = leaderboard.as_markdown(leaderboard.rows(read_all(folder)), "quick", None)
     assert (folder / "leaderboard.md").read_text() == made
+
+
+@pytest.mark.parametrize("paper", [name for name in PAPERS if (ROOT / "results" / name).is_dir()])
+def test_the_published_page_is_what_its_records_say(paper: str, tmp_path: Path) -> None:
+    published, copy = ROOT / "results" / paper, tmp_path / paper
+    shutil.copytree(published, copy)
+    figures = re.findall(r"!\[.*?\]\((.*?)\)", (published / "README.md").read_text())
+    for figure in figures:
+        (copy / figure).unlink()
+    made = PAPERS[paper](read_all(copy), copy)
+    assert (published / "README.md").read_text() == made
+    assert all((copy / figure).exists() for figure in figures)

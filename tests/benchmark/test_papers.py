@@ -360,14 +360,17 @@ def test_what_a_mask_leaves_stands_on_the_page_where_it_was_computed(tmp_path: P
     searches = [search("Masking", adaptive, 0.0, 0.2) for adaptive in (False, True)]
     assert "spectrum.md" not in of_masking(tmp_path, searches, [training(None, 0.6, 0)])
     row = {"dataset": "MNIST", "where": "MNIST LeNet", "defense": "Masking(ratio=0.95, rescale=False)", "pixels": 784}
+    origin = {"date": "2026-01-01T00:00:00Z", "commit": "of the spectrum", "versions": {"torch": "2"}}
     rows = [row | {"equations": 674.0, "directions": {"1e-06": 573.0}}, row | {"defense": "no defense"}]
-    (tmp_path / "spectrum.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "spectrum.json").write_text(json.dumps({"provenance": origin, "rows": rows}))
     run = {"leaked": [True, False], "diverged": [False, False], "label_right": [True, False], "objective": [0.0, 1.0]}
     row |= {"attack": spec("attack", "IDLG", {}).as_dict(), "runs": dict.fromkeys(RUNS, run)}
+    row["provenance"] = origin | {"commit": "of the diagnosis", "data_notes": ["a note"]}
     (tmp_path / "diagnosis.json").write_text(json.dumps({"rows": [row, row]}))
     written = of_masking(tmp_path, searches, [])
     assert "MNIST at ratio 0.95 leaves 674 entries and 573 directions of 784." in written
     assert "- MNIST LeNet, IDLG: found 2, label 2, optimizer 0, information 0, open 0 of 4" in written
+    assert "- commits abc, of the diagnosis, of the spectrum" in written and "- a note" in written
     for name in ("spectrum", "diagnosis"):
         (tmp_path / f"{name}.json").write_text('{"rows": [1]}')
         with pytest.raises(UsageError, match=f"run leakboard {'spectrum' if name == 'spectrum' else 'diagnose'} again"):
