@@ -142,7 +142,7 @@ def judge(line: Line, attacker: str, trainings: list[Row]) -> Judged:
         if row["algorithm"] == "FedSGD" and row["difference_low"] is not None and scenario_of(row) in sound
     ]
     if not rows:
-        return Judged(OPEN, None, "not trained by FedSGD with several seeds and a control that has not diverged")
+        return Judged(OPEN, None, "no sound FedSGD trainings")
     worst = min(rows, key=lambda row: float(row["difference"]))
     losses = [(-100 * row["difference_high"], -100 * row["difference_low"]) for row in rows]
     verdict = (
