@@ -1,6 +1,6 @@
 """What the tests share: one thread, and victims made of scikit-learn's digits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,12 +26,10 @@ class Victims(NamedTuple):
 MakeVictims = Callable[..., Victims]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """For each test anew: a command that was called with more leaves them behind, and slows what comes after."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
