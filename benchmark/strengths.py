@@ -46,7 +46,7 @@ class Line:
     @property
     def label(self) -> str:
         """The defense without its strength, for people."""
-        return defense_label({"defense": self.defense, "argument": self.argument, "fixed": self.fixed})
+        return defense_label(self.defense, self.argument, self.fixed)
 
     def at(self, attacker: str) -> Spec | None:
         """The defense at the weakest tested strength that stops the attacker; None where there is none."""

@@ -345,20 +345,21 @@ def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
         remarks += [f"{name.upper()}: {found['note']}"] if found["note"] else []
         remarks += [f"{name.upper()} rises from {first:.3g} to {second:.3g}" for first, second in found["rises"]]
     attacker = "adaptive" if row["adaptive"] else "oblivious"
-    return (row["where"], defense_label(row), attack_label(row["attack"]), attacker, *shown, "; ".join(remarks))
+    defense = defense_label(row["defense"], row["argument"], row["fixed"])
+    return (row["where"], defense, attack_label(row["attack"]), attacker, *shown, "; ".join(remarks))
 
 
-def defense_label(row: dict[str, Any]) -> str:
+def defense_label(name: str, argument: str, fixed: dict[str, Any]) -> str:
     """The defense without its strength, for people."""
-    fixed = ", ".join(f"{name}={value}" for name, value in row["fixed"].items())
-    return f"{row['defense']} {row['argument']}" + (f" ({fixed})" if fixed else "")
+    others = ", ".join(f"{key}={value}" for key, value in fixed.items())
+    return f"{name} {argument}" + (f" ({others})" if others else "")
 
 
 def attack_label(attack: dict[str, Any]) -> str:
     """The attack with the arguments that are not the class's own defaults."""
-    usual = inspect.signature(find_class("attack", attack["class"])).parameters
+    usual = {p.name: p.default for p in inspect.signature(find_class("attack", attack["class"])).parameters.values()}
     given = {name: value for name, value in attack.items() if name != "class"}
-    args = ", ".join(f"{name}={value}" for name, value in given.items() if usual[name].default != value)
+    args = ", ".join(f"{name}={value}" for name, value in given.items() if usual.get(name, ...) != value)
     return f"{attack['class']} {args}".strip()
 
 

@@ -160,13 +160,13 @@ def test_a_search_ends_with_strengths_and_goes_on_where_it_was_stopped(
 
 
 def test_rows_keep_scenarios_and_fixed_arguments_apart() -> None:
-    assert defense_label({"defense": "Masking", "argument": "ratio", "fixed": {}}) == "Masking ratio"
-    fixed = {"defense": "Masking", "argument": "ratio", "fixed": {"rescale": True}}
-    assert defense_label(fixed) == "Masking ratio (rescale=True)"
+    assert defense_label("Masking", "ratio", {}) == "Masking ratio"
+    assert defense_label("Masking", "ratio", {"rescale": True}) == "Masking ratio (rescale=True)"
     data, model = spec("data", "Digits", {}), spec("model", "LeNet", {})
     assert Scenario(data, model, 4, 0, 8, 2).label == "Digits LeNet in batches of 4, 2 of one class"
     assert "49%" in room(4, 0.05) and "at most 1," in room(20, 0.05)
     assert attack_label(spec("attack", "IDLG", {"restarts": 2}).as_dict()) == "IDLG restarts=2"
+    assert attack_label(spec("attack", "IDLG", {}).as_dict() | {"of_old": 1}) == "IDLG of_old=1"
 
 
 def test_an_ssim_that_needs_no_update_is_no_leak() -> None:
