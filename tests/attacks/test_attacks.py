@@ -509,7 +509,7 @@ def test_priors_stand_in_for_equations_that_a_mask_has_taken(attack: type[Gradie
     seen = observe(network, images, labels, data.num_classes, Masking(0.8), True, *public, 0, range(6))
 
     def psnr(**args: Any) -> Tensor:
-        found = attack(max_evaluations=300, **args).reconstruct(seen).images.clamp(0, 1)
+        found = attack(max_evaluations=100, **args).reconstruct(seen).images.clamp(0, 1)
         return -10 * (found - images).square().flatten(1).mean(1).log10()
 
     without, with_priors = psnr(), psnr(start="mean", total_variation=1e-5)
