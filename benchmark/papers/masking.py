@@ -235,16 +235,19 @@ def information(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 def directions(rows: list[dict[str, Any]]) -> list[str]:
     """What masks leave."""
-    said = [
-        f"{row['dataset']} at ratio {row['defense'].partition('ratio=')[2].partition(',')[0]} leaves "
-        f"{row['equations']:,.0f} entries and {row['directions']['1e-06']:,.0f} directions of {row['pixels']:,}"
-        for row in rows
-        if row["defense"].startswith("Masking")
-    ]
     return [
         "**Equations and directions.** The entries that a mask leaves are more than what they say: the derivative of",
         "the masked update in the pixels has fewer directions (singular values down to a millionth of the largest",
-        f"without a mask; [spectrum.md](spectrum.md)). {'; '.join(said)}.",
+        "without a mask; [spectrum.md](spectrum.md) has larger ones too, and pruning).",
+        "",
+        "| data | masked | entries left | directions | pixels |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {row['dataset']} | {row['defense'].partition('ratio=')[2].partition(',')[0]} "
+            f"| {row['equations']:,.0f} | {row['directions']['1e-06']:,.0f} | {row['pixels']:,} |"
+            for row in rows
+            if row["defense"].startswith("Masking")
+        ),
     ]
 
 

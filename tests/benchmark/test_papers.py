@@ -366,7 +366,7 @@ def test_what_a_mask_leaves_stands_on_the_page_where_it_was_computed(tmp_path: P
     row["provenance"] = origin | {"commit": "of the diagnosis", "data_notes": ["a note"]}
     (tmp_path / "diagnosis.json").write_text(json.dumps({"rows": [row, row]}))
     written = of_masking(tmp_path, searches, [])
-    assert "MNIST at ratio 0.95 leaves 674 entries and 573 directions of 784." in written
+    assert "| MNIST | 0.95 | 674 | 573 | 784 |" in written
     assert "- MNIST LeNet, IDLG: found 2, label 2, optimizer 0, information 0, open 0 of 4" in written
     assert "- commits abc, of the diagnosis, of the spectrum" in written and "- a note" in written
     for name in ("spectrum", "diagnosis"):
