@@ -93,9 +93,9 @@ class Training:
     def label(self) -> str:
         """For people: data, model, algorithm, defense, seed."""
         scenario, defense = self.scenario, self.defense.label if self.defense else "no defense"
-        return (
-            f"{scenario.data.name} {scenario.model.name} {scenario.federation.algorithm}, {defense}, seed {self.seed}"
-        )
+        how = scenario.federation
+        what = f"{scenario.data.name} {scenario.model.name} {how.algorithm}"
+        return f"{what}, {defense}, learning rate {how.learning_rate:g}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def defenses_of(given: Any) -> list[Spec | None]:
 
 
 def scenarios_of(entry: Any) -> list[TrainingScenario]:
-    """The scenarios that one entry means: several where data or model have a sweep.
+    """The scenarios that one entry means: several where data or model have a sweep, or there are learning rates.
 
     Raises:
         UsageError: something is wrong with it.
@@ -197,9 +197,12 @@ def scenarios_of(entry: Any) -> list[TrainingScenario]:
     if missing := [key for key in NEEDED if key not in entry]:
         raise UsageError(f"a scenario needs {' and '.join(missing)}, as in {{rounds: 100, clients: 10, ...}}")
     caps = [whole_number(key, entry[key], 1) if key in entry else None for key in ("train_images", "test_images")]
-    federation = federation_of(entry)
-    parts = itertools.product(entries("data", entry["data"]), entries("model", entry["model"]))
-    return [TrainingScenario(data, model, federation, *caps) for data, model in parts]
+    rates = entry["learning_rate"] if isinstance(entry["learning_rate"], list) else [entry["learning_rate"]]
+    if not rates:
+        raise UsageError("learning_rate must be a number, or a list of them of which the best is taken")
+    federations = [federation_of(entry | {"learning_rate": rate}) for rate in rates]
+    parts = itertools.product(entries("data", entry["data"]), entries("model", entry["model"]), federations)
+    return [TrainingScenario(data, model, federation, *caps) for data, model, federation in parts]
 
 
 def federation_of(entry: dict[str, Any]) -> Federation:

@@ -14,13 +14,16 @@ Row = dict[str, Any]
 
 NOTE = (
     "Accuracy and loss are of the test images after the last round, as means over n seeds; ± is half the width of a "
-    "95 % t interval over seeds. The difference is to no defense, in percentage points, paired by seed. A diverged run "
-    "(NaN or infinity) tells nothing: its accuracy counts as 0."
+    "95 % t interval over seeds. Rate is the learning rate, where several were tried the best with the first seed. The "
+    "difference is to no defense, in percentage points, paired by seed. A diverged run (NaN or infinity) tells "
+    "nothing: its accuracy counts as 0."
 )
 
 
 def rows(records: list[Record]) -> list[Row]:
     """A row for each scenario and defense, no defense first.
+
+    The learning rate is no setting to compare: each defense stands with the best of those that it was trained with.
 
     Args:
         records: of any runs; of two of one configuration the newer counts.
@@ -31,14 +34,32 @@ def rows(records: list[Record]) -> list[Row]:
     newest: dict[str, Record] = {}
     for record in sorted(records, key=lambda record: record["provenance"]["date"]):
         newest[as_text(record["config"])] = record
-    cells: dict[str, dict[int, Record]] = {}
+    cells: dict[str, dict[float, dict[int, Record]]] = {}
     for record in newest.values():
-        cells.setdefault(as_text(record["config"], seed=None), {})[record["config"]["seed"]] = record
+        config = record["config"]
+        of_rate = cells.setdefault(as_text(config, seed=None, learning_rate=None), {})
+        of_rate.setdefault(config["learning_rate"], {})[config["seed"]] = record
+    best = {cell: of_rate[best_rate(of_rate)] for cell, of_rate in cells.items()}
     table = []
-    for by_seed in cells.values():
+    for cell, by_seed in best.items():
         config = next(iter(by_seed.values()))["config"]
-        table.append(row(by_seed, cells.get(as_text(config, seed=None, defense=None), {})))
+        controls = best.get(as_text(config, seed=None, learning_rate=None, defense=None), {})
+        table.append(row(by_seed, controls, sorted(cells[cell])))
     return sorted(table, key=place)
+
+
+def best_rate(found: dict[float, dict[int, Record]]) -> float:
+    """The learning rate of the highest mean accuracy over the seeds that each rate has; of equals the smaller.
+
+    Args:
+        found: learning rate -> seed -> record.
+    """
+    common = set.intersection(*map(set, found.values()))
+
+    def mean(rate: float) -> float:
+        return fmean(accuracy(record) for seed, record in found[rate].items() if seed in common or not common)
+
+    return max(sorted(found), key=mean)
 
 
 def as_text(config: dict[str, Any], **changed: Any) -> str:
@@ -48,19 +69,21 @@ def as_text(config: dict[str, Any], **changed: Any) -> str:
 
 KEYS = (
     "data", "model", "algorithm", "clients", "clients_per_round", "rounds", "local_epochs", "batch_size",
-    "learning_rate", "server_momentum", "split", "batch_norm", "train_images", "test_images", "defense",
-    "seeds", "diverged", "accuracy", "accuracy_low", "accuracy_high", "loss", "loss_low", "loss_high",
+    "server_momentum", "split", "batch_norm", "train_images", "test_images", "defense", "learning_rate",
+    "learning_rates", "seeds", "diverged", "accuracy", "accuracy_low", "accuracy_high", "loss", "loss_low", "loss_high",
     "pairs", "difference", "difference_low", "difference_high", "seconds",
 )  # fmt: skip # a column for each would take a page
-"""Accuracies and their differences are shares; ``pairs`` counts the seeds of the difference."""
+"""Accuracies and their differences are shares; ``pairs`` counts the seeds of the difference; ``learning_rates`` are all
+that were tried."""
 
 
-def row(by_seed: dict[int, Record], controls: dict[int, Record]) -> Row:
+def row(by_seed: dict[int, Record], controls: dict[int, Record], rates: list[float]) -> Row:
     """The row of one scenario and defense.
 
     Args:
         by_seed: its records.
         controls: those of the scenario without a defense.
+        rates: learning rates that were tried, in order.
     """
     records = [by_seed[seed] for seed in sorted(by_seed)]
     config = records[0]["config"]
@@ -71,6 +94,7 @@ def row(by_seed: dict[int, Record], controls: dict[int, Record]) -> Row:
     losses = [] if diverged else [record["loss"] for record in records]
     pairs = [seed for seed in sorted(by_seed) if seed in controls] if config["defense"] else []
     differences = [accuracy(by_seed[seed]) - accuracy(controls[seed]) for seed in pairs]
+    found["learning_rates"] = " ".join(f"{rate:g}" for rate in rates)
     found |= {"seeds": len(records), "diverged": diverged, "pairs": len(pairs)}
     for name, values in (
         ("accuracy", [accuracy(record) for record in records]),
@@ -133,8 +157,7 @@ def heading(found: Row) -> str:
     protected = ", BatchNorm protected" if found["batch_norm"] == "include" else ""
     return (
         f"{found['data']}, {found['model']}: {found['algorithm']}, {clients} ({found['split']}), "
-        f"{found['rounds']} rounds{epochs}, batches of {found['batch_size']}, "
-        f"learning rate {found['learning_rate']:g}{momentum}{protected}"
+        f"{found['rounds']} rounds{epochs}, batches of {found['batch_size']}{momentum}{protected}"
     )
 
 
@@ -151,7 +174,7 @@ def boards(table: list[Row]) -> dict[str, list[Row]]:
     return named
 
 
-COLUMNS = ("defense", "n", "accuracy %", "difference", "loss", "diverged", "s / run")
+COLUMNS = ("defense", "rate", "n", "accuracy %", "difference", "loss", "diverged", "s / run")
 
 
 def cells_of(found: Row) -> list[str]:
@@ -162,6 +185,7 @@ def cells_of(found: Row) -> list[str]:
     loss = "" if found["loss"] is None else f"{found['loss']:.3f}{half(found, 'loss', 1, 3)}"
     return [
         found["defense"],
+        rate(found),
         str(found["seeds"]),
         f"{100 * found['accuracy']:.2f}{half(found, 'accuracy', 100, 2)}",
         difference,
@@ -169,6 +193,13 @@ def cells_of(found: Row) -> list[str]:
         str(found["diverged"] or ""),
         f"{found['seconds']:.1f}",
     ]
+
+
+def rate(found: Row) -> str:
+    """The learning rate, and whether a larger or smaller one than those tried may be better."""
+    tried = [float(each) for each in found["learning_rates"].split()]
+    end = {tried[0]: " (smallest tried)", tried[-1]: " (largest tried)"} if len(tried) > 1 else {}
+    return f"{found['learning_rate']:g}{end.get(found['learning_rate'], '')}"
 
 
 def half(found: Row, key: str, scale: float, digits: int) -> str:

@@ -14,13 +14,14 @@ from benchmark.executors.worker import Launch, Worker, watch_over
 from benchmark.federated import State, train
 from benchmark.records import brief, finite, provenance
 from benchmark.registry import build
-from benchmark.store import Record, write_whole
+from benchmark.store import Record, say, write_whole
 from benchmark.training.plan import Run, TrainingBench, plan, refuse_others
 from benchmark.training.progress import TrainingBar
 from benchmark.training.store import TrainingStore, read_all
 from benchmark.training.suite import TrainingSuite
 from benchmark.training.table import Row, as_csv, as_markdown, rows
 from benchmark.training.tracking import TrainingTracker
+from benchmark.training.tuning import tuned, tuning
 
 CHECKPOINT_SECONDS = 20.0
 """Work that is lost at most when a process is killed, but for the round under way."""
@@ -79,6 +80,30 @@ def carry_out(
     runs = plan(suite, bench)
     store = TrainingStore(folder)
     refuse_others(runs, store, folder)
+    first = tuning(runs)
+    if len(first) < len(runs):
+        say(f"of several learning rates the best: {len(first)} runs with the first seed, then the other seeds")
+    done = trained(first, store, bench, devices, launch, tracker)
+    if len(first) < len(runs):
+        then = tuned(runs, store)
+        done += trained(then, store, bench, devices, launch, tracker)
+        first = list({run.key: run for run in [*first, *then]}.values())
+    table = rows(read_all(folder))
+    write_whole(folder / "training.csv", as_csv(table).encode())
+    write_whole(folder / "training.md", as_markdown(table, suite.name).encode())
+    said = f"{done} of {len(first)} runs trained" if done else "everything was done already: nothing to train"
+    return said, table
+
+
+def trained(
+    runs: list[Run],
+    store: TrainingStore,
+    bench: TrainingBench,
+    devices: Sequence[str],
+    launch: Launch | None,
+    tracker: TrainingTracker | None,
+) -> int:
+    """Does what is not done yet of the runs, here or by workers, and returns how many that was."""
     with TrainingBar(runs, Console(stderr=True)) as bar:
         todo = []
         for run in runs:
@@ -95,20 +120,15 @@ def carry_out(
         elif todo:
             root = bench.root or os.environ.get("LEAKBOARD_DATA")
             threads, devices = torch.get_num_threads(), devices[: len(todo)]
+            folder = store.runs.parent.resolve()
             with launch(
                 [
-                    TrainingWorker(
-                        [], folder.resolve(), root, threads, device, None, "", Path.cwd(), len(devices), todo
-                    )
+                    TrainingWorker([], folder, root, threads, device, None, "", Path.cwd(), len(devices), todo)
                     for device in devices
                 ]
             ) as started:
                 watch_over(todo, Look(store, watch), "runs", started)
-    table = rows(read_all(folder))
-    write_whole(folder / "training.csv", as_csv(table).encode())
-    write_whole(folder / "training.md", as_markdown(table, suite.name).encode())
-    said = f"{len(todo)} of {len(runs)} runs trained" if todo else "everything was done already: nothing to train"
-    return said, table
+    return len(todo)
 
 
 def work(runs: list[Run], store: TrainingStore, bench: TrainingBench, watch: Watch) -> None:

@@ -293,7 +293,11 @@ def test_the_page_of_masking_sets_both_attackers_beside_the_accuracy_at_their_st
     assert "- Masking ratio: **it costs**. CIFAR10 LeNet: 19.9 points" in adaptive
     assert "- Pruning ratio: **not stopped**." in adaptive
     assert "Masking ratio (19.9), Pruning ratio (not stopped everywhere)." in adaptive
-    assert (tmp_path / "leakage.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "leakage.png").read_bytes().startswith(b"\x89PNG") and "Rate is" not in written
+    faster = [training(masked(0.8), 0.599 + 0.02 * seed, seed, learning_rate=1.0) for seed in SEEDS]
+    written = of_masking(tmp_path, searches, trained + faster)
+    assert "| ConvNet FedSGD 61.9 ± 5.0 %, rate 1 (largest tried) | ConvNet FedSGD 62.0" in written
+    assert "- Masking ratio: **near to nothing**. CIFAR10 LeNet: 0.1 points" in written and "Rate is" in written
     (tmp_path / "thresholds.json").write_text('{"thresholds": [1], "ssim": 0.5, "stop": 0.05}')
     with pytest.raises(UsageError, match="run leakboard threshold SUITE"):
         masking.page([], tmp_path)

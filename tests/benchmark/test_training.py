@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmark.cli import main
 from benchmark.errors import UsageError
-from benchmark.federated import State
+from benchmark.federated import Federation, State
 from benchmark.store import Record
 from benchmark.strengths import Line, Thresholds, defenses_at
 from benchmark.training import work as training
@@ -122,7 +122,7 @@ def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, t
     code, out, err = leakboard(given)
     folder = tmp_path / "runs" / "mine"
     assert code == 0 and "8 of 8 runs trained" in out and "no defense" in out
-    assert "8/8 runs: Digits ConvNet FedSGD, Clipping(max_norm=1.0), seed 1, accuracy " in err
+    assert "8/8 runs: Digits ConvNet FedSGD, Clipping(max_norm=1.0), learning rate 0.1, seed 1, accuracy " in err
     table = list(csv.DictReader((folder / "training.csv").open()))
     assert [row["defense"].partition(",")[0] for row in table] == [
         "no defense",
@@ -303,11 +303,45 @@ def test_another_configuration_is_refused_before_a_run_is_done(tmp_path: Path, m
         carried_out(tmp_path, suite(seeds=[0], rounds=5))
 
 
+# Learning rates.
+
+
+def test_each_defense_takes_the_best_of_several_learning_rates(
+    leakboard: Leakboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {None: 0.1, "Masking": 0.01}  # what is best for whom, as the training below says
+
+    def train(model: Any, data: Any, federation: Federation, defense: Any, seed: int, state: Any) -> Iterator[State]:
+        best = rates[type(defense).__name__ if defense else None]
+        accuracy = 0.9 - 0.01 * seed if federation.learning_rate == best else 0.5
+        yield State(4, {}, {}, torch.zeros(4), (4,), (accuracy,), (1 - accuracy,))
+
+    monkeypatch.setattr(training, "train", train)
+    given = suite(MASKING, seeds=[0, 1, 2], learning_rate=[0.1, 0.01, 1])
+    code, out, err = leakboard(given)
+    assert code == 0 and "of several learning rates the best: 6 runs with the first seed" in err
+    assert "10 of 10 runs trained" in out  # three rates of two, and two seeds more of two
+    free, masked = csv.DictReader((tmp_path / "runs" / "mine" / "training.csv").open())
+    assert (free["learning_rate"], free["seeds"], masked["learning_rate"], masked["seeds"]) == ("0.1", "3", "0.01", "3")
+    assert (free["accuracy"], masked["accuracy"], masked["pairs"], masked["difference"]) == ("0.89", "0.89", "3", "0")
+    assert free["learning_rates"] == "0.01 0.1 1"
+    assert "| 0.01 (smallest tried) | 3 |" in (tmp_path / "runs" / "mine" / "training.md").read_text()
+    assert leakboard(given)[1].count("everything was done already") == 1
+
+
+def test_one_learning_rate_of_a_list_trains_as_it_does_alone(tmp_path: Path) -> None:
+    carried_out(tmp_path / "alone", suite(learning_rate=0.1))
+    carried_out(tmp_path / "list", suite(learning_rate=[1e30, 0.1]))
+    found, alone = results(tmp_path / "list"), results(tmp_path / "alone")
+    assert len(found) == 3 and sum(record["status"] == "diverged" for record in found.values()) == 1
+    assert {key: record for key, record in found.items() if record["status"] == "done"} == alone
+
+
 # Divergence.
 
 
 def test_a_run_that_diverges_is_recorded_and_the_others_go_on(leakboard: Leakboard, tmp_path: Path) -> None:
-    scenarios = [SCENARIO | {"learning_rate": 1e30}, SCENARIO]
+    scenarios = [SCENARIO | {"learning_rate": 1e30, "batch_size": 9}, SCENARIO]
     code, out, err = leakboard(suite(scenarios=scenarios))
     assert code == 0 and "diverged in round" in err and "4 of 4 runs trained" in out
     records = read_all(tmp_path / "runs" / "mine")
@@ -380,6 +414,8 @@ def test_a_diverged_run_counts_as_nothing_known() -> None:
         (suite(local_epochs=2), "local_epochs is for algorithm FedAvg"),
         (suite(learning_rate=0), "learning_rate must be a number above 0, not 0"),
         (suite(learning_rate="fast"), "learning_rate must be a number above 0, not 'fast'"),
+        (suite(learning_rate=[]), "learning_rate must be a number, or a list of them of which the best is taken"),
+        (suite(learning_rate=[0.1, 0]), "learning_rate must be a number above 0, not 0"),
         (suite(learning_rate=math.nan), "learning_rate must be a number above 0, not nan"),
         (suite(server_momentum=1), "server_momentum must be a number of at least 0 and below 1, not 1"),
         (suite(split="random"), "split must be iid or {dirichlet: ALPHA}, not 'random'"),
