@@ -24,7 +24,8 @@ NEAR_NONE = 1.0
 
 TUNED = (
     "Rate is the learning rate: the best of those tried with the first seed, for each defense and for none, since a",
-    "mask that makes steps smaller would at one rate for all be blamed for that too.",
+    "mask that makes steps smaller would at one rate for all be blamed for that too. Where it is the largest or the",
+    "smallest tried, another may cost less.",
 )
 
 NOTHING, COSTS, OPEN, UNSTOPPED = "near to nothing", "it costs", "open", "not stopped"
@@ -113,11 +114,15 @@ def network(row: Row) -> str:
     return f"{row['model'].partition('(')[0]} {row['algorithm']}{split}"
 
 
+def chosen(row: Row) -> str:
+    """The learning rate, where there was a choice."""
+    return f", rate {rate(row)}" if " " in row["learning_rates"] else ""
+
+
 def accuracy(row: Row) -> str:
-    """Network and accuracy, and the learning rate where there was a choice."""
-    at = f", rate {rate(row)}" if " " in row["learning_rates"] else ""
+    """Network, accuracy and learning rate."""
     diverged = f", {row['diverged']} of {row['seeds']} diverged" if row["diverged"] else ""
-    return f"{network(row)} {100 * row['accuracy']:.1f}{half(row, 'accuracy', 100, 1)} %{at}{diverged}"
+    return f"{network(row)} {100 * row['accuracy']:.1f}{half(row, 'accuracy', 100, 1)} %{chosen(row)}{diverged}"
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,9 @@ def judge(line: Line, attacker: str, trainings: list[Row]) -> Judged:
     )
     low, high = losses[rows.index(worst)]
     loss = -100 * worst["difference"]
-    return Judged(verdict, loss, f"{loss:.1f} points ({low:.1f} to {high:.1f}, {network(worst)}), {verdict}")
+    return Judged(
+        verdict, loss, f"{loss:.1f} points ({low:.1f} to {high:.1f}, {network(worst)}{chosen(worst)}), {verdict}"
+    )
 
 
 def finding(lines: list[Line], trainings: list[Row]) -> list[str]:

@@ -91,7 +91,7 @@ class Training:
 
     @property
     def label(self) -> str:
-        """For people: data, model, algorithm, defense, seed."""
+        """For people: data, model, algorithm, defense, learning rate, seed."""
         scenario, defense = self.scenario, self.defense.label if self.defense else "no defense"
         how = scenario.federation
         what = f"{scenario.data.name} {scenario.model.name} {how.algorithm}"

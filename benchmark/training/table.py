@@ -197,9 +197,9 @@ def cells_of(found: Row) -> list[str]:
 
 def rate(found: Row) -> str:
     """The learning rate, and whether a larger or smaller one than those tried may be better."""
-    tried = [float(each) for each in found["learning_rates"].split()]
+    own, tried = f"{found['learning_rate']:g}", found["learning_rates"].split()
     end = {tried[0]: " (smallest tried)", tried[-1]: " (largest tried)"} if len(tried) > 1 else {}
-    return f"{found['learning_rate']:g}{end.get(found['learning_rate'], '')}"
+    return own + end.get(own, "")
 
 
 def half(found: Row, key: str, scale: float, digits: int) -> str:

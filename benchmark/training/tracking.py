@@ -30,6 +30,7 @@ class TrainingTracker(Tracker):
         config = record["config"]
         tags = [config["data"]["class"], config["model"]["class"], config["algorithm"]]
         tags.append(config["defense"]["class"] if config["defense"] else "no defense")
-        name = f"{' '.join(tags[:3])} {label(config['defense'])} seed {config['seed']}"
+        rate, seed = config["learning_rate"], config["seed"]
+        name = f"{' '.join(tags[:3])} {label(config['defense'])} learning rate {rate:g} seed {seed}"
         about = config | {"provenance": record["provenance"]}
         self._run(record["key"], "training", name, [tag[-64:] for tag in dict.fromkeys(tags)], about, fill)
