@@ -81,7 +81,7 @@ def make_writable(folder: Path, run: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UsageError(f"the folder {run} can not be written ({error.strerror}): give another with --out") from None
+        raise UsageError(f"the folder {run} can not be written ({error.strerror}): give another folder") from None
 
 
 def write_record(folder: Path, record: Record) -> None:

@@ -52,7 +52,7 @@ def provenance(
         more: where other figures come from.
     """
     origins = [record["provenance"] for record in (*records, *trainings)] + list(more)
-    notes = sorted({note for origin in origins for note in origin.get("data_notes", [])})
+    notes = sorted({note for origin in origins for note in origin["data_notes"]})
     commits = sorted({str(origin["commit"]) for origin in origins})
     versions = sorted({", ".join(f"{k} {v}" for k, v in origin["versions"].items()) for origin in origins})
     return [

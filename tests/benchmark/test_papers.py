@@ -362,7 +362,7 @@ def test_what_a_mask_leaves_stands_on_the_page_where_it_was_computed(tmp_path: P
     searches = [search("Masking", adaptive, 0.0, 0.2) for adaptive in (False, True)]
     assert "spectrum.md" not in of_masking(tmp_path, searches, [training(None, 0.6, 0)])
     row = {"dataset": "MNIST", "where": "MNIST LeNet", "defense": "Masking(ratio=0.95, rescale=False)", "pixels": 784}
-    origin = {"date": "2026-01-01T00:00:00Z", "commit": "of the spectrum", "versions": {"torch": "2"}}
+    origin = {"date": "2026-01-01T00:00:00Z", "commit": "of the spectrum", "versions": {"torch": "2"}, "data_notes": []}
     rows = [row | {"equations": 674.0, "directions": {"1e-06": 573.0}}, row | {"defense": "no defense"}]
     (tmp_path / "spectrum.json").write_text(json.dumps({"provenance": origin, "rows": rows}))
     run = {"leaked": [True, False], "diverged": [False, False], "label_right": [True, False], "objective": [0.0, 1.0]}

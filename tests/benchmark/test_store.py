@@ -226,7 +226,7 @@ def test_a_folder_without_a_whole_record_is_an_error(tmp_path: Path) -> None:
 
 def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UsageError, match=r"file/x can not be written \(Not a directory\): give another with --out"):
+    with pytest.raises(UsageError, match=r"file/x can not be written \(Not a directory\): give another folder"):
         Store(tmp_path / "file" / "x")
 
 
