@@ -23,9 +23,9 @@ NEAR_NONE = 1.0
 """Percentage points of accuracy up to which a loss counts as near to none; the paper's abstract gives no figure."""
 
 TUNED = (
-    "Rate is the learning rate: the best of those tried with the first seed, for each defense and for none, since a",
-    "mask that makes steps smaller would at one rate for all be blamed for that too. Where it is the largest or the",
-    "smallest tried, another may cost less.",
+    "Rate is the learning rate, for each defense and for none the better of the two that are best with the first",
+    "seed: a mask that makes steps smaller would at one rate for all be blamed for that too. Where it is the largest",
+    "or the smallest tried, another may cost less.",
 )
 
 NOTHING, COSTS, OPEN, UNSTOPPED = "near to nothing", "it costs", "open", "not stopped"

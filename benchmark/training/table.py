@@ -14,9 +14,9 @@ Row = dict[str, Any]
 
 NOTE = (
     "Accuracy and loss are of the test images after the last round, as means over n seeds; ± is half the width of a "
-    "95 % t interval over seeds. Rate is the learning rate, where several were tried the best with the first seed. The "
-    "difference is to no defense, in percentage points, paired by seed. A diverged run (NaN or infinity) tells "
-    "nothing: its accuracy counts as 0."
+    "95 % t interval over seeds. Rate is the learning rate, where several were tried the better of the two that were "
+    "best with the first seed. The difference is to no defense, in percentage points, paired by seed. A diverged run "
+    "(NaN or infinity) tells nothing: its accuracy counts as 0."
 )
 
 
@@ -49,17 +49,27 @@ def rows(records: list[Record]) -> list[Row]:
 
 
 def best_rate(found: dict[float, dict[int, Record]]) -> float:
-    """The learning rate of the highest mean accuracy over the seeds that each rate has; of equals the smaller.
+    """The learning rate of the highest mean accuracy, of the finalists.
 
     Args:
         found: learning rate -> seed -> record.
     """
+    return by_accuracy({rate: found[rate] for rate in finalists(found)})[0]
+
+
+def finalists(found: dict[float, dict[int, Record]]) -> list[float]:
+    """The two best learning rates, which every seed is trained with: the first seed alone may like an unsteady one."""
+    return by_accuracy(found)[:2]
+
+
+def by_accuracy(found: dict[float, dict[int, Record]]) -> list[float]:
+    """Learning rates by mean accuracy over the seeds that each of them has, best first; of equals the smaller."""
     common = set.intersection(*map(set, found.values()))
 
     def mean(rate: float) -> float:
         return fmean(accuracy(record) for seed, record in found[rate].items() if seed in common or not common)
 
-    return max(sorted(found), key=mean)
+    return sorted(sorted(found), key=mean, reverse=True)
 
 
 def as_text(config: dict[str, Any], **changed: Any) -> str:

@@ -6,7 +6,7 @@ defense that is slow, whatever the mask has cost.
 
 from benchmark.training.plan import Run
 from benchmark.training.store import TrainingStore
-from benchmark.training.table import as_text, best_rate
+from benchmark.training.table import as_text, finalists
 
 
 def contests(runs: list[Run]) -> list[dict[float, list[Run]]]:
@@ -30,12 +30,12 @@ def tuning(runs: list[Run]) -> list[Run]:
 
 
 def tuned(runs: list[Run], store: TrainingStore) -> list[Run]:
-    """What is trained then: the best learning rate with every seed."""
+    """What is trained then: the two best learning rates with every seed."""
     chosen = []
     for contest in contests(runs):
         records = {
             rate: {run.training.seed: record for run in of_rate if (record := store.record(run.key))}
             for rate, of_rate in contest.items()
         }
-        chosen += contest[best_rate(records)]
+        chosen += [run for rate in finalists(records) for run in contest[rate]]
     return chosen

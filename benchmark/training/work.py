@@ -82,7 +82,7 @@ def carry_out(
     refuse_others(runs, store, folder)
     first = tuning(runs)
     if len(first) < len(runs):
-        say(f"of several learning rates the best: {len(first)} runs with the first seed, then the other seeds")
+        say(f"learning rates: {len(first)} runs with the first seed, then the two best of several with every seed")
     done = trained(first, store, bench, devices, launch, tracker)
     if len(first) < len(runs):
         then = tuned(runs, store)
