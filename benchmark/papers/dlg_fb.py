@@ -14,9 +14,10 @@ import numpy as np
 from benchmark.errors import UsageError
 from benchmark.intervals import SEED, wilson
 from benchmark.leaderboard import leaked, newest_victims
+from benchmark.papers.dlg_fb_figure import Interval, figure
 from benchmark.papers.sources import provenance
 from benchmark.registry import spec
-from benchmark.store import Record
+from benchmark.store import Record, write_whole
 
 STARTS = {
     "noise": "noise",
@@ -70,13 +71,17 @@ class Setting:
     victims: int
 
     @property
-    def label(self) -> str:
+    def order(self) -> str:
         related = RELATED.get(self.data, "images of one class") if self.same_class > 1 else "unrelated images"
-        return f"{self.data}, {related}, {self.base}"
+        return f"{self.data}, {related}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.order}, {self.base}"
 
 
 def page(records: list[Record], folder: Path) -> str:
-    """The page.
+    """Writes starts.png, and returns the page.
 
     Raises:
         UsageError: the records are not of this suite.
@@ -84,6 +89,7 @@ def page(records: list[Record], folder: Path) -> str:
     found = settings(records)
     if not found:
         raise UsageError(f"{folder} holds no setting with every start: run configs/dlg_fb.yaml into it first")
+    write_whole(folder / "starts.png", drawn(found))
     budgets = " or ".join(f"{budget:,}" for budget in sorted({setting.budget for setting in found}))
     lines = [
         "# DLG-FB, run again",
@@ -100,6 +106,7 @@ def page(records: list[Record], folder: Path) -> str:
         "where it was not met.",
         "Intervals are 95 %: Wilson for rates; for the differences from noise, paired, bootstrap over sequences.",
     ]
+    lines += ["", "![what each start gains over noise, and what it saves](starts.png)"]
     for setting in found:
         lines += ["", f"## {setting.label}", "", *table(setting)]
     lines += ["", "## Finding", "", *finding(found), "", *provenance(records)]
@@ -168,6 +175,16 @@ def outcome(victim: dict[str, Any], record: Record, gate: float) -> Outcome:
         raise UsageError(f"the loss threshold {gate:g} is not recorded: run with a gate of one of {curve['levels']}")
     at = curve["passed"][row][curve["levels"].index(gate)]
     return Outcome(leaked(victim), at is not None, victim["evaluations"] if at is None else at)
+
+
+def drawn(found: list[Setting]) -> bytes:
+    """The figure of these settings."""
+    starts = [start for start in STARTS if start != "noise"]
+    rows: dict[str, dict[str, tuple[list[Interval], list[Interval]]]] = defaultdict(dict)
+    for setting in found:
+        differences = [gain(setting, start) for start in starts], [saving(setting, start) for start in starts]
+        rows[setting.order][setting.base] = differences
+    return figure(rows, [STARTS[start] for start in starts])
 
 
 def table(setting: Setting) -> list[str]:

@@ -141,6 +141,7 @@ def test_only_victims_that_every_start_attacked_count(tmp_path: Path) -> None:
     assert saving(setting, "blend")[0] == pytest.approx(-0.9)  # 100 of 1000 evaluations
     assert saving(setting, "mean")[0] == pytest.approx(-0.3)
     written = dlg_fb.page(of_dlg_fb(), tmp_path)
+    assert "](starts.png)" in written and (tmp_path / "starts.png").read_bytes().startswith(b"\x89PNG")
     assert "10 of 20 victims count, in 5 sequences." in written
     assert gain(setting, "blend", "mean")[0] == 0.5
     assert passing(setting, "mean")[0] == 0.5

@@ -1,0 +1,45 @@
+"""The figure of the page on DLG-FB: what each start gains over noise, and what it saves."""
+
+import io
+import math
+
+Interval = tuple[float, float, float]
+"""A difference from starts at noise, and its lower and upper end; both are infinite where there is none."""
+
+SIDES = ("images found, points more", "evaluations, % more")
+COLOURS = {"DLG": "tab:orange", "IDLG": "tab:blue"}
+
+
+def figure(found: dict[str, dict[str, tuple[list[Interval], list[Interval]]]], starts: list[str]) -> bytes:
+    """A row of axes for each order of a data set: images found on the left, evaluations on the right.
+
+    Args:
+        found: by the name of the order and by the attack the gains and the savings of the starts, as shares.
+        starts: their names, from top to bottom.
+    """
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(8, 2.1 * len(found) + 0.5), dpi=100, layout="constrained")
+    every_axes = drawn.subplots(len(found), len(SIDES), sharey=True, sharex="col", squeeze=False)
+    lines = {}
+    for row, (order, attacks) in zip(every_axes, found.items(), strict=True):
+        for side, axes in enumerate(row):
+            for place, (attack, differences) in enumerate(attacks.items()):
+                values = [100 * value for value, _, _ in differences[side]]
+                lower = [100 * (value - low) if math.isfinite(low) else 0 for value, low, _ in differences[side]]
+                upper = [100 * (high - value) if math.isfinite(high) else 0 for value, _, high in differences[side]]
+                heights = [height + 0.2 * (place - (len(attacks) - 1) / 2) for height in range(len(starts))]
+                lines[attack] = axes.errorbar(
+                    values, heights, xerr=[lower, upper], fmt="o", markersize=4, capsize=2, color=COLOURS[attack]
+                )
+            axes.axvline(0, color="grey", linewidth=0.8)
+            axes.set_title(order, fontsize=9)
+            axes.tick_params(labelsize=8)
+        row[0].set_yticks(range(len(starts)), starts)
+    every_axes[0][0].invert_yaxis()
+    for axes, caption in zip(every_axes[-1], SIDES, strict=True):
+        axes.set_xlabel(f"{caption} than from noise", fontsize=9)
+    drawn.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    picture = io.BytesIO()
+    drawn.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()
