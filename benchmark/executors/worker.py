@@ -109,8 +109,8 @@ def watch_over(pending: list[T], look: Callable[[list[T]], list[T]], name: str, 
         pending = look(pending)
         for what in filter(None, said):
             last = what
-            if pending and running:
-                say(f"a worker has ended, the others go on: {what}")
+            if running or not pending:  # else the line below says it
+                say(f"a worker has ended{', the others go on' if pending else ''}: {what}")
         if pending and not running:
             raise UsageError(
                 f"every worker has ended, and {len(pending)} of {count} {name} are left"

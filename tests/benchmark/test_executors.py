@@ -169,7 +169,9 @@ def test_two_workers_end_with_the_records_of_one_even_where_one_is_killed(
     out, err = run("own.yaml", "--workers", "2", "--devices", "cpu", "--out", "by-two")
     killer.join()
     assert f"{BLOCKS} of {BLOCKS} blocks run" in out
-    assert err.count("leakboard: a worker has ended, the others go on: its process was ended by signal 9\n") == 1
+    # The other one may have done all that was left before anybody looked.
+    said = r"leakboard: a worker has ended(, the others go on)?: its process was ended by signal 9\n"
+    assert len(re.findall(said, err)) == 1
     assert os.getpid() not in begun()
     assert is_like_alone("by-two")
 
