@@ -186,11 +186,41 @@ class ImageFolder(FolderData):
         size: Height and width to which the images are resized.
         root: Folder to which path is relative; default LEAKBOARD_DATA, else ./data.
         download: Your own images can not be downloaded: a missing folder is an error.
+        num_classes: Classes that the network tells apart, where the folder holds a part of them; default those it
+            holds.
+
+    Raises:
+        DataError: the folder holds more classes than num_classes; raised by setup.
     """
 
-    def __init__(self, path: str, size: int = 32, root: str | None = None, download: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        size: int = 32,
+        root: str | None = None,
+        download: bool = False,
+        num_classes: int | None = None,
+    ) -> None:
         super().__init__(root, download, size)
         self._path = self.root / Path(path).expanduser()
+        self._num_classes = num_classes
+
+    def load(self, train: bool) -> Split:
+        split = super().load(train)
+        if self._num_classes is not None:
+            if self._num_classes < self.num_classes:
+                raise DataError(
+                    f"{self.path} holds {self.num_classes} classes: give num_classes {self.num_classes} or more, "
+                    f"not {self._num_classes}."
+                )
+            self.num_classes = self._num_classes
+        return split
+
+    def describe(self, classes: list[list[Path]]) -> list[str]:
+        notes = super().describe(classes)
+        if self._num_classes is not None:
+            notes[0] += f", in a label space of {self._num_classes}"
+        return notes
 
     @property
     def path(self) -> Path:

@@ -33,6 +33,12 @@ SHARES = {
 }
 """Figure 1: percent of attacks with an MSE at or below each of ``THRESHOLDS``, read off the pixels of the picture."""
 
+WHOLE_LFW = "LFW, 5,749 classes"
+"""LFW's photographs that are here, in the label space of the whole set: the classes are the last layer's size."""
+
+PAPER_SETS = {name: name for name in LABELS} | {WHOLE_LFW: "LFW"}
+"""The data sets of the page, and which of the paper's each stands beside."""
+
 READING = 0.005
 """How far off a share that was read off the picture can be."""
 
@@ -73,7 +79,7 @@ def page(records: list[Record], folder: Path) -> str:
         UsageError: the records are not of this suite.
     """
     found = of_the_paper(cells(records), folder)
-    sets = [name for name in LABELS if (name, "DLG") in found]
+    sets = [name for name in PAPER_SETS if (name, "DLG") in found]
     write_whole(folder / "figure1.png", figure(found, sets))
     lines = [
         "# iDLG, run again",
@@ -122,13 +128,14 @@ def of_the_paper(every: list[Cell], folder: Path) -> dict[tuple[str, str], Cell]
     published = {attack: spec("attack", attack, {}).as_dict() for attack in ATTACKS}
     found: dict[tuple[str, str], Cell] = {}
     for cell in every:
-        known = cell.data in LABELS and cell.config["attack"] == published.get(cell.attack)
+        name = data_set(cell)
+        known = name in PAPER_SETS and cell.config["attack"] == published.get(cell.attack)
         if known and cell.config["model"]["class"] == "LeNet" and cell.defense == "none":
-            if (cell.data, cell.attack) in found:
-                raise UsageError(f"{folder} holds {cell.data} with {cell.attack} twice, say of two seeds: keep one")
-            found[cell.data, cell.attack] = cell
+            if (name, cell.attack) in found:
+                raise UsageError(f"{folder} holds {name} with {cell.attack} twice, say of two seeds: keep one")
+            found[name, cell.attack] = cell
     paired = {}
-    for name in LABELS:
+    for name in PAPER_SETS:
         of_both = [found[name, attack] for attack in ATTACKS if (name, attack) in found]
         shared = set.intersection(*({v["index"] for v in cell.victims} for cell in of_both)) if of_both else set()
         if len(of_both) == len(ATTACKS) and shared:
@@ -139,16 +146,23 @@ def of_the_paper(every: list[Cell], folder: Path) -> dict[tuple[str, str], Cell]
     return paired
 
 
+def data_set(cell: Cell) -> str:
+    """The name on the page."""
+    data = cell.config["data"]
+    whole = data["class"] == "ImageFolder" and data["num_classes"] == 5749 and data["path"].startswith("lfw-py/")
+    return WHOLE_LFW if whole else cell.data
+
+
 def label(name: str, cell: Cell) -> Comparison:
     """Of table 1."""
     right = sum(victim["label_correct"][0] for victim in cell.victims)
-    return Comparison(LABELS[name][cell.attack] / 100, right, len(cell.victims))
+    return Comparison(LABELS[PAPER_SETS[name]][cell.attack] / 100, right, len(cell.victims))
 
 
 def share(name: str, cell: Cell, place: int) -> Comparison:
     """Of figure 1, at a place of ``THRESHOLDS``."""
     below = sum(victim["mse"][0] <= THRESHOLDS[place] for victim in cell.victims)
-    return Comparison(SHARES[name][cell.attack][place] / 100, below, len(cell.victims), READING)
+    return Comparison(SHARES[PAPER_SETS[name]][cell.attack][place] / 100, below, len(cell.victims), READING)
 
 
 def endings(found: dict[tuple[str, str], Cell], sets: Sequence[str]) -> list[str]:

@@ -188,6 +188,18 @@ def test_what_can_not_be_compared_is_told_or_shown_as_unknown() -> None:
         settings(records)
 
 
+def test_lfw_in_the_label_space_of_the_whole_set_is_beside_the_papers_lfw(tmp_path: Path) -> None:
+    records = [record("ImageFolder", {"class": attack}, [1e-6, 0.02]) for attack in ("DLG", "IDLG")]
+    for of_attack in records:
+        of_attack["config"]["data"] |= {"path": "lfw-py/lfw-deepfunneled", "num_classes": 5749}
+    written = idlg.page(records, tmp_path)
+    assert "| LFW, 5,749 classes | 2 | 1,000 |" in written
+    assert "| 0.01 | 52.1 | 50.0 (9.5-90.5) | 91.7 | 50.0 (9.5-90.5)" in written
+    records[0]["config"]["data"]["num_classes"] = 70
+    with pytest.raises(UsageError, match="holds no data set with both"):
+        idlg.page(records, tmp_path)
+
+
 def test_the_page_of_idlg_has_the_papers_protocol_alone_and_the_same_victims_for_both(tmp_path: Path) -> None:
     short = record("MNIST", {"class": "IDLG", "max_evaluations": 600}, [1.0] * 100)
     part = record("MNIST", {"class": "DLG"}, [1e-6] * 10)

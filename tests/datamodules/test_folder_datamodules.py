@@ -159,6 +159,17 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 real = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not here")
 
 
+def test_a_part_of_a_data_set_can_stand_in_the_label_space_of_the_whole(tmp_path: Path) -> None:
+    write(tmp_path, {"a": 4, "b": 1})
+    data = ImageFolder(str(tmp_path), size=4, num_classes=5)
+    data.setup()
+    assert data.num_classes == 5 and data.test_labels.tolist() == [0, 1, 0, 0]
+    assert data.notes == [f"ImageFolder read from {tmp_path.name}: 5 images of 2 classes, in a label space of 5"]
+    assert torch.equal(data.class_means()[4], data.mean_image())
+    with pytest.raises(DataError, match="holds 2 classes: give num_classes 2 or more, not 1"):
+        ImageFolder(str(tmp_path), num_classes=1).setup()
+
+
 @real
 def test_real_lfw() -> None:
     data = LFW(root=str(SHARED))
