@@ -14,6 +14,7 @@ from benchmark.errors import UsageError
 from benchmark.federated import Data
 from benchmark.registry import build, imported, own_sources
 from benchmark.suite import digest
+from benchmark.training import schedule
 from benchmark.training.partition import split
 from benchmark.training.store import TrainingStore
 from benchmark.training.suite import Training, TrainingScenario, TrainingSuite
@@ -135,7 +136,8 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
 
 def code_checksum(training: Training) -> str:
     """sha256 of the code that decides what the run does: a record of older code is not taken for one of this."""
-    sources = {Path(federated.__file__)} | own_sources("model", training.scenario.model.name)
+    loop = federated.__file__ if training.scenario.decay == "none" else schedule.__file__
+    sources = {Path(loop)} | own_sources("model", training.scenario.model.name)
     if training.defense is not None:
         sources |= own_sources("defense", training.defense.name)
     files = set().union(*map(imported, sources))

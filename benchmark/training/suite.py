@@ -14,6 +14,7 @@ from benchmark.registry import Spec
 from benchmark.store import say
 from benchmark.strengths import Thresholds, defenses_at
 from benchmark.suite import entries, read, whole_number
+from benchmark.training.schedule import DECAYS
 
 SCHEMA = 1
 """Version of the records of training; a change of what one means raises this."""
@@ -26,6 +27,7 @@ SCENARIO_KEYS = (
     "clients_per_round",
     "batch_size",
     "local_epochs",
+    "decay",
     "server_momentum",
     "split",
     "batch_norm",
@@ -44,6 +46,7 @@ class TrainingScenario:
         data: data set.
         model: network.
         federation: clients and server.
+        decay: how the learning rate falls, one of ``DECAYS``.
         train_images: the first so many images are the clients', None for all.
         test_images: the first so many images test, None for all.
     """
@@ -51,6 +54,7 @@ class TrainingScenario:
     data: Spec
     model: Spec
     federation: Federation
+    decay: str
     train_images: int | None
     test_images: int | None
 
@@ -68,6 +72,7 @@ class TrainingScenario:
             "local_epochs": how.local_epochs if how.algorithm == "FedAvg" else None,
             "batch_size": how.batch_size,
             "learning_rate": how.learning_rate,
+            **({"decay": self.decay} if self.decay != "none" else {}),
             "server_momentum": how.server_momentum,
             "split": "iid" if how.dirichlet is None else {"dirichlet": how.dirichlet},
             "batch_norm": "include" if how.protect_batch_norm else "exclude",
@@ -200,9 +205,10 @@ def scenarios_of(entry: Any) -> list[TrainingScenario]:
     rates = entry["learning_rate"] if isinstance(entry["learning_rate"], list) else [entry["learning_rate"]]
     if not rates:
         raise UsageError("learning_rate must be a number, or a list of them of which the best is taken")
+    decay = one_of("decay", entry.get("decay", "none"), DECAYS)
     federations = [federation_of(entry | {"learning_rate": rate}) for rate in rates]
     parts = itertools.product(entries("data", entry["data"]), entries("model", entry["model"]), federations)
-    return [TrainingScenario(data, model, federation, *caps) for data, model, federation in parts]
+    return [TrainingScenario(data, model, federation, decay, *caps) for data, model, federation in parts]
 
 
 def federation_of(entry: dict[str, Any]) -> Federation:

@@ -79,7 +79,7 @@ def as_text(config: dict[str, Any], **changed: Any) -> str:
 
 KEYS = (
     "data", "model", "algorithm", "clients", "clients_per_round", "rounds", "local_epochs", "batch_size",
-    "server_momentum", "split", "batch_norm", "train_images", "test_images", "defense", "learning_rate",
+    "decay", "server_momentum", "split", "batch_norm", "train_images", "test_images", "defense", "learning_rate",
     "learning_rates", "seeds", "diverged", "accuracy", "accuracy_low", "accuracy_high", "loss", "loss_low", "loss_high",
     "pairs", "difference", "difference_low", "difference_high", "seconds",
 )  # fmt: skip # a column for each would take a page
@@ -97,7 +97,7 @@ def row(by_seed: dict[int, Record], controls: dict[int, Record], rates: list[flo
     """
     records = [by_seed[seed] for seed in sorted(by_seed)]
     config = records[0]["config"]
-    found = {key: config[key] for key in KEYS if key in config}
+    found: Row = {key: config.get(key) for key in KEYS}
     found |= {key: label(config[key]) for key in ("data", "model", "defense")}
     found["split"] = config["split"] if config["split"] == "iid" else f"Dirichlet({config['split']['dirichlet']:g})"
     diverged = sum(record["status"] == "diverged" for record in records)
@@ -114,7 +114,7 @@ def row(by_seed: dict[int, Record], controls: dict[int, Record], rates: list[flo
         low, high = t_interval(values)
         found |= {name: fmean(values) if values else None, f"{name}_low": low, f"{name}_high": high}
     found["seconds"] = fmean(record["cost"]["seconds"] for record in records)
-    return {key: found[key] for key in KEYS}
+    return found
 
 
 def accuracy(record: Record) -> float:
@@ -163,11 +163,12 @@ def heading(found: Row) -> str:
     if found["clients_per_round"] < found["clients"]:
         clients += f", {found['clients_per_round']} in a round"
     epochs = f", {found['local_epochs']} local epochs" if (found["local_epochs"] or 1) > 1 else ""
+    falls = f", {found['decay']} decay" if found["decay"] else ""
     momentum = f", server momentum {found['server_momentum']:g}" if found["server_momentum"] else ""
     protected = ", BatchNorm protected" if found["batch_norm"] == "include" else ""
     return (
         f"{found['data']}, {found['model']}: {found['algorithm']}, {clients} ({found['split']}), "
-        f"{found['rounds']} rounds{epochs}, batches of {found['batch_size']}{momentum}{protected}"
+        f"{found['rounds']} rounds{epochs}, batches of {found['batch_size']}{falls}{momentum}{protected}"
     )
 
 

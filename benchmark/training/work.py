@@ -17,6 +17,7 @@ from benchmark.registry import build
 from benchmark.store import Record, say, write_whole
 from benchmark.training.plan import Run, TrainingBench, plan, refuse_others
 from benchmark.training.progress import TrainingBar
+from benchmark.training.schedule import decayed
 from benchmark.training.store import TrainingStore, read_all
 from benchmark.training.suite import TrainingSuite
 from benchmark.training.table import Row, as_csv, as_markdown, rows
@@ -159,7 +160,8 @@ def train_run(run: Run, bench: TrainingBench, store: TrainingStore, watch: Watch
     before, spent = store.checkpoint(run.key, bench.device) or (None, 0.0)
     began = saved = time.perf_counter()
     state = before
-    for state in train(model, data, scenario.federation, defense, training.seed, before):
+    rounds = train if scenario.decay == "none" else decayed
+    for state in rounds(model, data, scenario.federation, defense, training.seed, before):
         watch.reached(run, state)
         now = time.perf_counter()
         if now - saved >= CHECKPOINT_SECONDS:

@@ -222,7 +222,7 @@ class Stop(Watch):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"server_momentum": 0.9, "clients_per_round": 2},
+        {"server_momentum": 0.9, "clients_per_round": 2, "decay": "cosine"},
         {"algorithm": "FedAvg", "model": {"class": "ResNet", "width": 2}, "batch_norm": "include", "batch_size": 20},
     ],
 )
@@ -419,6 +419,7 @@ def test_a_diverged_run_counts_as_nothing_known() -> None:
         (suite(learning_rate=[0.1, 0]), "learning_rate must be a number above 0, not 0"),
         (suite(learning_rate=math.nan), "learning_rate must be a number above 0, not nan"),
         (suite(server_momentum=1), "server_momentum must be a number of at least 0 and below 1, not 1"),
+        (suite(decay="cosin"), "unknown decay 'cosin': did you mean cosine"),
         (suite(split="random"), "split must be iid or {dirichlet: ALPHA}, not 'random'"),
         (suite(split={"dirichlet": -1}), "dirichlet must be a number above 0, not -1"),
         (suite(batch_norm="includ"), "unknown batch_norm 'includ': did you mean include or exclude"),
