@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -114,8 +115,10 @@ def page(records: list[Record], folder: Path) -> str:
         for place, limit in enumerate(THRESHOLDS):
             shares = (str(share(name, found[name, attack], place)) for attack in ATTACKS)
             lines.append(f"| {limit:g} | " + " | ".join(shares) + " |")
+    measured = published(folder)
+    lines += ["", *reasons(found, sets, measured)]
     lines += ["", "## How the attacks ended", "", *endings(found, sets)]
-    lines += [*one_by_one(folder), "", *provenance(records)]
+    lines += [*one_by_one(measured), "", *provenance(records)]
     return "\n".join(lines) + "\n"
 
 
@@ -187,29 +190,44 @@ def endings(found: dict[tuple[str, str], Cell], sets: Sequence[str]) -> list[str
     return lines
 
 
-def one_by_one(folder: Path) -> list[str]:
-    """The published loop beside ours, from what ``leakboard bench --format json`` has written into published_*.json.
+@dataclass(frozen=True)
+class Published:
+    """What ``leakboard bench --format json`` measured: the published loop beside ours.
+
+    Attributes:
+        data, attack: class names.
+        theirs, ours: figures of the two, on the same images, networks and starts.
+    """
+
+    data: str
+    attack: str
+    theirs: dict[str, Any]
+    ours: dict[str, Any]
+
+
+def published(folder: Path) -> list[Published]:
+    """What was written into published_*.json.
 
     Raises:
         UsageError: such a file is damaged.
     """
-    lines = []
+    found = []
     for path in sorted(folder.glob("published_*.json")):
         try:
-            found = json.loads(path.read_text())
-            data, attack, sides = found["data"]["class"], found["attack"]["class"], found["sides"]
-            published, ours = (sides[name] for name in (ONE_BY_ONE, BATCHED))
-            cells = [
-                f"{100 * side['leak_rate']:.1f} ({100 * side['leak_rate_low']:.1f}-{100 * side['leak_rate_high']:.1f})"
-                f" | {100 * side['label_accuracy']:.1f} | {side['diverged']}"
-                for side in (published, ours)
-            ]
-            lines.append(f"| {data}, {attack}, {published['victims']} images | " + " | ".join(cells) + " |")
-        except (OSError, ValueError, KeyError, TypeError):
+            one = json.loads(path.read_text())
+            sides = [one["sides"][name] for name in (ONE_BY_ONE, BATCHED)]
+            found.append(Published(one["data"]["class"], one["attack"]["class"], *sides))
+            _ = outcome(found[-1].theirs), outcome(found[-1].ours)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UsageError(
                 f"{path} can not be read: write it with leakboard bench --format json, or delete it"
             ) from None
-    if not lines:
+    return found
+
+
+def one_by_one(measured: list[Published]) -> list[str]:
+    """The published loop beside ours."""
+    if not measured:
         return []
     return [
         "",
@@ -221,8 +239,82 @@ def one_by_one(folder: Path) -> list[str]:
         "",
         "| | found, one by one, % | label, % | diverged | found, ours, % | label, % | diverged |",
         "|---|---|---|---|---|---|---|",
-        *lines,
+        *(
+            f"| {of.data}, {of.attack}, {of.theirs['victims']} images | {outcome(of.theirs)} | {outcome(of.ours)} |"
+            for of in measured
+        ),
     ]
+
+
+def outcome(side: dict[str, Any]) -> str:
+    """Three columns: images found with their interval, labels, diverged attacks."""
+    rate = f"{100 * side['leak_rate']:.1f} ({100 * side['leak_rate_low']:.1f}-{100 * side['leak_rate_high']:.1f})"
+    return f"{rate} | {100 * side['label_accuracy']:.1f} | {side['diverged']}"
+
+
+def reasons(found: dict[tuple[str, str], Cell], sets: Sequence[str], measured: list[Published]) -> list[str]:
+    """Why values of ours lie outside, as far as it is known."""
+    labels = [name for name in sets if label(name, found[name, "DLG"]).differs]
+    shares = [
+        name
+        for name in sets
+        if any(share(name, found[name, a], place).differs for a in ATTACKS for place in range(len(THRESHOLDS)))
+    ]
+    known = [f"- {why}" for why in (why_labels(labels, measured), why_lfw(shares, found)) if why]
+    explained = {"LFW"} if WHOLE_LFW in sets and WHOLE_LFW not in shares else set()
+    unknown = [name for name in shares if name not in explained]
+    if unknown:
+        known.append(f"- **Not known:** why the shares of {' and '.join(unknown)} lie outside.")
+    inside = [name for name in sets if name not in shares]
+    if inside:
+        known.append(f"- Every share of {', '.join(inside)} agrees with the paper's.")
+    return ["## Where ours lies outside, and why", "", *known]
+
+
+def why_labels(outside: list[str], measured: list[Published]) -> str:
+    """Of DLG's label; empty where it does not lie outside."""
+    if not outside:
+        return ""
+    said = f"**DLG's label** ({', '.join(outside)})."
+    loops = [one for one in measured if one.attack == "DLG" and one.data in LABELS]
+    if not loops:
+        return f"{said} Not known: the published loop was not run beside ours."
+    each = "; ".join(
+        f"{one.data} {100 * one.theirs['label_accuracy']:.1f} % of {one.theirs['victims']}, where ours tells "
+        f"{100 * one.ours['label_accuracy']:.1f} % and the paper has {LABELS[one.data]['DLG']:.1f} %"
+        for one in loops
+    )
+    return (
+        f"{said} The authors' code takes the label of the last iterate, which in an attack that fails wanders, and "
+        f"ours that of the iterate with the lowest loss. The published loop on our images, networks and starts: {each}."
+    )
+
+
+def why_lfw(outside: list[str], found: dict[tuple[str, str], Cell]) -> str:
+    """Of LFW's shares; empty where they do not lie outside, or were not measured with as many classes."""
+    if "LFW" not in outside:
+        return ""
+    if (WHOLE_LFW, "DLG") not in found:
+        return ""
+    images = len(found[WHOLE_LFW, "DLG"].victims)
+    values = []
+    for attack in ATTACKS:
+        few, whole = (
+            Cell(cell.config, [victim for victim in cell.victims if victim["index"] < images])
+            for cell in (found["LFW", attack], found[WHOLE_LFW, attack])
+        )
+        same = sum(victim["mse"][0] <= THRESHOLDS[0] for victim in few.victims)
+        here = share(WHOLE_LFW, whole, 0)
+        low, high = wilson(here.found, here.trials)
+        values.append(
+            f"{attack} finds {here.found} of {here.trials} ({100 * low:.0f} to {100 * high:.0f} %; the paper "
+            f"{100 * here.paper:.1f} %) and {same} of {len(few.victims)} with 62 rows"
+        )
+    agrees = "agrees with the paper" if WHOLE_LFW not in outside else "does not agree with the paper either"
+    return (
+        "**LFW's shares.** The last layer has a row for each class: 5,749 in the paper, 62 for the people that are "
+        f"here. With 5,749 rows the same photographs give what {agrees}: {'; '.join(values)}."
+    )
 
 
 def figure(found: dict[tuple[str, str], Cell], sets: Sequence[str]) -> bytes:

@@ -88,13 +88,33 @@ def test_the_published_loop_stands_beside_ours_where_it_was_run(tmp_path: Path) 
     side = {"victims": 300, "leak_rate": 0.5, "leak_rate_low": 0.4, "leak_rate_high": 0.6, "diverged": 7}
     sides = {"one by one": side | {"label_accuracy": 0.75}, "batched": side | {"label_accuracy": 0.99}}
     found = {"data": {"class": "MNIST"}, "attack": {"class": "DLG"}, "sides": sides}
-    assert "Beside the published loop" not in idlg.page(of_idlg(), tmp_path)
+    before = idlg.page(of_idlg(), tmp_path)
+    assert "Beside the published loop" not in before
+    assert "**DLG's label** (MNIST). Not known: the published loop was not run beside ours." in before
+    assert "- **Not known:** why the shares of MNIST lie outside." in before
     (tmp_path / "published_mnist.json").write_text(json.dumps(found))
     written = idlg.page(of_idlg(), tmp_path)
     assert "| MNIST, DLG, 300 images | 50.0 (40.0-60.0) | 75.0 | 7 | 50.0 (40.0-60.0) | 99.0 | 7 |" in written
+    assert "MNIST 75.0 % of 300, where ours tells 99.0 % and the paper has 89.9 %." in written
     (tmp_path / "published_mnist.json").write_text("{}")
     with pytest.raises(UsageError, match=r"published_mnist\.json can not be read: write it with leakboard bench"):
         idlg.page(of_idlg(), tmp_path)
+
+
+def test_lfw_in_the_papers_label_space_explains_its_shares(tmp_path: Path) -> None:
+    few = [record("LFW", {"class": "DLG"}, [1e-6] * 72 + [1.0] * 28), record("LFW", {"class": "IDLG"}, [1e-6] * 100)]
+    whole = [record("ImageFolder", {"class": "DLG"}, [1e-6] * 32 + [1.0] * 28)]
+    whole += [record("ImageFolder", {"class": "IDLG"}, [1e-6] * 55 + [1.0] * 5)]
+    for one in whole:
+        one["config"]["data"] |= {"path": "lfw-py/lfw-deepfunneled", "num_classes": 5749}
+    assert "**Not known:** why the shares of LFW lie outside" in idlg.page(few, tmp_path)
+    written = idlg.page(few + whole, tmp_path)
+    assert "Not known: why" not in written
+    assert (
+        "the same photographs give what agrees with the paper: DLG finds 32 of 60 (41 to 65 %; the paper 52.1 %) and "
+        "60 of 60 with 62 rows; IDLG finds 55 of 60 (82 to 96 %; the paper 91.7 %) and 60 of 60 with 62 rows."
+        in written
+    )
 
 
 def test_a_difference_is_marked_where_chance_does_not_explain_it() -> None:
