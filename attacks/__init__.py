@@ -4,6 +4,7 @@ from attacks.base import Attack, Observation, Reconstruction
 from attacks.baselines import ClassMeanImage, ConstantImage, MeanImage
 from attacks.dlg import DLG
 from attacks.dlg_fb import DLGFB
+from attacks.gauss_newton import GaussNewton
 from attacks.idlg import IDLG
 from attacks.rgap import RGAP
 
@@ -15,6 +16,7 @@ __all__ = [
     "Attack",
     "ClassMeanImage",
     "ConstantImage",
+    "GaussNewton",
     "MeanImage",
     "Observation",
     "Reconstruction",

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import attacks
-from attacks import DLG, IDLG, Attack, ClassMeanImage, ConstantImage, MeanImage, Observation
+from attacks import DLG, IDLG, Attack, ClassMeanImage, ConstantImage, GaussNewton, MeanImage, Observation
 from benchmark.client import observe
 from benchmark.models import LeNet
 from datamodules import Digits
@@ -191,7 +191,7 @@ def test_the_search_finds_images_that_are_hidden(
 # By what an attack does.
 
 ITERATIVE: list[Attack] = [IDLG(max_evaluations=25), DLG(max_evaluations=25)]
-IN_TURN = [*ITERATIVE, ClassMeanImage(), MeanImage(), ConstantImage()]
+IN_TURN = [*ITERATIVE, GaussNewton(), ClassMeanImage(), MeanImage(), ConstantImage()]
 
 
 @pytest.mark.parametrize("attack", IN_TURN, ids=lambda attack: type(attack).__name__)

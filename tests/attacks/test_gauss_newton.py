@@ -1,0 +1,167 @@
+"""Gauss-Newton: its step against a dense solver, its prior against autograd, and what it finds that L-BFGS does not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attacks import IDLG, GaussNewton, MeanImage, Reconstruction
+from attacks.gauss_newton import damped_step, roughness, smoothness
+from defenses import Clipping, GaussianNoise, Masking, Pruning
+
+MakeVictims = Callable[..., Any]
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def mse(found: Reconstruction, images: Tensor) -> Tensor:
+    return (found.images - images).square().mean((1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("equations", [5, 60])  # fewer than the 2 x 12 pixels, and more
+def test_a_step_solves_the_normal_equations(equations: int) -> None:
+    residual, jacobian, slope = random(equations), random(equations, 24), random(2, 12)
+    root = random(2, 12, 12)
+    curvature = root @ root.mT + 0.1 * torch.eye(12, dtype=torch.float64)
+    matrix = jacobian.T @ jacobian + torch.block_diag(*curvature)
+    expected = torch.linalg.solve(matrix, -(jacobian.T @ residual + slope.flatten()))
+    torch.testing.assert_close(damped_step(residual, jacobian, slope, curvature).flatten(), expected)
+
+
+def test_a_step_that_can_not_be_made_is_no_error() -> None:
+    eye, nothing = torch.eye(4, dtype=torch.float64).expand(2, 4, 4), torch.full((2, 4, 4), torch.nan).double()
+    assert not damped_step(random(3), random(3, 8) * torch.nan, random(2, 4), eye).isfinite().any()
+    assert not damped_step(random(3), random(3, 8), random(2, 4), nothing).isfinite().any()
+
+
+def test_the_quadratic_touches_the_prior_from_above() -> None:
+    image = 0.5 + random(3, 5, 6)  # some pixels are outside [0, 1]
+    leaf = image.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(roughness(leaf), leaf)
+    slope, curvature = smoothness(image)
+    torch.testing.assert_close(2 * slope.view_as(image), gradient)
+    assert (torch.linalg.eigvalsh(curvature) > -1e-9).all()
+    inside = image.clamp(0.2, 0.8)  # where the box costs nothing, at the image and after small steps
+    slope, curvature = smoothness(inside)
+    for seed in range(20):
+        step = 0.2 * (torch.rand(3, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) - 0.5)
+        bound = roughness(inside) + 2 * (slope * step).sum() + (step[:, None] @ curvature @ step[..., None]).sum()
+        assert roughness(inside + step.view_as(inside)) <= bound + 1e-9
+
+
+def test_digits_are_found_in_a_few_iterations_with_every_mask_that_leaves_enough(victims_of: MakeVictims) -> None:
+    for defense in (None, Masking(0.5), Masking(0.5, rescale=True), Pruning(0.5), Clipping(0.1)):
+        images, labels, seen = victims_of(6, defense=defense, adaptive=defense is not None)
+        found = GaussNewton().reconstruct(seen)
+        assert (mse(found, images) < 1e-6).sum() >= 5, defense
+        assert torch.equal(found.labels, labels)
+
+
+def test_it_finds_behind_a_mask_what_lbfgs_does_not(victims_of: MakeVictims) -> None:
+    images, _, seen = victims_of(12, defense=Masking(0.95), adaptive=True)
+    slow = IDLG(max_evaluations=500, start="mean", total_variation=1e-5).reconstruct(seen)
+    found = GaussNewton().reconstruct(seen)
+    assert (mse(slow, images) < 1e-4).sum() == 0 and (mse(found, images) < 1e-8).sum() >= 11
+
+
+def test_one_who_does_not_know_the_mask_finds_nothing(victims_of: MakeVictims) -> None:
+    images, _, seen = victims_of(4, defense=Masking(0.5), adaptive=False)
+    assert (mse(GaussNewton().reconstruct(seen), images) > 0.01).all()
+
+
+def test_a_wrong_update_is_not_found(victims_of: MakeVictims) -> None:
+    images, _, seen = victims_of(4)
+    shifted = {name: value.roll(1, 0) for name, value in seen.update.items()}
+    assert (mse(GaussNewton().reconstruct(replace(seen, update=shifted)), images) > 0.01).all()
+
+
+def test_equations_are_drawn_up_to_the_limit(victims_of: MakeVictims) -> None:
+    images, _, seen = victims_of(3)
+    found = GaussNewton(iterations=2, max_equations=30).reconstruct(seen)
+    assert ((found.evaluations >= 1 + 2 * (30 + 1)) & (found.evaluations < 1 + 2 * (30 + 9))).all()
+    more = GaussNewton(max_equations=3000).reconstruct(seen)
+    assert (mse(more, images) < 1e-6).all() and (mse(found, images) > 1e-4).all()
+
+
+def test_the_prior_weighs_no_less_than_noise_calls_for(victims_of: MakeVictims) -> None:
+    images, _, seen = victims_of(8, defense=GaussianNoise(0.01), adaptive=True)
+    told = mse(GaussNewton(max_equations=3000).reconstruct(seen), images)
+    not_told = mse(GaussNewton(max_equations=3000).reconstruct(replace(seen, defense=None)), images)
+    assert told.mean() < not_told.mean()
+
+
+@pytest.mark.parametrize("start", ["mean", "constant", "noise"])
+def test_a_victim_is_attacked_the_same_in_any_company_and_twice(start: str, victims_of: MakeVictims) -> None:
+    seen = victims_of(5, defense=Masking(0.9), adaptive=True).observation
+    attack = GaussNewton(iterations=3, max_equations=40, start=start)
+    block = attack.reconstruct(seen)
+    order = [3, 0, 4]
+    others = GaussNewton(iterations=3, max_equations=40, start=start).reconstruct(seen.take(order))
+    for name in ("images", "labels", "loss", "evaluations"):
+        assert torch.equal(getattr(block, name)[order], getattr(others, name)), name
+    assert block.starts == [start] * 5
+
+
+def test_it_can_start_where_it_is_told_to(victims_of: MakeVictims) -> None:
+    seen = victims_of(3, defense=Masking(0.9), adaptive=True).observation
+    mean = MeanImage().reconstruct(seen).images
+    given = GaussNewton(iterations=2, start="noise").reconstruct(seen, start_images=mean)
+    usual = GaussNewton(iterations=2).reconstruct(seen)
+    assert given.status == usual.status
+    torch.testing.assert_close(given.loss, usual.loss, rtol=1e-3, atol=0)  # other entries may have been drawn
+
+
+def test_what_it_was_given_stays_as_it_was(victims_of: MakeVictims) -> None:
+    seen = victims_of(2).observation
+    given = [*seen.parameters.values(), *seen.update.values(), *seen.model.parameters()]
+    before = [value.detach().clone() for value in given]
+    GaussNewton(iterations=2).reconstruct(seen)
+    assert all(torch.equal(old, new) for old, new in zip(before, given, strict=True))
+    assert all(old.dtype == new.dtype for old, new in zip(before, given, strict=True))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["update", "parameters"])
+def test_a_victim_that_diverges_disturbs_no_other(where: str, value: float, victims_of: MakeVictims) -> None:
+    seen = victims_of(3).observation
+    tensors = {name: tensor.clone() for name, tensor in getattr(seen, where).items()}
+    next(iter(tensors.values()))[1].view(-1)[:] = value
+    attack = GaussNewton(iterations=2, max_equations=3000)
+    healthy, found = attack.reconstruct(seen), attack.reconstruct(replace(seen, **{where: tensors}))
+    assert found.status == ["exhausted", "diverged", "exhausted"] and found.loss[1] == torch.inf
+    assert found.images.isfinite().all()
+    assert torch.equal(found.images[[0, 2]], healthy.images[[0, 2]])
+
+
+def test_nothing_left_of_an_update_is_no_error(victims_of: MakeVictims) -> None:
+    seen = victims_of(2, defense=Masking(0.9), adaptive=True).observation
+    nothing = replace(seen, update={name: torch.zeros_like(value) for name, value in seen.update.items()})
+    found = GaussNewton(iterations=2).reconstruct(nothing)
+    assert found.status == ["diverged", "diverged"] and found.images.isfinite().all()
+
+
+def test_batches_are_refused(victims_of: MakeVictims) -> None:
+    with pytest.raises(ValueError, match="GaussNewton attacks one image"):
+        GaussNewton().reconstruct(victims_of(2, batch_size=2).observation)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"iterations": 0}, "iterations is 0, but must be at least 1"),
+        ({"max_equations": 0}, "max_equations is 0, but must be at least 1"),
+        ({"start": "rgap"}, "start is 'rgap', but must be one of noise, constant, mean, class_mean"),
+        ({"total_variation": 0.0}, "total_variation is 0.0 and last_total_variation 1e-14, but both must be above 0"),
+        ({"total_variation": float("nan")}, "but both must be above 0, and the last one no greater"),
+        ({"total_variation": 1e-15}, "but both must be above 0, and the last one no greater"),
+    ],
+)
+def test_an_argument_out_of_range_is_named_in_one_sentence(arguments: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=".") as raised:
+        GaussNewton(**arguments)
+    assert sentence in str(raised.value)
