@@ -1,4 +1,4 @@
-"""Gauss-Newton with a smooth prior: for what a mask has left of a gradient, where L-BFGS crawls or picks a wrong image."""
+"""Gauss-Newton with a smooth prior, for what a mask has left of a gradient."""
 
 import copy
 import math

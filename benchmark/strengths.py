@@ -1,7 +1,6 @@
 """The strengths that stop each attacker, as ``leakboard threshold`` has found them: for trainings and for pages."""
 
 import json
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,16 +110,20 @@ def lines_of(searches: list[Search]) -> list[Line]:
 
 
 def hardest(searches: list[Search]) -> Search:
-    """The search whose attack needs the strongest defense: a strength that is far from the weak end.
+    """The search whose attack needs the strongest defense; ranges need not be the same.
 
-    Of those that none in the range stops it is the one that most victims leak to.
+    Of those that none in the range stops it is the one that most victims leak to. One that was stopped at the weak end
+    of its range already says no more than that.
     """
 
-    def needed(search: Search) -> tuple[float, float]:
-        found = search["ssim"]
-        if found["stopped"] == WITHIN:
-            return abs(found["strength"] - search["strengths"][0]), 0.0
-        return {NEVER: (math.inf, float(found["rates"][-1])), WEAK: (0.0, 0.0)}.get(found["stopped"], (-1.0, 0.0))
+    def needed(search: Search) -> tuple[int, float]:
+        found, (weak, *_, strong) = search["ssim"], search["strengths"]
+        upwards = 1 if strong > weak else -1
+        return {
+            NEVER: (3, float(found["rates"][-1])),
+            WITHIN: (2, upwards * (found["strength"] or 0.0)),
+            WEAK: (1, upwards * weak),
+        }.get(found["stopped"], (0, 0.0))
 
     return max(searches, key=needed)
 

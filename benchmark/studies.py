@@ -27,10 +27,10 @@ def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard threshold``."""
     criterion = threshold.Criterion(options.ssim, options.stop)
     steps = whole_number("--steps", options.steps, at_least=0)
-    suite, ranges = threshold.load(suite_path(options.suite), options.victims, options.seed)
+    suite, searches = threshold.load(suite_path(options.suite), options.victims, options.seed)
     conductor = Conductor.of(options, suite.name)
     folder = conductor.folder
-    bisection = threshold.Bisection(suite, ranges, criterion)
+    bisection = threshold.Bisection(suite, searches, criterion)
     for step in range(steps + 1):
         whole = bisection.as_suite()
         what = "both ends of each range" if step == 0 else f"halving {step} of {steps}"

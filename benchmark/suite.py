@@ -140,7 +140,7 @@ def entries(kind: str, given: Any) -> list[Spec]:
 
 
 _SUITE_KEYS = ("name", "seed", "victims", "block_size", "scenarios", "attacks", "defenses")
-_SCENARIO_KEYS = ("data", "model", "batch_size", "victims", "same_class", "attacks")
+_SCENARIO_KEYS = ("data", "model", "batch_size", "victims", "same_class", "attacks", "defenses")
 
 
 def load(path: Path, victims: int | None = None, seed: int | None = None) -> Suite:
@@ -199,17 +199,16 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
     _check_keys("key of a suite", given, _SUITE_KEYS)
     scenarios = _list_of("scenarios", given.get("scenarios"))
     each_has_its_own = all(isinstance(entry, dict) and "attacks" in entry for entry in scenarios)
+    shared = _defenses(given.get("defenses", []))
     common = [] if each_has_its_own and "attacks" not in given else _attacks(given.get("attacks"))
-    if not isinstance(given.get("defenses", []), list):
-        raise UsageError("defenses must be a list")
     seed = whole_number("seed", seed if seed is not None else given.get("seed", 0), at_least=0)
-    defenses = [made for entry in given.get("defenses", []) for made in entries("defense", entry)]
     cells: list[Cell] = []
     for entry in scenarios:
         if not isinstance(entry, dict) or "data" not in entry or "model" not in entry:
             raise UsageError(f"a scenario needs data and model, as in {{data: Digits, model: LeNet}}, not {entry!r}")
         _check_keys("key of a scenario", entry, _SCENARIO_KEYS)
         attacks = _attacks(entry["attacks"]) if "attacks" in entry else common
+        defenses = _defenses(entry["defenses"]) if "defenses" in entry else shared
         count = victims if victims is not None else entry.get("victims", given.get("victims", 64))
         count = whole_number("victims", count, at_least=1)
         batch_size = whole_number("batch_size", entry.get("batch_size", 1), at_least=1)
@@ -230,6 +229,12 @@ def _unique(cells: list[Cell]) -> tuple[Cell, ...]:
 
 def _attacks(given: Any) -> list[Spec]:
     return [made for entry in _list_of("attacks", given) for made in entries("attack", entry)]
+
+
+def _defenses(given: Any) -> list[Spec]:
+    if not isinstance(given, list):
+        raise UsageError("defenses must be a list")
+    return [made for entry in given for made in entries("defense", entry)]
 
 
 def _list_of(key: str, given: Any) -> list[Any]:

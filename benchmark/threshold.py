@@ -1,10 +1,10 @@
 """The strength at which a defense stops leakage, by bisection, on the same victims at every strength."""
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -83,20 +83,6 @@ def ranges(given: Any) -> list[Range]:
     return found
 
 
-def load(path: Path, victims: int | None, seed: int | None) -> tuple[Suite, list[Range]]:
-    """Reads a suite whose defenses have ranges: its controls and baselines, and the ranges.
-
-    Raises:
-        UsageError: the file or something in it is wrong.
-    """
-    given = read(path)
-    try:
-        searched = ranges(given.pop("defenses", None))
-        return parse(given, path.stem, victims, seed), searched
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from None
-
-
 @dataclass(eq=False)
 class Search:
     """One threshold that is searched for, and the positions that are tested."""
@@ -109,6 +95,47 @@ class Search:
 
     def cell(self, position: float) -> Cell:
         return Cell(self.scenario, self.of.defense(position), self.attack, self.adaptive)
+
+
+def load(path: Path, victims: int | None, seed: int | None) -> tuple[Suite, list[Search]]:
+    """Reads a suite whose defenses have ranges: its controls and baselines, and what is searched for.
+
+    Raises:
+        UsageError: the file or something in it is wrong.
+    """
+    given = read(path)
+    try:
+        return parse_searches(given, path.stem, victims, seed)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def parse_searches(
+    given: dict[str, Any], name: str, victims: int | None = None, seed: int | None = None
+) -> tuple[Suite, list[Search]]:
+    """Checks a suite that was read; a scenario's own defenses stand for the suite's.
+
+    Raises:
+        UsageError: something in it is wrong.
+    """
+    common = given.pop("defenses", None)
+    scenarios = given.get("scenarios")
+    if not isinstance(scenarios, list) or not all(isinstance(entry, dict) for entry in scenarios):
+        return parse(given, name, victims, seed), []  # says what is wrong
+    searched = [ranges(entry.get("defenses", common)) for entry in scenarios]
+    bare = [{key: value for key, value in entry.items() if key != "defenses"} for entry in scenarios]
+    suite = parse(given | {"scenarios": bare}, name, victims, seed)
+    searches: dict[str, Search] = {}
+    for entry, found in zip(bare, searched, strict=True):
+        controls = [
+            cell
+            for cell in parse(given | {"scenarios": [entry]}, name, victims, seed).cells
+            if cell.attack.name not in BASELINES
+        ]
+        for control, one, adaptive in itertools.product(controls, found, (False, True)):
+            search = Search(control.scenario, one, control.attack, adaptive)
+            searches.setdefault(repr(search), search)
+    return suite, list(searches.values())
 
 
 @dataclass(frozen=True)
@@ -191,7 +218,7 @@ def interval(curve: Curve, stop: float) -> tuple[float, float]:
 def rises(curve: Curve) -> list[tuple[float, float]]:
     """Neighbouring positions between which the rate rises by more than chance: 95 % of the paired bootstrap above 0."""
     found = []
-    for first, second in pairwise(sorted(curve)):
+    for first, second in itertools.pairwise(sorted(curve)):
         change = curve[second].astype(float) - curve[first].astype(float)
         if change.mean() > 0:
             drawn = np.random.default_rng(SEED).integers(len(change), size=(RESAMPLES, len(change)))
@@ -205,19 +232,12 @@ class Bisection:
 
     Args:
         suite: of controls and baselines alone.
-        found: the defenses, with the ranges of their strengths.
+        searches: what is searched for in it.
         criterion: when leakage has stopped.
     """
 
-    def __init__(self, suite: Suite, found: list[Range], criterion: Criterion) -> None:
-        self.suite, self.criterion = suite, criterion
-        self.searches = [
-            Search(control.scenario, one, control.attack, adaptive)
-            for control in suite.cells
-            if control.attack.name not in BASELINES
-            for one in found
-            for adaptive in (False, True)
-        ]
+    def __init__(self, suite: Suite, searches: list[Search], criterion: Criterion) -> None:
+        self.suite, self.searches, self.criterion = suite, searches, criterion
 
     def as_suite(self) -> Suite:
         """The suite of all strengths that are to be tested by now, controls and baselines first."""

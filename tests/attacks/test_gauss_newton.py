@@ -1,5 +1,6 @@
 """Gauss-Newton: its step against a dense solver, its prior against autograd, and what it finds that L-BFGS does not."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -162,6 +163,5 @@ def test_batches_are_refused(victims_of: MakeVictims) -> None:
     ],
 )
 def test_an_argument_out_of_range_is_named_in_one_sentence(arguments: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=".") as raised:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
         GaussNewton(**arguments)
-    assert sentence in str(raised.value)

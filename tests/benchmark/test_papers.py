@@ -378,6 +378,9 @@ def test_of_attacks_that_nothing_stops_the_strongest_is_shown() -> None:
     strong["ssim"] = strong["ssim"] | {"rates": [1.0, 0.5, 0.9]}
     assert hardest([weak, strong]) is strong and hardest([strong, weak]) is strong
     assert hardest([weak, search("Clipping", True, 0.0, 0.3)]) is weak
+    early, late = search("Masking", True, 0.0, 0.9), search("Masking", True, 0.0, 0.97)
+    late["strengths"] = [0.96, 0.97, 0.999]  # from its own weak end it is not as far
+    assert hardest([early, late]) is late and hardest([late, early]) is late
     void, at_the_weak_end = (search("Clipping", True, 0.0, None, how) for how in ("void", "at the weak end"))
     assert hardest([void, at_the_weak_end]) is at_the_weak_end
 

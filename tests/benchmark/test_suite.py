@@ -89,6 +89,15 @@ def test_data_and_models_can_be_swept() -> None:
     assert found == {(8, 1), (8, 2), (16, 1), (16, 2)}
 
 
+def test_a_scenario_can_have_defenses_of_its_own() -> None:
+    own = "[{data: Digits, model: LeNet, defenses: [{class: Masking, ratio: 0.1}]}, {data: Photos, model: LeNet}]"
+    made = suite("defenses: [Clipping]", scenarios=own)
+    found = dict.fromkeys((c.scenario.data.name, c.defense.name) for c in made.cells if c.defense)
+    assert list(found) == [("Digits", "Masking"), ("Photos", "Clipping")]
+    with pytest.raises(UsageError, match="defenses must be a list"):
+        suite(scenarios="[{data: Digits, model: LeNet, defenses: Masking}]")
+
+
 def test_a_scenario_can_have_attacks_of_its_own() -> None:
     own = "[{data: Digits, model: LeNet, attacks: [DLG]}, {data: Photos, model: LeNet}]"
     made = suite(scenarios=own)

@@ -14,7 +14,6 @@ from benchmark.errors import UsageError
 from benchmark.registry import spec
 from benchmark.suite import Scenario
 from benchmark.threshold import (
-    Bisection,
     Criterion,
     Curve,
     Range,
@@ -25,6 +24,7 @@ from benchmark.threshold import (
     interval,
     load,
     outcome,
+    parse_searches,
     ranges,
     rises,
     room,
@@ -106,10 +106,30 @@ def test_a_range_that_is_none_is_told(given: Any, message: str) -> None:
 
 
 def test_the_suite_of_the_paper_is_valid() -> None:
-    suite, found = load(Path(__file__).parents[2] / "configs" / "masking.yaml", None, None)
-    assert [(one.name, one.weak, one.strong) for one in found][:2] == [("Masking", 0, 0.999), ("Pruning", 0, 0.999)]
-    assert len(Bisection(suite, found, Criterion()).searches) == 3 * 4 * 3 * 2
+    _, searches = load(Path(__file__).parents[2] / "configs" / "masking.yaml", None, None)
+    ends = [(one.of.name, one.of.weak, one.of.strong) for one in searches if one.attack.name == "DLG"]
+    assert ends[:4:2] == [("Masking", 0, 0.999), ("Pruning", 0, 0.999)]
+    assert len(searches) == 3 * 4 * 3 * 2 + 3 * 2 * 2  # Gauss-Newton for masking and pruning alone
 
+
+def test_a_scenario_can_have_ranges_of_its_own() -> None:
+    scenario = {"data": "Digits", "model": "LeNet", "victims": 4}
+    masking, noise = ({"class": name, "range": ends} for name, ends in RANGES.items())
+    given: dict[str, Any] = {"attacks": ["IDLG"], "defenses": [masking]}
+    given["scenarios"] = [scenario, scenario | {"attacks": ["RGAP"], "defenses": [noise]}, scenario]
+    suite, searches = parse_searches(given, "mine")
+    assert [(one.attack.name, one.of.name, one.adaptive) for one in searches] == [
+        ("IDLG", "Masking", False),
+        ("IDLG", "Masking", True),
+        ("RGAP", "GaussianNoise", False),
+        ("RGAP", "GaussianNoise", True),
+    ]
+    assert all(one.scenario == searches[0].scenario for one in searches) and len(suite.cells) == 3 + 2
+    with pytest.raises(UsageError, match="defenses must be a list of"):
+        parse_searches({"attacks": ["IDLG"], "scenarios": [scenario]}, "mine")
+
+
+RANGES: dict[str, Any] = {"Masking": {"ratio": [0.0, 0.9]}, "GaussianNoise": {"std": [1e-3, 1.0]}}
 
 SUITE: dict[str, Any] = {
     "victims": 4,
