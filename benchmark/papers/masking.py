@@ -10,10 +10,10 @@ from typing import Any
 
 from benchmark import diagnosis, strengths
 from benchmark.errors import UsageError
-from benchmark.papers.masking_figure import figure
+from benchmark.papers.masking_figure import figure, short_name
 from benchmark.papers.sources import provenance
 from benchmark.store import Record, write_whole
-from benchmark.strengths import ADAPTIVE, OBLIVIOUS, Line
+from benchmark.strengths import ADAPTIVE, OBLIVIOUS, Line, Search
 from benchmark.threshold import NEVER, VOID, WITHIN, attack_label, room
 from benchmark.training.store import read_all as read_trainings
 from benchmark.training.table import Row, half, label, rate, scenario_of
@@ -51,7 +51,8 @@ def page(records: list[Record], folder: Path) -> str:
         "DLG, judged by SSIM, and find that federated training at those strengths loses near to nothing with masking",
         "and clipping, and can lose with noise and pruning (abstract; no figure of the paper could be had). Its",
         "attacker does not know the defense: *oblivious* is DLG or iDLG as published. *Adaptive* attackers know it and",
-        "may use that or not, and the strongest of them knows too that images are smooth and lie in [0, 1].",
+        "may use that or not, and the strongest know too that images are smooth and lie in [0, 1] (*with priors*).",
+        "Beside each strength stands the attack that needs it.",
         "",
         f"A victim leaks at an SSIM of {found.ssim:g} or more that is above those of the null baselines (a constant,",
         "the data set mean and the mean of the class, which come to 0.5 and more on MNIST); leakage has stopped where",
@@ -80,7 +81,7 @@ def table(of_scenario: list[Line], trainings: list[Row]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for line in of_scenario:
-        stops = [threshold(search["ssim"]) for search in line.hardest.values()]
+        stops = [threshold(search) for search in line.hardest.values()]
         protected = [trained(line, attacker, trainings) for attacker in line.hardest]
         without = [row for row in trainings if line.is_trained_on(data_of(row)) and row["defense"] == "no defense"]
         accuracies = ["<br>".join(map(accuracy, rows)) or "not trained" for rows in (*protected, without)]
@@ -88,12 +89,13 @@ def table(of_scenario: list[Line], trainings: list[Row]) -> list[str]:
     return lines
 
 
-def threshold(found: dict[str, Any]) -> str:
-    """Where leakage stops, with its interval, or why that is not known."""
+def threshold(search: Search) -> str:
+    """Where leakage stops, with its interval and the attack that needs most, or why that is not known."""
+    found = search["ssim"]
     if found["stopped"] != WITHIN:
         return str(found["note"])
     low, high = ("beyond" if end is None else f"{end:.3g}" for end in (found["low"], found["high"]))
-    return f"{found['strength']:.3g} ({low} to {high})"
+    return f"{found['strength']:.3g} ({low} to {high}), {short_name(search['attack'])}"
 
 
 def trained(line: Line, attacker: str, trainings: list[Row]) -> list[Row]:
@@ -280,4 +282,28 @@ def causes(rows: list[dict[str, Any]]) -> list[str]:
         "image and from near it; [diagnosis.md](diagnosis.md) has each mask and says what the words mean.",
         "",
         *said,
+        *second_order([row for row in rows if row["defense"].startswith("Masking")]),
     ]
+
+
+def second_order(rows: list[dict[str, Any]]) -> list[str]:
+    """How many of the images that L-BFGS alone misses Gauss-Newton finds, where it was run on the same victims."""
+    solved = {
+        (row["where"], row["defense"]): row["runs"][diagnosis.OWN]["leaked"]
+        for row in rows
+        if row["attack"]["class"] == "GaussNewton"
+    }
+    lines = []
+    for where in dict.fromkeys(place for place, _ in solved):
+        missed = [
+            found
+            for row in rows
+            if row["where"] == where and row["attack"]["class"] == "IDLG" and (where, row["defense"]) in solved
+            for found, verdict in zip(solved[where, row["defense"]], diagnosis.verdicts_of(row), strict=True)
+            if verdict in ("optimizer", "open")
+        ]
+        lines.append(
+            f"Of the {len(missed)} attacks on {where} above that missed by the optimizer's fault or are open, "
+            f"Gauss-Newton found the image of {sum(missed)}."
+        )
+    return ["", *lines] if lines else []

@@ -20,7 +20,7 @@ def figure(searches: list[Search], stop: float) -> bytes:
 
     datasets = list(dict.fromkeys(search["dataset"] for search in searches))
     defenses = list(dict.fromkeys((search["defense"], search["argument"]) for search in searches))
-    attacks = list(dict.fromkeys(name(search["attack"]) for search in searches))
+    attacks = list(dict.fromkeys(short_name(search["attack"]) for search in searches))
     styles = dict(zip(attacks, (":", "--", "-", "-.") * len(attacks), strict=False))
     drawn = Figure(figsize=(3.1 * len(defenses), 2.5 * len(datasets) + 0.6), dpi=100, layout="constrained")
     every_axes = drawn.subplots(len(datasets), len(defenses), sharey=True, squeeze=False)
@@ -30,11 +30,11 @@ def figure(searches: list[Search], stop: float) -> bytes:
             here = [s for s in searches if (s["dataset"], s["defense"], s["argument"]) == (dataset, defense, argument)]
             for search in here:
                 attacker = ADAPTIVE if search["adaptive"] else OBLIVIOUS
-                label = f"{name(search['attack'])}, {attacker}"
+                label = f"{short_name(search['attack'])}, {attacker}"
                 (lines[label],) = axes.plot(
                     search["strengths"],
                     [100 * rate for rate in search["ssim"]["rates"]],
-                    styles[name(search["attack"])],
+                    styles[short_name(search["attack"])],
                     color=COLOURS[attacker],
                     marker=".",
                     alpha=0.8,
@@ -51,8 +51,8 @@ def figure(searches: list[Search], stop: float) -> bytes:
     return picture.getvalue()
 
 
-def name(attack: dict[str, Any]) -> str:
-    """The attack in a legend: budgets differ between data sets."""
+def short_name(attack: dict[str, Any]) -> str:
+    """The attack without its budget, which differs between data sets."""
     return f"{attack['class']} with priors" if attack.get("total_variation") else str(attack["class"])
 
 

@@ -93,13 +93,24 @@ def test_noise_that_the_prior_outweighs_makes_the_attack_leave_the_image(bench: 
 def test_restarts_do_not_lead_away_from_the_start_that_is_given() -> None:
     given = once(spec("attack", "IDLG", {"restarts": 3, "start": "rgap", "tolerance": 0.1})).args
     assert given == spec("attack", "IDLG", {"tolerance": 0.1}).args
+    given = once(spec("attack", "GaussNewton", {})).args
+    assert given == spec("attack", "GaussNewton", {"start": "noise"}).args
+
+
+def test_gauss_newton_gets_where_steps_are_too_few_and_finds_other_images_where_little_is_left(
+    bench: Workbench,
+) -> None:
+    attack = spec("attack", "GaussNewton", {})
+    assert verdicts(cell(0.9, attack), bench) == ["found", "found"]
+    assert "found" not in verdicts(cell(0.9995, attack, 4), bench)
+    assert "information" in verdicts(cell(0.9995, attack, 4), bench)
 
 
 @pytest.mark.parametrize(
     ("attack", "batch", "sentence"),
     [
-        ("RGAP", 1, "RGAP can not be started at the true image: give IDLG"),
-        ("DLG", 1, "DLG can not be started at the true image: give IDLG"),
+        ("RGAP", 1, "RGAP can not be started at the true image: give IDLG or GaussNewton"),
+        ("DLG", 1, "DLG can not be started at the true image: give IDLG or GaussNewton"),
         ("IDLG", 2, "one image"),
     ],
 )

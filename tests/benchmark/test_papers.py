@@ -313,7 +313,7 @@ def test_the_page_of_masking_sets_both_attackers_beside_the_accuracy_at_their_st
     trained += [training({"class": "Pruning", "ratio": 0.9}, 0.599 + 0.02 * seed, seed) for seed in SEEDS]
     written = of_masking(tmp_path, searches, trained)
     assert (
-        "| Masking ratio | 0.1 (0.1 to 0.9) | 0.8 (0.1 to 0.9) | "
+        "| Masking ratio | 0.1 (0.1 to 0.9), IDLG | 0.8 (0.1 to 0.9), IDLG with priors | "
         "ConvNet FedSGD 61.7 ± 5.2 % | ConvNet FedSGD 42.1 ± 5.2 % | ConvNet FedSGD 62.0 ± 5.0 % |"
     ) in written
     assert "| Pruning ratio | it is at the weak end | it is never | ConvNet FedSGD 61.9 ± 5.0 % | not" in written
@@ -406,6 +406,7 @@ def test_what_a_mask_leaves_stands_on_the_page_where_it_was_computed(tmp_path: P
     row["provenance"] = origin | {"commit": "of the diagnosis", "data_notes": ["a note"]}
     (tmp_path / "diagnosis.json").write_text(json.dumps({"rows": [row, row]}))
     written = of_masking(tmp_path, searches, [])
+    assert "Gauss-Newton" not in written
     assert "| MNIST | 0.95 | 674 | 573 | 784 |" in written
     assert "- MNIST LeNet, IDLG: found 2, label 2, optimizer 0, information 0, open 0 of 4" in written
     assert "- commits abc, of the diagnosis, of the spectrum" in written and "- a note" in written
@@ -414,6 +415,14 @@ def test_what_a_mask_leaves_stands_on_the_page_where_it_was_computed(tmp_path: P
         with pytest.raises(UsageError, match=f"run leakboard {'spectrum' if name == 'spectrum' else 'diagnose'} again"):
             of_masking(tmp_path, searches, [])
         (tmp_path / f"{name}.json").unlink()
+    stuck = {"leaked": [False], "diverged": [False], "label_right": [True], "objective": [1.0]}
+    reached = stuck | {"leaked": [True], "objective": [0.0]}
+    first = row | {"runs": {name: stuck if name in ("as it is", "float64") else reached for name in RUNS}}
+    second = row | {"attack": spec("attack", "GaussNewton", {}).as_dict(), "runs": dict.fromkeys(RUNS, reached)}
+    (tmp_path / "diagnosis.json").write_text(json.dumps({"rows": [first, second]}))
+    written = of_masking(tmp_path, searches, [])
+    assert "Of the 1 attacks on MNIST LeNet above that missed by the optimizer's fault or are open, " in written
+    assert "Gauss-Newton found the image of 1." in written
 
 
 def test_the_command_writes_the_page_and_names_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
