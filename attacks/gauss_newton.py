@@ -10,21 +10,24 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 from attacks.base import Attack, Observation, Reconstruction
-from attacks.gradient_matching import STEP
+from attacks.gradient_matching import STEP, outside, total_variation
 from attacks.labels import idlg_labels
 from attacks.starts import STARTS, draw_start
 from defenses.base import Update
 
 EDGE = 1e-3
-"""Differences of neighbouring pixels below it, a quarter of a grey level, count as their square."""
+"""Differences of neighbouring pixels below it count as their square, as in :func:`total_variation`."""
 
-BOX = 100.0
+OUTSIDE = 100.0
 """Weight of the squared distance of pixels from [0, 1] beside the total variation."""
 
-LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e4
+LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e12
 """Range of the damping of a step, in parts of the prior's weight."""
 
-CHUNK = 64
+MOST_PIXELS = 10_000
+"""Of a channel: its curvature is a matrix with the square of them."""
+
+CHUNK = 16
 """Rows or columns of the Jacobian that are computed at a time."""
 
 
@@ -38,13 +41,14 @@ class GaussNewton(Attack):
     end as smooth as the equations allow. L-BFGS, which sees the equations through their sum of squares alone, loses the
     small singular values of J; here each of them counts.
 
-    For one image per victim, in double precision, one victim after the other: the work is that of dense matrices.
-    The label is that of the sign rule.
+    For one image per victim, in double precision, one victim after the other: the work is that of dense matrices,
+    which more victims at once would not make less. The label is that of the sign rule. The loss is the squared residual
+    of the entries used, and the prior with its last weight; each row or column of a Jacobian counts as an evaluation.
 
     Args:
         iterations: Jacobians for each victim, at least 1.
-        max_equations: entries of the update that are used at most, drawn at random, at least 1; the work grows with
-            their square.
+        max_equations: entries of the update that are used at most, at least 1; the work grows with their square. They
+            are drawn at random from every tensor alike: the last layer has most, which say the same many times over.
         start: "mean", a null baseline ("constant", "class_mean"), or "noise".
         total_variation: weight of the prior at the start, in parts of the squared norm of the entries used; above 0.
         last_total_variation: the weight at the end, above 0 and no greater. Against known noise it does not fall below
@@ -52,6 +56,7 @@ class GaussNewton(Attack):
     """
 
     one_image_only = True
+    at_once = 1
 
     def __init__(
         self,
@@ -69,13 +74,21 @@ class GaussNewton(Attack):
         if not 0 < last_total_variation <= total_variation < math.inf:
             raise ValueError(
                 f"total_variation is {total_variation} and last_total_variation {last_total_variation}, but both must "
-                "be above 0, and the last one no greater"
+                "be above 0 and finite, and the last one no greater"
             )
         self.iterations = iterations
         self.max_equations = max_equations
         self.start = start
         self.total_variation = total_variation
         self.last_total_variation = last_total_variation
+
+    def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
+        super().check(model, image_shape)
+        height, width = image_shape[2:]
+        if height * width > MOST_PIXELS:
+            raise ValueError(
+                f"GaussNewton takes images of up to {MOST_PIXELS:,} pixels, not {height} x {width}: attack with IDLG"
+            )
 
     def reconstruct(
         self, observation: Observation, callbacks: Sequence[Callback] = (), start_images: Tensor | None = None
@@ -88,7 +101,7 @@ class GaussNewton(Attack):
         model = copy.deepcopy(observation.model).double()
         labels = idlg_labels(observation.update)
         solved = [
-            self._solve(observation.take([victim]), model, starts[victim, 0].double(), generator)
+            self._solve(observation.take([victim]), model, int(labels[victim]), starts[victim, 0].double(), generator)
             for victim, generator in enumerate(generators)
         ]
         images, losses, evaluations, status = zip(*solved, strict=True)
@@ -102,18 +115,21 @@ class GaussNewton(Attack):
         )
 
     def _solve(
-        self, seen: Observation, model: nn.Module, start: Tensor, generator: torch.Generator
+        self, seen: Observation, model: nn.Module, label: int, start: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, float, int, str]:
-        """Image ``[C, H, W]``, squared residual, gradient evaluations and status of one victim."""
-        residual, equations, scale = self._equations(seen, model, generator)
+        """Image ``[C, H, W]``, loss, gradient evaluations and status of one victim."""
+        residual, equations, scale = self._equations(seen, model, label, generator)
         noise = seen.defense.noise_std if seen.defense else 0.0
         least = max(self.last_total_variation * scale, 2 * noise**2 / STEP)
         first = max(self.total_variation * scale, least)
         image, damping, spent = start, LEAST_DAMPING, 1
         off = residual(image)
-        if not (scale > 0 and off.isfinite().all()):
+        if not (math.isfinite(scale) and off.isfinite().all()):
             return start, math.inf, spent, "diverged"
-        status = "exhausted"
+        if scale == 0:  # nothing is left to solve
+            return start, 0.0, spent, "stalled"
+        status, best, loss = "exhausted", image, off.square().sum() + least * roughness(image)
+        eye = torch.eye(image[0].numel()).to(image)
         for iteration in range(self.iterations):
             weight = first * (least / first) ** (iteration / max(1, self.iterations - 1))
             jacobian = derivative(residual, image, equations)
@@ -121,52 +137,63 @@ class GaussNewton(Attack):
             slope, curvature = smoothness(image)
             before = off.square().sum() + weight * roughness(image)
             while damping <= MOST_DAMPING:
-                eye = torch.eye(image[0].numel()).to(image)
                 step = damped_step(off, jacobian, weight * slope, weight * (curvature + damping * eye))
                 moved = image + step.view_as(image)
                 off_there = residual(moved)
                 spent += 1
                 if off_there.square().sum() + weight * roughness(moved) < before:  # False for NaN
                     image, off = moved, off_there
+                    there = off.square().sum() + least * roughness(image)
+                    best, loss = (image, there) if there < loss else (best, loss)
                     damping = max(damping / 10, LEAST_DAMPING)
                     break
                 damping *= 10
             else:
                 status = "stalled"
                 break
-        return image, float(off.square().sum()), spent, status
+        return best, float(loss), spent, status
 
     def _equations(
-        self, seen: Observation, model: nn.Module, generator: torch.Generator
+        self, seen: Observation, model: nn.Module, label: int, generator: torch.Generator
     ) -> tuple[Callable[[Tensor], Tensor], int, float]:
         """The residual ``[M]`` as a function of the image, M, and the squared norm of the observed entries."""
         known = seen.defense
         observed = {name: value[:1].double() for name, value in seen.update.items()}
         parameters = {name: value[0].double() for name, value in seen.parameters.items()}
-        label = nn.functional.one_hot(idlg_labels(observed)[0], seen.num_classes).double()
 
         def shared(gradient: Update) -> Update:
             return known.simulate(gradient, observed) if known else gradient
 
         counts = shared({name: torch.ones_like(value) for name, value in observed.items()})
-        entries = torch.cat([(value != 0).flatten() for value in counts.values()]).nonzero()[:, 0]
-        if len(entries) > self.max_equations:
-            chosen = torch.randperm(len(entries), generator=generator)[: self.max_equations].sort().values
-            entries = entries[chosen.to(entries.device)]
-        factor = known.weight(observed)[0].sqrt() if known else 1.0
+        of_tensors = [(counts[name] != 0).flatten().nonzero()[:, 0] for name in parameters]
+        shares = even_shares([len(entries) for entries in of_tensors], self.max_equations)
+        chosen = [
+            entries[torch.randperm(len(entries), generator=generator)[:share].sort().values.to(entries.device)]
+            for entries, share in zip(of_tensors, shares, strict=True)
+        ]
 
         def flat(update: Update) -> Tensor:
-            return factor * torch.cat([value.flatten() for value in update.values()])[entries]
+            return torch.cat(
+                [update[name].flatten()[entries] for name, entries in zip(parameters, chosen, strict=True)]
+            )
 
         def loss(weights: Update, image: Tensor) -> Tensor:
-            return -(label * functional_call(model, weights, (image[None],))[0].log_softmax(-1)).sum()
+            return -functional_call(model, weights, (image[None],))[0].log_softmax(-1)[label]
 
         def residual(image: Tensor) -> Tensor:
             gradient = {name: value[None] for name, value in grad(loss)(parameters, image).items()}
             return flat(shared(gradient)) - target
 
         target = flat(observed)
-        return residual, len(entries), float(target.square().sum())
+        return residual, len(target), float(target.square().sum())
+
+
+def even_shares(sizes: Sequence[int], total: int) -> list[int]:
+    """How many to take of each, as evenly as their sizes allow, so that there are ``total`` of them or fewer."""
+    shares = [0] * len(sizes)
+    for taken, place in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
+        shares[place] = min(sizes[place], (total - sum(shares)) // (len(sizes) - taken))
+    return shares
 
 
 def derivative(residual: Callable[[Tensor], Tensor], image: Tensor, equations: int) -> Tensor:
@@ -180,14 +207,14 @@ def derivative(residual: Callable[[Tensor], Tensor], image: Tensor, equations: i
 
 def roughness(image: Tensor) -> Tensor:
     """Total variation of each channel of an image ``[C, H, W]``, smooth at 0, and what pixels outside [0, 1] cost."""
-    steps = torch.cat([image.diff(dim=1).flatten(), image.diff(dim=2).flatten()])
-    return ((steps.square() + EDGE**2).sqrt() - EDGE).sum() + BOX * (image - image.clamp(0, 1)).square().sum()
+    return total_variation(image[None])[0] + OUTSIDE * outside(image[None])[0]
 
 
 def smoothness(image: Tensor) -> tuple[Tensor, Tensor]:
     """Half the slope ``[C, P]`` of the roughness of an image, and a curvature ``[C, P, P]``, of P pixels of a channel.
 
-    The curvature is half that of the quadratic that touches the roughness at the image and is nowhere below it.
+    The curvature is half that of the quadratic that touches the total variation at the image and is nowhere below it,
+    and of the box where a pixel is outside [0, 1].
     """
     channels, pixels = len(image), image[0].numel()
     numbers = torch.arange(pixels, device=image.device).view(image.shape[1:])
@@ -198,14 +225,14 @@ def smoothness(image: Tensor) -> tuple[Tensor, Tensor]:
     between = torch.zeros(channels, pixels, pixels).to(image)
     between[:, first, second] = pull
     between = between + between.mT
-    outside = BOX * ((flat < 0) | (flat > 1)).to(image)
+    box = OUTSIDE * ((flat < 0) | (flat > 1)).to(image)
     laplacian = torch.diag_embed(between.sum(2)) - between
-    slope = (laplacian @ flat[..., None])[..., 0] + outside * (flat - flat.clamp(0, 1))
-    return slope, laplacian + torch.diag_embed(outside)
+    slope = (laplacian @ flat[..., None])[..., 0] + box * (flat - flat.clamp(0, 1))
+    return slope, laplacian + torch.diag_embed(box)
 
 
 def damped_step(residual: Tensor, jacobian: Tensor, slope: Tensor, curvature: Tensor) -> Tensor:
-    """The step s ``[C, P]`` with ``(J^T J + H) s = -(J^T r + p)``; NaN where it can not be made.
+    """The step s ``[C, P]`` with ``(J^T J + H) s = -(J^T r + p)``; NaN where something is.
 
     Where J has fewer rows than the image has pixels, a matrix with a row for each equation is solved for, and not one
     with a row for each pixel: with ``H = L L^T``, which has a block for each channel, and ``Z = L^-1 J^T`` (Woodbury).
