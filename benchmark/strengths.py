@@ -112,18 +112,17 @@ def lines_of(searches: list[Search]) -> list[Line]:
 def hardest(searches: list[Search]) -> Search:
     """The search whose attack needs the strongest defense; ranges need not be the same.
 
-    Of those that none in the range stops it is the one that most victims leak to. One that was stopped at the weak end
-    of its range already says no more than that.
+    Of an attack that is stopped at the weak end of its range already it is not known that a weaker defense stops it.
+    Of those that nothing in their range stops it is the one that most victims leak to at the strongest end.
     """
 
-    def needed(search: Search) -> tuple[int, float]:
+    def needed(search: Search) -> tuple[int, float, float]:
         found, (weak, *_, strong) = search["ssim"], search["strengths"]
         upwards = 1 if strong > weak else -1
-        return {
-            NEVER: (3, float(found["rates"][-1])),
-            WITHIN: (2, upwards * (found["strength"] or 0.0)),
-            WEAK: (1, upwards * weak),
-        }.get(found["stopped"], (0, 0.0))
+        at = {NEVER: strong, WITHIN: found["strength"], WEAK: weak}.get(found["stopped"])
+        if at is None:
+            return 0, 0.0, 0.0
+        return 2 if found["stopped"] == NEVER else 1, upwards * at, float(found["rates"][-1])
 
     return max(searches, key=needed)
 

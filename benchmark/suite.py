@@ -203,6 +203,7 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
     common = [] if each_has_its_own and "attacks" not in given else _attacks(given.get("attacks"))
     seed = whole_number("seed", seed if seed is not None else given.get("seed", 0), at_least=0)
     cells: list[Cell] = []
+    counts: dict[str, int] = {}
     for entry in scenarios:
         if not isinstance(entry, dict) or "data" not in entry or "model" not in entry:
             raise UsageError(f"a scenario needs data and model, as in {{data: Digits, model: LeNet}}, not {entry!r}")
@@ -214,7 +215,12 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
         batch_size = whole_number("batch_size", entry.get("batch_size", 1), at_least=1)
         same_class = whole_number("same_class", entry.get("same_class", 1), at_least=1)
         for data, model in itertools.product(entries("data", entry["data"]), entries("model", entry["model"])):
-            cells += as_cells(Scenario(data, model, batch_size, seed, count, same_class), defenses, attacks)
+            scenario = Scenario(data, model, batch_size, seed, count, same_class)
+            if counts.setdefault(repr(scenario.config()), count) != count:
+                raise UsageError(
+                    f"{scenario.label} has {count} victims in one scenario and others in another: give one"
+                )
+            cells += as_cells(scenario, defenses, attacks)
     suite_name = given.get("name", name)
     if not isinstance(suite_name, str) or suite_name in ("", "..") or Path(suite_name).name != suite_name:
         raise UsageError(f"name must be usable as a folder name, not {suite_name!r}")

@@ -118,7 +118,8 @@ def parse_searches(
     Raises:
         UsageError: something in it is wrong.
     """
-    common = given.pop("defenses", None)
+    common = given.get("defenses")
+    given = {key: value for key, value in given.items() if key != "defenses"}
     scenarios = given.get("scenarios")
     if not isinstance(scenarios, list) or not all(isinstance(entry, dict) for entry in scenarios):
         return parse(given, name, victims, seed), []  # says what is wrong

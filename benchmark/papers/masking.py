@@ -287,7 +287,7 @@ def causes(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def second_order(rows: list[dict[str, Any]]) -> list[str]:
-    """How many of the images that L-BFGS alone misses Gauss-Newton finds, where it was run on the same victims."""
+    """How many of the images that iDLG misses Gauss-Newton finds, where it was run on the same victims."""
     solved = {
         (row["where"], row["defense"]): row["runs"][diagnosis.OWN]["leaked"]
         for row in rows
@@ -295,15 +295,18 @@ def second_order(rows: list[dict[str, Any]]) -> list[str]:
     }
     lines = []
     for where in dict.fromkeys(place for place, _ in solved):
-        missed = [
-            found
+        missed = {
+            (row["defense"], victim): found
             for row in rows
-            if row["where"] == where and row["attack"]["class"] == "IDLG" and (where, row["defense"]) in solved
-            for found, verdict in zip(solved[where, row["defense"]], diagnosis.verdicts_of(row), strict=True)
+            if row["where"] == where and row["attack"]["class"] == "IDLG"
+            for victim, (found, verdict) in enumerate(
+                zip(solved.get((where, row["defense"]), []), diagnosis.verdicts_of(row), strict=False)
+            )
             if verdict in ("optimizer", "open")
-        ]
-        lines.append(
-            f"Of the {len(missed)} attacks on {where} above that missed by the optimizer's fault or are open, "
-            f"Gauss-Newton found the image of {sum(missed)}."
-        )
+        }
+        if missed:
+            lines.append(
+                f"Of the {len(missed)} images behind a mask on {where} that one of these misses by the optimizer's "
+                f"fault, or for a reason that is open, Gauss-Newton finds {sum(missed.values())}."
+            )
     return ["", *lines] if lines else []

@@ -53,7 +53,8 @@ def figure(searches: list[Search], stop: float) -> bytes:
 
 def short_name(attack: dict[str, Any]) -> str:
     """The attack without its budget, which differs between data sets."""
-    return f"{attack['class']} with priors" if attack.get("total_variation") else str(attack["class"])
+    prior = attack.get("total_variation") and attack["class"] != "GaussNewton"  # which has one always
+    return f"{attack['class']} with priors" if prior else str(attack["class"])
 
 
 def scale(axes: Any, searches: list[Search]) -> None:

@@ -97,7 +97,7 @@ def row(by_seed: dict[int, Record], controls: dict[int, Record], rates: list[flo
     """
     records = [by_seed[seed] for seed in sorted(by_seed)]
     config = records[0]["config"]
-    found: Row = {key: config.get(key) for key in KEYS}
+    found: Row = {"decay": None} | {key: config[key] for key in KEYS if key in config}
     found |= {key: label(config[key]) for key in ("data", "model", "defense")}
     found["split"] = config["split"] if config["split"] == "iid" else f"Dirichlet({config['split']['dirichlet']:g})"
     diverged = sum(record["status"] == "diverged" for record in records)
@@ -114,7 +114,7 @@ def row(by_seed: dict[int, Record], controls: dict[int, Record], rates: list[flo
         low, high = t_interval(values)
         found |= {name: fmean(values) if values else None, f"{name}_low": low, f"{name}_high": high}
     found["seconds"] = fmean(record["cost"]["seconds"] for record in records)
-    return found
+    return {key: found[key] for key in KEYS}
 
 
 def accuracy(record: Record) -> float:

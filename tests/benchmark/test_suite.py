@@ -89,6 +89,11 @@ def test_data_and_models_can_be_swept() -> None:
     assert found == {(8, 1), (8, 2), (16, 1), (16, 2)}
 
 
+def test_two_scenarios_that_are_one_have_the_same_victims() -> None:
+    with pytest.raises(UsageError, match="Digits LeNet has 3 victims in one scenario and others in another: give one"):
+        suite(scenarios="[{data: Digits, model: LeNet, victims: 2}, {data: Digits, model: LeNet, victims: 3}]")
+
+
 def test_a_scenario_can_have_defenses_of_its_own() -> None:
     own = "[{data: Digits, model: LeNet, defenses: [{class: Masking, ratio: 0.1}]}, {data: Photos, model: LeNet}]"
     made = suite("defenses: [Clipping]", scenarios=own)
