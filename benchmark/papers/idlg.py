@@ -314,8 +314,8 @@ def why_lfw(outside: Sequence[str], found: dict[tuple[str, str], Cell]) -> list[
             verdict = "the label space does not explain the difference"
         said.append(
             f"**Shares of LFW, {attack}.** The last layer has a row for each class: 5,749 in the paper, fewer here. Of "
-            f"the same {here.trials} images {here.found} are found with our rows and {there.found} with 5,749, where the "
-            f"paper's share is {100 * here.paper:.1f} % (MSE at most {THRESHOLDS[0]:g}): {verdict}."
+            f"the same {here.trials} images {here.found} are found with our rows and {there.found} with 5,749, where "
+            f"the paper's share is {100 * here.paper:.1f} % (MSE at most {THRESHOLDS[0]:g}): {verdict}."
         )
     return said
 

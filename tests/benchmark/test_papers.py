@@ -217,7 +217,7 @@ def test_lfw_in_the_label_space_of_the_whole_set_is_beside_the_papers_lfw(tmp_pa
     for of_attack in records:
         of_attack["config"]["data"] |= {"path": "lfw-py/lfw-deepfunneled", "num_classes": 5749}
     written = idlg.page(records, tmp_path)
-    assert "| LFW, 5,749 classes | 2 | 1,000 |" in written
+    assert "| LFW with 5,749 classes | 2 | 1,000 |" in written
     assert "| 0.01 | 52.1 | 50.0 (9.5-90.5) | 91.7 | 50.0 (9.5-90.5)" in written
     records[0]["config"]["data"]["num_classes"] = 70
     with pytest.raises(UsageError, match="holds no data set with both"):
