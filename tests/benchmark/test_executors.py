@@ -148,6 +148,7 @@ def is_like_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], b
     with pytest.MonkeyPatch.context() as patched:
         folder = tmp_path_factory.mktemp("alone")
         patched.chdir(folder)
+        patched.setenv("TORCH_HOME", str(folder / "hub"))  # no weights of LPIPS that a developer has
         patched.syspath_prepend(folder)
         Path("own_noted.py").write_text(NOTED)
         Path("own.yaml").write_text(SUITE)
