@@ -56,29 +56,21 @@ def same(first: State, second: State) -> bool:
 
 @pytest.mark.parametrize("batch_size", [8, 40])  # in one batched step, and one after another
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_fedsgd_of_one_client_is_sgd(data: Data, batch_size: int, momentum: float) -> None:
+@pytest.mark.parametrize("loop", [train, decayed])
+def test_fedsgd_of_one_client_is_sgd_and_with_decay_that_of_cosine_annealing(
+    data: Data, batch_size: int, momentum: float, loop: Any
+) -> None:
     federation = replace(
-        SGD, clients=1, clients_per_round=1, batch_size=batch_size, server_momentum=momentum, rounds=12
+        SGD,
+        clients=1,
+        clients_per_round=1,
+        batch_size=batch_size,
+        server_momentum=momentum,
+        rounds=12,
+        evaluate_every=5,
     )
     model = network()
-    found = last(train(model, data, federation, None, 3))
-    model.load_state_dict(start(model, federation, 3).weights)
-    optimizer = torch.optim.SGD(model.parameters(), lr=federation.learning_rate, momentum=momentum)
-    (share,) = split(data.labels, 1, None, 3)
-    for turn in range(federation.rounds):
-        (batch,) = batches_of(share, turn, federation, 3, 0)
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(data.images[batch]), data.labels[batch]).backward()
-        optimizer.step()
-    for name, p in model.named_parameters():
-        torch.testing.assert_close(found.weights[name], p.detach(), rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_a_rate_that_falls_is_that_of_cosine_annealing(data: Data, momentum: float) -> None:
-    federation = replace(SGD, clients=1, clients_per_round=1, server_momentum=momentum, rounds=12, evaluate_every=5)
-    model = network()
-    states = list(decayed(model, data, federation, None, 3))
+    states = list(loop(model, data, federation, None, 3))
     assert [state.round for state in states] == list(range(13))
     assert states[-1].tested == (0, 5, 10, 12)
     model.load_state_dict(start(model, federation, 3).weights)
@@ -90,7 +82,8 @@ def test_a_rate_that_falls_is_that_of_cosine_annealing(data: Data, momentum: flo
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(data.images[batch]), data.labels[batch]).backward()
         optimizer.step()
-        falls.step()
+        if loop is decayed:
+            falls.step()
     for name, p in model.named_parameters():
         torch.testing.assert_close(states[-1].weights[name], p.detach(), rtol=1e-4, atol=1e-6)
 
