@@ -64,7 +64,7 @@ SETTINGS = (
     Setting("CIFAR10", 64, 10),
     Setting("MNIST", 64, 10),
     Setting("CIFAR10", 1, 2),
-    Setting("CIFAR10", 1024, 500, on_gpu=True),
+    Setting("CIFAR10", 1000, 500, on_gpu=True),
 )
 
 
