@@ -87,26 +87,65 @@ def read(folder: Path) -> Thresholds:
     try:
         found = json.loads(path.read_text())
         searches = found["thresholds"]
-        return Thresholds(found["ssim"], found["stop"], searches, lines_of(searches))
+        return Thresholds(found["ssim"], found["stop"], searches, lines_of(searches, found["stop"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         raise UsageError(f"{path} can not be read: run leakboard threshold SUITE --out {folder} first") from None
 
 
-def lines_of(searches: list[Search]) -> list[Line]:
+def lines_of(searches: list[Search], stop: float) -> list[Line]:
     """One for each scenario and defense.
 
     An oblivious attacker is one as published, without priors. One who knows the defense may also do as if he did not,
     so that his hardest search is that of all.
+
+    Args:
+        searches: of thresholds.json.
+        stop: largest share of victims that may leak where leakage has stopped.
     """
     groups: dict[str, list[Search]] = defaultdict(list)
     for search in searches:
         groups[json.dumps({name: search[name] for name in IDENTITY})].append(search)
     made = []
     for key, group in groups.items():
+        group = finest(group, stop)
         oblivious = [search for search in group if not search["adaptive"]]
         published = [search for search in oblivious if not search["attack"].get("total_variation")] or oblivious
         made.append(Line(**json.loads(key), hardest={OBLIVIOUS: hardest(published), ADAPTIVE: hardest(group)}))
     return made
+
+
+def finest(searches: list[Search], stop: float) -> list[Search]:
+    """The searches, but of one attack and attacker in several ranges that alone which halved to the smallest steps.
+
+    It must enclose the strength at which leakage stops, and no other may have found any leakage beyond that.
+    """
+    of_attack: dict[str, list[Search]] = defaultdict(list)
+    for search in searches:
+        of_attack[json.dumps([search["attack"], search["adaptive"]])].append(search)
+    chosen: list[Search] = []
+    for group in of_attack.values():
+        within = [search for search in group if search["ssim"]["stopped"] == WITHIN]
+        sound = [search for search in within if not any(leaks_beyond(search, other, stop) for other in group)]
+        chosen += [min(sound, key=step)] if sound else group
+    return chosen
+
+
+def upwards(search: Search) -> int:
+    """1 where a larger number is a stronger defense, else -1."""
+    return 1 if search["strengths"][-1] > search["strengths"][0] else -1
+
+
+def leaks_beyond(search: Search, other: Search, stop: float) -> bool:
+    """Whether the other one found leakage where the first says that it has stopped."""
+    at = upwards(search) * search["ssim"]["strength"]
+    tested = zip(other["strengths"], other["ssim"]["rates"], strict=True)
+    return any(rate > stop and upwards(search) * strength >= at for strength, rate in tested)
+
+
+def step(search: Search) -> float:
+    """How far the strength at which leakage stops is from the one tested before."""
+    at = search["strengths"].index(search["ssim"]["strength"])
+    return abs(float(search["strengths"][at] - search["strengths"][at - 1]))
 
 
 def hardest(searches: list[Search]) -> Search:
@@ -118,11 +157,10 @@ def hardest(searches: list[Search]) -> Search:
 
     def needed(search: Search) -> tuple[int, float, float]:
         found, (weak, *_, strong) = search["ssim"], search["strengths"]
-        upwards = 1 if strong > weak else -1
         at = {NEVER: strong, WITHIN: found["strength"], WEAK: weak}.get(found["stopped"])
         if at is None:
             return 0, 0.0, 0.0
-        return 2 if found["stopped"] == NEVER else 1, upwards * at, float(found["rates"][-1])
+        return 2 if found["stopped"] == NEVER else 1, upwards(search) * at, float(found["rates"][-1])
 
     return max(searches, key=needed)
 

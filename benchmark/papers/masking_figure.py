@@ -6,6 +6,12 @@ from typing import Any
 from benchmark.strengths import ADAPTIVE, OBLIVIOUS, Search
 from benchmark.threshold import LOG_FROM
 
+RATIOS = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+"""Ticks of an axis of shares."""
+
+NO_SHARE = 0.003
+"""Where 0 stands on it, which a logit scale has no place for."""
+
 COLOURS = {OBLIVIOUS: "tab:blue", ADAPTIVE: "tab:red"}
 
 
@@ -28,13 +34,12 @@ def figure(searches: list[Search], stop: float) -> bytes:
     for row, dataset in zip(every_axes, datasets, strict=True):
         for axes, (defense, argument) in zip(row, defenses, strict=True):
             here = [s for s in searches if (s["dataset"], s["defense"], s["argument"]) == (dataset, defense, argument)]
-            for search in here:
-                attacker = ADAPTIVE if search["adaptive"] else OBLIVIOUS
-                label = f"{short_name(search['attack'])}, {attacker}"
-                (lines[label],) = axes.plot(
-                    search["strengths"],
-                    [100 * rate for rate in search["ssim"]["rates"]],
-                    styles[short_name(search["attack"])],
+            for name, attacker in dict.fromkeys(map(line_of, here)):
+                points = curve([search for search in here if line_of(search) == (name, attacker)])
+                (lines[f"{name}, {attacker}"],) = axes.plot(
+                    [max(at, NO_SHARE) if of_shares(here) else at for at in points],
+                    [100 * rate for rate in points.values()],
+                    styles[name],
                     color=COLOURS[attacker],
                     marker=".",
                     alpha=0.8,
@@ -51,20 +56,43 @@ def figure(searches: list[Search], stop: float) -> bytes:
     return picture.getvalue()
 
 
+def line_of(search: Search) -> tuple[str, str]:
+    """Attack and attacker, whose line the search is a part of."""
+    return short_name(search["attack"]), ADAPTIVE if search["adaptive"] else OBLIVIOUS
+
+
+def curve(searches: list[Search]) -> dict[float, float]:
+    """Share of victims that leak at each strength that was tested in any of the searches, in the order of strengths."""
+    points = {
+        at: rate for search in searches for at, rate in zip(search["strengths"], search["ssim"]["rates"], strict=True)
+    }
+    return dict(sorted(points.items()))
+
+
 def short_name(attack: dict[str, Any]) -> str:
     """The attack without its budget, which differs between data sets."""
     prior = attack.get("total_variation") and attack["class"] != "GaussNewton"  # which has one always
     return f"{attack['class']} with priors" if prior else str(attack["class"])
 
 
+def of_shares(searches: list[Search]) -> bool:
+    """Whether strengths are shares, of which both ends matter: 1 % masked, and 1 % left."""
+    low, high = min(searches[0]["strengths"]), max(searches[0]["strengths"])
+    return low == 0 and 0.99 < high < 1
+
+
 def scale(axes: Any, searches: list[Search]) -> None:
     """The axis of the strength, from weak on the left to strong on the right."""
-    ends = [(search["strengths"][0], search["strengths"][-1]) for search in searches]
-    if not ends:
+    if not searches:
         return
-    weak, strong = ends[0]
+    weak, strong = searches[0]["strengths"][0], searches[0]["strengths"][-1]
     low, high = sorted((weak, strong))
-    if low > 0 and high / low >= LOG_FROM:
+    if of_shares(searches):
+        axes.set_xscale("logit")
+        axes.set_xlim(NO_SHARE / 1.5, (2 + high) / 3)
+        axes.set_xticks((NO_SHARE, *RATIOS), ["0", *(f"{ratio:g}" for ratio in RATIOS)])
+        axes.minorticks_off()
+    elif low > 0 and high / low >= LOG_FROM:
         axes.set_xscale("log")
     if weak > strong:
         axes.invert_xaxis()

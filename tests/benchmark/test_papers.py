@@ -14,8 +14,9 @@ from benchmark.errors import UsageError
 from benchmark.papers import dlg_fb, idlg, masking
 from benchmark.papers.dlg_fb import Outcome, Setting, gain, passing, saving, settings
 from benchmark.papers.idlg import Comparison
+from benchmark.papers.masking_figure import curve, of_shares
 from benchmark.registry import spec
-from benchmark.strengths import hardest
+from benchmark.strengths import finest, hardest
 
 Record = dict[str, Any]
 
@@ -252,8 +253,8 @@ def search(
         "fixed": {},
         "attack": {"class": "IDLG", "total_variation": prior},
         "adaptive": adaptive,
-        "strengths": [0.0, 0.5, 0.99],
-        "ssim": found | {"note": "" if strength else f"it is {stopped}", "rates": [1.0, 0.5, 0.0]},
+        "strengths": [0.0, strength or 0.5, 0.99],
+        "ssim": found | {"note": "" if strength else f"it is {stopped}", "rates": [1.0, 0.0 if strength else 0.5, 0.0]},
         "psnr": found,
     } | changed
 
@@ -393,6 +394,39 @@ def test_of_attacks_that_nothing_stops_the_strongest_is_shown() -> None:
     assert hardest([weaker, further]) is further and hardest([further, weaker]) is further
     void, at_the_weak_end = (search("Clipping", True, 0.0, None, how) for how in ("void", "at the weak end"))
     assert hardest([void, at_the_weak_end]) is at_the_weak_end
+
+
+def test_of_one_attack_in_two_ranges_the_smaller_steps_count() -> None:
+    def tested(rates: dict[float, float], attack: str = "GaussNewton") -> dict[str, Any]:
+        """A search with these rates, the last that leaks followed by the strength at which leakage stops."""
+        strengths, leaks = list(rates), list(rates.values())
+        last = max((place for place, rate in enumerate(leaks) if rate > 0.05), default=-1)
+        stopped = "at the weak end" if last < 0 else "never" if last == len(leaks) - 1 else "within"
+        one = search("Masking", True, 0.0, strengths[last + 1] if stopped == "within" else None, stopped)
+        one["ssim"]["rates"] = leaks
+        return one | {"strengths": strengths, "attack": {"class": attack}}
+
+    wide, narrow = tested({0.0: 1.0, 0.98: 0.5, 0.99: 0.0, 0.999: 0.0}), tested({0.96: 1.0, 0.981: 0.1, 0.983: 0.0})
+    other = tested({0.0: 1.0, 0.97: 0.0, 0.999: 0.0}, "IDLG")
+    assert finest([wide, other, narrow], 0.05) == [narrow, other]
+    assert finest([narrow, wide], 0.05) == [narrow] and finest([wide], 0.05) == [wide]
+    leaks_further = tested({0.0: 1.0, 0.985: 0.1, 0.99: 0.0, 0.999: 0.0})  # so that 0.983 does not stop it
+    assert finest([narrow, leaks_further], 0.05) == [leaks_further]
+    nowhere, everywhere = tested({0.995: 0.0, 0.999: 0.0}), tested({0.5: 1.0, 0.9: 0.5})
+    assert finest([nowhere, wide], 0.05) == [wide]  # the narrow range begins beyond
+    assert finest([everywhere, nowhere], 0.05) == [everywhere, nowhere]
+    weaker, stronger = tested({10.0: 1.0, 2.0: 0.5, 1.0: 0.0}), tested({10.0: 1.0, 1.6: 0.5, 1.5: 0.0})  # as clipping
+    assert finest([weaker, stronger], 0.05) == [stronger]
+    assert finest([stronger, tested({10.0: 1.0, 1.2: 0.1, 1.1: 0.0})], 0.05)[0]["ssim"]["strength"] == 1.1
+
+
+def test_the_figure_joins_the_ranges_of_an_attack() -> None:
+    first = search("Masking", True, 0.0, 0.98)
+    second = search("Masking", True, 0.0, 0.97) | {"strengths": [0.96, 0.97, 0.99]}
+    assert curve([first, second]) == {0.0: 1.0, 0.96: 1.0, 0.97: 0.0, 0.98: 0.0, 0.99: 0.0}
+    assert of_shares([first | {"strengths": [0.0, 0.5, 0.999]}])
+    assert not of_shares([first | {"strengths": [0.0, 0.5, 0.9]}])  # there is room for that on a straight axis
+    assert not of_shares([first | {"strengths": [100.0, 1.0, 0.0001]}])
 
 
 def test_the_ranking_is_by_loss(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_the_suite_of_the_paper_is_valid() -> None:
     _, searches = load(Path(__file__).parents[2] / "configs" / "masking.yaml", None, None)
     ends = [(one.of.name, one.of.weak, one.of.strong) for one in searches if one.attack.name == "DLG"]
     assert ends[:4:2] == [("Masking", 0, 0.999), ("Pruning", 0, 0.999)]
-    assert len(searches) == 3 * 4 * 3 * 2 + 3 * 2 * 2  # Gauss-Newton for masking and pruning alone
+    assert len(searches) == 3 * 4 * 3 * 2 + 3 * 2 * 2 * 2  # the strongest two again for masking and pruning
 
 
 def test_a_scenario_can_have_ranges_of_its_own() -> None:
