@@ -170,7 +170,7 @@ def judge(line: Line, attacker: str, trainings: list[Row]) -> Judged:
     low, high = losses[rows.index(worst)]
     loss = -100 * worst["difference"]
     return Judged(
-        verdict, loss, f"{loss:.1f} points ({low:.1f} to {high:.1f}, {network(worst)}{chosen(worst)}), {verdict}"
+        verdict, loss, f"{loss:z.1f} points ({low:z.1f} to {high:z.1f}, {network(worst)}{chosen(worst)}), {verdict}"
     )
 
 
