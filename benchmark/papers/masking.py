@@ -24,9 +24,10 @@ NEAR_NONE = 1.0
 
 TUNED = (
     "Rate is the learning rate, for each defense and for none the better of the two that are best with the first",
-    "seed: a mask that makes steps smaller would at one rate for all be blamed for that too. Where it is the largest",
-    "or the smallest tried, another may cost less.",
+    "seed: a mask that makes steps smaller would at one rate for all be blamed for that too.",
 )
+
+AT_THE_END = ("Where it is the largest or the smallest tried, another may cost less.",)
 
 NOTHING, COSTS, OPEN, UNSTOPPED = "near to nothing", "it costs", "open", "not stopped"
 
@@ -57,13 +58,14 @@ def page(records: list[Record], folder: Path) -> str:
         f"A victim leaks at an SSIM of {found.ssim:g} or more that is above those of the null baselines (a constant,",
         "the data set mean and the mean of the class, which come to 0.5 and more on MNIST); leakage has stopped where",
         f"at most {found.stop:.0%} of the victims leak. {room(victims, found.stop)}",
-        "A strength is the weakest tested one that stops every attack of its attacker, with its 95 % interval (of an",
-        "attack with two ranges that of the smaller steps); it was found on single images in",
+        "A strength is the weakest tested one from which on every attack of its attacker is stopped, with its 95 %",
+        "interval (of an attack with two ranges that of the smaller steps); it was found on single images in",
         f"{models} with random weights, and protects there.",
         "Accuracy is that of federated training with the defense at that strength, ± half of a 95 % t interval over",
         "seeds. Averages of several steps (FedAvg) are smaller or larger than the gradients that were attacked, and do",
         "not count in the verdicts.",
         *(TUNED if any(" " in row["learning_rates"] for row in trainings) else ()),
+        *(AT_THE_END if any("tried" in rate(row) for row in trainings) else ()),
     ]
     write_whole(folder / "leakage.png", figure(found.searches, found.stop))
     lines += ["", "![share of victims that leak over the strength of each defense](leakage.png)"]
@@ -179,8 +181,8 @@ def finding(lines: list[Line], trainings: list[Row]) -> list[str]:
     said = [
         "The claim: masking and clipping that stop the attack cost near to nothing, noise and pruning can cost more.",
         f"Near to nothing means here that the 95 % interval of the loss is below {NEAR_NONE:g} point of accuracy in",
-        "every network; that it costs, that the interval is above it in one of them; else it is open. For each data",
-        "set stands the network that loses most.",
+        "every network trained by FedSGD; that it costs, that the interval is above it in one of them; else it is",
+        "open. For each data set stands the one that loses most.",
         "",
     ]
     defenses = dict.fromkeys(line.label for line in lines)

@@ -1,6 +1,7 @@
 """The figure of the page on masking: share of victims that leak over the strength of each defense."""
 
 import io
+import json
 from typing import Any
 
 from benchmark.strengths import ADAPTIVE, OBLIVIOUS, Search
@@ -34,8 +35,7 @@ def figure(searches: list[Search], stop: float) -> bytes:
     for row, dataset in zip(every_axes, datasets, strict=True):
         for axes, (defense, argument) in zip(row, defenses, strict=True):
             here = [s for s in searches if (s["dataset"], s["defense"], s["argument"]) == (dataset, defense, argument)]
-            for name, attacker in dict.fromkeys(map(line_of, here)):
-                points = curve([search for search in here if line_of(search) == (name, attacker)])
+            for name, attacker, points in curves(here):
                 (lines[f"{name}, {attacker}"],) = axes.plot(
                     [max(at, NO_SHARE) if of_shares(here) else at for at in points],
                     [100 * rate for rate in points.values()],
@@ -56,17 +56,18 @@ def figure(searches: list[Search], stop: float) -> bytes:
     return picture.getvalue()
 
 
-def line_of(search: Search) -> tuple[str, str]:
-    """Attack and attacker, whose line the search is a part of."""
-    return short_name(search["attack"]), ADAPTIVE if search["adaptive"] else OBLIVIOUS
+def curves(searches: list[Search]) -> list[tuple[str, str, dict[float, float]]]:
+    """Attack, attacker, and the share of victims that leak at each strength, in order.
 
-
-def curve(searches: list[Search]) -> dict[float, float]:
-    """Share of victims that leak at each strength that was tested in any of the searches, in the order of strengths."""
-    points = {
-        at: rate for search in searches for at, rate in zip(search["strengths"], search["ssim"]["rates"], strict=True)
-    }
-    return dict(sorted(points.items()))
+    Several ranges of one attack are one curve.
+    """
+    found: dict[str, tuple[str, str, dict[float, float]]] = {}
+    for search in searches:
+        attacker = ADAPTIVE if search["adaptive"] else OBLIVIOUS
+        key = json.dumps([search[name] for name in ("scenario", "fixed", "attack", "adaptive")])
+        _, _, points = found.setdefault(key, (short_name(search["attack"]), attacker, {}))
+        points |= zip(search["strengths"], search["ssim"]["rates"], strict=True)
+    return [(name, attacker, dict(sorted(points.items()))) for name, attacker, points in found.values()]
 
 
 def short_name(attack: dict[str, Any]) -> str:
@@ -75,9 +76,15 @@ def short_name(attack: dict[str, Any]) -> str:
     return f"{attack['class']} with priors" if prior else str(attack["class"])
 
 
+def ends(searches: list[Search]) -> tuple[float, float]:
+    """The smallest and the largest strength of any of them."""
+    strengths = [strength for search in searches for strength in search["strengths"]]
+    return min(strengths), max(strengths)
+
+
 def of_shares(searches: list[Search]) -> bool:
     """Whether strengths are shares, of which both ends matter: 1 % masked, and 1 % left."""
-    low, high = min(searches[0]["strengths"]), max(searches[0]["strengths"])
+    low, high = ends(searches)
     return low == 0 and 0.99 < high < 1
 
 
@@ -85,8 +92,7 @@ def scale(axes: Any, searches: list[Search]) -> None:
     """The axis of the strength, from weak on the left to strong on the right."""
     if not searches:
         return
-    weak, strong = searches[0]["strengths"][0], searches[0]["strengths"][-1]
-    low, high = sorted((weak, strong))
+    low, high = ends(searches)
     if of_shares(searches):
         axes.set_xscale("logit")
         axes.set_xlim(NO_SHARE / 1.5, (2 + high) / 3)
@@ -94,5 +100,5 @@ def scale(axes: Any, searches: list[Search]) -> None:
         axes.minorticks_off()
     elif low > 0 and high / low >= LOG_FROM:
         axes.set_xscale("log")
-    if weak > strong:
+    if searches[0]["strengths"][0] > searches[0]["strengths"][-1]:
         axes.invert_xaxis()

@@ -14,9 +14,9 @@ from benchmark.errors import UsageError
 from benchmark.papers import dlg_fb, idlg, masking
 from benchmark.papers.dlg_fb import Outcome, Setting, gain, passing, saving, settings
 from benchmark.papers.idlg import Comparison
-from benchmark.papers.masking_figure import curve, of_shares
+from benchmark.papers.masking_figure import curves, of_shares
 from benchmark.registry import spec
-from benchmark.strengths import finest, hardest
+from benchmark.strengths import finest, hardest, lines_of
 
 Record = dict[str, Any]
 
@@ -420,13 +420,35 @@ def test_of_one_attack_in_two_ranges_the_smaller_steps_count() -> None:
     assert finest([stronger, tested({10.0: 1.0, 1.2: 0.1, 1.1: 0.0})], 0.05)[0]["ssim"]["strength"] == 1.1
 
 
+def test_the_smaller_steps_are_what_is_trained_at() -> None:
+    wide, narrow = search("Masking", True, 0.0, 0.98), search("Masking", True, 0.0, 0.97)
+    narrow["strengths"] = [0.965, 0.97, 0.99]
+    oblivious = search("Masking", False, 0.0, 0.2)
+    for searches in ([oblivious, wide, narrow], [narrow, wide, oblivious]):
+        (line,) = lines_of(searches, 0.05)
+        assert line.at("adaptive") == spec("defense", "Masking", {"ratio": 0.97})
+        assert line.at("oblivious") == spec("defense", "Masking", {"ratio": 0.2})
+
+
 def test_the_figure_joins_the_ranges_of_an_attack() -> None:
-    first = search("Masking", True, 0.0, 0.98)
-    second = search("Masking", True, 0.0, 0.97) | {"strengths": [0.96, 0.97, 0.99]}
-    assert curve([first, second]) == {0.0: 1.0, 0.96: 1.0, 0.97: 0.0, 0.98: 0.0, 0.99: 0.0}
-    assert of_shares([first | {"strengths": [0.0, 0.5, 0.999]}])
-    assert not of_shares([first | {"strengths": [0.0, 0.5, 0.9]}])  # there is room for that on a straight axis
+    first, second = search("Masking", True, 0.0, 0.98), search("Masking", True, 0.0, 0.97)
+    second["strengths"] = [0.96, 0.97, 0.999]
+    longer = search("Masking", True, 0.0, 0.9, attack={"class": "IDLG", "max_evaluations": 9})
+    oblivious = search("Masking", False, 0.0, 0.1)
+    assert curves([first, longer, second, oblivious]) == [
+        ("IDLG", "adaptive", {0.0: 1.0, 0.96: 1.0, 0.97: 0.0, 0.98: 0.0, 0.99: 0.0, 0.999: 0.0}),
+        ("IDLG", "adaptive", {0.0: 1.0, 0.9: 0.0, 0.99: 0.0}),
+        ("IDLG", "oblivious", {0.0: 1.0, 0.1: 0.0, 0.99: 0.0}),
+    ]
+    assert of_shares([first, second]) and of_shares([second, first])
+    assert not of_shares([first]) and not of_shares([second])  # there is room for those on a straight axis
     assert not of_shares([first | {"strengths": [100.0, 1.0, 0.0001]}])
+
+
+def test_no_loss_has_no_sign(tmp_path: Path) -> None:
+    trained = [training(defense, 0.5, seed) for defense in (None, masked(0.2)) for seed in SEEDS]
+    written = of_masking(tmp_path, [search("Masking", adaptive, 0.0, 0.2) for adaptive in (False, True)], trained)
+    assert "CIFAR10 LeNet: 0.0 points (0.0 to 0.0, ConvNet FedSGD)" in written
 
 
 def test_the_ranking_is_by_loss(tmp_path: Path) -> None:

@@ -110,6 +110,11 @@ def test_the_suite_of_the_paper_is_valid() -> None:
     ends = [(one.of.name, one.of.weak, one.of.strong) for one in searches if one.attack.name == "DLG"]
     assert ends[:4:2] == [("Masking", 0, 0.999), ("Pruning", 0, 0.999)]
     assert len(searches) == 3 * 4 * 3 * 2 + 3 * 2 * 2 * 2  # the strongest two again for masking and pruning
+    priors = [one for one in searches if one.attack.args.get("total_variation") == 1e-5 and one.of.name == "Masking"]
+    assert [one.of.weak for one in priors] == [0, 0] * 3 + [0.96, 0.96] * 3  # the attacks of both ranges are the same:
+    assert {repr((one.scenario, one.attack)) for one in priors[:6]} == {
+        repr((one.scenario, one.attack)) for one in priors[6:]
+    }
 
 
 def test_a_scenario_can_have_ranges_of_its_own() -> None:
