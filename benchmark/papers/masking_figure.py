@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from typing import Any
 
 from benchmark.strengths import ADAPTIVE, OBLIVIOUS, Search
@@ -35,9 +36,10 @@ def figure(searches: list[Search], stop: float) -> bytes:
     for row, dataset in zip(every_axes, datasets, strict=True):
         for axes, (defense, argument) in zip(row, defenses, strict=True):
             here = [s for s in searches if (s["dataset"], s["defense"], s["argument"]) == (dataset, defense, argument)]
+            least = NO_SHARE if here and of_shares(here) else -math.inf
             for name, attacker, points in curves(here):
                 (lines[f"{name}, {attacker}"],) = axes.plot(
-                    [max(at, NO_SHARE) if of_shares(here) else at for at in points],
+                    [max(at, least) for at in points],
                     [100 * rate for rate in points.values()],
                     styles[name],
                     color=COLOURS[attacker],
