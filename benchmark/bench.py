@@ -19,7 +19,8 @@ from benchmark.errors import UsageError
 from benchmark.intervals import wilson
 from benchmark.records import peak_memory
 from benchmark.registry import Spec, build
-from benchmark.scores import leaked, score
+from benchmark.leak import leaked, null_scores
+from benchmark.scores import score
 from benchmark.suite import Scenario
 
 OUTER_STEPS, STEP = 300, 20
@@ -171,10 +172,13 @@ def compare(specs: dict[str, Spec], victims: int, reference: int, seed: int, ben
         joint_labels = isinstance(attack, DLG)
         return published(model, observation, victim, joint_labels, attack.tolerance, outer_steps, attack.history_size)
 
+    data = bench.data(specs["data"])
+    null, _ = null_scores(images, labels, data.mean_image(), data.class_means())
+
     def note(side: Side, rows: range, found: Tensor, found_labels: Tensor, diverged: list[bool]) -> None:
         grey = torch.where(found.isfinite(), found, 0.5)
         scores = score(images[rows], labels[rows], grey.cpu(), found_labels.cpu(), None)
-        is_found = leaked(scores.psnr).any(1).tolist()
+        is_found = leaked(scores.psnr, null[rows]).any(1).tolist()
         side.leaked += [ok and not bad for ok, bad in zip(is_found, diverged, strict=True)]
         side.diverged += diverged
         side.labels_right += scores.label_correct.all(1).tolist()

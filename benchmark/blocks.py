@@ -23,6 +23,7 @@ class Block:
     cell: Cell
     victims: range
     key: str
+    code_sha256: str
 
 
 @dataclass
@@ -132,7 +133,7 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
                 checksums[place] = checksum(*batches, data.mean_image(), data.class_means())
                 del batches  # at most one block's images are held
             config = of_cell | {"victims": [victims.start, victims.stop], "data_sha256": checksums[place]}
-            blocks.append(Block(cell, victims, digest(config)))
+            blocks.append(Block(cell, victims, digest(config), codes[names]))
     return blocks
 
 

@@ -17,7 +17,8 @@ from benchmark.client import observe
 from benchmark.errors import UsageError
 from benchmark.records import finite, provenance
 from benchmark.registry import Spec, build, code_checksum
-from benchmark.scores import leaked, score
+from benchmark.leak import leaked, null_scores
+from benchmark.scores import score
 from benchmark.seeds import generators
 from benchmark.suite import BASELINES, Cell, Suite, digest
 from benchmark.threshold import attack_label
@@ -80,6 +81,7 @@ def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
     defense = build("defense", cell.defense) if cell.defense else None
     sources = generators(scenario.seed, victims, "diagnosis")
     noise = torch.stack([torch.randn(images.shape[1:], generator=source) for source in sources])
+    null, _ = null_scores(images, labels, data.mean_image(), data.class_means())
     found = {}
     for name, (precision, deviation) in RUNS.items():
         given = images.to(bench.device), labels.to(bench.device)
@@ -90,7 +92,7 @@ def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
         attack: IDLG | GaussNewton = build("attack", cell.attack if start is None else once(cell.attack))
         made = attack.reconstruct(seen, start_images=start)
         scores = score(images, labels, made.images.float().cpu(), made.labels.cpu(), None)
-        is_found = leaked(scores.psnr).any(1).tolist()
+        is_found = leaked(scores.psnr, null).any(1).tolist()
         found[name] = Found(
             leaked=[ok and status != "diverged" for ok, status in zip(is_found, made.status, strict=True)],
             diverged=[status == "diverged" for status in made.status],

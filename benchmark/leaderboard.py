@@ -8,7 +8,8 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmark.intervals import bootstrap_mean, wilson
-from benchmark.scores import LEAKED_PSNR, THRESHOLDS
+from benchmark.leak import LEAKED_PSNR, leaks
+from benchmark.scores import THRESHOLDS
 from benchmark.store import Record
 from benchmark.suite import BASELINES
 
@@ -39,16 +40,11 @@ def newest_victims(records: list[Record]) -> dict[str, dict[int, tuple[dict[str,
     return cells
 
 
-def leaked(victim: dict[str, Any]) -> bool:
-    """Whether any image of the victim's batch was found; a diverged attack has found nothing."""
-    return victim["status"] != "diverged" and max(victim["psnr"]) >= LEAKED_PSNR
-
-
 def _row(victims: list[tuple[dict[str, Any], Record]]) -> Row:
     """The scores of one cell."""
     config = victims[0][1]["config"]
     each = [victim for victim, _ in victims]
-    found = [victim["index"] for victim in each if leaked(victim)]
+    found = [victim["index"] for victim in each if leaks(victim)]
     low, high = wilson(len(found), len(each))
     means = {name: [fmean(v[name]) for v in each] for name in ("mse", "psnr", "ssim")}
     perceptual = [fmean(v["lpips"]) for v in each if v["lpips"] is not None]

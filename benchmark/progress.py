@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attacks.gradient_matching import GradientMatching
 from benchmark.blocks import Block
-from benchmark.leaderboard import leaked
+from benchmark.leak import leaks
 from benchmark.run import Watch
 from benchmark.store import Store
 
@@ -96,7 +96,7 @@ class ProgressBar(Watch):
         self._blocks_left[block.cell.id] -= 1
         self._done += self._blocks_left[block.cell.id] == 0
         self._victims += len(record["victims"])
-        self._leaked += sum(map(leaked, record["victims"]))
+        self._leaked += sum(map(leaks, record["victims"]))
         return True
 
     def resumed(self) -> None:

@@ -24,6 +24,7 @@ from attacks.gradient_matching import GradientMatching
 from benchmark.blocks import Block, Workbench, checksum, short
 from benchmark.client import observe
 from benchmark.errors import UsageError
+from benchmark.leak import leaked, null_scores
 from benchmark.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.pictures import strip
 from benchmark.registry import build
@@ -60,12 +61,14 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
         rows = slice(block.victims.start - victims.start, block.victims.stop - victims.start)
         share = found.take(rows)
         scores = score(images[rows], labels[rows], share.images.cpu(), share.labels.cpu(), bench.perceptual)
+        null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
         sha256 = checksum(images[rows], labels[rows])
         records.append(
             {
                 "key": block.key,
                 "cell": cell.id,
                 "config": cell.config(),
+                "code_sha256": block.code_sha256,
                 "provenance": provenance(bench) | {"data_sha256": sha256, "data_notes": data.notes},
                 "cost": {
                     "seconds": brief(seconds * len(block.victims) / len(victims)),
@@ -75,7 +78,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
                     "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
                     "notes": notes,
                 },
-                "victims": victims_table(block.victims, share, scores),
+                "victims": victims_table(block.victims, share, scores, *null),
                 "curve": curve(share.trajectory, images[rows]),
                 "picture": strip(images[rows], share.images.cpu()),
             }
@@ -195,9 +198,13 @@ def without_nan(found: Reconstruction) -> Reconstruction:
     return replace(found, images=images, status=status)
 
 
-def victims_table(victims: range, found: Reconstruction, scores: Scores) -> list[dict[str, Any]]:
-    """One entry for each victim: scores of each of its images, and what the attack says of itself."""
+def victims_table(
+    victims: range, found: Reconstruction, scores: Scores, null_psnr: Tensor, null_ssim: Tensor
+) -> list[dict[str, Any]]:
+    """One entry for each victim: scores of each of its images and of their null baselines, whether one of them and
+    whether all of them have leaked, and what the attack says of itself."""
     rows = []
+    has_leaked = leaked(scores.psnr, null_psnr)
     for row, victim in enumerate(victims):
         rows.append(
             {
@@ -210,6 +217,10 @@ def victims_table(victims: range, found: Reconstruction, scores: Scores) -> list
                 "psnr": [brief(x) for x in scores.psnr[row].tolist()],
                 "ssim": [brief(x) for x in scores.ssim[row].tolist()],
                 "lpips": None if scores.lpips is None else [brief(x) for x in scores.lpips[row].tolist()],
+                "null_psnr": [brief(x) for x in null_psnr[row].tolist()],
+                "null_ssim": [brief(x) for x in null_ssim[row].tolist()],
+                "leaked_any": found.status[row] != "diverged" and bool(has_leaked[row].any()),
+                "leaked_all": found.status[row] != "diverged" and bool(has_leaked[row].all()),
                 "label_correct": scores.label_correct[row].tolist(),
             }
         )

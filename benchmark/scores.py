@@ -25,9 +25,6 @@ PSNR_CAP = 100.0
 mean infinite; 100 dB is an MSE of 1e-10, far below the step of an 8-bit pixel (48 dB) and about
 where float32 pixels end. Everything better is cut to this value."""
 
-LEAKED_PSNR = 20.0
-"""From here on an image has leaked: 20 dB is an MSE of 0.01, the first of `THRESHOLDS`."""
-
 THRESHOLDS = (0.01, 0.005, 0.001, 0.0005, 0.0001)
 """MSE thresholds of figure 1 of iDLG (Zhao et al. 2020, arXiv 2001.02610), loosest first."""
 
@@ -151,18 +148,6 @@ def matched_psnr(true_images: Tensor, found_images: Tensor) -> Tensor:
     permutation = match(true_images, found_images).to(found_images.device)
     paired = found_images[torch.arange(len(permutation), device=found_images.device)[:, None], permutation]
     return _psnr(_exact(true_images).flatten(0, 1), _exact(paired).flatten(0, 1)).reshape(permutation.shape)
-
-
-def leaked(psnr: Tensor) -> Tensor:
-    """Whether an image has leaked: a PSNR of at least `LEAKED_PSNR`; NaN has not.
-
-    Args:
-        psnr: PSNR in dB, any shape.
-
-    Returns:
-        Bool tensor of the same shape.
-    """
-    return psnr >= LEAKED_PSNR
 
 
 def ssim_window(height: int, width: int) -> int:

@@ -1,6 +1,7 @@
 """The folder of a run: one JSON file for each block of work that is done."""
 
 import contextlib
+import hashlib
 import json
 import os
 import sys
@@ -15,6 +16,11 @@ from filelock import FileLock, Timeout
 from benchmark.errors import UsageError
 
 Record = dict[str, Any]
+
+SCHEMA = 2
+"""Version of the form of a record; a change of what one holds raises this."""
+
+SEAL = b',"sha256":"%s"}'
 
 _REQUIRED = ("key", "cell", "config", "provenance", "cost", "victims", "curve", "picture")
 
@@ -66,7 +72,7 @@ class Store:
         Raises:
             UsageError: the disk is full or the folder is not writable any more.
         """
-        write_record(self.records, record)
+        write_whole(self.records / f"{record['key']}.json", sealed(record))
         self._whole.add(record["key"])
 
 
@@ -92,6 +98,19 @@ def write_record(folder: Path, record: Record) -> None:
     """
     text = json.dumps(record, allow_nan=False, separators=(",", ":"))
     write_whole(folder / f"{record['key']}.json", text.encode())
+
+
+def sealed(record: Record) -> bytes:
+    """The JSON of a record with the version of its form, and at its end the sha256 of all that stands before."""
+    parts = {"schema": SCHEMA} | {name: value for name, value in record.items() if name not in ("schema", "sha256")}
+    text = json.dumps(parts, allow_nan=False, separators=(",", ":")).encode()
+    return text[:-1] + SEAL % hashlib.sha256(text).hexdigest().encode()
+
+
+def is_sealed(content: bytes) -> bool:
+    """Whether the content is what was written."""
+    text, seal = content[: -len(SEAL % (b"0" * 64))] + b"}", content[-len(SEAL % (b"0" * 64)) :]
+    return seal == SEAL % hashlib.sha256(text).hexdigest().encode()
 
 
 def set_aside(path: Path) -> None:
@@ -175,7 +194,9 @@ _no_curve = msgspec.json.Decoder(_Scores)  # which is checked to be JSON all the
 def read_record(path: Path) -> Record | None:
     """The record in a file, or None where it is damaged."""
     record = _decoded(path, _all_parts)
-    return record if record is not None and all(name in record for name in _REQUIRED) else None
+    if record is None or not all(name in record for name in _REQUIRED):
+        return None
+    return {name: value for name, value in record.items() if name not in ("schema", "sha256")}
 
 
 def read_scores(path: Path) -> Record | None:

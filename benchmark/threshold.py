@@ -13,7 +13,8 @@ import numpy as np
 
 from benchmark.errors import UsageError
 from benchmark.intervals import SEED, wilson
-from benchmark.leaderboard import leaked, newest_victims
+from benchmark.leaderboard import newest_victims
+from benchmark.leak import leaks
 from benchmark.registry import Spec, find_class, spec
 from benchmark.store import Record
 from benchmark.suite import BASELINES, Cell, Scenario, Suite, parse, read
@@ -167,7 +168,7 @@ class Criterion:
             found = max(victim["ssim"])
             return bool(victim["status"] != "diverged" and found >= self.ssim and found > null)
 
-        return {"ssim": by_ssim, "psnr": lambda victim, null: leaked(victim)}
+        return {"ssim": by_ssim, "psnr": lambda victim, null: leaks(victim)}
 
 
 Curve = dict[float, np.ndarray]

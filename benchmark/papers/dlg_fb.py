@@ -13,7 +13,8 @@ import numpy as np
 
 from benchmark.errors import UsageError
 from benchmark.intervals import SEED, wilson
-from benchmark.leaderboard import leaked, newest_victims
+from benchmark.leaderboard import newest_victims
+from benchmark.leak import leaks
 from benchmark.papers.dlg_fb_figure import Interval, figure
 from benchmark.papers.sources import provenance
 from benchmark.registry import spec
@@ -174,7 +175,7 @@ def outcome(victim: dict[str, Any], record: Record, gate: float) -> Outcome:
     if gate not in curve["levels"]:
         raise UsageError(f"the loss threshold {gate:g} is not recorded: run with a gate of one of {curve['levels']}")
     at = curve["passed"][row][curve["levels"].index(gate)]
-    return Outcome(leaked(victim), at is not None, victim["evaluations"] if at is None else at)
+    return Outcome(leaks(victim), at is not None, victim["evaluations"] if at is None else at)
 
 
 def drawn(found: list[Setting]) -> bytes:

@@ -25,6 +25,10 @@ def victim(index: int, *psnr: float, status: str = "converged", **more: Any) -> 
         "psnr": list(psnr),
         "ssim": [0.5] * images,
         "lpips": None,
+        "null_psnr": [10.0] * images,
+        "null_ssim": [0.3] * images,
+        "leaked_any": status != "diverged" and any(value >= 20 for value in psnr),
+        "leaked_all": status != "diverged" and all(value >= 20 for value in psnr),
         "label_correct": [True] * images,
     } | more
 

@@ -45,6 +45,10 @@ def record(
             "psnr": [30.0 if mse <= 0.01 else 10.0],
             "ssim": [0.5],
             "lpips": None,
+            "null_psnr": [10.0],
+            "null_ssim": [0.3],
+            "leaked_any": mse <= 0.01,
+            "leaked_all": mse <= 0.01,
             "label_correct": [mse < 0.5],
         }
         for row, mse in enumerate(mses)

@@ -7,11 +7,9 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from benchmark.scores import (
-    LEAKED_PSNR,
     PSNR_CAP,
     THRESHOLDS,
     Scores,
-    leaked,
     match,
     score,
     ssim_window,
@@ -278,18 +276,3 @@ def test_perceptual_must_return_one_value_per_image() -> None:
     labels = torch.zeros(2, 3)
     with pytest.raises(ValueError, match="one value per image"):
         score(true, labels, found, labels, lambda a, b: (a - b).mean())
-
-
-def test_leaked_starts_at_the_threshold() -> None:
-    psnr = torch.tensor([[LEAKED_PSNR, 19.999], [PSNR_CAP, float("nan")]])
-    assert leaked(psnr).tolist() == [[True, False], [True, False]]
-
-
-def test_leaked_is_the_first_mse_threshold() -> None:
-    error = 10 ** (-LEAKED_PSNR / 10)
-    assert error == pytest.approx(THRESHOLDS[0])
-    assert sorted(THRESHOLDS, reverse=True) == list(THRESHOLDS)
-    true, _ = pair(1, 1, 1, 8, 8)
-    for error, expected in ((0.0999, True), (0.1001, False)):
-        result = scored(true * 0, true * 0 + error)
-        assert (result.mse <= THRESHOLDS[0]).item() is leaked(result.psnr).item() is expected
