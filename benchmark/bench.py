@@ -17,9 +17,9 @@ from benchmark.blocks import Workbench, check_fit
 from benchmark.client import observe
 from benchmark.errors import UsageError
 from benchmark.intervals import wilson
+from benchmark.leak import leaked, null_scores
 from benchmark.records import peak_memory
 from benchmark.registry import Spec, build
-from benchmark.leak import leaked, null_scores
 from benchmark.scores import score
 from benchmark.suite import Scenario
 

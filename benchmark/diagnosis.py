@@ -15,9 +15,9 @@ from attacks import IDLG, GaussNewton
 from benchmark.blocks import Workbench, check_attack, check_fit, checksum
 from benchmark.client import observe
 from benchmark.errors import UsageError
+from benchmark.leak import leaked, null_scores
 from benchmark.records import finite, provenance
 from benchmark.registry import Spec, build, code_checksum
-from benchmark.leak import leaked, null_scores
 from benchmark.scores import score
 from benchmark.seeds import generators
 from benchmark.suite import BASELINES, Cell, Suite, digest

@@ -1,8 +1,8 @@
 """What it means that a private image has leaked: one definition for boards, thresholds, benches, diagnoses and pages.
 
-An image has leaked where its reconstruction reaches 20 dB **and** is better than every null baseline on that image. What
-needs no update at all (grey, the mean image, the mean of the class) has not been leaked by the update: scans of forms
-are nearly white, and a white page is within 20 dB of any of them.
+An image has leaked where its reconstruction reaches 20 dB **and** is better than every null baseline on that image.
+What needs no update at all (grey, the mean image, the mean of the class) has not been leaked by the update: scans of
+forms are nearly white, and a white page is within 20 dB of any of them.
 """
 
 from typing import Any
@@ -50,7 +50,7 @@ def leaked(psnr: Tensor, null_psnr: Tensor) -> Tensor:
 
 
 def leaks(victim: dict[str, Any]) -> bool:
-    """Whether a victim of a record leaks: at least one image of its batch has leaked. A diverged attack found nothing."""
+    """Whether a victim of a record leaks: at least one image of its batch did; a diverged attack found nothing."""
     return bool(victim["leaked_any"])
 
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from benchmark.scores import (
     PSNR_CAP,
-    THRESHOLDS,
     Scores,
     match,
     score,
