@@ -25,6 +25,7 @@ class Observation:
         defense: the attacker's model of the defense where the threat model grants it, else None.
         mean_image: public mean image ``[C, H, W]``.
         class_means: public mean images of the classes ``[K, C, H, W]``.
+        mean_step: mean absolute difference of neighbouring pixels in public images, above 0.
     """
 
     model: nn.Module
@@ -36,6 +37,7 @@ class Observation:
     defense: KnownDefense | None
     mean_image: Tensor
     class_means: Tensor
+    mean_step: float
 
     @property
     def num_victims(self) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 from attacks.base import Attack, Observation, Reconstruction
-from attacks.gradient_matching import STEP, outside, total_variation
+from attacks.gradient_matching import outside, total_variation
 from attacks.labels import idlg_labels
 from attacks.starts import STARTS, draw_start
 from defenses.base import Update
@@ -53,6 +53,8 @@ class GaussNewton(Attack):
         total_variation: weight of the prior at the start, in parts of the squared norm of the entries used; above 0.
         last_total_variation: the weight at the end, above 0 and no greater. Against known noise it does not fall below
             what the noise calls for.
+        prior_scale: against known noise, scale of the Laplace prior on the differences of neighbouring pixels, above 0,
+            in parts of their mean size in public images.
     """
 
     one_image_only = True
@@ -65,6 +67,7 @@ class GaussNewton(Attack):
         start: str = "mean",
         total_variation: float = 1e-3,
         last_total_variation: float = 1e-14,
+        prior_scale: float = 1.0,
     ) -> None:
         for name, value in (("iterations", iterations), ("max_equations", max_equations)):
             if value < 1:
@@ -76,7 +79,10 @@ class GaussNewton(Attack):
                 f"total_variation is {total_variation} and last_total_variation {last_total_variation}, but both must "
                 "be above 0 and finite, and the last one no greater"
             )
+        if not 0 < prior_scale < math.inf:
+            raise ValueError(f"prior_scale is {prior_scale}, but must be above 0 and finite")
         self.iterations = iterations
+        self.prior_scale = prior_scale
         self.max_equations = max_equations
         self.start = start
         self.total_variation = total_variation
@@ -120,7 +126,7 @@ class GaussNewton(Attack):
         """Image ``[C, H, W]``, loss, gradient evaluations and status of one victim."""
         residual, equations, scale = self._equations(seen, model, label, generator)
         noise = seen.defense.noise_std if seen.defense else 0.0
-        least = max(self.last_total_variation * scale, 2 * noise**2 / STEP)
+        least = max(self.last_total_variation * scale, 2 * noise**2 / (self.prior_scale * seen.mean_step))
         first = max(self.total_variation * scale, least)
         image, damping, spent = start, LEAST_DAMPING, 1
         off = residual(image)

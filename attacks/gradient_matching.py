@@ -1,6 +1,7 @@
 """The optimisation loop that DLG and its successors share, for many victims at once."""
 
 import logging
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,8 +29,8 @@ BOX_EDGE = 0.1
 BOX = 0.01
 """Weight of the squared distance of pixels from [0, 1] beside the total variation."""
 
-STEP = 0.3
-"""Scale of the differences of neighbouring pixels, on average: of the Laplace prior that total variation is."""
+PROGRESS = 1e-3
+"""Share by which the lowest loss of a victim must fall within its patience, or the attack has stopped improving."""
 
 LEVELS = (0.09, 0.03)
 """Losses whose first passing is noted: success for DLG-FB on CIFAR-100 and on MNIST (arXiv 2409.17767, the code)."""
@@ -46,7 +47,17 @@ _STATE = (
     "_starts",
     "_attempts",
 )
-_ROWS = ("_networks", "_target", "_loss_weights", "_prior_weights", "_best", "_best_loss", "losses")
+_ROWS = (
+    "_networks",
+    "_target",
+    "_loss_weights",
+    "_prior_weights",
+    "_best",
+    "_best_loss",
+    "_to_beat",
+    "_improved_at",
+    "losses",
+)
 """What a reconstruction holds of its victims, and of those that are active."""
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # a line for each Trainer, and there are thousands
@@ -71,6 +82,11 @@ class GradientMatching(LightningModule, Attack):
             gradient: natural images are smooth, which stands in for the equations that are missing.
         restarts: how often a victim that has stalled or diverged starts again from new noise within its budget, at
             least 0, as published.
+        prior_scale: against known noise, scale of the Laplace prior on the differences of neighbouring pixels, above 0,
+            in parts of their mean size in public images, which is its maximum-likelihood estimate. The larger, the
+            less the prior smooths.
+        patience: evaluations after which a victim has stalled whose lowest loss has not fallen by a thousandth
+            meanwhile, at least 1; None, as published, for no such rule.
     """
 
     def __init__(
@@ -82,8 +98,11 @@ class GradientMatching(LightningModule, Attack):
         start: str = "noise",
         total_variation: float = 0.0,
         restarts: int = 0,
+        prior_scale: float = 1.0,
+        patience: int | None = None,
     ) -> None:
         for name, value, least in (
+            ("patience", 1 if patience is None else patience, 1),
             ("max_evaluations", max_evaluations, 1),
             ("at_once", 1 if at_once is None else at_once, 1),
             ("history_size", history_size, 1),
@@ -96,6 +115,8 @@ class GradientMatching(LightningModule, Attack):
         for name, weight in (("tolerance", tolerance), ("total_variation", total_variation)):
             if not weight >= 0:
                 raise ValueError(f"{name} is {weight}, but must be 0 or greater")
+        if not 0 < prior_scale < math.inf:
+            raise ValueError(f"prior_scale is {prior_scale}, but must be above 0 and finite")
         super().__init__()
         self.solver: BatchLBFGS | None = None
         self.max_evaluations = max_evaluations
@@ -105,6 +126,8 @@ class GradientMatching(LightningModule, Attack):
         self.start = start
         self.total_variation = total_variation
         self.restarts = restarts
+        self.prior_scale = prior_scale
+        self.patience = patience
 
     # What a subclass is: its labels.
 
@@ -122,7 +145,7 @@ class GradientMatching(LightningModule, Attack):
         variance = self._noise_std**2
         box, smooth = variance / BOX_EDGE**2, self.total_variation
         if smooth > 0:
-            box, smooth = box + BOX, smooth + 2 * variance / STEP
+            box, smooth = box + BOX, smooth + 2 * variance / (self.prior_scale * self._observation.mean_step)
         prior: Tensor | float = box * outside(images) if box > 0 else 0.0
         return prior + smooth * total_variation(images) if smooth > 0 else prior
 
@@ -228,7 +251,8 @@ class GradientMatching(LightningModule, Attack):
         """The victims under attack, one for each row of the parameters."""
         self._waiting = list(range(victims))
         self.evaluations = torch.zeros(0, dtype=torch.long)
-        self.losses = self._best_loss = like.new_zeros(0)
+        self.losses = self._best_loss = self._to_beat = like.new_zeros(0)
+        self._improved_at = torch.zeros(0, dtype=torch.long, device=like.device)
         self._loss_weights = self._all_loss_weights[:0]
         self._all_prior_weights = self._weigh_priors(observation, first)
         self._prior_weights = self._all_prior_weights[:0]
@@ -285,6 +309,9 @@ class GradientMatching(LightningModule, Attack):
         self.losses = losses.detach()
         better = losses < self._best_loss  # False for NaN
         self._best_loss = torch.where(better, losses, self._best_loss)
+        improved = ~(self._best_loss > self._to_beat)
+        self._to_beat = torch.where(improved, self._best_loss * (1 - PROGRESS), self._to_beat)
+        self._improved_at = torch.where(improved, self.evaluations.to(improved.device), self._improved_at)
         below = (self._best_loss[:, None] <= losses.new_tensor(LEVELS)).cpu()
         passed = self._trajectory.passed[self.victims]
         new = below & (passed < 0)
@@ -306,6 +333,8 @@ class GradientMatching(LightningModule, Attack):
         diverged = ~self.losses.isfinite()
         converged = self.losses < self.tolerance
         stalled = self.solver.stalled
+        if self.patience is not None:
+            stalled = stalled | (self.evaluations.to(stalled.device) - self._improved_at >= self.patience)
         exhausted = (self.evaluations >= self.max_evaluations).to(diverged.device)
         done = diverged | converged | stalled | exhausted
         if not done.any():
@@ -367,6 +396,8 @@ class GradientMatching(LightningModule, Attack):
             self._best[name] = rearrange(self._best[name], rows, best[entering])
         self._best_loss = rearrange(self._best_loss, rows, self._found.loss[entering])
         self.evaluations = rearrange(self.evaluations, rows, self._found.evaluations[entering])
+        self._to_beat = rearrange(self._to_beat, rows, torch.full_like(self._found.loss[entering], torch.inf))
+        self._improved_at = rearrange(self._improved_at, rows, self._found.evaluations[entering].to(self._improved_at))
         self._loss_weights = rearrange(self._loss_weights, rows, self._all_loss_weights[entering])
         self._prior_weights = rearrange(self._prior_weights, rows, self._all_prior_weights[entering])
         for held, whole in ((self._networks, self._observation.parameters), (self._target, self._observation.update)):

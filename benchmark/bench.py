@@ -230,6 +230,7 @@ def undefended(specs: dict[str, Spec], victims: int, seed: int, bench: Workbench
         False,
         data.mean_image(),
         data.class_means(),
+        data.mean_step(),
         seed,
         range(victims),
     )

@@ -130,7 +130,8 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
             if place not in checksums:
                 data = bench.data(scenario.data)
                 batches = bench.victims(scenario, victims)
-                checksums[place] = checksum(*batches, data.mean_image(), data.class_means())
+                public = data.mean_image(), data.class_means(), torch.tensor(data.mean_step())
+                checksums[place] = checksum(*batches, *public)
                 del batches  # at most one block's images are held
             config = of_cell | {"victims": [victims.start, victims.stop], "data_sha256": checksums[place]}
             blocks.append(Block(cell, victims, digest(config), codes[names]))

@@ -19,6 +19,7 @@ def observe(
     adaptive: bool,
     mean_image: Tensor,
     class_means: Tensor,
+    mean_step: float,
     seed: int,
     victims: range,
 ) -> Observation:
@@ -36,6 +37,7 @@ def observe(
         adaptive: whether the attacker knows the defense.
         mean_image: public mean image ``[C, H, W]``.
         class_means: public class means ``[K, C, H, W]``.
+        mean_step: mean absolute difference of neighbouring pixels in public images.
         seed: the suite's seed.
         victims: the victims' numbers.
     """
@@ -56,4 +58,5 @@ def observe(
         defense=defense.known_to_attacker() if defense is not None and adaptive else None,
         mean_image=mean_image.to(like),
         class_means=class_means.to(like),
+        mean_step=mean_step,
     )

@@ -85,9 +85,19 @@ def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
     found = {}
     for name, (precision, deviation) in RUNS.items():
         given = images.to(bench.device), labels.to(bench.device)
-        public = data.mean_image(), data.class_means()
         model = bench.model(scenario).to(precision)
-        seen = observe(model, *given, data.num_classes, defense, cell.adaptive, *public, scenario.seed, victims)
+        seen = observe(
+            model,
+            *given,
+            data.num_classes,
+            defense,
+            cell.adaptive,
+            data.mean_image(),
+            data.class_means(),
+            data.mean_step(),
+            scenario.seed,
+            victims,
+        )
         start = None if deviation is None else (images + deviation * noise).to(bench.device)
         attack: IDLG | GaussNewton = build("attack", cell.attack if start is None else once(cell.attack))
         made = attack.reconstruct(seen, start_images=start)

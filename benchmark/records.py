@@ -105,6 +105,7 @@ def seen_by(
             cell.adaptive,
             data.mean_image(),
             data.class_means(),
+            data.mean_step(),
             scenario.seed,
             some,
         )

@@ -82,7 +82,7 @@ def said(scenario: Scenario, defenses: list[Spec], victims: int, bench: Workbenc
     """
     data, model = bench.data(scenario.data), bench.model(scenario).double()
     images, labels = bench.victims(scenario, range(victims))
-    public = data.mean_image(), data.class_means()
+    public = data.mean_image(), data.class_means(), data.mean_step()
     found: dict[str, list[Said]] = {}
     for victim in range(victims):
         derivative: dict[str, Tensor] = {}

@@ -54,7 +54,7 @@ def victims_of(digits: Digits) -> MakeVictims:
     ) -> Victims:
         images, labels = digits.victims(count, batch_size, first)
         network = model(digits.image_shape, digits.num_classes).to(dtype)
-        public = digits.mean_image(), digits.class_means()
+        public = digits.mean_image(), digits.class_means(), digits.mean_step()
         numbers = range(first, first + count)
         seen = observe(network, images, labels, digits.num_classes, defense, adaptive, *public, 0, numbers)
         return Victims(images, labels, seen)

@@ -16,7 +16,7 @@ from benchmark.intervals import SEED, wilson
 from benchmark.leaderboard import newest_victims
 from benchmark.leak import leaks
 from benchmark.papers.dlg_fb_figure import Interval, figure
-from benchmark.papers.sources import provenance
+from benchmark.papers.sources import provenance, same_attack
 from benchmark.registry import spec
 from benchmark.store import Record, write_whole
 
@@ -127,7 +127,7 @@ def settings(records: list[Record]) -> list[Setting]:
         elif attack["class"] in ("DLG", "IDLG"):
             base, start = attack["class"], attack.get("start")
             usual = spec("attack", base, {"start": start, "max_evaluations": attack["max_evaluations"]}).as_dict()
-            if attack != usual:  # another experiment, with priors or restarts
+            if not same_attack(attack, usual):  # another experiment, with priors or restarts
                 continue
         else:
             continue

@@ -13,7 +13,7 @@ import numpy as np
 from benchmark.bench import BATCHED, ONE_BY_ONE
 from benchmark.errors import UsageError
 from benchmark.intervals import rate_difference, wilson
-from benchmark.papers.sources import Cell, cells, provenance
+from benchmark.papers.sources import Cell, cells, provenance, same_attack
 from benchmark.registry import spec
 from benchmark.scores import THRESHOLDS
 from benchmark.store import Record, write_whole
@@ -132,7 +132,7 @@ def of_the_paper(every: list[Cell], folder: Path) -> dict[tuple[str, str], Cell]
     found: dict[tuple[str, str], Cell] = {}
     for cell in every:
         name = data_set(cell)
-        known = name in PAPER_SETS and cell.config["attack"] == published.get(cell.attack)
+        known = name in PAPER_SETS and same_attack(cell.config["attack"], published.get(cell.attack, {}))
         if known and cell.config["model"]["class"] == "LeNet" and cell.defense == "none":
             if (name, cell.attack) in found:
                 raise UsageError(f"{folder} holds {name} with {cell.attack} twice, say of two seeds: keep one")

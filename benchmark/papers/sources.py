@@ -41,6 +41,11 @@ def cells(records: list[Record]) -> list[Cell]:
     ]
 
 
+def same_attack(recorded: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether the attack of a record is the one that is wanted, which may have got more arguments since."""
+    return all(name in wanted and wanted[name] == value for name, value in recorded.items())
+
+
 def provenance(
     records: list[Record], trainings: Sequence[Record] = (), more: Sequence[dict[str, Any]] = ()
 ) -> list[str]:

@@ -505,7 +505,7 @@ def test_priors_stand_in_for_equations_that_a_mask_has_taken(attack: type[Gradie
     data.setup()
     images, labels = data.victims(6)
     network = LeNet(data.image_shape, data.num_classes)
-    public = data.mean_image(), data.class_means()
+    public = data.mean_image(), data.class_means(), data.mean_step()
     seen = observe(network, images, labels, data.num_classes, Masking(0.8), True, *public, 0, range(6))
 
     def psnr(**args: Any) -> Tensor:
@@ -565,6 +565,7 @@ def told_labels() -> Iterator[Observation]:
         defense=None,
         mean_image=torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]),
         class_means=means,
+        mean_step=0.06,
     )
 
 

@@ -201,7 +201,7 @@ def test_an_attack_finds_the_same_when_the_private_images_are_gone(attack: Attac
         data = Digits()
         data.setup()
         images, labels = data.victims(4)
-        public = data.mean_image(), data.class_means()
+        public = data.mean_image(), data.class_means(), data.mean_step()
         model = LeNet(data.image_shape, data.num_classes)
         observation = observe(model, images, labels, data.num_classes, defense, True, *public, 0, range(4))
         if spoil:
@@ -239,7 +239,7 @@ def test_an_attack_finds_the_same_in_a_process_that_never_had_the_images(
     victims_of: MakeVictims, tmp_path: Path
 ) -> None:
     observation = victims_of(4).observation
-    names = ("parameters", "update", "image_shape", "num_classes", "seeds", "mean_image", "class_means")
+    names = ("parameters", "update", "image_shape", "num_classes", "seeds", "mean_image", "class_means", "mean_step")
     torch.save({name: getattr(observation, name) for name in names}, tmp_path / "observation.pt")
     calls = [(type(a).__name__, {"max_evaluations": 25} if a in ITERATIVE else {}) for a in IN_TURN]
     command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "observation.pt"), repr(calls)]

@@ -1,0 +1,126 @@
+"""What an attacker who knows of noise optimises, and when it has stopped improving."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from attacks import IDLG
+from attacks.gradient_matching import PROGRESS
+from datamodules.base import USUAL_STEP, PrivateData, Split, TensorSplit
+from defenses import GaussianNoise
+from tests.conftest import MakeVictims
+
+
+def objective(seen: object, victim: int, image: torch.Tensor, label: int, std: float, scale: float) -> float:
+    """-2 std^2 times the log posterior of an image, up to a constant, by a plain loop."""
+    observation = seen  # an Observation
+    leaves = {n: p[victim].clone().requires_grad_() for n, p in observation.parameters.items()}  # type: ignore[attr-defined]
+    logits = functional_call(observation.model, leaves, (image[None],))  # type: ignore[attr-defined]
+    loss = nn.functional.cross_entropy(logits, torch.tensor([label]))
+    gradient = torch.autograd.grad(loss, list(leaves.values()))
+    off = sum(((g - observation.update[n][victim]) ** 2).sum() for n, g in zip(leaves, gradient, strict=True))  # type: ignore[attr-defined]
+    edge = 1e-3
+    steps = torch.cat([image.diff(dim=-1).flatten(), image.diff(dim=-2).flatten()])
+    roughness = ((steps**2 + edge**2).sqrt() - edge).sum()
+    outside = (image - image.clamp(0, 1)).square().sum()
+    tiny = 1e-5  # the attack's own weight of the total variation
+    return float(off + (2 * std**2 / scale + tiny) * roughness + (std**2 / 0.1**2 + 0.01) * outside)
+
+
+@pytest.mark.parametrize("prior_scale", [1.0, 7.0])
+def test_known_noise_is_weighed_against_the_laplace_prior_of_public_images(
+    victims_of: MakeVictims, prior_scale: float
+) -> None:
+    std = 0.05
+    seen = victims_of(2, dtype=torch.float64, defense=GaussianNoise(std), adaptive=True).observation
+    seen = replace(seen, mean_step=0.1)
+    attack = IDLG(max_evaluations=30, start="mean", total_variation=1e-5, prior_scale=prior_scale)
+    found = attack.reconstruct(seen)
+    for victim in range(2):
+        wanted = objective(seen, victim, found.images[victim, 0], int(found.labels[victim]), std, 0.1 * prior_scale)
+        assert float(found.loss[victim]) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_the_scale_of_the_prior_is_that_of_public_images(victims_of: MakeVictims) -> None:
+    seen = victims_of(2, defense=GaussianNoise(0.05), adaptive=True).observation
+
+    def images(mean_step: float, prior_scale: float) -> torch.Tensor:
+        attack = IDLG(max_evaluations=20, start="mean", total_variation=1e-5, prior_scale=prior_scale)
+        return attack.reconstruct(replace(seen, mean_step=mean_step)).images
+
+    assert torch.equal(images(0.25, 2.0), images(0.5, 1.0))
+    assert not torch.equal(images(0.25, 2.0), images(0.25, 1.0))
+
+
+def test_the_mean_step_is_that_of_all_neighbouring_pixels_of_public_images() -> None:
+    pixels = torch.rand(70, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+
+    class Own(PrivateData):
+        num_classes, image_shape = 2, (2, 5, 4)
+
+        def load(self, train: bool) -> Split:
+            return TensorSplit(pixels if train else pixels[:1], torch.tensor([0, 1] * 35)[: 70 if train else 1])
+
+    steps = [
+        abs(image[c, y, x] - image[c, y - 1, x])
+        for image in pixels
+        for c in range(2)
+        for y in range(1, 5)
+        for x in range(4)
+    ]
+    steps += [
+        abs(image[c, y, x] - image[c, y, x - 1])
+        for image in pixels
+        for c in range(2)
+        for y in range(5)
+        for x in range(1, 4)
+    ]
+    assert Own().mean_step() == pytest.approx(float(sum(steps)) / len(steps), rel=1e-5)
+
+
+def test_flat_public_images_or_none_have_the_step_of_photographs() -> None:
+    class Flat(PrivateData):
+        num_classes, image_shape = 2, (1, 3, 3)
+        held = 4
+
+        def load(self, train: bool) -> Split:
+            return TensorSplit(torch.full((self.held, 1, 3, 3), 0.5), torch.zeros(self.held, dtype=torch.int64))
+
+    class Empty(Flat):
+        held = 0
+
+    assert Flat().mean_step() == Empty().mean_step() == USUAL_STEP
+
+
+def test_an_attack_without_patience_goes_on_and_one_with_it_stops_where_it_no_longer_improves(
+    victims_of: MakeVictims,
+) -> None:
+    seen = victims_of(6, defense=GaussianNoise(0.3)).observation  # far above the tolerance for ever
+    budget, patience = 300, 20
+    free = IDLG(max_evaluations=budget).reconstruct(seen)
+    told = IDLG(max_evaluations=budget, patience=patience).reconstruct(seen)
+    stopped = [row for row in range(6) if int(told.evaluations[row]) < int(free.evaluations[row])]
+    assert stopped, "no victim stopped early: the test says nothing"
+    for row in stopped:
+        assert told.status[row] == "stalled" and int(told.evaluations[row]) > patience
+        # The lowest loss fell by less than the stated share in the patience before the end.
+        earlier = IDLG(max_evaluations=int(told.evaluations[row]) - patience).reconstruct(seen.take([row]))
+        assert float(told.loss[row]) > float(earlier.loss[0]) * (1 - PROGRESS) * (1 - PROGRESS)
+
+
+def test_patience_counts_for_each_victim_alone(victims_of: MakeVictims) -> None:
+    seen = victims_of(4, dtype=torch.float64, defense=GaussianNoise(0.3)).observation
+    attack = {"max_evaluations": 60, "patience": 5}
+    together = IDLG(**attack, at_once=3).reconstruct(seen)
+    alone = [IDLG(**attack).reconstruct(seen.take([row])) for row in range(4)]
+    assert together.evaluations.tolist() == [int(one.evaluations[0]) for one in alone]
+    torch.testing.assert_close(together.images, torch.cat([one.images for one in alone]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("prior_scale", 0.0), ("prior_scale", float("nan")), ("patience", 0)])
+def test_what_is_out_of_range_is_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        IDLG(**{name: value})
