@@ -19,7 +19,7 @@ class Baseline(Attack):
 
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
         victims, batch = observation.num_victims, observation.image_shape[0]
-        labels = idlg_labels(observation.update)[:, None].expand(-1, batch)
+        labels = idlg_labels(observation)[:, None].expand(-1, batch)
         images = self.guess(observation, labels).to(observation.device)
         return Reconstruction(
             images=images.expand(victims, *observation.image_shape).clone(),

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jacrev, jvp, vmap
+from torch.func import grad, jacrev, jvp, vmap
 
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.gradient_matching import outside, total_variation
+from attacks.gradients import call, differentiable_twice
 from attacks.labels import idlg_labels
 from attacks.starts import STARTS, draw_start
-from defenses.base import Update
+from defenses.base import KnownDefense, Update
 
 EDGE = 1e-3
 """Differences of neighbouring pixels below it count as their square, as in :func:`total_variation`."""
@@ -105,7 +106,7 @@ class GaussNewton(Attack):
         drawn = draw_start(self.start, observation, generators)
         starts = drawn if start_images is None else start_images
         model = copy.deepcopy(observation.model).double()
-        labels = idlg_labels(observation.update)
+        labels = idlg_labels(observation)
         solved = [
             self._solve(observation.take([victim]), model, int(labels[victim]), starts[victim, 0].double(), generator)
             for victim, generator in enumerate(generators)
@@ -166,12 +167,14 @@ class GaussNewton(Attack):
         known = seen.defense
         observed = {name: value[:1].double() for name, value in seen.update.items()}
         parameters = {name: value[0].double() for name, value in seen.parameters.items()}
+        trained = {name: parameters[name] for name in observed}
+        frozen = {name: value for name, value in parameters.items() if name not in trained}
 
         def shared(gradient: Update) -> Update:
             return known.simulate(gradient, observed) if known else gradient
 
-        counts = shared({name: torch.ones_like(value) for name, value in observed.items()})
-        of_tensors = [(counts[name] != 0).flatten().nonzero()[:, 0] for name in parameters]
+        counts = (known or KnownDefense()).kept_entries(observed)
+        of_tensors = [counts[name].flatten().nonzero()[:, 0] for name in observed]
         shares = even_shares([len(entries) for entries in of_tensors], self.max_equations)
         chosen = [
             entries[torch.randperm(len(entries), generator=generator)[:share].sort().values.to(entries.device)]
@@ -179,15 +182,14 @@ class GaussNewton(Attack):
         ]
 
         def flat(update: Update) -> Tensor:
-            return torch.cat(
-                [update[name].flatten()[entries] for name, entries in zip(parameters, chosen, strict=True)]
-            )
+            return torch.cat([update[name].flatten()[entries] for name, entries in zip(observed, chosen, strict=True)])
 
         def loss(weights: Update, image: Tensor) -> Tensor:
-            return -functional_call(model, weights, (image[None],))[0].log_softmax(-1)[label]
+            return -call(model, frozen | weights, image[None])[0].log_softmax(-1)[label]
 
         def residual(image: Tensor) -> Tensor:
-            gradient = {name: value[None] for name, value in grad(loss)(parameters, image).items()}
+            with differentiable_twice():
+                gradient = {name: value[None] for name, value in grad(loss)(trained, image).items()}
             return flat(shared(gradient)) - target
 
         target = flat(observed)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from attacks.base import Attack, Observation, Reconstruction, Trajectory
 from attacks.batch_lbfgs import BatchLBFGS, rearrange
-from attacks.gradients import as_outer_product, batch_gradients, distance_to_outer_product, squared_distance
+from attacks.gradients import batch_gradients, squared_distance
+from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
 from attacks.rgap import RGAP, recursive_solution
 from attacks.starts import STARTS, draw_start
 from defenses.base import Update, global_norm, unchanged
@@ -40,7 +41,10 @@ _STATE = (
     "_simulate",
     "_all_loss_weights",
     "_all_prior_weights",
+    "_all_tolerances",
+    "_head",
     "_product",
+    "_short",
     "_found",
     "_found_best",
     "_trajectory",
@@ -52,6 +56,7 @@ _ROWS = (
     "_target",
     "_loss_weights",
     "_prior_weights",
+    "_tolerances",
     "_best",
     "_best_loss",
     "_to_beat",
@@ -72,7 +77,8 @@ class GradientMatching(LightningModule, Attack):
 
     Args:
         max_evaluations: gradient evaluations for each victim, at least 1; published are 300 steps of 20.
-        tolerance: stop when the matching loss is below this, as published; at least 0.
+        tolerance: stop when the matching loss is below this, as published; at least 0. Where a known defense makes what
+            is matched smaller than a gradient, it is smaller in proportion.
         at_once: victims under attack at the same time, at least 1; None for all of them.
         history_size: pairs that L-BFGS keeps, at least 1.
         start: "noise", as published; "constant", "mean" or "class_mean", the null baselines; or "rgap", the solution of
@@ -186,19 +192,40 @@ class GradientMatching(LightningModule, Attack):
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """The matching losses ``[A]`` of the active victims, independent terms of one sum."""
-        model, labels = self._observation.model, self.label_logits.softmax(-1)
-        if self._product:
-            slope, inputs = (factor[self.victims] for factor in self._product)
-            losses = distance_to_outer_product(
-                model, self._networks, self.images, labels, self._target, (slope, inputs)
-            )
-        else:
-            dummy = batch_gradients(model, self._networks, self.images, labels, create_graph=True)
-            losses = squared_distance(self._simulate(dummy, self._target), self._target)
-        losses = self._loss_weights * losses + self._prior_weights * self.prior(self.images)
+        losses = self._loss_weights * self._distances() + self._prior_weights * self.prior(self.images)
         with torch.no_grad():
             self._remember(losses)
         return losses
+
+    def _distances(self) -> Tensor:
+        """The squared distances ``[A]`` of what the active victims would share, had they the dummy images.
+
+        Each victim's is computed in the way that its own update allows, whoever else is under attack.
+        """
+        model, labels, short = self._observation.model, self.label_logits.softmax(-1), self._short[self.victims]
+        parts, order = [], []
+        for is_short in (True, False):
+            rows = (short == is_short).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            every = len(rows) == len(short)  # usually so: then nothing is copied
+            networks, target = (
+                held if every else {name: value[rows] for name, value in held.items()}
+                for held in (self._networks, self._target)
+            )
+            images, probabilities = (held if every else held[rows] for held in (self.images, labels))
+            if is_short and self._product:
+                slope, inputs = (factor[self.victims][rows] for factor in self._product)
+                parts.append(
+                    distance_to_outer_product(
+                        model, self._head, networks, images, probabilities, target, (slope, inputs)
+                    )
+                )
+            else:
+                dummy = batch_gradients(model, networks, images, probabilities, create_graph=True)
+                parts.append(squared_distance(self._simulate(dummy, target), target))
+            order.append(rows)
+        return torch.cat(parts)[torch.cat(order).argsort()] if len(parts) > 1 else parts[0]
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         loss.sum().backward(inputs=list(self._optimised()))
@@ -220,8 +247,7 @@ class GradientMatching(LightningModule, Attack):
         self._simulate = known.simulate if known else unchanged
         self._all_loss_weights = known.weight(observation.update) if known else like.new_ones(victims)
         self._noise_std = known.noise_std if known else 0.0
-        as_it_is = self._simulate is unchanged and observation.image_shape[0] == 1
-        self._product = as_outer_product(observation.model, observation.update) if as_it_is else None
+        self._find_short_cut(observation)
         self._starts, optimise_labels = self._draw_starts(observation)
         self._attempts = [0] * victims
         _, first = self._starts[0]
@@ -254,13 +280,28 @@ class GradientMatching(LightningModule, Attack):
         self.losses = self._best_loss = self._to_beat = like.new_zeros(0)
         self._improved_at = torch.zeros(0, dtype=torch.long, device=like.device)
         self._loss_weights = self._all_loss_weights[:0]
-        self._all_prior_weights = self._weigh_priors(observation, first)
+        sizes = self._relative_sizes(observation, first)
+        self._all_prior_weights = torch.where(self._all_loss_weights == 1, 1.0, sizes)
         self._prior_weights = self._all_prior_weights[:0]
+        self._all_tolerances = self.tolerance * sizes.clamp(max=1)
+        self._tolerances = self._all_tolerances[:0]
         self._networks: Update = {name: value[:0] for name, value in observation.parameters.items()}
         self._target: Update = {name: value[:0] for name, value in observation.update.items()}
         self._best: dict[str, Tensor] = {name: start[:0] for name, start in first.items()}
         self.solver = None
         self._replace([])
+
+    def _find_short_cut(self, observation: Observation) -> None:
+        """For which victims, of one image each, the last layer's gradient can be matched as an outer product."""
+        self._head = ""
+        self._product: tuple[Tensor, Tensor] | None = None
+        self._short = torch.zeros(observation.num_victims, dtype=torch.bool, device=observation.device)
+        if self._simulate is not unchanged or observation.image_shape[0] > 1:
+            return
+        head = linear_head(observation.model, observation.image_shape[1:], observation.num_classes)
+        if head is not None:
+            self._head, self._product = head, as_outer_product(head, observation.update)
+            self._short = is_outer_product(head, observation.update, self._product)
 
     def _draw_starts(self, observation: Observation) -> tuple[list[tuple[str, dict[str, Tensor]]], bool]:
         """Name, images and label logits of all victims for each attempt, and whether the labels are optimised."""
@@ -286,20 +327,19 @@ class GradientMatching(LightningModule, Attack):
             starts.insert(0, ("rgap", first))
         return starts, optimise_labels
 
-    def _weigh_priors(self, observation: Observation, first: dict[str, Tensor]) -> Tensor:
-        """The factor ``[V]`` of the prior that a weight of the loss calls for.
+    def _relative_sizes(self, observation: Observation, first: dict[str, Tensor]) -> Tensor:
+        """The squared size ``[V]`` of what is matched, in parts of that of an undefended gradient; 1 without a defense.
 
-        A loss that was weighed has the size of the squared update times its weight. It would have that of the squared
-        gradient, which is not known where a defense has changed the update's size, but is at the start of a similar
-        one.
+        A loss has the size of the squared update times its weight. That of the gradient is not known where a defense
+        has changed the update's, but is at the start of a similar one.
         """
         weights = self._all_loss_weights
-        if bool((weights == 1).all()) or not self.total_variation:
+        if self._simulate is unchanged and bool((weights == 1).all()):
             return torch.ones_like(weights)
         labels = first["label_logits"].softmax(-1)
         gradient = batch_gradients(observation.model, observation.parameters, first["images"], labels, False)
-        scale = weights * (global_norm(observation.update) / global_norm(gradient)).square()
-        return torch.where(weights == 1, 1.0, scale.nan_to_num(1.0))
+        sizes = weights * (global_norm(observation.update) / global_norm(gradient)).square()
+        return torch.where(sizes.isfinite() & (sizes > 0), sizes, 1.0)
 
     def _remember(self, losses: Tensor) -> None:
         """Keeps for each active victim the iterate of the lowest loss, and the trajectory."""
@@ -331,7 +371,7 @@ class GradientMatching(LightningModule, Attack):
         """Lets the victims go that are done and waiting ones in; True when nobody is left."""
         assert self.solver is not None
         diverged = ~self.losses.isfinite()
-        converged = self.losses < self.tolerance
+        converged = self.losses < self._tolerances
         stalled = self.solver.stalled
         if self.patience is not None:
             stalled = stalled | (self.evaluations.to(stalled.device) - self._improved_at >= self.patience)
@@ -400,6 +440,7 @@ class GradientMatching(LightningModule, Attack):
         self._improved_at = rearrange(self._improved_at, rows, self._found.evaluations[entering].to(self._improved_at))
         self._loss_weights = rearrange(self._loss_weights, rows, self._all_loss_weights[entering])
         self._prior_weights = rearrange(self._prior_weights, rows, self._all_prior_weights[entering])
+        self._tolerances = rearrange(self._tolerances, rows, self._all_tolerances[entering])
         for held, whole in ((self._networks, self._observation.parameters), (self._target, self._observation.update)):
             for name, value in whole.items():
                 held[name] = rearrange(held[name], rows, value[entering])

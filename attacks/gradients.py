@@ -1,12 +1,74 @@
 """The gradient that a client shares, as a differentiable function of its batch, for V clients at once."""
 
-from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from defenses.base import Update
+from defenses.base import Update, flattened
+
+_one_by_one: "WeakSet[nn.Module]" = WeakSet()
+"""Networks with a layer that torch cannot batch over clients, such as an LSTM."""
+
+
+def trained_names(model: nn.Module) -> list[str]:
+    """The names of the parameters that a client trains and shares: frozen ones are neither."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+@contextmanager
+def differentiable_twice() -> Iterator[None]:
+    """Attention in the form whose gradient has a gradient; the fused forms have none."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def call(model: nn.Module, weights: Update, images: Tensor) -> Tensor:
+    """What the network makes of images with these weights in place of its own.
+
+    Each place in a module that holds a tensor is given its value by itself: torch's ``tie_weights`` unties, for good,
+    a weight that a module in two places shares with another module.
+
+    Args:
+        model: the architecture.
+        weights: name -> value, of a tensor in several places under the name that ``named_parameters`` gives it. What is
+            not among them is the model's own.
+        images: ``[N, C, H, W]``.
+    """
+    names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    places = {
+        f"{path}.{key}" if path else key: weights[names[id(tensor)]]
+        for path, module in model.named_modules()
+        for own in (module.named_parameters, module.named_buffers)
+        for key, tensor in own(recurse=False, remove_duplicate=False)
+        if names.get(id(tensor)) in weights
+    }
+    return functional_call(model, places, (images,), tie_weights=False)
+
+
+def batch_logits(model: nn.Module, parameters: Update, images: Tensor) -> Tensor:
+    """Logits ``[V, N, K]`` of V batches ``[V, N, C, H, W]``, each through the network with its own weights."""
+
+    def logits(weights: Update, batch: Tensor) -> Tensor:
+        return call(model, weights, batch)
+
+    with differentiable_twice():
+        if model not in _one_by_one:
+            try:
+                return vmap(logits)(parameters, images)
+            except RuntimeError:  # of a layer without a batching rule, or of the network itself, which says so below
+                _one_by_one.add(model)
+        rows = [{name: value[row] for name, value in parameters.items()} for row in range(len(images))]
+        return torch.stack([logits(weights, batch) for weights, batch in zip(rows, images, strict=True)])
 
 
 def batch_gradients(model: nn.Module, parameters: Update, images: Tensor, labels: Tensor, create_graph: bool) -> Update:
@@ -15,80 +77,25 @@ def batch_gradients(model: nn.Module, parameters: Update, images: Tensor, labels
     The victims share no parameter, so one backward pass of the summed losses gives each victim's own gradient.
 
     Args:
-        model: the architecture.
+        model: the architecture; what is frozen in it is not differentiated.
         parameters: name -> ``[V, ...]``.
         images: ``[V, N, C, H, W]``.
         labels: class probabilities ``[V, N, K]`` (one-hot for hard labels).
         create_graph: keep the graph, so that the result can be differentiated in images and labels.
 
     Returns:
-        name -> ``[V, ...]``.
+        name -> ``[V, ...]`` of the trained parameters; zeros for one that the logits do not depend on.
     """
-    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    logits = vmap(lambda weights, batch: functional_call(model, weights, (batch,)))(leaves, images)
-    losses = -(labels * logits.log_softmax(-1)).sum(-1).mean(1)
-    gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), create_graph=create_graph)
-    return dict(zip(leaves, gradients, strict=True))
+    wanted = set(trained_names(model))
+    leaves = {name: value.detach().requires_grad_(name in wanted) for name, value in parameters.items()}
+    losses = -(labels * batch_logits(model, leaves, images).log_softmax(-1)).sum(-1).mean(1)
+    names = [name for name in leaves if name in wanted]
+    gradients = torch.autograd.grad(
+        losses.sum(), [leaves[name] for name in names], create_graph=create_graph, materialize_grads=True
+    )
+    return dict(zip(names, gradients, strict=True))
 
 
 def squared_distance(first: Update, second: Update) -> Tensor:
     """Sum over all parameters of the squared differences, ``[V]`` (the DLG objective, arXiv 1906.08935, eq. 4)."""
-    return torch.stack([(first[name] - second[name]).flatten(1).square().sum(1) for name in first]).sum(0)
-
-
-def as_outer_product(model: nn.Module, update: Update) -> tuple[Tensor, Tensor] | None:
-    """The last layer's gradient of one image as slope times input, where that is all that it is.
-
-    The gradient of a linear layer's weight is the outer product of the loss's slope at its output, which is the
-    gradient of its bias, and of its input: K + F numbers for K x F entries.
-
-    Args:
-        model: the architecture.
-        update: of V victims with one image each.
-
-    Returns:
-        ``[V, K]`` and ``[V, F]``; None where the network is no sequence that ends with a linear layer, or a defense
-        has made something else of the gradient.
-    """
-    layers = list(model.named_children()) if isinstance(model, nn.Sequential) else []
-    if not layers or not isinstance(layers[-1][1], nn.Linear) or layers[-1][1].bias is None:
-        return None
-    weight, slope = (update[f"{layers[-1][0]}.{kind}"] for kind in ("weight", "bias"))
-    size = slope.norm(dim=1, keepdim=True).clamp(min=torch.finfo(slope.dtype).tiny)
-    inputs = ((slope / size)[:, None] @ weight)[:, 0] / size
-    rest = (weight - slope[..., None] * inputs[:, None]).flatten(1).norm(dim=1)
-    rounding = 16 * torch.finfo(slope.dtype).eps * weight.flatten(1).norm(dim=1)
-    return None if bool((rest > rounding).any()) else (slope, inputs)  # NaN, of a diverged victim, decides nothing
-
-
-def distance_to_outer_product(
-    model: nn.Module, parameters: Update, images: Tensor, labels: Tensor, target: Update, product: tuple[Tensor, Tensor]
-) -> Tensor:
-    """:func:`squared_distance` of :func:`batch_gradients` to a target whose last layer is an outer product, ``[V]``.
-
-    The same number, but no K x F gradient is made: with s the slope, a the input and d their differences from the
-    target, ``|s a^T - s* a*^T|^2 = |ds|^2 |a|^2 + 2 (ds s*)(a da) + |s*|^2 |da|^2``, in which nothing cancels where
-    the differences are small.
-
-    Args:
-        model: a sequence that ends with a linear layer.
-        parameters: name -> ``[V, ...]``.
-        images: ``[V, 1, C, H, W]``.
-        labels: class probabilities ``[V, 1, K]``.
-        target: what is matched, name -> ``[V, ...]``.
-        product: of the target, as :func:`as_outer_product` returns it.
-    """
-    *layers, (last, _) = model.named_children()
-    body = nn.Sequential(OrderedDict(layers))
-    leaves = {n: v.detach().requires_grad_() for n, v in parameters.items() if not n.startswith(f"{last}.")}
-    inputs = vmap(lambda weights, batch: functional_call(body, weights, (batch,)))(leaves, images)[:, 0]
-    logits = (parameters[f"{last}.weight"] @ inputs[..., None])[..., 0] + parameters[f"{last}.bias"]
-    log_probabilities = logits.log_softmax(-1)
-    loss = -(labels[:, 0] * log_probabilities).sum()
-    gradients = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
-    true_slope, true_inputs = product
-    off = log_probabilities.exp() - labels[:, 0] - true_slope
-    inputs_off = inputs - true_inputs
-    of_weight = off.square().sum(1) * inputs.square().sum(1) + true_slope.square().sum(1) * inputs_off.square().sum(1)
-    of_weight = of_weight + 2 * (off * true_slope).sum(1) * (inputs * inputs_off).sum(1)
-    return squared_distance(dict(zip(leaves, gradients, strict=True)), target) + of_weight + off.square().sum(1)
+    return torch.stack([flattened(first[name] - second[name]).square().sum(1) for name in first]).sum(0)

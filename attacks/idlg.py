@@ -17,6 +17,6 @@ class IDLG(GradientMatching):
     one_image_only = True
 
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-        labels = idlg_labels(observation.update)
+        labels = idlg_labels(observation)
         one_hot = torch.nn.functional.one_hot(labels, observation.num_classes).unsqueeze(1)
         return torch.where(one_hot == 1, 0.0, -torch.inf), False

@@ -1,8 +1,9 @@
 """R-GAP: one image from its gradient by linear algebra, layer by layer from the output to the input."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from attacks.base import Attack, Observation, Reconstruction
+from attacks.gradients import batch_logits, trained_names
+from attacks.head import SAME, random_images, random_weights
 from attacks.labels import idlg_labels
 from defenses.base import Update
 
@@ -25,8 +28,9 @@ TOLERANCE = 1e-11
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation as a function of what comes out of it: its input, its slope, and what can come out of it."""
+    """An activation, and as a function of what comes out of it: its input, its slope, and what can come out of it."""
 
+    forward: Callable[[Tensor], Tensor]
     inverse: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
     low: float
@@ -34,8 +38,8 @@ class Activation:
 
 
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.Sigmoid: Activation(torch.logit, lambda a: a * (1 - a), 1e-6, 1 - 1e-6),
-    nn.ReLU: Activation(lambda a: a, lambda a: (a > 1e-4).to(a), 0.0, torch.inf),
+    nn.Sigmoid: Activation(torch.sigmoid, torch.logit, lambda a: a * (1 - a), 1e-6, 1 - 1e-6),
+    nn.ReLU: Activation(torch.relu, lambda a: a, lambda a: (a > 1e-4).to(a), 0.0, torch.inf),
 }
 
 
@@ -92,32 +96,66 @@ def together(batch: Tensor) -> Tensor:
 def stages(model: nn.Module, image_shape: tuple[int, ...]) -> list[Stage]:
     """The linear layers of a network, first to last.
 
+    They are taken in the order in which they run on an image, and one after the other must give, with random weights,
+    what the network itself gives: a layer that is used twice, a shortcut, or a normalisation anywhere is no such chain.
+
     Raises:
-        ValueError: the network is not a sequence of convolutions, linear layers, sigmoids and ReLU that ends with a
-            linear layer.
+        ValueError: the network is not a chain of convolutions, linear layers, sigmoids and ReLU that ends with a linear
+            layer.
     """
+    found = chain(model, image_shape)
+    if not found or not is_chain(model, found, image_shape):
+        raise ValueError(
+            "R-GAP solves a chain of convolutions and linear layers with biases, each but the last followed by a "
+            f"sigmoid or a ReLU, and {type(model).__name__} is none: choose another attack or start"
+        )
+    return found
+
+
+def chain(model: nn.Module, image_shape: tuple[int, ...]) -> list[Stage]:
+    """The layers as they run; empty where they are of other kinds."""
+    ran: list[tuple[nn.Module, tuple[int, ...]]] = []
+    leaves = [module for module in model.modules() if not any(True for _ in module.children())]
+    handles = [
+        leaf.register_forward_hook(lambda module, inputs, _: ran.append((module, tuple(inputs[0].shape[1:]))))
+        for leaf in leaves
+    ]
+    try:
+        with torch.no_grad():
+            model(random_images(model, image_shape, 1)[0])
+    finally:
+        for handle in handles:
+            handle.remove()
+    names = {id(module): name for name, module in model.named_modules()}
     found: list[Stage] = []
-    x = torch.zeros(1, *image_shape, device=next(model.parameters()).device, dtype=next(model.parameters()).dtype)
-    layers = list(model.named_children()) if isinstance(model, nn.Sequential) else []
     pending: list[Activation] = []
-    for name, layer in reversed(layers):  # a layer's activation comes after it
+    for layer, shape in reversed(ran):  # a layer's activation comes after it
         if type(layer) in ACTIVATIONS:
             pending.append(ACTIVATIONS[type(layer)])
         elif isinstance(layer, nn.Linear | nn.Conv2d) and layer.bias is not None and len(pending) == bool(found):
-            found.insert(0, Stage(name, (), *geometry(layer), pending.pop() if pending else None))
-        elif not isinstance(layer, nn.Flatten):
-            found = []
-            break
-    if not found or not isinstance(layers[-1][1], nn.Linear) or pending:
-        raise ValueError(
-            "R-GAP solves a sequence of convolutions and linear layers with biases, each but the last followed by a "
-            f"sigmoid or a ReLU, and {type(model).__name__} is none: choose another attack or start"
-        )
-    shapes = {}
-    for name, layer in layers:
-        shapes[name] = tuple(x.shape[1:]) if x.dim() == 4 else (x.shape[1], 1, 1)
-        x = layer(x)
-    return [replace(stage, shape=shapes[stage.name]) for stage in found]
+            size = shape if len(shape) == 3 else (*shape, 1, 1)
+            activation = pending.pop() if pending else None
+            found.insert(0, Stage(names[id(layer)], size, *geometry(layer), activation))
+        elif not isinstance(layer, nn.Flatten | nn.Identity):
+            return []
+    ends_well = bool(ran) and isinstance(ran[-1][0], nn.Linear) and not pending
+    shared = {f"{stage.name}.{kind}" for stage in found for kind in ("weight", "bias")}
+    return found if ends_well and len(shared) == 2 * len(found) and shared == set(trained_names(model)) else []
+
+
+def is_chain(model: nn.Module, layers: list[Stage], image_shape: tuple[int, ...]) -> bool:
+    """Whether the layers, one after the other, give the logits of the network, with random weights."""
+    parameters, images = random_weights(model, 2), random_images(model, image_shape, 2)
+    x = images[:, 0]
+    for stage in layers:
+        kernel = stage.kernel(parameters[f"{stage.name}.weight"])
+        bias = parameters[f"{stage.name}.bias"][..., None, None]
+        if x[0].numel() != math.prod(stage.shape):
+            return False
+        x = stage.forward(x.reshape(-1, *stage.shape), kernel) + bias
+        x = stage.activation.forward(x) if stage.activation else x
+    logits, tolerance = batch_logits(model, parameters, images)[:, 0], SAME.get(x.dtype, 1e-2)
+    return x.flatten(1).shape == logits.shape and torch.allclose(x.flatten(1), logits, rtol=tolerance, atol=tolerance)
 
 
 def geometry(layer: nn.Linear | nn.Conv2d) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -132,15 +170,17 @@ def geometry(layer: nn.Linear | nn.Conv2d) -> tuple[tuple[int, ...], tuple[int, 
 def true_gradient(observation: Observation) -> tuple[Update, Update]:
     """The gradient as far as the attacker knows it, and 1 where an entry is known, else 0.
 
-    What a known defense makes of a gradient of ones is the factor of each entry. It is 0 where an entry was removed;
-    a factor that all entries share (clipping) changes no image.
+    What a known defense makes of a gradient of ones is the factor of each entry that it keeps; a factor that all
+    entries share (clipping) changes no image.
     """
     observed = observation.update
+    ones = {name: torch.ones_like(value) for name, value in observed.items()}
     if observation.defense is None:
-        return observed, {name: torch.ones_like(value) for name, value in observed.items()}
-    factor = observation.defense.simulate({name: torch.ones_like(value) for name, value in observed.items()}, observed)
-    known = {name: (value != 0).to(value) for name, value in factor.items()}
-    return {name: value / torch.where(factor[name] == 0, 1, factor[name]) for name, value in observed.items()}, known
+        return observed, ones
+    known = observation.defense.kept_entries(observed)
+    factor = observation.defense.simulate(ones, observed)
+    usable = {name: (known[name] != 0) & (factor[name] != 0) for name in observed}
+    return {name: value / torch.where(usable[name], factor[name], 1) for name, value in observed.items()}, known
 
 
 def rank_one(matrix: Tensor, known: Tensor, sweeps: int = 200) -> tuple[Tensor, Tensor, Tensor]:
@@ -331,7 +371,7 @@ class RGAP(Attack):
         victims = observation.num_victims
         return Reconstruction(
             images=images.unsqueeze(1),
-            labels=idlg_labels(observation.update)[:, None],
+            labels=idlg_labels(observation)[:, None],
             loss=torch.full((victims,), torch.inf),
             evaluations=torch.zeros(victims, dtype=torch.long),
             status=["closed form"] * victims,

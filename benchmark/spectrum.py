@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import grad, jvp, vmap
 
+from attacks.gradients import call, differentiable_twice
 from benchmark.blocks import Workbench
 from benchmark.client import observe
 from benchmark.registry import Spec, build
@@ -38,14 +39,15 @@ def jacobian(model: nn.Module, parameters: Update, image: Tensor, label: Tensor)
     """
 
     def loss(weights: Update, pixels: Tensor) -> Tensor:
-        logits = functional_call(model, weights, (pixels.view(1, *image.shape),))[0]
+        logits = call(model, weights, pixels.view(1, *image.shape))[0]
         return -(label * logits.log_softmax(-1)).sum()
 
     def along(direction: Tensor) -> Update:
         moved: Update = jvp(lambda pixels: grad(loss)(parameters, pixels), (image.flatten(),), (direction,))[1]
         return moved
 
-    found = vmap(along, out_dims=-1, chunk_size=CHUNK)(torch.eye(image.numel(), dtype=image.dtype))
+    with differentiable_twice():
+        found = vmap(along, out_dims=-1, chunk_size=CHUNK)(torch.eye(image.numel(), dtype=image.dtype))
     return {name: value.flatten(0, -2) for name, value in found.items()}
 
 
@@ -99,8 +101,8 @@ def said(scenario: Scenario, defenses: list[Spec], victims: int, bench: Workbenc
                 weights = {name: value[0] for name, value in seen.parameters.items()}
                 derivative = jacobian(model, weights, images[victim, 0].double(), one_hot)
             ones = {name: torch.ones_like(value) for name, value in seen.update.items()}
-            factor = seen.defense.simulate(ones, seen.update) if seen.defense else ones
-            kept = {name: (value[0] != 0).double() for name, value in factor.items()}
+            entries = seen.defense.kept_entries(seen.update) if seen.defense else ones
+            kept = {name: value[0].double() for name, value in entries.items()}
             values = singular_values(derivative, kept)
             largest = largest or float(values[0])
             found.setdefault(spec.label if spec else "no defense", []).append(

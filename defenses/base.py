@@ -16,9 +16,14 @@ def unchanged(dummy: Update, observed: Update) -> Update:
     return dummy
 
 
+def flattened(value: Tensor) -> Tensor:
+    """``[V, D]`` of ``[V, ...]``, also of a parameter that is a single number, ``[V]``."""
+    return value.reshape(len(value), -1)
+
+
 def global_norm(update: Update) -> Tensor:
     """L2 norm over all parameters together, ``[V]``."""
-    return torch.stack([value.flatten(1).square().sum(1) for value in update.values()]).sum(0).sqrt()
+    return torch.stack([flattened(value).square().sum(1) for value in update.values()]).sum(0).sqrt()
 
 
 def as_shared(observed: Update) -> Tensor:
@@ -37,11 +42,22 @@ class KnownDefense:
             of an update: what is small must still be matched closely.
         noise_std: standard deviation of Gaussian noise on each entry of the update, 0 for none: the likelihood of
             the observed update given the dummy one.
+        kept: maps the observed update to 1 where an entry of the gradient was shared, and 0 where it was removed, for
+            attacks that solve equations. By default an entry is kept where the simulation of a gradient of ones is not
+            zero.
     """
 
     simulate: Callable[[Update, Update], Update] = unchanged
     weight: Callable[[Update], Tensor] = as_shared
     noise_std: float = 0.0
+    kept: Callable[[Update], Update] | None = None
+
+    def kept_entries(self, observed: Update) -> Update:
+        """1 for each entry of the observed update that says what the gradient's is, 0 for one that was removed."""
+        if self.kept is not None:
+            return self.kept(observed)
+        factors = self.simulate({name: torch.ones_like(value) for name, value in observed.items()}, observed)
+        return {name: (value != 0).to(value) for name, value in factors.items()}
 
 
 class Defense(ABC):

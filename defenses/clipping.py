@@ -31,6 +31,9 @@ class Clipping(Defense):
         return clip(update, self.max_norm)
 
     def known_to_attacker(self) -> KnownDefense:
+        if self.max_norm == math.inf:
+            return KnownDefense()
+
         def weight(observed: Update) -> Tensor:
             """The direction alone is shared where the norm is the largest one: it is matched on the unit sphere."""
             norm = global_norm(observed)

@@ -1,13 +1,20 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from defenses.base import Defense, KnownDefense, Update
-from defenses.pruning import keep_observed
+
+CHANCE = 1e-3
+"""Of rows or columns that a mask has wholly taken, among all of a tensor: below it they were zero before."""
 
 
 class Masking(Defense):
     """Zeroes each entry of the update at random (our reading of Kim and Park 2024, arXiv 2408.08430).
+
+    An attacker who knows it matches only what the mask left. A zero is not always the mask's: a unit that is silent
+    behind a ReLU, or a pixel that is black, leaves a whole row or column of zeros, and so does a mask with a chance of
+    ratio to the number of its entries. Where that is next to none, the zeros are the gradient's own, and are matched.
 
     Args:
         ratio: probability that an entry is zeroed, from 0 up to but not including 1; 0 is no defense.
@@ -32,7 +39,36 @@ class Masking(Defense):
         return masked
 
     def known_to_attacker(self) -> KnownDefense:
-        def simulate(dummy: Update, observed: Update) -> Update:
-            return {name: value * self._scale for name, value in keep_observed(dummy, observed).items()}
+        if self.ratio == 0:
+            return KnownDefense()
 
-        return KnownDefense(simulate=simulate)
+        def simulate(dummy: Update, observed: Update) -> Update:
+            kept = self._kept(observed)
+            return {name: value * kept[name] * self._scale for name, value in dummy.items()}
+
+        return KnownDefense(simulate=simulate, kept=self._kept)
+
+    @torch.no_grad()
+    def _kept(self, observed: Update) -> Update:
+        silent = {name: self._true_zeros(value) for name, value in observed.items() if value.dim() > 2}
+        kept = {}
+        for name, value in observed.items():
+            true_zeros = silent.get(name)
+            weight = silent.get(f"{name.removesuffix('bias')}weight")
+            if true_zeros is None and name.endswith("bias") and weight is not None:
+                true_zeros = weight.flatten(2).all(2)  # a bias is silent with its row
+            known = value != 0 if true_zeros is None else (value != 0) | true_zeros
+            kept[name] = known.to(value)
+        return kept
+
+    def _true_zeros(self, observed: Tensor) -> Tensor:
+        """Entries ``[V, O, I, ...]`` of rows or columns in which there are more zeros than a mask would leave."""
+        zero = (observed == 0).flatten(3) if observed.dim() > 3 else (observed == 0).unsqueeze(3)
+        rows, columns = zero.flatten(2).all(2), zero.all(3).all(1)  # [V, O], [V, I]
+        # A row is empty by chance with the power of what it has outside empty columns, and the other way round.
+        inside_row = zero.shape[3] * (~columns).sum(1).clamp(min=1)
+        inside_column = zero.shape[3] * (~rows).sum(1).clamp(min=1)
+        silent_rows = rows & (self.ratio**inside_row * zero.shape[1] < CHANCE)[:, None]
+        silent_columns = columns & (self.ratio**inside_column * zero.shape[2] < CHANCE)[:, None]
+        silent = silent_rows[:, :, None, None] | silent_columns[:, None, :, None]
+        return silent.expand_as(zero).reshape(observed.shape)

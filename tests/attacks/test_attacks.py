@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from attacks import DLG, IDLG, ClassMeanImage, ConstantImage, MeanImage, Observation, Reconstruction
 from attacks.gradient_matching import GradientMatching, outside, total_variation
-from attacks.gradients import as_outer_product, batch_gradients, distance_to_outer_product, squared_distance
+from attacks.gradients import batch_gradients, squared_distance
+from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
 from benchmark import bench
 from benchmark.client import observe
 from benchmark.models import MLP, ConvNet, LeNet, Model
@@ -449,14 +450,15 @@ def test_the_distance_to_an_outer_product_is_the_squared_distance(model: type[Mo
     network, parameters, images, labels = problem(model, batch_size=1)
     soft = (labels + 0.1).log().requires_grad_()
     target = batch_gradients(network, parameters, images.flip(-1), labels, create_graph=False)
-    product = as_outer_product(network, target)
-    assert product is not None
+    head = linear_head(network, tuple(images.shape[2:]), labels.shape[-1])
+    assert head is not None
+    product = as_outer_product(head, target)
 
     def whole(at: Tensor, towards: Tensor) -> Tensor:
         return squared_distance(batch_gradients(network, parameters, at, towards, create_graph=True), target)
 
     def factored(at: Tensor, towards: Tensor) -> Tensor:
-        return distance_to_outer_product(network, parameters, at, towards, target, product)
+        return distance_to_outer_product(network, head, parameters, at, towards, target, product)
 
     for at in (images, images.flip(-1) + 1e-6):  # far from the target, and at it, where sums of squares would cancel
         results = []
@@ -471,14 +473,27 @@ def test_the_distance_to_an_outer_product_is_the_squared_distance(model: type[Mo
 
 
 def test_what_a_defense_made_of_a_gradient_is_no_outer_product(victims_of: MakeVictims) -> None:
-    def factors(defense: Defense | None) -> object:
-        seen = victims_of(3, defense=defense).observation
-        return as_outer_product(seen.model, seen.update)
+    def is_product(defense: Defense | None, batch_size: int = 1) -> list[bool]:
+        update = victims_of(3, batch_size=batch_size, defense=defense).observation.update
+        return is_outer_product("7", update, as_outer_product("7", update)).tolist()
 
-    assert factors(None) is not None and factors(Clipping(0.1)) is not None
-    assert factors(Masking(0.01)) is None and factors(Pruning(0.01)) is None and factors(GaussianNoise(1e-4)) is None
-    seen = victims_of(2, batch_size=2).observation
-    assert as_outer_product(seen.model, seen.update) is None
+    assert all(is_product(None)) and all(is_product(Clipping(0.1)))
+    for defense in (Masking(0.05), Pruning(0.05), GaussianNoise(1e-4)):
+        assert not any(is_product(defense))
+    assert not any(is_product(None, batch_size=2))
+
+
+def test_a_victim_takes_the_short_cut_or_not_whoever_stands_beside_it(victims_of: MakeVictims) -> None:
+    """One victim's update is as it was, the other's was changed in its last layer: each is matched as if alone."""
+    seen = victims_of(2, dtype=torch.float64).observation
+    update = {name: value.clone() for name, value in seen.update.items()}
+    update["7.weight"][1] *= (torch.arange(48) % 3 > 0).double()
+    seen = replace(seen, update=update)
+    together = IDLG(max_evaluations=25).reconstruct(seen)
+    for row in range(2):
+        alone = IDLG(max_evaluations=25).reconstruct(seen.take([row]))
+        torch.testing.assert_close(together.images[row], alone.images[0], rtol=0, atol=1e-9)
+        torch.testing.assert_close(together.loss[row], alone.loss[0], rtol=1e-9, atol=0)
 
 
 def test_the_squared_distance_is_a_sum_over_all_parameters_of_each_victim() -> None:
@@ -556,9 +571,9 @@ def told_labels() -> Iterator[Observation]:
     weight = torch.tensor([[[1.0, 1.0], [2.0, 0.5], [-3.0, 0.0]], [[-1.0, -1.0], [0.5, 0.0], [0.0, 3.0]]])
     means = torch.tensor([10.0, 11.0, 12.0]).view(3, 1, 1, 1).expand(3, 1, 2, 2)
     yield Observation(
-        model=nn.Flatten(),
-        parameters={},
-        update={"weight": weight, "bias": torch.zeros(2, 3)},
+        model=nn.Sequential(nn.Flatten(), nn.Linear(4, 3)),
+        parameters={"1.weight": torch.zeros(2, 3, 4), "1.bias": torch.zeros(2, 3)},
+        update={"1.weight": torch.cat([weight, torch.zeros(2, 3, 2)], 2), "1.bias": torch.zeros(2, 3)},
         image_shape=(2, 1, 2, 2),
         num_classes=3,
         seeds=[0, 1],

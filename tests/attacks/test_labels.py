@@ -1,26 +1,19 @@
 """The sign rule of iDLG."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from attacks.labels import idlg_labels, last_layer
+from attacks.head import label_rows, lowest_row
+from attacks.labels import idlg_labels, likeliest_labels
 from benchmark.models import MLP, ConvNet, LeNet, Model
 from defenses import Clipping, Defense, Masking, Pruning
 
 MakeVictims = Callable[..., Any]
-
-
-def test_the_last_layer_is_the_last_weight_matrix_and_not_its_bias() -> None:
-    update = {
-        "0.weight": torch.zeros(2, 12, 1, 5, 5),
-        "1.weight": torch.zeros(2, 7, 6),
-        "2.weight": torch.ones(2, 3, 7),
-        "2.bias": torch.zeros(2, 3),
-    }
-    assert last_layer(update) is update["2.weight"]
 
 
 def test_the_rule_finds_the_label_of_a_gradient_worked_by_hand() -> None:
@@ -30,17 +23,102 @@ def test_the_rule_finds_the_label_of_a_gradient_worked_by_hand() -> None:
     inputs = torch.tensor([[0.5, 0.0, 2.0], [0.1, 0.2, 0.3], [1.0, 0.0, 0.0]])
     weight = (softmax - torch.eye(3)[labels])[:, :, None] * inputs[:, None, :]
     assert weight[0, 0].tolist() == pytest.approx([-0.15, 0.0, -0.6])
-    assert idlg_labels({"weight": weight, "bias": torch.zeros(3, 3)}).tolist() == [0, 1, 2]
+    assert lowest_row(weight).tolist() == [0, 1, 2]
+    assert lowest_row(softmax - torch.eye(3)[labels]).tolist() == [0, 1, 2]  # of the bias
 
 
 @pytest.mark.parametrize("model", [LeNet, MLP, ConvNet])
 def test_every_digit_is_labelled(model: type[Model], victims_of: MakeVictims) -> None:
     _, labels, observation = victims_of(64, model=model)
-    assert torch.equal(idlg_labels(observation.update), labels[:, 0])
+    assert torch.equal(idlg_labels(observation), labels[:, 0])
 
 
 @pytest.mark.parametrize("defense", [Clipping(0.1), Pruning(0.9), Masking(0.9), Masking(0.9, rescale=True)])
 def test_no_defense_that_keeps_the_signs_hides_a_label(defense: Defense, victims_of: MakeVictims) -> None:
     """Masking leaves nothing of the label's row with a chance of 0.9^48, once in 157 victims."""
     _, labels, observation = victims_of(64, defense=defense)
-    assert torch.equal(idlg_labels(observation.update), labels[:, 0])
+    assert torch.equal(idlg_labels(observation), labels[:, 0])
+
+
+class Ordered(nn.Module):
+    """A network whose layers are registered in an order of our own, behind a layer with as many rows as classes."""
+
+    def __init__(self, first: str, activation: nn.Module, hidden: int = 12, bias: bool = True) -> None:
+        super().__init__()
+        body = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Sigmoid(), nn.Linear(10, hidden), activation)
+        for name, layer in sorted(
+            {"head": nn.Linear(hidden, 10, bias=bias), "body": body}.items(), key=lambda item: item[0] != first
+        ):
+            self.add_module(name, layer)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images))
+
+
+class Pooled(nn.Module):
+    """The last layer is a 1x1 convolution, and its pixels are averaged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.first = nn.Conv2d(6, 10, 1), nn.Conv2d(1, 6, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.first(images).sigmoid()).mean((2, 3))
+
+
+class Transposed(nn.Module):
+    """The last layer's weight has a column for each class: no parameter has a row for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.weight = nn.Linear(64, 12), nn.Parameter(torch.randn(12, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images.flatten(1)).sigmoid() @ self.weight
+
+
+def labelled(network: nn.Module, victims_of: MakeVictims) -> float:
+    """The share of digits that are labelled right from plain gradients of the network."""
+    images, labels, seen = victims_of(20)
+    weights = {name: p.detach().expand(20, *p.shape).clone() for name, p in network.named_parameters()}
+    updates: list[list[Tensor]] = []
+    for image, label in zip(images, labels, strict=True):
+        loss = nn.functional.cross_entropy(network(image), label)
+        updates.append(list(torch.autograd.grad(loss, list(network.parameters()))))
+    names = list(weights)
+    update = {name: torch.stack(of) for name, of in zip(names, zip(*updates, strict=True), strict=True)}
+    seen = replace(seen, model=network, parameters=weights, update=update)
+    return float((idlg_labels(seen) == labels[:, 0]).double().mean())
+
+
+@pytest.mark.parametrize("first", ["head", "body"])
+@pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.ReLU(), nn.Tanh(), nn.Identity()])
+@pytest.mark.parametrize("hidden", [10, 12])
+def test_the_last_layer_is_the_one_that_makes_the_logits(
+    first: str, activation: nn.Module, hidden: int, victims_of: MakeVictims
+) -> None:
+    torch.manual_seed(0)
+    assert labelled(Ordered(first, activation, hidden), victims_of) == 1
+
+
+def test_a_convolution_can_be_the_last_layer(victims_of: MakeVictims) -> None:
+    torch.manual_seed(0)
+    assert labelled(Pooled(), victims_of) == 1
+
+
+def test_behind_features_that_can_be_negative_the_bias_tells_the_label(victims_of: MakeVictims) -> None:
+    torch.manual_seed(0)
+    rows = label_rows(Ordered("body", nn.Tanh()), (1, 8, 8), 10)
+    assert rows is not None and rows.name == "head.bias" and rows.right == pytest.approx(1)
+    rows = label_rows(Ordered("head", nn.Sigmoid()), (1, 8, 8), 10)
+    assert rows is not None and rows.name == "head.weight"  # as published
+
+
+def test_a_network_without_rows_for_classes_is_labelled_by_its_gradient_at_the_mean_image(
+    victims_of: MakeVictims,
+) -> None:
+    torch.manual_seed(0)
+    assert label_rows(Transposed(), (1, 8, 8), 10) is None
+    assert labelled(Transposed(), victims_of) >= 0.9
+    _, labels, seen = victims_of(20)
+    assert float((likeliest_labels(seen) == labels[:, 0]).double().mean()) >= 0.9
