@@ -11,8 +11,9 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
-from datamodules.base import DataError, Split, TensorSplit
+from datamodules.base import Split, TensorSplit
 from datamodules.disk import DiskData, TorchvisionData, exists, reading
+from datamodules.errors import DataError
 
 
 class CIFAR10(TorchvisionData):

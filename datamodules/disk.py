@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.datasets.utils import check_integrity
 
-from datamodules.base import DataError, PrivateData, Split, TensorSplit
+from datamodules.base import PrivateData, Split, TensorSplit
+from datamodules.errors import DataError
 
 
 @contextmanager

@@ -4,25 +4,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from datamodules.base import DataError, Split
+from datamodules.base import Split
 from datamodules.disk import DiskData, exists, reading
-
-
-def square(image: Image.Image, size: int) -> Tensor:
-    """Return the centre square of an image, resized with antialiasing: uint8 `[3, size, size]`."""
-    image = image.convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    # cropped first: resize(box=...) would blend in pixels from outside the square
-    centre = image.crop((left, top, left + side, top + side))
-    small = centre.resize((size, size), Image.Resampling.BILINEAR)  # Pillow always antialiases
-    return torch.from_numpy(numpy.array(small)).permute(2, 0, 1)
+from datamodules.errors import DataError
+from datamodules.images import read_square
 
 
 class FolderSplit(Split):
@@ -37,12 +26,7 @@ class FolderSplit(Split):
         wanted = range(*slice(start, stop).indices(len(self)))
         if not wanted:
             return torch.empty(0, 3, self.size, self.size)
-        return torch.stack([self._decode(index) for index in wanted]).float() / 255
-
-    def _decode(self, index: int) -> Tensor:
-        path = self.paths[index]
-        with reading(path), Image.open(path) as image:
-            return square(image, self.size)
+        return torch.stack([read_square(self.paths[index], self.size) for index in wanted])
 
 
 class FolderData(DiskData):
