@@ -155,8 +155,8 @@ def _check_private(labels: Tensor, name: str) -> None:
         raise DataError(f"{name} holds no private images: its test split is empty")
     if len(labels) > 1 and bool((labels == labels[0]).all()):
         raise DataError(
-            f"all {len(labels)} private images of {name} are of class {int(labels[0])}: give a test split of two classes "
-            "or more (is this one sorted, or the wrong folder?)"
+            f"all {len(labels)} private images of {name} are of class {int(labels[0])}: give a test split of several "
+            "classes (is this one sorted, or the wrong folder?)"
         )
 
 
