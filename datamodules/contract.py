@@ -45,11 +45,13 @@ def check_split(data: PrivateData, split: Any, train: bool) -> Split:
         raise DataError(f"{name}.load must return a Split, such as TensorSplit(pixels, labels), not {_kind(split)}")
     _check_declared(data)
     with blaming(data, "load"):
-        labels, count = integers(split.labels, f"the labels of {where}"), len(split)
+        labels = integers(split.labels, f"the labels of {where}")
     if labels.ndim != 1:
         one = labels.shape[1:].numel() == 1
         do = "flatten them" if one else "give the class of each image, as argmax(1) does for one-hot rows"
         raise DataError(f"the labels of {where} are of shape {list(labels.shape)}, not [n]: {do}")
+    with blaming(data, "load"):
+        count = len(split)
     if type(split) is TensorSplit:  # what a subclass gives is looked at when it leaves the split
         count = len(split.pixels) if isinstance(split.pixels, Tensor) and split.pixels.ndim else count
         split.pixels = check_pixels(split.pixels, (count, *data.image_shape), f"the pixels of {where}")
