@@ -203,6 +203,11 @@ def _cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
+def _short(path: Path) -> str:
+    """A path that does not tell the user's name: the sentence stands in records that are published."""
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
+
+
 def _locate(path: str | Path | None) -> Path:
     """The trunk's file, which exists when this returns."""
     place = _cache() if path is None else Path(path).expanduser()
@@ -211,7 +216,7 @@ def _locate(path: str | Path | None) -> Path:
     for name in (_WHOLE, _FEATURES):
         if (place / name).is_file():
             return place / name
-    where = f"in {place}" if path is None or place.is_dir() else f"at {place}, which is not a file or folder"
+    where = f"in {_short(place)}" if path is None or place.is_dir() else f"at {place}, which is not a file or folder"
     do = (
         "add --download to fetch them, or say where they are with --lpips-weights PATH"
         if path is None
