@@ -104,6 +104,7 @@ def check_pixels(pixels: Any, shape: tuple[int, ...], what: str) -> Tensor:
         last = len(shape) >= 3 and tuple(pixels.shape) == (*shape[:-3], *shape[-2:], shape[-3])
         do = "channels come first, so permute them" if last else "an image is [channels, height, width]"
         raise DataError(f"{what} are of shape {list(pixels.shape)}, not {list(shape)}: {do}")
+    pixels = pixels.detach().cpu()
     if pixels.dtype == torch.uint8:
         if pixels.numel() and pixels[:_LOOKED_AT].amax() == 1:
             raise DataError(f"{what} are bytes of 0 and 1, where 255 is white: multiply by 255, or give floats")
@@ -111,7 +112,7 @@ def check_pixels(pixels: Any, shape: tuple[int, ...], what: str) -> Tensor:
     pixels = pixels.float()
     if not pixels.numel():
         return pixels
-    low, high = (float(end) for end in torch.aminmax(pixels.detach()))
+    low, high = (float(end) for end in torch.aminmax(pixels))
     if low >= 0 and high <= 1:
         return pixels
     if not bool(pixels.isfinite().all()):
@@ -121,9 +122,9 @@ def check_pixels(pixels: Any, shape: tuple[int, ...], what: str) -> Tensor:
     elif low >= 0:
         do = f"divide them by {255 if high <= 255 else 65535 if high <= 65535 else 'their largest possible value'}"
     else:
-        do = "leave the normalisation out"
+        do = "leave it out here"
     raise DataError(
-        f"{what} run from {low:.4g} to {high:.4g}, but must lie in [0, 1]: {do}, as normalisation belongs to the model"
+        f"{what} run from {low:.4g} to {high:.4g}, but must lie in [0, 1], as normalisation belongs to the model: {do}"
     )
 
 
@@ -168,7 +169,7 @@ def integers(labels: Any, what: str) -> Tensor:
         raise DataError(f"{what} must be a tensor, not {_kind(labels)}: torch.tensor makes one")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise DataError(f"{what} are {_type(labels)}, but must be whole numbers: give labels.long()")
-    return labels.long()
+    return labels.cpu().long()
 
 
 def check_range(labels: Tensor, classes: int, what: str) -> None:

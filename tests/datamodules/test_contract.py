@@ -82,9 +82,9 @@ def refusal_of_both(pixels: Tensor) -> str:
 @pytest.mark.parametrize(
     ("change", "range_", "what_to_do"),
     [
-        (lambda x: (x - 0.1307) / 0.3081, "-0.4242 to 2.821", "leave the normalisation out"),
-        (lambda x: 2 * x - 1, "-1 to 1", "leave the normalisation out"),
-        (lambda x: x - 0.5, "-0.5 to 0.5", "leave the normalisation out"),
+        (lambda x: (x - 0.1307) / 0.3081, "-0.4242 to 2.821", "leave it out here"),
+        (lambda x: 2 * x - 1, "-1 to 1", "leave it out here"),
+        (lambda x: x - 0.5, "-0.5 to 0.5", "leave it out here"),
         (lambda x: (x * 255).round(), "0 to 255", "divide them by 255"),
         (lambda x: x * 65535, "0 to 6.554e+04", "divide them by 65535"),
         (lambda x: x * 16, "0 to 16", "divide them by"),
@@ -352,7 +352,7 @@ class OwnVictims(Own):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda x, y: (normalised(x), y), "leave the normalisation out"),
+        (lambda x, y: (normalised(x), y), "leave it out here"),
         (lambda x, y: (x * float("nan"), y), "are not all finite"),
         (lambda x, y: (x[:, 0], y), "of shape [40, 1, 8, 8], not [40, 1, 1, 8, 8]"),
         (lambda x, y: (x[:5], y), "not [40, 1, 1, 8, 8]"),
@@ -414,10 +414,10 @@ class OwnCount(Own):
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
-        (OwnTrainSplit, "leave the normalisation out"),
-        (OwnTestSplit, "leave the normalisation out"),
-        (OwnMean, "leave the normalisation out"),
-        (OwnSplit, "leave the normalisation out"),
+        (OwnTrainSplit, "leave it out here"),
+        (OwnTestSplit, "leave it out here"),
+        (OwnMean, "leave it out here"),
+        (OwnSplit, "leave it out here"),
         (OwnClassMeans, "of shape [9, 1, 8, 8], not [10, 1, 8, 8]"),
         (OwnCount, "num_victims must return a whole number, not 1.5"),
     ],
@@ -428,7 +428,7 @@ def test_whatever_else_is_overridden_is_checked(kind: type[Own], sentence: str) 
 
 def test_training_takes_no_other_pixels_than_attacks_do() -> None:
     data = OwnSplit()
-    with pytest.raises(DataError, match="leave the normalisation out"):
+    with pytest.raises(DataError, match="leave it out here"):
         first(data, data.test_split, None, "train_images")
     bytes_ = Late(BYTES)
     assert torch.equal(first(bytes_, bytes_.test_split, 7, "train_images")[0], BYTES[:7].float() / 255)
@@ -446,7 +446,7 @@ def test_the_benchmark_tells_the_users_class(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UsageError) as caught:
         Workbench(torch.device("cpu")).victims(scenario, range(2))
     assert str(caught.value) == (
-        "the pixels of mine_data.Normal (the private ones) run from -0.4242 to 2.821, but must lie in [0, 1]: leave "
-        "the normalisation out, as normalisation belongs to the model"
+        "the pixels of mine_data.Normal (the private ones) run from -0.4242 to 2.821, but must lie in [0, 1], as "
+        "normalisation belongs to the model: leave it out here"
     )
     monkeypatch.delitem(sys.modules, "mine_data")
