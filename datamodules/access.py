@@ -27,6 +27,11 @@ def open_data(data: PrivateData) -> None:
         held = data.num_victims()
     if not is_whole(held):
         raise DataError(f"{name_of(data)}.num_victims must return a whole number, not {held!r}")
+    if type(data).mean_step is not PrivateData.mean_step:
+        with blaming(data, "mean_step"):
+            step = data.mean_step()
+        if not isinstance(step, float) or not 0 < step <= 1:
+            raise DataError(f"{name_of(data)}.mean_step must return a number in (0, 1], not {step!r}")
     for method, shape in (("mean_image", ()), ("class_means", (data.num_classes,))):
         if getattr(type(data), method) is not getattr(PrivateData, method):  # else it is checked where it is made
             with blaming(data, method):

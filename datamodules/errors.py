@@ -14,6 +14,9 @@ _INSTALLED = tuple(str(Path(sysconfig.get_path(name)).resolve()) for name in ("s
 class DataError(Exception):
     """Data are unavailable or unfit; the message is one sentence that says what to do."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message.replace("\n", "\\n"))  # which a file's name may hold
+
 
 def name_of(data: object) -> str:
     """The class as a suite names it: by its import path where it is not one of ours."""

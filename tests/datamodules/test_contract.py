@@ -411,9 +411,15 @@ class OwnCount(Own):
         return 1.5  # type: ignore[return-value] # wrong on purpose
 
 
+class OwnStep(Own):
+    def mean_step(self) -> float:
+        return float("nan")
+
+
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
+        (OwnStep, "mean_step must return a number in (0, 1], not nan"),
         (OwnTrainSplit, "leave it out here"),
         (OwnTestSplit, "leave it out here"),
         (OwnMean, "leave it out here"),

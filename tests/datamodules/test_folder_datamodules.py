@@ -129,6 +129,17 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         ImageFolder(str(tmp_path / "a.png")).setup()
 
 
+def test_odd_names_are_names(tmp_path: Path) -> None:
+    write(tmp_path / "Fotos ü #2: 'a'", {"eine Klasse": 2, "日本": 1, "a[b]*?": 1})
+    data = ImageFolder("Fotos ü #2: 'a'", size=4, root=str(tmp_path))
+    data.setup()
+    assert data.num_victims() == 4 and data.num_classes == 3 and "Fotos ü #2: 'a'" in data.notes[0]
+    (tmp_path / "Fotos ü #2: 'a'" / "eine Klasse" / "two\nlines.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"two\\nlines\.png is damaged"):
+        data = ImageFolder("Fotos ü #2: 'a'", size=4, root=str(tmp_path))
+        data.victims(5)
+
+
 def test_missing(tmp_path: Path) -> None:
     lfw = LFW(root=str(tmp_path))
     lfw.prepare_data()

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def test_code_in_an_original_is_not_run_either(tmp_path: Path, monkeypatch: pyte
     folder = tmp_path / CIFAR10.folder
     folder.mkdir(parents=True)
     (folder / "test_batch").write_bytes(pickle.dumps(Calls(os.mkdir, str(tmp_path / "ran"))))
-    with pytest.raises(DataError, match=r"test_batch calls posix\.mkdir, which no file of images does"):
+    with pytest.raises(DataError, match=r"test_batch asks for posix\.mkdir, which no file of images does"):
         CIFAR10(root=str(tmp_path)).setup()
     assert not (tmp_path / "ran").exists()
 
@@ -112,7 +113,40 @@ def test_code_in_an_original_is_not_run_either(tmp_path: Path, monkeypatch: pyte
 )
 def test_nothing_but_arrays_is_known(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "batch").write_bytes(content)
-    with pytest.raises(DataError, match=r"batch calls .*, which no file of images does"):
+    with pytest.raises(DataError, match=r"batch asks for .*, which no file of images does"):
+        read_arrays(tmp_path / "batch")
+
+
+@pytest.mark.parametrize(
+    "values", [numpy.array([None]), numpy.array(["text"]), numpy.zeros(2, "c16"), numpy.zeros(2, "M8[s]")]
+)
+def test_arrays_of_anything_but_numbers_are_refused(tmp_path: Path, values: Any) -> None:
+    (tmp_path / "batch").write_bytes(pickle.dumps({"data": values}, 2))
+    with pytest.raises(DataError, match=r"batch asks for numbers of the type"):
+        read_arrays(tmp_path / "batch")
+
+
+@pytest.mark.parametrize("type_", ["<i2", ">i2", "<f4", ">f8", "?", "u1", "<u8"])
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_numbers_of_every_type_and_order_of_bytes(tmp_path: Path, type_: str, protocol: int) -> None:
+    given = numpy.arange(12).reshape(3, 4).astype(type_)
+    for array in (given, numpy.asfortranarray(given), given[::2, 1:], given[0, 0]):
+        (tmp_path / "batch").write_bytes(pickle.dumps([array], protocol))
+        (found,) = read_arrays(tmp_path / "batch")
+        assert numpy.array_equal(found, array) and found.dtype == array.dtype and found.shape == array.shape
+
+
+def test_an_array_that_lies_about_its_memory_is_refused(tmp_path: Path) -> None:
+    """A type that claims to hold objects makes numbers into addresses, if numpy makes the array."""
+    honest = pickle.dumps(numpy.arange(4), 2)
+    end = rb"K%st(q.)b"  # of the state of a type: flags, of which 63 says that there are objects
+    assert re.search(end % rb"\?", pickle.dumps(numpy.dtype("O"), 2))
+    lying = re.sub(end % rb"\x00", rb"K?t\1b", honest)
+    assert lying != honest
+    (tmp_path / "batch").write_bytes(lying)
+    assert read_arrays(tmp_path / "batch").tolist() == [0, 1, 2, 3], "the bytes are still taken for numbers"
+    (tmp_path / "batch").write_bytes(honest.replace(b"K\x04\x85", b"K\x09\x85"))
+    with pytest.raises(ValueError, match="cannot reshape array of size 4"):
         read_arrays(tmp_path / "batch")
 
 
