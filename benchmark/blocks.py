@@ -13,7 +13,7 @@ from benchmark.models import Model
 from benchmark.perceptual import Perceptual
 from benchmark.registry import Spec, build, code_checksum
 from benchmark.suite import Cell, Scenario, Suite, digest
-from datamodules import DataError, PrivateData
+from datamodules import DataError, PrivateData, open_data, take_victims
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class Workbench:
         if spec.label not in self._data:
             data: PrivateData = build("data", spec, root=self.root, download=self.download)
             try:
-                data.prepare_data()
-                data.setup()
+                open_data(data)
             except DataError as error:
                 raise from_data(spec, error) from None
             self._data[spec.label] = data
@@ -74,9 +73,8 @@ class Workbench:
             UsageError: there are not as many, or an image is damaged.
         """
         try:
-            return self.data(scenario.data).victims(
-                len(victims), scenario.batch_size, victims.start, scenario.same_class
-            )
+            data = self.data(scenario.data)
+            return take_victims(data, len(victims), scenario.batch_size, victims.start, scenario.same_class)
         except DataError as error:
             raise from_data(scenario.data, error) from None
 

@@ -103,7 +103,11 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         command.add_argument(
             "--seed", type=int, metavar="N", help="of networks, noise and starts, instead of the suite's"
         )
-        command.add_argument("--download", action="store_true", help="download a data set that is missing")
+        command.add_argument(
+            "--download",
+            action="store_true",
+            help="download a data set that is missing, and AlexNet's weights for LPIPS",
+        )
         command.add_argument(
             "--lpips-weights", metavar="PATH", help="file or folder of AlexNet's (default: torch's hub cache)"
         )

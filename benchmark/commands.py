@@ -48,7 +48,7 @@ def plan_costs(options: argparse.Namespace, parts: Parts) -> int:
     suite = single_cell(options, parts) if parts else find_suite(options)
     set_up(options.threads)
     devices = find_workers(options)
-    perceptual, no_perceptual = find_perceptual(options.lpips_weights, required=False)
+    perceptual, no_perceptual = find_perceptual(options.lpips_weights, False, options.download)
     device, workers = torch.device(devices[0]), len(devices)
     bench = Workbench(device, options.data_root, options.download, perceptual, no_perceptual, workers)
     folder = Path(options.out) if options.out else Path("runs") / suite.name

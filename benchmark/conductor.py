@@ -70,7 +70,7 @@ class Conductor:
         devices = find_workers(options)
         launch = executors.find(options.executor, options.executor_option)
         alone = options.executor == "local" and len(devices) == 1
-        perceptual, no_perceptual = find_perceptual(options.lpips_weights, options.require_lpips)
+        perceptual, no_perceptual = find_perceptual(options.lpips_weights, options.require_lpips, options.download)
         device = torch.device(devices[0] if alone else "cpu")
         bench = Workbench(device, options.data_root, options.download, perceptual, no_perceptual)
         folder = Path(options.out) if options.out else Path("runs") / name

@@ -1,8 +1,9 @@
-"""LPIPS, the learned perceptual distance (Zhang et al. 2018, arXiv 1801.03924), without a download.
+"""LPIPS, the learned perceptual distance (Zhang et al. 2018, arXiv 1801.03924), with AlexNet.
 
-The heads come with the `lpips` package; the ImageNet trunk is a file that the user has. It is
-looked for, checked and loaded here, and its hash stands beside every result: a trunk of random
-weights gives small, plausible numbers, and neither `lpips` nor torchmetrics would notice.
+The heads come with the `lpips` package; the ImageNet trunk is a file that the user has, or that is
+downloaded where that was asked for. It is looked for, checked and loaded here, and its hash stands
+beside every result: a trunk of random weights gives small, plausible numbers, and neither `lpips`
+nor torchmetrics would notice.
 
 What this LPIPS is, exactly: version 0.1 of the heads, pixels scaled from [0, 1] to [-1, 1], grey
 repeated to three channels, and images whose shorter side is below `LPIPS_SIZE` enlarged bilinearly,
@@ -16,28 +17,25 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-Net = Literal["alex", "squeeze"]
 
 LPIPS_SIZE = 64
 """Shorter side, in pixels, to which smaller images are enlarged before LPIPS."""
 
 _BATCH = 64  # images at a time: bounds the memory, changes no result
 
-# Torchvision's own file first, then the same layers without the classifier.
-_FILES: dict[str, tuple[str, str]] = {
-    "alex": ("alexnet-owt-7be5be79.pth", "alexnet_features.pth"),
-    "squeeze": ("squeezenet1_1-b8a52dc0.pth", "squeezenet1_1_features.pth"),
-}
+# Torchvision's own file, and the same layers without the classifier.
+_WHOLE, _FEATURES = "alexnet-owt-7be5be79.pth", "alexnet_features.pth"
+
+_HASH = re.compile(r"-([0-9a-f]{8,64})\.pth$")
+"""How torchvision's file names end: in the start of the sha256 of what is inside."""
 
 
 class PerceptualUnavailable(RuntimeError):
-    """LPIPS can not be measured here; the message is one sentence that says why and what to do."""
+    """LPIPS cannot be measured here; the message is one sentence that says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -45,47 +43,68 @@ class Backbone:
     """A trunk file for LPIPS.
 
     Attributes:
-        net: Which network it holds.
         path: Where it is.
         sha256: Hash of the whole file, 64 hexadecimal digits.
     """
 
-    net: Net
     path: Path
     sha256: str
 
 
-def find_backbone(net: Net = "alex", path: str | Path | None = None) -> Backbone:
+def find_backbone(path: str | Path | None = None) -> Backbone:
     """Find the trunk's file. Never downloads.
 
     Two forms are accepted: torchvision's checkpoint, and one with the `features` layers alone
-    (`alexnet_features.pth`, `squeezenet1_1_features.pth`). A file name that ends in the start
-    of a hash, as torchvision's do, must tell the truth. What is inside is looked at by
-    `Perceptual`.
+    (`alexnet_features.pth`). A file name that ends in the start of a hash, as torchvision's do,
+    must tell the truth. What is inside is looked at by `Perceptual`.
 
     Args:
-        net: Trunk: "alex", the one that papers report, or "squeeze", which is smaller.
         path: A file, or a folder to look in; without it, torch hub's folder of checkpoints.
 
     Returns:
         The file and its hash.
 
     Raises:
-        PerceptualUnavailable: There is no such file, it can not be read, or its hash is not the
+        PerceptualUnavailable: There is no such file, it cannot be read, or its hash is not the
             one in its name.
-        ValueError: `net` is unknown.
     """
-    if net not in _FILES:
-        raise ValueError(f"net must be one of {', '.join(_FILES)}, not {net!r}")
-    file = _locate(net, path)
+    file = _locate(path)
     sha256 = hashlib.sha256(_read(file)).hexdigest()
-    promised = re.search(r"-([0-9a-f]{8,64})\.pth$", file.name)
+    promised = _HASH.search(file.name)
     if promised and not sha256.startswith(promised[1]):
         raise PerceptualUnavailable(
-            f"LPIPS weights {file} are damaged or not what their name says: sha256 starts with "
-            f"{sha256[: len(promised[1])]}, not {promised[1]}."
+            f"LPIPS weights {file} are damaged or not what their name says (sha256 starts with "
+            f"{sha256[: len(promised[1])]}, not {promised[1]}): delete them and get them again, as with --download."
         )
-    return Backbone(net, file, sha256)
+    return Backbone(file, sha256)
+
+
+def is_cached() -> bool:
+    """Tell whether the trunk is in torch hub's folder of checkpoints."""
+    return any((_cache() / name).exists() for name in (_WHOLE, _FEATURES))
+
+
+def download_backbone() -> None:
+    """Download torchvision's AlexNet (233 MB) to torch hub's folder of checkpoints, and check its hash.
+
+    Raises:
+        PerceptualUnavailable: There is no network, the bytes are others, or the folder cannot be written.
+    """
+    from torchvision.models import AlexNet_Weights
+
+    url = AlexNet_Weights.IMAGENET1K_V1.url
+    file = _cache() / url.rpartition("/")[2]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        promised = _HASH.search(url)
+        assert promised, "the hash is in the name"
+        torch.hub.download_url_to_file(url, str(file), hash_prefix=promised[1], progress=False)
+    except Exception as error:  # no network, a full disk, other bytes, a proxy that has its own errors
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PerceptualUnavailable(
+            f"LPIPS weights could not be downloaded from {url} ({reason}): put them at {file} by hand, or say where "
+            "they are with --lpips-weights PATH."
+        ) from error
 
 
 class Perceptual:
@@ -107,14 +126,14 @@ class Perceptual:
             import lpips  # here, so that everything else runs without it
         except ImportError as error:
             raise PerceptualUnavailable(
-                f"LPIPS needs the package lpips, which can not be imported ({error})."
+                f"LPIPS needs the package lpips, which cannot be imported ({error}): install it."
             ) from error
         trunk = _load_trunk(backbone)
         # `pnet_rand` avoids the download; the weights that it draws are replaced at once, and
         # the caller's random numbers stay as they were.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # lpips calls torchvision by a deprecated argument
-            self.model = lpips.LPIPS(net=backbone.net, pnet_rand=True, verbose=False).eval()
+            self.model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
         # lpips cuts `features` into slices but keeps layer numbers: slice2.3.weight is 3.weight.
         own = {name.split(".", 1)[1]: name for name in self.model.net.state_dict()}
         if own.keys() != trunk.keys():
@@ -158,10 +177,10 @@ class Perceptual:
         """What this LPIPS is, for the provenance of a result.
 
         Returns:
-            `net`, `file` (name without folder), `sha256` of that file, `size` (`LPIPS_SIZE`).
+            `net` ("alex"), `file` (name without folder), `sha256` of that file, `size` (`LPIPS_SIZE`).
         """
         return {
-            "net": self.backbone.net,
+            "net": "alex",
             "file": Path(self.backbone.path).name,
             "sha256": self.backbone.sha256,
             "size": LPIPS_SIZE,
@@ -179,29 +198,40 @@ class Perceptual:
         return 2 * images - 1
 
 
-def _locate(net: Net, path: str | Path | None) -> Path:
+def _cache() -> Path:
+    """Torch hub's folder of checkpoints."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _short(path: Path) -> str:
+    """A path that does not tell the user's name: the sentence stands in records that are published."""
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
+
+
+def _locate(path: str | Path | None) -> Path:
     """The trunk's file, which exists when this returns."""
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
-    place = cache if path is None else Path(path).expanduser()
+    place = _cache() if path is None else Path(path).expanduser()
     if place.is_file():
         return place
-    for name in _FILES[net]:
+    for name in (_WHOLE, _FEATURES):
         if (place / name).is_file():
             return place / name
-    full, features = _FILES[net]
-    where = f"in {place}" if path is None or place.is_dir() else f"at {place}, which is not there"
-    into = "there" if path is None else f"into {cache}"
-    raise PerceptualUnavailable(
-        f"LPIPS weights {full} (or {features}) not found {where}; give the file or its folder "
-        f"with --lpips-weights PATH, or put it {into}."
+    where = f"in {_short(place)}" if path is None or place.is_dir() else f"at {place}, which is not a file or folder"
+    do = (
+        "add --download to fetch them, or say where they are with --lpips-weights PATH"
+        if path is None
+        else "give their file or its folder, or leave --lpips-weights out and add --download to fetch them"
     )
+    raise PerceptualUnavailable(f"LPIPS weights {_WHOLE} (or {_FEATURES}) were not found {where}: {do}.")
 
 
 def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise PerceptualUnavailable(f"LPIPS weights {file} can not be read: {error}.") from error
+        raise PerceptualUnavailable(
+            f"LPIPS weights {file} cannot be read ({error}): see to their permissions."
+        ) from error
 
 
 def _load_trunk(backbone: Backbone) -> dict[str, Tensor]:
@@ -209,13 +239,13 @@ def _load_trunk(backbone: Backbone) -> dict[str, Tensor]:
     data = _read(Path(backbone.path))
     # Hashed again: the bytes in use must be the ones that the results will name.
     if hashlib.sha256(data).hexdigest() != backbone.sha256:
-        raise PerceptualUnavailable(f"LPIPS weights {backbone.path} have changed since they were found.")
+        raise PerceptualUnavailable(f"LPIPS weights {backbone.path} have changed since they were found: start again.")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # half a dozen unrelated types, by where the damage is
         raise _wrong(backbone, "nothing that torch can load, so it is damaged or of another kind") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise _wrong(backbone, "something else than a dict of tensors")
+        raise _wrong(backbone, "something other than a dict of tensors")
     prefix = "features."
     if any(str(key).startswith(prefix) for key in state):  # torchvision's file: drop the classifier
         return {k.removeprefix(prefix): v for k, v in state.items() if str(k).startswith(prefix)}
@@ -224,5 +254,5 @@ def _load_trunk(backbone: Backbone) -> dict[str, Tensor]:
 
 def _wrong(backbone: Backbone, holds: str) -> PerceptualUnavailable:
     return PerceptualUnavailable(
-        f"LPIPS weights {backbone.path} do not fit the network {backbone.net!r}: the file holds {holds}."
+        f"LPIPS weights {backbone.path} are not AlexNet's: the file holds {holds}; replace it, as by --download."
     )

@@ -4,13 +4,16 @@ import base64
 import io
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, PngImagePlugin
 from torch import Tensor
 
 SHOWN = 8
 """Images in a picture; the first victims', good or bad."""
 
-_GAP, _MARGIN = 4, 48  # pixels
+_GAP, _MARGIN, _LEAST = 4, 48, 96  # pixels
+
+_COLUMNS = "columns"
+"""Key of the text in a strip that says how many images stand beside each other."""
 
 
 def strip(true: Tensor, found: Tensor) -> str:
@@ -23,8 +26,10 @@ def strip(true: Tensor, found: Tensor) -> str:
     rows = torch.stack([images.flatten(0, 1)[:SHOWN] for images in (true, found)]).clamp(0, 1)
     pixels = (rows.expand(-1, -1, 3, -1, -1) * 255).round().to(torch.uint8)
     joined = pixels.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # rows of pixels, then columns
+    about = PngImagePlugin.PngInfo()
+    about.add_text(_COLUMNS, str(rows.shape[1]))
     file = io.BytesIO()
-    Image.fromarray(joined.contiguous().numpy()).save(file, format="PNG", optimize=True)
+    Image.fromarray(joined.contiguous().numpy()).save(file, format="PNG", optimize=True, pnginfo=about)
     return base64.b64encode(file.getvalue()).decode()
 
 
@@ -35,16 +40,19 @@ def enlarged(picture: str) -> bytes:
         picture: what :func:`strip` made.
     """
     image = Image.open(io.BytesIO(base64.b64decode(picture)))
-    side = image.height // 2
-    columns, scale = image.width // side, max(1, 96 // side)
-    cell = side * scale + _GAP
-    sheet = Image.new("RGB", (_MARGIN + columns * cell + _GAP, 2 * cell + _GAP), "white")
+    height = image.height // 2
+    columns = int(image.info.get(_COLUMNS, image.width // height))  # older strips are of squares
+    width = image.width // columns
+    scale = max(1, _LEAST // max(height, width))
+    across, down = width * scale + _GAP, height * scale + _GAP
+    sheet = Image.new("RGB", (_MARGIN + columns * across + _GAP, 2 * down + _GAP), "white")
     for row, name in enumerate(("private", "found")):
-        ImageDraw.Draw(sheet).text((_GAP, row * cell + cell // 2), name, fill="black")
+        ImageDraw.Draw(sheet).text((_GAP, row * down + down // 2), name, fill="black")
         for column in range(columns):
-            tile = image.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
-            tile = tile.resize((side * scale, side * scale), Image.Resampling.NEAREST)
-            sheet.paste(tile, (_MARGIN + column * cell + _GAP, row * cell + _GAP))
+            left, top = column * width, row * height
+            tile = image.crop((left, top, left + width, top + height))
+            tile = tile.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            sheet.paste(tile, (_MARGIN + column * across + _GAP, row * down + _GAP))
     file = io.BytesIO()
     sheet.save(file, format="PNG", optimize=True)
     return file.getvalue()

@@ -29,6 +29,8 @@ def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
     steps = whole_number("--steps", options.steps, at_least=0)
     suite, searches = threshold.load(suite_path(options.suite), options.victims, options.seed)
     conductor = Conductor.of(options, suite.name)
+    if conductor.tracker and conductor.tracker.has_one_run:
+        raise UsageError("a W&B sweep has one run for each command, and a search has no single cell: use leakboard run")
     folder = conductor.folder
     bisection = threshold.Bisection(suite, searches, criterion)
     for step in range(steps + 1):

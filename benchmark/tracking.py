@@ -1,11 +1,18 @@
-"""Weights & Biases runs, derived from the records once a cell is complete; an attack never sees W&B."""
+"""Weights & Biases runs, derived from the records once a cell is complete; an attack never sees W&B.
+
+Under the agent of a W&B sweep, or in a W&B launch job, a process has one run, whose id is not ours to choose: it is
+written at the end, of the cell that leaks most of those that were asked for.
+"""
 
 import hashlib
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal
@@ -24,16 +31,35 @@ _FINISH_SECONDS = 60.0
 _LONGEST_TAG = 64
 
 
-class Tracker:
-    """W&B runs of a suite: one for each cell, one for the leaderboard.
+@dataclass(frozen=True)
+class TrackedCell:
+    """What is told about a cell.
 
-    A run has the id of its cell, so that a cell that is run again updates its run. Where W&B can not be reached,
-    the runs are written to the disk instead; where W&B itself fails, a line says so and the benchmark goes on:
-    the results are in the store.
+    Attributes:
+        config: resolved configuration.
+        provenance: of its first record, as a part of a configuration; empty where there is no record.
+        points: of :func:`curve`.
+        row: its row of the leaderboard.
+        picture: PNG of true images and reconstructions.
+    """
+
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    points: list[dict[str, float]]
+    row: dict[str, Any]
+    picture: Path | None
+
+
+class Tracker:
+    """W&B runs of a suite: one for each cell, one for the leaderboard; in a sweep a single one.
+
+    A run has the id of its cell, so that a cell that is run again updates its run, whatever the environment says about
+    ids. Where W&B cannot be reached, the runs are written to the disk instead; where W&B itself fails, a line says so
+    and the benchmark goes on: the results are in the store.
 
     Args:
         mode: where the runs go.
-        suite: name of the suite, which groups its runs.
+        suite: name of the suite, which groups its runs unless WANDB_RUN_GROUP does.
         folder: the runs are kept in ``wandb/`` below it.
 
     Raises:
@@ -44,14 +70,18 @@ class Tracker:
         try:
             import wandb
         except ImportError as error:
-            raise UsageError(f"W&B can not be used ({error}): install wandb or use --wandb disabled") from None
+            raise UsageError(f"W&B cannot be used ({error}): install wandb or use --wandb disabled") from None
         self._wandb = wandb
         self._mode: Literal["offline", "online"] = mode
         self._suite = suite
         self._folder = folder
+        self._cells: dict[str, TrackedCell] = {}
+        self.has_one_run = False
+        """Whether the agent of a sweep has given this process the id of its only run."""
         try:
             # A WANDB_MODE in the environment would otherwise forbid the login below.
-            wandb.setup(wandb.Settings(mode=mode, silent=True, x_disable_viewer=True))
+            session = wandb.setup(wandb.Settings(mode=mode, silent=True, x_disable_viewer=True))
+            self.has_one_run = bool(session.settings.sweep_id or session.settings.launch)
             if mode == "online":
                 self._log_in()
         except Exception as error:
@@ -66,7 +96,7 @@ class Tracker:
         row: dict[str, Any],
         picture: Path | None,
     ) -> None:
-        """Writes the run of a cell.
+        """Writes the run of a cell; in a sweep it is kept in mind until the leaderboard comes.
 
         Args:
             cell_id: id of the cell and of its run.
@@ -75,52 +105,72 @@ class Tracker:
             row: the cell's row of the leaderboard; its scalars are the run's summary.
             picture: PNG of true images and reconstructions.
         """
-        wandb = self._wandb
-
-        def fill(run: Any) -> None:
-            run.define_metric("evaluations", summary="none")
-            run.define_metric("matching_loss", step_metric="evaluations", summary="none")
-            run.define_metric("psnr", step_metric="evaluations", summary="none")
-            for step, point in enumerate(curve(records)):
-                if step >= run.starting_step:  # a resumed run has the points before it already
-                    run.log(point, step=step)
-            run.summary.update({k: v for k, v in row.items() if isinstance(v, int | float | str)})
-            if picture is not None:
-                run.log({"reconstructions": wandb.Image(str(picture))})
-
-        tags = tags_of(config)
         provenance = {"provenance": records[0]["provenance"]} if records else {}
-        self._run(cell_id, "cell", " ".join(tags), tags, config | provenance, fill)
+        made = TrackedCell(config, provenance, curve(records), row, picture)
+        if self.has_one_run:
+            self._cells[cell_id] = made
+            return
+        tags = tags_of(config)
+        self._run(cell_id, "cell", " ".join(tags), tags, config | provenance, lambda run: self._fill_cell(run, made))
 
     def leaderboard(self, rows: list[dict[str, Any]], records_folder: Path) -> None:
         """Writes the run of the leaderboard: the table, and the records as an artifact.
+
+        In a sweep these are part of the only run, whose summary, curve and picture are those of :func:`worst`, with the
+        scalars of its control beside them under names that begin with ``control_``.
 
         Args:
             rows: the rows in their order.
             records_folder: the folder of the records.
         """
-        wandb = self._wandb
+        if not self.has_one_run:
+            # Two folders of one suite are two results: each keeps its run.
+            known_by = json.dumps(["leaderboard", self._suite, str(self._folder.resolve())])
+            run_id = hashlib.sha256(known_by.encode()).hexdigest()[:16]
+            config = {"suite": self._suite, "cells": len(rows)}
+            name, tags = f"{self._suite} leaderboard", ["leaderboard"]
+            fill = partial(self._fill_leaderboard, rows=rows, records_folder=records_folder)
+            self._run(run_id, "leaderboard", name, tags, config, fill)
+            return
+        final = {row["cell"]: row for row in rows if "cell" in row}  # with ranks, which other cells decide
+        cells = [replace(cell, row=final.get(name, cell.row)) for name, cell in self._cells.items()]
+        chosen, control = worst(cells)
 
-        def fill(run: Any) -> None:
-            columns = list(dict.fromkeys(key for row in rows for key in row))
-            data = [[_cell(row.get(key)) for key in columns] for row in rows]
-            run.log({"leaderboard": wandb.Table(columns=columns, data=data, allow_mixed_types=True)})
-            name = re.sub(r"[^A-Za-z0-9_.-]", "-", self._suite)[:100]
-            artifact = wandb.Artifact(f"{name}-records", type="results")
-            # Records never change once they are there, so W&B need not keep copies of them in the home folder.
-            for path in sorted(records_folder.glob("*.json")):
-                artifact.add_file(str(path), policy="immutable", skip_cache=True)
-            run.log_artifact(artifact)
+        def fill_all(run: Any) -> None:
+            self._fill_cell(run, chosen)
+            if control is not None:
+                run.summary.update({f"control_{key}": value for key, value in numbers(control.row).items()})
+            self._fill_leaderboard(run, rows, records_folder)
 
-        # Two folders of one suite are two results: each keeps its run.
-        known_by = json.dumps(["leaderboard", self._suite, str(self._folder.resolve())])
-        run_id = hashlib.sha256(known_by.encode()).hexdigest()[:16]
-        config = {"suite": self._suite, "cells": len(rows)}
-        self._run(run_id, "leaderboard", f"{self._suite} leaderboard", ["leaderboard"], config, fill)
+        tags = tags_of(chosen.config)
+        config = {"suite": self._suite, "cells": len(rows)} | chosen.config | chosen.provenance
+        self._run(None, "cell", " ".join(tags), tags, config, fill_all)
+
+    def _fill_cell(self, run: Any, cell: TrackedCell) -> None:
+        run.define_metric("evaluations", summary="none")
+        run.define_metric("matching_loss", step_metric="evaluations", summary="none")
+        run.define_metric("psnr", step_metric="evaluations", summary="none")
+        for step, point in enumerate(cell.points):
+            if step >= run.starting_step:  # a resumed run has the points before it already
+                run.log(point, step=step)
+        run.summary.update({k: v for k, v in cell.row.items() if isinstance(v, int | float | str)})
+        if cell.picture is not None:
+            run.log({"reconstructions": self._wandb.Image(str(cell.picture))})
+
+    def _fill_leaderboard(self, run: Any, rows: list[dict[str, Any]], records_folder: Path) -> None:
+        columns: list[str | int] = list(dict.fromkeys(key for row in rows for key in row))
+        data = [[_cell(row.get(str(key))) for key in columns] for row in rows]
+        run.log({"leaderboard": self._wandb.Table(columns=columns, data=data, allow_mixed_types=True)})
+        name = re.sub(r"[^A-Za-z0-9_.-]", "-", self._suite)[:100]
+        artifact = self._wandb.Artifact(f"{name}-records", type="results")
+        # Records never change once they are there, so W&B need not keep copies of them in the home folder.
+        for path in sorted(records_folder.glob("*.json")):
+            artifact.add_file(str(path), policy="immutable", skip_cache=True)
+        run.log_artifact(artifact)
 
     def _run(
         self,
-        run_id: str,
+        run_id: str | None,
         job_type: str,
         name: str,
         tags: list[str],
@@ -131,6 +181,14 @@ class Tracker:
 
         W&B raises more than its own errors (a lost service process, a rejected setting), and none of them is worth
         the hours that the benchmark has behind it: so every exception ends here.
+
+        Args:
+            run_id: id of the run, None for the one that the environment gives.
+            job_type: what kind of run it is.
+            name: of the run, for people.
+            tags: of the run.
+            config: of the run.
+            fill: writes what the run holds.
         """
         about = {"id": run_id, "job_type": job_type, "name": name[:128], "tags": tags, "config": config}
         try:
@@ -170,14 +228,16 @@ class Tracker:
             x_disable_meta=True,
             x_disable_stats=True,
             x_save_requirements=False,
+            sagemaker_disable=True,  # it would give the run another id
             x_disable_viewer=True,  # a request that has no time limit of its own
             init_timeout=_INIT_SECONDS,
             finish_timeout=_FINISH_SECONDS if self._mode == "online" else 0.0,
             finish_timeout_raises=True,
         )
         return self._wandb.init(
-            project=PROJECT,
-            group=self._suite[:128],
+            # In a sweep the project is the sweep's, and W&B says so of any other.
+            project=None if self.has_one_run else os.environ.get("WANDB_PROJECT") or PROJECT,
+            group=os.environ.get("WANDB_RUN_GROUP") or self._suite[:128],
             dir=str(self._folder),
             mode=self._mode,
             resume="allow",
@@ -191,7 +251,7 @@ class Tracker:
         """Checks the key with the server, once; never asks for a key.
 
         Raises:
-            wandb.Error: the server can not be reached (about 11 s), refuses the key, or there is none.
+            wandb.Error: the server cannot be reached (about 11 s), refuses the key, or there is none.
         """
         if not self._wandb.login(prompt=False, verify=True):
             raise self._wandb.errors.UsageError("there is no API key: run wandb login or set WANDB_API_KEY")
@@ -202,10 +262,34 @@ class Tracker:
         if "did not respond in time" in reason:  # W&B blames its own service process, which waits for the server
             reason = "the server does not answer"
         print(
-            f"leakboard: W&B can not be reached ({reason}): going on offline; later: "
+            f"leakboard: W&B cannot be reached ({reason}): going on offline; later: "
             f"wandb {later} {self._folder / 'wandb'}",
             file=sys.stderr,
         )
+
+
+def worst(cells: list[TrackedCell]) -> tuple[TrackedCell, TrackedCell | None]:
+    """The cell that leaks most of those that were asked for, and its control.
+
+    Asked for are the defended cells, of attackers who know the defense and who do not; where there are none, the
+    attacks; null baselines where nothing else was told. Of equal leak rates the higher mean PSNR counts.
+
+    Args:
+        cells: at least one.
+    """
+    from benchmark.suite import BASELINES  # torch
+
+    attacks = [cell for cell in cells if cell.config["attack"]["class"] not in BASELINES]
+    asked = [cell for cell in attacks if cell.config["defense"] is not None] or attacks or cells
+    chosen = max(asked, key=lambda cell: tuple(cell.row.get(key) or 0.0 for key in ("leak_rate", "psnr_mean")))
+    of_control = chosen.config | {"defense": None, "adaptive": False}
+    controls = (cell for cell in cells if cell.config == of_control and cell is not chosen)
+    return chosen, next(controls, None)
+
+
+def numbers(row: dict[str, Any]) -> dict[str, int | float]:
+    """The numbers of a row."""
+    return {key: value for key, value in row.items() if isinstance(value, int | float)}
 
 
 def tags_of(config: dict[str, Any]) -> list[str]:

@@ -1,11 +1,18 @@
 """What every data module offers: victims in a fixed order, and public statistics."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+
+from datamodules.contract import check_split, images_of
+from datamodules.errors import DataError, blaming
+from datamodules.split import Split, TensorSplit
+
+__all__ = ["DataError", "PrivateData", "Split", "TensorSplit"]
 
 USUAL_STEP = 0.06
 """Mean absolute difference of neighbouring pixels in photographs of 32 x 32 (0.058 in CIFAR-10, 0.064 in LFW)."""
@@ -13,52 +20,17 @@ USUAL_STEP = 0.06
 BLOCK = 64  # images that are held as float at the same time while a mean is taken
 
 
-class DataError(Exception):
-    """Data can not be had as asked; the message is one sentence that says what to do."""
-
-
-class Split(Dataset[tuple[Tensor, Tensor]]):
-    """Labelled images in a fixed order, turned into floats (or decoded) only where asked for."""
-
-    def __init__(self, labels: Tensor) -> None:
-        self.labels = labels
-
-    def images(self, start: int, stop: int) -> Tensor:
-        """Return the images `start` to `stop - 1`, float32 in [0, 1], `[n, C, H, W]`."""
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self.images(index, index + 1)[0], self.labels[index]
-
-
-class TensorSplit(Split):
-    """A split that is in memory: uint8 (a quarter of the memory), or float32 in [0, 1]."""
-
-    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
-        super().__init__(labels)
-        self.pixels = pixels
-
-    def images(self, start: int, stop: int) -> Tensor:
-        pixels = self.pixels[start:stop]
-        return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.clone()
-
-
 class PrivateData(LightningDataModule):
     """Base of all data modules: a public train split, and a test split that holds the victims.
 
     Images are float32 in [0, 1] everywhere; normalisation belongs to the model. A subclass writes
-    `load`, and sets `num_classes` and `image_shape` at the latest there. The train split is read
-    when it is first needed, so that victims cost no more than the test split.
+    `load`, and sets `num_classes` and `image_shape` at the latest there; `datamodules/contract.py`
+    checks what it gives. The train split is read when it is first needed, so that victims cost no
+    more than the test split.
 
     Attributes:
         num_classes: Number of classes, valid after `setup`.
         image_shape: Channels, height and width of every image, valid after `setup`.
-        notes: What the provenance of a result has to say about these data, filled by `setup`.
     """
 
     num_classes: int
@@ -66,16 +38,29 @@ class PrivateData(LightningDataModule):
     statistics_cap: int | None = None
     """Most train images that the public statistics look at; None: all of them."""
 
+    # Of the class, as a subclass may forget to call __init__.
+    _train: Split | None = None
+    _test: Split | None = None
+    _statistics: tuple[Tensor, Tensor, float] | None = None
+
     def __init__(self) -> None:
         super().__init__()
-        self.notes: list[str] = []
-        self._train: Split | None = None
-        self._test: Split | None = None
-        self._statistics: tuple[Tensor, Tensor, float] | None = None
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What the provenance of a result has to say about these data, filled by `setup`."""
+        return []
 
     def load(self, train: bool) -> Split:
-        """Read one split; called at most once for each."""
-        raise NotImplementedError
+        """Read one split; called at most once for each.
+
+        Args:
+            train: Whether the public images are wanted, or the private ones.
+
+        Returns:
+            Pixels as uint8 or as floats in [0, 1], and labels as integers in 0 to `num_classes` - 1.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no method load")
 
     def setup(self, stage: str | None = None) -> None:
         """Make the victims available. Calling it again does nothing.
@@ -89,20 +74,25 @@ class PrivateData(LightningDataModule):
     def train_split(self) -> Split:
         """The public images."""
         if self._train is None:
-            self._train = self.load(train=True)
+            self._train = self._open(train=True)
         return self._train
 
     @property
     def test_split(self) -> Split:
         """The private images."""
         if self._test is None:
-            self._test = self.load(train=False)
+            self._test = self._open(train=False)
         return self._test
+
+    def _open(self, train: bool) -> Split:
+        with blaming(self, "load"):
+            split = self.load(train=train)
+        return check_split(self, split, train)
 
     @property
     def train_images(self) -> Tensor:
         """All public images as float32; made anew at each access, so keep it where it is reused."""
-        return self.train_split.images(0, len(self.train_split))
+        return images_of(self, self.train_split, 0, len(self.train_split))
 
     @property
     def train_labels(self) -> Tensor:
@@ -112,7 +102,7 @@ class PrivateData(LightningDataModule):
     @property
     def test_images(self) -> Tensor:
         """All private images as float32; made anew at each access."""
-        return self.test_split.images(0, len(self.test_split))
+        return images_of(self, self.test_split, 0, len(self.test_split))
 
     @property
     def test_labels(self) -> Tensor:
@@ -172,9 +162,9 @@ class PrivateData(LightningDataModule):
         start, stop = first * batch_size, (first + count) * batch_size
         order = self.order(same_class)[start:stop]
         images = (
-            self.test_split.images(start, stop)
+            images_of(self, self.test_split, start, stop)
             if isinstance(order, range)
-            else torch.cat([self.test_split.images(index, index + 1) for index in order])
+            else torch.cat([images_of(self, self.test_split, index, index + 1) for index in order])
         )
         labels = self.test_split.labels[list(order)]
         return images.view(count, batch_size, *self.image_shape), labels.view(count, batch_size)
@@ -219,12 +209,12 @@ class PrivateData(LightningDataModule):
         return self._statistics
 
     def _public_blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        split = self.train_split
+        split = check_split(self, self.train_split, train=True)  # which a subclass may have overridden
         cap = len(split) if self.statistics_cap is None else self.statistics_cap
         used = min(cap, len(split))
         for start in range(0, used, BLOCK):
             stop = min(start + BLOCK, used)
-            yield split.images(start, stop).double(), split.labels[start:stop]
+            yield images_of(self, split, start, stop).double(), split.labels[start:stop]
 
     def train_dataloader(self, batch_size: int = 64) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return the train split in shuffled batches."""

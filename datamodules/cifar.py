@@ -11,15 +11,17 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
-from datamodules.base import DataError, Split, TensorSplit
-from datamodules.disk import DiskData, TorchvisionData, exists, reading
+from datamodules.base import Split, TensorSplit
+from datamodules.disk import DiskData, TorchvisionData, is_file, reading
+from datamodules.errors import DataError
+from datamodules.pickles import read_arrays
 
 
 class CIFAR10(TorchvisionData):
     """CIFAR-10: 32x32 colour images of 10 classes, 50,000 train and 10,000 test images.
 
-    Reads cifar-10-batches-py below the root. The files are pickles, which can run code when they
-    are read: use verify_integrity=False only with files that you trust.
+    Reads cifar-10-batches-py below the root. The files are pickles, of which only numbers, texts and
+    arrays are read: no code in them is run.
 
     Args:
         root: Folder that holds cifar-10-batches-py; default LEAKBOARD_DATA, else ./data.
@@ -43,10 +45,10 @@ class CIFAR10(TorchvisionData):
             path = self.find(name)
             self.verify(path, md5)
             with reading(path):
-                batch = _one_batch(self.dataset, path)
-                # torchvision turns the stored channels-first rows into HWC for PIL: turn back
-                pixels = torch.from_numpy(batch.data).permute(0, 3, 1, 2)
-                parts.append((path, pixels, torch.tensor(batch.targets, dtype=torch.int64)))
+                batch = read_arrays(path)
+                pixels = torch.from_numpy(batch["data"]).view(-1, *self.image_shape)
+                labels = batch["labels"] if "labels" in batch else batch["fine_labels"]
+                parts.append((path, pixels, torch.tensor(labels, dtype=torch.int64)))
         return parts
 
 
@@ -54,7 +56,7 @@ class CIFAR100(CIFAR10):
     """CIFAR-100: 32x32 colour images of 100 classes, 50,000 train and 10,000 test images.
 
     Reads cifar-100-python below the root; the labels are the 100 fine ones. The files are pickles,
-    which can run code when read: use verify_integrity=False only with files that you trust.
+    of which only numbers, texts and arrays are read: no code in them is run.
 
     Args:
         root: Folder that holds cifar-100-python; default LEAKBOARD_DATA, else ./data.
@@ -81,14 +83,13 @@ class CIFAR10JPEG(DiskData):
 
     Args:
         root: Folder that holds cifar-10-jpeg; default LEAKBOARD_DATA, else ./data.
-        download: There is nowhere to download it from: a missing folder is an error.
     """
 
     num_classes = 10
     image_shape = (3, 32, 32)
 
-    def __init__(self, root: str | None = None, download: bool = False) -> None:
-        super().__init__(root, download)
+    def __init__(self, root: str | None = None) -> None:
+        super().__init__(root)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the test images.
@@ -102,7 +103,7 @@ class CIFAR10JPEG(DiskData):
 
     def load(self, train: bool) -> Split:
         path = self.root / "cifar-10-jpeg" / ("train.npz" if train else "test.npz")
-        if not exists(path):
+        if not is_file(path):
             raise DataError(
                 f"{path} is not there: point --data-root PATH or LEAKBOARD_DATA to the folder that holds cifar-10-jpeg."
             )
@@ -118,19 +119,3 @@ def _decode(packed: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
     """Return the pixels of a JPEG file, `[H, W, 3]`."""
     with Image.open(io.BytesIO(packed.tobytes())) as image:
         return numpy.array(image.convert("RGB"))
-
-
-def _one_batch(dataset: Any, path: Path) -> Any:
-    """Read one batch file with torchvision's own reader, so that an error names the right file."""
-
-    class OneBatch(dataset):  # type: ignore[misc] # the base is a value
-        base_folder = path.parent.name
-        test_list: ClassVar = [(path.name, None)]
-
-        def _check_integrity(self) -> bool:
-            return True  # checked before, for this file only
-
-        def _load_meta(self) -> None:
-            pass  # the names of the classes are not used
-
-    return OneBatch(path.parent.parent, train=False)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torchvision.datasets.utils import check_integrity
 
-from datamodules.base import DataError, PrivateData, Split, TensorSplit
+from datamodules.base import PrivateData, Split, TensorSplit
+from datamodules.errors import DataError
 
 
 @contextmanager
@@ -42,15 +43,27 @@ def exists(path: Path) -> bool:
     return True
 
 
+def is_file(path: Path) -> bool:
+    """Tell whether `path` is a file; False where nothing is there.
+
+    Raises:
+        DataError: something else is there: to open a pipe, say, would wait for ever.
+    """
+    if not exists(path):
+        return False
+    if not path.is_file():
+        raise DataError(f"{path} is not a regular file: replace it with one, or take it away.")
+    return True
+
+
 class DiskData(PrivateData):
     """Base of the data modules that read files under a data root."""
 
-    def __init__(self, root: str | None, download: bool) -> None:
+    def __init__(self, root: str | None) -> None:
         super().__init__()
         if root is None:
             root = os.environ.get("LEAKBOARD_DATA") or "data"
         self.root = Path(root).expanduser()
-        self.download = download
 
 
 class TorchvisionData(DiskData):
@@ -64,7 +77,8 @@ class TorchvisionData(DiskData):
     """Images of the original train (True) and test (False) split."""
 
     def __init__(self, root: str | None, download: bool, verify_integrity: bool) -> None:
-        super().__init__(root, download)
+        super().__init__(root)
+        self.download = download
         self.verify_integrity = verify_integrity
 
     def read(self, train: bool) -> list[tuple[Path, Tensor, Tensor]]:
@@ -135,7 +149,7 @@ class TorchvisionData(DiskData):
         whole, part = self.root / self.folder, self.root / "partial" / self.folder
         for folder in [whole] if self.verify_integrity else [whole, part]:
             for name in names:
-                if exists(folder / name):
+                if is_file(folder / name):
                     return folder / name
         if self.verify_integrity and any(exists(part / name) for name in names):
             raise DataError(

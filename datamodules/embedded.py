@@ -5,7 +5,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
 from datamodules.base import PrivateData, Split, TensorSplit
-from datamodules.folder import square
+from datamodules.images import square
 
 
 class Digits(PrivateData):

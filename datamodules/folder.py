@@ -1,28 +1,18 @@
 """Folders of images, one folder for each class: LFW, and any other."""
 
+import os
 from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from datamodules.base import DataError, Split
+from datamodules.base import Split
 from datamodules.disk import DiskData, exists, reading
-
-
-def square(image: Image.Image, size: int) -> Tensor:
-    """Return the centre square of an image, resized with antialiasing: uint8 `[3, size, size]`."""
-    image = image.convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    # cropped first: resize(box=...) would blend in pixels from outside the square
-    centre = image.crop((left, top, left + side, top + side))
-    small = centre.resize((size, size), Image.Resampling.BILINEAR)  # Pillow always antialiases
-    return torch.from_numpy(numpy.array(small)).permute(2, 0, 1)
+from datamodules.errors import DataError
+from datamodules.images import read_square
 
 
 class FolderSplit(Split):
@@ -37,12 +27,7 @@ class FolderSplit(Split):
         wanted = range(*slice(start, stop).indices(len(self)))
         if not wanted:
             return torch.empty(0, 3, self.size, self.size)
-        return torch.stack([self._decode(index) for index in wanted]).float() / 255
-
-    def _decode(self, index: int) -> Tensor:
-        path = self.paths[index]
-        with reading(path), Image.open(path) as image:
-            return square(image, self.size)
+        return torch.stack([read_square(self.paths[index], self.size) for index in wanted])
 
 
 class FolderData(DiskData):
@@ -50,8 +35,8 @@ class FolderData(DiskData):
 
     statistics_cap = 500  # decoding is slow: the public means look at the first 500 train images
 
-    def __init__(self, root: str | None, download: bool, size: int) -> None:
-        super().__init__(root, download)
+    def __init__(self, root: str | None, size: int) -> None:
+        super().__init__(root)
         if size < 1:
             raise ValueError(f"size must be at least 1 pixel, not {size}.")
         self.image_shape = (3, size, size)
@@ -91,12 +76,25 @@ class FolderData(DiskData):
         return notes
 
     def load(self, train: bool) -> Split:
-        self.num_classes = len(self.classes)
+        self.num_classes = self._count()
         part = [_public(files) if train else _private(files) for files in self.classes]
         # Image 1 of every class, then image 2 of every class, ...: the first victims all differ
         turns = zip_longest(*part)
         files = [(f, label) for turn in turns for label, f in enumerate(turn) if f is not None]
         return FolderSplit(files, self.image_shape[1])
+
+    def _count(self) -> int:
+        """Classes that the network tells apart.
+
+        Raises:
+            DataError: there is one, for which every gradient is zero.
+        """
+        if len(self.classes) == 1:
+            raise DataError(
+                f"{self.path} holds images in one folder, {self.classes[0][0].parent.name}, and every gradient of a "
+                "single class is zero: give a folder that holds two or more, one for each class."
+            )
+        return len(self.classes)
 
     @property
     def classes(self) -> list[list[Path]]:
@@ -127,7 +125,6 @@ class LFW(FolderData):
 
     Args:
         root: Folder that holds lfw-py; default LEAKBOARD_DATA, else ./data.
-        download: LFW can not be downloaded automatically any more: a missing folder is an error.
         image_set: Which alignment of the faces.
         size: Height and width to which the images are resized.
     """
@@ -142,11 +139,10 @@ class LFW(FolderData):
     def __init__(
         self,
         root: str | None = None,
-        download: bool = False,
         image_set: Literal["original", "funneled", "deepfunneled"] = "deepfunneled",
         size: int = 32,
     ) -> None:
-        super().__init__(root, download, size)
+        super().__init__(root, size)
         if image_set not in self.folders:
             raise ValueError(f"image_set must be one of {', '.join(self.folders)}, not {image_set!r}.")
         self.image_set = image_set
@@ -160,7 +156,7 @@ class LFW(FolderData):
         return (
             "point --data-root PATH or LEAKBOARD_DATA to the folder that holds "
             f"lfw-py/{self.folders[self.image_set]}, or unpack the LFW archive there by hand, as "
-            "torchvision can not download it any more"
+            "torchvision cannot download it any more"
         )
 
     def describe(self, classes: list[list[Path]]) -> list[str]:
@@ -177,15 +173,16 @@ class ImageFolder(FolderData):
 
     Reads PATH/CLASS/image.jpg (or .png, .bmp, .webp, ...); hidden files and folders without images
     are passed over. The label is the class's place in the sorted list of folders. The centre square
-    of an image is resized. Every fourth image of a class is public (train), the others are private
-    (test). Victims come in turns, the first image of every class, then the second of every class.
-    Public means are taken over the first 500 train images.
+    of an image is resized; grey images of 16 bits and floats in [0, 1] keep their range, transparent
+    ones are laid on white, and the orientation that a camera notes is not followed. Every fourth
+    image of a class is public (train), the others are private (test). Victims come in turns, the
+    first image of every class, then the second of every class. Public means are taken over the first
+    500 train images.
 
     Args:
         path: Folder that holds the class folders, absolute or relative to the root.
         size: Height and width to which the images are resized.
         root: Folder to which path is relative; default LEAKBOARD_DATA, else ./data.
-        download: Your own images can not be downloaded: a missing folder is an error.
         num_classes: Classes that the network tells apart, where the folder holds a part of them; default those it
             holds.
 
@@ -198,23 +195,21 @@ class ImageFolder(FolderData):
         path: str,
         size: int = 32,
         root: str | None = None,
-        download: bool = False,
         num_classes: int | None = None,
     ) -> None:
-        super().__init__(root, download, size)
+        super().__init__(root, size)
         self._path = self.root / Path(path).expanduser()
         self._num_classes = num_classes
 
-    def load(self, train: bool) -> Split:
-        split = super().load(train)
-        if self._num_classes is not None:
-            if self._num_classes < self.num_classes:
-                raise DataError(
-                    f"{self.path} holds {self.num_classes} classes: give num_classes {self.num_classes} or more, "
-                    f"not {self._num_classes}."
-                )
-            self.num_classes = self._num_classes
-        return split
+    def _count(self) -> int:
+        if self._num_classes is None:
+            return super()._count()
+        if self._num_classes < len(self.classes):
+            raise DataError(
+                f"{self.path} holds {len(self.classes)} classes: give num_classes {len(self.classes)} or more, "
+                f"not {self._num_classes}."
+            )
+        return self._num_classes
 
     def describe(self, classes: list[list[Path]]) -> list[str]:
         notes = super().describe(classes)
@@ -248,4 +243,10 @@ def _visible(path: Path) -> bool:
 
 def _image_files(folder: Path) -> list[Path]:
     with reading(folder):
-        return sorted(f for f in folder.iterdir() if _visible(f) and f.suffix.lower() in IMG_EXTENSIONS)
+        found = sorted(f for f in folder.iterdir() if _visible(f) and f.suffix.lower() in IMG_EXTENSIONS)
+        with os.scandir(folder) as entries:  # which knows what most are without another look
+            files = {entry.name for entry in entries if entry.is_file()}
+        for path in found:
+            if path.name not in files:
+                raise DataError(f"{path} is not a regular file: replace it with one, or take it away.")
+    return found

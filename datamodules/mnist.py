@@ -11,8 +11,8 @@ import torchvision
 from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from datamodules.base import DataError
 from datamodules.disk import TorchvisionData, reading
+from datamodules.errors import DataError
 
 
 class MNIST(TorchvisionData):

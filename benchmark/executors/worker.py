@@ -19,7 +19,7 @@ import torch
 
 from benchmark.blocks import Block, Workbench
 from benchmark.errors import UsageError
-from benchmark.perceptual import Perceptual, PerceptualUnavailable, find_backbone
+from benchmark.perceptual import Perceptual, PerceptualUnavailable, download_backbone, find_backbone, is_cached
 from benchmark.run import Watch, work
 from benchmark.store import Store, say
 from benchmark.suite import whole_number
@@ -187,14 +187,22 @@ def set_up(threads: int) -> None:
     os.environ.pop("SLURM_NTASKS", None)  # or Lightning takes a task of a job for a rank of a distributed training
 
 
-def find_perceptual(weights: str | None, required: bool) -> tuple[Perceptual | None, str]:
+def find_perceptual(weights: str | None, required: bool, download: bool = False) -> tuple[Perceptual | None, str]:
     """LPIPS, or the reason why there is none.
+
+    Args:
+        weights: file or folder of its weights, None for torch hub's cache.
+        required: whether the command ends where there is none.
+        download: whether weights that are missing from the cache are downloaded.
 
     Raises:
         UsageError: there is none but it is required, or the path that was given holds none.
     """
     try:
-        return Perceptual(find_backbone("alex", weights)), ""
+        if download and not weights and not is_cached():
+            say("downloading AlexNet's weights for LPIPS (233 MB)")
+            download_backbone()
+        return Perceptual(find_backbone(weights)), ""
     except PerceptualUnavailable as error:
         if required or weights:
             raise UsageError(str(error)) from None

@@ -18,8 +18,10 @@ from benchmark.training import schedule
 from benchmark.training.partition import split
 from benchmark.training.store import TrainingStore
 from benchmark.training.suite import Training, TrainingScenario, TrainingSuite
-from datamodules import DataError
-from datamodules.base import Split, TensorSplit
+from datamodules import DataError, PrivateData
+from datamodules.contract import images_of
+from datamodules.errors import name_of
+from datamodules.split import Split, TensorSplit
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ class TrainingBench(Workbench):
             data = self.data(scenario.data)
             try:
                 small, large = sorted((data.test_split, data.train_split), key=len)
-                clients = first(large, scenario.train_images, "train_images", scenario.data.name)
-                tests = first(small, scenario.test_images, "test_images", scenario.data.name)
+                clients = first(data, large, scenario.train_images, "train_images")
+                tests = first(data, small, scenario.test_images, "test_images")
             except DataError as error:
                 raise from_data(scenario.data, error) from None
             images, labels, test_images, test_labels = (tensor.to(self.device) for tensor in (*clients, *tests))
@@ -95,18 +97,19 @@ class TrainingBench(Workbench):
         return model
 
 
-def first(split: Split, cap: int | None, key: str, name: str) -> tuple[Tensor, Tensor]:
+def first(data: PrivateData, split: Split, cap: int | None, key: str) -> tuple[Tensor, Tensor]:
     """The first images of a split as they lie in memory, bytes where they are bytes, and their labels.
 
     Raises:
         UsageError: there are fewer than the cap.
     """
+    name = name_of(data)
     if not len(split):
         raise UsageError(f"{name} has no images for {key}: add images, at least four of a class")
     count = len(split) if cap is None else cap
     if count > len(split):
         raise UsageError(f"{name} has {len(split)} images for {key}, not {count}: give {key} {len(split)} or fewer")
-    pixels = split.pixels[:count] if isinstance(split, TensorSplit) else split.images(0, count)
+    pixels = split.pixels[:count] if type(split) is TensorSplit else images_of(data, split, 0, count)
     return pixels, split.labels[:count]
 
 

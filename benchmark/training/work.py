@@ -89,9 +89,12 @@ def carry_out(
         then = tuned(runs, store)
         done += trained(then, store, bench, devices, launch, tracker)
         first = list({run.key: run for run in [*first, *then]}.values())
-    table = rows(read_all(folder))
+    records = read_all(folder)
+    table = rows(records)
     write_whole(folder / "training.csv", as_csv(table).encode())
     write_whole(folder / "training.md", as_markdown(table, suite.name).encode())
+    if tracker:
+        tracker.finish(records, table, [run.training.config() for run in first])
     said = f"{done} of {len(first)} runs trained" if done else "everything was done already: nothing to train"
     return said, table
 

@@ -1,19 +1,26 @@
 """LPIPS: the loading code with random trunks, known values with the real ones where present."""
 
 import hashlib
+import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from email.message import Message
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import lpips
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models import AlexNet_Weights
 
+from benchmark.cli import main
+from benchmark.errors import UsageError
+from benchmark.executors.worker import find_perceptual
 from benchmark.perceptual import (
     LPIPS_SIZE,
     Backbone,
-    Net,
     Perceptual,
     PerceptualUnavailable,
     find_backbone,
@@ -22,23 +29,30 @@ from benchmark.perceptual import (
 torch.set_num_threads(1)
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "checkpoints"
-FULL = {"alex": "alexnet-owt-7be5be79.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
-FEATURES = {"alex": "alexnet_features.pth", "squeeze": "squeezenet1_1_features.pth"}
+FULL, FEATURES = "alexnet-owt-7be5be79.pth", "alexnet_features.pth"
 
 
-def real(net: Net) -> Backbone:
-    if not (REAL / FEATURES[net]).is_file():
-        pytest.skip(f"needs the ImageNet weights {FEATURES[net]} in ../shared/data/checkpoints")
-    return find_backbone(net, REAL)
+def real() -> Backbone:
+    if not (REAL / FEATURES).is_file():
+        pytest.skip(f"needs the ImageNet weights {FEATURES} in ../shared/data/checkpoints")
+    return find_backbone(REAL)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """AlexNet's classifier, which LPIPS drops, takes a second to draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Linear, "reset_parameters", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="module")
-def reference() -> "lpips.LPIPS":
+def reference(quick: None) -> "lpips.LPIPS":
     """A network whose random trunk the files below hold."""
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        return lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False).eval()
+        return lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +70,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def save_features(folder: Path, trunk: dict[str, Tensor]) -> Path:
-    file = folder / FEATURES["squeeze"]
+    file = folder / FEATURES
     torch.save(trunk, file)
     return file
 
@@ -68,7 +82,7 @@ def save_full(folder: Path, trunk: dict[str, Tensor]) -> Path:
     draft = folder / "draft"
     torch.save(state, draft)
     digest = hashlib.sha256(draft.read_bytes()).hexdigest()
-    return draft.rename(folder / f"squeezenet1_1-{digest[:8]}.pth")
+    return draft.rename(folder / f"alexnet-owt-{digest[:8]}.pth")
 
 
 def images(count: int, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -90,7 +104,7 @@ def test_both_forms_load_and_give_the_networks_own_values(
     file = save(tmp_path, trunk)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        perceptual = Perceptual(find_backbone("squeeze", str(file)))
+        perceptual = Perceptual(find_backbone(str(file)))
         a, b = images(3, 3, 64, 80), images(3, 3, 64, 80, seed=1)
         found = perceptual(a, b)
     with torch.no_grad():
@@ -99,7 +113,7 @@ def test_both_forms_load_and_give_the_networks_own_values(
     output = capsys.readouterr()
     assert output.out == output.err == ""
     assert perceptual.describe() == {
-        "net": "squeeze",
+        "net": "alex",
         "file": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "size": 64,
@@ -107,7 +121,7 @@ def test_both_forms_load_and_give_the_networks_own_values(
 
 
 def test_loading_leaves_the_random_numbers_alone(tmp_path: Path, trunk: dict[str, Tensor]) -> None:
-    backbone = find_backbone("squeeze", str(save_features(tmp_path, trunk)))
+    backbone = find_backbone(str(save_features(tmp_path, trunk)))
     before = torch.random.get_rng_state()
     perceptual = Perceptual(backbone)
     perceptual(images(1, 3, 64, 64), images(1, 3, 64, 64))
@@ -116,30 +130,29 @@ def test_loading_leaves_the_random_numbers_alone(tmp_path: Path, trunk: dict[str
 
 def test_looks_in_a_folder_and_in_the_hub_cache(cache: Path, trunk: dict[str, Tensor]) -> None:
     file = save_features(cache, trunk)
-    assert find_backbone("squeeze").path == file
-    assert find_backbone("squeeze", str(cache)) == find_backbone("squeeze")
+    assert find_backbone().path == file
+    assert find_backbone(str(cache)) == find_backbone()
 
 
 def test_an_explicit_path_comes_before_the_cache(cache: Path, tmp_path: Path, trunk: dict[str, Tensor]) -> None:
     save_features(cache, trunk)
     mine = save_full(tmp_path, trunk)
-    assert find_backbone("squeeze", str(mine)).path == mine
+    assert find_backbone(str(mine)).path == mine
     # And a path with nothing there is an error, not a reason to take another file.
     with pytest.raises(PerceptualUnavailable):
-        find_backbone("squeeze", str(tmp_path / "nowhere"))
+        find_backbone(str(tmp_path / "nowhere"))
 
 
 # Refusals
 
 
-@pytest.mark.parametrize("net", ["alex", "squeeze"])
-def test_the_hash_in_torchvisions_names_must_be_true(cache: Path, net: Net) -> None:
+def test_the_hash_in_torchvisions_names_must_be_true(cache: Path) -> None:
     # The right name over other bytes: both packages would take it.
-    file = cache / FULL[net]
+    file = cache / FULL
     torch.save({}, file)
     for path in (None, str(cache), str(file)):
         with pytest.raises(PerceptualUnavailable) as caught:
-            find_backbone(net, path)
+            find_backbone(path)
         message = str(caught.value)
         assert str(file) in message
         assert hashlib.sha256(file.read_bytes()).hexdigest()[:8] in message
@@ -149,13 +162,13 @@ def test_the_reason_says_what_was_looked_for_where_and_what_to_do(cache: Path) -
     with pytest.raises(PerceptualUnavailable) as caught:
         find_backbone()
     message = str(caught.value)
-    for part in (FULL["alex"], FEATURES["alex"], str(cache), "--lpips-weights PATH"):
+    for part in (FULL, FEATURES, str(cache), "--lpips-weights PATH", "--download"):
         assert part in message
     assert "\n" not in message
 
     with pytest.raises(PerceptualUnavailable) as caught:
-        find_backbone("squeeze", str(cache / "typo.pth"))
-    for part in (FULL["squeeze"], str(cache / "typo.pth"), "--lpips-weights PATH", str(cache)):
+        find_backbone(str(cache / "typo.pth"))
+    for part in (FULL, str(cache / "typo.pth"), "leave --lpips-weights out", "--download"):
         assert part in str(caught.value)
 
 
@@ -165,7 +178,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, trunk: dict[str, Tensor], kep
     data = file.read_bytes()
     file.write_bytes(data[: int(kept * len(data))])
     with pytest.raises(PerceptualUnavailable) as caught:
-        Perceptual(find_backbone("squeeze", str(file)))
+        Perceptual(find_backbone(str(file)))
     assert str(file) in str(caught.value)
 
 
@@ -182,30 +195,111 @@ def test_wrong_contents_are_named(tmp_path: Path, trunk: dict[str, Tensor]) -> N
     for content in contents:
         file = tmp_path / "weights.pth"
         torch.save(content, file)
-        with pytest.raises(PerceptualUnavailable, match=r"weights\.pth do not fit"):
-            Perceptual(find_backbone("squeeze", str(file)))
+        with pytest.raises(PerceptualUnavailable, match=r"weights\.pth are not AlexNet's"):
+            Perceptual(find_backbone(str(file)))
 
 
-def test_another_networks_file_is_refused(tmp_path: Path, trunk: dict[str, Tensor]) -> None:
-    file = save_features(tmp_path, trunk)
-    with pytest.raises(PerceptualUnavailable, match="do not fit the network 'alex'"):
-        Perceptual(find_backbone("alex", str(file)))
+def test_another_networks_file_is_refused(tmp_path: Path) -> None:
+    from torchvision.models import squeezenet1_1
+
+    torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "squeezenet1_1.pth")
+    with pytest.raises(PerceptualUnavailable, match="are not AlexNet's: the file holds other layers"):
+        Perceptual(find_backbone(tmp_path / "squeezenet1_1.pth"))
 
 
 def test_a_file_that_changed_is_refused(tmp_path: Path, trunk: dict[str, Tensor]) -> None:
     file = save_features(tmp_path, trunk)
-    backbone = find_backbone("squeeze", str(file))
+    backbone = find_backbone(str(file))
     torch.save({k: v + 1 for k, v in trunk.items()}, file)
     with pytest.raises(PerceptualUnavailable, match="have changed"):
         Perceptual(backbone)
     file.unlink()
-    with pytest.raises(PerceptualUnavailable, match="can not be read"):
+    with pytest.raises(PerceptualUnavailable, match="cannot be read"):
         Perceptual(backbone)
 
 
-def test_unknown_net() -> None:
-    with pytest.raises(ValueError, match="alex, squeeze"):
-        find_backbone("vgg")  # wrong on purpose
+# Download, never over the network
+
+
+@pytest.fixture
+def downloads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What torch hub is asked for."""
+    asked: list[tuple[Any, ...]] = []
+
+    def download(url: str, file: str, hash_prefix: str | None = None, progress: bool = True) -> None:
+        asked.append((url, Path(file), hash_prefix, progress))
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    return asked
+
+
+ADDRESS = AlexNet_Weights.IMAGENET1K_V1.url
+
+
+def test_alexnet_comes_from_torchvisions_own_address_with_its_hash(
+    cache: Path, downloads: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache.rmdir()
+    assert find_perceptual(None, required=False, download=True)[0] is None  # nothing came
+    assert downloads == [(ADDRESS, cache / FULL, "7be5be79", False)]
+    assert ADDRESS.startswith("https://") and ADDRESS.endswith(f"/{FULL}")
+    assert capsys.readouterr().err == "leakboard: downloading AlexNet's weights for LPIPS (233 MB)\n"
+
+
+def test_nothing_is_downloaded_unasked_or_where_weights_are(
+    cache: Path, tmp_path: Path, trunk: dict[str, Tensor], downloads: list[tuple[Any, ...]]
+) -> None:
+    reason = find_perceptual(None, required=False)[1]
+    assert "add --download to fetch them" in reason
+    mine = save_full(tmp_path, trunk)
+    assert find_perceptual(str(mine), required=True, download=True)[0] is not None
+    with pytest.raises(UsageError, match="leave --lpips-weights out and add --download"):
+        find_perceptual(str(tmp_path / "nowhere"), required=False, download=True)
+    save_features(cache, trunk)
+    assert find_perceptual(None, required=True, download=True)[0] is not None
+    assert downloads == []
+
+
+def test_other_bytes_are_not_kept_and_a_lost_network_is_one_sentence(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Answer(io.BytesIO):
+        def info(self) -> Message:
+            return Message()
+
+    monkeypatch.setattr(torch.hub, "urlopen", lambda _: Answer(b"other bytes"))
+    found, reason = find_perceptual(None, required=False, download=True)
+    assert found is None and 'invalid hash value (expected "7be5be79"' in reason and list(cache.iterdir()) == []
+
+    def no_network(_: Any) -> Any:
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(torch.hub, "urlopen", no_network)
+    found, reason = find_perceptual(None, required=False, download=True)
+    assert found is None and "\n" not in reason and list(cache.iterdir()) == []
+    for part in (ADDRESS, "(no route to host)", str(cache / FULL), "--lpips-weights PATH"):
+        assert part in reason
+    with pytest.raises(UsageError, match="could not be downloaded"):
+        find_perceptual(None, required=True, download=True)
+
+
+@pytest.mark.parametrize("words", [["run"], ["plan"], ["threshold", "quick"]])
+@pytest.mark.parametrize("given", [True, False])
+def test_commands_that_measure_lpips_download_it_when_asked(
+    words: list[str], given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AskedError(Exception):
+        pass
+
+    def find(weights: str | None, required: bool, download: bool = False) -> None:
+        assert download == given and weights is None and not required
+        raise AskedError
+
+    for place in ("conductor", "commands"):
+        monkeypatch.setattr(f"benchmark.{place}.find_perceptual", find)
+    monkeypatch.setattr("benchmark.threshold.load", lambda *_: (SimpleNamespace(name="quick"), []))
+    with pytest.raises(AskedError):
+        main([*words, *(["--download"] if given else [])])
 
 
 # Use, with the random trunk
@@ -214,7 +308,7 @@ def test_unknown_net() -> None:
 @pytest.fixture(scope="module")
 def perceptual(tmp_path_factory: pytest.TempPathFactory, trunk: dict[str, Tensor]) -> Perceptual:
     file = save_features(tmp_path_factory.mktemp("weights"), trunk)
-    return Perceptual(find_backbone("squeeze", str(file)))
+    return Perceptual(find_backbone(str(file)))
 
 
 def test_identical_images_are_at_zero(perceptual: Perceptual) -> None:
@@ -276,40 +370,29 @@ def test_shapes_are_checked(perceptual: Perceptual) -> None:
 # The real trunks
 
 
-def test_documented_values() -> None:
-    """Torchmetrics' docstring: squeeze, generator 42, two pairs of 100 x 100 uniform images."""
-    perceptual = Perceptual(real("squeeze"))
-    generator = torch.Generator().manual_seed(42)
-    a = torch.rand(2, 3, 100, 100, generator=generator)
-    b = torch.rand(2, 3, 100, 100, generator=generator)
-    assert perceptual(a, b).tolist() == pytest.approx([0.1024, 0.0938], abs=5e-5)
-
-
-@pytest.mark.parametrize("net", ["alex", "squeeze"])
-def test_torchmetrics_agrees(net: Net, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchmetrics_agrees(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second implementation over the same files, which it takes from the hub cache."""
-    backbone = real(net)
+    backbone = real()
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
     from torchvision import models
 
     # torchvision's own file is not at hand: put the same layers into its form, under its name.
     # Neither package looks at the hash.
-    maker = {"alex": models.alexnet, "squeeze": models.squeezenet1_1}[net]
     with torch.device("meta"):
-        shapes = maker(weights=None).state_dict()
+        shapes = models.alexnet(weights=None).state_dict()
     features = torch.load(backbone.path, weights_only=True)
     state = {
         k: features[k.removeprefix("features.")] if k.startswith("features.") else torch.zeros(()).expand(v.shape)
         for k, v in shapes.items()
     }
-    torch.save(state, cache / FULL[net])
-    other = LearnedPerceptualImagePatchSimilarity(net_type=net, reduction="none", normalize=True)
+    torch.save(state, cache / FULL)
+    other = LearnedPerceptualImagePatchSimilarity(net_type="alex", reduction="none", normalize=True)
     a, b = images(3, 3, 64, 64), images(3, 3, 64, 64, seed=1)
     torch.testing.assert_close(Perceptual(backbone)(a, b), other(a, b), rtol=0, atol=1e-6)
 
 
 def test_distance_grows_with_noise() -> None:
-    perceptual = Perceptual(real("alex"))
+    perceptual = Perceptual(real())
     x = torch.linspace(0, 1, 32)
     clean = (0.5 + 0.4 * torch.sin(12 * x[:, None]) * torch.cos(9 * x)).expand(1, 3, 32, 32)
     noise = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))

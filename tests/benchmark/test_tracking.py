@@ -1,5 +1,6 @@
 """W&B runs are read back from the disk; without network they are offline within seconds."""
 
+import csv
 import json
 import os
 import socket
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from benchmark.cli import main
 from benchmark.errors import UsageError
-from benchmark.tracking import Tracker, curve, tags_of
+from benchmark.tracking import TrackedCell, Tracker, curve, tags_of, worst
 
 wandb = pytest.importorskip("wandb", reason="the core runs without wandb, its tracking does not")
 
@@ -188,6 +190,133 @@ def test_failure_of_wandb_is_one_line_and_the_next_run_is_written(
     assert len(runs(tmp_path)) == 2 and summary(runs(tmp_path, BASELINE)[0])["state"] == "finished"
 
 
+# What the environment says
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """W&B reads the environment when its session begins."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    wandb.teardown()
+    yield monkeypatch
+    wandb.teardown()
+
+
+def test_each_cell_keeps_its_own_id_whatever_the_environment_says(
+    environment: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    theirs = {"RUN_ID": "theirs", "NAME": "one", "RUN_GROUP": "our group", "PROJECT": "ours", "RESUME": "must"}
+    theirs |= {"JOB_TYPE": "job", "TAGS": "a,b", "DIR": str(tmp_path / "elsewhere"), "MODE": "disabled"}
+    for name, value in (theirs | {"SILENT": "false"}).items():
+        environment.setenv(f"WANDB_{name}", value)
+    environment.setenv("TRAINING_JOB_NAME", "sagemaker")
+    tracker = Tracker("offline", "quick", tmp_path)
+    for name in (CELL, BASELINE):
+        tracker.cell(name, CONFIG, RECORDS, ROW, None)
+    tracker.leaderboard([{"cell": CELL, **ROW}], tmp_path)
+    assert len(runs(tmp_path)) == 3 and not runs(tmp_path, "theirs") and not (tmp_path / "elsewhere").exists()
+    (first,), (second,) = (runs(tmp_path, name) for name in (CELL, BASELINE))
+    lines = [json.loads(line) for run in (first, second) for line in inspect(run).splitlines()]
+    told = [line["run"] for line in lines if line["type"] == "run"]
+    assert [about["run_id"] for about in told] == [CELL, BASELINE]
+    for about in told:
+        assert about["display_name"] == "Digits LeNet Pruning IDLG adaptive" and about["tags"] == tags_of(CONFIG)
+        assert (about["project"], about["run_group"], about["job_type"]) == ("ours", "our group", "cell")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.fixture
+def sweep(environment: pytest.MonkeyPatch, tmp_path: Path, nothing_of_the_developers: None) -> Path:
+    """What the agent of a sweep sets; returns the file of its parameters."""
+    parameters = tmp_path / "params.yaml"
+    parameters.write_text("wandb_version: 1\ndefense.ratio:\n  value: 0.5\ndata:\n  value: Digits\n")
+    for name, value in {"SWEEP_ID": "abc123", "RUN_ID": "theirs", "SWEEP_PARAM_PATH": str(parameters)}.items():
+        environment.setenv(f"WANDB_{name}", value)
+    environment.setenv("WANDB_PROJECT", "sweeps")
+    return parameters
+
+
+FLAGS = "--data Digits --model LeNet --attack IDLG --attack.max_evaluations 40 --victims 3 --wandb offline --out out"
+
+
+def leakboard(*words: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(words))
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+def test_a_sweep_has_one_run_of_the_cell_that_was_asked_for(sweep: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    earlier = [*FLAGS.split(), "--defense", "Clipping"]
+    earlier[earlier.index("offline")] = "disabled"  # another run of the sweep, in the same folder: it may leak more
+    assert leakboard("run", *earlier) == 0
+    assert leakboard("run", *FLAGS.split(), "--defense", "Masking", "--defense.ratio", "0.3") == 0
+    assert "W&B" not in capfd.readouterr().err
+    (run,) = runs(Path("out"))
+    about = summary(run)
+    found = about["summary"]
+    assert (about["run_id"], about["project"], about["state"]) == ("theirs", "sweeps", "finished")
+    with Path("out/leaderboard.csv").open() as file:
+        table = list(csv.DictReader(file))
+    mine = [row for row in table if row["defense"] == "Masking"]
+    (control,) = [row for row in table if row["defense"] == "none" and row["attack"] == "IDLG"]
+    assert len(mine) == 2 and len(table) == 8
+    leaks = max(float(row["leak_rate"]) for row in mine)
+    (chosen,) = [row for row in mine if row["cell"] == found["cell"]]
+    assert found["leak_rate"] == float(chosen["leak_rate"]) == leaks
+    assert found["defense"] == "Masking" and found["adaptive"] == (chosen["adaptive"] == "True")
+    for key in ("leak_rate", "psnr_mean", "worst_leak_rate"):
+        assert found[key] == pytest.approx(float(chosen[key])), key
+        assert found[f"control_{key}"] == pytest.approx(float(control[key])), key
+    config = about["config"]
+    assert config["defense"] == {"class": "Masking", "ratio": 0.3, "rescale": False}
+    assert config["defense.ratio"] == 0.5 and config["data"] == "Digits", "the sweep's own parameters stay"
+    records = [json.loads(path.read_text()) for path in Path("out/records").glob("*.json")]
+    history = [line["history"]["item"] for line in log(run) if line["type"] == "history"]
+    expected = curve([record for record in records if record["cell"] == found["cell"]])
+    told = [(item["evaluations"], item["psnr"]) for item in history if "evaluations" in item]
+    assert told == [(point["evaluations"], point["psnr"]) for point in expected] and len(told) > 2
+    assert {"leaderboard", "reconstructions"} <= found.keys()
+
+
+@pytest.mark.parametrize(
+    ("told", "chosen"),
+    [
+        ([("A", False, 0.5, 20.0), ("A", True, 0.75, 10.0)], ("A", True)),
+        ([("A", False, 0.75, 20.0), ("A", True, 0.5, 30.0)], ("A", False)),
+        ([("A", True, 0.5, 20.0), ("A", False, 0.5, 30.0)], ("A", False)),
+        ([("A", True, 0.0, None), ("B", False, 0.25, 12.0)], ("B", False)),
+        ([], (None, False)),
+    ],
+)
+def test_the_summary_of_a_sweep_is_of_the_worst_defended_cell(
+    told: list[tuple[str, bool, float, float | None]], chosen: tuple[str | None, bool]
+) -> None:
+    def made(defense: str | None, adaptive: bool, rate: float, psnr: float | None, attack: str = "IDLG") -> TrackedCell:
+        config = CONFIG | {"adaptive": adaptive, "attack": {"class": attack}}
+        config["defense"] = {"class": defense} if defense else None
+        return TrackedCell(config, {}, [], {"leak_rate": rate, "psnr_mean": psnr}, None)
+
+    cells = [made(None, False, 1.0, 60.0), made(None, False, 1.0, 99.0, "MeanImage"), *(made(*one) for one in told)]
+    found, control = worst(cells)
+    defense = found.config["defense"]
+    assert (defense and defense["class"], found.config["adaptive"], found.config["attack"]["class"]) == (
+        *chosen,
+        "IDLG",
+    )
+    assert control is (cells[0] if told else None)
+
+
+def test_a_search_does_not_go_into_a_sweep(sweep: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(
+        "scenarios: [{data: Digits, model: LeNet}]\nattacks: [{class: IDLG, max_evaluations: 2}]\n"
+        "defenses: [{class: Masking, range: {ratio: [0, 0.9]}}]\nvictims: 2\n"
+    )
+    assert leakboard("threshold", "mine.yaml", "--wandb", "offline") == 2
+    assert capfd.readouterr().err.startswith("leakboard: a W&B sweep has one run for each command")
+
+
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
@@ -239,7 +368,7 @@ def test_online_without_network_is_offline_within_20_seconds(
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert err.count("\n") == 1, err
-    assert err.startswith("leakboard: W&B can not be reached (")
+    assert err.startswith("leakboard: W&B cannot be reached (")
     assert err.endswith(f"): going on offline; later: wandb sync {folder / 'wandb'}\n")
     assert ("no API key" in err) == (name == "no key")
     assert float(out) < 20

@@ -3,7 +3,10 @@
 import csv
 import json
 import math
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -173,35 +176,84 @@ def test_what_every_worker_died_of_is_told(
     assert "every worker has ended, and 2 of 2 runs are left (it was ended): the same command goes on" in error
 
 
-def test_each_run_is_tracked_with_its_curve(
-    leakboard: Leakboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The real package, in an environment that says nothing."""
+    module = pytest.importorskip("wandb", reason="the core runs without wandb, its tracking does not")
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    module.teardown()
+    yield module
+    module.teardown()
+
+
+def tracked(folder: Path) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """By id: what W&B's own reader says of a run, and the points of its curve."""
+    found = {}
+    for run in (folder / "wandb").glob("offline-run-*"):
+        said = [
+            subprocess.run(
+                [sys.executable, "-m", "wandb", "leet", "inspect", *more, "--json", str(run)],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=30,
+            ).stdout
+            for more in (["--summary"], [])
+        ]
+        lines = map(json.loads, said[1].splitlines())
+        points = [line["history"]["item"] for line in lines if line["type"] == "history"]
+        about = json.loads(said[0])
+        assert about["run_id"] not in found
+        found[about["run_id"]] = about, [{k: v for k, v in p.items() if not k.startswith("_")} for p in points]
+    return found
+
+
+def test_each_run_is_tracked_with_its_curve(leakboard: Leakboard, tmp_path: Path, wandb: Any) -> None:
+    given = suite(MASKING, seeds=[0], evaluate_every=2)
+    code, _, err = leakboard(given, "--wandb", "offline")
+    assert code == 0 and "W&B" not in err
+    found, told = results(tmp_path / "runs" / "mine"), tracked(tmp_path / "runs" / "mine")
+    assert set(told) == set(found) and len(told) == 2
+    for key, (about, points) in told.items():
+        config, curve = found[key]["config"], found[key]["curve"]
+        assert about["tags"] == ["Digits", "ConvNet", "FedSGD", "Masking" if config["defense"] else "no defense"]
+        assert about["name"].endswith("learning rate 0.1 seed 0") and about["state"] == "finished"
+        assert {k: v for k, v in about["config"].items() if k != "provenance"} == config
+        assert points == [
+            {"round": number, "accuracy": accuracy, "loss": pytest.approx(loss)}
+            for number, accuracy, loss in zip(curve["round"], curve["accuracy"], curve["loss"], strict=True)
+        ]
+        assert [point["round"] for point in points] == [0, 2, 4]
+        for name in ("status", "accuracy", "loss"):
+            assert about["summary"][name] == found[key][name]
+
+
+def test_a_sweep_has_one_run_of_means_over_seeds(
+    leakboard: Leakboard, tmp_path: Path, wandb: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class FakeRun:
-        def __init__(self) -> None:
-            self.starting_step, self.summary, self.logged = 1, dict[str, Any](), dict[int, Any]()
-
-        def define_metric(self, *_: Any, **__: Any) -> None:
-            pass
-
-        def log(self, point: Any, step: int) -> None:
-            self.logged[step] = point
-
-    told: dict[str, tuple[FakeRun, list[str]]] = {}
-
-    def run(_: Any, key: str, job: str, name: str, tags: list[str], config: Any, fill: Any) -> None:
-        told[key] = FakeRun(), tags
-        fill(told[key][0])
-
-    monkeypatch.setattr("benchmark.tracking.Tracker.__init__", lambda *_: None)
-    monkeypatch.setattr("benchmark.tracking.Tracker._run", run)
-    assert leakboard(suite(MASKING, seeds=[0], evaluate_every=2), "--wandb", "offline")[0] == 0
-    found = results(tmp_path / "runs" / "mine")
-    assert set(told) == set(found)
-    for key, (tracked, tags) in told.items():
-        defense = found[key]["config"]["defense"]
-        assert tags == ["Digits", "ConvNet", "FedSGD", "Masking" if defense else "no defense"]
-        assert [point["round"] for point in tracked.logged.values()] == [2, 4]  # a resumed run has the first one
-        assert tracked.logged[2]["loss"] == found[key]["loss"] == tracked.summary["loss"]
+    assert leakboard(suite("Clipping", seeds=[0, 1]))[0] == 0  # another run of the sweep, in the same folder
+    (tmp_path / "params.yaml").write_text("wandb_version: 1\nratio:\n  value: 0.5\n")
+    for name, value in {"SWEEP_ID": "abc", "RUN_ID": "theirs", "SWEEP_PARAM_PATH": "params.yaml"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    code, _, err = leakboard(suite(MASKING, seeds=[0, 1]), "--wandb", "offline")
+    assert code == 0 and "W&B" not in err
+    folder = tmp_path / "runs" / "mine"
+    ((name, (about, points)),) = tracked(folder).items()
+    assert name == "theirs" and about["tags"] == ["Digits", "ConvNet", "FedSGD", "Masking"]
+    records = [record for record in read_all(folder) if (record["config"]["defense"] or {}).get("class") == "Masking"]
+    controls = [record for record in read_all(folder) if record["config"]["defense"] is None]
+    assert len(records) == len(controls) == 2
+    mean = {key: sum(record[key] for record in records) / 2 for key in ("accuracy", "loss")}
+    control = sum(record["accuracy"] for record in controls) / 2
+    assert about["summary"]["accuracy"] == pytest.approx(mean["accuracy"])
+    assert about["summary"]["control_accuracy"] == pytest.approx(control)
+    assert about["summary"]["difference"] == pytest.approx(mean["accuracy"] - control)
+    assert about["config"]["ratio"] == 0.5 and about["config"]["defense"]["ratio"] == 0.5
+    for place, point in enumerate(points):
+        for key in ("accuracy", "loss"):
+            assert point[key] == pytest.approx(sum(record["curve"][key][place] for record in records) / 2)
+    assert [point["round"] for point in points] == records[0]["curve"]["round"]
 
 
 # Resume.

@@ -13,7 +13,7 @@ import numpy
 import pytest
 import torch
 
-from datamodules import CIFAR10, CIFAR100, MNIST, DataError, FashionMNIST
+from datamodules import CIFAR10, CIFAR10JPEG, CIFAR100, MNIST, DataError, FashionMNIST
 from datamodules.disk import TorchvisionData
 
 torch.set_num_threads(1)
@@ -173,6 +173,23 @@ def test_damaged_pickle_is_named(tmp_path: Path, name: str, content: bytes) -> N
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"{path} "):
         CIFAR10(root=str(tmp_path), verify_integrity=False).setup()
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (MNIST, "MNIST/raw/t10k-images-idx3-ubyte"),
+        (MNIST, "MNIST/raw/t10k-images-idx3-ubyte.gz"),
+        (CIFAR10, "cifar-10-batches-py/test_batch"),
+        (CIFAR10JPEG, "cifar-10-jpeg/test.npz"),
+    ],
+)
+def test_a_pipe_in_the_place_of_a_file_does_not_hang(tmp_path: Path, kind: Any, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name} is not a regular file: replace it with one"):
+        kind(root=str(tmp_path)).setup()
 
 
 @pytest.mark.parametrize("kind", [MNIST, FashionMNIST, CIFAR10, CIFAR100])

@@ -47,9 +47,9 @@ def test_only_what_is_asked_for_is_decoded_and_nothing_is_kept(tmp_path: Path, m
     opened: list[str] = []
     opener = Image.open
 
-    def counting(path: Path) -> Any:
+    def counting(path: Path, **more: Any) -> Any:
         opened.append(Path(path).name)
-        return opener(path)
+        return opener(path, **more)
 
     monkeypatch.setattr(Image, "open", counting)
     data = ImageFolder(str(tmp_path))
@@ -82,6 +82,7 @@ def test_resized_with_antialiasing_from_the_centre_square(tmp_path: Path) -> Non
     board.putdata([255 * ((x + y) % 2) for y in range(64) for x in range(64)])
     image.paste(board, (16, 0))
     image.save(tmp_path / "c/board.PNG")
+    write(tmp_path, {"d": 1})
     images, _ = ImageFolder(str(tmp_path), size=8).victims(1)
     assert images.shape == (1, 1, 3, 8, 8)
     assert (images - 0.5).abs().max() < 0.02  # without antialiasing: 0 or 1
@@ -97,23 +98,23 @@ def test_no_train_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0 no image", None])
 def test_damaged_image_is_named_when_it_is_decoded(tmp_path: Path, content: bytes | None) -> None:
-    write(tmp_path, {"a": 2}, suffix="jpg")
+    write(tmp_path, {"a": 2, "b": 1}, suffix="jpg")
     path = tmp_path / "a/a_0002.jpg"
     path.write_bytes(path.read_bytes()[:-200] if content is None else content)
     data = ImageFolder(str(tmp_path))
-    data.victims(1)
+    data.victims(2)
     with pytest.raises(DataError, match=f"{path} is damaged"):
-        data.victims(2)
+        data.victims(3)
 
 
 def test_hidden_files_and_empty_folders_are_passed_over(tmp_path: Path) -> None:
-    write(tmp_path, {"b": 1})
+    write(tmp_path, {"b": 1, "d": 1})
     (tmp_path / "a").mkdir()
     (tmp_path / ".c").mkdir()
     (tmp_path / "b/._b.jpg").write_bytes(b"resource fork")
     (tmp_path / "b/notes.txt").write_text("")
     data = ImageFolder(str(tmp_path))
-    assert data.victims(1)[1].tolist() == [[0]] and data.num_victims() == 1
+    assert data.victims(2)[1].tolist() == [[0], [1]] and data.num_victims() == 2 == data.num_classes
 
 
 def test_plain_files_without_class_folders(tmp_path: Path) -> None:
@@ -128,8 +129,19 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         ImageFolder(str(tmp_path / "a.png")).setup()
 
 
+def test_odd_names_are_names(tmp_path: Path) -> None:
+    write(tmp_path / "Fotos ü #2: 'a'", {"eine Klasse": 2, "日本": 1, "a[b]*?": 1})
+    data = ImageFolder("Fotos ü #2: 'a'", size=4, root=str(tmp_path))
+    data.setup()
+    assert data.num_victims() == 4 and data.num_classes == 3 and "Fotos ü #2: 'a'" in data.notes[0]
+    (tmp_path / "Fotos ü #2: 'a'" / "eine Klasse" / "two\nlines.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"two\\nlines\.png is damaged"):
+        data = ImageFolder("Fotos ü #2: 'a'", size=4, root=str(tmp_path))
+        data.victims(5)
+
+
 def test_missing(tmp_path: Path) -> None:
-    lfw = LFW(root=str(tmp_path), download=True)
+    lfw = LFW(root=str(tmp_path))
     lfw.prepare_data()
     with pytest.raises(DataError, match=r"lfw-deepfunneled is not there.*--data-root.*by hand"):
         lfw.setup()
