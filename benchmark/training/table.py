@@ -349,13 +349,9 @@ def changed(share: float | None) -> str:
     """A share in percent that is not rounded to none or to all; nothing where it is unknown."""
     if share is None:
         return ""
-    return (
-        f"{100 * share:.3g} %"
-        if share in (0, 1) or 5e-4 <= share < 0.9995
-        else "< 0.1 %"
-        if share < 0.5
-        else "> 99.9 %"
-    )
+    if 0 < share < 5e-4:
+        return "< 0.1 %"
+    return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.3g} %"
 
 
 def rate(found: Row) -> str:
