@@ -130,10 +130,9 @@ def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
     """What draws from torch's global generator, as Dropout does, draws by this seed, and nobody else notices."""
     sources = [torch.default_generator]
     if device.type == "cuda":
-        sources.append(torch.cuda.default_generators[device.index or torch.cuda.current_device()])
-    states = [
-        source.get_state() for source in sources
-    ]  # torch.random.fork_rng does the same in a hundred times as long
+        index = torch.cuda.current_device() if device.index is None else device.index
+        sources.append(torch.cuda.default_generators[index])
+    states = [source.get_state() for source in sources]  # torch.random.fork_rng takes 100 times as long
     try:
         for source in sources:
             source.manual_seed(seed)

@@ -36,12 +36,10 @@ def data_of(digits: Digits, count: int, tests: int) -> Data:
     return Data(images[seen], labels[seen], *test, 10, images[held_out], labels[held_out])
 
 
-def order_of(
-    share: Tensor, turn: int, federation: Federation, seed: int, client: int, smallest: int = 1
-) -> list[Tensor]:
+def order_of(share: Tensor, turn: int, federation: Federation, seed: int, client: int) -> list[Tensor]:
     """The client's batches."""
     how = federation
-    return batches_of(share, turn, how.algorithm, how.batch_size, how.local_epochs, smallest, seed, client)
+    return batches_of(share, turn, how.algorithm, how.batch_size, how.local_epochs, 1, seed, client)
 
 
 def looked_at(model: nn.Module, data: Data) -> Network:

@@ -118,11 +118,11 @@ def test_a_data_set_may_be_trained_on_as_itself_or_as_jpeg() -> None:
 
 
 def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, tmp_path: Path) -> None:
-    given = suite({"class": "Masking", "sweep": {"ratio": [0.9, 0.1]}}, "Clipping", evaluate_every=3)
+    given = suite({"class": "Masking", "sweep": {"ratio": [0.9, 0.1]}}, "Clipping", rounds=12, evaluate_every=8, learning_rate=0.5)
     code, out, err = leakboard(given)
     folder = tmp_path / "runs" / "mine"
     assert code == 0 and "8 of 8 runs trained" in out and "no defense" in out
-    assert "8/8 runs: Digits ConvNet FedSGD, Clipping(max_norm=1.0), learning rate 0.1, seed 1, accuracy " in err
+    assert "8/8 runs: Digits ConvNet FedSGD, Clipping(max_norm=1.0), learning rate 0.5, seed 1, accuracy " in err
     table = list(csv.DictReader((folder / "training.csv").open()))
     assert [row["defense"].partition(",")[0] for row in table] == [
         "no defense",
@@ -133,7 +133,7 @@ def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, t
     assert {row["seeds"] for row in table} == {"2"} and [row["pairs"] for row in table] == ["0", "2", "2", "2"]
     assert "± is half the width" in (folder / "training.md").read_text()
     for record in read_all(folder):
-        assert record["curve"]["round"] == [0, 3, 4] and len(record["curve"]["loss"]) == 3
+        assert record["curve"]["round"] == [0, 8, 12] and len(record["curve"]["loss"]) == 3
         assert record["accuracy"] == record["curve"]["accuracy"][-1] and record["status"] == "done"
         assert record["provenance"]["versions"]["torch"] == torch.__version__.partition("+")[0]
         assert all(value == float(f"{value:.6g}") for value in record["curve"]["loss"])
@@ -329,7 +329,7 @@ def test_each_defense_takes_the_rate_that_is_best_on_validation_images_and_seeds
     def validation(rate: float, seed: int, defense: str | None) -> float:
         if rate == 1:  # likes the first seed alone
             return 0.95 if seed == 1000 else 0.1
-        return 0.9 if rate == best[defense] else 0.5
+        return 0.9 if rate == best[defense] else 0.45
 
     pretend(monkeypatch, validation)
     given = suite(MASKING, seeds=[0, 1, 2], learning_rate=[0.1, 0.01, 1])
@@ -353,7 +353,7 @@ def test_each_defense_takes_the_rate_that_is_best_on_validation_images_and_seeds
         assert record["validation"]["accuracy"] != record["accuracy"]
     assert leakboard(given)[1].count("everything was done already") == 1
     more = suite(MASKING, seeds=[0, 1, 2, 3], learning_rate=[0.1, 0.01, 1, 3])
-    assert "4 of 22 runs trained" in leakboard(more)[1]  # a look at the new rate, and the new seed, of each
+    assert "4 of 24 runs trained" in leakboard(more)[1]  # a look at the new rate, and the new seed, of each
 
 
 def test_rates_that_are_equal_on_validation_are_told_apart_by_its_loss_then_the_smaller_is_taken() -> None:
@@ -475,8 +475,8 @@ def test_a_diverged_run_counts_as_nothing_known() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ("- a", "must have the keys name, seeds, scenarios, defenses"),
-        (suite() | {"seed": 0}, "unknown key of a training suite 'seed': did you mean seeds?"),
+        ("- a", "must have the keys name, seeds, tuning_seeds, scenarios, defenses"),
+        (suite() | {"seed": 0}, "unknown key of a training suite 'seed': did you mean seeds or"),
         (suite() | {"attacks": ["IDLG"]}, "attacks is a key of suites for leakboard run: a training has none"),
         (suite(round=3), "unknown key of a scenario 'round': did you mean rounds"),
         (suite("Maskin"), "unknown defense 'Maskin': did you mean Masking"),
