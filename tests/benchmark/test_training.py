@@ -118,11 +118,11 @@ def test_a_data_set_may_be_trained_on_as_itself_or_as_jpeg() -> None:
 
 
 def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, tmp_path: Path) -> None:
-    given = suite({"class": "Masking", "sweep": {"ratio": [0.9, 0.1]}}, "Clipping", rounds=12, evaluate_every=8, learning_rate=0.5)
+    given = suite({"class": "Masking", "sweep": {"ratio": [0.9, 0.1]}}, "Clipping", rounds=40, evaluate_every=32, learning_rate=1)
     code, out, err = leakboard(given)
     folder = tmp_path / "runs" / "mine"
     assert code == 0 and "8 of 8 runs trained" in out and "no defense" in out
-    assert "8/8 runs: Digits ConvNet FedSGD, Clipping(max_norm=1.0), learning rate 0.5, seed 1, accuracy " in err
+    assert "8/8 runs: Digits ConvNet FedSGD, Clipping(max_norm=1.0), learning rate 1, seed 1, accuracy " in err
     table = list(csv.DictReader((folder / "training.csv").open()))
     assert [row["defense"].partition(",")[0] for row in table] == [
         "no defense",
@@ -133,7 +133,7 @@ def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, t
     assert {row["seeds"] for row in table} == {"2"} and [row["pairs"] for row in table] == ["0", "2", "2", "2"]
     assert "± is half the width" in (folder / "training.md").read_text()
     for record in read_all(folder):
-        assert record["curve"]["round"] == [0, 8, 12] and len(record["curve"]["loss"]) == 3
+        assert record["curve"]["round"] == [0, 32, 40] and len(record["curve"]["loss"]) == 3
         assert record["accuracy"] == record["curve"]["accuracy"][-1] and record["status"] == "done"
         assert record["provenance"]["versions"]["torch"] == torch.__version__.partition("+")[0]
         assert all(value == float(f"{value:.6g}") for value in record["curve"]["loss"])
