@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from benchmark.rehearsal_defense import protected
 from benchmark.seeds import seed_for
@@ -19,12 +18,12 @@ from benchmark.training.clients import (
     Data,
     Network,
     Weights,
-    as_floats,
     batch_norm_names,
     batches_of,
     client_updates,
     examine,
     initial_weights,
+    logits_of,
     too_small,
 )
 from benchmark.training.partition import generator_for, split
@@ -174,12 +173,11 @@ def judged(
         at_once: images in one forward pass at most.
     """
     model.eval()
-    dtype = next(model.parameters()).dtype
     correct, loss = 0, 0.0
     with torch.no_grad():
         for part in torch.arange(len(labels)).tensor_split(math.ceil(len(labels) / at_once)):
             here = slice(int(part[0]), int(part[-1]) + 1)
-            logits = functional_call(model, weights, (as_floats(images[here], dtype),))
+            logits = logits_of(model, weights, images[here])
             correct += int((logits.argmax(1) == labels[here]).sum())
             loss += float(nn.functional.cross_entropy(logits.double(), labels[here], reduction="sum"))
     return correct / len(labels), loss / len(labels)

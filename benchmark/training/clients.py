@@ -63,11 +63,6 @@ class Network:
     smallest_batch: int = 1
     refusal: str = ""
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the parameters, and so of the images that go in."""
-        return next(self.model.parameters()).dtype
-
 
 def initial_weights(model: nn.Module, generator: torch.Generator) -> Weights:
     """What a network starts with: drawn parameters, and the buffers that its constructor made.
@@ -245,10 +240,7 @@ def all_at_once(network: Network, weights: Weights, local: Weights, batches: Seq
     leaves = {name: local[name].detach().requires_grad_() for name in network.trained}
     rest = {name: value for name, value in weights.items() if name not in leaves}
 
-    def logits_of(own: Weights, images: Tensor) -> Tensor:
-        return functional_call(network.model, rest | own, (images,))
-
-    logits = vmap(logits_of)(leaves, as_floats(data.images[index], network.dtype))
+    logits = vmap(lambda own, images: logits_of(network.model, rest | own, images))(leaves, data.images[index])
     losses = -(targets * logits.log_softmax(-1)).sum(-1).mean(1)
     slopes = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, slopes, strict=True))
@@ -264,10 +256,32 @@ def one_after_another(
         own = {name: value[number].detach() for name, value in local.items()}
         leaves = [own[name].requires_grad_() for name in network.trained]
         with drawing_from(seed, data.images.device):
-            logits = functional_call(network.model, weights | own, (as_floats(data.images[batch], network.dtype),))
+            logits = logits_of(network.model, weights | own, data.images[batch])
             loss = nn.functional.cross_entropy(logits, data.labels[batch])
             each.append(torch.autograd.grad(loss, leaves, materialize_grads=True))
     return {name: torch.stack(one) for name, one in zip(network.trained, zip(*each, strict=True), strict=True)}
+
+
+def logits_of(model: nn.Module, weights: Weights, images: Tensor) -> Tensor:
+    """What the model says of images with these weights in place of its own.
+
+    Each place in a module that holds a tensor is given its own value: torch's tie_weights leaves weights untied where
+    a module that stands in two places shares one with another module.
+
+    Args:
+        model: the architecture.
+        weights: name -> values; of a tensor with several names the one that ``named_parameters`` gives.
+        images: ``[N, C, H, W]``, bytes or floats in [0, 1].
+    """
+    names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    places = {
+        f"{path}.{key}" if path else key: weights[names[id(tensor)]]
+        for path, module in model.named_modules()
+        for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    }
+    floats = as_floats(images, next(model.parameters()).dtype)
+    logits: Tensor = functional_call(model, places, (floats,), tie_weights=False)
+    return logits
 
 
 def as_floats(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import federated
-from benchmark.blocks import Workbench, checksum, from_data, short
+from benchmark.blocks import Workbench, checksum, from_data
 from benchmark.errors import UsageError
 from benchmark.registry import build, imported, own_sources
-from benchmark.rehearsal_defense import own_line
+from benchmark.rehearsal_defense import told
 from benchmark.suite import digest
 from benchmark.training.clients import Data, drawing_from
 from benchmark.training.partition import generator_for, split
@@ -106,8 +106,7 @@ class TrainingBench(Workbench):
         except (Exception, SystemExit) as error:  # a user's own model can raise anything
             pixels = " x ".join(map(str, shape))
             raise UsageError(
-                f"{scenario.model.name} does not take the {pixels} images of {scenario.data.name} "
-                f"({short(error)}){own_line(error)}"
+                f"{scenario.model.name} does not take the {pixels} images of {scenario.data.name} ({told(error)})"
             ) from None
         return model
 

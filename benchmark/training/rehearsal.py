@@ -27,6 +27,10 @@ SEEDS = (11, 12)
 """Of what the two clients of the rehearsal draw, as for Dropout."""
 
 
+LARGEST_BATCH = 32
+"""Images of the larger of the two batches, at most."""
+
+
 @dataclass
 class Rehearsal:
     """The clients of one scenario.
@@ -52,8 +56,9 @@ class Rehearsal:
     _checked: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        few = torch.arange(5) % len(self.data.labels)
-        batches = (few[:3], few[3:])
+        size = min(self.federation.batch_size, LARGEST_BATCH)
+        some = torch.arange(max(2, size) + 2) % len(self.data.labels)
+        batches = (some[:-2], some[-2:])
         try:
             weights = start(self.model, self.federation, 0).weights
             judged(self.model, weights, self.data.test_images[:2], self.data.test_labels[:2])
@@ -120,7 +125,7 @@ def plain_updates(network: Network, weights: Weights, batches: Sequence[Tensor],
             fill(tensors, weights)
             leaves = [tensors[name] for name in network.trained]
             with drawing_from(seed, data.images.device):
-                logits = model(as_floats(data.images[batch], network.dtype))
+                logits = model(as_floats(data.images[batch], next(model.parameters()).dtype))
                 loss = nn.functional.cross_entropy(logits, data.labels[batch])
                 slopes = torch.autograd.grad(loss, leaves, materialize_grads=True)
             moved = {name: weights[name] - b.detach() for name, b in model.named_buffers() if b.dtype != torch.bool}

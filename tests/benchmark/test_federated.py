@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from benchmark import federated
+from benchmark.errors import UsageError
 from benchmark.federated import Federation, State, evaluate, next_round, server_step, start, train
 from benchmark.models import MLP, ConvNet
 from benchmark.resnet import ResNet
@@ -306,3 +309,255 @@ def test_networks_learn(digits: Digits, federation: Federation, kind: type[Any],
         federation, server_momentum=0.5, evaluate_every=100, rounds=60 if federation is SGD else 4, learning_rate=0.3
     )
     assert run(whole, how, kind=kind).accuracy[-1] > floor
+
+
+# What a user's own network is trained as.
+
+
+class Own(nn.Module):
+    """A body and a head of a user's own, drawn from the generator; what is odd about it is in its subclass."""
+
+    def __init__(self, image_shape: Any = (1, 8, 8), num_classes: int = 10) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), *self.middle())
+        self.head = nn.Linear(12, num_classes)
+
+    def middle(self) -> list[nn.Module]:
+        return [nn.Tanh()]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images))
+
+    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        return {n: 0.6 * torch.rand(p.shape, generator=generator) - 0.3 for n, p in self.named_parameters()}
+
+
+class Frozen(Own):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body.requires_grad_(False)
+
+
+class Tied(Own):
+    def __init__(self) -> None:
+        super().__init__()
+        act = nn.Tanh()
+        middle = nn.Linear(12, 12)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), act, middle, act, middle, act)
+        self.again = nn.Linear(12, 12)
+        self.again.weight = middle.weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.again(self.body((images - 0.3) / 0.4)) / 2)
+
+
+class Unused(Own):
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Linear(3, 10)
+
+
+class Hooked(Own):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_forward_pre_hook(lambda module, given: ((given[0] - 0.2) * 2,))
+
+
+class Normalized(Own):
+    def middle(self) -> list[nn.Module]:
+        return [nn.BatchNorm1d(12), nn.ReLU()]
+
+
+class Cumulative(Own):
+    def middle(self) -> list[nn.Module]:
+        return [nn.BatchNorm1d(12, momentum=None), nn.ReLU()]
+
+
+class OfTheBatch(Own):  # has no buffers, but each image depends on the others
+    def middle(self) -> list[nn.Module]:
+        return [nn.BatchNorm1d(12, track_running_stats=False), nn.Tanh()]
+
+
+class Dropped(Own):
+    def middle(self) -> list[nn.Module]:
+        return [nn.BatchNorm1d(12), nn.Dropout(0.5)]
+
+
+class Precise(Own):
+    def __init__(self) -> None:
+        super().__init__()
+        self.double()
+
+
+class Constant(Own):  # a buffer that never moves
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(0.3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images - self.mean)
+
+
+OWN = (Own, Frozen, Tied, Unused, Hooked, Normalized, Cumulative, OfTheBatch, Precise, Constant)
+
+
+@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("federation", [replace(SGD, clients=1, clients_per_round=1), AVG])
+def test_an_own_network_is_trained_as_by_a_loop_over_it(data: Data, kind: type[Own], federation: Federation) -> None:
+    federation = replace(federation, rounds=2, dirichlet=3.0 if federation.clients > 1 else None)
+    model, alone = kind(), kind()
+    *_, found = train(model, data, federation, None, 2)
+    shares = split(data.labels, federation.clients, federation.dirichlet, 2)
+    server = dict(start(alone, federation, 2).weights)
+    for turn in range(federation.rounds):
+        ends = []
+        for client, share in enumerate(shares):
+            alone.load_state_dict(server, strict=False)
+            alone.train()
+            optimizer = torch.optim.SGD([p for p in alone.parameters() if p.requires_grad], lr=federation.learning_rate)
+            for batch in order_of(share, turn, federation, 2, client):
+                if len(batch) > 1 or not isinstance(kind().body[2], nn.BatchNorm1d):
+                    optimizer.zero_grad()
+                    logits = alone(data.images[batch].to(alone.head.weight.dtype))
+                    nn.functional.cross_entropy(logits, data.labels[batch]).backward()
+                    optimizer.step()
+            ends.append({n: v.detach().clone() for n, v in alone.state_dict().items() if n in server})
+        for name in server:
+            mean = sum(len(share) / 150 * end[name] for share, end in zip(shares, ends, strict=True))
+            server[name] = mean if server[name].is_floating_point() else max(end[name] for end in ends)
+    for name, value in server.items():
+        torch.testing.assert_close(found.weights[name], value, rtol=1e-3, atol=1e-5)
+    if kind is Frozen:
+        assert set(found.momentum) == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("kind", [*OWN, ConvNet])
+def test_many_clients_share_a_step_only_where_that_gives_the_same(data: Data, kind: type[Any]) -> None:
+    seen = looked_at(network() if kind is ConvNet else kind(), data)
+    assert seen.batched == (kind not in (Normalized, Cumulative, OfTheBatch))
+    assert seen.smallest_batch == (2 if kind in (Normalized, Cumulative, OfTheBatch) else 1)
+
+
+@pytest.mark.parametrize("federation", [SGD, AVG])
+def test_dropout_is_drawn_by_the_seed_the_client_and_the_round_alone(data: Data, federation: Federation) -> None:
+    federation = replace(federation, rounds=3)
+    model = Dropped()
+    first = last(train(model, data, federation, None, 1))
+    torch.manual_seed(5)
+    whole = list(train(model, data, federation, None, 1))
+    assert same(first, whole[-1]) and torch.initial_seed() == 5
+    assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(5))
+    assert same(first, last(train(Dropped(), data, federation, None, 1, whole[1])))  # goes on in another process
+    assert not same(first, last(train(Dropped(), data, federation, None, 2)))
+
+
+def test_dropout_differs_from_client_to_client_and_is_off_in_tests(data: Data) -> None:
+    model = Dropped()
+    begun = start(model, SGD, 0)
+    batch = torch.arange(8)
+    seen = looked_at(model, data)
+
+    def shared(seeds: list[int]) -> Tensor:
+        return client_updates(seen, begun.weights, [[batch]] * len(seeds), data, None, seeds)["head.weight"]
+
+    one, other, again = shared([3, 4, 3])
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert torch.equal(shared([4])[0], other)  # in any company
+    assert evaluate(model, data, begun).loss == evaluate(model, data, begun).loss
+
+
+def test_a_last_batch_of_one_image_is_left_out_where_batch_norm_cannot_take_it(data: Data) -> None:
+    nine = data._replace(images=data.images[:9], labels=data.labels[:9])
+    federation = replace(AVG, clients=1, clients_per_round=1, rounds=1, local_epochs=1)
+    counts = [last(train(kind(), nine, federation, None, 0)).weights for kind in (Normalized, Normalized)]
+    assert counts[0]["body.2.num_batches_tracked"] == 1  # of 8 and 1
+    for size, sentence in ((1, "batch_size is 1, but"), (4, "client 0 has one image, and")):
+        with pytest.raises(UsageError, match=f"{sentence} Normalized cannot be trained on a batch of one image"):
+            last(train(Normalized(), nine, replace(SGD, clients=9, batch_size=size), None, 0))
+
+
+def test_what_draw_leaves_out_or_adds_is_told() -> None:
+    model = Own()
+    drawn = model.draw(torch.Generator())
+    for wrong, sentence in (
+        ({n: v for n, v in drawn.items() if n != "head.bias"}, "lacks head.bias"),
+        (drawn | {"module.head": drawn["head.bias"]}, "has module.head, which is no parameter"),
+        (drawn | {"head.bias": torch.zeros(3)}, r"returns \[3\] for head.bias, whose shape is \[10\]"),
+    ):
+        model.draw = lambda generator, wrong=wrong: wrong  # type: ignore[assignment,misc]
+        with pytest.raises(ValueError, match=sentence):
+            start(model, SGD, 0)
+
+
+# The canary.
+
+
+class Scaled(Defense):
+    """Multiplies some clients' first tensor, from a round on."""
+
+    def __init__(self, factor: float, above: float = -1.0) -> None:
+        self.factor, self.above, self.seen = factor, above, list[float]()
+
+    def protect(self, update: Update, generators: Any) -> Update:
+        name = next(iter(update))
+        norm = update[name].flatten(1).norm(dim=1).view(-1, *[1] * (update[name].dim() - 1))
+        self.seen += norm.flatten().tolist()
+        return update | {name: torch.where(norm > self.above, self.factor * update[name], update[name])}
+
+    def known_to_attacker(self) -> Any:
+        raise NotImplementedError
+
+
+def test_the_canary_counts_what_a_defense_changes(data: Data) -> None:
+    model = Own()
+    sizes = [p.numel() for p in model.parameters()]
+    federation = replace(SGD, clients_per_round=3, rounds=5)
+    dead = int((data.images.flatten(1) == 0).all(0).sum())
+    halved = last(train(model, data, federation, Scaled(0.5), 0))
+    assert (halved.defended, halved.changed, halved.entries) == (15, 15, 15 * sum(sizes))
+    assert 0.3 * 15 * sizes[0] < halved.entries_changed <= 15 * (sizes[0] - 12 * dead)  # a zero stays a zero
+    for defense in (Scaled(1.0), Scaled(1 + 1e-7), Clipping(1e6), Masking(0.0), GaussianNoise(0.0)):
+        kept = last(train(model, data, federation, defense, 0))
+        assert (kept.defended, kept.changed, kept.entries_changed) == (15, 0, 0)
+    idle = Scaled(1.0)
+    last(train(model, data, federation, idle, 0))
+    some = last(train(model, data, federation, Scaled(0.5, above=median(idle.seen)), 0))
+    assert 0 < some.changed < 15
+    noisy = last(train(model, data, federation, GaussianNoise(0.01), 0))
+    assert noisy.entries_changed == noisy.entries == 15 * sum(sizes)
+
+
+def test_nan_and_infinity_are_changes() -> None:
+    given = {"w": torch.tensor([[1.0, 0.0], [2.0, 0.0]]), "temperature": torch.tensor([1.0, 1.0])}
+    shared = {"w": torch.tensor([[math.nan, 0.0], [2.0, math.inf]]), "temperature": torch.tensor([1.0, 2.0])}
+    assert federated.changed_entries(given, shared).tolist() == [1, 2]
+
+
+def test_what_changes_its_input_in_place_is_seen_too(data: Data) -> None:
+    class InPlace(Scaled):
+        def protect(self, update: Update, generators: Any) -> Update:
+            for value in update.values():
+                value.mul_(self.factor)
+            return update
+
+    assert run(data, SGD, InPlace(0.5)).changed == SGD.rounds * SGD.clients
+
+
+def test_a_defense_that_returns_another_shape_in_some_round_is_told(data: Data) -> None:
+    class Late(Scaled):
+        rounds = 0
+
+        def protect(self, update: Update, generators: Any) -> Update:
+            self.rounds += 1
+            return {n: v[..., :1] if self.rounds == 3 else v for n, v in update.items()}
+
+    with pytest.raises(UsageError, match=r"Late: protect returns the shape \[4, 4, 1, 3, 1\] for 0.weight, not"):
+        run(data, SGD, Late(1.0))
+
+
+def test_the_validation_images_are_judged_after_the_last_round(data: Data) -> None:
+    *states, end = train(network(), data, SGD, None, 0)
+    assert all(state.validation is None for state in states) and end.validation is not None
+    swapped = data._replace(test_images=data.validation_images, test_labels=data.validation_labels)
+    judged = evaluate(network(), swapped, replace(end, accuracy=(), loss=()))
+    assert end.validation == (judged.accuracy[0], judged.loss[0])

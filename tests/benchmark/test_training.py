@@ -118,11 +118,13 @@ def test_a_data_set_may_be_trained_on_as_itself_or_as_jpeg() -> None:
 
 
 def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, tmp_path: Path) -> None:
-    given = suite({"class": "Masking", "sweep": {"ratio": [0.9, 0.1]}}, "Clipping", rounds=40, evaluate_every=32, learning_rate=1)
+    quick = {"model": {"class": "MLP", "hidden": 32, "activation": "relu"}, "rounds": 12, "learning_rate": 0.5}
+    quick |= {"evaluate_every": 8}
+    given = suite({"class": "Masking", "sweep": {"ratio": [0.9, 0.1]}}, "Clipping", **quick)
     code, out, err = leakboard(given)
     folder = tmp_path / "runs" / "mine"
     assert code == 0 and "8 of 8 runs trained" in out and "no defense" in out
-    assert "8/8 runs: Digits ConvNet FedSGD, Clipping(max_norm=1.0), learning rate 1, seed 1, accuracy " in err
+    assert "8/8 runs: Digits MLP FedSGD, Clipping(max_norm=1.0), learning rate 0.5, seed 1, accuracy " in err
     table = list(csv.DictReader((folder / "training.csv").open()))
     assert [row["defense"].partition(",")[0] for row in table] == [
         "no defense",
@@ -133,8 +135,13 @@ def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, t
     assert {row["seeds"] for row in table} == {"2"} and [row["pairs"] for row in table] == ["0", "2", "2", "2"]
     assert "± is half the width" in (folder / "training.md").read_text()
     for record in read_all(folder):
-        assert record["curve"]["round"] == [0, 32, 40] and len(record["curve"]["loss"]) == 3
-        assert record["accuracy"] == record["curve"]["accuracy"][-1] and record["status"] == "done"
+        assert record["curve"]["round"] == [0, 8, 12] and len(record["curve"]["loss"]) == 3
+        assert record["accuracy"] == record["curve"]["accuracy"][-1]
+        assert record["status"] == ("done" if record["accuracy"] > record["majority"] else "collapsed")
+        ratio = (record["config"]["defense"] or {}).get("ratio")
+        if ratio:  # what a mask removes, but for entries that were zero anyway
+            assert record["clients_changed"] == 1 and 0.2 * ratio < record["entries_changed"] < ratio + 0.01
+        assert (record["entries_changed"] is None) == (record["config"]["defense"] is None)
         assert record["provenance"]["versions"]["torch"] == torch.__version__.partition("+")[0]
         assert all(value == float(f"{value:.6g}") for value in record["curve"]["loss"])
         assert set(record["validation"]) == {"accuracy", "loss"} and 0.1 < record["majority"] < 0.3
