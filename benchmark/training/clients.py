@@ -277,7 +277,8 @@ def logits_of(model: nn.Module, weights: Weights, images: Tensor) -> Tensor:
     places = {
         f"{path}.{key}" if path else key: weights[names[id(tensor)]]
         for path, module in model.named_modules()
-        for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for own in (module.named_parameters, module.named_buffers)
+        for key, tensor in own(recurse=False, remove_duplicate=False)
     }
     floats = as_floats(images, next(model.parameters()).dtype)
     logits: Tensor = functional_call(model, places, (floats,), tie_weights=False)

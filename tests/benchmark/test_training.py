@@ -25,7 +25,7 @@ from benchmark.training import work as training
 from benchmark.training.plan import Run, TrainingBench
 from benchmark.training.store import TrainingStore, read_all
 from benchmark.training.suite import parse
-from benchmark.training.table import as_csv, as_markdown, best_rate, rows, t_interval
+from benchmark.training.table import as_csv, as_markdown, best_rate, note, rows, t_interval
 from benchmark.training.work import Watch, carry_out
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
@@ -476,6 +476,82 @@ def test_a_diverged_run_counts_as_nothing_known() -> None:
     assert (row["accuracy"], row["diverged"], row["loss"]) == (0.45, 1, None)
 
 
+def test_a_defense_that_never_acted_is_void_and_did_not_cost_nothing() -> None:
+    control = [record(seed, accuracy) for seed, accuracy in enumerate((0.9, 0.8))]
+    idle = {"entries_changed": 0.0, "clients_changed": 0.0}
+    still = [record(seed, accuracy, "Clipping", **idle) for seed, accuracy in enumerate((0.9, 0.8))]
+    once = [still[0], record(1, 0.8, "Clipping", clients_changed=1e-6, entries_changed=1e-6)]
+    for found, void, difference, cell in (
+        (still, "did not act", None, "| void: did not act |"),
+        (once, "", 0.0, "| +0.00 ± 0.00 |"),
+    ):
+        _, row = rows(control + found)
+        assert (row["void"], row["difference"], row["pairs"]) == (void, difference, 0 if void else 2)
+        assert cell in as_markdown([row], "mine") and ("| 0 % | 0 % |" if void else "| < 0.1 % | < 0.1 % |") in (
+            as_markdown([row], "mine")
+        )
+    assert "clients_changed" in as_csv([row])
+
+
+def test_a_run_that_ends_like_naming_one_class_has_collapsed(leakboard: Leakboard, tmp_path: Path) -> None:
+    assert leakboard(suite(MASKING, seeds=[0], learning_rate=1e-9, model="MLP"))[0] == 0  # learns nothing
+    records = read_all(tmp_path / "runs" / "mine")
+    for found in records:
+        counts = [found["majority"] * 40, found["accuracy"] * 40]
+        assert all(abs(count - round(count)) < 1e-3 for count in counts)
+        assert found["status"] == ("collapsed" if found["accuracy"] <= found["majority"] else "done")
+    control, masked = rows(records)
+    assert control["collapsed"] == masked["collapsed"] == 1 and "collapsed in 1 of 1" in masked["void"]
+    assert masked["difference"] is None and masked["accuracy"] > 0
+
+
+@pytest.mark.parametrize("status", ["collapsed", "diverged"])
+def test_there_is_no_difference_to_a_control_that_failed_and_one_to_a_defense_that_did(status: str) -> None:
+    def failed(found: Record) -> Record:
+        lost = {"accuracy": None, "loss": None, "validation": None} if status == "diverged" else {"accuracy": 0.1}
+        return found | {"status": status} | lost
+
+    control, masked = [record(0, 0.9), record(1, 0.8)], [record(0, 0.9, "Masking"), record(1, 0.8, "Masking")]
+    first, second = rows([control[0], failed(control[1]), *masked])
+    assert (first[status], second["void"], second["difference"]) == (1, f"no defense {status} in 1 of 2", None)
+    first, second = rows([*control, masked[0], failed(masked[1])])
+    assert (second[status], second["void"]) == (1, "")
+    assert second["difference"] == pytest.approx(-0.4 if status == "diverged" else -0.35)
+
+
+def older(found: Record, *curve: float) -> Record:
+    """As an older version wrote it."""
+    new = ("majority", "validation", "clients_changed", "entries_changed")
+    config = {k: v for k, v in found["config"].items() if k not in ("tuning", "validation_images")} | {"schema": 1}
+    kept = {key: value for key, value in found.items() if key not in new}
+    return kept | {"config": config, "curve": {"accuracy": list(curve), "loss": list(curve)}, "accuracy": curve[-1]}
+
+
+def test_what_older_records_do_not_say_is_found_in_their_curves_and_noted() -> None:
+    control = [older(record(seed, 0.9), 0.1, 0.5, 0.9) for seed in (0, 1)]
+    same = [older(record(seed, 0.9, "Clipping"), 0.1, 0.5, 0.9) for seed in (0, 1)]
+    one_differs = [same[0], older(record(1, 0.9, "Clipping"), 0.1, 0.4, 0.9)]
+    other_seed = [*same, older(record(2, 0.9, "Clipping"), 0.1, 0.5, 0.9)]
+    for found, void in ((same, "did not act"), (one_differs, ""), (other_seed, "")):
+        first, second = rows(control + found)
+        assert (second["void"], second["older"], first["collapsed"]) == (void, 1, 0)
+    assert "Records of an older version do not say" in note([first, second]) and "on test" not in note([first])
+    first, second = rows([control[0], older(record(1, 0.9), 0.12, 0.3, 0.11), *same])
+    assert (first["collapsed"], second["void"]) == (1, "no defense collapsed in 1 of 2")
+    slow = older(record(0, 0.9, learning_rate=0.2), 0.1, 0.95)
+    slow["config"] |= {"learning_rate": 0.2}
+    row, *_ = rows([*control, slow])
+    assert (row["learning_rate"], row["rate_chosen_on"]) == (0.2, "test")
+    assert "picked by an older version" in note([row]) and "0.2 (largest tried) (on test)" in as_markdown([row], "")
+
+
+def test_the_published_trainings_are_still_read() -> None:
+    table = rows(read_all(Path(__file__).parents[2] / "results" / "masking"))
+    assert len(table) > 50 and all(row["rate_chosen_on"] == "test" and row["older"] for row in table)
+    void = [(row["data"], row["model"], row["defense"]) for row in table if row["void"] == "did not act"]
+    assert void == [("CIFAR10JPEG", "ResNet(width=8)", "Clipping(max_norm=4.37144)")]
+
+
 # Bad input.
 
 
@@ -520,6 +596,31 @@ def test_a_diverged_run_counts_as_nothing_known() -> None:
             suite(clients=50, split={"dirichlet": 0.01}),
             " of 50 clients have no image of the 90: give fewer clients, a larger dirichlet or more train_images",
         ),
+        (suite(clients=10**9, clients_per_round=2), f"{10**9 - 90} of 1000000000 clients have no image of the 90"),
+        (suite(clients=10**9 + 1), "clients must be at most 1,000,000,000, not 1000000001"),
+        (suite(rounds=10**20), "rounds must be at most 1,000,000,000, not 100000000000000000000"),
+        (suite(algorithm="FedAvg", local_epochs=1001), "local_epochs must be at most 1,000, not 1001"),
+        (suite(batch_size=10**400), "batch_size must be at most 1,000,000,000, not 1000"),
+        (suite(learning_rate=10**400), "learning_rate must be a number above 0, not 1000"),
+        (suite(learning_rate=-0.1), "learning_rate must be a number above 0, not -0.1"),
+        (suite(learning_rate=[0.1, math.inf]), "learning_rate must be a number above 0, not inf"),
+        (suite(learning_rate=[0.1, 0.2, 0.1]), "learning_rate has 0.1 more than once: give each rate once"),
+        (suite(learning_rate=[1, 1.0]), "learning_rate has 1 more than once: give each rate once"),
+        (suite(server_momentum=-0.1), "server_momentum must be a number of at least 0 and below 1, not -0.1"),
+        (suite(server_momentum=math.nan), "server_momentum must be a number of at least 0 and below 1, not nan"),
+        (
+            suite(split={"dirichlet": 1e-300}),
+            "dirichlet must be from 0.001, where a class is with one client, to",
+        ),
+        (suite(split={"dirichlet": 1e200}), "dirichlet must be from 0.001, where a class is with one client, to"),
+        (suite(split={"dirichlet": math.inf}), "dirichlet must be a number above 0, not inf"),
+        (suite(seeds=[0, 1, 0]), "seeds has 0 more than once: give each seed once"),
+        (suite() | {"tuning_seeds": [5]}, "tuning_seeds choose among learning rates: give learning_rate as a list"),
+        (suite(learning_rate=[1, 2]) | {"tuning_seeds": []}, "tuning_seeds must be a list of whole numbers"),
+        (suite(learning_rate=[1, 2]) | {"tuning_seeds": [0]}, "seed 0 is in seeds and chooses learning rates too"),
+        (suite(learning_rate=[1, 2], seeds=[1000]), "seed 1000 is in seeds and chooses learning rates too"),
+        (suite(validation_images=0), "validation_images must be a whole number of at least 1, not 0"),
+        (suite(validation_images=100), "100 images on the clients' side, of which validation_images takes 100"),
         (suite(data="MNIST"), "which is not there: point --data-root"),
         (suite(data="CIFAR10JPEG"), "cifar-10-jpeg/test.npz is not there: point --data-root"),
     ],
