@@ -31,8 +31,8 @@ RATES = {
     VALIDATION: "Where several rates were tried, each was trained with one tuning seed, the two best on validation "
     "images with several, and the better of them with the n seeds that stand here; the validation images are no "
     "client's and not those of the test, and the tuning seeds are not reported.",
-    TEST: "Rates that were picked by an older version (marked on test) are the best on the very test images and seeds "
-    "that are reported: those accuracies are too high, and differences between them uncertain by as much.",
+    TEST: "Rates in records of an older version are the best on the very test images and seeds that are reported: "
+    "those accuracies are too high, and differences between them are uncertain by as much.",
 }
 """How the learning rates of a table were chosen."""
 

@@ -542,7 +542,9 @@ def test_what_older_records_do_not_say_is_found_in_their_curves_and_noted() -> N
     slow["config"] |= {"learning_rate": 0.2}
     row, *_ = rows([*control, slow])
     assert (row["learning_rate"], row["rate_chosen_on"]) == (0.2, "test")
-    assert "picked by an older version" in note([row]) and "0.2 (largest tried) (on test)" in as_markdown([row], "")
+    assert "are the best on the very test images" in note([row]) and "0.2 (largest tried) (on test)" in as_markdown(
+        [row], ""
+    )
 
 
 def test_the_published_trainings_are_still_read() -> None:
