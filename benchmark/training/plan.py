@@ -15,7 +15,7 @@ from benchmark.registry import build, imported, own_sources
 from benchmark.rehearsal_defense import told
 from benchmark.suite import digest
 from benchmark.training.clients import Data, drawing_from
-from benchmark.training.partition import generator_for, split
+from benchmark.training.partition import generator_for
 from benchmark.training.rehearsal import Rehearsal
 from benchmark.training.store import TrainingStore
 from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite
@@ -156,17 +156,13 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
     rehearsals: dict[str, Rehearsal] = {}
     for training in suite.trainings:
         scenario, how = training.scenario, training.scenario.federation
-        data = bench.training_data(scenario)
-        try:
-            shares = split(data.labels.cpu(), how.clients, how.dirichlet, training.seed)
-        except ValueError as error:
-            raise UsageError(f"{scenario.data.name}, seed {training.seed}: {error}") from None
         alike = repr(replace(scenario, federation=replace(how, learning_rate=0.0)))
         if alike not in rehearsals:
+            data = bench.training_data(scenario)
             checksums[alike] = checksum(*(part.cpu() for part in data if isinstance(part, Tensor)))
             model = bench.training_model(scenario)
             rehearsals[alike] = Rehearsal(model, data, how, scenario.model.label, scenario.data.name)
-        rehearsals[alike].check_batches(shares, training.seed)
+        rehearsals[alike].check_clients(training.seed)
         if training.defense is not None:
             rehearsals[alike].check_defense(training.defense)
         about = training.config() | {"data_sha256": checksums[alike], "code_sha256": code_checksum(training)}

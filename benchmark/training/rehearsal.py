@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import UsageError
-from benchmark.federated import Federation, defended_part, judged, start
+from benchmark.federated import Federation, defended_part, judged
 from benchmark.registry import Spec, build
 from benchmark.rehearsal_defense import check_protect, told
 from benchmark.training.clients import (
@@ -19,8 +19,10 @@ from benchmark.training.clients import (
     close,
     drawing_from,
     examine,
+    initial_weights,
     too_small,
 )
+from benchmark.training.partition import generator_for, split
 from defenses.base import Update
 
 SEEDS = (11, 12)
@@ -54,13 +56,14 @@ class Rehearsal:
     network: Network = field(init=False)
     update: Update = field(init=False)
     _checked: set[str] = field(default_factory=set, init=False)
+    _split: set[int] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         size = min(self.federation.batch_size, LARGEST_BATCH)
         some = torch.arange(max(2, size) + 2) % len(self.data.labels)
         batches = (some[:-2], some[-2:])
         try:
-            weights = start(self.model, self.federation, 0).weights
+            weights = initial_weights(self.model, generator_for(0, 0, "network"))
             judged(self.model, weights, self.data.test_images[:2], self.data.test_labels[:2])
             self.network = examine(self.model, weights, self.data)
             found, again = (
@@ -88,15 +91,18 @@ class Rehearsal:
             raise UsageError(f"the gradients of {self.name} are NaN or infinite at its initial weights ({wrong[0]})")
         self.update = {name: value for name, value in found.items() if value.is_floating_point()}
 
-    def check_batches(self, shares: Sequence[Tensor], seed: int) -> None:
-        """UsageError where a client's batches would be too small for the network.
-
-        Args:
-            shares: images of each client.
-            seed: of the split, for people.
-        """
-        if wrong := too_small(shares, self.federation.batch_size, self.network, self.name):
+    def check_clients(self, seed: int) -> None:
+        """UsageError where with this seed a client has no image, or batches that are too small for the network."""
+        if seed in self._split:
+            return
+        how = self.federation
+        try:
+            shares = split(self.data.labels.cpu(), how.clients, how.dirichlet, seed)
+        except ValueError as error:
+            raise UsageError(f"{self.data_name}, seed {seed}: {error}") from None
+        if wrong := too_small(shares, how.batch_size, self.network, self.name):
             raise UsageError(f"{self.data_name}, seed {seed}: {wrong}")
+        self._split.add(seed)
 
     def check_defense(self, defense: Spec) -> None:
         """UsageError where the defense breaks its contract on an update of this network."""
