@@ -1,48 +1,34 @@
 """Federated training in which each client's update goes through a defense before the server averages it.
 
 FedAvg and FedSGD of McMahan et al. 2017 (arXiv 1602.05629). Whatever is drawn, the split, the clients of a round, the
-order of their images, a defense's noise, comes from the seed, the client and the round alone: every defense meets the
-same training, and a training that was stopped goes on as if it had not been.
+order of their images, Dropout, a defense's noise, comes from the seed, the client and the round alone: every defense
+meets the same training, and a training that was stopped goes on as if it had not been.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.rnn import pad_sequence
 
-from attacks.gradients import batch_gradients
+from benchmark.rehearsal_defense import protected
+from benchmark.seeds import seed_for
+from benchmark.training.clients import (
+    Data,
+    Network,
+    Weights,
+    batch_norm_names,
+    batches_of,
+    client_updates,
+    examine,
+    initial_weights,
+    logits_of,
+    too_small,
+)
 from benchmark.training.partition import generator_for, split
+from benchmark.training.schedule import rate_at
 from defenses.base import Defense, Update
-
-Weights = dict[str, Tensor]
-"""Name -> values of a network: its parameters, then its running statistics."""
-
-FEW_IMAGES = 16
-"""Up to so many images in a batch, all clients in one batched step are faster on a CPU than one after another."""
-
-
-class Data(NamedTuple):
-    """What is trained on and tested on.
-
-    Attributes:
-        images: of all clients together, ``[M, C, H, W]``, bytes or float32 in [0, 1].
-        labels: ``[M]``.
-        test_images: ``[T, C, H, W]``, as the images.
-        test_labels: ``[T]``.
-        num_classes: K.
-    """
-
-    images: Tensor
-    labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
-    num_classes: int
 
 
 @dataclass(frozen=True)
@@ -51,13 +37,16 @@ class Federation:
 
     Attributes:
         algorithm: ``FedSGD``: a client shares the mean gradient of its next batch. ``FedAvg``: it trains for
-            ``local_epochs`` and shares its weights at the start minus those at the end, divided by nothing.
+            ``local_epochs`` and shares its weights at the start minus those at the end.
         clients: number of clients.
         clients_per_round: how many of them, drawn anew, train in a round.
         rounds: how often the server averages.
-        batch_size: images of a client's batch; a client with fewer has all of its own in each.
+        batch_size: images of a client's batch; a client with fewer has all of its own in each. In FedAvg a last batch
+            of one image is left out where the network cannot be trained on it (BatchNorm after a linear layer).
         local_epochs: of FedAvg.
         learning_rate: of the clients in FedAvg, whose mean update the server takes as it is; of the server in FedSGD.
+            Of the first round, where it decays.
+        decay: how the learning rate falls, one of :data:`benchmark.training.schedule.DECAYS`.
         server_momentum: what the server keeps of its last step.
         dirichlet: alpha of a split by labels, None for one at random.
         protect_batch_norm: whether a defense also gets the scales, shifts and running statistics of BatchNorm.
@@ -71,10 +60,15 @@ class Federation:
     batch_size: int
     local_epochs: int
     learning_rate: float
+    decay: str = "none"
     server_momentum: float = 0.0
     dirichlet: float | None = None
     protect_batch_norm: bool = False
     evaluate_every: int = 1
+
+    def rate(self, done: int) -> float:
+        """The learning rate of the round after so many."""
+        return rate_at(self.learning_rate, self.decay, done, self.rounds)
 
 
 @dataclass(frozen=True)
@@ -84,11 +78,16 @@ class State:
     Attributes:
         round: rounds done.
         weights: the server's.
-        momentum: the server's last step in each parameter, before its learning rate.
+        momentum: the server's last step in each trained parameter, before its learning rate.
         turns: rounds in which each client took part, ``[clients]``.
         tested: rounds after which the network was tested; 0 is before the first.
         accuracy: share of the test images that it told, each time.
         loss: mean cross entropy of the test images, each time.
+        validation: accuracy and mean cross entropy of the validation images after the last round.
+        defended: clients' updates that went through the defense so far.
+        changed: those of which it changed an entry.
+        entries: of all these updates.
+        entries_changed: those that it changed by more than rounding.
         diverged: whether the last update or loss was NaN or infinite: there is no next round.
     """
 
@@ -99,6 +98,11 @@ class State:
     tested: tuple[int, ...] = ()
     accuracy: tuple[float, ...] = ()
     loss: tuple[float, ...] = ()
+    validation: tuple[float, float] | None = None
+    defended: int = 0
+    changed: int = 0
+    entries: int = 0
+    entries_changed: int = 0
     diverged: bool = False
 
 
@@ -116,58 +120,71 @@ def train(
         state: where to go on.
 
     Raises:
-        ValueError: a client has no image.
+        ValueError: a client has no image, or the model's ``draw`` returns other parameters than it has.
+        UsageError: the defense raises or returns an update of another form, or a client's batches are too small.
     """
     shares = split(data.labels.cpu(), federation.clients, federation.dirichlet, seed)
     if state is None:
         state = evaluate(model, data, start(model, federation, seed))
         yield state
+    network = examine(model, start(model, federation, seed).weights, data)  # a run that goes on finds the same
+    if wrong := too_small(shares, federation.batch_size, network, type(model).__name__):
+        raise wrong
     while state.round < federation.rounds and not state.diverged:
-        state = next_round(model, data, shares, federation, defense, seed, state)
+        state = next_round(network, data, shares, federation, defense, seed, state)
         due = state.round % federation.evaluate_every == 0 or state.round == federation.rounds
         if due and not state.diverged:
             state = evaluate(model, data, state)
+        if state.round == federation.rounds and not state.diverged:
+            state = replace(state, validation=judged(model, state.weights, *data[-2:]))
         yield state
 
 
 def start(model: nn.Module, federation: Federation, seed: int) -> State:
     """The state before the first round."""
-    like = next(model.parameters())
-    drawn = model.draw(generator_for(seed, 0, "network"))  # type: ignore[operator] # a model has it
-    parameters = {name: value.to(like) for name, value in drawn.items()}
-    fresh = {name: value.detach().clone() for name, value in model.named_buffers() if value.is_floating_point()}
-    momentum = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    return State(0, parameters | fresh, momentum, torch.zeros(federation.clients, dtype=torch.int64))
+    weights = initial_weights(model, generator_for(seed, 0, "network"))
+    momentum = {name: torch.zeros_like(weights[name]) for name, p in model.named_parameters() if p.requires_grad}
+    return State(0, weights, momentum, torch.zeros(federation.clients, dtype=torch.int64))
 
 
-def evaluate(model: nn.Module, data: Data, state: State, at_once: int = 500) -> State:
+def evaluate(model: nn.Module, data: Data, state: State) -> State:
     """The state with accuracy and loss on the test images."""
-    model.eval()
-    correct, loss = 0, 0.0
-    with torch.no_grad():
-        for first in range(0, len(data.test_labels), at_once):
-            labels = data.test_labels[first : first + at_once]
-            logits = functional_call(model, state.weights, (as_floats(data.test_images[first : first + at_once]),))
-            correct += int((logits.argmax(1) == labels).sum())
-            loss += float(nn.functional.cross_entropy(logits.double(), labels, reduction="sum"))
-    mean_loss = loss / len(data.test_labels)
-    if not math.isfinite(mean_loss):
+    accuracy, loss = judged(model, state.weights, data.test_images, data.test_labels)
+    if not math.isfinite(loss):
         return replace(state, diverged=True)
     return replace(
         state,
         tested=(*state.tested, state.round),
-        accuracy=(*state.accuracy, correct / len(data.test_labels)),
-        loss=(*state.loss, mean_loss),
+        accuracy=(*state.accuracy, accuracy),
+        loss=(*state.loss, loss),
     )
 
 
-def as_floats(images: Tensor) -> Tensor:
-    """Images in [0, 1]."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
+def judged(
+    model: nn.Module, weights: Weights, images: Tensor, labels: Tensor, at_once: int = 500
+) -> tuple[float, float]:
+    """Share of the images that the network tells, and their mean cross entropy.
+
+    Args:
+        model: the architecture.
+        weights: its values.
+        images: ``[T, C, H, W]``, bytes or floats in [0, 1].
+        labels: ``[T]``.
+        at_once: images in one forward pass at most.
+    """
+    model.eval()
+    correct, loss = 0, 0.0
+    with torch.no_grad():
+        for part in torch.arange(len(labels)).tensor_split(math.ceil(len(labels) / at_once)):
+            here = slice(int(part[0]), int(part[-1]) + 1)
+            logits = logits_of(model, weights, images[here])
+            correct += int((logits.argmax(1) == labels[here]).sum())
+            loss += float(nn.functional.cross_entropy(logits.double(), labels[here], reduction="sum"))
+    return correct / len(labels), loss / len(labels)
 
 
 def next_round(
-    model: nn.Module,
+    network: Network,
     data: Data,
     shares: list[Tensor],
     federation: Federation,
@@ -176,132 +193,97 @@ def next_round(
     state: State,
 ) -> State:
     """One round: some clients train, each update is defended, the server takes their weighted mean."""
-    number = state.round + 1
-    drawn = torch.randperm(federation.clients, generator=generator_for(seed, number, "clients"))
+    number, how = state.round + 1, federation
+    drawn = torch.randperm(how.clients, generator=generator_for(seed, number, "clients"))
     batches = {
-        client: batches_of(shares[client], int(state.turns[client]), federation, seed, client)
-        for client in drawn[: federation.clients_per_round].tolist()
+        client: batches_of(
+            shares[client],
+            int(state.turns[client]),
+            how.algorithm,
+            how.batch_size,
+            how.local_epochs,
+            network.smallest_batch,
+            seed,
+            client,
+        )
+        for client in drawn[: how.clients_per_round].tolist()
     }
     # Those with most batches first: who still trains in a later step is then the front of the clients.
     chosen = sorted(batches, key=lambda client: (-len(batches[client]), client))
-    updates = client_updates(model, state.weights, [batches[client] for client in chosen], data, federation)
-    if defense is not None:
-        left_alone = set() if federation.protect_batch_norm else batch_norm_names(model)
-        given = {name: value for name, value in updates.items() if name not in left_alone}
-        updates |= defense.protect(given, [generator_for(seed, c, f"defense/{number}") for c in chosen])
+    local_rate = how.rate(state.round) if how.algorithm == "FedAvg" else None
+    forward = [seed_for(seed, client, f"forward/{number}") for client in chosen]
+    updates = client_updates(network, state.weights, [batches[c] for c in chosen], data, local_rate, forward)
+    if defense is not None and (given := defended_part(network, updates, how.protect_batch_norm)):
+        true = {name: value.clone() for name, value in given.items()}  # the defense may have changed it in place
+        sources = [generator_for(seed, client, f"defense/{number}") for client in chosen]
+        shared = protected(defense, given, sources, type(defense).__name__)
+        state = counted(state, true, shared)
+        updates |= shared
     counts = torch.tensor([len(shares[client]) for client in chosen])
     turns = state.turns.clone()
     turns[chosen] += 1
-    stepped = replace(server_step(state, updates, counts, federation), round=number, turns=turns)
+    rate = how.rate(state.round) if how.algorithm == "FedSGD" else 1.0
+    stepped = server_step(state, updates, counts, rate, how.server_momentum)
     finite = all(bool(value.isfinite().all()) for value in stepped.weights.values())
-    return replace(stepped, diverged=not finite)
+    return replace(stepped, round=number, turns=turns, diverged=not finite)
 
 
-def batches_of(share: Tensor, turn: int, federation: Federation, seed: int, client: int) -> list[Tensor]:
-    """The images of each batch of a client in its next round.
-
-    FedSGD takes the next batch of the endless row of the client's shuffled epochs, FedAvg the next epochs.
+def defended_part(network: Network, updates: Update, batch_norm: bool) -> Update:
+    """What of an update goes through a defense.
 
     Args:
-        share: the client's images, ``[n]``.
-        turn: rounds in which the client took part before.
-        federation: how.
-        seed: of the order.
-        client: its number.
+        network: what is trained.
+        updates: of V clients.
+        batch_norm: whether the entries of BatchNorm do, running statistics included. Other buffers never do.
     """
-
-    def order(epoch: int) -> Tensor:
-        return torch.randperm(len(share), generator=generator_for(seed, client, f"order/{epoch}"))
-
-    if federation.algorithm == "FedAvg":
-        first = turn * federation.local_epochs
-        epochs = range(first, first + federation.local_epochs)
-        return [share[batch] for epoch in epochs for batch in order(epoch).split(federation.batch_size)]
-    size = min(federation.batch_size, len(share))
-    epoch, begin = divmod(turn * size, len(share))
-    row = order(epoch) if begin + size <= len(share) else torch.cat([order(epoch), order(epoch + 1)])
-    return [share[row[begin : begin + size]]]
+    normalizing = batch_norm_names(network.model)
+    names = set(network.trained) | normalizing if batch_norm else set(network.trained) - normalizing
+    return {name: value for name, value in updates.items() if name in names}
 
 
-def client_updates(
-    model: nn.Module, weights: Weights, batches: list[list[Tensor]], data: Data, federation: Federation
-) -> Update:
-    """What V clients would share without a defense, name -> ``[V, ...]``.
-
-    A running statistic is shared as its value at the start minus that at the end, in FedSGD too.
-
-    Args:
-        model: the architecture.
-        weights: the server's.
-        batches: of each client, those with most batches first.
-        data: which the batches are of.
-        federation: how.
-    """
-    model.train()
-    local = {name: value.expand(len(batches), *value.shape).clone() for name, value in weights.items()}
-    for step in range(len(batches[0])):
-        now = [batches_of_one[step] for batches_of_one in batches if len(batches_of_one) > step]
-        front = {name: value[: len(now)] for name, value in local.items()}  # views
-        slopes = gradients(model, front, now, data)
-        if federation.algorithm == "FedSGD":
-            return slopes | {name: weights[name] - value for name, value in local.items() if name not in slopes}
-        for name, slope in slopes.items():
-            front[name].sub_(slope, alpha=federation.learning_rate)
-    return {name: weights[name] - value for name, value in local.items()}
+def counted(state: State, given: Update, shared: Update) -> State:
+    """The state with the canary of one more round, from what the defense was given and what it shared."""
+    changed = changed_entries(given, shared)
+    return replace(
+        state,
+        defended=state.defended + len(changed),
+        changed=state.changed + int((changed > 0).sum()),
+        entries=state.entries + sum(value.numel() for value in given.values()),
+        entries_changed=state.entries_changed + int(changed.sum()),
+    )
 
 
-def gradients(model: nn.Module, weights: Weights, batches: list[Tensor], data: Data) -> Update:
-    """Gradient of the mean cross entropy of each client's batch at the client's own weights, name -> ``[V, ...]``.
-
-    Running statistics in ``weights`` move, in place, as BatchNorm moves them in training.
-    """
-    names = [name for name, _ in model.named_parameters()]
-    if len(names) == len(weights) and max(map(len, batches)) <= FEW_IMAGES:
-        index = pad_sequence(batches, batch_first=True)
-        sizes = torch.tensor([len(batch) for batch in batches])[:, None]
-        # A row of padding weighs nothing, and the others make up for it in the mean.
-        weigh = (torch.arange(index.shape[1]) < sizes) * (index.shape[1] / sizes)
-        targets = nn.functional.one_hot(data.labels[index], data.num_classes) * weigh[..., None].to(data.images.device)
-        return batch_gradients(model, weights, as_floats(data.images[index]), targets, create_graph=False)
-    each: list[list[Tensor]] = []
-    for number, batch in enumerate(batches):
-        own = {name: value[number].detach() for name, value in weights.items()}
-        leaves = {name: own[name].requires_grad_() for name in names}
-        logits = functional_call(model, own, (as_floats(data.images[batch]),))
-        loss = nn.functional.cross_entropy(logits, data.labels[batch])
-        each.append(list(torch.autograd.grad(loss, list(leaves.values()))))
-    return {name: torch.stack(of_clients) for name, of_clients in zip(names, zip(*each, strict=True), strict=True)}
+def changed_entries(given: Update, shared: Update) -> Tensor:
+    """How many entries of each client's update differ by more than rounding, ``[V]``; NaN does."""
+    counts = []
+    for name, value in given.items():
+        rounding = value.abs().mul_(16 * torch.finfo(value.dtype).eps)
+        changed = (shared[name] - value).abs_().le_(rounding).ne_(1)  # numbers: comparing into bool takes longer
+        counts.append(changed.reshape(len(value), -1).sum(1, dtype=torch.promote_types(value.dtype, torch.float32)))
+    return torch.stack(counts).sum(0)
 
 
-def batch_norm_names(model: nn.Module) -> set[str]:
-    """The names of the scales, shifts and running statistics of BatchNorm layers."""
-    return {
-        f"{name}.{kind}" if name else kind
-        for name, layer in model.named_modules()
-        if isinstance(layer, _BatchNorm)
-        for kind in ("weight", "bias", "running_mean", "running_var")
-    }
-
-
-def server_step(state: State, updates: Update, counts: Tensor, federation: Federation) -> State:
+def server_step(state: State, updates: Update, counts: Tensor, rate: float, momentum: float) -> State:
     """The state with new weights and momentum.
 
-    Weights lose the server's learning rate (1 in FedAvg) times the momentum, as in ``torch.optim.SGD``; running
-    statistics lose the mean update, and a variance is at least 0, which noise does not know.
+    Trained parameters lose the learning rate times the momentum, as in ``torch.optim.SGD``; running statistics lose the
+    mean update, and a variance is at least 0, which noise does not know. A count, as of the batches that BatchNorm has
+    seen, is that of the first client, which has most batches.
 
     Args:
         state: before.
         updates: name -> ``[V, ...]``.
         counts: images of each client, ``[V]``, by which the mean is weighted.
-        federation: how.
+        rate: the server's learning rate.
+        momentum: what it keeps of its last step, from 0 up to but not including 1.
     """
     share = counts / counts.sum()
-    mean = {name: torch.tensordot(share.to(value), value, dims=1) for name, value in updates.items()}
-    momentum = {name: federation.server_momentum * old + mean[name] for name, old in state.momentum.items()}
-    rate = federation.learning_rate if federation.algorithm == "FedSGD" else 1.0
-    weights = {}
-    for name, value in state.weights.items():
-        weights[name] = value - rate * momentum[name] if name in momentum else value - mean[name]
+    weights, kept = dict(state.weights), dict(state.momentum)
+    for name, update in updates.items():
+        mean = torch.tensordot(share.to(update), update, dims=1) if update.is_floating_point() else update[0]
+        if name in kept:
+            kept[name] = momentum * kept[name] + mean
+        weights[name] = weights[name] - (rate * kept[name] if name in kept else mean)
         if name.endswith("running_var"):
             weights[name] = weights[name].clamp(min=0)
-    return replace(state, weights=weights, momentum=momentum)
+    return replace(state, weights=weights, momentum=kept)

@@ -83,4 +83,4 @@ def print_training(table: list[dict[str, Any]], console: Console) -> None:
         for row in board:
             shown.add_row(*training_table.cells_of(row))
         console.print(shown)
-    console.print(training_table.NOTE, style="dim", highlight=False)
+    console.print(training_table.note(table), style="dim", highlight=False)

@@ -16,15 +16,15 @@ from benchmark.store import Record, write_whole
 from benchmark.strengths import ADAPTIVE, OBLIVIOUS, Line, Search
 from benchmark.threshold import NEVER, VOID, WITHIN, attack_label, room
 from benchmark.training.store import read_all as read_trainings
-from benchmark.training.table import Row, half, label, rate, scenario_of
+from benchmark.training.table import DID_NOT_ACT, OLDER, RATES, Row, half, label, rate, scenario_of
 from benchmark.training.table import rows as training_rows
 
 NEAR_NONE = 1.0
 """Percentage points of accuracy up to which a loss counts as near to none; the paper's abstract gives no figure."""
 
 TUNED = (
-    "Rate is the learning rate, for each defense and for none the better of the two that are best with the first",
-    "seed: a mask that makes steps smaller would at one rate for all be blamed for that too.",
+    "Rate is the learning rate, chosen for each defense and for none: a mask that makes steps smaller would at one",
+    "rate for all be blamed for that too.",
 )
 
 AT_THE_END = ("Where it is the largest or the smallest tried, another may cost less.",)
@@ -64,7 +64,7 @@ def page(records: list[Record], folder: Path) -> str:
         "Accuracy is that of federated training with the defense at that strength, ± half of a 95 % t interval over",
         "seeds. Averages of several steps (FedAvg) are smaller or larger than the gradients that were attacked, and do",
         "not count in the verdicts.",
-        *(TUNED if any(" " in row["learning_rates"] for row in trainings) else ()),
+        *tuned(trainings),
         *(AT_THE_END if any("tried" in rate(row) for row in trainings) else ()),
     ]
     write_whole(folder / "leakage.png", figure(found.searches, found.stop))
@@ -75,6 +75,13 @@ def page(records: list[Record], folder: Path) -> str:
     lines += ["", "## Finding", "", *finding(found.lines, trainings), *told]
     lines += ["", *provenance(records, trained_so_far, origins)]
     return "\n".join(lines) + "\n"
+
+
+def tuned(trainings: list[Row]) -> list[str]:
+    """How learning rates were chosen, and what records of an older version do not say."""
+    lines = list(TUNED) if any(" " in row["learning_rates"] for row in trainings) else []
+    lines += [text for choice, text in RATES.items() if any(row["rate_chosen_on"] == choice for row in trainings)]
+    return [*lines, *([OLDER] if any(row["older"] for row in trainings) else [])]
 
 
 def table(of_scenario: list[Line], trainings: list[Row]) -> list[str]:
@@ -127,7 +134,8 @@ def chosen(row: Row) -> str:
 def accuracy(row: Row) -> str:
     """Network, accuracy and learning rate."""
     diverged = f", {row['diverged']} of {row['seeds']} diverged" if row["diverged"] else ""
-    return f"{network(row)} {100 * row['accuracy']:.1f}{half(row, 'accuracy', 100, 1)} %{chosen(row)}{diverged}"
+    void = f", void: {row['void']}" if row["void"] else ""
+    return f"{network(row)} {100 * row['accuracy']:.1f}{half(row, 'accuracy', 100, 1)} %{chosen(row)}{diverged}{void}"
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,8 @@ def judge(line: Line, attacker: str, trainings: list[Row]) -> Judged:
         if row["algorithm"] == "FedSGD" and row["difference_low"] is not None and scenario_of(row) in sound
     ]
     if not rows:
-        return Judged(OPEN, None, "no sound FedSGD trainings")
+        idle = any(row["void"] == DID_NOT_ACT for row in trained(line, attacker, trainings))
+        return Judged(OPEN, None, "it did not act" if idle else "no sound FedSGD trainings")
     worst = min(rows, key=lambda row: float(row["difference"]))
     losses = [(-100 * row["difference_high"], -100 * row["difference_low"]) for row in rows]
     verdict = (

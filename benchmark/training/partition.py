@@ -28,6 +28,8 @@ def split(labels: Tensor, clients: int, alpha: float | None, seed: int) -> list[
     Raises:
         ValueError: a client has no image.
     """
+    if clients > len(labels):  # before anything is made for each client
+        raise ValueError(told_empty(clients - len(labels), clients, len(labels), alpha))
     mixed = torch.randperm(len(labels), generator=generator_for(seed, 0, "split"))
     if alpha is None:
         shares = list(mixed.tensor_split(clients))
@@ -41,9 +43,12 @@ def split(labels: Tensor, clients: int, alpha: float | None, seed: int) -> list[
                 part.append(images)
         shares = [torch.cat(part) for part in parts]
     if empty := sum(len(share) == 0 for share in shares):
-        larger = ", a larger dirichlet" if alpha is not None else ""
-        raise ValueError(
-            f"{empty} of {clients} clients have no image of the {len(labels)}: "
-            f"give fewer clients{larger} or more train_images"
-        )
+        raise ValueError(told_empty(empty, clients, len(labels), alpha))
     return shares
+
+
+def told_empty(empty: int, clients: int, images: int, alpha: float | None) -> str:
+    """What to do about clients without images."""
+    larger = ", a larger dirichlet" if alpha is not None else ""
+    cure = f"give fewer clients{larger} or more train_images"
+    return f"{empty} of {clients} clients have no image of the {images}: {cure}"

@@ -1,7 +1,7 @@
 """The runs of a training suite, checked before any of them is done."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import federated
-from benchmark.blocks import Workbench, checksum, from_data, short
+from benchmark.blocks import Workbench, checksum, from_data
 from benchmark.errors import UsageError
-from benchmark.federated import Data
 from benchmark.registry import build, imported, own_sources
+from benchmark.rehearsal_defense import told
 from benchmark.suite import digest
-from benchmark.training import schedule
-from benchmark.training.partition import split
+from benchmark.training.clients import Data, drawing_from
+from benchmark.training.partition import generator_for
+from benchmark.training.rehearsal import Rehearsal
 from benchmark.training.store import TrainingStore
-from benchmark.training.suite import Training, TrainingScenario, TrainingSuite
+from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite
 from datamodules import DataError, PrivateData
 from datamodules.contract import images_of
 from datamodules.errors import name_of
@@ -55,25 +56,36 @@ class TrainingBench(Workbench):
     _opened: dict[tuple[Any, ...], Data] = field(default_factory=dict)
 
     def training_data(self, scenario: TrainingScenario) -> Data:
-        """The images of the clients and those of the test, on the device, opened once.
+        """The images of the clients, of the validation and of the test, on the device, opened once.
 
-        The larger split of the data set trains and the smaller one tests: the train and the test split of most, but
-        LFW and folders of images keep three quarters as private images (the test split), which are the clients' here.
+        The larger split of the data set is the clients' side and the smaller one tests: the train and the test split of
+        most, but LFW and folders of images keep three quarters as private images (the test split), which are the
+        clients' here. The validation images are taken from the clients' side, at random but always the same, before the
+        clients get theirs.
 
         Raises:
-            UsageError: they can not be had, or are too few.
+            UsageError: they are unavailable, or are too few.
         """
-        place = (scenario.data.label, scenario.train_images, scenario.test_images)
+        place = (scenario.data.label, scenario.train_images, scenario.validation_images, scenario.test_images)
         if place not in self._opened:
             data = self.data(scenario.data)
+            name = scenario.data.name
             try:
                 small, large = sorted((data.test_split, data.train_split), key=len)
-                clients = first(data, large, scenario.train_images, "train_images")
+                images, labels = first(data, large, scenario.train_images, "train_images")
                 tests = first(data, small, scenario.test_images, "test_images")
             except DataError as error:
                 raise from_data(scenario.data, error) from None
-            images, labels, test_images, test_labels = (tensor.to(self.device) for tensor in (*clients, *tests))
-            self._opened[place] = Data(images, labels, test_images, test_labels, data.num_classes)
+            validation, clients = held_out(len(labels), scenario.validation_images, name)
+            self._opened[place] = Data(
+                images=images[clients].to(self.device),
+                labels=labels[clients].to(self.device),
+                test_images=tests[0].to(self.device),
+                test_labels=tests[1].to(self.device),
+                num_classes=data.num_classes,
+                validation_images=images[validation].to(self.device),
+                validation_labels=labels[validation].to(self.device),
+            )
         return self._opened[place]
 
     def training_model(self, scenario: TrainingScenario) -> nn.Module:
@@ -84,15 +96,19 @@ class TrainingBench(Workbench):
         """
         data = self.data(scenario.data)
         shape, count = data.image_shape, data.num_classes
-        model: nn.Module = build("model", scenario.model, image_shape=shape, num_classes=count).to(self.device)
+        with drawing_from(0, torch.device("cpu")):  # a frozen part that is not drawn is the same in every process
+            model: nn.Module = build("model", scenario.model, image_shape=shape, num_classes=count).to(self.device)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise UsageError(f"{scenario.model.name} has no parameter that requires a gradient: nothing can be trained")
         try:
             with torch.no_grad():
-                logits = model.eval()(torch.zeros(2, *shape, device=self.device))
+                dtype = next(model.parameters()).dtype
+                logits = model.eval()(torch.zeros(2, *shape, device=self.device, dtype=dtype))
             assert logits.shape == (2, count), f"it gives {list(logits.shape)}, not a logit for each class"
-        except Exception as error:  # a user's own model can raise anything
+        except (Exception, SystemExit) as error:  # a user's own model can raise anything
             pixels = " x ".join(map(str, shape))
             raise UsageError(
-                f"{scenario.model.name} does not take the {pixels} images of {scenario.data.name} ({short(error)})"
+                f"{scenario.model.name} does not take the {pixels} images of {scenario.data.name} ({told(error)})"
             ) from None
         return model
 
@@ -113,34 +129,53 @@ def first(data: PrivateData, split: Split, cap: int | None, key: str) -> tuple[T
     return pixels, split.labels[:count]
 
 
-def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
-    """The runs of a suite.
+def held_out(images: int, validation: int | None, name: str) -> tuple[Tensor, Tensor]:
+    """The numbers of the validation images, and those of the clients' images, each in order.
+
+    Args:
+        images: on the clients' side.
+        validation: how many are held out, None for a tenth.
+        name: of the data set, for people.
 
     Raises:
-        UsageError: data are missing or too few, a model does not fit them, or a client has no image.
+        UsageError: none is left for the clients.
+    """
+    count = max(1, images // 10) if validation is None else validation
+    if count >= images:
+        raise UsageError(f"{name} has {images} images on the clients' side, of which validation_images takes {count}")
+    mixed = torch.randperm(images, generator=generator_for(0, 0, "validation"))
+    return mixed[:count].sort().values, mixed[count:].sort().values
+
+
+def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
+    """The runs of a suite, each scenario and defense of which has been rehearsed.
+
+    Raises:
+        UsageError: data are missing or too few, a client has no image, a model does not fit them or cannot be trained,
+            or a defense breaks its contract.
     """
     runs: list[Run] = []
     checksums: dict[str, str] = {}
+    rehearsals: dict[str, Rehearsal] = {}
     for training in suite.trainings:
         scenario, how = training.scenario, training.scenario.federation
-        data = bench.training_data(scenario)
-        try:
-            split(data.labels.cpu(), how.clients, how.dirichlet, training.seed)
-        except ValueError as error:
-            raise UsageError(f"{scenario.data.name}, seed {training.seed}: {error}") from None
-        place = repr(scenario)
-        if place not in checksums:
-            bench.training_model(scenario)
-            checksums[place] = checksum(*(part.cpu() for part in data if isinstance(part, Tensor)))
-        about = training.config() | {"data_sha256": checksums[place], "code_sha256": code_checksum(training)}
-        runs.append(Run(training, digest(about), checksums[place]))
+        alike = repr(replace(scenario, federation=replace(how, learning_rate=0.0)))
+        if alike not in rehearsals:
+            data = bench.training_data(scenario)
+            checksums[alike] = checksum(*(part.cpu() for part in data if isinstance(part, Tensor)))
+            model = bench.training_model(scenario)
+            rehearsals[alike] = Rehearsal(model, data, how, scenario.model.label, scenario.data.name)
+        rehearsals[alike].check_clients(training.seed)
+        if training.defense is not None:
+            rehearsals[alike].check_defense(training.defense)
+        about = training.config() | {"data_sha256": checksums[alike], "code_sha256": code_checksum(training)}
+        runs.append(Run(training, digest(about), checksums[alike]))
     return runs
 
 
 def code_checksum(training: Training) -> str:
     """sha256 of the code that decides what the run does: a record of older code is not taken for one of this."""
-    loop = federated.__file__ if training.scenario.decay == "none" else schedule.__file__
-    sources = {Path(loop)} | own_sources("model", training.scenario.model.name)
+    sources = {Path(federated.__file__)} | own_sources("model", training.scenario.model.name)
     if training.defense is not None:
         sources |= own_sources("defense", training.defense.name)
     files = set().union(*map(imported, sources))
@@ -151,25 +186,35 @@ def code_checksum(training: Training) -> str:
 
 
 def refuse_others(runs: list[Run], store: TrainingStore, folder: Path) -> None:
-    """Looks for runs of other scenarios in the folder, which the table would mix with those of the suite.
+    """Looks for runs in the folder that the table would mix with those of the suite, but must not.
 
-    Seeds and defenses may come and go: each is a row, or a run of one, for itself.
+    Seeds and defenses may come and go: each is a row, or a run of one, for itself. A seed never both chooses a learning
+    rate and is reported.
 
     Raises:
         UsageError: there are some; says which settings differ.
     """
     ours = [scenario_part(run.about()) for run in runs]
-    for theirs in map(scenario_part, store.configurations()):
-        if theirs in ours:
-            continue
-        nearest = min(ours, key=lambda one: len(differences(theirs, one)))
-        said = [f"{key} is {old} there and {new} here" for key, old, new in differences(theirs, nearest)]
-        raise UsageError(f"{folder} holds runs of another configuration ({', '.join(said)}): give another --out")
+    seeds = {tuning: {run.training.seed for run in runs if run.training.tuning == tuning} for tuning in (False, True)}
+    for about in store.configurations():
+        if about.get("schema") != SCHEMA:
+            raise UsageError(f"{folder} holds runs of another version of Leakboard: give another --out")
+        theirs = scenario_part(about)
+        if theirs not in ours:
+            nearest = min(ours, key=lambda one: len(differences(theirs, one)))
+            said = [f"{key} is {old} there and {new} here" for key, old, new in differences(theirs, nearest)]
+            raise UsageError(f"{folder} holds runs of another configuration ({', '.join(said)}): give another --out")
+        seed, tuned = about["seed"], about["tuning"]
+        if seed in seeds[not tuned]:
+            there, here = ("chooses learning rates", "is reported") if tuned else ("is reported", "chooses them")
+            raise UsageError(f"seed {seed} {there} in {folder} and {here} in the suite: give other seeds or --out")
+        if tuned and seeds[True] and seed not in seeds[True]:
+            raise UsageError(f"{folder} has seed {seed} among its tuning_seeds: add it to the suite's, or give --out")
 
 
 def scenario_part(about: dict[str, Any]) -> dict[str, Any]:
     """What all defenses and seeds of a scenario share."""
-    return {key: value for key, value in about.items() if key not in ("defense", "seed")}
+    return {key: value for key, value in about.items() if key not in ("defense", "seed", "tuning")}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -41,7 +41,7 @@ class TrainingBar:
         self._rounds[run.key] = rounds
 
     def resumed(self) -> None:
-        """What is done by now was done by an earlier run: the time left is not judged by it."""
+        """What is done by now was done by an earlier run, which says nothing about the time that is left."""
         self._progress.update(self._task, before=sum(self._rounds.values()))
         self._show()
         if self._done:
@@ -62,6 +62,8 @@ class TrainingBar:
             said = f", diverged in round {record['round']}"
         else:
             said = self._tested(record["accuracy"], record["loss"])
+        if record["status"] == "collapsed":
+            said += ", collapsed"
         self._show(said)
         self._say(f"{run.training.label}{said}")
 

@@ -2,8 +2,9 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ from benchmark.strengths import Thresholds, defenses_at
 from benchmark.suite import entries, read, whole_number
 from benchmark.training.schedule import DECAYS
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the records of training; a change of what one means raises this."""
 
-SUITE_KEYS = ("name", "seeds", "scenarios", "defenses")
+TUNING_SEEDS = (1000, 1001, 1002)
+"""Seeds that choose among learning rates; they are not reported."""
+
+LARGEST = 10**9
+"""Of every count in a suite: more never ends."""
+
+SUITE_KEYS = ("name", "seeds", "tuning_seeds", "scenarios", "defenses")
 NEEDED = ("data", "model", "clients", "rounds", "learning_rate")
 SCENARIO_KEYS = (
     *NEEDED,
@@ -33,6 +40,7 @@ SCENARIO_KEYS = (
     "batch_norm",
     "evaluate_every",
     "train_images",
+    "validation_images",
     "test_images",
     "defenses",
 )
@@ -46,16 +54,17 @@ class TrainingScenario:
         data: data set.
         model: network.
         federation: clients and server.
-        decay: how the learning rate falls, one of ``DECAYS``.
-        train_images: the first so many images are the clients', None for all.
+        train_images: the first so many images are on the clients' side, None for all.
+        validation_images: so many of them, drawn at random, are kept from the clients and judge learning rates; None
+            for a tenth.
         test_images: the first so many images test, None for all.
     """
 
     data: Spec
     model: Spec
     federation: Federation
-    decay: str
     train_images: int | None
+    validation_images: int | None
     test_images: int | None
 
     def config(self) -> dict[str, Any]:
@@ -72,27 +81,37 @@ class TrainingScenario:
             "local_epochs": how.local_epochs if how.algorithm == "FedAvg" else None,
             "batch_size": how.batch_size,
             "learning_rate": how.learning_rate,
-            **({"decay": self.decay} if self.decay != "none" else {}),
+            **({"decay": how.decay} if how.decay != "none" else {}),
             "server_momentum": how.server_momentum,
             "split": "iid" if how.dirichlet is None else {"dirichlet": how.dirichlet},
             "batch_norm": "include" if how.protect_batch_norm else "exclude",
             "evaluate_every": how.evaluate_every,
             "train_images": self.train_images,
+            "validation_images": self.validation_images,
             "test_images": self.test_images,
         }
 
 
 @dataclass(frozen=True)
 class Training:
-    """One scenario, one defense (or none), one seed."""
+    """One scenario, one defense (or none), one seed.
+
+    Attributes:
+        scenario: what is trained, and how.
+        defense: or None.
+        seed: of everything that is drawn.
+        tuning: whether it is one of those that choose a learning rate, and is not reported.
+    """
 
     scenario: TrainingScenario
     defense: Spec | None
     seed: int
+    tuning: bool = False
 
     def config(self) -> dict[str, Any]:
         """Everything that decides the result but pixels and code."""
-        return self.scenario.config() | {"defense": self.defense.as_dict() if self.defense else None, "seed": self.seed}
+        defense = self.defense.as_dict() if self.defense else None
+        return self.scenario.config() | {"defense": defense, "seed": self.seed, "tuning": self.tuning}
 
     @property
     def label(self) -> str:
@@ -100,12 +119,17 @@ class Training:
         scenario, defense = self.scenario, self.defense.label if self.defense else "no defense"
         how = scenario.federation
         what = f"{scenario.data.name} {scenario.model.name} {how.algorithm}"
-        return f"{what}, {defense}, learning rate {how.learning_rate:g}, seed {self.seed}"
+        seed = f"{'tuning ' if self.tuning else ''}seed {self.seed}"
+        return f"{what}, {defense}, learning rate {how.learning_rate:g}, {seed}"
 
 
 @dataclass(frozen=True)
 class TrainingSuite:
-    """A list of trainings, those without a defense first in each scenario."""
+    """A list of trainings, those without a defense first in each scenario.
+
+    Where several learning rates are given, each has trainings that choose among them, and trainings that would be
+    reported if it were chosen.
+    """
 
     name: str
     trainings: tuple[Training, ...]
@@ -165,22 +189,57 @@ def parse(given: dict[str, Any], name: str) -> TrainingSuite:
     name = given.get("name", name)
     if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
         raise UsageError(f"name must be usable as a folder name, not {name!r}")
-    seeds = given.get("seeds", [0, 1, 2])
-    if not isinstance(seeds, list) or not seeds:
-        raise UsageError(f"seeds must be a list of whole numbers, as in [0, 1, 2], not {seeds!r}")
-    seeds = dict.fromkeys(whole_number("a seed", seed, at_least=0) for seed in seeds)
+    seeds = seeds_of("seeds", given.get("seeds", [0, 1, 2]))
+    tuning_seeds = seeds_of("tuning_seeds", given.get("tuning_seeds", list(TUNING_SEEDS)))
     common = defenses_of(given.get("defenses", []))
     scenarios = given.get("scenarios")
     if not isinstance(scenarios, list) or not scenarios:
         raise UsageError("scenarios must be a list with at least one entry")
-    trainings: dict[str, Training] = {}
+    pairs: dict[tuple[str, str], tuple[TrainingScenario, Spec | None]] = {}
     for entry in scenarios:
         made = scenarios_of(entry)
         defenses = defenses_of(entry["defenses"]) if "defenses" in entry else common
-        for parts in itertools.product(made, defenses, seeds):
-            training = Training(*parts)
-            trainings.setdefault(repr(training), training)
-    return TrainingSuite(name, tuple(trainings.values()))
+        for scenario, defense in itertools.product(made, defenses):
+            pairs.setdefault((repr(scenario), repr(defense)), (scenario, defense))
+    rates = Counter(but_for_the_rate(scenario, defense) for scenario, defense in pairs.values())
+    trainings = []
+    for scenario, defense in pairs.values():
+        if rates[but_for_the_rate(scenario, defense)] > 1:
+            trainings += [Training(scenario, defense, seed, tuning=True) for seed in tuning_seeds]
+        trainings += [Training(scenario, defense, seed) for seed in seeds]
+    check_tuning(seeds, tuning_seeds, any(t.tuning for t in trainings), "tuning_seeds" in given)
+    return TrainingSuite(name, tuple(trainings))
+
+
+def seeds_of(key: str, given: Any) -> list[int]:
+    """The seeds of a list.
+
+    Raises:
+        UsageError: it is none, or one of them is no seed or stands there twice.
+    """
+    if not isinstance(given, list) or not given:
+        raise UsageError(f"{key} must be a list of whole numbers, as in [0, 1, 2], not {given!r}")
+    seeds = [whole_number("a seed", seed, at_least=0) for seed in given]
+    if twice := [seed for seed, count in Counter(seeds).items() if count > 1]:
+        raise UsageError(f"{key} has {twice[0]} more than once: give each seed once")
+    return seeds
+
+
+def but_for_the_rate(scenario: TrainingScenario, defense: Spec | None) -> str:
+    """What trainings share that differ in their learning rate alone."""
+    federation = replace(scenario.federation, learning_rate=0.0)
+    return repr((replace(scenario, federation=federation), defense))
+
+
+def check_tuning(seeds: list[int], tuning_seeds: list[int], tunes: bool, given: bool) -> None:
+    """UsageError where tuning seeds are reported too, or there is nothing that they could choose."""
+    if given and not tunes:
+        raise UsageError("tuning_seeds choose among learning rates: give learning_rate as a list, or no tuning_seeds")
+    if tunes and (both := sorted(set(seeds) & set(tuning_seeds))):
+        raise UsageError(
+            f"seed {both[0]} is in seeds and chooses learning rates too (tuning_seeds, default "
+            f"{list(TUNING_SEEDS)}): report other seeds than those that choose"
+        )
 
 
 def defenses_of(given: Any) -> list[Spec | None]:
@@ -201,14 +260,16 @@ def scenarios_of(entry: Any) -> list[TrainingScenario]:
     check_keys("key of a scenario", entry, SCENARIO_KEYS)
     if missing := [key for key in NEEDED if key not in entry]:
         raise UsageError(f"a scenario needs {' and '.join(missing)}, as in {{rounds: 100, clients: 10, ...}}")
-    caps = [whole_number(key, entry[key], 1) if key in entry else None for key in ("train_images", "test_images")]
+    image_keys = ("train_images", "validation_images", "test_images")
+    caps = [count(key, entry[key]) if key in entry else None for key in image_keys]
     rates = entry["learning_rate"] if isinstance(entry["learning_rate"], list) else [entry["learning_rate"]]
     if not rates:
         raise UsageError("learning_rate must be a number, or a list of them of which the best is taken")
-    decay = one_of("decay", entry.get("decay", "none"), DECAYS)
     federations = [federation_of(entry | {"learning_rate": rate}) for rate in rates]
+    if twice := [how.learning_rate for how in federations if federations.count(how) > 1]:
+        raise UsageError(f"learning_rate has {twice[0]:g} more than once: give each rate once")
     parts = itertools.product(entries("data", entry["data"]), entries("model", entry["model"]), federations)
-    return [TrainingScenario(data, model, federation, decay, *caps) for data, model, federation in parts]
+    return [TrainingScenario(data, model, federation, *caps) for data, model, federation in parts]
 
 
 def federation_of(entry: dict[str, Any]) -> Federation:
@@ -220,23 +281,24 @@ def federation_of(entry: dict[str, Any]) -> Federation:
     algorithm = one_of("algorithm", entry.get("algorithm", "FedSGD"), ("FedSGD", "FedAvg"))
     if algorithm == "FedSGD" and "local_epochs" in entry:
         raise UsageError("local_epochs is for algorithm FedAvg: a client of FedSGD shares the gradient of one batch")
-    clients = whole_number("clients", entry["clients"], at_least=1)
-    per_round = whole_number("clients_per_round", entry.get("clients_per_round", clients), at_least=1)
+    clients = count("clients", entry["clients"])
+    per_round = count("clients_per_round", entry.get("clients_per_round", clients))
     if per_round > clients:
         raise UsageError(f"clients_per_round is {per_round}, but there are {clients} clients: give {clients} or fewer")
     return Federation(
         algorithm=algorithm,
         clients=clients,
         clients_per_round=per_round,
-        rounds=whole_number("rounds", entry["rounds"], at_least=1),
-        batch_size=whole_number("batch_size", entry.get("batch_size", 32), at_least=1),
-        local_epochs=whole_number("local_epochs", entry.get("local_epochs", 1), at_least=1),
+        rounds=count("rounds", entry["rounds"]),
+        batch_size=count("batch_size", entry.get("batch_size", 32)),
+        local_epochs=count("local_epochs", entry.get("local_epochs", 1), at_most=1000),
         learning_rate=number("learning_rate", entry["learning_rate"], above=0),
+        decay=one_of("decay", entry.get("decay", "none"), DECAYS),
         server_momentum=number("server_momentum", entry.get("server_momentum", 0), at_least=0, below=1),
         dirichlet=alpha_of(entry.get("split", "iid")),
         protect_batch_norm=one_of("batch_norm", entry.get("batch_norm", "exclude"), ("exclude", "include"))
         == "include",
-        evaluate_every=whole_number("evaluate_every", entry.get("evaluate_every", 1), at_least=1),
+        evaluate_every=count("evaluate_every", entry.get("evaluate_every", 1)),
     )
 
 
@@ -246,14 +308,27 @@ def alpha_of(split: Any) -> float | None:
         return None
     if not isinstance(split, dict) or list(split) != ["dirichlet"]:
         raise UsageError(f"split must be iid or {{dirichlet: ALPHA}}, not {split!r}")
-    return number("dirichlet", split["dirichlet"], above=0)
+    alpha = number("dirichlet", split["dirichlet"], above=0)
+    if not 1e-3 <= alpha <= 1e6:
+        raise UsageError(
+            f"dirichlet must be from 0.001, where a class is with one client, to 1e+06, as even as iid, not {alpha:g}"
+        )
+    return alpha
+
+
+def count(key: str, value: Any, at_most: int = LARGEST) -> int:
+    """``value`` where it is a whole number from 1 to ``at_most``, else a UsageError."""
+    found = whole_number(key, value, at_least=1)
+    if found > at_most:
+        raise UsageError(f"{key} must be at most {at_most:,}, not {str(found)[:40]}")
+    return found
 
 
 def number(
     name: str, value: Any, above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf
 ) -> float:
     """``value`` where it is a number in range, else a UsageError."""
-    right = isinstance(value, int | float) and not isinstance(value, bool)
+    right = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
     if not right or not (above < value and at_least <= value < below):
         limits = {"above": above, "of at least": at_least, "below": below}
         said = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))

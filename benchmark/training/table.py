@@ -5,6 +5,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
@@ -12,12 +13,72 @@ from benchmark.store import Record
 
 Row = dict[str, Any]
 
+VALIDATION, TEST = "validation", "test"
+
+DID_NOT_ACT = "did not act"
+
 NOTE = (
     "Accuracy and loss are of the test images after the last round, as means over n seeds; ± is half the width of a "
-    "95 % t interval over seeds. Rate is the learning rate, where several were tried the better of the two that were "
-    "best with the first seed. The difference is to no defense, in percentage points, paired by seed. A diverged run "
-    "(NaN or infinity) tells nothing: its accuracy counts as 0."
+    "95 % t interval over seeds. Rate is the learning rate. The difference is to no defense, in percentage points, "
+    "paired by seed. Changed are the shares of the clients' updates, and of their entries, that the defense changed by "
+    "more than rounding: one that never did did not act, and its row is void: it says nothing of what the defense "
+    "costs. A run that ends at or below the accuracy of always naming the most frequent class has collapsed; it counts "
+    "with the accuracy that it has. A diverged run (NaN or infinity) counts as accuracy 0. Where a run without a "
+    "defense collapsed or diverged, there is no difference to it."
 )
+
+RATES = {
+    VALIDATION: "Where several rates were tried, each was trained with one tuning seed, the two best on validation "
+    "images with several, and the better of them with the n seeds that stand here; the validation images are no "
+    "client's and not those of the test, and the tuning seeds are not reported.",
+    TEST: "Rates in records of an older version are the best on the very test images and seeds that are reported: "
+    "those accuracies are too high, and differences between them are uncertain by as much.",
+}
+"""How the learning rates of a table were chosen."""
+
+OLDER = (
+    "Records of an older version do not say whether a defense acted or a run collapsed: there, a defense did not act "
+    "where accuracy and loss are those of no defense at every test of every seed, and a run has collapsed where it "
+    "ends no better than an untrained network of its scenario."
+)
+
+
+def note(table: list[Row]) -> str:
+    """What the columns of a table mean, and what its rows cannot carry."""
+    said = [NOTE, *(text for choice, text in RATES.items() if any(one["rate_chosen_on"] == choice for one in table))]
+    return " ".join([*said, *([OLDER] if any(one["older"] for one in table) else [])])
+
+
+Seeds = dict[int, Record]
+"""Seed -> record."""
+
+
+@dataclass
+class Cell:
+    """The records of one scenario and defense: learning rate -> seed -> record.
+
+    Attributes:
+        reported: those whose accuracy stands in the table.
+        tuning: those that choose the learning rate; none where there was no choice, or in an older version.
+    """
+
+    reported: dict[float, Seeds] = field(default_factory=dict)
+    tuning: dict[float, Seeds] = field(default_factory=dict)
+
+    @property
+    def rates(self) -> list[float]:
+        """All learning rates that were tried, in order."""
+        return sorted({*self.reported, *self.tuning})
+
+    @property
+    def chosen_on(self) -> str:
+        """Which images chose the learning rate; nothing where there was no choice."""
+        return "" if len(self.rates) == 1 else VALIDATION if self.tuning else TEST
+
+    @property
+    def best(self) -> Seeds:
+        """The reported records of the best learning rate."""
+        return self.reported.get(best_rate(self.tuning or self.reported), {})
 
 
 def rows(records: list[Record]) -> list[Row]:
@@ -29,47 +90,72 @@ def rows(records: list[Record]) -> list[Row]:
         records: of any runs; of two of one configuration the newer counts.
 
     Returns:
-        Rows with the keys of :data:`KEYS`. Intervals are None for one seed, the loss where a run diverged.
+        Rows with the keys of :data:`KEYS`. Intervals are None for one seed, the loss where a run diverged, the
+        difference where it would say nothing. There is no row where the best rate has no reported run yet.
     """
     newest: dict[str, Record] = {}
     for record in sorted(records, key=lambda record: record["provenance"]["date"]):
         newest[as_text(record["config"])] = record
-    cells: dict[str, dict[float, dict[int, Record]]] = {}
+    cells: dict[str, Cell] = {}
+    untrained: dict[str, float] = {}
     for record in newest.values():
         config = record["config"]
-        of_rate = cells.setdefault(as_text(config, seed=None, learning_rate=None), {})
+        cell = cells.setdefault(of_cell(config), Cell())
+        of_rate = cell.tuning if config.get("tuning") else cell.reported
         of_rate.setdefault(config["learning_rate"], {})[config["seed"]] = record
-    best = {cell: of_rate[best_rate(of_rate)] for cell, of_rate in cells.items()}
+        begun, scenario = record["curve"].get("accuracy", []), of_cell(config, defense=None)
+        untrained[scenario] = max([untrained.get(scenario, 0.0), *begun[:1]])
     table = []
-    for cell, by_seed in best.items():
-        config = next(iter(by_seed.values()))["config"]
-        controls = best.get(as_text(config, seed=None, learning_rate=None, defense=None), {})
-        table.append(row(by_seed, controls, sorted(cells[cell])))
+    for name, cell in cells.items():
+        if cell.best:
+            config = next(iter(cell.best.values()))["config"]
+            scenario = of_cell(config, defense=None)
+            control = Cell() if name == scenario else cells.get(scenario, Cell())
+            table.append(row(cell, control, untrained[scenario]))
     return sorted(table, key=place)
 
 
-def best_rate(found: dict[float, dict[int, Record]]) -> float:
-    """The learning rate of the highest mean accuracy, of the finalists.
+def of_cell(config: dict[str, Any], **changed: Any) -> str:
+    """Which cell a run is of."""
+    return as_text(config, seed=None, learning_rate=None, tuning=None, **changed)
+
+
+def best_rate(found: dict[float, Seeds]) -> float:
+    """The best learning rate of the finalists."""
+    if not found:
+        return math.nan
+    return by_merit({rate: found[rate] for rate in finalists(found)})[0]
+
+
+def finalists(found: dict[float, Seeds]) -> list[float]:
+    """The two best learning rates, which every seed is tried with: the first seed alone may like an unsteady one."""
+    return by_merit(found)[:2]
+
+
+def by_merit(found: dict[float, Seeds]) -> list[float]:
+    """Learning rates by mean accuracy over the seeds that each of them has, best first.
+
+    Of equal ones the one of smaller loss is better, then the smaller one.
 
     Args:
         found: learning rate -> seed -> record.
     """
-    return by_accuracy({rate: found[rate] for rate in finalists(found)})[0]
-
-
-def finalists(found: dict[float, dict[int, Record]]) -> list[float]:
-    """The two best learning rates, which every seed is trained with: the first seed alone may like an unsteady one."""
-    return by_accuracy(found)[:2]
-
-
-def by_accuracy(found: dict[float, dict[int, Record]]) -> list[float]:
-    """Learning rates by mean accuracy over the seeds that each of them has, best first; of equals the smaller."""
     common = set.intersection(*map(set, found.values()))
 
-    def mean(rate: float) -> float:
-        return fmean(accuracy(record) for seed, record in found[rate].items() if seed in common or not common)
+    def merit(rate: float) -> tuple[float, float, float]:
+        chosen = [merit_of(record) for seed, record in found[rate].items() if seed in common or not common]
+        accuracies, losses = zip(*chosen, strict=True) if chosen else ((0.0,), (math.inf,))
+        return -fmean(accuracies), fmean(losses), rate
 
-    return sorted(sorted(found), key=mean, reverse=True)
+    return sorted(found, key=merit)
+
+
+def merit_of(record: Record) -> tuple[float, float]:
+    """Accuracy and loss that choose a learning rate: of the validation, or of the test in an older version."""
+    if record["status"] == "diverged":
+        return 0.0, math.inf
+    judged = record.get("validation") or record
+    return float(judged["accuracy"]), math.inf if judged["loss"] is None else float(judged["loss"])
 
 
 def as_text(config: dict[str, Any], **changed: Any) -> str:
@@ -79,42 +165,88 @@ def as_text(config: dict[str, Any], **changed: Any) -> str:
 
 KEYS = (
     "data", "model", "algorithm", "clients", "clients_per_round", "rounds", "local_epochs", "batch_size",
-    "decay", "server_momentum", "split", "batch_norm", "train_images", "test_images", "defense", "learning_rate",
-    "learning_rates", "seeds", "diverged", "accuracy", "accuracy_low", "accuracy_high", "loss", "loss_low", "loss_high",
-    "pairs", "difference", "difference_low", "difference_high", "seconds",
+    "decay", "server_momentum", "split", "batch_norm", "train_images", "validation_images", "test_images", "defense",
+    "learning_rate", "learning_rates", "rate_chosen_on", "seeds", "diverged", "collapsed", "clients_changed",
+    "entries_changed", "void", "validation_accuracy", "accuracy", "accuracy_low", "accuracy_high", "loss", "loss_low",
+    "loss_high", "pairs", "difference", "difference_low", "difference_high", "seconds", "older",
 )  # fmt: skip # a column for each would take a page
-"""Accuracies and their differences are shares; ``pairs`` counts the seeds of the difference; ``learning_rates`` are all
-that were tried."""
+"""Accuracies, their differences and what was changed are shares; ``pairs`` counts the seeds of the difference;
+``learning_rates`` are all that were tried; ``void`` says why a row says nothing of what its defense costs; ``older``
+is 1 for records of an older version, which lack some of this."""
 
 
-def row(by_seed: dict[int, Record], controls: dict[int, Record], rates: list[float]) -> Row:
+def row(cell: Cell, control: Cell, untrained: float) -> Row:
     """The row of one scenario and defense.
 
     Args:
-        by_seed: its records.
-        controls: those of the scenario without a defense.
-        rates: learning rates that were tried, in order.
+        cell: its records.
+        control: those of the scenario without a defense; empty where it is the row itself.
+        untrained: highest accuracy of an untrained network of the scenario.
     """
+    by_seed, controls = cell.best, control.best
     records = [by_seed[seed] for seed in sorted(by_seed)]
     config = records[0]["config"]
-    found: Row = {"decay": None} | {key: config[key] for key in KEYS if key in config}
+    found: Row = {"decay": None, "validation_images": None} | {key: config[key] for key in KEYS if key in config}
     found |= {key: label(config[key]) for key in ("data", "model", "defense")}
     found["split"] = config["split"] if config["split"] == "iid" else f"Dirichlet({config['split']['dirichlet']:g})"
-    diverged = sum(record["status"] == "diverged" for record in records)
-    losses = [] if diverged else [record["loss"] for record in records]
-    pairs = [seed for seed in sorted(by_seed) if seed in controls] if config["defense"] else []
-    differences = [accuracy(by_seed[seed]) - accuracy(controls[seed]) for seed in pairs]
-    found["learning_rates"] = " ".join(f"{rate:g}" for rate in rates)
-    found |= {"seeds": len(records), "diverged": diverged, "pairs": len(pairs)}
+    found["learning_rates"] = " ".join(f"{rate:g}" for rate in cell.rates)
+    found |= {"rate_chosen_on": cell.chosen_on, "seeds": len(records), "older": int("majority" not in records[0])}
+    for status in ("diverged", "collapsed"):
+        found[status] = sum(status_of(record, untrained) == status for record in records)
+    for key in ("clients_changed", "entries_changed"):
+        values = [record[key] for record in records if record.get(key) is not None]
+        found[key] = fmean(values) if values else None
+    found["void"] = void(by_seed, control, untrained) if config["defense"] else ""
+    validated = [merit_of(record)[0] for record in records if record.get("validation")]
+    found["validation_accuracy"] = fmean(validated) if validated else None
+    pairs = [] if found["void"] or not config["defense"] else [seed for seed in sorted(by_seed) if seed in controls]
     for name, values in (
         ("accuracy", [accuracy(record) for record in records]),
-        ("loss", losses),
-        ("difference", differences),
+        ("loss", [] if found["diverged"] else [record["loss"] for record in records]),
+        ("difference", [accuracy(by_seed[seed]) - accuracy(controls[seed]) for seed in pairs]),
     ):
         low, high = t_interval(values)
         found |= {name: fmean(values) if values else None, f"{name}_low": low, f"{name}_high": high}
-    found["seconds"] = fmean(record["cost"]["seconds"] for record in records)
+    found |= {"pairs": len(pairs), "seconds": fmean(record["cost"]["seconds"] for record in records)}
     return {key: found[key] for key in KEYS}
+
+
+def void(by_seed: Seeds, control: Cell, untrained: float) -> str:
+    """Why the records of a defense say nothing of what it costs; nothing where they do.
+
+    Args:
+        by_seed: the records that are reported.
+        control: those without a defense.
+        untrained: highest accuracy of an untrained network of the scenario.
+    """
+    if not any(acted(record, control) for record in by_seed.values()):
+        return DID_NOT_ACT
+    failed = [status_of(record, untrained) for record in control.best.values()]
+    for status in ("diverged", "collapsed"):
+        if count := failed.count(status):
+            return f"no defense {status} in {count} of {len(failed)}"
+    return ""
+
+
+def acted(record: Record, control: Cell) -> bool:
+    """Whether the defense changed anything in a run; in an older version, whether the run differs from no defense."""
+    if record.get("entries_changed") is not None:
+        return bool(record["entries_changed"] > 0)
+    config = record["config"]
+    without = control.reported.get(config["learning_rate"], {}).get(config["seed"])
+    return (
+        without is None
+        or record["status"] != without["status"]
+        or not record["curve"]
+        or (record["curve"] != without["curve"])
+    )
+
+
+def status_of(record: Record, untrained: float) -> str:
+    """``done``, ``collapsed`` or ``diverged``; in an older version a run that has collapsed is found by its end."""
+    status = str(record["status"])
+    older = "majority" not in record and bool(record["curve"])
+    return "collapsed" if older and status == "done" and record["accuracy"] <= untrained else status
 
 
 def accuracy(record: Record) -> float:
@@ -180,30 +312,46 @@ def boards(table: list[Row]) -> dict[str, list[Row]]:
     named: dict[str, list[Row]] = {}
     for board in found.values():
         title = heading(board[0])
-        caps = [f"{key} {board[0][key]}" for key in ("train_images", "test_images") if board[0][key]]
+        caps = [f"{key} {board[0][key]}" for key in KEYS if key.endswith("_images") and board[0][key]]
         named[", ".join([title, *caps])] = board
     return named
 
 
-COLUMNS = ("defense", "rate", "n", "accuracy %", "difference", "loss", "diverged", "s / run")
+COLUMNS = (
+    "defense", "rate", "n", "accuracy %", "difference", "loss", "clients changed", "entries changed", "collapsed",
+    "diverged", "s / run",
+)  # fmt: skip
 
 
 def cells_of(found: Row) -> list[str]:
     """A row as text, under :data:`COLUMNS`."""
-    difference = ""
+    difference = f"void: {found['void']}" if found["void"] else ""
     if found["difference"] is not None:
         difference = f"{100 * found['difference']:+.2f}{half(found, 'difference', 100, 2)}"
     loss = "" if found["loss"] is None else f"{found['loss']:.3f}{half(found, 'loss', 1, 3)}"
+    chosen = " (on test)" if found["rate_chosen_on"] == TEST else ""
     return [
         found["defense"],
-        rate(found),
+        rate(found) + chosen,
         str(found["seeds"]),
         f"{100 * found['accuracy']:.2f}{half(found, 'accuracy', 100, 2)}",
         difference,
         loss,
+        changed(found["clients_changed"]),
+        changed(found["entries_changed"]),
+        str(found["collapsed"] or ""),
         str(found["diverged"] or ""),
         f"{found['seconds']:.1f}",
     ]
+
+
+def changed(share: float | None) -> str:
+    """A share in percent that is not rounded to none or to all; nothing where it is unknown."""
+    if share is None:
+        return ""
+    if 0 < share < 5e-4:
+        return "< 0.1 %"
+    return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.3g} %"
 
 
 def rate(found: Row) -> str:
@@ -234,6 +382,6 @@ def as_markdown(table: list[Row], title: str) -> str:
     lines = [f"# {title}: accuracy after federated training", ""]
     for name, board in boards(table).items():
         lines += [f"## {name}", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-        lines += [f"| {' | '.join(cells_of(found))} |" for found in board]
+        lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells_of(found))} |" for found in board]
         lines.append("")
-    return "\n".join([*lines, NOTE, ""])
+    return "\n".join([*lines, note(table), ""])

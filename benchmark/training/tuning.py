@@ -1,41 +1,70 @@
 """Learning rates: each defense trains at the one that suits it, and is not blamed for smaller or rougher updates.
 
 A mask that hides 99 % of the entries makes steps 100 times smaller; at the learning rate of a training without a
-defense that is slow, whatever the mask has cost.
+defense that is slow, whatever the mask has cost. Neither the images nor the seeds that choose a rate are reported: each
+rate is trained with the first tuning seed, the two best with every tuning seed, and the better of them with every seed
+that is reported. The better one has the higher accuracy on the validation images.
 """
+
+from collections.abc import Callable, Sequence
 
 from benchmark.training.plan import Run
 from benchmark.training.store import TrainingStore
-from benchmark.training.table import as_text, finalists
+from benchmark.training.table import as_text, best_rate, finalists
+
+Contest = dict[float, list[Run]]
+"""Learning rate -> runs that differ in that and the seed alone."""
 
 
-def contests(runs: list[Run]) -> list[dict[float, list[Run]]]:
+def contests(runs: list[Run]) -> list[Contest]:
     """Runs by learning rate, together where they differ in that and the seed alone."""
-    found: dict[str, dict[float, list[Run]]] = {}
+    found: dict[str, Contest] = {}
     for run in runs:
         config = run.training.config()
-        together = as_text(config, seed=None, learning_rate=None)
+        together = as_text(config, seed=None, learning_rate=None, tuning=None)
         found.setdefault(together, {}).setdefault(config["learning_rate"], []).append(run)
     return list(found.values())
 
 
-def tuning(runs: list[Run]) -> list[Run]:
-    """What is trained first: of several learning rates each with the first seed alone."""
-    return [
-        run
-        for contest in contests(runs)
-        for of_rate in contest.values()
-        for run in (of_rate if len(contest) == 1 else of_rate[:1])
-    ]
-
-
-def tuned(runs: list[Run], store: TrainingStore) -> list[Run]:
-    """What is trained then: the two best learning rates with every seed."""
+def first_looks(runs: list[Run], store: TrainingStore) -> list[Run]:
+    """What is trained first: each of several learning rates with the first tuning seed, and a rate alone at once."""
     chosen = []
     for contest in contests(runs):
-        records = {
-            rate: {run.training.seed: record for run in of_rate if (record := store.record(run.key))}
-            for rate, of_rate in contest.items()
-        }
-        chosen += [run for rate in finalists(records) for run in contest[rate]]
+        for of_rate in contest.values():
+            tuning = [run for run in of_rate if run.training.tuning]
+            chosen += tuning[:1] if tuning else of_rate
     return chosen
+
+
+def second_looks(runs: list[Run], store: TrainingStore) -> list[Run]:
+    """What is trained then: the two best learning rates with every tuning seed."""
+    chosen = []
+    for contest in contests(runs):
+        for rate in finalists(tuned(contest, store)) if len(contest) > 1 else ():
+            chosen += [run for run in contest[rate] if run.training.tuning]
+    return chosen
+
+
+def reported(runs: list[Run], store: TrainingStore) -> list[Run]:
+    """What is trained at last: the best learning rate with every seed that is reported."""
+    chosen = []
+    for contest in contests(runs):
+        rate = best_rate(tuned(contest, store)) if len(contest) > 1 else next(iter(contest))
+        chosen += [run for run in contest[rate] if not run.training.tuning]
+    return chosen
+
+
+STAGES: Sequence[Callable[[list[Run], TrainingStore], list[Run]]] = (first_looks, second_looks, reported)
+"""Each says, of the runs of a suite, which it needs, from the records of the stages before it."""
+
+
+def tuned(contest: Contest, store: TrainingStore) -> dict[float, dict[int, dict[str, object]]]:
+    """The records of a contest that choose: learning rate -> seed -> record."""
+    return {
+        rate: {
+            run.training.seed: record
+            for run in of_rate
+            if run.training.tuning and (record := store.record(run.key)) is not None
+        }
+        for rate, of_rate in contest.items()
+    }

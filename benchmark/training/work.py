@@ -10,19 +10,20 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmark.errors import UsageError
 from benchmark.executors.worker import Launch, Worker, watch_over
 from benchmark.federated import State, train
 from benchmark.records import brief, finite, provenance
 from benchmark.registry import build
+from benchmark.rehearsal_defense import own_line, told
 from benchmark.store import Record, say, write_whole
 from benchmark.training.plan import Run, TrainingBench, plan, refuse_others
 from benchmark.training.progress import TrainingBar
-from benchmark.training.schedule import decayed
 from benchmark.training.store import TrainingStore, read_all
 from benchmark.training.suite import TrainingSuite
 from benchmark.training.table import Row, as_csv, as_markdown, rows
 from benchmark.training.tracking import TrainingTracker
-from benchmark.training.tuning import tuned, tuning
+from benchmark.training.tuning import STAGES
 
 CHECKPOINT_SECONDS = 20.0
 """Work that is lost at most when a process is killed, but for the round under way."""
@@ -81,21 +82,21 @@ def carry_out(
     runs = plan(suite, bench)
     store = TrainingStore(folder)
     refuse_others(runs, store, folder)
-    first = tuning(runs)
-    if len(first) < len(runs):
-        say(f"learning rates: {len(first)} runs with the first seed, then the two best of several with every seed")
-    done = trained(first, store, bench, devices, launch, tracker)
-    if len(first) < len(runs):
-        then = tuned(runs, store)
-        done += trained(then, store, bench, devices, launch, tracker)
-        first = list({run.key: run for run in [*first, *then]}.values())
+    if any(run.training.tuning for run in runs):
+        say("learning rates: each is tried with the first tuning seed, the two best with all, the best with every seed")
+    done, needed = 0, dict[str, Run]()
+    for stage in STAGES:
+        due = [run for run in stage(runs, store) if run.key not in needed]
+        if due:
+            done += trained(due, store, bench, devices, launch, tracker)
+        needed |= {run.key: run for run in due}
     records = read_all(folder)
     table = rows(records)
     write_whole(folder / "training.csv", as_csv(table).encode())
     write_whole(folder / "training.md", as_markdown(table, suite.name).encode())
     if tracker:
-        tracker.finish(records, table, [run.training.config() for run in first])
-    said = f"{done} of {len(first)} runs trained" if done else "everything was done already: nothing to train"
+        tracker.finish(records, table, [run.training.config() for run in needed.values()])
+    said = f"{done} of {len(needed)} runs trained" if done else "everything was done already: nothing to train"
     return said, table
 
 
@@ -155,7 +156,16 @@ def work(runs: list[Run], store: TrainingStore, bench: TrainingBench, watch: Wat
 
 
 def train_run(run: Run, bench: TrainingBench, store: TrainingStore, watch: Watch) -> Record:
-    """One training, from its checkpoint where there is one, as a record."""
+    """One training, from its checkpoint where there is one, as a record.
+
+    Its ``accuracy`` and ``loss`` are of the test images, ``validation`` is what chooses a learning rate, ``majority``
+    is the accuracy of always naming the most frequent class of the test: a run that ends no better has collapsed.
+    ``clients_changed`` and ``entries_changed`` are the shares that the defense has changed of the clients' updates and
+    of their entries, over all rounds.
+
+    Raises:
+        UsageError: the user's own model or defense raises, or the defense breaks its contract.
+    """
     training = run.training
     scenario = training.scenario
     data, model = bench.training_data(scenario), bench.training_model(scenario)
@@ -163,26 +173,41 @@ def train_run(run: Run, bench: TrainingBench, store: TrainingStore, watch: Watch
     before, spent = store.checkpoint(run.key, bench.device) or (None, 0.0)
     began = saved = time.perf_counter()
     state = before
-    rounds = train if scenario.decay == "none" else decayed
-    for state in rounds(model, data, scenario.federation, defense, training.seed, before):
-        watch.reached(run, state)
-        now = time.perf_counter()
-        if now - saved >= CHECKPOINT_SECONDS:
-            store.save(run.key, run.about(), state, spent + now - began)
-            saved = now
+    try:
+        for state in train(model, data, scenario.federation, defense, training.seed, before):
+            watch.reached(run, state)
+            now = time.perf_counter()
+            if now - saved >= CHECKPOINT_SECONDS:
+                store.save(run.key, run.about(), state, spent + now - began)
+                saved = now
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:
+        if not own_line(error):  # the fault is not in a user's own class
+            raise
+        raise UsageError(f"{training.label}: {told(error)}") from None
     assert state is not None  # the first one is yielded before any round
     seconds = spent + time.perf_counter() - began
     origin = {key: value for key, value in provenance(bench).items() if key != "lpips"}
     ended_well = not state.diverged
+    majority = float(data.test_labels.bincount().max()) / len(data.test_labels)
+    # A number that is rounded may fall below the other, so they are compared before.
+    collapsed = ended_well and state.accuracy[-1] <= majority
     return {
         "key": run.key,
         "config": training.config(),
         "data_sha256": run.data_sha256,
         "provenance": origin | {"data_notes": bench.data(scenario.data).notes},
-        "status": "done" if ended_well else "diverged",
+        "status": "collapsed" if collapsed else "done" if ended_well else "diverged",
         "round": state.round,
         "accuracy": brief(state.accuracy[-1]) if ended_well else None,
         "loss": finite(state.loss[-1]) if ended_well else None,
+        "majority": brief(majority),
+        "validation": None
+        if state.validation is None
+        else dict(zip(("accuracy", "loss"), map(finite, state.validation), strict=True)),
+        "clients_changed": brief(state.changed / max(1, state.defended)) if defense else None,
+        "entries_changed": brief(state.entries_changed / max(1, state.entries)) if defense else None,
         "curve": {
             "round": list(state.tested),
             "accuracy": [brief(value) for value in state.accuracy],

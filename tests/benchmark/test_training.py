@@ -28,7 +28,7 @@ from benchmark.training import work as training
 from benchmark.training.plan import Run, TrainingBench
 from benchmark.training.store import TrainingStore, read_all
 from benchmark.training.suite import parse
-from benchmark.training.table import as_csv, as_markdown, rows, t_interval
+from benchmark.training.table import as_csv, as_markdown, best_rate, note, rows, t_interval
 from benchmark.training.work import Watch, carry_out
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
@@ -121,11 +121,13 @@ def test_a_data_set_may_be_trained_on_as_itself_or_as_jpeg() -> None:
 
 
 def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, tmp_path: Path) -> None:
-    given = suite({"class": "Masking", "sweep": {"ratio": [0.9, 0.1]}}, "Clipping", evaluate_every=3)
+    quick = {"model": {"class": "MLP", "hidden": 32, "activation": "relu"}, "rounds": 12, "learning_rate": 0.5}
+    quick |= {"evaluate_every": 8}
+    given = suite({"class": "Masking", "sweep": {"ratio": [0.9, 0.1]}}, "Clipping", **quick)
     code, out, err = leakboard(given)
     folder = tmp_path / "runs" / "mine"
     assert code == 0 and "8 of 8 runs trained" in out and "no defense" in out
-    assert "8/8 runs: Digits ConvNet FedSGD, Clipping(max_norm=1.0), learning rate 0.1, seed 1, accuracy " in err
+    assert "8/8 runs: Digits MLP FedSGD, Clipping(max_norm=1.0), learning rate 0.5, seed 1, accuracy " in err
     table = list(csv.DictReader((folder / "training.csv").open()))
     assert [row["defense"].partition(",")[0] for row in table] == [
         "no defense",
@@ -136,10 +138,16 @@ def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, t
     assert {row["seeds"] for row in table} == {"2"} and [row["pairs"] for row in table] == ["0", "2", "2", "2"]
     assert "± is half the width" in (folder / "training.md").read_text()
     for record in read_all(folder):
-        assert record["curve"]["round"] == [0, 3, 4] and len(record["curve"]["loss"]) == 3
-        assert record["accuracy"] == record["curve"]["accuracy"][-1] and record["status"] == "done"
+        assert record["curve"]["round"] == [0, 8, 12] and len(record["curve"]["loss"]) == 3
+        assert record["accuracy"] == record["curve"]["accuracy"][-1]
+        assert record["status"] == ("done" if record["accuracy"] > record["majority"] else "collapsed")
+        ratio = (record["config"]["defense"] or {}).get("ratio")
+        if ratio:  # what a mask removes, but for entries that were zero anyway
+            assert record["clients_changed"] == 1 and 0.2 * ratio < record["entries_changed"] < ratio + 0.01
+        assert (record["entries_changed"] is None) == (record["config"]["defense"] is None)
         assert record["provenance"]["versions"]["torch"] == torch.__version__.partition("+")[0]
         assert all(value == float(f"{value:.6g}") for value in record["curve"]["loss"])
+        assert set(record["validation"]) == {"accuracy", "loss"} and 0.1 < record["majority"] < 0.3
     assert sorted({path.suffix for path in (folder / "training").iterdir()}) == [".json"]  # nothing half done is left
     before = results(folder)
     code, again, _ = leakboard(given)
@@ -358,36 +366,113 @@ def test_another_configuration_is_refused_before_a_run_is_done(tmp_path: Path, m
 # Learning rates.
 
 
-def test_each_defense_takes_the_best_of_several_learning_rates(
-    leakboard: Leakboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rates = {None: 0.1, "Masking": 0.01}  # what is best for whom, as the training below says
+def pretend(monkeypatch: pytest.MonkeyPatch, validation: Callable[[float, int, str | None], float]) -> None:
+    """Trainings that end with these accuracies on validation images, by rate, seed and defense, and another on test."""
 
     def train(model: Any, data: Any, federation: Federation, defense: Any, seed: int, state: Any) -> Iterator[State]:
-        rate, best = federation.learning_rate, rates[type(defense).__name__ if defense else None]
-        unsteady = 0.1 if seed else 0.95
-        accuracy = {best: 0.9 - 0.01 * seed, 1: unsteady}.get(rate, 0.5)
-        yield State(4, {}, {}, torch.zeros(4), (4,), (accuracy,), (1 - accuracy,))
+        rate = federation.learning_rate
+        accuracy = validation(rate, seed, type(defense).__name__ if defense else None)
+        tested = (0.3 + 0.001 * seed,) if seed < 100 else (1 - accuracy,)  # the test likes what validation dislikes
+        acted = {"defended": 4, "changed": 4, "entries": 8, "entries_changed": 4} if defense else {}
+        found = State(4, {}, {}, torch.zeros(4), (4,), tested, (1.0,), (accuracy, 1.0))
+        yield replace(found, **acted)
 
     monkeypatch.setattr(training, "train", train)
+
+
+def test_each_defense_takes_the_rate_that_is_best_on_validation_images_and_seeds_that_are_not_reported(
+    leakboard: Leakboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = {None: 0.1, "Masking": 0.01}
+
+    def validation(rate: float, seed: int, defense: str | None) -> float:
+        if rate == 1:  # likes the first seed alone
+            return 0.95 if seed == 1000 else 0.1
+        return 0.9 if rate == best[defense] else 0.45
+
+    pretend(monkeypatch, validation)
     given = suite(MASKING, seeds=[0, 1, 2], learning_rate=[0.1, 0.01, 1])
     code, out, err = leakboard(given)
-    assert code == 0 and "learning rates: 6 runs with the first seed" in err
-    assert "14 of 14 runs trained" in out  # three rates of two, and two seeds more of two rates of two
+    assert code == 0 and "each is tried with the first tuning seed" in err
+    # Of two defenses each: three rates with one seed, two more seeds of two rates, three reported seeds of one rate.
+    assert "20 of 20 runs trained" in out
     free, masked = csv.DictReader((tmp_path / "runs" / "mine" / "training.csv").open())
     assert (free["learning_rate"], free["seeds"], masked["learning_rate"], masked["seeds"]) == ("0.1", "3", "0.01", "3")
-    assert (free["accuracy"], masked["accuracy"], masked["pairs"], masked["difference"]) == ("0.89", "0.89", "3", "0")
-    assert free["learning_rates"] == "0.01 0.1 1"
-    assert "| 0.01 (smallest tried) | 3 |" in (tmp_path / "runs" / "mine" / "training.md").read_text()
+    assert (free["accuracy"], free["validation_accuracy"], masked["pairs"], masked["difference"]) == (
+        "0.301",
+        "0.9",
+        "3",
+        "0",
+    )
+    assert (free["learning_rates"], free["rate_chosen_on"]) == ("0.01 0.1 1", "validation")
+    written = (tmp_path / "runs" / "mine" / "training.md").read_text()
+    assert "| 0.01 (smallest tried) | 3 |" in written and "validation images are no client's" in written
+    for record in read_all(tmp_path / "runs" / "mine"):
+        assert record["config"]["tuning"] == (record["config"]["seed"] in (1000, 1001, 1002))
+        assert record["validation"]["accuracy"] != record["accuracy"]
     assert leakboard(given)[1].count("everything was done already") == 1
+    more = suite(MASKING, seeds=[0, 1, 2, 3], learning_rate=[0.1, 0.01, 1, 3])
+    assert "4 of 24 runs trained" in leakboard(more)[1]  # a look at the new rate, and the new seed, of each
+
+
+def test_rates_that_are_equal_on_validation_are_told_apart_by_its_loss_then_the_smaller_is_taken() -> None:
+    def looked(accuracy: float, loss: float) -> dict[int, Record]:
+        return {1000: {"status": "done", "validation": {"accuracy": accuracy, "loss": loss}, "accuracy": 0.0}}
+
+    lost = {1000: {"status": "diverged", "validation": None, "accuracy": None, "loss": None}}
+    assert best_rate({0.1: looked(0.9, 0.5), 1.0: looked(0.9, 0.4), 3.0: lost}) == 1.0
+    assert best_rate({0.3: looked(0.9, 0.4), 0.1: looked(0.9, 0.4)}) == 0.1
+    assert best_rate({0.3: lost, 0.1: lost}) == 0.1
 
 
 def test_one_learning_rate_of_a_list_trains_as_it_does_alone(tmp_path: Path) -> None:
     carried_out(tmp_path / "alone", suite(learning_rate=0.1))
-    carried_out(tmp_path / "list", suite(learning_rate=[1e30, 0.1]))
+    carried_out(tmp_path / "list", suite(learning_rate=[1e30, 0.1]) | {"tuning_seeds": [7]})
     found, alone = results(tmp_path / "list"), results(tmp_path / "alone")
-    assert len(found) == 4 and sum(record["status"] == "diverged" for record in found.values()) == 2
-    assert {key: record for key, record in found.items() if record["status"] == "done"} == alone
+    assert len(found) == 4 and sum(record["status"] == "diverged" for record in found.values()) == 1
+    assert {key: record for key, record in found.items() if not record["config"]["tuning"]} == alone
+
+
+def test_validation_images_are_of_no_client_and_not_of_the_test() -> None:
+    scenario = parse(suite(), "mine").trainings[0].scenario
+    bench = TrainingBench(torch.device("cpu"))
+    whole = bench.data(scenario.data)
+    side = whole.train_split.images(0, 100)
+    for validation, kept in ((None, 10), (30, 30)):
+        data = bench.training_data(replace(scenario, validation_images=validation))
+        assert (len(data.labels), len(data.validation_labels)) == (100 - kept, kept)
+        both = torch.cat([data.images, data.validation_images]).flatten(1)
+        assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, side.flatten(1).tolist()))
+        assert torch.equal(data.test_images, whole.test_split.images(0, 40))
+    with pytest.raises(UsageError, match="100 images on the clients' side, of which validation_images takes 100"):
+        bench.training_data(replace(scenario, validation_images=100))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        (suite(seeds=[0]) | {"tuning_seeds": [7, 8]}, suite(seeds=[0]) | {"tuning_seeds": [7]}, "add it to the suite"),
+        (suite(seeds=[0]) | {"tuning_seeds": [7]}, suite(seeds=[7]) | {"tuning_seeds": [8]}, "seed 7 chooses learning"),
+        (suite(seeds=[7]) | {"tuning_seeds": [8]}, suite(seeds=[0]) | {"tuning_seeds": [7, 8]}, "seed 7 is reported"),
+    ],
+)
+def test_no_seed_both_chooses_a_rate_and_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: Any, after: Any, sentence: str
+) -> None:
+    pretend(monkeypatch, lambda rate, seed, defense: 0.5 + 0.1 * rate)
+    rates = {"scenarios": [SCENARIO | {"learning_rate": [0.1, 0.2]}]}
+    carried_out(tmp_path, before | rates)
+    with pytest.raises(UsageError, match=sentence):
+        carried_out(tmp_path, after | rates)
+
+
+def test_a_folder_of_an_older_version_is_told(tmp_path: Path) -> None:
+    carried_out(tmp_path, suite(seeds=[0]))
+    (path,) = (tmp_path / "training").glob("*.json")
+    old = json.loads(path.read_text())
+    path.write_text(json.dumps(old | {"config": old["config"] | {"schema": 1}}))
+    with pytest.raises(UsageError, match="holds runs of another version of Leakboard: give another --out"):
+        carried_out(tmp_path, suite(seeds=[0]))
 
 
 # Divergence.
@@ -413,7 +498,9 @@ def test_a_run_that_diverges_is_recorded_and_the_others_go_on(leakboard: Leakboa
 def record(seed: int, accuracy: float, defense: str | None = None, date: str = "2026", **changed: Any) -> Record:
     config = parse(suite({"class": defense} if defense else MASKING), "mine").trainings[-1].config()
     config |= {"seed": seed} | ({} if defense else {"defense": None})
-    found = {"config": config, "status": "done", "accuracy": accuracy, "loss": 1 - accuracy}
+    found = {"config": config, "status": "done", "accuracy": accuracy, "loss": 1 - accuracy, "majority": 0.1}
+    found |= {"validation": {"accuracy": accuracy, "loss": 1.0}, "curve": {"accuracy": [0.1, accuracy]}}
+    found |= dict.fromkeys(("clients_changed", "entries_changed"), 0.5 if defense else None)
     return found | {"provenance": {"date": date}, "cost": {"seconds": 2.0}} | changed
 
 
@@ -441,14 +528,92 @@ def test_a_diverged_run_counts_as_nothing_known() -> None:
     assert (row["accuracy"], row["diverged"], row["loss"]) == (0.45, 1, None)
 
 
+def test_a_defense_that_never_acted_is_void_and_did_not_cost_nothing() -> None:
+    control = [record(seed, accuracy) for seed, accuracy in enumerate((0.9, 0.8))]
+    idle = {"entries_changed": 0.0, "clients_changed": 0.0}
+    still = [record(seed, accuracy, "Clipping", **idle) for seed, accuracy in enumerate((0.9, 0.8))]
+    once = [still[0], record(1, 0.8, "Clipping", clients_changed=1e-6, entries_changed=1e-6)]
+    for found, void, difference, cell in (
+        (still, "did not act", None, "| void: did not act |"),
+        (once, "", 0.0, "| +0.00 ± 0.00 |"),
+    ):
+        _, row = rows(control + found)
+        assert (row["void"], row["difference"], row["pairs"]) == (void, difference, 0 if void else 2)
+        assert cell in as_markdown([row], "mine") and ("| 0 % | 0 % |" if void else "| < 0.1 % | < 0.1 % |") in (
+            as_markdown([row], "mine")
+        )
+    assert "clients_changed" in as_csv([row])
+
+
+def test_a_run_that_ends_like_naming_one_class_has_collapsed(leakboard: Leakboard, tmp_path: Path) -> None:
+    assert leakboard(suite(MASKING, seeds=[0], learning_rate=1e-9, model="MLP"))[0] == 0  # learns nothing
+    records = read_all(tmp_path / "runs" / "mine")
+    for found in records:
+        counts = [found["majority"] * 40, found["accuracy"] * 40]
+        assert all(abs(count - round(count)) < 1e-3 for count in counts)
+        assert found["status"] == ("collapsed" if found["accuracy"] <= found["majority"] else "done")
+    control, masked = rows(records)
+    assert control["collapsed"] == masked["collapsed"] == 1 and "collapsed in 1 of 1" in masked["void"]
+    assert masked["difference"] is None and masked["accuracy"] > 0
+
+
+@pytest.mark.parametrize("status", ["collapsed", "diverged"])
+def test_there_is_no_difference_to_a_control_that_failed_and_one_to_a_defense_that_did(status: str) -> None:
+    def failed(found: Record) -> Record:
+        lost = {"accuracy": None, "loss": None, "validation": None} if status == "diverged" else {"accuracy": 0.1}
+        return found | {"status": status} | lost
+
+    control, masked = [record(0, 0.9), record(1, 0.8)], [record(0, 0.9, "Masking"), record(1, 0.8, "Masking")]
+    first, second = rows([control[0], failed(control[1]), *masked])
+    assert (first[status], second["void"], second["difference"]) == (1, f"no defense {status} in 1 of 2", None)
+    first, second = rows([*control, masked[0], failed(masked[1])])
+    assert (second[status], second["void"]) == (1, "")
+    assert second["difference"] == pytest.approx(-0.4 if status == "diverged" else -0.35)
+
+
+def older(found: Record, *curve: float) -> Record:
+    """As an older version wrote it."""
+    new = ("majority", "validation", "clients_changed", "entries_changed")
+    config = {k: v for k, v in found["config"].items() if k not in ("tuning", "validation_images")} | {"schema": 1}
+    kept = {key: value for key, value in found.items() if key not in new}
+    return kept | {"config": config, "curve": {"accuracy": list(curve), "loss": list(curve)}, "accuracy": curve[-1]}
+
+
+def test_what_older_records_do_not_say_is_found_in_their_curves_and_noted() -> None:
+    control = [older(record(seed, 0.9), 0.1, 0.5, 0.9) for seed in (0, 1)]
+    same = [older(record(seed, 0.9, "Clipping"), 0.1, 0.5, 0.9) for seed in (0, 1)]
+    one_differs = [same[0], older(record(1, 0.9, "Clipping"), 0.1, 0.4, 0.9)]
+    other_seed = [*same, older(record(2, 0.9, "Clipping"), 0.1, 0.5, 0.9)]
+    for found, void in ((same, "did not act"), (one_differs, ""), (other_seed, "")):
+        first, second = rows(control + found)
+        assert (second["void"], second["older"], first["collapsed"]) == (void, 1, 0)
+    assert "Records of an older version do not say" in note([first, second]) and "on test" not in note([first])
+    first, second = rows([control[0], older(record(1, 0.9), 0.12, 0.3, 0.11), *same])
+    assert (first["collapsed"], second["void"]) == (1, "no defense collapsed in 1 of 2")
+    slow = older(record(0, 0.9, learning_rate=0.2), 0.1, 0.95)
+    slow["config"] |= {"learning_rate": 0.2}
+    row, *_ = rows([*control, slow])
+    assert (row["learning_rate"], row["rate_chosen_on"]) == (0.2, "test")
+    assert "are the best on the very test images" in note([row]) and "0.2 (largest tried) (on test)" in as_markdown(
+        [row], ""
+    )
+
+
+def test_the_published_trainings_are_still_read() -> None:
+    table = rows(read_all(Path(__file__).parents[2] / "results" / "masking"))
+    assert len(table) > 50 and all(row["rate_chosen_on"] == "test" and row["older"] for row in table)
+    void = [(row["data"], row["model"], row["defense"]) for row in table if row["void"] == "did not act"]
+    assert void == [("CIFAR10JPEG", "ResNet(width=8)", "Clipping(max_norm=4.37144)")]
+
+
 # Bad input.
 
 
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ("- a", "must have the keys name, seeds, scenarios, defenses"),
-        (suite() | {"seed": 0}, "unknown key of a training suite 'seed': did you mean seeds?"),
+        ("- a", "must have the keys name, seeds, tuning_seeds, scenarios, defenses"),
+        (suite() | {"seed": 0}, "unknown key of a training suite 'seed': did you mean seeds or"),
         (suite() | {"attacks": ["IDLG"]}, "attacks is a key of suites for leakboard run: a training has none"),
         (suite(round=3), "unknown key of a scenario 'round': did you mean rounds"),
         (suite("Maskin"), "unknown defense 'Maskin': did you mean Masking"),
@@ -480,11 +645,36 @@ def test_a_diverged_run_counts_as_nothing_known() -> None:
             suite(train_images=1298),
             "Digits has 1297 images for train_images, not 1298: give train_images 1297 or fewer",
         ),
-        (suite(clients=101), "Digits, seed 0: 1 of 101 clients have no image of the 100: give fewer clients or more"),
+        (suite(clients=91), "Digits, seed 0: 1 of 91 clients have no image of the 90: give fewer clients or more"),
         (
             suite(clients=50, split={"dirichlet": 0.01}),
-            " of 50 clients have no image of the 100: give fewer clients, a larger dirichlet or more train_images",
+            " of 50 clients have no image of the 90: give fewer clients, a larger dirichlet or more train_images",
         ),
+        (suite(clients=10**9, clients_per_round=2), f"{10**9 - 90} of 1000000000 clients have no image of the 90"),
+        (suite(clients=10**9 + 1), "clients must be at most 1,000,000,000, not 1000000001"),
+        (suite(rounds=10**20), "rounds must be at most 1,000,000,000, not 100000000000000000000"),
+        (suite(algorithm="FedAvg", local_epochs=1001), "local_epochs must be at most 1,000, not 1001"),
+        (suite(batch_size=10**400), "batch_size must be at most 1,000,000,000, not 1000"),
+        (suite(learning_rate=10**400), "learning_rate must be a number above 0, not 1000"),
+        (suite(learning_rate=-0.1), "learning_rate must be a number above 0, not -0.1"),
+        (suite(learning_rate=[0.1, math.inf]), "learning_rate must be a number above 0, not inf"),
+        (suite(learning_rate=[0.1, 0.2, 0.1]), "learning_rate has 0.1 more than once: give each rate once"),
+        (suite(learning_rate=[1, 1.0]), "learning_rate has 1 more than once: give each rate once"),
+        (suite(server_momentum=-0.1), "server_momentum must be a number of at least 0 and below 1, not -0.1"),
+        (suite(server_momentum=math.nan), "server_momentum must be a number of at least 0 and below 1, not nan"),
+        (
+            suite(split={"dirichlet": 1e-300}),
+            "dirichlet must be from 0.001, where a class is with one client, to",
+        ),
+        (suite(split={"dirichlet": 1e200}), "dirichlet must be from 0.001, where a class is with one client, to"),
+        (suite(split={"dirichlet": math.inf}), "dirichlet must be a number above 0, not inf"),
+        (suite(seeds=[0, 1, 0]), "seeds has 0 more than once: give each seed once"),
+        (suite() | {"tuning_seeds": [5]}, "tuning_seeds choose among learning rates: give learning_rate as a list"),
+        (suite(learning_rate=[1, 2]) | {"tuning_seeds": []}, "tuning_seeds must be a list of whole numbers"),
+        (suite(learning_rate=[1, 2]) | {"tuning_seeds": [0]}, "seed 0 is in seeds and chooses learning rates too"),
+        (suite(learning_rate=[1, 2], seeds=[1000]), "seed 1000 is in seeds and chooses learning rates too"),
+        (suite(validation_images=0), "validation_images must be a whole number of at least 1, not 0"),
+        (suite(validation_images=100), "100 images on the clients' side, of which validation_images takes 100"),
         (suite(data="MNIST"), "which is not there: point --data-root"),
         (suite(data="CIFAR10JPEG"), "cifar-10-jpeg/test.npz is not there: point --data-root"),
     ],
@@ -522,13 +712,13 @@ def test_the_larger_split_trains(tmp_path: Path) -> None:
     scenario = parse(suite(data=data), "mine").trainings[0].scenario
     bench = TrainingBench(torch.device("cpu"))
     found = bench.training_data(replace(scenario, train_images=None, test_images=None))
-    assert (len(found.labels), len(found.test_labels)) == (6, 2)
+    assert (len(found.labels), len(found.validation_labels), len(found.test_labels)) == (5, 1, 2)
     for path in sorted((tmp_path / "photos").rglob("[4-7].png")):
         path.unlink()
     with pytest.raises(UsageError, match="ImageFolder has no images for test_images: add images"):
         TrainingBench(torch.device("cpu")).training_data(replace(scenario, train_images=None, test_images=None))
     digits = bench.training_data(parse(suite(), "mine").trainings[0].scenario)
-    assert (len(digits.labels), len(digits.test_labels)) == (100, 40)
+    assert (len(digits.labels), len(digits.test_labels)) == (90, 40)
 
 
 def test_a_training_suite_is_no_suite_of_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,162 @@
+"""The contract of ``protect``: what breaks it is told in one sentence, and what keeps it passes."""
+
+import random
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from benchmark.errors import UsageError
+from benchmark.rehearsal_defense import check_protect
+from benchmark.seeds import generators
+from defenses import Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
+
+Protect = Callable[[Update, Sequence[torch.Generator]], object]
+
+
+class Mine(Defense):
+    def __init__(self, protect: Protect) -> None:
+        self.given = protect
+
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        return self.given(update, generators)  # type: ignore[return-value] # whatever a user returns
+
+    def known_to_attacker(self) -> KnownDefense:
+        return KnownDefense()
+
+
+def an_update(clients: int = 2) -> Update:
+    source = torch.Generator().manual_seed(1)
+    shapes = {"0.weight": (4, 3), "0.bias": (4,), "temperature": ()}
+    return {name: torch.randn(clients, *shape, generator=source) for name, shape in shapes.items()}
+
+
+def each(change: Callable[[Tensor], object]) -> Protect:
+    """A change of every tensor."""
+    return lambda update, _: {name: change(value) for name, value in update.items()}
+
+
+def in_place(update: Update, _: Sequence[torch.Generator]) -> object:
+    for value in update.values():
+        value.mul_(0.5)
+    return update
+
+
+def one_noise_for_all(update: Update, sources: Sequence[torch.Generator]) -> object:
+    return {n: v + torch.randn(v.shape[1:], generator=sources[0]) for n, v in update.items()}
+
+
+def one_norm_for_all(limit: float) -> Protect:
+    def protect(update: Update, _: Sequence[torch.Generator]) -> object:
+        total = torch.stack([value.norm() for value in update.values()]).norm()
+        return {n: v * (limit / total).clamp(max=1) for n, v in update.items()}
+
+    return protect
+
+
+def counting() -> Protect:
+    calls = list[int]()
+
+    def protect(update: Update, _: Sequence[torch.Generator]) -> object:
+        calls.append(1)
+        return {n: v / len(calls) for n, v in update.items()}
+
+    return protect
+
+
+def python_noise(update: Update, _: Sequence[torch.Generator]) -> object:
+    return {n: v + random.random() for n, v in update.items()}
+
+
+def numpy_noise(update: Update, _: Sequence[torch.Generator]) -> object:
+    return {n: v + float(np.random.rand()) for n, v in update.items()}
+
+
+def seeded_noise(update: Update, _: Sequence[torch.Generator]) -> object:
+    torch.manual_seed(0)
+    return {n: v + torch.randn_like(v) for n, v in update.items()}
+
+
+def without_the_last_client(update: Update, _: Sequence[torch.Generator]) -> object:
+    return {n: v[:-1] if len(v) > 1 else v for n, v in update.items()}
+
+
+@pytest.mark.parametrize(
+    ("protect", "sentence"),
+    [
+        (each(lambda v: v[..., :1]), "returns the shape [2, 4, 1] for 0.weight, not [2, 4, 3]"),
+        (each(lambda v: v.mean(0)), "returns the shape [4, 3] for 0.weight, not [2, 4, 3]"),
+        (without_the_last_client, "returns the shape [1, 4, 3] for 0.weight, not [2, 4, 3]"),
+        (each(Tensor.half), "returns the type torch.float16 for 0.weight, not torch.float32"),
+        (each(Tensor.double), "returns the type torch.float64 for 0.weight, not torch.float32"),
+        (each(Tensor.tolist), "returns a list for 0.weight, not a tensor"),
+        (each(lambda v: v / 0), "returns NaN or infinity (0.weight) for an update that is finite"),
+        (each(lambda v: torch.full_like(v, torch.nan)), "returns NaN or infinity (0.weight)"),
+        (lambda u, _: None, "must return the update as a dict, not None"),
+        (lambda u, _: list(u.values()), "must return the update as a dict, not a list"),
+        (lambda u, _: {n: v for n, v in u.items() if "bias" not in n}, "leaves out 0.bias (share zeros instead)"),
+        (lambda u, _: {f"module.{n}": v for n, v in u.items()}, "leaves out 0.bias (share zeros instead)"),
+        (lambda u, _: u | {"more": u["0.bias"]}, "adds more: it must return the names that it was given"),
+        (lambda u, _: 1 / 0, "raises ZeroDivisionError: division by zero (tests/benchmark/test_rehearsal_defense.py:"),
+        (lambda u, _: exit(0), "raises SystemExit: 0 (tests/benchmark/test_rehearsal_defense.py:"),
+        (in_place, "changes the update that it was given in place (0.weight)"),
+        (each(lambda v: v + torch.randn_like(v)), "draws random numbers from a global generator"),
+        (seeded_noise, "draws random numbers from a global generator"),
+        (python_noise, "draws random numbers from a global generator"),
+        (numpy_noise, "draws random numbers from a global generator"),
+        (counting(), "gives another result when it is called again with the same update and generators (0.weight)"),
+        (one_noise_for_all, "shares for a client what depends on the other clients (0.weight)"),
+        (one_norm_for_all(1.0), "shares for a client what depends on the other clients (0.weight)"),
+        (one_norm_for_all(100.0), "shares for a client what depends on the other clients (0.weight)"),  # larger ones
+        (one_norm_for_all(0.01), "shares for a client what depends on the other clients (0.weight)"),
+        (each(lambda v: v - v.mean(0)), "shares for a client what depends on the other clients (0.weight)"),
+        (each(lambda v: v.flip(0)), "shares for a client what depends on the other clients (0.weight)"),
+    ],
+)
+def test_what_breaks_the_contract_is_one_sentence(protect: Protect, sentence: str) -> None:
+    with pytest.raises(UsageError) as told:
+        check_protect(Mine(protect), an_update(), "mine.Mine(std=1)")
+    said = str(told.value)
+    assert said.startswith("mine.Mine(std=1): protect ") and sentence in said and "\n" not in said
+    assert re.search(r"test_rehearsal_defense\.py:\d+\)$", said.partition(": it must")[0]) or "it must" in said
+
+
+def quantized(update: Update, sources: Sequence[torch.Generator]) -> object:
+    """Stochastic rounding to steps of a client's own largest entry."""
+    shared = {}
+    for name, value in update.items():
+        step = value.reshape(len(value), -1).abs().amax(1).view(-1, *[1] * (value.dim() - 1)) / 8
+        uniform = torch.stack([torch.rand(value.shape[1:], generator=source) for source in sources])
+        shared[name] = (value / step + uniform).floor() * step
+    return shared
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        *(GaussianNoise(0.1), Clipping(0.5), Pruning(0.5), Masking(0.5), Masking(0.5, rescale=True)),
+        *map(Mine, (each(lambda v: v), each(torch.zeros_like), each(Tensor.sign), quantized)),
+    ],
+)
+def test_what_keeps_the_contract_passes(defense: Defense) -> None:
+    update = {name: value for name, value in an_update(3).items() if value.dim() > 1}
+    before = {name: value.clone() for name, value in update.items()}
+    torch.manual_seed(3)
+    check_protect(defense, update, "mine")
+    assert all(torch.equal(value, before[name]) for name, value in update.items())
+    assert torch.rand(1) == torch.rand(1, generator=torch.Generator().manual_seed(3))
+
+
+def test_generators_are_those_of_the_clients() -> None:
+    seen = list[list[float]]()
+
+    def protect(update: Update, sources: Sequence[torch.Generator]) -> object:
+        seen.append([float(torch.rand(1, generator=source)) for source in sources])
+        return update
+
+    check_protect(Mine(protect), an_update(), "mine")
+    both = [float(torch.rand(1, generator=source)) for source in generators(0, range(2), "rehearsal")]
+    assert seen[:4] == [both, both, both[:1], both[1:]] and both[0] != both[1]
