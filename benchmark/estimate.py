@@ -17,7 +17,8 @@ from scipy.optimize import nnls
 from benchmark.blocks import Block, Workbench
 from benchmark.records import room, run_block
 from benchmark.registry import build
-from benchmark.store import read_scores
+from benchmark.schema import attack_scores
+from benchmark.store import records_in
 from benchmark.suite import Cell, digest
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -179,8 +180,7 @@ Found = tuple[dict[str, Any], list[int]]
 
 def finished(folders: Iterable[Path]) -> dict[str, Found]:
     """The finished blocks in folders of records, by their keys."""
-    paths = sorted(path for folder in folders for path in folder.glob("*.json"))
-    records = filter(None, map(read_scores, paths))
+    records = (record for folder in folders for record in records_in(folder, attack_scores))
     return {r["key"]: (r["config"], [victim["evaluations"] for victim in r["victims"]]) for r in records}
 
 
@@ -236,7 +236,7 @@ def timing(block: Block, bench: Workbench) -> Timing:
             alone = {"at_once": count} if attack.args.get("at_once", 0) is None else {}  # memory is not measured here
             cell = replace(block.cell, attack=replace(attack, args=attack.args | args | alone))
             started = time.perf_counter()
-            record = run_block(Block(cell, block.victims[:count], block.key, block.code_sha256), bench)
+            record = run_block(replace(block, cell=cell, victims=block.victims[:count], data=block.data[: count + 1]), bench)
             seconds.append(time.perf_counter() - started)
             evaluations = [victim["evaluations"] for victim in record["victims"]]
             grows_with.append([1, count] + ([0, 0] if budget is None else [max(evaluations), sum(evaluations)]))

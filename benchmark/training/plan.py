@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from benchmark import federated
 from benchmark.blocks import Workbench, checksum, from_data, short
+from benchmark.code_version import checksum_of, networks_sha256
 from benchmark.errors import UsageError
 from benchmark.federated import Data
-from benchmark.registry import build, imported, own_sources
+from benchmark.registry import build
 from benchmark.suite import digest
 from benchmark.training import schedule
 from benchmark.training.partition import split
@@ -30,11 +31,13 @@ class Run:
         training: scenario, defense, seed.
         key: digest of everything that decides the result, pixels and code included.
         data_sha256: of the pixels and labels.
+        code_sha256: of the code, and of what the model draws.
     """
 
     training: Training
     key: str
     data_sha256: str
+    code_sha256: str
 
     @property
     def rounds(self) -> int:
@@ -118,6 +121,7 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
     """
     runs: list[Run] = []
     checksums: dict[str, str] = {}
+    networks: dict[str, str] = {}
     for training in suite.trainings:
         scenario, how = training.scenario, training.scenario.federation
         data = bench.training_data(scenario)
@@ -127,24 +131,25 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
             raise UsageError(f"{scenario.data.name}, seed {training.seed}: {error}") from None
         place = repr(scenario)
         if place not in checksums:
-            bench.training_model(scenario)
+            networks[place] = networks_sha256(bench.training_model(scenario), 0, 0)
             checksums[place] = checksum(*(part.cpu() for part in data if isinstance(part, Tensor)))
-        about = training.config() | {"data_sha256": checksums[place], "code_sha256": code_checksum(training)}
-        runs.append(Run(training, digest(about), checksums[place]))
+        code = code_checksum(training, networks[place])
+        about = training.config() | {"data_sha256": checksums[place], "code_sha256": code}
+        runs.append(Run(training, digest(about), checksums[place], code))
     return runs
 
 
-def code_checksum(training: Training) -> str:
-    """sha256 of the code that decides what the run does: a record of older code is not taken for one of this."""
+def code_checksum(training: Training, network: str) -> str:
+    """sha256 of the code that decides what the run does: a record of older code is not taken for one of this.
+
+    Args:
+        training: the run.
+        network: digest of what its model draws, which can be in files that the code does not name.
+    """
     loop = federated.__file__ if training.scenario.decay == "none" else schedule.__file__
-    sources = {Path(loop)} | own_sources("model", training.scenario.model.name)
-    if training.defense is not None:
-        sources |= own_sources("defense", training.defense.name)
-    files = set().union(*map(imported, sources))
-    together = hashlib.sha256()
-    for file in sorted(files, key=lambda file: (file.name, str(file))):
-        together.update(file.read_bytes())
-    return together.hexdigest()
+    parts = [("model", training.scenario.model)] + ([("defense", training.defense)] if training.defense else [])
+    code = checksum_of({Path(loop)}, parts, [Path(__file__).with_name("work.py")])
+    return hashlib.sha256(f"{code} {network}".encode()).hexdigest()
 
 
 def refuse_others(runs: list[Run], store: TrainingStore, folder: Path) -> None:

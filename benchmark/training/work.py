@@ -174,6 +174,7 @@ def train_run(run: Run, bench: TrainingBench, store: TrainingStore, watch: Watch
     return {
         "key": run.key,
         "config": training.config(),
+        "code_sha256": run.code_sha256,
         "data_sha256": run.data_sha256,
         "provenance": origin | {"data_notes": bench.data(scenario.data).notes},
         "status": "done" if ended_well else "diverged",
