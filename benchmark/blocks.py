@@ -158,12 +158,12 @@ class Keys:
         code = self._code(cell)
         networks = self._network(scenario, 0), self._network(scenario, victims[-1])
         data = self._data(scenario, victims)
-        lpips = self.bench.perceptual.describe()["sha256"] if self.bench.perceptual else None
+        lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
         key = digest(block_identity(config, lpips, code, list(networks), victims, list(data)))
         return Block(cell, victims, key, code, networks, data)
 
     def _code(self, cell: Cell) -> str:
-        parts = {"data": cell.scenario.data, "model": cell.scenario.model, "attack": cell.attack, "defense": cell.defense}
+        parts = {"model": cell.scenario.model, "attack": cell.attack, "defense": cell.defense}
         given = {kind: part for kind, part in parts.items() if part is not None}
         texts = [f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in given.items()]
         return found_or(self._codes, tuple(texts), partial(code_checksum, given))
@@ -187,7 +187,8 @@ class Keys:
         return tuple(chain[victims.start : victims.stop + 1])
 
 
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 def found_or(known: dict[K, V], key: K, make: Callable[[], V]) -> V:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -76,9 +76,10 @@ def _imports(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str, tuple[str, ..
         elif isinstance(node, ast.ImportFrom):
             yield node.level, node.module or "", tuple(alias.name for alias in node.names)
         elif isinstance(node, ast.Call) and _name(node.func) in ("import_module", "__import__") and node.args:
-            if isinstance(given := node.args[0], ast.Constant) and isinstance(given.value, str):
-                name = given.value.lstrip(".")
-                yield len(given.value) - len(name), name, ()
+            given = getattr(node.args[0], "value", None)
+            if isinstance(given, str):
+                name = given.lstrip(".")
+                yield len(given) - len(name), name, ()
 
 
 def _reads(nodes: list[ast.AST]) -> set[str]:
@@ -127,7 +128,7 @@ def _reads(nodes: list[ast.AST]) -> set[str]:
 
 def _name(function: ast.expr) -> str:
     """The last part of what is called."""
-    return function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    return str(getattr(function, "attr", getattr(function, "id", "")))
 
 
 def is_ours(file: Path) -> bool:
@@ -294,15 +295,14 @@ def contents(path: Path) -> str:
     return together.hexdigest()
 
 
-def networks_sha256(model: Model, seed: int, victim: int) -> str:
+def networks_sha256(model: nn.Module, seed: int, victim: int) -> str:
     """A digest of the network that a victim is given: what is drawn for it, and all that the model holds besides.
 
     A model can have its weights from anywhere, such as a checkpoint that has been replaced.
     """
-    held: nn.Module = model
-    drawn = draw_networks(model, generators(seed, range(victim, victim + 1), "network"))
+    drawn = draw_networks(cast(Model, model), generators(seed, range(victim, victim + 1), "network"))
     together = hashlib.sha256()
-    for name, value in sorted((dict(held.named_parameters()) | dict(held.named_buffers()) | drawn).items()):
+    for name, value in sorted((dict(model.named_parameters()) | dict(model.named_buffers()) | drawn).items()):
         together.update(name.encode())
         together.update(value.detach().cpu().contiguous().flatten().view(dtype=torch.uint8).numpy().data)
     return together.hexdigest()[:16]

@@ -3,7 +3,6 @@
 The attack is run again with double precision, from the true image, which no attacker has, and from near it.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

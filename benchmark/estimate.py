@@ -236,7 +236,8 @@ def timing(block: Block, bench: Workbench) -> Timing:
             alone = {"at_once": count} if attack.args.get("at_once", 0) is None else {}  # memory is not measured here
             cell = replace(block.cell, attack=replace(attack, args=attack.args | args | alone))
             started = time.perf_counter()
-            record = run_block(replace(block, cell=cell, victims=block.victims[:count], data=block.data[: count + 1]), bench)
+            few = replace(block, cell=cell, victims=block.victims[:count], data=block.data[: count + 1])
+            record = run_block(few, bench)
             seconds.append(time.perf_counter() - started)
             evaluations = [victim["evaluations"] for victim in record["victims"]]
             grows_with.append([1, count] + ([0, 0] if budget is None else [max(evaluations), sum(evaluations)]))

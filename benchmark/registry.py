@@ -56,7 +56,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
-    is_json = isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()  # a path can be of any bytes
+    is_json = isinstance(value, int | None) or (isinstance(value, float) and math.isfinite(value))
     return value if is_json else str(value)
 
 

@@ -48,12 +48,16 @@ class Reporter(Watch):
             self._keys.setdefault(block.cell.id, []).append(block.key)
         self._mine: set[str] = set()
         self._reported: set[str] = set()
-        self.ran = 0
+        self._ran: set[str] = set()
+
+    @property
+    def ran(self) -> int:
         """Blocks that this process ran."""
+        return len(self._ran)
 
     def begins(self, block: Block) -> None:
         self._mine.add(block.cell.id)
-        self.ran += 1
+        self._ran.add(block.key)
 
     def ends(self, block: Block) -> None:
         cell = block.cell.id
@@ -64,7 +68,7 @@ class Reporter(Watch):
     def finish(self) -> list[leaderboard.Row]:
         """Writes the tables, and the runs and pictures that are missing."""
         for cell in self._keys:
-            if cell not in self._reported and (self._tracker or not self._picture(cell).exists()):
+            if not self._picture(cell).exists() or (self._tracker and cell not in self._reported):
                 self._report(cell)
         records = read_all(self._store.folder, attack_scores)
         table = leaderboard.rows(records)

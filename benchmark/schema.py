@@ -196,9 +196,12 @@ class Training(TypedDict):
 
 
 def sealed(record: Mapping[str, Any]) -> bytes:
-    """The JSON of a record with the version of its form, and at its end the sha256 of all that stands before."""
+    """The JSON of a record with the version of its form, and at its end the sha256 of all that stands before.
+
+    Bytes of a path that are no text become question marks.
+    """
     parts = {"schema": SCHEMA} | {name: value for name, value in record.items() if name not in ("schema", "sha256")}
-    text = json.dumps(parts, allow_nan=False, separators=(",", ":")).encode()
+    text = json.dumps(parts, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode(errors="replace")
     return text[:-1] + SEAL % hashlib.sha256(text).hexdigest().encode()
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from benchmark.errors import UsageError
-from benchmark.schema import Record, Unusable, attack_record, sealed
+from benchmark.schema import Record as Record
+from benchmark.schema import Unusable, attack_record, sealed
 
 Parse = Callable[[bytes, str], Record]
 """From the content of a file and its name without the suffix to a record; raises Unusable."""
@@ -49,10 +50,9 @@ class Store:
         return keys_in(self.records)
 
     def vanished(self, keys: Iterable[str]) -> set[str]:
-        """Those of the blocks whose records were there and are not any more; they are not done."""
-        gone = (set(keys) & self._whole) - self.keys()
-        self._whole -= gone
-        return gone
+        """Those of the blocks that have no record, or another than was written, whatever this process has seen."""
+        self._whole.clear()
+        return {key for key in keys if not self.done(key)}
 
     def record(self, key: str) -> Record | None:
         """The block's record; one that cannot be used is reported, set aside and not counted."""
@@ -78,7 +78,7 @@ class Store:
 def keys_in(folder: Path) -> set[str]:
     """The names of the records in a folder, none where it is gone."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return {name.removesuffix(".json") for name in os.listdir(folder) if name.endswith(".json")}
+        return {path.stem for path in folder.iterdir() if path.suffix == ".json"}
     return set()
 
 
@@ -225,17 +225,18 @@ def read(path: Path, parse: Parse, name: str | None = None) -> Record:
     return parse(content, name or path.stem)
 
 
-def read_all(folder: Path, parse: Parse = attack_record) -> list[Record]:
+def read_all(folder: Path, parse: Parse = attack_record, links: bool = True) -> list[Record]:
     """All records of a folder that can be used, in the order of their keys; the others are reported and left out.
 
     Args:
         folder: of a run.
         parse: :func:`benchmark.schema.attack_record`, or :func:`benchmark.schema.attack_scores` for a table.
+        links: whether symbolic links are followed.
 
     Raises:
         UsageError: there is no folder of records, or none of them can be used.
     """
-    records = list(records_in(folder / "records", parse))
+    records = list(records_in(folder / "records", parse, links))
     if not records:
         if not any((folder / "records").glob("*.json")):
             raise UsageError(f"there are no records in {folder}: give the folder that leakboard run wrote to")
@@ -243,9 +244,18 @@ def read_all(folder: Path, parse: Parse = attack_record) -> list[Record]:
     return records
 
 
-def records_in(folder: Path, parse: Parse) -> Iterator[Record]:
-    """The records in a folder that can be used, in the order of their keys; the others are reported and left out."""
+def records_in(folder: Path, parse: Parse, links: bool = True) -> Iterator[Record]:
+    """The records in a folder that can be used, in the order of their keys; the others are reported and left out.
+
+    Args:
+        folder: of the records themselves.
+        parse: as for :func:`read_all`.
+        links: whether symbolic links are followed.
+    """
     for path in sorted(folder.glob("*.json")):
+        if path.is_symlink() and not links:
+            say(f"the record {path.name} is a link: it is left out")
+            continue
         try:
             yield read(path, parse)
         except FileNotFoundError:  # a process has just set it aside

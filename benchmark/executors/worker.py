@@ -125,7 +125,7 @@ def watch_over(pending: list[T], look: Callable[[list[T]], list[T]], name: str, 
 
 def look_at_records(pending: list[Block], store: Store, watch: Watch) -> list[Block]:
     """Tells the watch of the blocks that have been done, and returns those that are left."""
-    there = {path.stem for path in store.records.iterdir()}  # a listing sees what other machines have just written
+    there = store.keys()
     done = {block.key for block in pending if block.key in there and store.done(block.key)}
     for block in pending:
         if block.key in done:

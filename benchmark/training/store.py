@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ class TrainingStore:
     def keys(self) -> set[str]:
         """The names of all records that are in the folder now; a listing sees those of other machines, too."""
         return keys_in(self.runs)
+
+    def vanished(self, keys: Iterable[str]) -> set[str]:
+        """Those of the runs that have no record."""
+        return {key for key in keys if not self.done(key)}
 
     def record(self, key: str) -> Record | None:
         """The run's record; one that cannot be used is reported, set aside and not counted."""
@@ -113,13 +118,17 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     return torch.load(path, map_location=device, weights_only=True)
 
 
-def read_all(folder: Path) -> list[Record]:
+def read_all(folder: Path, links: bool = True) -> list[Record]:
     """All records of training in the folder of a run that can be used; the others are reported and left out.
+
+    Args:
+        folder: of the run.
+        links: whether symbolic links are followed.
 
     Raises:
         UsageError: there is none.
     """
-    records = list(records_in(folder / "training", training_record))
+    records = list(records_in(folder / "training", training_record, links))
     if not records:
         raise UsageError(f"there are no records of training in {folder}: give the folder that leakboard train wrote to")
     return records
