@@ -106,7 +106,8 @@ def _reads(nodes: list[ast.AST]) -> set[str]:
             return texts[0] if _name(node.func) == "open" and texts else "/".join(texts) or None
         return literal(constants.get(node.id), deep + 1) if isinstance(node, ast.Name) else None
 
-    read, written = set(), set()
+    read: set[str] = set()
+    written: set[str] = set()
     for node in nodes:
         if not isinstance(node, ast.Call):
             continue

@@ -281,6 +281,18 @@ def attack_record(content: bytes, name: str) -> Record:
     return _checked(opened(content, name), Attack, _of_scores, _of_curve, _of_picture)
 
 
+def run_record(content: bytes, name: str) -> Record:
+    """The whole record of a block of a run that goes on; see :func:`attack_record`.
+
+    Raises:
+        Unusable: also where it is of before a record held all that its key is of.
+    """
+    record = attack_record(content, name)
+    if "data_chain" not in record["provenance"]:
+        raise Unusable("is of an older version of Leakboard, without the checksums of networks and images")
+    return record
+
+
 def attack_scores(content: bytes, name: str) -> Record:
     """The record of a block without its curve and its picture, in half the time and a quarter of the memory.
 
@@ -326,6 +338,7 @@ def _of_scores(record: Record) -> None:
     for index, victim in enumerate(victims, first):
         agree(victim["index"] == index, "its victims do not follow each other")
         _of_victim(victim, images, origin)
+    agree(("network_sha256" in record) == ("data_chain" in origin), "it lacks a checksum")
     if (chain := origin.get("data_chain")) is not None:
         agree(len(chain) == len(victims) + 1, "its data_chain does not fit its victims")
         agree(record["key"] == digest(identity(record)), "its key is not that of its configuration, code and data")

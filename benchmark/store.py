@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from benchmark.errors import UsageError
 from benchmark.schema import Record as Record
-from benchmark.schema import Unusable, attack_record, sealed
+from benchmark.schema import Unusable, attack_record, run_record, sealed
 
 Parse = Callable[[bytes, str], Record]
 """From the content of a file and its name without the suffix to a record; raises Unusable."""
@@ -56,7 +56,7 @@ class Store:
 
     def record(self, key: str) -> Record | None:
         """The block's record; one that cannot be used is reported, set aside and not counted."""
-        record = usable(self.records / f"{key}.json", attack_record)
+        record = usable(self.records / f"{key}.json", run_record)
         if record is not None:
             self._whole.add(key)
         return record
