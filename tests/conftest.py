@@ -79,7 +79,7 @@ MakeRecord = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def made_record() -> MakeRecord:
-    """A record as a run writes it, made by hand: ``made_record(first, count)`` and what differs in its configuration."""
+    """A record as a run writes it, made by hand: ``made_record(first, count)`` and what its configuration has else."""
 
     def make(first: int = 0, count: int = 2, data: str = "d", code: str = "c", **config: Any) -> dict[str, Any]:
         config = {
