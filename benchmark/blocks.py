@@ -154,12 +154,12 @@ class Keys:
 
     def block(self, cell: Cell, victims: range) -> Block:
         """Some victims of a cell, with their key."""
-        scenario, config = cell.scenario, cell.config()
+        scenario = cell.scenario
         code = self._code(cell)
         networks = self._network(scenario, 0), self._network(scenario, victims[-1])
         data = self._data(scenario, victims)
         lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
-        key = digest(block_identity(config, lpips, code, list(networks), victims, list(data)))
+        key = digest(block_identity(cell.id, lpips, code, list(networks), victims, list(data)))
         return Block(cell, victims, key, code, networks, data)
 
     def _code(self, cell: Cell) -> str:

@@ -39,6 +39,9 @@ Digest = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 Date = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 
 
+_SCORES = ("mse", "psnr", "ssim", "null_psnr", "null_ssim", "label_correct")
+
+
 class Unusable(Exception):
     """A record that cannot be used; the message says why, so that "the record X" before it makes a sentence."""
 
@@ -222,6 +225,19 @@ class _Version(msgspec.Struct):
 _as_json = msgspec.json.Decoder(dict[str, Any])
 
 
+class _Evaluations(TypedDict):
+    evaluations: int
+
+
+class _Spent(TypedDict):
+    key: str
+    config: dict[str, Any]
+    victims: list[_Evaluations]
+
+
+_as_spent = msgspec.json.Decoder(_Spent)
+
+
 class _Brief(TypedDict):
     """A record without what takes memory and time: the picture is seen to be a text, the curve to be JSON."""
 
@@ -304,6 +320,20 @@ def attack_scores(content: bytes, name: str) -> Record:
     return _checked(record, Scores, _of_scores)
 
 
+def spent(content: bytes, name: str) -> Record:
+    """The configuration and the evaluations of a record, which is not checked for anything else: an estimate has use
+    for no more.
+
+    Raises:
+        Unusable: it has none.
+    """
+    try:
+        record: Record = dict(_as_spent.decode(content))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise Unusable("is damaged") from None
+    return record
+
+
 def training_record(content: bytes, name: str) -> Record:
     """The record of a training.
 
@@ -346,21 +376,27 @@ def _of_scores(record: Record) -> None:
 
 def _of_victim(victim: Record, images: int, origin: Record) -> None:
     """Raises where a victim contradicts itself, which has so many images."""
-    scores = [victim[name] for name in ("mse", "psnr", "ssim", "null_psnr", "null_ssim", "label_correct")]
-    if victim["lpips"] is not None:
-        scores.append(victim["lpips"])
-    named = f"victim {victim['index']}"
-    agree(all(len(of) == images for of in scores), f"{named} does not have a score for each of its images")
-    agree((victim["lpips"] is None) == isinstance(origin["lpips"], str), f"{named} has LPIPS where there is none")
-    for mse, psnr in zip(victim["mse"], victim["psnr"], strict=True):
-        expected = PSNR_CAP if mse <= 0 else min(PSNR_CAP, -10 * log10(mse))
-        agree(abs(psnr - expected) <= 1e-3, f"the PSNR of {named} is not that of its MSE")
-    pairs = list(zip(victim["psnr"], victim["null_psnr"], strict=True))
-    found = victim["status"] != "diverged"
-    surely = [found and p >= LEAKED_PSNR + ROUNDING and p > null + ROUNDING for p, null in pairs]
-    perhaps = [found and p >= LEAKED_PSNR - ROUNDING and p > null - ROUNDING for p, null in pairs]
-    fits = any(surely) <= victim["leaked_any"] <= any(perhaps) and all(surely) <= victim["leaked_all"] <= all(perhaps)
-    agree(fits, f"whether {named} has leaked is not what its scores say")
+    wrong = None
+    if any(len(victim[name]) != images for name in _SCORES) or len(victim["lpips"] or victim["psnr"]) != images:
+        wrong = "victim {} does not have a score for each of its images"
+    elif (victim["lpips"] is None) != isinstance(origin["lpips"], str):
+        wrong = "victim {} has LPIPS where there is none, or none where there is"
+    elif any(abs(p - psnr_of(mse)) > 1e-3 for p, mse in zip(victim["psnr"], victim["mse"], strict=True)):
+        wrong = "the PSNR of victim {} is not that of its MSE"
+    else:
+        found = victim["status"] != "diverged"
+        above = [min(p - LEAKED_PSNR, p - null) for p, null in zip(victim["psnr"], victim["null_psnr"], strict=True)]
+        for name, most in (("leaked_any", max(above)), ("leaked_all", min(above))):
+            is_near = found and abs(most) <= ROUNDING
+            if victim[name] != (found and most > 0) and not is_near:
+                wrong = "whether victim {} has leaked is not what its scores say"
+    if wrong:
+        raise Unusable(f"is damaged ({wrong.format(victim['index'])})")
+
+
+def psnr_of(mse: float) -> float:
+    """In dB, for pixels in [0, 1]."""
+    return min(PSNR_CAP, -10 * log10(mse)) if mse > 0 else PSNR_CAP
 
 
 def _of_curve(record: Record) -> None:
@@ -413,7 +449,7 @@ def identity(record: Record) -> dict[str, Any]:
     """Everything that decides the result of a record's block; its key is the digest of that."""
     origin, victims = record["provenance"], record["victims"]
     return block_identity(
-        record["config"],
+        record["cell"],
         origin["lpips"]["sha256"] if isinstance(origin["lpips"], dict) else None,
         record["code_sha256"],
         record.get("network_sha256", []),
@@ -423,10 +459,11 @@ def identity(record: Record) -> dict[str, Any]:
 
 
 def block_identity(
-    config: dict[str, Any], lpips: str | None, code: str, networks: list[str], victims: range, data: list[str]
+    cell: str, lpips: str | None, code: str, networks: list[str], victims: range, data: list[str]
 ) -> dict[str, Any]:
-    """Everything that decides the result of a block: configuration, code, networks, and data."""
-    return config | {
+    """Everything that decides the result of a block: the cell with its configuration, code, networks, and data."""
+    return {
+        "cell": cell,
         "lpips_sha256": lpips,
         "code_sha256": code,
         "network_sha256": networks,
