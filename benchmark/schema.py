@@ -46,16 +46,20 @@ class Unusable(Exception):
     """A record that cannot be used; the message says why, so that "the record X" before it makes a sentence."""
 
 
+Part = TypedDict("Part", {"class": str})
+"""A class; its arguments are more keys."""
+
+
 class Config(TypedDict):
     """Of a cell; more keys make another cell."""
 
     schema: int
-    data: dict[str, Any]
-    model: dict[str, Any]
+    data: Part
+    model: Part
     batch_size: Positive
     seed: Count
-    defense: dict[str, Any] | None
-    attack: dict[str, Any]
+    defense: Part | None
+    attack: Part
     adaptive: bool
 
 
@@ -119,7 +123,7 @@ class Scores(TypedDict):
 
     key: str
     cell: str
-    config: dict[str, Any]
+    config: Config
     code_sha256: Sha256
     network_sha256: NotRequired[list[Digest]]
     provenance: Origin
@@ -148,11 +152,11 @@ class TrainingConfig(TypedDict):
     """What every training has; more keys belong to its algorithm and version."""
 
     schema: int
-    data: dict[str, Any]
-    model: dict[str, Any]
+    data: Part
+    model: Part
     rounds: Count
     learning_rate: float
-    defense: dict[str, Any] | None
+    defense: Part | None
     seed: Count
 
 
@@ -186,7 +190,7 @@ class Training(TypedDict):
     """A training's record; the code of those of before it was kept is None."""
 
     key: str
-    config: dict[str, Any]
+    config: TrainingConfig
     code_sha256: Sha256 | None
     data_sha256: Sha256
     provenance: TrainingOrigin
@@ -294,7 +298,7 @@ def attack_record(content: bytes, name: str) -> Record:
     Raises:
         Unusable: it does not have the form of one, or contradicts itself.
     """
-    return _checked(opened(content, name), Attack, _of_scores, _of_curve, _of_picture)
+    return _checked(opened(content, name), content, _as_attack, _of_scores, _of_curve, _of_picture)
 
 
 def run_record(content: bytes, name: str) -> Record:
@@ -317,7 +321,7 @@ def attack_scores(content: bytes, name: str) -> Record:
     """
     record = opened(content, name, _as_brief)
     del record["picture"]
-    return _checked(record, Scores, _of_scores)
+    return _checked(record, content, _as_scores, _of_scores)
 
 
 def spent(content: bytes, name: str) -> Record:
@@ -340,12 +344,20 @@ def training_record(content: bytes, name: str) -> Record:
     Raises:
         Unusable: it does not have the form of one, or contradicts itself.
     """
-    return _checked(opened(content, name), Training, _of_training)
+    return _checked(opened(content, name), content, _as_training, _of_training)
 
 
-def _checked(record: Record, form: Any, *rules: Callable[[Record], None]) -> Record:
+_as_attack = msgspec.json.Decoder(Attack)
+_as_scores = msgspec.json.Decoder(Scores)
+_as_training = msgspec.json.Decoder(Training)
+
+
+def _checked(
+    record: Record, content: bytes, form: msgspec.json.Decoder[Any], *rules: Callable[[Record], None]
+) -> Record:
+    """The record, whose content has the types of a form, and which follows the rules."""
     try:
-        msgspec.convert(record, form)
+        form.decode(content)
     except (msgspec.ValidationError, RecursionError) as error:
         raise Unusable(f"is damaged ({error})") from None
     for rule in rules:
@@ -361,7 +373,6 @@ def agree(is_so: bool, what: str) -> None:
 
 def _of_scores(record: Record) -> None:
     config, origin, victims = record["config"], record["provenance"], record["victims"]
-    _config(config, Config, ("data", "model", "attack"))
     agree(record["cell"] == digest(config), "its cell is not that of its configuration")
     agree(bool(victims), "it has no victims")
     first, images = victims[0]["index"], config["batch_size"]
@@ -419,7 +430,6 @@ def _of_picture(record: Record) -> None:
 
 def _of_training(record: Record) -> None:
     config, curve = record["config"], record["curve"]
-    _config(config, TrainingConfig, ("data", "model"))
     times = curve["round"]
     agree(len(times) == len(curve["accuracy"]) == len(curve["loss"]), "its curve has gaps")
     agree(times == sorted(set(times)) and all(at <= config["rounds"] for at in times), "its curve is out of order")
@@ -432,17 +442,6 @@ def _of_training(record: Record) -> None:
     if record["code_sha256"] is not None:
         about = config | {"data_sha256": record["data_sha256"], "code_sha256": record["code_sha256"]}
         agree(record["key"] == digest(about), "its key is not that of its configuration, code and data")
-
-
-def _config(config: Record, form: Any, parts: tuple[str, ...]) -> None:
-    """Raises where a configuration is not complete."""
-    try:
-        msgspec.convert(config, form)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise Unusable(f"is damaged (its configuration: {error})") from None
-    for part in (*parts, "defense"):
-        named = config[part] is None or isinstance(config[part].get("class"), str)
-        agree(named, f"its configuration: {part} has no class")
 
 
 def identity(record: Record) -> dict[str, Any]:

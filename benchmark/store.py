@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -48,6 +49,12 @@ class Store:
     def keys(self) -> set[str]:
         """The names of all records that are in the folder now; a listing sees those of other machines, too."""
         return keys_in(self.records)
+
+    def missing(self, keys: Iterable[str]) -> set[str]:
+        """Those of the blocks that have no record in the folder now; see :meth:`vanished` for a closer look."""
+        gone = set(keys) - self.keys()
+        self._whole -= gone
+        return gone
 
     def vanished(self, keys: Iterable[str]) -> set[str]:
         """Those of the blocks that have no record, or another than was written, whatever this process has seen."""
@@ -215,7 +222,7 @@ def read(path: Path, parse: Parse, name: str | None = None) -> Record:
         UsageError: it cannot be read, and may be whole.
     """
     try:
-        if not path.is_file() and path.exists():  # a pipe would be waited for
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
             raise Unusable("is no file")
         content = path.read_bytes()
     except FileNotFoundError:
@@ -252,7 +259,7 @@ def records_in(folder: Path, parse: Parse, links: bool = True) -> Iterator[Recor
         parse: as for :func:`read_all`.
         links: whether symbolic links are followed.
     """
-    for path in sorted(folder.glob("*.json")):
+    for path in (folder / f"{name}.json" for name in sorted(keys_in(folder))):
         if path.is_symlink() and not links:
             say(f"the record {path.name} is a link: it is left out")
             continue

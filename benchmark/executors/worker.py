@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ import torch
 from benchmark.blocks import Block, Workbench
 from benchmark.errors import UsageError
 from benchmark.perceptual import Perceptual, PerceptualUnavailable, find_backbone
-from benchmark.run import Watch, work
+from benchmark.run import Watch, until_all_are_there, work
 from benchmark.store import Store, say
 from benchmark.suite import whole_number
 from datamodules import DataError
@@ -78,7 +79,10 @@ class Worker:
         perceptual = find_perceptual(str(self.lpips_weights), required=True)[0] if self.lpips_weights else None
         beside = 1 if self.device == "auto" else self.workers  # a cluster's jobs have memory of their own
         bench = Workbench(device, self.data_root, False, perceptual, self.no_lpips, self.workers, beside)
-        work(self.blocks, Store(self.folder), bench, Watch())
+        store = Store(self.folder)
+        work(self.blocks, store, bench, Watch())
+        again = partial(work, store=store, bench=bench, watch=Watch())
+        until_all_are_there(self.blocks, store.missing, again, self.folder, "blocks")
 
 
 T = TypeVar("T")

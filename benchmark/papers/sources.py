@@ -81,7 +81,7 @@ def changed_files(records: Sequence[Record]) -> list[str]:
         return []
     return [
         f"{count:,} of {len(records):,} records are from a source tree with changed files (their commit ends with a "
-        "plus); what code decided them is told by the checksum in each record, not by the commit"
+        "plus): the checksum in each record, not the commit, identifies their code"
     ]
 
 

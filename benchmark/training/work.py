@@ -218,7 +218,10 @@ class TrainingWorker(Worker):
 
     def work_on(self, device: torch.device) -> None:
         """Does the runs on the device."""
-        work(self.runs, TrainingStore(self.folder), TrainingBench(device, self.data_root), Watch())
+        store, bench = TrainingStore(self.folder), TrainingBench(device, self.data_root)
+        work(self.runs, store, bench, Watch())
+        again = partial(work, store=store, bench=bench, watch=Watch())
+        until_all_are_there(self.runs, store.vanished, again, self.folder, "runs")
 
 
 @dataclass
