@@ -174,15 +174,26 @@ def claimed(path: Path, done: Callable[[], bool]) -> Iterator[bool]:
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file to a temporary name beside it and renames it.
 
-    The temporary file is locked as long as its writer lives, so that :func:`tidy` knows those that nobody writes.
-
     Raises:
         UsageError: it cannot be written; nothing is left behind.
     """
+    for again in (True, True, False):
+        try:
+            _write(path, content)
+            return
+        except FileNotFoundError as error:  # somebody removes the folder
+            if not again:
+                raise cannot_write(path, error) from None
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file; the temporary one is locked while its writer lives, so that :func:`tidy` leaves it alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     lock = FileLock(temporary)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
         with temporary.open("wb") as file:
             file.write(content)
@@ -190,11 +201,9 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise cannot_write(path, error) from None
         raise
     finally:
         lock.release()
