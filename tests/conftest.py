@@ -81,7 +81,7 @@ MakeRecord = Callable[..., dict[str, Any]]
 def made_record() -> MakeRecord:
     """A record as a run writes it, made by hand: ``made_record(first, count)`` and what its configuration has else."""
 
-    def make(first: int = 0, count: int = 2, data: str = "d", code: str = "c", **config: Any) -> dict[str, Any]:
+    def make(first: int = 0, count: int = 2, pixels: str = "d", code: str = "c", **config: Any) -> dict[str, Any]:
         config = {
             "schema": 1,
             "data": {"class": "Digits"},
@@ -123,9 +123,9 @@ def made_record() -> MakeRecord:
                 "threads": 1,
                 "versions": {"python": "3.11.7", "torch": "2.11.0"},
                 "lpips": "no weights",
-                "data_sha256": hashlib.sha256(data.encode()).hexdigest(),
+                "data_sha256": hashlib.sha256(pixels.encode()).hexdigest(),
                 "data_notes": [],
-                "data_chain": [digest([data, index]) for index in range(first - 1, first + count)],
+                "data_chain": [digest([pixels, index]) for index in range(first - 1, first + count)],
             },
             "cost": {"seconds": 0.5, "victims_at_once": 2, "peak_memory_mib": 500, "notes": []},
             "victims": [{"index": index} | victim for index in range(first, first + count)],
