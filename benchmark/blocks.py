@@ -1,29 +1,44 @@
 """Blocks: a suite cut into units of work, checked before any of them is done."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from attacks import Attack
+from benchmark.code_version import code_checksum, networks_sha256, texts_of
 from benchmark.errors import UsageError
 from benchmark.models import Model
 from benchmark.perceptual import Perceptual
-from benchmark.registry import Spec, build, code_checksum
+from benchmark.registry import Spec, build
+from benchmark.schema import block_identity
 from benchmark.suite import Cell, Scenario, Suite, digest
 from datamodules import DataError, PrivateData, open_data, take_victims
 
 
 @dataclass(frozen=True)
 class Block:
-    """The unit of work: some victims of one cell."""
+    """The unit of work: some victims of one cell.
+
+    Attributes:
+        cell: of which they are.
+        victims: their numbers.
+        key: digest of everything that decides their results.
+        code_sha256: of the code that does.
+        networks: digests of the networks of victim 0 and of the last one of the block.
+        data: see :func:`data_chain`.
+    """
 
     cell: Cell
     victims: range
     key: str
     code_sha256: str
+    networks: tuple[str, str]
+    data: tuple[str, ...]
 
 
 @dataclass
@@ -34,7 +49,7 @@ class Workbench:
         device: where attacks run.
         root: folder of the data sets, or None for the default.
         download: whether a data set that is missing may be downloaded.
-        perceptual: LPIPS, or None where it is not to be had.
+        perceptual: LPIPS, or None where it is unavailable.
         no_perceptual: then the reason.
         workers: processes of this run.
         sharing: those that share the memory of this one's CPU.
@@ -55,7 +70,7 @@ class Workbench:
         """The data set, opened once.
 
         Raises:
-            UsageError: it can not be had.
+            UsageError: it is unavailable.
         """
         if spec.label not in self._data:
             data: PrivateData = build("data", spec, root=self.root, download=self.download)
@@ -101,39 +116,103 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
         UsageError: data are missing or too few, or a model does not fit them.
     """
     blocks: list[Block] = []
-    checksums: dict[Any, str] = {}
-    codes: dict[tuple[str, ...], str] = {}
-    perceptual = bench.perceptual.describe()["sha256"] if bench.perceptual else None
-    attacks: dict[str, dict[str, Cell]] = {}
-    sequences: dict[str, int] = {}
+    models: dict[str, Model] = {}
+    sequences: dict[tuple[str, str], int] = {}
     for cell in suite.cells:
-        attacks.setdefault(repr(cell.scenario), {})[cell.attack.label] = cell
-    for of_scenario in attacks.values():
-        model = check_fit(next(iter(of_scenario.values())).scenario, bench)
-        for cell in of_scenario.values():
-            sequences[cell.attack.label] = check_attack(cell.scenario, cell.attack, model, bench)
+        place = repr(cell.scenario)
+        model = found_or(models, place, partial(check_fit, cell.scenario, bench))
+        check = partial(check_attack, cell.scenario, cell.attack, model, bench)
+        found_or(sequences, (place, cell.attack.label), check)
+    keys = Keys(bench, models, suite.block_size)
     for cell in suite.cells:
-        scenario = cell.scenario
-        parts = {"data": scenario.data, "model": scenario.model, "attack": cell.attack, "defense": cell.defense}
-        given = {kind: part for kind, part in parts.items() if part is not None}
-        names = tuple(part.name for part in given.values())
-        if names not in codes:
-            codes[names] = code_checksum(given)
-        of_cell = cell.config() | {"lpips_sha256": perceptual, "code_sha256": codes[names]}
-        sequence = sequences[cell.attack.label]
+        sequence = sequences[repr(cell.scenario), cell.attack.label]
         block_size = max(1, suite.block_size // sequence) * sequence
-        for first in range(0, scenario.victims, block_size):
-            victims = range(first, min(first + block_size, scenario.victims))
-            place = (scenario.data.label, scenario.batch_size, scenario.same_class, victims)
-            if place not in checksums:
-                data = bench.data(scenario.data)
-                batches = bench.victims(scenario, victims)
-                public = data.mean_image(), data.class_means(), torch.tensor(data.mean_step())
-                checksums[place] = checksum(*batches, *public)
-                del batches  # at most one block's images are held
-            config = of_cell | {"victims": [victims.start, victims.stop], "data_sha256": checksums[place]}
-            blocks.append(Block(cell, victims, digest(config), codes[names]))
+        count = cell.scenario.victims
+        for first in range(0, count, block_size):
+            blocks.append(keys.block(cell, range(first, min(first + block_size, count))))
     return blocks
+
+
+@dataclass
+class Keys:
+    """What decides the results of blocks, each part of which is looked at once.
+
+    Attributes:
+        bench: the data.
+        models: of the scenarios, by their repr.
+        at_once: victims whose images are held at the same time.
+    """
+
+    bench: Workbench
+    models: dict[str, Model]
+    at_once: int
+    _codes: dict[tuple[str | None, ...], str] = field(default_factory=dict)
+    _networks: dict[tuple[str, int], str] = field(default_factory=dict)
+    _chains: dict[Any, list[str]] = field(default_factory=dict)
+
+    def block(self, cell: Cell, victims: range) -> Block:
+        """Some victims of a cell, with their key."""
+        scenario = cell.scenario
+        code = self._code(cell)
+        networks = self._network(scenario, 0), self._network(scenario, victims[-1])
+        data = self._data(scenario, victims)
+        lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
+        key = digest(block_identity(cell.id, lpips, code, list(networks), victims, list(data)))
+        return Block(cell, victims, key, code, networks, data)
+
+    def _code(self, cell: Cell) -> str:
+        parts = {"model": cell.scenario.model, "attack": cell.attack, "defense": cell.defense}
+        given = {kind: part for kind, part in parts.items() if part is not None}
+        texts = [f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in given.items()]
+        return found_or(self._codes, tuple(texts), partial(code_checksum, given))
+
+    def _network(self, scenario: Scenario, victim: int) -> str:
+        place = repr(scenario)
+        draw = partial(networks_sha256, self.models[place], scenario.seed, victim)
+        return found_or(self._networks, (place, victim), draw)
+
+    def _data(self, scenario: Scenario, victims: range) -> tuple[str, ...]:
+        """The victims' part of the chain, which is made as far as it is needed."""
+        place = scenario.data.label, scenario.batch_size, scenario.same_class
+        if place not in self._chains:
+            data = self.bench.data(scenario.data)
+            public = data.mean_image(), data.class_means(), torch.tensor(data.mean_step())
+            self._chains[place] = [checksum(*public)[:16]]
+        chain = self._chains[place]
+        for first in range(len(chain) - 1, scenario.victims, self.at_once):
+            some = range(first, min(first + self.at_once, scenario.victims))
+            chain += data_chain(*self.bench.victims(scenario, some), chain[-1])[1:]
+        return tuple(chain[victims.start : victims.stop + 1])
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def found_or(known: dict[K, V], key: K, make: Callable[[], V]) -> V:
+    """What is known under a key, made and kept where nothing is."""
+    if key not in known:
+        known[key] = make()
+    return known[key]
+
+
+def data_chain(images: Tensor, labels: Tensor, before: str) -> list[str]:
+    """Digests of the data up to each victim: each holds all before it, the first one the public images.
+
+    Two records are thus of one data set where they agree on the last victim that both know of.
+
+    Args:
+        images: of victims that follow each other, ``[V, ...]``.
+        labels: theirs, ``[V, ...]``.
+        before: the digest up to the victim before them.
+
+    Returns:
+        ``before``, and one for each victim.
+    """
+    chain = [before]
+    for image, label in zip(images, labels, strict=True):
+        chain.append(hashlib.sha256((chain[-1] + checksum(image, label)).encode()).hexdigest()[:16])
+    return chain
 
 
 def check_fit(scenario: Scenario, bench: Workbench) -> Model:
@@ -160,7 +239,7 @@ def check_fit(scenario: Scenario, bench: Workbench) -> Model:
 
 
 def check_attack(scenario: Scenario, attack: Spec, model: Model, bench: Workbench) -> int:
-    """The attack's victims of a sequence, which stay in one block; UsageError where it can not take such victims."""
+    """The attack's victims of a sequence, which stay in one block; UsageError where it cannot take such victims."""
     made: Attack = build("attack", attack)
     channels, height, width = bench.data(scenario.data).image_shape
     try:

@@ -21,7 +21,8 @@ from benchmark.conductor import Conductor, find_workers
 from benchmark.errors import UsageError
 from benchmark.executors.worker import find_devices, find_perceptual, quiet, set_up
 from benchmark.reporter import missing_lpips
-from benchmark.store import read_all, read_scores
+from benchmark.schema import attack_scores
+from benchmark.store import read_all
 from benchmark.suite import Suite, entries, load, parse, suite_path, whole_number
 from benchmark.terminal import print_costs, print_table
 
@@ -99,7 +100,7 @@ def find_suite(options: argparse.Namespace) -> Suite:
 def show(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard show``."""
     folder = Path(options.folder)
-    records = read_all(folder, read_scores)
+    records = read_all(folder, attack_scores)
     table = leaderboard.rows(records)
     if options.format == "json":
         print(json.dumps(table, indent=1))

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from benchmark import executors
-from benchmark.blocks import Workbench, plan
+from benchmark.blocks import Block, Workbench, plan
 from benchmark.errors import UsageError
 from benchmark.executors.worker import (
     Launch,
@@ -29,7 +29,7 @@ from benchmark.executors.worker import (
 from benchmark.leaderboard import Row
 from benchmark.progress import ProgressBar
 from benchmark.reporter import Both, Reporter
-from benchmark.run import work
+from benchmark.run import Watch, until_all_are_there, work
 from benchmark.store import Store
 from benchmark.suite import Suite, whole_number
 
@@ -99,27 +99,33 @@ class Conductor:
         with ProgressBar(blocks, store, Console(stderr=True)) as bar:
             todo = [block for block in blocks if not bar.was_done(block)]
             bar.resumed()
-            watch = Both(bar, reporter)
-            if self.launch is None:
-                work(todo, store, self.bench, watch)
-            elif todo:
-                root = self.bench.root or os.environ.get("LEAKBOARD_DATA")
-                perceptual = self.bench.perceptual
-                weights = perceptual.backbone.path.resolve() if perceptual else None
-                devices = self.devices[: len(todo)]
-                given = todo, self.folder.resolve(), root, self.threads
-                told = weights, self.bench.no_perceptual, Path.cwd(), len(devices)
-                with self.launch([Worker(*given, device, *told) for device in devices]) as started:
-                    watch_over(todo, partial(look_at_records, store=store, watch=watch), "blocks", started)
+            self._do(todo, store, Both(bar, reporter))
+        if todo:  # else all of them have just been read
+            again = partial(self._do, store=store, watch=reporter)
+            until_all_are_there(blocks, store.vanished, again, self.folder, "blocks")
         ran = f"{reporter.ran} of {len(blocks)} blocks run" if todo else "everything was done already: nothing to run"
         return ran, reporter.finish()
+
+    def _do(self, todo: list[Block], store: Store, watch: Watch) -> None:
+        """Does blocks that are not done, here or by workers."""
+        if self.launch is None:
+            work(todo, store, self.bench, watch)
+        elif todo:
+            root = self.bench.root or os.environ.get("LEAKBOARD_DATA")
+            perceptual = self.bench.perceptual
+            weights = perceptual.backbone.path.resolve() if perceptual else None
+            devices = self.devices[: len(todo)]
+            given = todo, self.folder.resolve(), root, self.threads
+            told = weights, self.bench.no_perceptual, Path.cwd(), len(devices)
+            with self.launch([Worker(*given, device, *told) for device in devices]) as started:
+                watch_over(todo, partial(look_at_records, store=store, watch=watch), "blocks", started)
 
 
 def find_workers(options: argparse.Namespace) -> list[str]:
     """The device of each worker that the run is to have.
 
     Raises:
-        UsageError: they are not to be had.
+        UsageError: they are unavailable.
     """
     workers = whole_number("--workers", 1 if options.workers is None else options.workers, at_least=1)
     if options.executor != "local":

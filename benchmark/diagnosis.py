@@ -3,7 +3,6 @@
 The attack is run again with double precision, from the true image, which no attacker has, and from near it.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,10 +13,11 @@ import torch
 from attacks import IDLG, GaussNewton
 from benchmark.blocks import Workbench, check_attack, check_fit, checksum
 from benchmark.client import observe
+from benchmark.code_version import code_checksum, networks_sha256, source
 from benchmark.errors import UsageError
 from benchmark.leak import leaked, null_scores
 from benchmark.records import finite, provenance
-from benchmark.registry import Spec, build, code_checksum
+from benchmark.registry import Spec, build
 from benchmark.scores import score
 from benchmark.seeds import generators
 from benchmark.suite import BASELINES, Cell, Suite, digest
@@ -194,8 +194,13 @@ def key_of(cell: Cell, bench: Workbench) -> str:
     images = checksum(
         *bench.victims(cell.scenario, range(cell.scenario.victims)), data.mean_image(), data.class_means()
     )
-    here = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    return digest(cell.config() | {"code_sha256": code, "data_sha256": images, "diagnosis_sha256": here})
+    model = bench.model(cell.scenario)
+    networks = [networks_sha256(model, cell.scenario.seed, victim) for victim in (0, cell.scenario.victims - 1)]
+    return digest(
+        cell.config()
+        | {"code_sha256": code, "network_sha256": networks, "data_sha256": images}
+        | {"victims": cell.scenario.victims, "diagnosis_sha256": source(Path(__file__).read_bytes()).sha256}
+    )
 
 
 COLUMNS = ("data", "defense", "attack", "victims", *(f"found {name}" for name in RUNS), *list(VERDICTS)[1:])

@@ -17,7 +17,8 @@ from scipy.optimize import nnls
 from benchmark.blocks import Block, Workbench
 from benchmark.records import room, run_block
 from benchmark.registry import build
-from benchmark.store import read_scores
+from benchmark.schema import attack_scores, spent
+from benchmark.store import Parse, records_in
 from benchmark.suite import Cell, digest
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -108,8 +109,8 @@ def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Conso
         bench: the data, the device to time on, and how many workers there will be.
         console: where the progress is shown.
     """
-    here = finished([folder / "records"])
-    known = [means(here.values()), means(finished(RESULTS.glob("*/records")).values())]
+    here = finished([folder / "records"], attack_scores)
+    known = [means(here.values()), means(finished(RESULTS.glob("*/records"), spent).values())]
     timing_of = timings(blocks, bench, console)
     fair = sum(len(block.victims) for block in blocks) // bench.workers
     table: dict[tuple[str, str], Row] = {}
@@ -177,10 +178,9 @@ Found = tuple[dict[str, Any], list[int]]
 """Configuration and evaluations of the victims of a finished block."""
 
 
-def finished(folders: Iterable[Path]) -> dict[str, Found]:
-    """The finished blocks in folders of records, by their keys."""
-    paths = sorted(path for folder in folders for path in folder.glob("*.json"))
-    records = filter(None, map(read_scores, paths))
+def finished(folders: Iterable[Path], parse: Parse) -> dict[str, Found]:
+    """The finished blocks in folders of records, by their keys; records that cannot be used are reported."""
+    records = (record for folder in folders for record in records_in(folder, parse))
     return {r["key"]: (r["config"], [victim["evaluations"] for victim in r["victims"]]) for r in records}
 
 
@@ -236,7 +236,8 @@ def timing(block: Block, bench: Workbench) -> Timing:
             alone = {"at_once": count} if attack.args.get("at_once", 0) is None else {}  # memory is not measured here
             cell = replace(block.cell, attack=replace(attack, args=attack.args | args | alone))
             started = time.perf_counter()
-            record = run_block(Block(cell, block.victims[:count], block.key, block.code_sha256), bench)
+            few = replace(block, cell=cell, victims=block.victims[:count], data=block.data[: count + 1])
+            record = run_block(few, bench)
             seconds.append(time.perf_counter() - started)
             evaluations = [victim["evaluations"] for victim in record["victims"]]
             grows_with.append([1, count] + ([0, 0] if budget is None else [max(evaluations), sum(evaluations)]))

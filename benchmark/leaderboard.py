@@ -7,6 +7,7 @@ from collections import defaultdict
 from statistics import fmean, median
 from typing import Any
 
+from benchmark.cells import Cells, cells_of_one_code
 from benchmark.intervals import bootstrap_mean, wilson
 from benchmark.leak import LEAKED_PSNR, leaks
 from benchmark.scores import THRESHOLDS
@@ -30,14 +31,9 @@ def rows(records: list[Record]) -> list[Row]:
     return [{key: value for key, value in row.items() if not key.startswith("_")} for row in ranked]
 
 
-def newest_victims(records: list[Record]) -> dict[str, dict[int, tuple[dict[str, Any], Record]]]:
-    """Of each cell, by the victims' numbers: the victim, and its record. One that is in two records counts once."""
-    cells: dict[str, dict[int, tuple[dict[str, Any], Record]]] = defaultdict(dict)
-    newest_first = sorted(records, key=lambda record: (record["provenance"]["date"], record["key"]), reverse=True)
-    for record in newest_first:
-        for victim in record["victims"]:
-            cells[record["cell"]].setdefault(victim["index"], (victim, record))
-    return cells
+def newest_victims(records: list[Record]) -> Cells:
+    """Those of :func:`cells_of_one_code`, without the sentences."""
+    return cells_of_one_code(records)[0]
 
 
 def _row(victims: list[tuple[dict[str, Any], Record]]) -> Row:

@@ -90,7 +90,7 @@ class ProgressBar(Watch):
 
     def was_done(self, block: Block) -> bool:
         """Counts the block where it has a whole record, without a word. False where it has none."""
-        record = self._store.scores(block.key)
+        record = self._store.record(block.key)
         if record is None:
             return False
         self._blocks_left[block.cell.id] -= 1

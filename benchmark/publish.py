@@ -1,11 +1,11 @@
 """A run copied to where results are kept: all that its tables and pages need, and no private image."""
 
 import contextlib
-import shutil
 from pathlib import Path
 
 from benchmark.errors import UsageError
-from benchmark.store import Store, read_all
+from benchmark.papers.sources import changed_files
+from benchmark.store import Store, cannot_write, read_all, say, write_whole
 from benchmark.training.store import TrainingStore
 from benchmark.training.store import read_all as read_trainings
 
@@ -17,7 +17,7 @@ def publish(folder: Path, to: Path) -> int:
     """Copies the records of a run without their pictures, which hold private images, and its trainings and tables.
 
     What is there already stays, so that a run in several parts can be published as it grows; records of the same
-    blocks are replaced.
+    blocks are replaced. A link is not followed, neither in the run, where it may lead to anything, nor in the target.
 
     Args:
         folder: of a run.
@@ -27,22 +27,38 @@ def publish(folder: Path, to: Path) -> int:
         The number of records.
 
     Raises:
-        UsageError: there is nothing to copy, or no room.
+        UsageError: there is nothing to copy, no room, or a folder is a link.
     """
-    trainings = read_trainings(folder) if any((folder / "training").glob("*.json")) else []
-    records = read_all(folder) if not trainings or (folder / "records").is_dir() else []
+    for place in (folder / "records", folder / "training"):
+        refuse_link(place, "publish copies no files from elsewhere")
+    for place in (to / "records", to / "training", to / "locks"):
+        refuse_link(place, "publish writes no files elsewhere")
+    trainings = read_trainings(folder, links=False) if any((folder / "training").glob("*.json")) else []
+    records = read_all(folder, links=False) if not trainings or (folder / "records").is_dir() else []
     if to.resolve() == folder.resolve():
         raise UsageError(f"{to} is the run itself: give another folder to publish it to")
     store = Store(to)
-    try:
-        for record in records:
-            store.write(record | {"picture": ""})
-        for training in trainings:
-            TrainingStore(to).write(training)
-        for table in (path for pattern in TABLES for path in sorted(folder.glob(pattern))):
-            shutil.copyfile(table, to / table.name)
-        with contextlib.suppress(OSError):  # a run is going on there, or was killed
-            (to / "locks").rmdir()
-    except OSError as error:
-        raise UsageError(f"{to} can not be written ({error.strerror}): make room, and publish again") from None
+    for record in records:
+        store.write(record | {"picture": ""})
+    for training in trainings:
+        TrainingStore(to).write(training)
+    for table in sorted({path for pattern in TABLES for path in folder.glob(pattern) if path.name[0] != "."}):
+        if table.is_symlink() or not table.is_file():
+            say(f"{table} is {'a link' if table.is_symlink() else 'no file'}: it is not published")
+            continue
+        try:
+            content = table.read_bytes()
+        except OSError as error:
+            raise cannot_write(to / table.name, error) from None
+        write_whole(to / table.name, content)
+    with contextlib.suppress(OSError):  # a run is going on there, or was killed
+        (to / "locks").rmdir()
+    for line in changed_files([*records, *trainings]):
+        say(line)
     return len(records) + len(trainings)
+
+
+def refuse_link(place: Path, why: str) -> None:
+    """Raises UsageError where a place is a symbolic link."""
+    if place.is_symlink():
+        raise UsageError(f"{place} is a link, and {why}: give the folder that it leads to, or a copy")

@@ -21,7 +21,7 @@ from attacks import Attack, Observation, Reconstruction
 from attacks.base import Trajectory
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
-from benchmark.blocks import Block, Workbench, checksum, short
+from benchmark.blocks import Block, Workbench, checksum, data_chain, short
 from benchmark.client import observe
 from benchmark.errors import UsageError
 from benchmark.leak import leaked, null_scores
@@ -63,13 +63,17 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
         scores = score(images[rows], labels[rows], share.images.cpu(), share.labels.cpu(), bench.perceptual)
         null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
         sha256 = checksum(images[rows], labels[rows])
+        if tuple(data_chain(images[rows], labels[rows], block.data[0])) != block.data:
+            raise UsageError(f"the images of {scenario.data.name} have changed since the run began: start it again")
         records.append(
             {
                 "key": block.key,
                 "cell": cell.id,
                 "config": cell.config(),
                 "code_sha256": block.code_sha256,
-                "provenance": provenance(bench) | {"data_sha256": sha256, "data_notes": data.notes},
+                "network_sha256": list(block.networks),
+                "provenance": provenance(bench)
+                | {"data_sha256": sha256, "data_notes": data.notes, "data_chain": list(block.data)},
                 "cost": {
                     "seconds": brief(seconds * len(block.victims) / len(victims)),
                     "victims_at_once": min(

@@ -1,8 +1,6 @@
 """Classes by name: attacks, defenses, data sets and models, with their arguments checked by jsonargparse."""
 
-import ast
 import contextlib
-import hashlib
 import importlib
 import inspect
 import io
@@ -58,7 +56,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
-    is_json = isinstance(value, str | int | None) or (isinstance(value, float) and math.isfinite(value))
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()  # a path can be of any bytes
+    is_json = isinstance(value, int | None) or (isinstance(value, float) and math.isfinite(value))
     return value if is_json else str(value)
 
 
@@ -159,46 +159,6 @@ def spec(kind: str, name: str, args: dict[str, Any]) -> Spec:
     if kind != "model":  # a model needs its data: the plan makes it
         build(kind, made)
     return made
-
-
-def own_sources(kind: str, name: str) -> set[Path]:
-    """The files of a user's own class and of what it inherits from, outside installed packages."""
-    files = {inspect.getsourcefile(cls) for cls in find_class(kind, name).__mro__ if cls.__module__ != "builtins"}
-    return {Path(file) for file in files if file and "site-packages" not in file}
-
-
-@cache
-def imported(file: Path) -> set[Path]:
-    """The files of ours that a file imports, or those import in turn, and the file itself."""
-    found, new = {file}, [file]
-    while new:
-        for node in ast.walk(ast.parse(new.pop().read_text(encoding="utf-8"))):
-            names: list[str] = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
-            for name in names:
-                if name.partition(".")[0] in OURS:
-                    path = ROOT.joinpath(*name.split("."))
-                    files = {one for one in (path.with_suffix(".py"), path / "__init__.py") if one.is_file()}
-                    new += files - found
-                    found |= files
-    return found
-
-
-def code_checksum(parts: dict[str, Spec]) -> str:
-    """sha256 of the code that decides what these parts do: a record of older code is not taken for one of this.
-
-    What a data set gives stands in the record itself.
-    """
-    ours = {ROOT / "benchmark" / f"{name}.py" for name in ("client", "perceptual", "scores")}
-    ours.update(*(own_sources(kind, part.name) for kind, part in parts.items() if kind != "data"))
-    files = set().union(*map(imported, ours))
-    together = hashlib.sha256()
-    for file in sorted(files, key=lambda file: (file.name, str(file))):
-        together.update(file.read_bytes())
-    return together.hexdigest()
 
 
 def _sentence(message: str, kind: str) -> str:

@@ -11,7 +11,8 @@ from benchmark.blocks import Block
 from benchmark.pictures import enlarged
 from benchmark.progress import ProgressBar
 from benchmark.run import Watch
-from benchmark.store import Record, Store, read_all, read_record, read_scores, write_whole
+from benchmark.schema import attack_scores
+from benchmark.store import Record, Store, read_all, write_whole
 from benchmark.suite import Suite
 
 if TYPE_CHECKING:
@@ -47,12 +48,16 @@ class Reporter(Watch):
             self._keys.setdefault(block.cell.id, []).append(block.key)
         self._mine: set[str] = set()
         self._reported: set[str] = set()
-        self.ran = 0
+        self._ran: set[str] = set()
+
+    @property
+    def ran(self) -> int:
         """Blocks that this process ran."""
+        return len(self._ran)
 
     def begins(self, block: Block) -> None:
         self._mine.add(block.cell.id)
-        self.ran += 1
+        self._ran.add(block.key)
 
     def ends(self, block: Block) -> None:
         cell = block.cell.id
@@ -63,9 +68,9 @@ class Reporter(Watch):
     def finish(self) -> list[leaderboard.Row]:
         """Writes the tables, and the runs and pictures that are missing."""
         for cell in self._keys:
-            if cell not in self._reported and (self._tracker or not self._picture(cell).exists()):
+            if not self._picture(cell).exists() or (self._tracker and cell not in self._reported):
                 self._report(cell)
-        records = read_all(self._store.folder, read_scores)
+        records = read_all(self._store.folder, attack_scores)
         table = leaderboard.rows(records)
         write_tables(self._store.folder, self._suite.name, table, records)
         if self._tracker:
@@ -83,6 +88,8 @@ class Reporter(Watch):
 
     def _report(self, cell: str) -> None:
         records = self._records(cell)
+        if not records:  # they have just vanished: the run finds that at its end
+            return
         self._reported.add(cell)
         picture = None
         if strip := records[0]["picture"]:  # published records have none
@@ -97,7 +104,7 @@ class Reporter(Watch):
             self._tracker.cell(cell, self._cells[cell].config(), records, summary, picture)
 
     def _records(self, cell: str) -> list[Record]:
-        found = (read_record(self._store.records / f"{key}.json") for key in self._keys.get(cell, []))
+        found = map(self._store.record, self._keys.get(cell, []))
         return [record for record in found if record]
 
 

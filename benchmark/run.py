@@ -2,12 +2,58 @@
 
 import contextlib
 import time
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 from lightning.pytorch.callbacks import Callback
 
 from benchmark.blocks import Block, Workbench
+from benchmark.errors import UsageError
 from benchmark.records import room, run_blocks
-from benchmark.store import Store
+from benchmark.store import Store, say
+
+AGAIN = 3
+"""How often records that have vanished are made again before a run gives up."""
+
+
+class Work(Protocol):
+    """A piece of work that leaves a record."""
+
+    @property
+    def key(self) -> str:
+        """The record's name."""
+
+
+W = TypeVar("W", bound=Work)
+
+
+def until_all_are_there(
+    work: list[W], vanished: Callable[[set[str]], set[str]], do: Callable[[list[W]], None], folder: object, name: str
+) -> None:
+    """Does pieces of work, looks whether all records are in the folder at the end, and does again what is missing.
+
+    Args:
+        work: all pieces, those that were done before included.
+        vanished: of some keys those that have no record any more.
+        do: does what is given and not done.
+        folder: of the run, for people.
+        name: what people call the pieces, in the plural.
+
+    Raises:
+        UsageError: records go on vanishing.
+    """
+    keys = {one.key for one in work}
+    for _ in range(AGAIN):
+        gone = vanished(keys)
+        if not gone:
+            return
+        say(f"{len(gone)} of {len(work)} records have vanished from {folder} during the run: these {name} go again")
+        do([one for one in work if one.key in gone])
+    if gone := vanished(keys):
+        raise UsageError(
+            f"{len(gone)} of {len(work)} records are missing in {folder}, from which something removes them: "
+            "see to that, and the same command goes on from there"
+        )
 
 
 def work(blocks: list[Block], store: Store, bench: Workbench, watch: "Watch") -> None:

@@ -1,41 +1,36 @@
 """The folder of a run: one JSON file for each block of work that is done."""
 
 import contextlib
-import hashlib
-import json
 import os
+import secrets
+import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypedDict
 
-import msgspec
 from filelock import FileLock, Timeout
 
 from benchmark.errors import UsageError
+from benchmark.schema import Record as Record
+from benchmark.schema import Unusable, attack_record, run_record, sealed
 
-Record = dict[str, Any]
-
-SCHEMA = 2
-"""Version of the form of a record; a change of what one holds raises this."""
-
-SEAL = b',"sha256":"%s"}'
-
-_REQUIRED = ("key", "cell", "config", "provenance", "cost", "victims", "curve", "picture")
+Parse = Callable[[bytes, str], Record]
+"""From the content of a file and its name without the suffix to a record; raises Unusable."""
 
 
 class Store:
     """Records in a folder that any number of processes may share.
 
     A record is written to a temporary file and renamed, so that it is there whole or not at all. A block is claimed
-    with a lock that the operating system lets go when the process ends, however it ends.
+    with a lock that the operating system lets go when the process ends, however it ends. What killed processes left
+    behind is removed.
 
     Args:
         folder: made where it is missing.
 
     Raises:
-        UsageError: the folder can not be written.
+        UsageError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,22 +39,33 @@ class Store:
         self._locks = folder / "locks"
         make_writable(self.records, folder)
         make_writable(self._locks, folder)
+        tidy(folder, self.records, self._locks, folder / "pictures")
         self._whole: set[str] = set()
 
     def done(self, key: str) -> bool:
-        """Whether the block has a whole record; see :meth:`scores`. One that was whole before is not read again."""
-        return key in self._whole or self.scores(key) is not None
+        """Whether the block has a whole record; see :meth:`record`. One that was whole before is not read again."""
+        return key in self._whole or self.record(key) is not None
 
-    def scores(self, key: str) -> Record | None:
-        """What :func:`read_scores` finds for the block. A damaged record is reported, set aside and not counted."""
-        path = self.records / f"{key}.json"
-        if not path.exists():
-            return None
-        record = read_scores(path)
-        if record is None:
-            set_aside(path)
-            return None
-        self._whole.add(key)
+    def keys(self) -> set[str]:
+        """The names of all records that are in the folder now; a listing sees those of other machines, too."""
+        return keys_in(self.records)
+
+    def missing(self, keys: Iterable[str]) -> set[str]:
+        """Those of the blocks that have no record in the folder now; see :meth:`vanished` for a closer look."""
+        gone = set(keys) - self.keys()
+        self._whole -= gone
+        return gone
+
+    def vanished(self, keys: Iterable[str]) -> set[str]:
+        """Those of the blocks that have no record, or another than was written, whatever this process has seen."""
+        self._whole.clear()
+        return {key for key in keys if not self.done(key)}
+
+    def record(self, key: str) -> Record | None:
+        """The block's record; one that cannot be used is reported, set aside and not counted."""
+        record = usable(self.records / f"{key}.json", run_record)
+        if record is not None:
+            self._whole.add(key)
         return record
 
     def claim(self, key: str) -> contextlib.AbstractContextManager[bool]:
@@ -76,49 +82,69 @@ class Store:
         self._whole.add(record["key"])
 
 
+def keys_in(folder: Path) -> set[str]:
+    """The names of the records in a folder, none where it is gone."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return {path.stem for path in folder.iterdir() if path.suffix == ".json"}
+    return set()
+
+
+def tidy(*folders: Path) -> None:
+    """Removes the temporary files and locks of processes that were killed; those of living ones are locked."""
+    for path in (path for folder in folders for pattern in (".*.tmp", "*.lock") for path in folder.glob(pattern)):
+        lock = FileLock(path)
+        with contextlib.suppress(OSError, Timeout):
+            lock.acquire(timeout=0)
+            try:
+                path.unlink(missing_ok=True)
+            finally:
+                lock.release()
+
+
 def make_writable(folder: Path, run: Path) -> None:
     """Makes a folder of a run, and sees whether files can be written there.
 
     Raises:
-        UsageError: they can not.
+        UsageError: they cannot.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UsageError(f"the folder {run} can not be written ({error.strerror}): give another folder") from None
+        raise UsageError(f"the folder {run} cannot be written ({error.strerror}): give another folder") from None
 
 
-def write_record(folder: Path, record: Record) -> None:
-    """Writes a record under its key, whole or not at all.
+def usable(path: Path, parse: Parse) -> Record | None:
+    """The record in a file; None where there is none, or where it cannot be used: then it is reported and set aside."""
+    try:
+        return read(path, parse)
+    except FileNotFoundError:
+        return None
+    except Unusable as why:
+        return set_aside(path, parse, why)
 
-    Raises:
-        UsageError: the disk is full or the folder is not writable any more.
+
+def set_aside(path: Path, parse: Parse, why: Unusable) -> Record | None:
+    """Puts a record that cannot be used out of the way, and says so.
+
+    Returns:
+        The record that another process has written meanwhile, which stays where it is.
     """
-    text = json.dumps(record, allow_nan=False, separators=(",", ":"))
-    write_whole(folder / f"{record['key']}.json", text.encode())
-
-
-def sealed(record: Record) -> bytes:
-    """The JSON of a record with the version of its form, and at its end the sha256 of all that stands before."""
-    parts = {"schema": SCHEMA} | {name: value for name, value in record.items() if name not in ("schema", "sha256")}
-    text = json.dumps(parts, allow_nan=False, separators=(",", ":")).encode()
-    return text[:-1] + SEAL % hashlib.sha256(text).hexdigest().encode()
-
-
-def is_sealed(content: bytes) -> bool:
-    """Whether the content is what was written."""
-    text, seal = content[: -len(SEAL % (b"0" * 64))] + b"}", content[-len(SEAL % (b"0" * 64)) :]
-    return seal == SEAL % hashlib.sha256(text).hexdigest().encode()
-
-
-def set_aside(path: Path) -> None:
-    """Puts a damaged record out of the way, and says so."""
+    moved = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.aside")
     aside = path.with_suffix(".json.damaged")
-    with contextlib.suppress(FileNotFoundError):  # another process was faster
-        path.replace(aside)
-        say(f"the record {path.name} is damaged: set aside as {aside.name} and run again")
+    try:
+        path.rename(moved)
+    except FileNotFoundError:  # another process was faster
+        return None
+    try:
+        record = read(moved, parse, path.stem)
+    except Unusable:
+        moved.replace(aside)
+        say(f"the record {path.name} {why}: set aside as {aside.name} and run again")
+        return None
+    moved.replace(path)
+    return record
 
 
 @contextlib.contextmanager
@@ -126,10 +152,11 @@ def claimed(path: Path, done: Callable[[], bool]) -> Iterator[bool]:
     """Yields True where this process may do the work of a lock file, False where it is done or another has the lock.
 
     Raises:
-        UsageError: the lock can not be written.
+        UsageError: the lock cannot be written.
     """
     lock = FileLock(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # the folder can have been removed during the run
         lock.acquire(timeout=0)
     except Timeout:
         yield False
@@ -148,98 +175,109 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes a file to a temporary name beside it and renames it.
 
     Raises:
-        UsageError: it can not be written; nothing is left behind.
+        UsageError: it cannot be written; nothing is left behind.
     """
-    temporary = None
+    for again in (True, True, False):
+        try:
+            _write(path, content)
+            return
+        except FileNotFoundError as error:  # somebody removes the folder
+            if not again:
+                raise cannot_write(path, error) from None
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file; the temporary one is locked while its writer lives, so that :func:`tidy` leaves it alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    lock = FileLock(temporary)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
+        lock.acquire()
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise cannot_write(path, error) from None
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
+    finally:
+        lock.release()
 
 
 def cannot_write(path: Path, error: OSError) -> UsageError:
     """The disk is full, or the folder is not writable any more."""
     return UsageError(
-        f"{path} can not be written ({error.strerror}): make room or give another folder with --out; "
+        f"{path} cannot be written ({error.strerror}): make room or give another folder with --out; "
         "what is done is kept, and the same command goes on from there"
     )
 
 
-class _Scores(TypedDict):
-    key: str
-    cell: str
-    config: dict[str, Any]
-    provenance: dict[str, Any]
-    cost: dict[str, Any]
-    victims: list[dict[str, Any]]
-    picture: str
+def read(path: Path, parse: Parse, name: str | None = None) -> Record:
+    """The record in a file.
 
+    Args:
+        path: the file.
+        parse: :func:`benchmark.schema.attack_record` or another of that kind.
+        name: that of the record where the file has another.
 
-_all_parts = msgspec.json.Decoder(dict[str, Any])
-_no_curve = msgspec.json.Decoder(_Scores)  # which is checked to be JSON all the same
-
-
-def read_record(path: Path) -> Record | None:
-    """The record in a file, or None where it is damaged."""
-    record = _decoded(path, _all_parts)
-    if record is None or not all(name in record for name in _REQUIRED):
-        return None
-    return {name: value for name, value in record.items() if name not in ("schema", "sha256")}
-
-
-def read_scores(path: Path) -> Record | None:
-    """The record without its curve and its picture: in half the time and a quarter of the memory."""
-    record = _decoded(path, _no_curve)
-    if record is not None:
-        del record["picture"]
-    return record
-
-
-def _decoded(path: Path, decoder: msgspec.json.Decoder[Any]) -> Record | None:
+    Raises:
+        Unusable: it is no record that can be used; says why.
+        FileNotFoundError: there is no file.
+        UsageError: it cannot be read, and may be whole.
+    """
     try:
-        record: Record = decoder.decode(path.read_bytes())
-    except (ValueError, FileNotFoundError):
-        return None
-    except OSError as error:  # whole perhaps, so it is not to be set aside
-        raise UsageError(f"the record {path} can not be read ({error.strerror}): see to its permissions") from None
-    return record if record.get("key") == path.stem else None
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise Unusable("is no file")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UsageError(f"the record {path} cannot be read ({error.strerror}): see to its permissions") from None
+    return parse(content, name or path.stem)
 
 
-def read_all(folder: Path, read: Callable[[Path], Record | None] = read_record) -> list[Record]:
-    """All whole records of a folder, in the order of their keys; damaged ones are reported and left out.
+def read_all(folder: Path, parse: Parse = attack_record, links: bool = True) -> list[Record]:
+    """All records of a folder that can be used, in the order of their keys; the others are reported and left out.
 
     Args:
         folder: of a run.
-        read: :func:`read_record`, or :func:`read_scores` for what a table needs.
+        parse: :func:`benchmark.schema.attack_record`, or :func:`benchmark.schema.attack_scores` for a table.
+        links: whether symbolic links are followed.
 
     Raises:
-        UsageError: there is no folder of records.
+        UsageError: there is no folder of records, or none of them can be used.
     """
-    paths = sorted((folder / "records").glob("*.json"))
-    if not paths:
-        raise UsageError(f"there are no records in {folder}: give the folder that leakboard run wrote to")
-    found = []
-    for path in paths:
-        record = read(path)
-        if record is None:
-            say(f"the record {path.name} is damaged and left out")
-        else:
-            found.append(record)
-    if not found:
-        raise UsageError(f"all records in {folder} are damaged: run the suite again into that folder")
-    return found
+    records = list(records_in(folder / "records", parse, links))
+    if not records:
+        if not any((folder / "records").glob("*.json")):
+            raise UsageError(f"there are no records in {folder}: give the folder that leakboard run wrote to")
+        raise UsageError(f"no record in {folder} can be used: run the suite again into that folder")
+    return records
+
+
+def records_in(folder: Path, parse: Parse, links: bool = True) -> Iterator[Record]:
+    """The records in a folder that can be used, in the order of their keys; the others are reported and left out.
+
+    Args:
+        folder: of the records themselves.
+        parse: as for :func:`read_all`.
+        links: whether symbolic links are followed.
+    """
+    for path in (folder / f"{name}.json" for name in sorted(keys_in(folder))):
+        if path.is_symlink() and not links:
+            say(f"the record {path.name} is a link: it is left out")
+            continue
+        try:
+            yield read(path, parse)
+        except FileNotFoundError:  # a process has just set it aside
+            continue
+        except Unusable as why:
+            say(f"the record {path.name} {why}: it is left out")
 
 
 def say(sentence: str) -> None:

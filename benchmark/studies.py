@@ -18,7 +18,8 @@ from benchmark.errors import UsageError, unknown
 from benchmark.executors.worker import find_devices, quiet, set_up
 from benchmark.papers import dlg_fb, idlg, masking
 from benchmark.records import provenance
-from benchmark.store import Record, make_writable, read_all, read_scores, write_whole
+from benchmark.schema import attack_scores
+from benchmark.store import Record, make_writable, read_all, write_whole
 from benchmark.suite import load, parse, read, suite_path, whole_number
 from benchmark.terminal import print_training
 
@@ -38,7 +39,7 @@ def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
         what = "both ends of each range" if step == 0 else f"halving {step} of {steps}"
         print(f"leakboard: {what}, {len(whole.cells)} cells", file=sys.stderr)
         conductor.run(whole)
-        records = read_all(folder, read_scores)
+        records = read_all(folder, attack_scores)
         if step < steps:
             bisection.narrow(records)
     table = threshold.rows(bisection, records)

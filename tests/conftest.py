@@ -1,8 +1,9 @@
 """What the tests share: one thread, and victims made of scikit-learn's digits."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from attacks import Observation
 from benchmark.client import observe
 from benchmark.models import LeNet, Model
+from benchmark.schema import identity
+from benchmark.suite import digest
 from datamodules import Digits
 from defenses import Defense
 
@@ -69,3 +72,72 @@ def nothing_of_the_developers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.delenv("LEAKBOARD_DATA", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
+
+
+MakeRecord = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def made_record() -> MakeRecord:
+    """A record as a run writes it, made by hand: ``made_record(first, count)`` and what its configuration has else."""
+
+    def make(first: int = 0, count: int = 2, pixels: str = "d", code: str = "c", **config: Any) -> dict[str, Any]:
+        config = {
+            "schema": 1,
+            "data": {"class": "Digits"},
+            "model": {"class": "LeNet", "init_range": 0.5},
+            "batch_size": 1,
+            "same_class": 1,
+            "seed": 0,
+            "defense": None,
+            "attack": {"class": "IDLG", "max_evaluations": 10, "tolerance": 1e-06},
+            "adaptive": False,
+        } | config
+        images = config["batch_size"]
+        victim = {
+            "status": "exhausted",
+            "start": "noise",
+            "evaluations": 10,
+            "loss": 0.25,
+            "mse": [0.001] * images,
+            "psnr": [30.0] * images,
+            "ssim": [0.9] * images,
+            "lpips": None,
+            "null_psnr": [11.5] * images,
+            "null_ssim": [0.25] * images,
+            "leaked_any": True,
+            "leaked_all": True,
+            "label_correct": [True] * images,
+        }
+        pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+        record = {
+            "key": "",
+            "cell": digest(config),
+            "config": config,
+            "code_sha256": hashlib.sha256(code.encode()).hexdigest(),
+            "network_sha256": ["0123456789abcdef", "fedcba9876543210"],
+            "provenance": {
+                "date": "2026-01-01T00:00:00Z",
+                "commit": "0123456789ab",
+                "device": "cpu",
+                "threads": 1,
+                "versions": {"python": "3.11.7", "torch": "2.11.0"},
+                "lpips": "no weights",
+                "data_sha256": hashlib.sha256(pixels.encode()).hexdigest(),
+                "data_notes": [],
+                "data_chain": [digest([pixels, index]) for index in range(first - 1, first + count)],
+            },
+            "cost": {"seconds": 0.5, "victims_at_once": 2, "peak_memory_mib": 500, "notes": []},
+            "victims": [{"index": index} | victim for index in range(first, first + count)],
+            "curve": {
+                "evaluations": [0, 10],
+                "loss": [[None, 0.25]] * count,
+                "psnr": [[5.0, 30.0]] * count,
+                "levels": [0.09],
+                "passed": [[None]] * count,
+            },
+            "picture": pixel,
+        }
+        return record | {"key": digest(identity(record))}
+
+    return make

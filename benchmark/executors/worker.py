@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ import torch
 from benchmark.blocks import Block, Workbench
 from benchmark.errors import UsageError
 from benchmark.perceptual import Perceptual, PerceptualUnavailable, download_backbone, find_backbone, is_cached
-from benchmark.run import Watch, work
+from benchmark.run import Watch, until_all_are_there, work
 from benchmark.store import Store, say
 from benchmark.suite import whole_number
 from datamodules import DataError
@@ -78,7 +79,10 @@ class Worker:
         perceptual = find_perceptual(str(self.lpips_weights), required=True)[0] if self.lpips_weights else None
         beside = 1 if self.device == "auto" else self.workers  # a cluster's jobs have memory of their own
         bench = Workbench(device, self.data_root, False, perceptual, self.no_lpips, self.workers, beside)
-        work(self.blocks, Store(self.folder), bench, Watch())
+        store = Store(self.folder)
+        work(self.blocks, store, bench, Watch())
+        again = partial(work, store=store, bench=bench, watch=Watch())
+        until_all_are_there(self.blocks, store.missing, again, self.folder, "blocks")
 
 
 T = TypeVar("T")
@@ -125,7 +129,7 @@ def watch_over(pending: list[T], look: Callable[[list[T]], list[T]], name: str, 
 
 def look_at_records(pending: list[Block], store: Store, watch: Watch) -> list[Block]:
     """Tells the watch of the blocks that have been done, and returns those that are left."""
-    there = {path.stem for path in store.records.iterdir()}  # a listing sees what other machines have just written
+    there = store.keys()
     done = {block.key for block in pending if block.key in there and store.done(block.key)}
     for block in pending:
         if block.key in done:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark.leaderboard import newest_victims
+from benchmark.cells import cells_of_one_code
+from benchmark.markdown import escaped
 from benchmark.store import Record
 
 
@@ -37,7 +38,7 @@ def cells(records: list[Record]) -> list[Cell]:
     """The cells of a run."""
     return [
         Cell(of_cell[min(of_cell)][1]["config"], [of_cell[index][0] for index in sorted(of_cell)])
-        for of_cell in newest_victims(records).values()
+        for of_cell in cells_of_one_code(records)[0].values()
     ]
 
 
@@ -57,16 +58,30 @@ def provenance(
         more: where other figures come from.
     """
     origins = [record["provenance"] for record in (*records, *trainings)] + list(more)
-    notes = sorted({note for origin in origins for note in origin["data_notes"]})
-    commits = sorted({str(origin["commit"]) for origin in origins})
-    versions = sorted({", ".join(f"{k} {v}" for k, v in origin["versions"].items()) for origin in origins})
+    notes = sorted({escaped(note) for origin in origins for note in origin["data_notes"]})
+    commits = sorted({escaped(origin["commit"]) for origin in origins})
+    versions = sorted({escaped(", ".join(f"{k} {v}" for k, v in origin["versions"].items())) for origin in origins})
+    left_out = cells_of_one_code(records)[1]
     return [
         "## Where this comes from",
         "",
         f"- {costs(records, 'attacks')}",
         *([f"- {costs(trainings, 'training')}"] if trainings else []),
         f"- commits {', '.join(commits)}",
+        *(f"- {line}" for line in changed_files([*records, *trainings])),
         *(f"- {line}" for line in versions + notes),
+        *(f"- {escaped(line)}" for line in left_out),
+    ]
+
+
+def changed_files(records: Sequence[Record]) -> list[str]:
+    """A line on the records that were made while files of the source tree differed from their commit, if there are."""
+    count = sum(str(record["provenance"]["commit"]).endswith("+") for record in records)
+    if not count:
+        return []
+    return [
+        f"{count:,} of {len(records):,} records are from a source tree with changed files (their commit ends with a "
+        "plus): the checksum in each record, not the commit, identifies their code"
     ]
 
 
@@ -75,5 +90,5 @@ def costs(records: Sequence[Record], what: str) -> str:
     origins = [record["provenance"] for record in records]
     dates = sorted(origin["date"][:10] for origin in origins)
     hours = sum(record["cost"]["seconds"] for record in records) / 3600
-    devices = sorted({f"{origin['device']} with {origin['threads']} threads" for origin in origins})
+    devices = sorted({escaped(f"{origin['device']} with {origin['threads']} threads") for origin in origins})
     return f"{len(records):,} records, {dates[0]} to {dates[-1]}, {hours:.1f} hours of {what} on {'; '.join(devices)}"

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from benchmark import federated
 from benchmark.blocks import Workbench, checksum, from_data
+from benchmark.code_version import checksum_of, networks_sha256
 from benchmark.errors import UsageError
-from benchmark.registry import build, imported, own_sources
+from benchmark.registry import build
 from benchmark.rehearsal_defense import told
 from benchmark.suite import digest
 from benchmark.training.clients import Data, drawing_from
@@ -33,11 +34,13 @@ class Run:
         training: scenario, defense, seed.
         key: digest of everything that decides the result, pixels and code included.
         data_sha256: of the pixels and labels.
+        code_sha256: of the code, and of what the model draws.
     """
 
     training: Training
     key: str
     data_sha256: str
+    code_sha256: str
 
     @property
     def rounds(self) -> int:
@@ -157,6 +160,7 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
     runs: list[Run] = []
     checksums: dict[str, str] = {}
     rehearsals: dict[str, Rehearsal] = {}
+    networks: dict[str, str] = {}
     for training in suite.trainings:
         scenario, how = training.scenario, training.scenario.federation
         alike = repr(replace(scenario, federation=replace(how, learning_rate=0.0)))
@@ -165,24 +169,26 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
             checksums[alike] = checksum(*(part.cpu() for part in data if isinstance(part, Tensor)))
             model = bench.training_model(scenario)
             rehearsals[alike] = Rehearsal(model, data, how, scenario.model.label, scenario.data.name)
+            networks[alike] = networks_sha256(model, 0, 0)
         rehearsals[alike].check_clients(training.seed)
         if training.defense is not None:
             rehearsals[alike].check_defense(training.defense)
-        about = training.config() | {"data_sha256": checksums[alike], "code_sha256": code_checksum(training)}
-        runs.append(Run(training, digest(about), checksums[alike]))
+        code = code_checksum(training, networks[alike])
+        about = training.config() | {"data_sha256": checksums[alike], "code_sha256": code}
+        runs.append(Run(training, digest(about), checksums[alike], code))
     return runs
 
 
-def code_checksum(training: Training) -> str:
-    """sha256 of the code that decides what the run does: a record of older code is not taken for one of this."""
-    sources = {Path(federated.__file__)} | own_sources("model", training.scenario.model.name)
-    if training.defense is not None:
-        sources |= own_sources("defense", training.defense.name)
-    files = set().union(*map(imported, sources))
-    together = hashlib.sha256()
-    for file in sorted(files, key=lambda file: (file.name, str(file))):
-        together.update(file.read_bytes())
-    return together.hexdigest()
+def code_checksum(training: Training, network: str) -> str:
+    """sha256 of the code that decides what the run does: a record of older code is not taken for one of this.
+
+    Args:
+        training: the run.
+        network: digest of what its model draws, which can be in files that the code does not name.
+    """
+    parts = [("model", training.scenario.model)] + ([("defense", training.defense)] if training.defense else [])
+    code = checksum_of({Path(federated.__file__)}, parts, [Path(__file__).with_name("work.py")])
+    return hashlib.sha256(f"{code} {network}".encode()).hexdigest()
 
 
 def refuse_others(runs: list[Run], store: TrainingStore, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,34 +12,39 @@ import torch
 
 from benchmark.errors import UsageError, one_line
 from benchmark.federated import State
-from benchmark.store import Record, claimed, make_writable, say, set_aside, write_record, write_whole
-
-REQUIRED = ("key", "config", "data_sha256", "status", "curve", "accuracy", "loss", "provenance", "cost")
+from benchmark.schema import Record, sealed, training_record
+from benchmark.store import claimed, keys_in, make_writable, records_in, say, tidy, usable, write_whole
 
 
 class TrainingStore:
     """Records and checkpoints in ``FOLDER/training``, which any number of processes may share.
 
-    Both are written whole or not at all, and a run is claimed with a lock that ends with its process.
+    Both are written whole or not at all, and a run is claimed with a lock that ends with its process. What killed
+    processes left behind is removed.
 
     Args:
         folder: made where it is missing.
 
     Raises:
-        UsageError: the folder can not be written.
+        UsageError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.runs = folder / "training"
         make_writable(self.runs, folder)
+        tidy(folder, self.runs)
+
+    def keys(self) -> set[str]:
+        """The names of all records that are in the folder now; a listing sees those of other machines, too."""
+        return keys_in(self.runs)
+
+    def vanished(self, keys: Iterable[str]) -> set[str]:
+        """Those of the runs that have no record."""
+        return {key for key in keys if not self.done(key)}
 
     def record(self, key: str) -> Record | None:
-        """The run's record; a damaged one is reported, set aside and not counted."""
-        path = self.runs / f"{key}.json"
-        record = read(path)
-        if record is None and path.exists():
-            set_aside(path)
-        return record
+        """The run's record; one that cannot be used is reported, set aside and not counted."""
+        return usable(self.runs / f"{key}.json", training_record)
 
     def done(self, key: str) -> bool:
         """Whether the run has a whole record."""
@@ -54,7 +60,7 @@ class TrainingStore:
         Raises:
             UsageError: the disk is full or the folder is not writable any more.
         """
-        write_record(self.runs, record)
+        write_whole(self.runs / f"{record['key']}.json", sealed(record))
         (self.runs / f"{record['key']}.pt").unlink(missing_ok=True)
 
     def save(self, key: str, about: dict[str, Any], state: State, seconds: float) -> None:
@@ -86,7 +92,7 @@ class TrainingStore:
         except FileNotFoundError:  # its run has just been done
             return None
         except OSError as error:  # whole perhaps, so it is not to be removed
-            say(f"the checkpoint {path.name} can not be read ({one_line(error)})")
+            say(f"the checkpoint {path.name} cannot be read ({one_line(error)})")
             return None
         except Exception as error:  # a damaged file makes torch raise nearly anything
             say(f"the checkpoint {path.name} is damaged ({type(error).__name__}): the run begins anew")
@@ -95,7 +101,7 @@ class TrainingStore:
 
     def configurations(self) -> list[dict[str, Any]]:
         """Of all runs in the folder, done or not: what :meth:`save` and a record know about each."""
-        found = [about(record) for path in sorted(self.runs.glob("*.json")) if (record := read(path))]
+        found = [about(record) for record in records_in(self.runs, training_record)]
         for path in sorted(self.runs.glob("*.pt")):
             with contextlib.suppress(Exception):  # damaged: reported where it is needed
                 found.append(json.loads(load(path, torch.device("cpu"))["about"]))
@@ -108,34 +114,21 @@ def about(record: Record) -> dict[str, Any]:
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:
-    """What a checkpoint holds; it can not run code."""
+    """What a checkpoint holds; it cannot run code."""
     return torch.load(path, map_location=device, weights_only=True)
 
 
-def read(path: Path) -> Record | None:
-    """The record in a file, None where there is none or it is damaged."""
-    try:
-        record = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    except OSError as error:
-        raise UsageError(f"the record {path} can not be read ({one_line(error)}): see to its permissions") from None
-    whole = isinstance(record, dict) and all(name in record for name in REQUIRED)
-    return record if whole and record["key"] == path.stem else None
+def read_all(folder: Path, links: bool = True) -> list[Record]:
+    """All records of training in the folder of a run that can be used; the others are reported and left out.
 
-
-def read_all(folder: Path) -> list[Record]:
-    """All whole records of training in the folder of a run; damaged ones are reported and left out.
+    Args:
+        folder: of the run.
+        links: whether symbolic links are followed.
 
     Raises:
         UsageError: there is none.
     """
-    records = []
-    for path in sorted((folder / "training").glob("*.json")):
-        if record := read(path):
-            records.append(record)
-        else:
-            say(f"the record {path.name} is damaged and left out")
+    records = list(records_in(folder / "training", training_record, links))
     if not records:
         raise UsageError(f"there are no records of training in {folder}: give the folder that leakboard train wrote to")
     return records

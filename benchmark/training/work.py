@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmark.federated import State, train
 from benchmark.records import brief, finite, provenance
 from benchmark.registry import build
 from benchmark.rehearsal_defense import own_line, told
+from benchmark.run import until_all_are_there
 from benchmark.store import Record, say, write_whole
 from benchmark.training.plan import Run, TrainingBench, plan, refuse_others
 from benchmark.training.progress import TrainingBar
@@ -109,8 +111,8 @@ def trained(
     tracker: TrainingTracker | None,
 ) -> int:
     """Does what is not done yet of the runs, here or by workers, and returns how many that was."""
+    todo = []
     with TrainingBar(runs, Console(stderr=True)) as bar:
-        todo = []
         for run in runs:
             if store.done(run.key):
                 bar.was_done(run)
@@ -119,21 +121,35 @@ def trained(
                 before = store.checkpoint(run.key, torch.device("cpu"))
                 bar.goes_on(run, before[0].round if before else 0)
         bar.resumed()
-        watch = Listeners(bar, tracker)
-        if launch is None:
-            work(todo, store, bench, watch)
-        elif todo:
-            root = bench.root or os.environ.get("LEAKBOARD_DATA")
-            threads, devices = torch.get_num_threads(), devices[: len(todo)]
-            folder = store.runs.parent.resolve()
-            with launch(
-                [
-                    TrainingWorker([], folder, root, threads, device, None, "", Path.cwd(), len(devices), todo)
-                    for device in devices
-                ]
-            ) as started:
-                watch_over(todo, Look(store, watch), "runs", started)
+        do(todo, store, bench, devices, launch, Listeners(bar, tracker))
+    if todo:
+        again = partial(do, store=store, bench=bench, devices=devices, launch=launch, watch=Watch())
+        until_all_are_there(runs, store.vanished, again, store.runs.parent, "runs")
     return len(todo)
+
+
+def do(
+    todo: list[Run],
+    store: TrainingStore,
+    bench: TrainingBench,
+    devices: Sequence[str],
+    launch: Launch | None,
+    watch: Watch,
+) -> None:
+    """Does runs that are not done, here or by workers."""
+    if launch is None:
+        work(todo, store, bench, watch)
+    elif todo:
+        root = bench.root or os.environ.get("LEAKBOARD_DATA")
+        threads, devices = torch.get_num_threads(), devices[: len(todo)]
+        folder = store.runs.parent.resolve()
+        with launch(
+            [
+                TrainingWorker([], folder, root, threads, device, None, "", Path.cwd(), len(devices), todo)
+                for device in devices
+            ]
+        ) as started:
+            watch_over(todo, Look(store, watch), "runs", started)
 
 
 def work(runs: list[Run], store: TrainingStore, bench: TrainingBench, watch: Watch) -> None:
@@ -196,6 +212,7 @@ def train_run(run: Run, bench: TrainingBench, store: TrainingStore, watch: Watch
     return {
         "key": run.key,
         "config": training.config(),
+        "code_sha256": run.code_sha256,
         "data_sha256": run.data_sha256,
         "provenance": origin | {"data_notes": bench.data(scenario.data).notes},
         "status": "collapsed" if collapsed else "done" if ended_well else "diverged",
@@ -229,7 +246,10 @@ class TrainingWorker(Worker):
 
     def work_on(self, device: torch.device) -> None:
         """Does the runs on the device."""
-        work(self.runs, TrainingStore(self.folder), TrainingBench(device, self.data_root), Watch())
+        store, bench = TrainingStore(self.folder), TrainingBench(device, self.data_root)
+        work(self.runs, store, bench, Watch())
+        again = partial(work, store=store, bench=bench, watch=Watch())
+        until_all_are_there(self.runs, store.vanished, again, self.folder, "runs")
 
 
 @dataclass
@@ -249,7 +269,7 @@ class Look:
     def __call__(self, pending: list[Run]) -> list[Run]:
         """Returns the runs that are not done."""
         left = []
-        there = {path.stem for path in self.store.runs.glob("*.json")}  # sees what other machines have just written
+        there = self.store.keys()
         for run in pending:
             if run.key in there and (record := self.store.record(run.key)):
                 self.watch.ends(run, record)

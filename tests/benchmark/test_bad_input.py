@@ -298,7 +298,7 @@ def test_a_data_folder_that_may_not_be_read_is_told(
 def test_results_that_can_not_be_written_are_told_before_any_work(refused: Refused, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("x")
     error = refused("run", *CELL, "--out", str(tmp_path / place))
-    assert error == f"the folder {tmp_path / place} can not be written (Not a directory): give another folder"
+    assert error == f"the folder {tmp_path / place} cannot be written (Not a directory): give another folder"
     assert (tmp_path / "file").read_text() == "x"
 
 

@@ -1,7 +1,6 @@
 """What leakboard plan says, counted by hand: cells, blocks, evaluations, and seconds on a clock of our own."""
 
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,9 @@ from benchmark import estimate
 from benchmark.blocks import Block, Workbench, plan
 from benchmark.cli import main
 from benchmark.estimate import Cost, Evaluations, Row, Timing, alike, cells_of, kind, means, rows, timing, total
-from benchmark.store import read_all
+from benchmark.store import Store, read_all
 from benchmark.suite import Suite, parse
+from tests.conftest import MakeRecord
 
 SUITE = """\
 scenarios: [{data: Digits, model: LeNet}]
@@ -181,17 +181,16 @@ def test_means_are_those_of_the_same_attack_on_the_same_defense_and_on_any() -> 
 
 
 def test_records_of_the_folder_come_first_then_results_then_those_of_another_defense(
-    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_record: MakeRecord
 ) -> None:
     blocks = [b for b in plan(suite(victims=1, defenses=["Masking"]), bench) if b.cell.attack.name == "IDLG"]
     control, masked, adaptive = blocks
     monkeypatch.setattr(estimate, "timing", lambda block, bench: Timing(0, 0, 0, 0, 0, 0))
 
     def save(folder: Path, block: Block, evaluations: int) -> None:
-        parts = {"cell": "c", "config": block.cell.config(), "provenance": {}, "cost": {}, "curve": {}, "picture": ""}
-        folder.joinpath("records").mkdir(parents=True, exist_ok=True)
-        path = folder / "records" / f"{block.key}.json"
-        path.write_text(json.dumps({"key": block.key, "victims": [{"evaluations": evaluations}]} | parts))
+        record = made_record(0, 1, **block.cell.config())
+        record["victims"][0]["evaluations"] = evaluations
+        Store(folder).write(record)
 
     def expected() -> list[float]:
         return [rows([block], tmp_path / "out", bench, silent())[0].whole.evaluations for block in blocks]

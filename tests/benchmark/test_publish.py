@@ -6,8 +6,11 @@ import pytest
 import yaml
 
 from benchmark.cli import main
-from benchmark.store import read_all
+from benchmark.markdown import escaped
+from benchmark.papers.sources import provenance
+from benchmark.store import Store, read_all
 from benchmark.training.store import read_all as read_trainings
+from tests.conftest import MakeRecord
 
 ATTACKED = {
     "victims": 2,
@@ -70,4 +73,84 @@ def test_what_can_not_be_published_is_said(run: Path, capsys: pytest.CaptureFixt
     assert leakboard("publish", "nowhere", "to") == 2 and "there are no records in nowhere" in capsys.readouterr().err
     assert leakboard("publish", run, run) == 2 and "is the run itself" in capsys.readouterr().err
     Path("file").write_text("")
-    assert leakboard("publish", run, Path("file") / "to") == 2 and "can not be written" in capsys.readouterr().err
+    assert leakboard("publish", run, Path("file") / "to") == 2 and "cannot be written" in capsys.readouterr().err
+
+
+def test_links_are_not_followed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither a file of the run that leads elsewhere, nor one in the target."""
+    secret, other = tmp_path / "secret.json", tmp_path / "other.md"
+    secret.write_text('{"secret": 1}')
+    other.write_text("mine")
+    (run / "secret.json").symlink_to(secret)
+    records = sorted((run / "records").glob("*.json"))
+    elsewhere = tmp_path / records[0].name
+    records[0].rename(elsewhere)
+    records[0].symlink_to(elsewhere)
+    (run / ".private.json").write_text("{}")
+    to = run.parent / "published"
+    to.mkdir()
+    (to / "leaderboard.md").symlink_to(other)
+    capsys.readouterr()
+    assert leakboard("publish", run, to) == 0
+    said = capsys.readouterr().err
+    assert f"the record {records[0].name} is a link: it is left out" in said
+    assert "secret.json is a link: it is not published" in said
+    assert not list(to.glob("*.json")) and not list(to.glob(".*")) and len(list((to / "records").iterdir())) == 3
+    assert other.read_text() == "mine" and not (to / "leaderboard.md").is_symlink()
+
+
+@pytest.mark.parametrize("place", ["run/records", "run/training", "to/records", "to/training", "to/locks"])
+def test_folders_that_are_links_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    to, elsewhere = run.parent / "published", tmp_path / "elsewhere"
+    to.mkdir()
+    folder, _, name = place.partition("/")
+    link = (run if folder == "run" else to) / name
+    if link.exists():
+        link.rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+    there = sorted(elsewhere.iterdir())
+    link.symlink_to(elsewhere)
+    assert leakboard("publish", run, to) == 2
+    assert f"{name} is a link, and publish" in capsys.readouterr().err
+    assert sorted(elsewhere.iterdir()) == there
+
+
+def test_records_of_a_tree_with_changed_files_are_named(
+    tmp_path: Path, made_record: MakeRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path / "run")
+    for first, commit in ((0, "abc"), (2, "abc+"), (4, None)):
+        made = made_record(first)
+        store.write(made | {"provenance": made["provenance"] | {"commit": commit}})
+    assert leakboard("publish", tmp_path / "run", tmp_path / "to") == 0
+    assert "1 of 3 records are from a source tree with changed files" in capsys.readouterr().err
+    (line,) = [line for line in provenance(read_all(tmp_path / "to")) if "changed files" in line]
+    assert line.startswith("- 1 of 3 records")
+
+
+def test_what_a_record_says_is_no_markup_in_a_page(tmp_path: Path, made_record: MakeRecord) -> None:
+    bad = "<script>alert(1)</script> | [x](y) `c` *b*\n# x \udcff"
+    made = made_record()
+    origin = {"commit": bad, "device": bad, "versions": {bad: bad}, "data_notes": [bad]}
+    page = "\n".join(provenance([made | {"provenance": made["provenance"] | origin}]))
+    assert page.count(r"&lt;script&gt;alert(1)&lt;/script&gt; \| \[x\](y) \`c\` \*b\* # x ?") == 5
+    assert "<" not in page
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("IDLG(total_variation=1e-05)", "IDLG(total_variation=1e-05)"),
+        ("__init__", r"\_\_init\_\_"),
+        ("a\x1b[31mb\u202ec", r"a \[31mb c"),
+        ("a & b > c", "a &amp; b &gt; c"),
+        (r"C:\x", r"C:\\x"),
+        (float("nan"), "nan"),
+        (None, "None"),
+    ],
+)
+def test_a_value_is_shown_as_it_is(text: object, shown: str) -> None:
+    assert escaped(text) == shown

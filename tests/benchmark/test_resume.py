@@ -20,6 +20,7 @@ from benchmark.store import read_all
 # An attack that notes each block it begins in a file, and hangs or waits for another process where it is told to.
 SLOW = '''
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -42,6 +43,19 @@ class Slow(IDLG):
         while "TOGETHER" in os.environ and len({line.split()[0] for line in begun()}) < 2 and time.monotonic() < stop:
             time.sleep(0.02)
         return super().reconstruct(observation, callbacks)
+
+
+class Removing(IDLG):
+    """IDLG beside which somebody removes records, so many times."""
+
+    def reconstruct(self, observation, callbacks=()):
+        found = super().reconstruct(observation, callbacks)
+        done = [path for path in Path().glob("removed*")]
+        if len(done) < int(os.environ["TIMES"]) and len(list(Path("out/records").glob("*.json"))) > 3:
+            Path(f"removed{len(done)}").touch()
+            for path in Path().glob(os.environ["REMOVE"]):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return found
 
 
 class Endless(IDLG):
@@ -154,7 +168,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(start: Started, capsys: pytes
     assert sorted(p.name for p in Path("killed/pictures").iterdir()) == sorted(
         p.name for p in Path("undisturbed/pictures").iterdir()
     )
-    assert not list(Path("killed").rglob("*.tmp"))
+    assert not list(Path("killed").rglob("*.tmp")) and not list(Path("killed").rglob("*.lock"))
 
 
 def test_ctrl_c_ends_at_once_with_one_line_and_keeps_what_is_done(
@@ -217,7 +231,15 @@ def test_a_finished_run_is_counted_and_its_table_made_with_one_look_at_each_reco
     assert {path: path.stat().st_mtime_ns for path in Path("out/pictures").iterdir()} == made
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"[]"])
+def edited(content: bytes) -> bytes:
+    """A record with another PSNR."""
+    assert b'"psnr":[' in content
+    return content.replace(b'"psnr":[', b'"psnr":[9', 1)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"[]", edited]
+)
 def test_a_damaged_record_is_set_aside_and_run_again(
     damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,7 +252,8 @@ def test_a_damaged_record_is_set_aside_and_run_again(
 
     run("own.yaml", "--out", "out")
     said = capsys.readouterr()
-    assert f"leakboard: the record {path.name} is damaged: set aside as {path.name}.damaged and run again\n" in said.err
+    assert f"leakboard: the record {path.name} is damaged (" in said.err
+    assert f"): set aside as {path.name}.damaged and run again\n" in said.err
     assert f"1 of {BLOCKS} blocks run" in said.out
     assert len(begun()) == 1
     assert results("out") == wanted
@@ -253,7 +276,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
         patched.setattr(os, "fsync", fsync)
         run("own.yaml", "--out", "out", code=2)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"leakboard: out/.+ can not be written \(No space left on device\): make room or .+", last)
+    assert re.fullmatch(r"leakboard: out/.+ cannot be written \(No space left on device\): make room or .+", last)
     assert not list(Path("out").rglob("*.tmp"))
     done = record_files("out")
     assert len(done) <= writes
@@ -271,3 +294,56 @@ def test_a_folder_that_is_filled_by_several_suites_shows_all_of_them(capsys: pyt
     cell = ["--data", "Digits", "--model", "LeNet", "--attack", "DLG", "--attack.max_evaluations", "2"]
     run(*cell, "--victims", "2", "--out", "out")
     assert {row["attack"] for row in table("out", capsys)} >= {"own_slow.Slow", "DLG"}
+
+
+REMOVING = """\
+scenarios: [{data: Digits, model: LeNet}]
+attacks: [{class: own_slow.Removing, max_evaluations: 2}]
+defenses: [{class: Masking, ratio: 0.1}]
+victims: 2
+block_size: 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("removed", "workers"),
+    [("out/records", ()), ("out", ()), ("out/records/*0*.json", ()), ("out/records", ("--workers", "2"))],
+)
+def test_records_that_vanish_during_a_run_are_made_again(
+    removed: str, workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("removing.yaml").write_text(REMOVING)
+    monkeypatch.setenv("REMOVE", removed)
+    monkeypatch.setenv("TIMES", "1")
+    run("removing.yaml", "--out", "out", "--devices", "cpu", *workers)
+    assert Path("removed0").exists()
+    said = capsys.readouterr()
+    sentence = r"leakboard: \d+ of 12 records have vanished from \S*out during the run: these blocks go again"
+    assert workers or re.search(sentence, said.err)  # workers say it themselves
+    assert len(read_all(Path("out"))) == 12
+    assert sum(row["victims"] for row in table("out", capsys)) == 12
+
+
+def test_a_run_from_which_records_go_on_vanishing_does_not_say_that_it_is_complete(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("removing.yaml").write_text(REMOVING)
+    monkeypatch.setenv("REMOVE", "out/records")
+    monkeypatch.setenv("TIMES", "1000")
+    run("removing.yaml", "--out", "out", "--devices", "cpu", code=2)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"leakboard: \d+ of 12 records are missing in out, from which something removes them: .*", last)
+
+
+def test_a_helper_of_an_own_class_that_is_changed_makes_its_cells_run_again(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own_helped.py").write_text(
+        "from own_helper import x\nfrom attacks import IDLG\n\n\nclass Mine(IDLG):\n    pass\n"
+    )
+    words = ("--data", "Digits", "--model", "LeNet", "--attack", "own_helped.Mine", "--attack.max_evaluations", "1")
+    ran = []
+    for text in ("x = 1", "x = 1  # the same", "x = 2"):
+        Path("own_helper.py").write_text(text)
+        run(*words, "--victims", "1", "--out", "out")
+        ran.append(capsys.readouterr().out.count(" of 4 blocks run"))
+    assert ran == [1, 0, 1]
+    assert len(record_files("out")) == 5  # the null baselines are of the same code

@@ -15,9 +15,11 @@ from lightning.pytorch.callbacks import Callback
 
 from attacks import IDLG, Observation, Reconstruction
 from attacks.base import Trajectory
+from benchmark import blocks as blocks_module
 from benchmark.blocks import Block, Workbench, plan
 from benchmark.errors import UsageError
 from benchmark.memory import MARGIN
+from benchmark.models import LeNet
 from benchmark.records import finite, is_out_of_memory, join, run_block, run_blocks
 from benchmark.registry import Spec
 from benchmark.run import Watch, claim_together, work
@@ -87,6 +89,61 @@ def test_a_plan_reads_the_code_of_the_same_classes_once(bench: Workbench, monkey
     strengths = {"class": "Masking", "sweep": {"ratio": [0.1, 0.2, 0.3]}}
     plan(suite(defenses=[strengths]), bench)
     assert len(read) == len(set(read)) == 3 + 1 + 1
+
+
+def test_a_key_holds_the_images_up_to_its_last_victim(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys() -> list[str]:
+        return [block.key for block in attacked(plan(suite(victims=8, block_size=2), bench))]
+
+    before, real = keys(), Workbench.victims
+
+    def victims(self: Workbench, scenario: Scenario, which: range) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = real(self, scenario, which)
+        if 5 in which:
+            images[which.index(5)] = 0.5
+        return images, labels
+
+    monkeypatch.setattr(Workbench, "victims", victims)
+    assert [one == other for one, other in zip(before, keys(), strict=True)] == [True, True, False, False]
+
+
+def test_a_key_holds_the_networks_that_are_drawn(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def keys() -> list[str]:
+        return [block.key for block in attacked(plan(suite(victims=8, block_size=4), bench))]
+
+    before, real = keys(), LeNet.draw
+
+    def draw(self: LeNet, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        return {name: 2 * weights for name, weights in real(self, generator).items()}
+
+    assert keys() == before
+    monkeypatch.setattr(LeNet, "draw", draw)  # as if it had read another file
+    assert not set(keys()) & set(before)
+
+
+def test_images_that_change_during_a_run_are_noticed(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = attacked(plan(suite(victims=2), bench))
+    real = Workbench.victims
+    monkeypatch.setattr(Workbench, "victims", lambda *given: (1 - real(*given)[0], real(*given)[1]))
+    with pytest.raises(UsageError, match="the images of Digits have changed since the run began: start it again"):
+        run_block(block, bench)
+
+
+def test_what_was_seen_of_a_cell_is_seen_once(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan looks at each network, each class and each image once, however many cells there are."""
+    looks: list[str] = []
+    for name in ("networks_sha256", "code_checksum", "check_fit", "check_attack", "data_chain"):
+        real = getattr(blocks_module, name)
+        monkeypatch.setattr(blocks_module, name, lambda *given, r=real, n=name: looks.append(n) or r(*given))
+    given = suite(victims=2, defenses=[{"class": "Masking", "sweep": {"ratio": [n / 100 for n in range(50)]}}])
+    assert len(plan(given, bench)) == len(given.cells) == 3 + 1 + 100
+    assert {name: looks.count(name) for name in set(looks)} == {
+        "networks_sha256": 2,
+        "code_checksum": 5,
+        "check_fit": 1,
+        "check_attack": 4,
+        "data_chain": 1,
+    }
 
 
 def test_sequences_stay_in_one_block(bench: Workbench) -> None:

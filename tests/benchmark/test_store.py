@@ -1,8 +1,8 @@
 """The store keeps whole records, and gives a block to one process at a time."""
 
 import errno
-import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 
 from benchmark.errors import UsageError
-from benchmark.store import Store, read_all, read_record, read_scores, write_whole
+from benchmark.schema import Unusable, run_record, sealed
+from benchmark.store import Store, keys_in, read, read_all, set_aside, write_whole
+from tests.conftest import MakeRecord
 
 KEY = "0123456789abcdef"
 
 
-def record(key: str = KEY, **more: Any) -> dict[str, Any]:
-    parts = {"cell": "c", "config": {}, "provenance": {}, "cost": {}, "victims": [], "curve": {}, "picture": ""}
-    return {"key": key} | parts | more
+@pytest.fixture
+def record(made_record: MakeRecord) -> dict[str, Any]:
+    return made_record()
 
 
 def full_disk(*_: Any, **__: Any) -> None:
@@ -32,18 +34,18 @@ def in_other_process(folder: Path, body: str) -> "subprocess.Popen[str]":
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
-def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_record_is_read_as_it_was_written(tmp_path: Path, record: dict[str, Any]) -> None:
     store = Store(tmp_path / "a" / "b")
-    assert not store.done(KEY)
-    store.write(record(victims=[{"index": 0, "loss": None}]))
-    assert store.done(KEY)
-    assert read_all(store.folder) == [record(victims=[{"index": 0, "loss": None}])]
+    assert not store.done(record["key"])
+    store.write(record)
+    assert store.done(record["key"])
+    assert read_all(store.folder) == [record]
 
 
-def test_a_record_with_nan_is_never_written(tmp_path: Path) -> None:
+def test_a_record_with_nan_is_never_written(tmp_path: Path, record: dict[str, Any]) -> None:
     store = Store(tmp_path)
     with pytest.raises(ValueError, match="JSON"):
-        store.write(record(cost={"seconds": float("nan")}))
+        store.write(record | {"cost": {"seconds": float("nan")}})
     assert not any(store.records.iterdir())
 
 
@@ -64,12 +66,12 @@ def test_a_block_that_was_claimed_but_not_done_can_be_claimed_again(tmp_path: Pa
             assert claimed
 
 
-def test_a_block_that_another_did_meanwhile_is_not_given_out(tmp_path: Path) -> None:
+def test_a_block_that_another_did_meanwhile_is_not_given_out(tmp_path: Path, record: dict[str, Any]) -> None:
     first, second = Store(tmp_path), Store(tmp_path)
-    with first.claim(KEY) as claimed:
+    with first.claim(record["key"]) as claimed:
         assert claimed
-        first.write(record())
-    with second.claim(KEY) as claimed:
+        first.write(record)
+    with second.claim(record["key"]) as claimed:
         assert not claimed
     assert not any((tmp_path / "locks").iterdir())
 
@@ -93,6 +95,8 @@ def test_another_process_keeps_a_block_until_it_is_killed(tmp_path: Path) -> Non
         other.send_signal(signal.SIGKILL)
         other.wait(60)
     assert (tmp_path / "locks" / f"{KEY}.lock").exists()  # left by the dead, and in nobody's way
+    Store(tmp_path)
+    assert not any((tmp_path / "locks").iterdir())  # gone with the next run
     with Store(tmp_path).claim(KEY) as mine:
         assert mine
 
@@ -103,7 +107,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     path = tmp_path / "file"
     write_whole(path, b"old")
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(UsageError, match=r"can not be written \(No space left on device\): make room"):
+    with pytest.raises(UsageError, match=r"cannot be written \(No space left on device\): make room"):
         write_whole(path, b"new")
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"old"
@@ -134,44 +138,7 @@ def test_a_full_disk_is_told_when_a_block_is_claimed(tmp_path: Path, monkeypatch
         pass
 
 
-DAMAGED = [
-    b"",
-    b"{",
-    json.dumps(record()).encode()[:-5],
-    b"[]",
-    b"null",
-    b"\xff\xfe\x00",
-    json.dumps(record("another key")).encode(),
-    json.dumps({"key": KEY}).encode(),
-]
-
-
-WHOLE = json.dumps(record(curve={"loss": [[1.5, None]]}, picture="abcd")).encode()
-
-
-@pytest.mark.parametrize("content", [*DAMAGED, WHOLE.replace(b"1.5", b"1.5.5"), WHOLE.replace(b"bc", b"\xff\xff")])
-def test_scores_of_a_damaged_record_are_not_read(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / f"{KEY}.json"
-    path.write_bytes(content)
-    assert read_scores(path) is None and read_record(path) is None
-
-
-def test_scores_are_the_record_without_what_takes_memory(tmp_path: Path) -> None:
-    path = tmp_path / f"{KEY}.json"
-    path.write_bytes(WHOLE)
-    whole, scores = read_record(path), read_scores(path)
-    assert whole and scores and whole == scores | {"curve": {"loss": [[1.5, None]]}, "picture": "abcd"}
-    assert "curve" not in scores and "picture" not in scores
-
-
-def test_a_whole_record_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Store(tmp_path).write(record())
-    store, read = Store(tmp_path), []
-    monkeypatch.setattr("benchmark.store.read_scores", lambda path: read.append(path.name) or read_record(path))
-    assert store.scores(KEY) == record()
-    for _ in range(3):
-        assert store.done(KEY)
-    assert read == [f"{KEY}.json"]
+DAMAGED = [b"", b"{", b"[]", b"null", b"\xff\xfe\x00", b'{"key":"0123456789abcdef"}', b"[" * 9_000]
 
 
 @pytest.mark.parametrize("content", DAMAGED)
@@ -181,14 +148,59 @@ def test_a_damaged_record_is_reported_and_set_aside(
     store = Store(tmp_path)
     path = store.records / f"{KEY}.json"
     path.write_bytes(content)
-    assert read_record(path) is None
     assert not store.done(KEY)
-    said = f"leakboard: the record {KEY}.json is damaged: set aside as {KEY}.json.damaged and run again\n"
-    assert capsys.readouterr().err == said
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"leakboard: the record {KEY}.json is ")
+    assert said.endswith(f": set aside as {KEY}.json.damaged and run again")
     assert [p.name for p in store.records.iterdir()] == [f"{KEY}.json.damaged"]
     assert (store.records / f"{KEY}.json.damaged").read_bytes() == content
     with store.claim(KEY) as claimed:
         assert claimed
+
+
+def test_a_record_of_before_there_were_all_checksums_is_shown_but_not_taken_for_one_of_this_run(
+    tmp_path: Path, record: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    del record["network_sha256"], record["provenance"]["data_chain"]
+    (store.records / f"{KEY}.json").write_bytes(sealed(record | {"key": KEY}))
+    assert len(read_all(tmp_path)) == 1 and not store.done(KEY)
+    assert "is of an older version of Leakboard" in capsys.readouterr().err
+
+
+def test_a_whole_record_is_read_once(tmp_path: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(tmp_path).write(record)
+    store = Store(tmp_path)
+    looks: list[str] = []
+    real = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        looks.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert store.record(record["key"]) == record
+    for _ in range(3):
+        assert store.done(record["key"])
+    assert looks == [f"{record['key']}.json"]
+
+
+def test_a_record_that_vanishes_or_is_damaged_during_a_run_is_missed(tmp_path: Path, made_record: MakeRecord) -> None:
+    store, records = Store(tmp_path), [made_record(first) for first in (0, 2, 4)]
+    for one in records:
+        store.write(one)
+    kept, gone, damaged = (one["key"] for one in records)
+    (store.records / f"{gone}.json").unlink()
+    (store.records / f"{damaged}.json").write_bytes(b"{")
+    assert all(map(store.done, (kept, gone, damaged)))  # nobody looks again while the run goes on
+    assert store.vanished([kept, gone, damaged]) == {gone, damaged}
+    assert not store.done(gone) and store.keys() == {kept}
+    shutil.rmtree(tmp_path)
+    assert store.keys() == set() and store.vanished([kept]) == {kept}
+    with store.claim(kept) as mine:
+        assert mine
+        store.write(records[0])
+    assert store.done(kept)
 
 
 def test_a_damaged_record_that_another_process_set_aside_first_is_no_error(
@@ -198,19 +210,37 @@ def test_a_damaged_record_that_another_process_set_aside_first_is_no_error(
     path = store.records / f"{KEY}.json"
     path.write_bytes(b"{")
 
-    def slower(path: Path) -> None:
+    def slower(content: bytes, name: str) -> dict[str, Any]:
         path.unlink()
+        raise Unusable("is damaged")
 
-    monkeypatch.setattr("benchmark.store.read_scores", slower)
+    monkeypatch.setattr("benchmark.store.run_record", slower)
     assert not store.done(KEY)
 
 
-def test_damaged_records_are_left_out_with_a_line_for_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_that_another_process_wrote_anew_meanwhile_is_not_set_aside(
+    tmp_path: Path, record: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     store = Store(tmp_path)
-    store.write(record())
+    store.write(record)
+    path = store.records / f"{record['key']}.json"
+    assert set_aside(path, run_record, Unusable("was damaged when it was read")) == record
+    assert read(path, run_record) == record and not capsys.readouterr().err
+    assert [one.name for one in store.records.iterdir()] == [path.name]
+
+
+def test_damaged_records_are_left_out_with_a_line_for_each(
+    tmp_path: Path, record: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    store.write(record)
     (store.records / "bad.json").write_bytes(b"{")
-    assert read_all(tmp_path) == [record()]
-    assert capsys.readouterr().err == "leakboard: the record bad.json is damaged and left out\n"
+    os.mkfifo(store.records / "pipe.json")
+    assert read_all(tmp_path) == [record]
+    assert capsys.readouterr().err.splitlines() == [
+        "leakboard: the record bad.json is damaged (it is cut off, or no record at all): it is left out",
+        "leakboard: the record pipe.json is no file: it is left out",
+    ]
 
 
 def test_a_folder_without_a_whole_record_is_an_error(tmp_path: Path) -> None:
@@ -220,13 +250,37 @@ def test_a_folder_without_a_whole_record_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there are no records"):
         read_all(tmp_path)
     (store.records / "bad.json").write_bytes(b"{")
-    with pytest.raises(UsageError, match="are damaged"):
+    with pytest.raises(UsageError, match=r"no record in .* can be used"):
         read_all(tmp_path)
 
 
-def test_a_folder_that_can_not_be_made_is_named(tmp_path: Path) -> None:
+def test_what_killed_writers_left_is_removed_and_what_living_ones_write_is_not(tmp_path: Path) -> None:
+    """One is stopped in the midst of a write, by a signal that lets it live; then it is killed."""
+    writes = (
+        "import os, signal\nfrom benchmark.store import write_whole\n"
+        "os.fsync = lambda _: (print('writing', flush=True), os.kill(os.getpid(), signal.SIGSTOP))\n"
+        "write_whole(store.records / 'x.json', b'content')"
+    )
+    left = tmp_path / "records" / ".old.tmp"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    other = in_other_process(tmp_path, writes)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "writing\n"
+        Store(tmp_path)
+        (living,) = left.parent.iterdir()
+        assert living.read_bytes() == b"content" and living != left
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait(60)
+    assert living.exists()
+    Store(tmp_path)
+    assert not any(left.parent.iterdir()) and keys_in(left.parent) == set()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UsageError, match=r"file/x can not be written \(Not a directory\): give another folder"):
+    with pytest.raises(UsageError, match=r"file/x cannot be written \(Not a directory\): give another folder"):
         Store(tmp_path / "file" / "x")
 
 
@@ -235,5 +289,5 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path, monkeypatch: 
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr("tempfile.TemporaryFile", forbidden)
-    with pytest.raises(UsageError, match=r"can not be written \(Permission denied\)"):
+    with pytest.raises(UsageError, match=r"cannot be written \(Permission denied\)"):
         Store(tmp_path)

@@ -690,7 +690,7 @@ def test_a_folder_that_can_not_be_written_is_told(leakboard: Leakboard, tmp_path
     (tmp_path / "file").write_text("x")
     code, _, error = leakboard(suite(), "--out", tmp_path / "file")
     assert code == 2
-    assert error == f"leakboard: the folder {tmp_path}/file can not be written (Not a directory): give another folder\n"
+    assert error == f"leakboard: the folder {tmp_path}/file cannot be written (Not a directory): give another folder\n"
 
 
 def test_a_folder_without_records_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,243 @@
+"""The version of code changes with all that decides a result, and with nothing else."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks import IDLG
+from benchmark.code_version import checksum_of, code_checksum, followed, networks_sha256, source
+from benchmark.registry import Spec
+
+DEFENSE = '''"""Mine."""
+{imports}
+from defenses.base import Defense
+
+
+class Mine(Defense):
+    """A defense."""
+
+    def __init__(self, file: str = "", files: list[str] | None = None) -> None:
+        self.file = file
+
+    def protect(self, update, generators):
+        """Protects."""
+        {body}
+        return update  # as it is
+
+    def known_to_attacker(self):
+        return None
+'''
+
+
+@pytest.fixture(autouse=True)
+def own_modules(nothing_of_the_developers: None) -> Iterator[None]:
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith("cv_"):
+            del sys.modules[name]
+
+
+def write(path: str, text: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text)
+
+
+def version(name: str = "cv_mine.Mine", **args: object) -> str:
+    return checksum_of([], [("defense", Spec(name, args))])
+
+
+def changes(path: str, text: str, **args: object) -> bool:
+    """Whether the version changes with a file."""
+    before = version(**args)
+    write(path, text)
+    return version(**args) != before
+
+
+def test_the_code_of_an_attack_is_what_it_imports_and_no_more() -> None:
+    found = followed([Path(sys.modules[IDLG.__module__].__file__ or "")])
+    names = {f"{file.parent.name}/{file.stem}" for file in found}
+    assert {"attacks/idlg", "attacks/gradient_matching", "attacks/batch_lbfgs", "defenses/base"} <= names
+    assert not {"attacks/dlg", "attacks/__init__", "defenses/masking", "benchmark/bench"} & names
+
+
+def test_the_checksum_of_the_code_is_that_of_the_parts() -> None:
+    def checksum(**names: str) -> str:
+        return code_checksum({kind: Spec(name) for kind, name in names.items()})
+
+    one = checksum(data="Digits", model="LeNet", attack="IDLG")
+    assert one == checksum(data="MNIST", model="LeNet", attack="IDLG")  # the images are in the record's checksum
+    assert one != checksum(data="Digits", model="LeNet", attack="DLG")
+    assert one != checksum(data="Digits", model="LeNet", attack="IDLG", defense="Masking")
+
+
+def test_our_own_files_that_decide_a_result_are_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What scores, what takes out NaN, what says whether an image has leaked: a change of each changes the version."""
+    parts = {"model": Spec("LeNet"), "attack": Spec("IDLG")}
+    before, real = code_checksum(parts), Path.read_bytes
+    for name in ("records", "leak", "scores", "client", "seeds", "models", "perceptual"):
+
+        def edited(path: Path, name: str = name) -> bytes:
+            return real(path) + (b"\nEDITED = 1\n" if path.stem == name and path.parent.name == "benchmark" else b"")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "read_bytes", edited)
+            assert code_checksum(parts) != before, name
+    assert code_checksum(parts) == before
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        "# a comment\n" + DEFENSE,
+        DEFENSE.replace("A defense.", "Another text."),
+        DEFENSE.replace('"""Protects."""', "").replace('"""Mine."""', '"""Yours.\n\nAnd mine."""'),
+        DEFENSE.replace("(self, update, generators)", "(\n        self,\n        update,\n        generators,\n    )"),
+        DEFENSE.replace("  # as it is", "").replace("\n\n\n", "\n\n"),
+    ],
+)
+def test_comments_docstrings_and_layout_change_nothing(edited: str) -> None:
+    write("cv_mine.py", DEFENSE.format(imports="", body="pass"))
+    assert not changes("cv_mine.py", edited.format(imports="", body="pass"))
+    assert changes("cv_mine.py", edited.format(imports="", body="generators = 1"))
+
+
+def test_a_text_that_is_no_docstring_counts() -> None:
+    assert source(b'def f():\n    x = "a"').sha256 != source(b'def f():\n    x = "b"').sha256
+
+
+@pytest.mark.parametrize(
+    ("imports", "body", "changed"),
+    [
+        ("import cv_helper", "pass", "cv_helper.py"),
+        ("from cv_helper import strength", "pass", "cv_helper.py"),
+        ("from cv_helper import *", "pass", "cv_helper.py"),
+        ("", "import cv_helper", "cv_helper.py"),  # where it is used
+        ("try:\n    import cv_helper\nexcept ImportError:\n    pass", "pass", "cv_helper.py"),
+        ("import importlib", 'importlib.import_module("cv_helper")', "cv_helper.py"),
+        ("", '__import__("cv_helper")', "cv_helper.py"),
+        ("import cv_pack.inner", "pass", "cv_pack/inner.py"),
+        ("import cv_pack.inner", "pass", "cv_pack/__init__.py"),
+        ("from cv_pack import inner", "pass", "cv_pack/inner.py"),
+        ("from cv_pack.inner import strength", "pass", "cv_pack/__init__.py"),
+        ("from cv_pack.inner import strength", "pass", "cv_pack/deep/far.py"),  # inner imports it relatively
+        ("import cv_helper", "pass", "cv_second.py"),  # which the helper imports
+    ],
+)
+def test_what_a_class_imports_counts(imports: str, body: str, changed: str) -> None:
+    write("cv_second.py", "x = 1")
+    write("cv_helper.py", "import cv_second\nstrength = 1")
+    write("cv_pack/__init__.py", "")
+    write("cv_pack/inner.py", "from .deep import far\nfrom . import deep\nstrength = 1")
+    write("cv_pack/deep/__init__.py", "")
+    write("cv_pack/deep/far.py", "x = 1")
+    write("cv_other.py", "x = 1")
+    write("cv_mine.py", DEFENSE.format(imports=imports, body=body))
+    assert not changes("cv_other.py", "x = 2")
+    assert changes(changed, "y = 5\nstrength = 1")
+
+
+def test_relative_imports_beside_the_class_and_above_it_count() -> None:
+    write("cv_pack/__init__.py", "")
+    write("cv_pack/up.py", "x = 1")
+    write("cv_pack/sub/__init__.py", "")
+    write("cv_pack/sub/side.py", "x = 1")
+    text = DEFENSE.format(imports="from .side import x\nfrom ..up import x as y\nfrom . import side", body="pass")
+    write("cv_pack/sub/mine.py", text)
+    name = "cv_pack.sub.mine.Mine"
+    for path in ("cv_pack/up.py", "cv_pack/sub/side.py", "cv_pack/__init__.py", "cv_pack/sub/__init__.py"):
+        before = version(name)
+        write(path, "x = 2")
+        assert version(name) != before, path
+
+
+def test_what_a_class_inherits_from_and_where_it_is_named_count() -> None:
+    write("cv_base.py", DEFENSE.format(imports="", body="pass"))
+    write("cv_mine.py", "import cv_base\n\nclass Mine(cv_base.Mine):\n    pass\n")
+    write("cv_again.py", "from cv_mine import Mine\n")
+    assert changes("cv_base.py", DEFENSE.format(imports="", body="x = 1"))
+    before = version("cv_again.Mine")
+    write("cv_again.py", "from cv_mine import Mine\nMine.strength = 2\n")
+    assert version("cv_again.Mine") != before
+
+
+def test_imports_in_a_circle_end() -> None:
+    write("cv_a.py", "import cv_b")
+    write("cv_b.py", "import cv_a")
+    write("cv_mine.py", DEFENSE.format(imports="import cv_a", body="pass"))
+    assert changes("cv_b.py", "import cv_a\nx = 1")
+
+
+def test_installed_packages_do_not_count() -> None:
+    write("cv_mine.py", DEFENSE.format(imports="import numpy, json, torch, scipy.stats", body="pass"))
+    version()
+    found = followed([Path("cv_mine.py").resolve()])
+    assert {file.name for file in found if "defenses" not in file.parts} == {"cv_mine.py"}
+
+
+@pytest.mark.parametrize("args", [{"file": "weights.pt"}, {"files": ["a", "weights.pt"]}, {"file": "folder"}])
+def test_files_that_arguments_name_count(args: dict[str, object]) -> None:
+    write("cv_mine.py", DEFENSE.format(imports="", body="pass"))
+    write("weights.pt", "1")
+    write("folder/weights.pt", "1")
+    path = "folder/weights.pt" if args == {"file": "folder"} else "weights.pt"
+    assert changes(path, "2", **args)
+    assert not changes("other.pt", "2", **args)
+
+
+@pytest.mark.parametrize(
+    ("body", "counts"),
+    [
+        ('torch.load("mask.bin")', True),
+        ('np.load(HERE / "mask.bin")', True),
+        ('np.load(os.path.join(HERE, "mask.bin"))', True),
+        ('json.load(open("mask.bin"))', True),
+        ('Path("mask.bin").read_text()', True),
+        ('(HERE / "mask.bin").read_bytes()', True),
+        ("open(FILE, 'rb').read()", True),
+        ('with open("mask.bin", "w") as file: file.write("x")', False),  # a log is no input
+        ('x = "mask.bin"', False),
+    ],
+)
+def test_files_that_the_code_reads_by_name_count(body: str, counts: bool) -> None:
+    imports = "from pathlib import Path\nHERE = Path(__file__).parent\nFILE = 'mask.bin'"
+    write("cv_mine.py", DEFENSE.format(imports=imports, body=body))
+    write("mask.bin", "1")
+    assert changes("mask.bin", "2") == counts
+
+
+def test_a_file_that_the_code_writes_is_no_input() -> None:
+    body = 'Path("log").open("a").write("x"); y = Path("log").read_text()'
+    write("cv_mine.py", DEFENSE.format(imports="from pathlib import Path", body=body))
+    write("log", "1")
+    assert not changes("log", "2")
+
+
+class Loaded(nn.Linear):
+    """A network with weights of a file, and a buffer."""
+
+    def __init__(self, weight: float, buffer: float = 0.0) -> None:
+        super().__init__(2, 1, bias=False)
+        self.given = weight
+        self.register_buffer("shift", torch.tensor(buffer))
+
+    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"weight": torch.full((1, 2), self.given) + torch.rand(1, 2, generator=generator)}
+
+
+@pytest.fixture
+def of() -> Callable[..., str]:
+    def digest(weight: float = 1.0, buffer: float = 0.0, seed: int = 0, victim: int = 0) -> str:
+        torch.manual_seed(0)
+        return networks_sha256(Loaded(weight, buffer), seed, victim)
+
+    return digest
+
+
+def test_what_a_model_draws_and_holds_is_told_apart(of: Callable[..., str]) -> None:
+    assert of() == of()
+    assert len({of(), of(weight=2.0), of(buffer=1.0), of(seed=1), of(victim=1)}) == 5

@@ -1,0 +1,258 @@
+"""A record is used where it is what a run wrote; everything else is refused in one sentence."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.cells import cells_of_one_code
+from benchmark.schema import SCHEMA, Unusable, attack_record, attack_scores, identity, sealed, training_record
+from benchmark.store import Store, read_all
+from benchmark.suite import digest
+from tests.conftest import MakeRecord
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+@pytest.fixture
+def record(made_record: MakeRecord) -> dict[str, Any]:
+    return made_record(3, 2, batch_size=2)
+
+
+def paths(value: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to every value in a JSON value, but the root."""
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in entries:
+        yield (*here, key)
+        yield from paths(one, (*here, key))
+
+
+def changed(record: dict[str, Any], path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> dict[str, Any]:
+    """A copy of the record, with something done to what holds the end of the path."""
+    made: Any = copy.deepcopy(record)
+    holder = made
+    for key in path[:-1]:
+        holder = holder[key]
+    change(holder, path[-1])
+    return dict(made)
+
+
+def put(value: Any) -> Callable[[Any, Any], None]:
+    def change(holder: Any, key: Any) -> None:
+        holder[key] = value
+
+    return change
+
+
+def delete(holder: Any, key: Any) -> None:
+    del holder[key]
+
+
+def test_a_record_is_read_as_it_was_written(record: dict[str, Any]) -> None:
+    content = sealed(record)
+    assert content.startswith(b'{"schema":%d,' % SCHEMA)
+    assert hashlib.sha256(content[:-77] + b"}").hexdigest().encode() == content[-66:-2]
+    assert attack_record(content, record["key"]) == record
+    scores = attack_scores(content, record["key"])
+    assert scores == {key: value for key, value in record.items() if key not in ("curve", "picture")}
+
+
+def test_every_published_record_is_whole() -> None:
+    some = sorted(RESULTS.glob("*/records/*.json"))[::100]
+    assert some and all(attack_record(path.read_bytes(), path.stem) for path in some)
+    trainings = sorted(RESULTS.glob("*/training/*.json"))[::50]
+    assert trainings and all(training_record(path.read_bytes(), path.stem)["code_sha256"] for path in trainings)
+
+
+def test_no_byte_of_a_record_can_be_changed_or_lost(record: dict[str, Any]) -> None:
+    content = sealed(record)
+    for at in range(0, len(content), 7):
+        edited = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+        for damaged in (edited, content[:at], content[:at] + content[at + 1 :]):
+            with pytest.raises(Unusable, match=r"is damaged|is of an older version"):
+                attack_record(damaged, record["key"])
+            with pytest.raises(Unusable):
+                attack_scores(damaged, record["key"])
+
+
+VALUES = [None, True, -1, 3, 10**30, 0.5, -1e300, "", "x", "\u0000<b>", [], [0], {}, {"class": 3}]
+FREE = {  # what a record alone can say: any value of the right type may be true
+    *("date", "commit", "device", "threads", "versions", "python", "torch", "data_notes", "notes", "seconds"),
+    *("victims_at_once", "peak_memory_mib", "start", "status", "evaluations", "loss", "ssim", "null_ssim", "lpips"),
+    *("null_psnr", "label_correct", "data_sha256", "curve", "picture"),
+}
+
+
+def test_a_record_that_was_sealed_again_is_refused_where_it_contradicts_itself(record: dict[str, Any]) -> None:
+    """Each value in it is deleted and replaced by values of every type."""
+    tried = 0
+    for path in paths(record):
+        for change in (delete, *map(put, VALUES)):
+            made = changed(record, path, change)
+            if json.dumps(made) == json.dumps(record):
+                continue
+            tried += 1
+            try:
+                read = attack_record(sealed(made), record["key"])
+            except Unusable as why:
+                assert "\n" not in str(why)
+                continue
+            assert FREE & set(path), f"{path} is {change}: {why_not(made)}"
+            assert read == made
+    assert tried > 1500
+
+
+def why_not(record: dict[str, Any]) -> str:
+    return json.dumps(record)[:500]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: r["victims"][0].update(psnr=[99.0, 30.0]), "the PSNR of victim 3 is not that of its MSE"),
+        (lambda r: r["victims"][0].update(leaked_all=False), "whether victim 3 has leaked is not what its scores say"),
+        (lambda r: r["victims"][0].update(null_psnr=[31.0, 31.0]), "whether victim 3 has leaked"),
+        (lambda r: r["victims"][0].update(status="diverged"), "whether victim 3 has leaked"),
+        (lambda r: r["victims"][0].update(ssim=[0.9]), "victim 3 does not have a score for each of its images"),
+        (lambda r: r["victims"].reverse(), "its victims do not follow each other"),
+        (lambda r: r["victims"].clear(), "it has no victims"),
+        (lambda r: [v.update(index=v["index"] + 1) for v in r["victims"]], "its key is not that of"),
+        (lambda r: r["victims"].pop(), "its data_chain does not fit its victims"),
+        (lambda r: r.update(cell="0" * 16), "its cell is not that of its configuration"),
+        (lambda r: r.update(config={}), "Object missing required field `schema` - at `[$].config`"),
+        (lambda r: r["config"].update(seed=1), "its cell is not that of its configuration"),
+        (lambda r: (r["config"].update(seed=1), r.update(cell=digest(r["config"]))), "its key is not that of"),
+        (lambda r: r.update(code_sha256="0" * 64), "its key is not that of"),
+        (lambda r: r.update(code_sha256=None), "Expected `str`, got `null` - at `[$].code_sha256`"),
+        (lambda r: r.update(network_sha256=["0" * 16] * 2), "its key is not that of"),
+        (lambda r: r["provenance"].update(data_chain=["0" * 16] * 3), "its key is not that of"),
+        (lambda r: r["curve"]["loss"].pop(), "its curve does not fit its victims"),
+        (lambda r: r["curve"]["psnr"][1].pop(), "its curve does not fit its victims"),
+        (lambda r: r.update(picture="aGVsbG8="), "its picture is no PNG"),
+        (lambda r: r.update(picture="%"), "its picture is no PNG"),
+        (lambda r: r.update(key="0" * 16), "it is a copy of another"),
+    ],
+)
+def test_a_contradiction_is_named(record: dict[str, Any], change: Callable[[dict[str, Any]], Any], said: str) -> None:
+    key = record["key"]
+    made = copy.deepcopy(record)
+    change(made)
+    with pytest.raises(Unusable) as why:
+        attack_record(sealed(made), key)
+    assert str(why.value).startswith("is damaged (") and said.replace("[$]", "$") in str(why.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is damaged (it is cut off, or no record at all)"),
+        (b"{", "is damaged (it is cut off, or no record at all)"),
+        (b"[]", "is damaged (Expected `object`, got `array`)"),
+        (b"null", "is damaged (Expected `object`, got `null`)"),
+        (b"\xff\xfe\x00", "is damaged (it is cut off, or no record at all)"),
+        (b"[" * 2000 + b"]" * 2000, "is damaged"),
+        (b'{"a":' * 2000 + b"1" + b"}" * 2000, "is damaged"),
+        (b'{"key":"k","config":{}}', "is of an older version of Leakboard (without a version, this one writes 2)"),
+        (b'{"schema":1,"key":"k","config":{}}', "is of an older version of Leakboard (1, this one writes 2)"),
+        (b'{"schema":2,"key":"k","config":{}}', "is damaged (its checksum is not that of its content)"),
+        (b'{"schema":"2","key":"k","config":{}}', "is damaged (Expected `int`, got `str` - at `$.schema`)"),
+    ],
+)
+def test_what_is_no_record_is_refused_in_one_sentence(content: bytes, said: str) -> None:
+    for parse in (attack_record, attack_scores, training_record):
+        with pytest.raises(Unusable) as why:
+            parse(content, "k")
+        assert str(why.value).startswith(said) and "\n" not in str(why.value)
+
+
+@pytest.mark.parametrize("deep", [100, 2_000, 100_000])
+def test_deep_nesting_under_a_seal_is_no_recursion_error(deep: int) -> None:
+    text = b'{"schema":2,"key":"k","config":' + b'{"a":' * deep + b"1" + b"}" * deep + b"}"
+    content = text[:-1] + b',"sha256":"%s"}' % hashlib.sha256(text).hexdigest().encode()
+    for parse in (attack_record, attack_scores, training_record):
+        with pytest.raises(Unusable):
+            parse(content, "k")
+
+
+def test_a_newer_version_is_named() -> None:
+    text = b'{"schema":9,"key":"k"}'
+    content = text[:-1] + b',"sha256":"%s"}' % hashlib.sha256(text).hexdigest().encode()
+    with pytest.raises(Unusable, match="is of a newer version of Leakboard"):
+        attack_record(content, "k")
+
+
+def test_a_path_of_any_bytes_is_written_as_text(record: dict[str, Any]) -> None:
+    record["provenance"]["lpips"] = "no weights in /home/\udcff"
+    read = attack_record(sealed(record), record["key"])
+    assert read["provenance"]["lpips"] == "no weights in /home/?"
+
+
+# Trainings.
+
+
+@pytest.fixture
+def training() -> dict[str, Any]:
+    path = sorted((RESULTS / "masking" / "training").glob("*.json"))[0]
+    return training_record(path.read_bytes(), path.stem)
+
+
+def test_a_training_that_was_sealed_again_is_refused_where_it_contradicts_itself(training: dict[str, Any]) -> None:
+    free = {"date", "commit", "device", "threads", "versions", "data_notes", "cost", "curve", "code_sha256"}
+    free |= set(training["provenance"]["versions"])
+    for path in paths(training):
+        for change in (delete, *map(put, VALUES)):
+            made = changed(training, path, change)
+            if json.dumps(made) == json.dumps(training):
+                continue
+            try:
+                read = training_record(sealed(made), training["key"])
+            except Unusable:
+                continue
+            assert free & set(path), path
+            assert read == made
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: r.update(accuracy=0.5), "its accuracy is not the last one of its curve"),
+        (lambda r: r["curve"]["accuracy"].pop(), "its curve has gaps"),
+        (lambda r: r["curve"]["round"].reverse(), "its curve is out of order"),
+        (lambda r: r.update(status="diverged"), "it has diverged and has an accuracy"),
+        (lambda r: r["config"].update(seed=9), "its key is not that of its configuration, code and data"),
+        (lambda r: r.update(round=3), "it has not done all its rounds"),
+        (lambda r: r.update(config={}), "Object missing required field `schema` - at `[$].config`"),
+    ],
+)
+def test_a_contradiction_of_a_training_is_named(
+    training: dict[str, Any], change: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    change(training)
+    with pytest.raises(Unusable) as why:
+        training_record(sealed(training), training["key"])
+    assert said.replace("[$]", "$") in str(why.value)
+
+
+def test_of_records_with_every_mistake_those_that_are_whole_are_shown(
+    tmp_path: Path, record: dict[str, Any], made_record: MakeRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What remains of a folder is what was written, and each file that is left out has one line."""
+    store = Store(tmp_path)
+    good = made_record(0, 2)
+    store.write(good)
+    bad = 0
+    for number, path in enumerate(paths(record)):
+        made = changed(record, path, delete)
+        name = f"{number:016x}"
+        (store.records / f"{name}.json").write_bytes(sealed(made | {"key": name}))
+        bad += 1
+    assert read_all(tmp_path) == [good]
+    assert read_all(tmp_path, attack_scores)[0]["victims"] == good["victims"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 * bad and all(line.endswith("it is left out") for line in lines)
+    assert list(cells_of_one_code(read_all(tmp_path))[0]) == [good["cell"]]
+    assert identity(good)["data_chain"] == good["provenance"]["data_chain"]
