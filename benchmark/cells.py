@@ -1,0 +1,121 @@
+"""Which victims a cell shows: those of one code, one network and one data set, the newest, and what is left out."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from benchmark.store import Record
+
+Cells = dict[str, dict[int, tuple[dict[str, Any], Record]]]
+"""Of each cell, by the victims' numbers in their order: the victim, and its record."""
+
+
+def cells_of_one_code(records: Iterable[Record], current: Collection[str] = ()) -> tuple[Cells, list[str]]:
+    """The victims that each cell shows, and sentences on those that it does not.
+
+    Records of one cell can be of different code, networks, LPIPS or data, since its configuration holds none of them.
+    The newest record says which count; of those, a victim that is in two records is taken from the newer.
+
+    Args:
+        records: of a folder, in any order.
+        current: keys of the records that are known to be of the present code and data: they count before newer ones.
+
+    Returns:
+        The cells, and a sentence for each reason to leave victims out. A victim that is shown from another record is
+        not mentioned.
+    """
+    of_cell: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        of_cell[record["cell"]].append(record)
+    cells: Cells = {}
+    left_out: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    mixed: set[tuple[str, ...]] = set()
+    for cell, all_of_it in of_cell.items():
+        newest_first = sorted(
+            all_of_it, key=lambda r: (r["key"] in current, r["provenance"]["date"], r["key"]), reverse=True
+        )
+        same, others = of_one_version(newest_first)
+        same, contradicting = of_one_data_set(same)
+        shown: dict[int, tuple[dict[str, Any], Record]] = {}
+        for record in same:
+            for victim in record["victims"]:
+                shown.setdefault(victim["index"], (victim, record))
+        cells[cell] = {index: shown[index] for index in sorted(shown)}
+        for why, out in (("code", others), ("data", contradicting)):
+            missing = {victim["index"] for record in out for victim in record["victims"]} - shown.keys()
+            if missing:
+                left_out[why].append((what(same[0]), len(missing)))
+        versions = {record["provenance"].get("versions", {}).get("torch", "unknown") for _, record in shown.values()}
+        if len(versions) > 1:
+            mixed.add(tuple(sorted(versions)))
+    sentences = [sentence(why, of) for why, of in left_out.items()]
+    sentences += [f"victims of one cell were attacked with torch {' and '.join(of)}" for of in sorted(mixed)]
+    return cells, sentences
+
+
+def of_one_version(newest_first: list[Record]) -> tuple[list[Record], list[Record]]:
+    """The records of the code, the network and the LPIPS of the first one, and the others."""
+    wanted = version_of(newest_first[0])
+    same = [record for record in newest_first if version_of(record) == wanted]
+    return same, [record for record in newest_first if version_of(record) != wanted]
+
+
+def version_of(record: Record) -> tuple[str | None, ...]:
+    """What decides a victim's result beside its cell and its data."""
+    lpips = record["provenance"].get("lpips")
+    return record.get("code_sha256"), record.get("network_sha256"), lpips["sha256"] if isinstance(lpips, dict) else None
+
+
+def of_one_data_set(newest_first: list[Record]) -> tuple[list[Record], list[Record]]:
+    """The records whose data do not contradict those of the first one, and the others.
+
+    The checksum of a victim's data holds those of all victims before it, so that records of different victims can be
+    told apart, too: where they touch, or where both touch a third.
+    """
+    if len(newest_first) == 1:
+        return newest_first, []
+    same: list[Record] = []
+    contradicting: list[Record] = []
+    known: dict[Any, str] = {}
+    refused: set[tuple[Any, str]] = set()
+    for record in newest_first:
+        of_it = checksums(record)
+        wrong = [place for place in known.keys() & of_it.keys() if known[place] != of_it[place]]
+        if wrong or not refused.isdisjoint(of_it.items()):
+            contradicting.append(record)
+            since = min((place for place in wrong if isinstance(place, int)), default=0)
+            refused.update((place, sha) for place, sha in of_it.items() if not isinstance(place, int) or place >= since)
+        else:
+            same.append(record)
+            known |= of_it
+    # A record can be of the data of one that was refused after it: it touches that one, but none of those that count.
+    late = [record["key"] for record in same if not refused.isdisjoint(checksums(record).items())]
+    return (
+        [record for record in same if record["key"] not in late],
+        contradicting + [record for record in same if record["key"] in late],
+    )
+
+
+def checksums(record: Record) -> dict[Any, str]:
+    """Checksums of a record's data: of the whole block by its range, and up to each victim by the victim's number."""
+    origin, victims = record["provenance"], record["victims"]
+    first, last = victims[0]["index"], victims[-1]["index"]
+    whole = {(first, last): origin.get("data_sha256", "")}
+    return whole | dict(enumerate(origin.get("data_chain") or (), first - 1))
+
+
+def what(record: Record) -> str:
+    """A cell, for people: its defense if it has one, else its attack."""
+    config = record["config"]
+    return str((config["defense"] or config["attack"])["class"])
+
+
+def sentence(why: str, of: list[tuple[str, int]]) -> str:
+    """One sentence for all victims that are left out for one reason."""
+    count = sum(number for _, number in of)
+    names = list(dict.fromkeys(name for name, _ in of))
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    reason = "of other code or another network than the newest" if why == "code" else "of other data than the newest"
+    return (
+        f"{count} victim{'s' if count != 1 else ''} of {listed} {'are' if count != 1 else 'is'} {reason} and left out"
+    )

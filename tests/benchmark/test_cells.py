@@ -1,0 +1,108 @@
+"""A cell shows victims of one code, one network and one data set."""
+
+from typing import Any
+
+from benchmark.cells import cells_of_one_code
+
+
+def record(
+    date: int,
+    first: int,
+    chain: str = "",
+    code: str | None = "a",
+    network: str | None = None,
+    torch: str = "2.11",
+    lpips: str | None = None,
+    cell: str = "c",
+) -> dict[str, Any]:
+    """A record of ``len(chain) - 1`` victims, whose data chain has a letter for each."""
+    victims = [{"index": index, "of": date} for index in range(first, first + len(chain) - 1)]
+    return {
+        "key": f"{date:03}",
+        "cell": cell,
+        "code_sha256": code,
+        "network_sha256": network,
+        "config": {"defense": {"class": "m.Mine"}, "attack": {"class": "IDLG"}},
+        "provenance": {
+            "date": f"2026-01-01T00:00:{date:02}Z",
+            "versions": {"torch": torch},
+            "lpips": {"sha256": lpips} if lpips else "no weights",
+            "data_sha256": chain[1:],
+            "data_chain": list(chain),
+        },
+        "victims": victims,
+    }
+
+
+def shown(*records: dict[str, Any], current: tuple[str, ...] = ()) -> tuple[dict[int, int], list[str]]:
+    """The date of the record of each victim that is shown, and what is said."""
+    cells, said = cells_of_one_code(records, current)
+    (cell,) = cells.values()
+    assert list(cell) == sorted(cell)
+    return {index: victim["of"] for index, (victim, _) in cell.items()}, said
+
+
+def test_a_victim_counts_once_and_that_of_the_newer_record() -> None:
+    assert shown(record(1, 0, ".abcd"), record(2, 0, ".ab")) == ({0: 2, 1: 2, 2: 1, 3: 1}, [])
+
+
+def test_older_code_is_left_out_and_counted() -> None:
+    said = ["2 victims of m.Mine are of other code or another network than the newest and left out"]
+    assert shown(record(1, 0, ".abcd"), record(2, 0, ".ab", code="b")) == ({0: 2, 1: 2}, said)
+    assert shown(record(1, 0, ".abcd", network="x"), record(2, 0, ".ab", network="y")) == ({0: 2, 1: 2}, said)
+    assert shown(record(1, 0, ".abcd", lpips="x"), record(2, 0, ".ab", lpips="y"))[0] == {0: 2, 1: 2}
+    assert shown(record(1, 0, ".ab"), record(2, 0, ".ab", code="b")) == ({0: 2, 1: 2}, [])  # nothing is missing
+
+
+def test_the_code_that_is_known_to_be_present_counts_before_the_newest() -> None:
+    old, new = record(1, 0, ".ab"), record(2, 0, ".ab", code="b")
+    assert shown(old, new, current=("001",))[0] == {0: 1, 1: 1}
+
+
+def test_other_data_are_left_out() -> None:
+    said = ["2 victims of m.Mine are of other data than the newest and left out"]
+    assert shown(record(1, 0, ".abcd"), record(2, 0, ".xy")) == ({0: 2, 1: 2}, said)
+    assert shown(record(1, 0, ".abcd"), record(2, 0, "!xy")) == ({0: 2, 1: 2}, said)  # the public images changed
+
+
+def test_other_data_are_left_out_where_they_only_touch() -> None:
+    blocks = record(1, 0, ".abcd"), record(2, 4, "def")
+    assert shown(*blocks)[0] == {0: 1, 1: 1, 2: 1, 3: 1, 4: 2, 5: 2}
+    assert shown(*blocks, record(3, 0, ".abcy"))[0] == dict.fromkeys(range(4), 3)
+
+
+def test_other_data_are_left_out_where_a_third_record_contradicts() -> None:
+    """The newest has two victims; the block of victims 4 and 5 is of the data of an older block."""
+    blocks = record(1, 0, ".abcd"), record(2, 4, "def")
+    assert shown(*blocks, record(3, 0, ".xy")) == (
+        {0: 3, 1: 3},
+        ["4 victims of m.Mine are of other data than the newest and left out"],
+    )
+    assert shown(*blocks, record(3, 0, ".ab"))[0] == {0: 3, 1: 3, 2: 1, 3: 1, 4: 2, 5: 2}
+    assert shown(*blocks, record(3, 0, ".ax"))[0] == {0: 3, 1: 3}  # the first image is the same
+
+
+def test_records_of_before_each_victim_had_a_checksum_are_compared_by_their_block() -> None:
+    def old(date: int, data: str) -> dict[str, Any]:
+        made = record(date, 0, data)
+        del made["provenance"]["data_chain"]
+        return made
+
+    assert shown(old(1, ".ab"), old(2, ".ab")) == ({0: 2, 1: 2}, [])
+    assert len(cells_of_one_code([old(1, ".ab"), old(2, ".xy")])[0]["c"]) == 2
+
+
+def test_two_versions_of_torch_in_a_cell_are_mentioned() -> None:
+    records = record(1, 0, ".ab"), record(2, 2, "bcd", torch="2.12")
+    assert shown(*records) == (
+        {0: 1, 1: 1, 2: 2, 3: 2},
+        ["victims of one cell were attacked with torch 2.11 and 2.12"],
+    )
+
+
+def test_cells_are_judged_alone_and_sentences_are_few() -> None:
+    records = [record(1, 0, ".abc", cell=str(cell)) for cell in range(50)]
+    records += [record(2, 0, ".a", code="b", cell=str(cell)) for cell in range(50)]
+    cells, said = cells_of_one_code(records)
+    assert len(cells) == 50
+    assert said == ["100 victims of m.Mine are of other code or another network than the newest and left out"]
