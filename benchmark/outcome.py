@@ -159,9 +159,8 @@ def strength(defense: dict[str, Any]) -> str:
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """As in "a, b, c and 5 more"."""
-    if len(names) <= 1:
-        return "".join(names)
-    if len(names) <= most:
-        return f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
+    """As in "a, b, c and 5 more"; with semicolons where a name has commas."""
+    comma = "; " if any("," in name for name in names) else ", "
+    if len(names) > most:
+        return f"{comma.join(names[: most - 1])} and {len(names) - most + 1} more"
+    return " and ".join(filter(None, (comma.join(names[:-1]), *names[-1:])))

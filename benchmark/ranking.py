@@ -118,7 +118,11 @@ def ranked(board: Sequence[Outcome]) -> list[Standing]:
         )
         found.append(Standing(tuple(group), reasons, missing, None, nothing_shown(group, reasons)))
     places = [place for place, one in enumerate(found) if not one.missing and one.unranked is None]
-    leaked = np.array([[victim in found[place].worst for victim in sorted(victims)] for place in places], dtype=bool)
+    order = sorted(victims)
+    leaked = np.zeros((len(places), len(order)), dtype=bool)
+    for row, place in zip(leaked, places, strict=True):
+        worst = found[place].worst
+        row[:] = [victim in worst for victim in order]
     for place, rank in zip(places, ranks(leaked), strict=True):
         found[place] = replace(found[place], rank=rank)
     return sorted(
@@ -165,7 +169,7 @@ def ranks(leaked: np.ndarray) -> list[int]:
     Returns:
         D ranks; all are 1 where nothing is told apart, as with 5 victims or fewer.
     """
-    counts = leaked.astype(np.int64).reshape(len(leaked), -1)
+    counts = leaked.astype(np.int64)
     only = counts @ (1 - counts).T  # [D, D]: victims that leak to the one of the row and not to the one of the column
     worse = [0] * len(counts)
     for less, more in np.argwhere(only < only.T).tolist():

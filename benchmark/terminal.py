@@ -33,22 +33,21 @@ SPARED = (
 def print_table(leaderboard: Leaderboard, console: Console) -> None:
     """The leaderboard in the terminal, whole where it goes to a file."""
     if not console.is_terminal:
-        console = Console(width=200)
+        console = Console(width=max(200, *(width_of(rich_table(board)) for board in leaderboard.boards)))
     for board in leaderboard.boards:
         for spared in range(len(SPARED) + 1):
             shown = rich_table(board, hidden=SPARED[:spared])
-            if Console(width=1000).measure(shown).maximum <= console.width:
+            if width_of(shown) <= console.width:
                 break
         console.print(shown)
-        if spared:
-            there = {column.name for column in table.columns_of(board)}
-            also = ", ".join(name for name in SPARED[:spared] if name in there)
-            console.print(f"(in a wider window also: {also})\n", style="dim", highlight=False)
+        names = {column.name for column in table.columns_of(board)}
+        if hidden := [name for name in SPARED[:spared] if name in names]:
+            console.print(f"(in a wider window also: {', '.join(hidden)})\n", style="dim", highlight=False)
         for note in board.notes:
             console.print(f"- {printable(note)}", highlight=False, markup=False)
         console.print()
     for sentence in leaderboard.left_out:
-        console.print(f"- {printable(sentence)}", highlight=False, markup=False)
+        console.print(f"- {printable(sentence)}\n", highlight=False, markup=False)
     console.print(table.NOTE, style="dim", highlight=False)
 
 
@@ -76,7 +75,7 @@ def print_costs(costs: list[Row], workers: int, folder: Path, console: Console) 
     )
 
 
-def rich_table(board: Board, hidden: tuple[str, ...]) -> Table:
+def rich_table(board: Board, hidden: tuple[str, ...] = ()) -> Table:
     """The rows of one board without the hidden columns."""
     columns = [column for column in table.columns_of(board) if column.name not in hidden]
     title = Text(printable(board.heading))
@@ -86,6 +85,11 @@ def rich_table(board: Board, hidden: tuple[str, ...]) -> Table:
     for row in board.rows:
         shown.add_row(*(Text(printable(column.text(row, board))) for column in columns))
     return shown
+
+
+def width_of(shown: Table) -> int:
+    """Letters in its widest line."""
+    return Console(width=10_000).measure(shown).maximum
 
 
 def printable(text: str) -> str:
