@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import msgspec
 
 from benchmark.leaderboard import Board, Leaderboard, Row
 from benchmark.leak import LEAKED_PSNR
+from benchmark.markdown import escaped
 from benchmark.outcome import strength
 
 
@@ -126,13 +126,7 @@ def as_markdown(leaderboard: Leaderboard, title: str, no_lpips: str | None) -> s
         lines += [
             "| " + " | ".join(escaped(column.text(row, board)) for column in columns) + " |" for row in board.rows
         ]
-        lines += [""] + [line for note in board.notes for line in (f"- {escaped(note)}",)] + [""] * bool(board.notes)
+        lines += ["", *(f"- {escaped(note)}" for note in board.notes), *([""] if board.notes else [])]
     if leaderboard.left_out:
         lines += [f"- {escaped(sentence)}" for sentence in leaderboard.left_out] + [""]
     return "\n".join(lines)
-
-
-def escaped(text: str) -> str:
-    """A value as plain text in Markdown, in one line: neither a cell's end, nor HTML, code, a link or emphasis."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text)
-    return re.sub(r"([\\`*\[\]|])", r"\\\1", line).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from benchmark.leaderboard import Row, of_records
-from benchmark.table import as_csv, as_json, as_markdown, columns_of, escaped
+from benchmark.table import as_csv, as_json, as_markdown, columns_of
 from benchmark.terminal import print_table
 
 Record = dict[str, Any]
@@ -314,8 +314,11 @@ def test_values_are_plain_text_in_the_page_and_in_the_terminal(value: str, capsy
     assert f"name={seen}" in capsys.readouterr().out
 
 
-def test_a_value_cannot_move_the_cursor() -> None:
-    assert escaped("a\x1b[31mb\r\tc") == r"a \[31mb  c"
+def test_a_value_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    found = of_records([record(SIXTEEN, defense={"class": "Mine", "name": "a\x1b[31mb\rc"})])
+    print_table(found, Console())
+    assert "name=a [31mb c" in capsys.readouterr().out
+    assert not {"\x1b", "\r"} & set(as_markdown(found, "mine", None))
 
 
 def test_a_table_that_goes_to_a_file_is_whole_and_one_in_a_narrow_terminal_says_what_it_lacks(
