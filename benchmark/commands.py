@@ -100,7 +100,7 @@ def show(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard show``."""
     folder = Path(options.folder)
     records = read_all(folder, read_scores)
-    found = leaderboard.of_records(records)
+    found = leaderboard.of_records(records, intervals=options.format in ("csv", "json"))
     if options.format == "json":
         print(table.as_json(found))
     elif options.format == "csv":

@@ -47,11 +47,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     mse_median: float
     mse_at_most: dict[str, float]
     psnr_mean: float
-    psnr_mean_low: float
-    psnr_mean_high: float
+    psnr_mean_low: float | None
+    psnr_mean_high: float | None
     ssim_mean: float
-    ssim_mean_low: float
-    ssim_mean_high: float
+    ssim_mean_low: float | None
+    ssim_mean_high: float | None
     lpips_mean: float | None
     lpips_mean_low: float | None
     lpips_mean_high: float | None
@@ -115,28 +115,29 @@ class Leaderboard:
         return [row for board in self.boards for row in board.rows]
 
 
-def of_records(records: Iterable[Record], current: Collection[str] = ()) -> Leaderboard:
+def of_records(records: Iterable[Record], current: Collection[str] = (), intervals: bool = True) -> Leaderboard:
     """The leaderboard of a folder's records.
 
     Args:
         records: in any order.
         current: keys of the records that are known to be of the present code and data.
+        intervals: whether the means have theirs, which take longer than all else and which no text shows.
     """
     found, left_out = outcomes(records, current)
     scenarios: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in found:
         scenarios[outcome.scenario].append(outcome)
-    return Leaderboard([board_of(scenarios[name]) for name in sorted(scenarios)], left_out)
+    return Leaderboard([board_of(scenarios[name], intervals) for name in sorted(scenarios)], left_out)
 
 
-def board_of(board: list[Outcome]) -> Board:
+def board_of(board: list[Outcome], intervals: bool = True) -> Board:
     """The table of a scenario: defenses by rank, and of each defense the cell first that leaks most."""
     names, standings = Names(board), ranked(board)
     rows = []
     for standing in standings:
         pairs = zip(standing.outcomes, standing.void, strict=True)
-        rows += sorted((row_of(outcome, standing, void) for outcome, void in pairs), key=place)
-    rows += sorted((row_of(outcome, None, None) for outcome in board if outcome.is_baseline), key=place)
+        rows += sorted((row_of(outcome, standing, void, intervals) for outcome, void in pairs), key=place)
+    rows += sorted((row_of(outcome, None, None, intervals) for outcome in board if outcome.is_baseline), key=place)
     return Board(heading(rows[0]), rows, names, caveats(board, standings, names))
 
 
@@ -145,13 +146,14 @@ def place(row: Row) -> tuple[Any, ...]:
     return -row.leak_rate, row.attack, row.adaptive, repr(row.attack_args)
 
 
-def row_of(outcome: Outcome, standing: Standing | None, void: str | None) -> Row:
+def row_of(outcome: Outcome, standing: Standing | None, void: str | None, intervals: bool) -> Row:
     """The scores of one cell.
 
     Args:
         outcome: of the cell.
         standing: of its defense; None for a null baseline.
         void: why the cell shows no protection.
+        intervals: whether the means have theirs.
     """
     config, victims = outcome.config, list(outcome.victims.values())
     mse, psnr, ssim = ([fmean(victim[name]) for victim in victims] for name in ("mse", "psnr", "ssim"))
@@ -175,9 +177,9 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None) -> Row
         leaked_wholly=len(outcome.leaked_wholly),
         mse_median=median(mse),
         mse_at_most={str(limit): fmean(min(v["mse"]) <= limit for v in victims) for limit in THRESHOLDS},
-        **mean_of("psnr", psnr),
-        **mean_of("ssim", ssim),
-        **mean_of("lpips", lpips if len(lpips) == len(victims) else []),
+        **mean_of("psnr", psnr, intervals),
+        **mean_of("ssim", ssim, intervals),
+        **mean_of("lpips", lpips if len(lpips) == len(victims) else [], intervals),
         label_accuracy=fmean(fmean(v["label_correct"]) for v in victims),
         evaluations_mean=fmean(v["evaluations"] for v in victims),
         seconds_per_victim=sum(record["cost"]["seconds"] for record in outcome.records)
@@ -199,9 +201,9 @@ def arguments(part: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in part.items() if key != "class"}
 
 
-def mean_of(name: str, values: list[float]) -> dict[str, Any]:
+def mean_of(name: str, values: list[float], intervals: bool) -> dict[str, Any]:
     """Mean and interval, None where there are no values."""
-    low, high = bootstrap_mean(values) if values else (None, None)
+    low, high = bootstrap_mean(values) if values and intervals else (None, None)
     return {f"{name}_mean": fmean(values) if values else None, f"{name}_mean_low": low, f"{name}_mean_high": high}
 
 
