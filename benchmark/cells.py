@@ -63,7 +63,8 @@ def of_one_version(newest_first: list[Record]) -> tuple[list[Record], list[Recor
 def version_of(record: Record) -> tuple[str | None, ...]:
     """What decides a victim's result beside its cell and its data."""
     lpips = record["provenance"].get("lpips")
-    return record.get("code_sha256"), record.get("network_sha256"), lpips["sha256"] if isinstance(lpips, dict) else None
+    network = (record.get("network_sha256") or [None])[0]
+    return record.get("code_sha256"), network, lpips["sha256"] if isinstance(lpips, dict) else None
 
 
 def of_one_data_set(newest_first: list[Record]) -> tuple[list[Record], list[Record]]:
