@@ -14,7 +14,7 @@ import torch
 import yaml
 from rich.console import Console
 
-from benchmark import leaderboard, registry, studies
+from benchmark import leaderboard, registry, studies, table
 from benchmark.blocks import Workbench, plan
 from benchmark.cli import Parts
 from benchmark.conductor import Conductor, find_workers
@@ -31,8 +31,8 @@ def run(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard run``."""
     suite = single_cell(options, parts) if parts else find_suite(options)
     conductor = Conductor.of(options, suite.name)
-    ran, table = conductor.run(suite)
-    print_table(table, Console())
+    ran, found = conductor.run(suite)
+    print_table(found, Console())
     folder = conductor.folder
     print(
         f"\n{ran}\nrecords: {folder / 'records'}\ntables: {folder / 'leaderboard.csv'}, {folder / 'leaderboard.md'}\n"
@@ -101,15 +101,15 @@ def show(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard show``."""
     folder = Path(options.folder)
     records = read_all(folder, attack_scores)
-    table = leaderboard.rows(records)
+    found = leaderboard.of_records(records, intervals=options.format in ("csv", "json"))
     if options.format == "json":
-        print(json.dumps(table, indent=1))
+        print(table.as_json(found))
     elif options.format == "csv":
-        print(leaderboard.as_csv(table), end="")
+        print(table.as_csv(found), end="")
     elif options.format == "markdown":
-        print(leaderboard.as_markdown(table, folder.resolve().name, missing_lpips(records)), end="")
+        print(table.as_markdown(found, folder.resolve().name, missing_lpips(records)), end="")
     else:
-        print_table(table, Console())
+        print_table(found, Console())
     return 0
 
 

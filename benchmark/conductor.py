@@ -26,7 +26,7 @@ from benchmark.executors.worker import (
     set_up,
     watch_over,
 )
-from benchmark.leaderboard import Row
+from benchmark.leaderboard import Leaderboard
 from benchmark.progress import ProgressBar
 from benchmark.reporter import Both, Reporter
 from benchmark.run import Watch, until_all_are_there, work
@@ -81,7 +81,7 @@ class Conductor:
             tracker = Tracker(options.wandb, name, folder)
         return cls(devices, None if alone else launch, options.threads, bench, folder, tracker)
 
-    def run(self, suite: Suite) -> tuple[str, list[Row]]:
+    def run(self, suite: Suite) -> tuple[str, Leaderboard]:
         """Does what is not done yet.
 
         Returns:

@@ -1,34 +1,20 @@
-"""From records to a ranked table."""
+"""The leaderboard: a ranked table for each scenario, made from records alone."""
 
-import csv
-import io
-import json
 from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
+import msgspec
+
+from benchmark.caveats import caveats
 from benchmark.cells import Cells, cells_of_one_code
 from benchmark.intervals import bootstrap_mean, wilson
-from benchmark.leak import LEAKED_PSNR, leaks
+from benchmark.outcome import Names, Outcome, outcomes
+from benchmark.ranking import Standing, ranked
 from benchmark.scores import THRESHOLDS
 from benchmark.store import Record
-from benchmark.suite import BASELINES
-
-Row = dict[str, Any]
-
-
-def rows(records: list[Record]) -> list[Row]:
-    """One row for each cell, ranked.
-
-    Within a scenario a defense is ranked by the share of victims that leak to any of the attacks on it, oblivious or
-    adaptive: the less the better. Its row with the highest leak rate stands first. Baselines come last.
-    """
-    table = [_row([cell[index] for index in sorted(cell)]) for cell in newest_victims(records).values()]
-    boards: dict[str, list[Row]] = defaultdict(list)
-    for row in table:
-        boards[row["_scenario"]].append(row)
-    ranked = [row for name in sorted(boards) for row in _ranked(boards[name])]
-    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in ranked]
 
 
 def newest_victims(records: list[Record]) -> Cells:
@@ -36,215 +22,212 @@ def newest_victims(records: list[Record]) -> Cells:
     return cells_of_one_code(records)[0]
 
 
-def _row(victims: list[tuple[dict[str, Any], Record]]) -> Row:
-    """The scores of one cell."""
-    config = victims[0][1]["config"]
-    each = [victim for victim, _ in victims]
-    found = [victim["index"] for victim in each if leaks(victim)]
-    low, high = wilson(len(found), len(each))
-    means = {name: [fmean(v[name]) for v in each] for name in ("mse", "psnr", "ssim")}
-    perceptual = [fmean(v["lpips"]) for v in each if v["lpips"] is not None]
-    costs = {record["key"]: (record["cost"]["seconds"], len(record["victims"])) for _, record in victims}
-    attack, defense = _split(config["attack"]), _split(config["defense"])
-    same_class = config.get("same_class", 1)  # records of before there were runs have none
-    scenario = {key: config[key] for key in ("data", "model", "batch_size", "seed")} | {"same_class": same_class}
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell, as it stands in ``leaderboard.csv``.
+
+    Rates are shares of victims, from 0 to 1, with their 95 % Wilson intervals; means are over victims, with 95 %
+    bootstrap intervals. A victim leaks where at least one image of its batch does.
+    """
+
+    rank: int | None
+    dataset: str
+    model: str
+    defense: str
+    defense_args: dict[str, Any]
+    attack: str
+    attack_args: dict[str, Any]
+    adaptive: bool
+    victims: int
+    leaked: int
+    leak_rate: float
+    leak_rate_low: float
+    leak_rate_high: float
+    leaked_wholly: int
+    """Victims of whom all images leak."""
+    mse_median: float
+    mse_at_most: dict[str, float]
+    psnr_mean: float
+    psnr_mean_low: float | None
+    psnr_mean_high: float | None
+    ssim_mean: float
+    ssim_mean_low: float | None
+    ssim_mean_high: float | None
+    lpips_mean: float | None
+    lpips_mean_low: float | None
+    lpips_mean_high: float | None
+    label_accuracy: float
+    evaluations_mean: float
+    seconds_per_victim: float
+    diverged: int
+    """Victims on whom the attack diverged."""
+    void: str | None
+    """Why the cell shows no protection."""
+    worst_victims: int | None
+    worst_leaked: int | None
+    """Victims that leak to any of the attacks on this defense; of ``worst_victims``. This is what ranks."""
+    worst_leak_rate: float | None
+    worst_leak_rate_low: float | None
+    worst_leak_rate_high: float | None
+    data_args: dict[str, Any]
+    model_args: dict[str, Any]
+    batch_size: int
+    same_class: int
+    seed: int
+    cell: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """By the names of the columns."""
+        return msgspec.structs.asdict(self)
+
+
+@dataclass(frozen=True)
+class Board:
+    """The table of one scenario.
+
+    Attributes:
+        heading: data set, model, and what is not usual.
+        rows: null baselines last.
+        names: of the attacks on it.
+        notes: sentences that stand under the table.
+    """
+
+    heading: str
+    rows: list[Row]
+    names: Names
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All tables of a folder.
+
+    Attributes:
+        boards: one for each scenario.
+        left_out: sentences about records that stand in none of them.
+    """
+
+    boards: list[Board]
+    left_out: list[str]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Of all boards."""
+        return [row for board in self.boards for row in board.rows]
+
+
+def of_records(records: Iterable[Record], current: Collection[str] = (), intervals: bool = True) -> Leaderboard:
+    """The leaderboard of a folder's records.
+
+    Args:
+        records: in any order.
+        current: keys of the records that are known to be of the present code and data.
+        intervals: whether the means have theirs, which take longer than all else and which no text shows.
+    """
+    found, left_out = outcomes(records, current)
+    scenarios: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in found:
+        scenarios[outcome.scenario].append(outcome)
+    return Leaderboard([board_of(scenarios[name], intervals) for name in sorted(scenarios)], left_out)
+
+
+def board_of(board: list[Outcome], intervals: bool = True) -> Board:
+    """The table of a scenario: defenses by rank, and of each defense the cell first that leaks most."""
+    names, standings = Names(board), ranked(board)
+    rows = []
+    for standing in standings:
+        pairs = zip(standing.outcomes, standing.void, strict=True)
+        rows += sorted((row_of(outcome, standing, void, intervals) for outcome, void in pairs), key=place)
+    rows += sorted((row_of(outcome, None, None, intervals) for outcome in board if outcome.is_baseline), key=place)
+    return Board(heading(rows[0]), rows, names, caveats(board, standings, names))
+
+
+def place(row: Row) -> tuple[Any, ...]:
+    """Of a row among those of its defense."""
+    return -row.leak_rate, row.attack, row.adaptive, repr(row.attack_args)
+
+
+def row_of(outcome: Outcome, standing: Standing | None, void: str | None, intervals: bool) -> Row:
+    """The scores of one cell.
+
+    Args:
+        outcome: of the cell.
+        standing: of its defense; None for a null baseline.
+        void: why the cell shows no protection.
+        intervals: whether the means have theirs.
+    """
+    config, victims = outcome.config, list(outcome.victims.values())
+    mse, psnr, ssim = ([fmean(victim[name]) for victim in victims] for name in ("mse", "psnr", "ssim"))
+    lpips = [fmean(victim["lpips"]) for victim in victims if victim["lpips"] is not None]
+    defense, attack = config["defense"] or {"class": "none"}, config["attack"]
+    low, high = wilson(len(outcome.leaked), len(victims))
+    return Row(
+        rank=standing.rank if standing else None,
+        dataset=config["data"]["class"],
+        model=config["model"]["class"],
+        defense=defense["class"],
+        defense_args=arguments(defense),
+        attack=attack["class"],
+        attack_args=arguments(attack),
+        adaptive=outcome.adaptive,
+        victims=len(victims),
+        leaked=len(outcome.leaked),
+        leak_rate=len(outcome.leaked) / len(victims),
+        leak_rate_low=low,
+        leak_rate_high=high,
+        leaked_wholly=len(outcome.leaked_wholly),
+        mse_median=median(mse),
+        mse_at_most={str(limit): fmean(min(v["mse"]) <= limit for v in victims) for limit in THRESHOLDS},
+        **mean_of("psnr", psnr, intervals),
+        **mean_of("ssim", ssim, intervals),
+        **mean_of("lpips", lpips if len(lpips) == len(victims) else [], intervals),
+        label_accuracy=fmean(fmean(v["label_correct"]) for v in victims),
+        evaluations_mean=fmean(v["evaluations"] for v in victims),
+        seconds_per_victim=sum(record["cost"]["seconds"] for record in outcome.records)
+        / sum(len(record["victims"]) for record in outcome.records),
+        diverged=len(outcome.diverged),
+        void=void,
+        **worst_case(standing),
+        data_args=arguments(config["data"]),
+        model_args=arguments(config["model"]),
+        batch_size=config["batch_size"],
+        same_class=config.get("same_class", 1),  # records of before there were runs of a class have none
+        seed=config["seed"],
+        cell=outcome.cell,
+    )
+
+
+def arguments(part: dict[str, Any]) -> dict[str, Any]:
+    """Of a class in a configuration."""
+    return {key: value for key, value in part.items() if key != "class"}
+
+
+def mean_of(name: str, values: list[float], intervals: bool) -> dict[str, Any]:
+    """Mean and interval, None where there are no values."""
+    low, high = bootstrap_mean(values) if values and intervals else (None, None)
+    return {f"{name}_mean": fmean(values) if values else None, f"{name}_mean_low": low, f"{name}_mean_high": high}
+
+
+def worst_case(standing: Standing | None) -> dict[str, Any]:
+    """The ranked number of a defense; None for null baselines."""
+    if standing is None:
+        return dict.fromkeys(
+            ("worst_victims", "worst_leaked", "worst_leak_rate", "worst_leak_rate_low", "worst_leak_rate_high")
+        )
+    leaked, victims = len(standing.worst), len(standing.indices)
+    low, high = wilson(leaked, victims)
     return {
-        "rank": None,
-        "dataset": config["data"]["class"],
-        "model": config["model"]["class"],
-        "defense": defense[0],
-        "defense_args": defense[1],
-        "attack": attack[0],
-        "attack_args": attack[1],
-        "adaptive": config["adaptive"],
-        "victims": len(each),
-        "leaked": len(found),
-        "leak_rate": len(found) / len(each),
-        "leak_rate_low": low,
-        "leak_rate_high": high,
-        "mse_median": median(means["mse"]),
-        "mse_at_most": {str(limit): fmean(min(v["mse"]) <= limit for v in each) for limit in THRESHOLDS},
-        **_mean("psnr", means["psnr"]),
-        **_mean("ssim", means["ssim"]),
-        **(_mean("lpips", perceptual) if len(perceptual) == len(each) else _no_mean("lpips")),
-        "label_accuracy": fmean(fmean(v["label_correct"]) for v in each),
-        "evaluations_mean": fmean(v["evaluations"] for v in each),
-        "seconds_per_victim": sum(s for s, _ in costs.values()) / sum(n for _, n in costs.values()),
-        "diverged": sum(v["status"] == "diverged" for v in each),
-        "void": False,
-        "worst_leak_rate": None,
-        "data_args": _split(config["data"])[1],
-        "model_args": _split(config["model"])[1],
-        "batch_size": config["batch_size"],
-        "same_class": same_class,
-        "seed": config["seed"],
-        "cell": victims[0][1]["cell"],
-        "_scenario": repr(sorted(scenario.items())),
-        "_found": frozenset(found),
-        "_indices": frozenset(v["index"] for v in each),
+        "worst_victims": victims,
+        "worst_leaked": leaked,
+        "worst_leak_rate": leaked / victims,
+        "worst_leak_rate_low": low,
+        "worst_leak_rate_high": high,
     }
 
 
-def _split(part: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    if part is None:
-        return "none", {}
-    return part["class"], {key: value for key, value in part.items() if key != "class"}
-
-
-def _mean(name: str, values: list[float]) -> Row:
-    low, high = bootstrap_mean(values)
-    return {f"{name}_mean": fmean(values), f"{name}_mean_low": low, f"{name}_mean_high": high}
-
-
-def _no_mean(name: str) -> Row:
-    return {f"{name}_mean": None, f"{name}_mean_low": None, f"{name}_mean_high": None}
-
-
-def _ranked(board: list[Row]) -> list[Row]:
-    """The rows of one scenario, with rank, worst case and void."""
-    controls = {_attack(row): row for row in board if row["defense"] == "none"}
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in board:
-        if row["attack"] in BASELINES:
-            continue
-        groups[_defense(row)].append(row)
-        if row["defense"] != "none":
-            control = controls.get(_attack(row))
-            row["void"] = control is None or not control["_found"] & row["_indices"]
-    worst = {}
-    for name, group in groups.items():
-        found = frozenset().union(*(row["_found"] for row in group))
-        worst[name] = len(found) / len(frozenset().union(*(row["_indices"] for row in group)))
-        for row in group:
-            row["worst_leak_rate"] = worst[name]
-    # Equal rates share a rank. There is none where no control leaks, since nothing was shown, and none while cells are
-    # missing: an attack that is still to come may be the one that finds most.
-    victims = frozenset().union(*(row["_indices"] for row in board))
-    against_none = {(attack, False) for attack in controls if not attack.startswith(BASELINES)}
-    against_defense = {(attack, knows) for attack, _ in against_none for knows in (False, True)}
-    shown = set()
-    for name, group in groups.items():
-        undefended = group[0]["defense"] == "none"
-        wanted = against_none if undefended else against_defense
-        complete = wanted <= {(_attack(row), row["adaptive"]) for row in group if row["_indices"] == victims}
-        if complete and any(row["leaked"] > 0 if undefended else not row["void"] for row in group):
-            shown.add(name)
-    for name in shown:
-        rank = 1 + sum(worst[other] < worst[name] for other in shown)
-        for row in groups[name]:
-            row["rank"] = rank
-    return sorted(
-        board,
-        key=lambda row: (
-            row["attack"] in BASELINES,
-            row["rank"] is None,
-            row["rank"] or 0,
-            _defense(row),
-            -row["leak_rate"],
-            row["attack"],
-            row["adaptive"],
-            repr(row["attack_args"]),
-        ),
-    )
-
-
-def _attack(row: Row) -> str:
-    return f"{row['attack']} {row['attack_args']}"
-
-
-def _defense(row: Row) -> str:
-    return f"{row['defense']} {row['defense_args']}"
-
-
-COLUMNS = (
-    "rank",
-    "defense",
-    "strength",
-    "attack",
-    "leak rate",
-    "95 % interval",
-    "PSNR",
-    "SSIM",
-    "LPIPS",
-    "label acc.",
-    "evaluations",
-    "s / victim",
-)
-
-
-def varying(board: list[Row]) -> set[tuple[str, str]]:
-    """The attacks' arguments, by class and name, that are not the same in all rows of that class."""
-    values: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in board:
-        for name, value in row["attack_args"].items():
-            values[row["attack"], name].add(repr(value))
-    return {argument for argument, different in values.items() if len(different) > 1}
-
-
-def cells_of(row: Row, shown: set[tuple[str, str]]) -> tuple[str, ...]:
-    """The row as a person reads it, in the order of ``COLUMNS``.
-
-    Args:
-        row: of a board.
-        shown: the arguments of attacks that stand beside their name, of :func:`varying`.
-    """
-    args = ", ".join(f"{name}={value}" for name, value in row["attack_args"].items() if (row["attack"], name) in shown)
-    void = " (void)" if row["void"] else ""
-    lpips = "-" if row["lpips_mean"] is None else f"{row['lpips_mean']:.3f}"
-    return (
-        "-" if row["rank"] is None else str(row["rank"]),
-        row["defense"],
-        ", ".join(f"{k}={v}" for k, v in row["defense_args"].items() if v is not False) or "-",
-        row["attack"] + (f" {args}" if args else "") + (" adaptive" if row["adaptive"] else "") + void,
-        f"{row['leak_rate']:.2f} ({row['leaked']}/{row['victims']})",
-        f"{row['leak_rate_low']:.2f}-{row['leak_rate_high']:.2f}",
-        f"{row['psnr_mean']:.1f}",
-        f"{row['ssim_mean']:.3f}",
-        lpips,
-        f"{row['label_accuracy']:.2f}",
-        f"{row['evaluations_mean']:.0f}",
-        f"{row['seconds_per_victim']:.3f}",
-    )
-
-
-def boards(table: list[Row]) -> dict[str, list[Row]]:
-    """The rows by data set and model, under a title for each."""
-    found: dict[str, list[Row]] = defaultdict(list)
-    for row in table:
-        args = ", ".join(f"{k}={v}" for part in ("data_args", "model_args") for k, v in row[part].items())
-        batch = f", batches of {row['batch_size']}" if row["batch_size"] > 1 else ""
-        batch += f", runs of {row['same_class']} images of a class" if row["same_class"] > 1 else ""
-        seed = f", seed {row['seed']}" if row["seed"] else ""
-        found[f"{row['dataset']} with {row['model']}{batch}{seed}" + (f" ({args})" if args else "")].append(row)
-    return found
-
-
-def as_csv(table: list[Row]) -> str:
-    """All columns of all rows."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in table:
-        writer.writerow({k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()})
-    return file.getvalue()
-
-
-NOTE = (
-    f"Leaked: PSNR of at least {LEAKED_PSNR:.0f} dB; intervals are 95 % Wilson. A defense's rank is by the share of "
-    "victims that leak to any of the attacks, the one that knows the defense included: 1 leaks least. Void: the same "
-    "attack does not leak without the defense either, so the cell says nothing. No rank: all cells are void, or some "
-    "are missing still. PSNR in dB and SSIM are means over victims; evaluations are gradient evaluations of one "
-    "victim. The last rows are null baselines: an attack below them has found nothing."
-)
-
-
-def as_markdown(table: list[Row], title: str, no_lpips: str | None) -> str:
-    """A page with a table for each data set and model."""
-    lines = [f"# {title}", "", NOTE, ""]
-    if no_lpips:
-        lines += [f"LPIPS is empty: {no_lpips}", ""]
-    for heading, board in boards(table).items():
-        lines += [f"## {heading}", "", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-        shown = varying(board)
-        lines += ["| " + " | ".join(cells_of(row, shown)) + " |" for row in board] + [""]
-    return "\n".join(lines)
+def heading(row: Row) -> str:
+    """The title of the board on which a row stands."""
+    args = ", ".join(f"{key}={value}" for part in (row.data_args, row.model_args) for key, value in part.items())
+    batch = f", batches of {row.batch_size}" if row.batch_size > 1 else ""
+    batch += f", runs of {row.same_class} images of a class" if row.same_class > 1 else ""
+    seed = f", seed {row.seed}" if row.seed else ""
+    return f"{row.dataset} with {row.model}{batch}{seed}" + (f" ({args})" if args else "")

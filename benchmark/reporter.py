@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark import leaderboard
+from benchmark import leaderboard, table
 from benchmark.blocks import Block
 from benchmark.pictures import enlarged
 from benchmark.progress import ProgressBar
@@ -65,17 +65,17 @@ class Reporter(Watch):
             self._mine.discard(cell)
             self._report(cell)
 
-    def finish(self) -> list[leaderboard.Row]:
+    def finish(self) -> leaderboard.Leaderboard:
         """Writes the tables, and the runs and pictures that are missing."""
         for cell in self._keys:
             if not self._picture(cell).exists() or (self._tracker and cell not in self._reported):
                 self._report(cell)
         records = read_all(self._store.folder, attack_scores)
-        table = leaderboard.rows(records)
-        write_tables(self._store.folder, self._suite.name, table, records)
+        found = leaderboard.of_records(records, {key for keys in self._keys.values() for key in keys})
+        write_tables(self._store.folder, self._suite.name, found, records)
         if self._tracker:
-            self._tracker.leaderboard(table, self._store.records)
-        return table
+            self._tracker.leaderboard([row.as_dict() for row in found.rows], self._store.records)
+        return found
 
     def _picture(self, cell: str) -> Path:
         made = self._cells[cell]
@@ -98,9 +98,9 @@ class Reporter(Watch):
         if self._tracker:
             control = replace(self._cells[cell], defense=None, adaptive=False).id
             beside = self._records(control) if control != cell else []
-            (row,) = (row for row in leaderboard.rows(records + beside) if row["cell"] == cell)
-            provisional = ("rank", "worst_leak_rate")  # other cells, still to come, have a say in these
-            summary = {key: value for key, value in row.items() if key not in provisional}
+            (row,) = (row for row in leaderboard.of_records(records + beside).rows if row.cell == cell)
+            # Other cells, still to come, have a say in the rank and the worst case.
+            summary = {key: value for key, value in row.as_dict().items() if not key.startswith(("rank", "worst_"))}
             self._tracker.cell(cell, self._cells[cell].config(), records, summary, picture)
 
     def _records(self, cell: str) -> list[Record]:
@@ -108,10 +108,10 @@ class Reporter(Watch):
         return [record for record in found if record]
 
 
-def write_tables(folder: Path, title: str, table: list[leaderboard.Row], records: list[Record]) -> None:
+def write_tables(folder: Path, title: str, found: leaderboard.Leaderboard, records: list[Record]) -> None:
     """leaderboard.csv and leaderboard.md."""
-    write_whole(folder / "leaderboard.csv", leaderboard.as_csv(table).encode())
-    write_whole(folder / "leaderboard.md", leaderboard.as_markdown(table, title, missing_lpips(records)).encode())
+    write_whole(folder / "leaderboard.csv", table.as_csv(found).encode())
+    write_whole(folder / "leaderboard.md", table.as_markdown(found, title, missing_lpips(records)).encode())
 
 
 def missing_lpips(records: list[Record]) -> str | None:

@@ -8,29 +8,47 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from benchmark import leaderboard
+from benchmark import table
+from benchmark.leaderboard import Board, Leaderboard
 
 if TYPE_CHECKING:
     from benchmark.estimate import Row
 
-SPARED = ("s / victim", "evaluations", "label acc.", "LPIPS", "SSIM", "95 % interval")
+SPARED = (
+    "s / victim",
+    "evaluations",
+    "label acc.",
+    "LPIPS",
+    "SSIM",
+    "95 % interval",
+    "its interval",
+    "PSNR",
+    "all images",
+)
 """Columns that a narrow terminal does without, the first one first."""
 
 
-def print_table(table: list[leaderboard.Row], console: Console) -> None:
+def print_table(leaderboard: Leaderboard, console: Console) -> None:
     """The leaderboard in the terminal, whole where it goes to a file."""
     if not console.is_terminal:
-        console = Console(width=200)
-    for heading, board in leaderboard.boards(table).items():
+        console = Console(width=max(200, *(width_of(rich_table(board)) for board in leaderboard.boards)))
+    for board in leaderboard.boards:
         for spared in range(len(SPARED) + 1):
-            shown = rich_table(heading, board, hidden=SPARED[:spared])
-            if Console(width=1000).measure(shown).maximum <= console.width:
+            shown = rich_table(board, hidden=SPARED[:spared])
+            if width_of(shown) <= console.width:
                 break
         console.print(shown)
-        if spared:
-            console.print(f"(in a wider window also: {', '.join(SPARED[:spared])})\n", style="dim", highlight=False)
-    console.print(leaderboard.NOTE, style="dim", highlight=False)
+        names = {column.name for column in table.columns_of(board)}
+        if hidden := [name for name in SPARED[:spared] if name in names]:
+            console.print(f"(in a wider window also: {', '.join(hidden)})\n", style="dim", highlight=False)
+        for note in board.notes:
+            console.print(f"- {printable(note)}", highlight=False, markup=False)
+        console.print()
+    for sentence in leaderboard.left_out:
+        console.print(f"- {printable(sentence)}\n", highlight=False, markup=False)
+    console.print(table.NOTE, style="dim", highlight=False)
 
 
 def print_costs(costs: list[Row], workers: int, folder: Path, console: Console) -> None:
@@ -57,26 +75,35 @@ def print_costs(costs: list[Row], workers: int, folder: Path, console: Console) 
     )
 
 
-def rich_table(heading: str, board: list[leaderboard.Row], hidden: tuple[str, ...]) -> Table:
+def rich_table(board: Board, hidden: tuple[str, ...] = ()) -> Table:
     """The rows of one board without the hidden columns."""
-    columns = [(number, name) for number, name in enumerate(leaderboard.COLUMNS) if name not in hidden]
-    shown = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    for number, name in columns:
-        shown.add_column(name, justify="left" if number < 4 else "right", no_wrap=True)
-    args = leaderboard.varying(board)
-    for row in board:
-        cells = leaderboard.cells_of(row, args)
-        shown.add_row(*(cells[number] for number, _ in columns))
+    columns = [column for column in table.columns_of(board) if column.name not in hidden]
+    title = Text(printable(board.heading))
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for column in columns:
+        shown.add_column(column.name, justify="left" if column.words else "right", no_wrap=True)
+    for row in board.rows:
+        shown.add_row(*(Text(printable(column.text(row, board))) for column in columns))
     return shown
 
 
-def print_training(table: list[dict[str, Any]], console: Console) -> None:
+def width_of(shown: Table) -> int:
+    """Letters in its widest line."""
+    return Console(width=10_000).measure(shown).maximum
+
+
+def printable(text: str) -> str:
+    """In one line, without what moves the cursor or changes colours."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def print_training(rows: list[dict[str, Any]], console: Console) -> None:
     """The table of ``leakboard train``, whole where it goes to a file."""
     from benchmark.training import table as training_table
 
     if not console.is_terminal:
         console = Console(width=200)
-    for heading, board in training_table.boards(table).items():
+    for heading, board in training_table.boards(rows).items():
         shown = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
         for name in training_table.COLUMNS:
             shown.add_column(name, justify="left" if name == "defense" else "right")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import leaderboard, threshold
+from benchmark import leaderboard, table, threshold
 from benchmark.cli import main
 from benchmark.store import read_all
 from benchmark.studies import PAPERS
@@ -59,7 +59,7 @@ def test_every_suite_in_configs_is_a_suite() -> None:
 
 def test_the_published_table_is_what_its_records_say() -> None:
     folder = ROOT / "results" / "quick"
-    made = leaderboard.as_markdown(leaderboard.rows(read_all(folder)), "quick", None)
+    made = table.as_markdown(leaderboard.of_records(read_all(folder)), "quick", None)
     assert (folder / "leaderboard.md").read_text() == made
 
 

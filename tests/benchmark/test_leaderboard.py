@@ -3,11 +3,17 @@
 import csv
 import io
 import json
+import re
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+from markdown_it import MarkdownIt
+from rich.console import Console
 
-from benchmark.leaderboard import as_csv, as_markdown, cells_of, rows, varying
+from benchmark.leaderboard import Row, of_records
+from benchmark.table import as_csv, as_json, as_markdown, columns_of
+from benchmark.terminal import print_table
 
 Record = dict[str, Any]
 LEAKS, SAFE = 25.0, 12.0
@@ -41,6 +47,10 @@ def record(
     seconds: float = 1.0,
     tolerance: float = 0.0,
     key: str = "",
+    date: str = "2026-01-01T00:00:00Z",
+    code: str = "a",
+    images: str = "a",
+    void: str | None = None,
     **config: Any,
 ) -> Record:
     config = {
@@ -58,11 +68,16 @@ def record(
         "key": key or cell + str([v["index"] for v in victims]),
         "cell": cell,
         "config": config,
-        "provenance": {"date": "2026-01-01T00:00:00Z", "lpips": "no weights"},
+        "code_sha256": code,
+        "provenance": {
+            "date": date,
+            "lpips": "no weights",
+            "versions": {},
+            "data_sha256": f"{images} {victims[0]['index']} {victims[-1]['index']}",
+        },
         "cost": {"seconds": seconds, "peak_memory_mib": 1, "notes": []},
         "victims": victims,
-        "curve": {"evaluations": [], "loss": [], "psnr": []},
-        "picture": "",
+        "void": void,
     }
 
 
@@ -71,9 +86,27 @@ def of(*psnr: float) -> list[dict[str, Any]]:
     return [victim(index, value) for index, value in enumerate(psnr)]
 
 
-def row_of(table: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
-    (found,) = [row for row in table if all(row[key] == value for key, value in wanted.items())]
+def rows(records: list[Record]) -> list[Row]:
+    return of_records(records).rows
+
+
+def row_of(table: list[Row], **wanted: Any) -> Row:
+    (found,) = [row for row in table if all(getattr(row, key) == value for key, value in wanted.items())]
     return found
+
+
+def tables_of(page: str) -> list[list[dict[str, str]]]:
+    """The tables of a page in Markdown, as whoever reads it rendered sees them."""
+    html = MarkdownIt("commonmark").enable("table").render(page)
+    tables = [ElementTree.fromstring(table) for table in re.findall(r"<table>.*?</table>", html, re.DOTALL)]
+    read = [[["".join(cell.itertext()) for cell in row] for row in table.iter("tr")] for table in tables]
+    return [[dict(zip(names, row, strict=True)) for row in rows] for names, *rows in read]
+
+
+def shown(records: list[Record]) -> list[dict[str, str]]:
+    """The one table that the records make."""
+    (table,) = tables_of(as_markdown(of_records(records), "mine", None))
+    return table
 
 
 def both(victims: list[dict[str, Any]], **more: Any) -> list[Record]:
@@ -84,192 +117,218 @@ def both(victims: list[dict[str, Any]], **more: Any) -> list[Record]:
 MASKING, PRUNING, NOISE = ({"class": name, "ratio": 0.5} for name in ("Masking", "Pruning", "GaussianNoise"))
 
 
-def test_arguments_of_an_attack_that_differ_on_a_board_stand_beside_its_name() -> None:
-    table = rows([record(of(LEAKS), tolerance=t) for t in (0.0, 0.5)] + [record(of(LEAKS), attack="IDLG")])
-    shown = [cells_of(row, varying(table))[3] for row in table]
-    assert sorted(shown) == ["DLG tolerance=0.0", "DLG tolerance=0.5", "IDLG"]
-
-
 def test_the_leak_rate_and_its_wilson_interval_are_those_worked_out_by_hand() -> None:
     (row,) = rows([record(of(LEAKS, SAFE, SAFE, SAFE), seconds=8.0)])
-    assert (row["victims"], row["leaked"], row["leak_rate"]) == (4, 1, 0.25)
+    assert (row.victims, row.leaked, row.leak_rate) == (4, 1, 0.25)
     # (p + z^2 / 2n -+ z sqrt(p q / n + z^2 / 4n^2)) / (1 + z^2 / n) with p = 1/4, n = 4, z = 1.95996
-    assert row["leak_rate_low"] == pytest.approx(0.04559, abs=1e-4)
-    assert row["leak_rate_high"] == pytest.approx(0.69936, abs=1e-4)
-    assert row["psnr_mean"] == pytest.approx((25 + 3 * 12) / 4)
-    assert row["mse_median"] == pytest.approx(10**-1.2)
-    assert row["seconds_per_victim"] == 2.0
+    assert row.leak_rate_low == pytest.approx(0.04559, abs=1e-4)
+    assert row.leak_rate_high == pytest.approx(0.69936, abs=1e-4)
+    assert row.psnr_mean == pytest.approx((25 + 3 * 12) / 4)
+    assert row.mse_median == pytest.approx(10**-1.2)
+    assert row.seconds_per_victim == 2.0
 
 
 def test_twenty_decibels_have_leaked_and_a_little_less_have_not() -> None:
     (row,) = rows([record(of(20.0, 19.999))])
-    assert row["leaked"] == 1
+    assert row.leaked == 1
 
 
 def test_a_diverged_victim_has_not_leaked_but_counts_in_every_mean() -> None:
     (row,) = rows([record([victim(0, LEAKS, status="diverged"), victim(1, SAFE)])])
-    assert (row["leaked"], row["diverged"], row["victims"]) == (0, 1, 2)
-    assert row["psnr_mean"] == pytest.approx((LEAKS + SAFE) / 2)
+    assert (row.leaked, row.diverged, row.victims) == (0, 1, 2)
+    assert row.psnr_mean == pytest.approx((LEAKS + SAFE) / 2)
 
 
 def test_a_batch_of_two_leaks_with_one_of_its_images_and_its_scores_are_means_of_both() -> None:
     first = victim(0, 30.0, 10.0, ssim=[0.9, 0.1], label_correct=[True, False])
     (row,) = rows([record([first, victim(1, 12.0, 14.0)])])
-    assert (row["leaked"], row["victims"], row["batch_size"]) == (1, 2, 2)
-    assert row["psnr_mean"] == pytest.approx((20 + 13) / 2)
-    assert row["ssim_mean"] == pytest.approx(0.5)
-    assert row["label_accuracy"] == pytest.approx(0.75)
+    assert (row.leaked, row.leaked_wholly, row.victims, row.batch_size) == (1, 0, 2, 2)
+    assert row.psnr_mean == pytest.approx((20 + 13) / 2)
+    assert row.ssim_mean == pytest.approx(0.5)
+    assert row.label_accuracy == pytest.approx(0.75)
     mse = [(10**-3 + 10**-1) / 2, (10**-1.2 + 10**-1.4) / 2]
-    assert row["mse_median"] == pytest.approx(sum(mse) / 2)
+    assert row.mse_median == pytest.approx(sum(mse) / 2)
 
 
 def test_lpips_is_a_mean_of_all_victims_or_none_at_all() -> None:
     (whole,) = rows([record([victim(0, SAFE, lpips=[0.2]), victim(1, SAFE, lpips=[0.4])])])
-    assert whole["lpips_mean"] == pytest.approx(0.3)
-    assert whole["lpips_mean_low"] <= whole["lpips_mean"] <= whole["lpips_mean_high"]
+    assert whole.lpips_mean == pytest.approx(0.3)
+    assert whole.lpips_mean_low <= whole.lpips_mean <= whole.lpips_mean_high
     (part,) = rows([record([victim(0, SAFE, lpips=[0.2]), victim(1, SAFE)])])
-    assert part["lpips_mean"] is part["lpips_mean_low"] is part["lpips_mean_high"] is None
-
-
-def test_a_defense_is_ranked_by_the_victims_that_leak_to_any_attack() -> None:
-    table = rows(
-        [
-            record(of(LEAKS, LEAKS, LEAKS, LEAKS)),
-            record(of(LEAKS, SAFE, SAFE, SAFE), defense=MASKING),
-            record(of(SAFE, LEAKS, SAFE, SAFE), defense=MASKING, adaptive=True),
-            record(of(LEAKS, LEAKS, LEAKS, SAFE), defense=PRUNING),
-            record(of(LEAKS, SAFE, SAFE, SAFE), defense=PRUNING, adaptive=True),
-        ]
-    )
-    ranks = [(row["rank"], row["defense"], row["leak_rate"], row["worst_leak_rate"]) for row in table]
-    assert ranks == [
-        (1, "Masking", 0.25, 0.5),  # one victim to each attack, and not the same
-        (1, "Masking", 0.25, 0.5),
-        (2, "Pruning", 0.75, 0.75),  # the worse of a defense's rows stands first
-        (2, "Pruning", 0.25, 0.75),
-        (3, "none", 1.0, 1.0),
-    ]
-
-
-def test_equal_defenses_share_a_rank_and_the_next_one_is_skipped() -> None:
-    table = rows(
-        [
-            record(of(LEAKS, LEAKS)),
-            *both(of(LEAKS, SAFE), defense=MASKING),
-            *both(of(SAFE, LEAKS), defense=PRUNING),
-            *both(of(SAFE, SAFE), defense=NOISE),
-        ]
-    )
-    assert [(row["rank"], row["defense"]) for row in table if not row["adaptive"]] == [
-        (1, "GaussianNoise"),
-        (2, "Masking"),
-        (2, "Pruning"),
-        (4, "none"),
-    ]
-
-
-def test_a_cell_is_void_where_its_own_control_leaks_nothing() -> None:
-    table = rows(
-        [
-            record(of(LEAKS, SAFE)),
-            record(of(SAFE, SAFE), attack="IDLG"),
-            *both(of(SAFE, SAFE), defense=MASKING),
-            *both(of(SAFE, SAFE), defense=MASKING, attack="IDLG"),
-        ]
-    )
-    assert not row_of(table, defense="Masking", attack="DLG", adaptive=True)["void"]
-    assert row_of(table, defense="Masking", attack="IDLG", adaptive=True)["void"]
-    assert not row_of(table, defense="none", attack="IDLG")["void"]
-    assert row_of(table, defense="Masking", attack="DLG", adaptive=True)["rank"] == 1
-
-
-def test_a_defense_whose_cells_are_not_all_there_has_no_rank_yet() -> None:
-    whole = [record(of(LEAKS, LEAKS)), record(of(LEAKS, LEAKS), attack="IDLG")]
-    for attack in ("DLG", "IDLG"):
-        whole += both(of(SAFE, SAFE), defense=MASKING, attack=attack)
-    assert row_of(rows(whole), defense="Masking", attack="DLG", adaptive=True)["rank"] == 1
-    for missing in range(2, len(whole)):
-        left = rows(whole[:missing] + whole[missing + 1 :])
-        assert {row["rank"] for row in left if row["defense"] == "Masking"} == {None}
-    fewer = [*whole[:-1], record(of(SAFE), defense=MASKING, attack="IDLG", adaptive=True)]
-    assert {row["rank"] for row in rows(fewer) if row["defense"] == "Masking"} == {None}
+    assert part.lpips_mean is part.lpips_mean_low is part.lpips_mean_high is None
 
 
 def test_of_two_records_of_a_victim_the_newest_counts() -> None:
     old, new = record(of(SAFE), key="a"), record(of(LEAKS), key="b")
     old["provenance"]["date"], new["provenance"]["date"] = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
     for records in ([old, new], [new, old]):
-        assert rows(records)[0]["leaked"] == 1
-
-
-def test_a_cell_without_a_control_is_void_and_its_defense_has_no_rank() -> None:
-    table = rows([record(of(LEAKS, SAFE)), record(of(SAFE, SAFE), attack="IDLG", defense=MASKING)])
-    assert row_of(table, defense="Masking")["void"]
-    assert row_of(table, defense="Masking")["rank"] is None
-
-
-def test_a_control_with_other_arguments_of_the_attack_is_no_control() -> None:
-    table = rows(
-        [
-            record(of(LEAKS), tolerance=0.5),
-            record(of(SAFE), tolerance=0.1),
-            record(of(SAFE), tolerance=0.1, defense=MASKING),
-        ]
-    )
-    assert row_of(table, defense="Masking")["void"]
-
-
-def test_defenses_of_different_strength_are_ranked_each_for_itself() -> None:
-    weak, strong = ({"class": "Masking", "ratio": ratio} for ratio in (0.1, 0.9))
-    table = rows(
-        [record(of(LEAKS, LEAKS)), *both(of(LEAKS, LEAKS), defense=weak), *both(of(SAFE, SAFE), defense=strong)]
-    )
-    assert row_of(table, defense_args={"ratio": 0.9}, adaptive=True)["rank"] == 1
-    assert row_of(table, defense_args={"ratio": 0.1}, adaptive=True)["rank"] == 2
-
-
-def test_baselines_come_last_without_a_rank_and_do_not_decide_one() -> None:
-    table = rows([record(of(LEAKS, LEAKS), attack="MeanImage"), record(of(SAFE, LEAKS))])
-    assert [(row["attack"], row["rank"], row["void"]) for row in table] == [
-        ("DLG", 1, False),
-        ("MeanImage", None, False),
-    ]
-    assert table[0]["worst_leak_rate"] == 0.5
+        assert rows(records)[0].leaked == 1
 
 
 def test_two_blocks_of_a_cell_are_one_row() -> None:
     blocks = [record(of(LEAKS, SAFE), seconds=1.0), record([victim(2, LEAKS), victim(3, LEAKS)], seconds=5.0)]
     (row,) = rows(blocks)
-    assert (row["victims"], row["leaked"], row["seconds_per_victim"]) == (4, 3, 1.5)
+    assert (row.victims, row.leaked, row.seconds_per_victim) == (4, 3, 1.5)
 
 
 def test_a_victim_in_two_blocks_counts_once() -> None:
     (row,) = rows([record(of(LEAKS, SAFE), key="a"), record(of(LEAKS, SAFE, SAFE, SAFE), key="b")])
-    assert (row["victims"], row["leaked"]) == (4, 1)
+    assert (row.victims, row.leaked) == (4, 1)
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"data": {"class": "Photos"}}, {"model": {"class": "MLP"}}])
 def test_scenarios_are_ranked_apart(other: dict[str, Any]) -> None:
     table = rows([record(of(LEAKS)), record(of(SAFE), defense=MASKING), record(of(SAFE), defense=PRUNING, **other)])
-    assert row_of(table, defense="Masking")["void"] is False
-    assert row_of(table, defense="Pruning")["void"] is True
-
-
-def test_csv_has_every_column_of_every_row() -> None:
-    table = rows([record(of(LEAKS)), record(of(SAFE), defense=MASKING)])
-    read = list(csv.DictReader(io.StringIO(as_csv(table))))
-    assert [list(row) for row in read] == [list(row) for row in table]
-    assert [float(row["leak_rate"]) for row in read] == [row["leak_rate"] for row in table]
-
-
-def test_markdown_says_which_cells_are_void_and_why_lpips_is_empty() -> None:
-    page = as_markdown(rows([record(of(SAFE)), record(of(SAFE), defense=MASKING)]), "mine", "no weights")
-    assert page.startswith("# mine\n")
-    assert "LPIPS is empty: no weights" in page
-    (line,) = [line for line in page.splitlines() if "Masking" in line and line.startswith("|")]
-    assert "DLG (void)" in line and "0.00 (0/1)" in line
+    assert row_of(table, defense="Masking").void is None
+    assert row_of(table, defense="Pruning").void == "there is no undefended control with the same attack"
 
 
 def test_the_share_at_each_threshold_stands_beside_the_leak_rate() -> None:
     (row,) = rows([record(of(25.0, 31.0, 12.0, 45.0))])  # MSE 0.0032, 0.00079, 0.063, 0.000032
-    assert row["mse_at_most"] == {"0.01": 0.75, "0.005": 0.75, "0.001": 0.5, "0.0005": 0.25, "0.0001": 0.25}
+    assert row.mse_at_most == {"0.01": 0.75, "0.005": 0.75, "0.001": 0.5, "0.0005": 0.25, "0.0001": 0.25}
+
+
+def test_arguments_of_an_attack_that_differ_on_a_board_stand_beside_its_name() -> None:
+    table = shown([record(of(LEAKS), tolerance=t) for t in (0.0, 0.5)] + [record(of(LEAKS), attack="IDLG")])
+    assert sorted(row["attack"] for row in table) == ["DLG tolerance=0.0", "DLG tolerance=0.5", "IDLG"]
+
+
+SIXTEEN = of(*[LEAKS] * 16)
+FOUR = of(*[LEAKS] * 4, *[SAFE] * 12)
+
+
+def test_the_ranked_number_stands_in_the_table_with_its_interval() -> None:
+    """Two victims leak to the one attack and four others to the other: 6 of 16, which no row says by itself."""
+    two, four = of(*[LEAKS] * 2, *[SAFE] * 14), of(*[SAFE] * 2, *[LEAKS] * 4, *[SAFE] * 10)
+    records = [record(SIXTEEN), record(two, defense=MASKING), record(four, defense=MASKING, adaptive=True)]
+    table = shown(records)
+    assert [
+        (row["rank"], row["defense"], row["worst case"], row["its interval"], row["leak rate"]) for row in table
+    ] == [
+        ("1", "Masking", "0.38 (6/16)", "0.18-0.61", "0.25 (4/16)"),  # the worse of a defense's rows stands first
+        ("1", "Masking", "0.38 (6/16)", "0.18-0.61", "0.12 (2/16)"),
+        ("2", "none", "1.00 (16/16)", "0.81-1.00", "1.00 (16/16)"),
+    ]
+    row = row_of(rows(records), defense="Masking", adaptive=True)
+    assert (row.worst_leaked, row.worst_victims, row.worst_leak_rate) == (6, 16, 6 / 16)
+    assert (row.worst_leak_rate_low, row.worst_leak_rate_high) == pytest.approx((0.1848, 0.6136), abs=1e-4)
+
+
+def test_defenses_of_different_strength_are_ranked_each_for_itself() -> None:
+    weak, strong = ({"class": "Masking", "ratio": ratio} for ratio in (0.1, 0.9))
+    table = shown([record(SIXTEEN), *both(SIXTEEN, defense=weak), *both(FOUR, defense=strong)])
+    assert {(row["rank"], row["strength"]) for row in table} == {("1", "ratio=0.9"), ("2", "ratio=0.1"), ("2", "-")}
+
+
+def test_baselines_come_last_and_have_neither_rank_nor_worst_case() -> None:
+    table = shown([record(SIXTEEN, attack="MeanImage"), record(FOUR)])
+    assert [(row["attack"], row["rank"], row["worst case"]) for row in table] == [
+        ("DLG", "1", "0.25 (4/16)"),
+        ("MeanImage", "-", "-"),
+    ]
+
+
+def test_a_defense_whose_update_is_not_finite_is_void_and_not_the_best() -> None:
+    nan = [victim(index, SAFE, status="diverged") for index in range(16)]
+    void = both(nan, defense=MASKING, void="the update of 16 of 16 victims is not finite")
+    found = of_records([record(SIXTEEN), *void, *both(FOUR, defense=PRUNING)])
+    table = tables_of(as_markdown(found, "mine", None))[0]
+    assert [(row["rank"], row["defense"], row["attack"], row["diverged"]) for row in table[2:]] == [
+        ("2", "none", "DLG", "0.00 (0/16)"),
+        ("-", "Masking", "DLG (void)", "1.00 (16/16)"),
+        ("-", "Masking", "DLG adaptive (void)", "1.00 (16/16)"),
+    ]
+    assert found.boards[0].notes[0] == (
+        "Void: the update of 16 of 16 victims is not finite (DLG on Masking ratio=0.5 and DLG adaptive on Masking "
+        "ratio=0.5)."
+    )
+    assert "No rank for Masking ratio=0.5: the update of 16 of 16 victims is not finite." in found.boards[0].notes
+
+
+def test_diverged_and_all_images_are_columns_where_they_say_something() -> None:
+    assert not {"diverged", "all images"} & shown([record(SIXTEEN)])[0].keys()
+    (row,) = shown([record([victim(0, 30.0, 10.0), victim(1, 30.0, 30.0), victim(2, 1.0, 1.0, status="diverged")])])
+    assert (row["leak rate"], row["all images"], row["diverged"]) == ("0.67 (2/3)", "0.33 (1/3)", "0.33 (1/3)")
+
+
+def test_a_cell_of_two_versions_of_the_code_shows_the_newest_and_says_so() -> None:
+    old, new = record(SIXTEEN), record(of(SAFE, SAFE, SAFE), date="2026-01-02T00:00:00Z", code="b")
+    found = of_records([old, new])
+    assert [(row.leaked, row.victims) for row in found.rows] == [(0, 3)]
+    (said,) = found.left_out
+    assert "13 victims" in said and said in as_markdown(found, "mine", None)
+
+
+def test_cells_that_attacked_other_images_than_the_newest_stand_on_no_board() -> None:
+    old = [record(SIXTEEN), *both(SIXTEEN, defense=MASKING)]
+    new = [record(FOUR, images="b", attack="IDLG", date="2026-01-02T00:00:00Z")]
+    found = of_records([*old, *new])
+    assert [(row.attack, row.leaked) for row in found.rows] == [("IDLG", 4)]
+    assert found.left_out == [
+        "left out, since other images were attacked than in the newest cells: "
+        "DLG adaptive on Masking ratio=0.5, DLG on Masking ratio=0.5 and DLG on no defense"
+    ]
+
+
+def test_csv_and_json_have_every_column_of_every_row() -> None:
+    found = of_records([record(of(LEAKS)), record(of(SAFE), defense=MASKING), record(of(SAFE), attack="MeanImage")])
+    in_csv, in_json = list(csv.DictReader(io.StringIO(as_csv(found)))), json.loads(as_json(found))
+    assert [list(row) for row in in_csv] == [list(row) for row in in_json] == [list(Row.__struct_fields__)] * 3
+    assert in_json == [row.as_dict() for row in found.rows]
+    assert [float(row["leak_rate"]) for row in in_csv] == [row.leak_rate for row in found.rows]
+    assert [row["void"] for row in in_csv] == ["", "", ""]
+    assert in_csv[0]["mse_at_most"] == json.dumps(found.rows[0].mse_at_most)
+
+
+def test_markdown_says_which_cells_are_void_and_why_lpips_is_empty() -> None:
+    page = as_markdown(of_records([record(of(SAFE)), record(of(SAFE), defense=MASKING)]), "mine", "no weights")
+    assert page.startswith("# mine\n") and page.endswith("\n") and not page.endswith("\n\n")
+    assert "LPIPS is empty: no weights" in page
+    assert "- Void: control does not leak (DLG on Masking ratio=0.5)." in page
+    (row,) = [row for row in tables_of(page)[0] if row["defense"] == "Masking"]
+    assert row["attack"] == "DLG (void)" and row["leak rate"] == "0.00 (0/1)"
+
+
+NASTY = [
+    "a|b",
+    "<script>alert(1)</script>",
+    "two\nlines",
+    "`code` *bold* **b**",
+    "[link](x)",
+    "back\\|slash",
+    "&amp;",
+    "[/x]",
+]
+
+
+@pytest.mark.parametrize("value", NASTY)
+def test_values_are_plain_text_in_the_page_and_in_the_terminal(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = of_records([record(SIXTEEN), *both(FOUR, defense={"class": "Mine", "name": value})])
+    found.left_out.append(value)
+    page = as_markdown(found, value, value)
+    html = MarkdownIt("commonmark").enable("table").render(page)
+    assert not re.search(r"<(script|code|strong|em|a )", html)
+    seen = value.replace("\n", " ")
+    assert {row["strength"] for row in tables_of(page)[0]} == {f"name={seen}", "-"}
+    print_table(found, Console())
+    assert f"name={seen}" in capsys.readouterr().out
+
+
+def test_a_value_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    found = of_records([record(SIXTEEN, defense={"class": "Mine", "name": "a\x1b[31mb\rc"})])
+    print_table(found, Console())
+    assert "name=a [31mb c" in capsys.readouterr().out
+    assert not {"\x1b", "\r"} & set(as_markdown(found, "mine", None))
+
+
+def test_a_table_that_goes_to_a_file_is_whole_and_one_in_a_narrow_terminal_says_what_it_lacks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    long = {"class": "Mine", "name": "x" * 300}
+    found = of_records([record(SIXTEEN), *both(FOUR, defense=long)])
+    print_table(found, Console())
+    printed = capsys.readouterr().out
+    assert "x" * 300 in printed and all(column.name in printed for column in columns_of(found.boards[0]))
+    print_table(of_records([record(SIXTEEN)]), Console(force_terminal=True, width=90))
+    narrow = capsys.readouterr().out
+    assert "in a wider window also: s / victim, evaluations" in narrow and "worst case" in narrow

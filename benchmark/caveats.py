@@ -1,0 +1,183 @@
+"""What stands under a board: void cells, contradictions, what is missing, and what the numbers cannot show."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmark.leak import LEAKED_PSNR
+from benchmark.outcome import Names, Outcome, listed
+from benchmark.ranking import Standing, controls, leaks_more
+
+SAME_LEVEL = 0.5
+"""Two-sided level where two cells should be one and the same: two victims that differ the same way are enough. One may
+differ by rounding."""
+
+
+def caveats(board: Sequence[Outcome], standings: Sequence[Standing], names: Names) -> list[str]:
+    """All sentences under the table of one scenario.
+
+    Args:
+        board: the outcomes of the scenario, null baselines included.
+        standings: of its defenses.
+        names: of the board.
+    """
+    return [
+        *void_cells(standings, names),
+        *contradictions(board, names),
+        *unused_knowledge(board, names),
+        *without_rank(standings, names),
+        *easy_victims(board),
+        *stronger_attacks(board),
+    ]
+
+
+def void_cells(standings: Sequence[Standing], names: Names) -> list[str]:
+    """The void cells, by reason."""
+    of_reason: dict[str, list[str]] = defaultdict(list)
+    for standing in standings:
+        for outcome, reason in zip(standing.outcomes, standing.void, strict=True):
+            if reason:
+                of_reason[reason].append(names.cell(outcome))
+    return [f"Void: {reason} ({listed(cells)})." for reason, cells in of_reason.items()]
+
+
+def without_rank(standings: Sequence[Standing], names: Names) -> list[str]:
+    """The defenses without a rank: those of which nothing was shown, by reason, and the cells that are missing."""
+    of_reason: dict[str, list[str]] = defaultdict(list)
+    cells = []
+    for standing in standings:
+        defense = names.defense(standing.outcomes[0].config["defense"])
+        if standing.unranked:
+            of_reason[standing.unranked].append(defense)
+        for attack, adaptive, there in standing.missing:
+            so_far = f" ({there} victims so far)" if there else ""
+            cells.append(f"{names.attack(attack.config['attack'], adaptive)} on {defense}{so_far}")
+    sentences = [f"No rank for {listed(defenses)}: {reason}." for reason, defenses in of_reason.items()]
+    if cells:
+        sentences.append(
+            "A defense is ranked once every attack of this board has attacked it on all victims; still missing: "
+            f"{listed(cells)}."
+        )
+    return sentences
+
+
+def contradictions(board: Sequence[Outcome], names: Names) -> list[str]:
+    """What cannot be, or hardly, if attacks, defenses and networks are what they are said to be."""
+    control_of = controls(board)
+    pairs: dict[tuple[str, str], dict[bool, Outcome]] = defaultdict(dict)
+    for outcome in board:
+        if outcome.defended:
+            pairs[outcome.attack, outcome.defense][outcome.adaptive] = outcome
+    sentences = []
+    for (attack, _), pair in pairs.items():
+        control, oblivious, adaptive = control_of.get(attack), pair.get(False), pair.get(True)
+        identity = bool(control and oblivious and same(oblivious, control))
+        if control:
+            sentences += [beside_control(outcome, control, identity, names) for outcome in pair.values()]
+        if oblivious and adaptive:
+            sentences.append(less_than_twin(adaptive, oblivious, names))
+    return [f"Contradiction: {sentence}." for sentence in sentences if sentence]
+
+
+def unused_knowledge(board: Sequence[Outcome], names: Names) -> list[str]:
+    """The attacks that find the same whether they know a defense or not, although it does change the update."""
+    control_of = controls(board)
+    oblivious = {(outcome.attack, outcome.defense): outcome for outcome in board if not outcome.adaptive}
+    found = []
+    for outcome in board:
+        twin, control = oblivious.get((outcome.attack, outcome.defense)), control_of.get(outcome.attack)
+        if outcome.adaptive and twin and control and same(outcome, twin) and not same(twin, control):
+            found.append(names.cell(outcome))
+    if not found:
+        return []
+    return [f"Made no use of knowing the defense, since all results are those of not knowing it: {listed(found)}."]
+
+
+def beside_control(outcome: Outcome, control: Outcome, identity: bool, names: Names) -> str | None:
+    """What is wrong with a defended cell beside its undefended control.
+
+    Args:
+        outcome: of the defended cell.
+        control: of the same attack without the defense.
+        identity: whether the defense leaves the update as it is, as far as the attack that does not know it can tell.
+        names: of the board.
+    """
+    strict = identity or not control.leaked & outcome.indices
+    more = leaks_more(outcome, control, SAME_LEVEL) if strict else leaks_more(outcome, control)
+    less = identity and leaks_more(control, outcome, SAME_LEVEL)
+    if not (more or less):
+        return None
+    rates = f"{names.cell(outcome)} leaks {rate(outcome)}, and without the defense {rate(control)}"
+    if identity:
+        return f"{rates}, although the defense does not change what this attack sees"
+    return f"{rates}: a defense cannot add what leaks, so the control is weaker than it should be"
+
+
+def less_than_twin(adaptive: Outcome, oblivious: Outcome, names: Names) -> str | None:
+    """What is wrong with an attack that knows the defense beside the same attack that does not."""
+    if not leaks_more(oblivious, adaptive):
+        return None
+    return (
+        f"{names.cell(adaptive)} leaks {rate(adaptive)}, and without knowledge of the defense {rate(oblivious)}: "
+        "an attacker who knows more should not find less"
+    )
+
+
+def same(first: Outcome, second: Outcome) -> bool:
+    """Whether two attacks found the same on the same victims, digit for digit; not where nothing was found at all."""
+    measured = ("status", "evaluations", "loss", "mse", "psnr", "label_correct")
+    return (
+        first.indices == second.indices
+        and first.diverged != first.indices
+        and all(
+            first.victims[index][name] == second.victims[index][name] for index in first.indices for name in measured
+        )
+    )
+
+
+def rate(outcome: Outcome) -> str:
+    """As in "7 of 8 victims"."""
+    return f"{len(outcome.leaked)} of {len(outcome.indices)} victims"
+
+
+def easy_victims(board: Sequence[Outcome]) -> list[str]:
+    """The victims whom a null baseline comes as near to as what counts as leaked, without any update."""
+    easy: dict[int, bool] = {}
+    for outcome in board:
+        for index, victim in outcome.victims.items():
+            easy[index] = easy.get(index, False) or max(victim["null_psnr"]) >= LEAKED_PSNR
+    count = sum(easy.values())
+    if not count:
+        return []
+    return [
+        f"Null baselines, which do not look at the update, reach {LEAKED_PSNR:.0f} dB on {count} of {len(easy)} "
+        "victims: there only what is better than they are has leaked, and a low rate does not mean that the images "
+        "stay private."
+    ]
+
+
+STRONG: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
+    (
+        "R-GAP or a start from it (on networks it can invert layer by layer)",
+        lambda attack: attack["class"] == "RGAP" or attack.get("start") == "rgap",
+    ),
+    ("GaussNewton (on images of up to 10,000 pixels)", lambda attack: attack["class"] == "GaussNewton"),
+    (
+        "IDLG with priors (start=mean, total_variation above 0)",
+        lambda attack: (
+            attack["class"] == "IDLG" and attack.get("start") == "mean" and attack.get("total_variation", 0) > 0
+        ),
+    ),
+)
+"""Attacks on single images that find more than DLG and IDLG as published, and whether a configuration is of them."""
+
+
+def stronger_attacks(board: Sequence[Outcome]) -> list[str]:
+    """The known stronger attacks that a board of single images lacks: its numbers are then lower bounds."""
+    attacks = [outcome.config["attack"] for outcome in board if not outcome.is_baseline]
+    if not attacks or board[0].config["batch_size"] > 1:
+        return []
+    lacking = [name for name, is_one in STRONG if not any(is_one(attack) for attack in attacks)]
+    if not lacking:
+        return []
+    return [f"What leaks may be more than this board shows; stronger attacks that were not run: {listed(lacking)}."]

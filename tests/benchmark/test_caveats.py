@@ -1,0 +1,183 @@
+"""What stands under a board, from outcomes that were made by hand."""
+
+from typing import Any
+
+import pytest
+
+from benchmark.caveats import (
+    caveats,
+    contradictions,
+    easy_victims,
+    stronger_attacks,
+    unused_knowledge,
+    void_cells,
+    without_rank,
+)
+from benchmark.outcome import Names, Outcome, listed
+from benchmark.ranking import ranked
+
+MASKING = {"class": "Masking", "ratio": 0.2, "rescale": False}
+IDENTITY = {"class": "Masking", "ratio": 0.0, "rescale": False}
+
+
+def outcome(
+    leaked: int,
+    defense: dict[str, Any] | None = None,
+    adaptive: bool = False,
+    victims: int = 8,
+    seen: str = "",
+    **config: Any,
+) -> Outcome:
+    """The first so many victims leaked; what differs in ``seen`` differs in the last digit at least."""
+    given = {
+        "data": {"class": "Digits"},
+        "model": {"class": "LeNet"},
+        "batch_size": 1,
+        "seed": 0,
+        "defense": defense,
+        "attack": {"class": "IDLG", "start": "noise"},
+        "adaptive": adaptive,
+    } | config
+    measured = {
+        "status": "converged",
+        "evaluations": 100,
+        "loss": 1e-7,
+        "mse": [seen],
+        "psnr": [seen],
+        "label_correct": [True],
+        "null_psnr": [11.0],
+    }
+    found = {
+        index: measured | {"index": index, "leaked_any": index < leaked, "leaked_all": index < leaked}
+        for index in range(victims)
+    }
+    return Outcome(repr(given), given, found, ({},))
+
+
+def contradicted(*board: Outcome) -> list[str]:
+    return contradictions(board, Names(board))
+
+
+def test_a_network_that_only_the_adaptive_attack_sees_right_is_a_contradiction() -> None:
+    """Case 1 of the users: one activation object in three places, Masking(0.0), IDLG: 0, 0 and 7 of 8."""
+    board = [outcome(0, seen="4.5"), outcome(0, IDENTITY, seen="4.5"), outcome(7, IDENTITY, True, seen="48.6")]
+    assert contradicted(*board) == [
+        "Contradiction: IDLG adaptive on Masking ratio=0.0 leaks 7 of 8 victims, and without the defense 0 of 8 "
+        "victims, although the defense does not change what this attack sees."
+    ]
+
+
+def test_at_identity_strength_an_attack_that_knows_it_may_not_find_less_either() -> None:
+    """R-GAP on a network with ReLU once fell from 15 to 9 of 16 behind a mask of 0 %."""
+    board = [outcome(15, victims=16), outcome(15, IDENTITY, victims=16), outcome(13, IDENTITY, True, victims=16)]
+    assert "leaks 13 of 16 victims" in contradicted(*board)[0]
+    one_less = outcome(14, IDENTITY, True, victims=16)  # a victim at the edge may fall on either side by rounding
+    assert contradicted(*board[:2], one_less) == []
+
+
+def test_a_defense_that_adds_to_what_leaks_is_a_contradiction_where_it_cannot_be_chance() -> None:
+    control = outcome(4, victims=16)
+    assert contradicted(control, outcome(9, MASKING, True, victims=16, seen="a")) == []
+    (said,) = contradicted(control, outcome(10, MASKING, True, victims=16, seen="a"))
+    assert "leaks 10 of 16 victims, and without the defense 4 of 16" in said
+
+
+def test_a_control_that_finds_nothing_is_contradicted_by_two_victims() -> None:
+    assert len(contradicted(outcome(0), outcome(2, MASKING, True, seen="a"))) == 1
+    assert contradicted(outcome(0), outcome(1, MASKING, True, seen="a")) == []
+
+
+def test_an_attack_that_finds_less_because_it_knows_the_defense_is_a_contradiction() -> None:
+    board = [outcome(8), outcome(8, MASKING, seen="a"), outcome(2, MASKING, True, seen="b")]
+    assert contradicted(*board) == [
+        "Contradiction: IDLG adaptive on Masking ratio=0.2 leaks 2 of 8 victims, and without knowledge of the defense "
+        "8 of 8 victims: an attacker who knows more should not find less."
+    ]
+    assert contradicted(*board[:2], outcome(3, MASKING, True, seen="b")) == []  # five victims: may be chance
+
+
+def test_a_usual_board_has_no_contradiction() -> None:
+    assert contradicted(outcome(8), outcome(0, MASKING, seen="a"), outcome(7, MASKING, True, seen="b")) == []
+    assert contradicted(outcome(8), outcome(0, MASKING, seen="a")) == []
+    assert contradicted(outcome(8, MASKING), outcome(0, MASKING, True)) != []  # also without a control
+
+
+def test_knowledge_that_changes_no_digit_was_not_used() -> None:
+    control, oblivious = outcome(8), outcome(3, MASKING, seen="a")
+    for seen, count in (("a", 1), ("b", 0)):
+        board = [control, oblivious, outcome(3, MASKING, True, seen=seen)]
+        assert len(unused_knowledge(board, Names(board))) == count
+    board = [control, outcome(8, IDENTITY), outcome(8, IDENTITY, True)]  # there is nothing to know
+    assert unused_knowledge(board, Names(board)) == []
+
+
+def test_void_cells_are_named_by_their_reason() -> None:
+    board = [outcome(0), outcome(0, MASKING), outcome(0, MASKING, True)]
+    assert void_cells(ranked(board), Names(board)) == [
+        "Void: control does not leak (IDLG on Masking ratio=0.2 and IDLG adaptive on Masking ratio=0.2)."
+    ]
+
+
+def test_the_cells_that_are_missing_are_named_and_counted() -> None:
+    long = {"class": "IDLG", "start": "mean"}
+    board = [outcome(8), outcome(8, attack=long), outcome(3, MASKING), outcome(3, MASKING, attack=long, victims=3)]
+    assert without_rank(ranked(board), Names(board)) == [
+        "A defense is ranked once every attack of this board has attacked it on all victims; still missing: IDLG "
+        "start=noise adaptive on Masking ratio=0.2, IDLG start=mean on Masking ratio=0.2 (3 victims so far) and IDLG "
+        "start=mean adaptive on Masking ratio=0.2."
+    ]
+    many = [outcome(8), *(outcome(3, {"class": "Masking", "ratio": ratio / 100}) for ratio in range(20))]
+    assert without_rank(ranked(many), Names(many))[0].endswith(
+        "IDLG adaptive on Masking ratio=0.0, IDLG adaptive on Masking ratio=0.01, IDLG adaptive on Masking ratio=0.02 "
+        "and 17 more."
+    )
+
+
+def test_victims_that_a_null_baseline_comes_near_to_are_counted() -> None:
+    white = outcome(3)
+    for index in (0, 5):
+        white.victims[index]["null_psnr"] = [11.0, 27.9]
+    (said,) = easy_victims([white, outcome(2, MASKING)])
+    assert "reach 20 dB on 2 of 8 victims" in said
+    assert easy_victims([outcome(3)]) == []
+
+
+@pytest.mark.parametrize(
+    ("attack", "still"),
+    [
+        ({"class": "DLG", "start": "noise"}, 3),
+        ({"class": "RGAP"}, 2),
+        ({"class": "DLG", "start": "rgap"}, 2),
+        ({"class": "GaussNewton"}, 2),
+        ({"class": "IDLG", "start": "mean", "total_variation": 1e-5}, 2),
+        ({"class": "IDLG", "start": "mean", "total_variation": 0.0}, 3),
+        ({"class": "IDLG", "start": "noise", "total_variation": 1e-5}, 3),
+    ],
+)
+def test_known_stronger_attacks_that_were_not_run_are_named(attack: dict[str, Any], still: int) -> None:
+    (said,) = stronger_attacks([outcome(3, attack=attack), outcome(3, MASKING, attack=attack)])
+    assert sum(name in said for name in ("R-GAP", "GaussNewton", "IDLG with priors")) == still
+
+
+def test_nothing_is_missing_where_the_strong_attacks_were_run_or_cannot_be() -> None:
+    strong = ({"class": "RGAP"}, {"class": "GaussNewton"}, {"class": "IDLG", "start": "mean", "total_variation": 1e-5})
+    assert stronger_attacks([outcome(3, attack=attack) for attack in strong]) == []
+    assert stronger_attacks([outcome(3, batch_size=2, attack={"class": "DLG"})]) == []
+    assert stronger_attacks([outcome(3, attack={"class": "MeanImage"})]) == []
+
+
+def test_a_board_of_one_strong_attack_that_holds_together_has_no_other_caveat() -> None:
+    board = [outcome(8), outcome(0, MASKING, seen="a"), outcome(7, MASKING, True, seen="b")]
+    (said,) = caveats(board, ranked(board), Names(board))
+    assert "stronger attacks" in said
+
+
+def test_a_list_ends_with_a_count() -> None:
+    assert [listed(list("abcdef")[:n]) for n in (0, 1, 2, 4, 6)] == [
+        "",
+        "a",
+        "a and b",
+        "a, b, c and d",
+        "a, b, c and 3 more",
+    ]
+    assert listed(["a x=1, y=2", "b", "c"]) == "a x=1, y=2; b and c"
