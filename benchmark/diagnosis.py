@@ -21,7 +21,7 @@ from benchmark.registry import Spec, build, code_checksum
 from benchmark.scores import score
 from benchmark.seeds import generators
 from benchmark.suite import BASELINES, Cell, Suite, digest
-from benchmark.threshold import attack_label
+from benchmark.threshold_table import attack_label
 
 OWN, DOUBLE, TRUTH, NEAR = "as it is", "float64", "from the true image", "from near it"
 

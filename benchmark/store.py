@@ -181,6 +181,7 @@ class _Scores(TypedDict):
     key: str
     cell: str
     config: dict[str, Any]
+    code_sha256: str
     provenance: dict[str, Any]
     cost: dict[str, Any]
     victims: list[dict[str, Any]]

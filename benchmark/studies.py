@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmark import executors, threshold
+from benchmark import executors, threshold, threshold_table
 from benchmark.blocks import Workbench, check_fit
 from benchmark.cli import Parts
 from benchmark.conductor import Conductor, find_workers
@@ -25,11 +25,12 @@ from benchmark.terminal import print_training
 
 def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard threshold``."""
-    criterion = threshold.Criterion(options.ssim, options.stop)
+    criterion = threshold_table.Criterion(options.ssim, options.stop)
     steps = whole_number("--steps", options.steps, at_least=0)
     suite, searches = threshold.load(suite_path(options.suite), options.victims, options.seed)
     conductor = Conductor.of(options, suite.name)
     folder = conductor.folder
+    threshold_table.read(folder)  # a damaged one is told before any work is done
     bisection = threshold.Bisection(suite, searches, criterion)
     for step in range(steps + 1):
         whole = bisection.as_suite()
@@ -39,11 +40,7 @@ def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
         records = read_all(folder, read_scores)
         if step < steps:
             bisection.narrow(records)
-    table = threshold.rows(bisection, records)
-    written = threshold.as_markdown(table, suite.name, criterion)
-    found = {"ssim": criterion.ssim, "stop": criterion.stop, "thresholds": table}
-    write_whole(folder / "thresholds.json", (json.dumps(found, indent=1) + "\n").encode())
-    write_whole(folder / "thresholds.md", written.encode())
+    written = threshold_table.write(folder, records, [search.as_row() for search in searches], criterion)
     print(written, end="")
     print(f"\nrecords: {folder / 'records'}\nthresholds: {folder / 'thresholds.json'}, {folder / 'thresholds.md'}")
     return 0

@@ -8,13 +8,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmark import diagnosis, strengths
+from benchmark import diagnosis, strengths, threshold_table
 from benchmark.errors import UsageError
 from benchmark.papers.masking_figure import figure, short_name
 from benchmark.papers.sources import provenance
 from benchmark.store import Record, write_whole
-from benchmark.strengths import ADAPTIVE, OBLIVIOUS, Line, Search
-from benchmark.threshold import NEVER, VOID, WITHIN, attack_label, room
+from benchmark.strengths import ADAPTIVE, OBLIVIOUS, DefenseThresholds
+from benchmark.threshold_table import NEVER, VOID, WITHIN, attack_label, sample_size_caveat
+from benchmark.threshold_table import Row as Search
 from benchmark.training.store import read_all as read_trainings
 from benchmark.training.table import Row, half, label, rate, scenario_of
 from benchmark.training.table import rows as training_rows
@@ -40,10 +41,11 @@ def page(records: list[Record], folder: Path) -> str:
     Raises:
         UsageError: thresholds.json is missing, or a file is damaged.
     """
+    threshold_table.write(folder, records)
     found = strengths.read(folder)
     trained_so_far = read_trainings(folder) if any((folder / "training").glob("*.json")) else []
     trainings = training_rows(trained_so_far)
-    models = " and ".join(dict.fromkeys(str(line.scenario["model"]["class"]) for line in found.lines))
+    models = " and ".join(dict.fromkeys(str(line.scenario["model"]["class"]) for line in found.defenses))
     victims = min(search["victims"] for search in found.searches)
     lines = [
         "# Random gradient masking, run again",
@@ -57,7 +59,7 @@ def page(records: list[Record], folder: Path) -> str:
         "",
         f"A victim leaks at an SSIM of {found.ssim:g} or more that is above those of the null baselines (a constant,",
         "the data set mean and the mean of the class, which come to 0.5 and more on MNIST); leakage has stopped where",
-        f"at most {found.stop:.0%} of the victims leak. {room(victims, found.stop)}",
+        f"at most {found.stop:.0%} of the victims leak. {sample_size_caveat(victims, found.stop)}",
         "A strength is the weakest tested one from which on every attack of its attacker is stopped, with its 95 %",
         "interval (of an attack with two ranges that of the smaller steps); it was found on single images in",
         f"{models} with random weights, and protects there.",
@@ -69,23 +71,23 @@ def page(records: list[Record], folder: Path) -> str:
     ]
     write_whole(folder / "leakage.png", figure(found.searches, found.stop))
     lines += ["", "![share of victims that leak over the strength of each defense](leakage.png)"]
-    for where in dict.fromkeys(line.where for line in found.lines):
-        lines += ["", f"## {where}", "", *table([line for line in found.lines if line.where == where], trainings)]
+    for where in dict.fromkeys(line.where for line in found.defenses):
+        lines += ["", f"## {where}", "", *table([line for line in found.defenses if line.where == where], trainings)]
     told, origins = information(folder)
-    lines += ["", "## Finding", "", *finding(found.lines, trainings), *told]
+    lines += ["", "## Finding", "", *finding(found.defenses, trainings), *told]
     lines += ["", *provenance(records, trained_so_far, origins)]
     return "\n".join(lines) + "\n"
 
 
-def table(of_scenario: list[Line], trainings: list[Row]) -> list[str]:
+def table(of_scenario: list[DefenseThresholds], trainings: list[Row]) -> list[str]:
     """The defenses of one scenario."""
     lines = [
         "| defense | oblivious stops at | adaptive stops at | accuracy at the first | at the second | without |",
         "|---|---|---|---|---|---|",
     ]
     for line in of_scenario:
-        stops = [threshold(search) for search in line.hardest.values()]
-        protected = [trained(line, attacker, trainings) for attacker in line.hardest]
+        stops = [threshold(search) for search in line.strongest.values()]
+        protected = [trained(line, attacker, trainings) for attacker in line.strongest]
         without = [row for row in trainings if line.is_trained_on(data_of(row)) and row["defense"] == "no defense"]
         accuracies = ["<br>".join(map(accuracy, rows)) or "not trained" for rows in (*protected, without)]
         lines.append("| " + " | ".join([line.label, *stops, *accuracies]) + " |")
@@ -101,7 +103,7 @@ def threshold(search: Search) -> str:
     return f"{found['strength']:.3g} ({low} to {high}), {short_name(search['attack'])}"
 
 
-def trained(line: Line, attacker: str, trainings: list[Row]) -> list[Row]:
+def trained(line: DefenseThresholds, attacker: str, trainings: list[Row]) -> list[Row]:
     """The trainings with the defense at the strength that stops the attacker."""
     at = line.at(attacker)
     return [
@@ -145,9 +147,9 @@ class Judged:
     said: str
 
 
-def judge(line: Line, attacker: str, trainings: list[Row]) -> Judged:
+def judge(line: DefenseThresholds, attacker: str, trainings: list[Row]) -> Judged:
     """Compares the loss with ``NEAR_NONE``: its whole interval must be on one side, in every network (FedSGD)."""
-    stopped = line.hardest[attacker]["ssim"]["stopped"]
+    stopped = line.strongest[attacker]["ssim"]["stopped"]
     if stopped == VOID:
         return Judged(OPEN, None, "the attack finds nothing without a defense")
     if stopped == NEVER:
@@ -176,7 +178,7 @@ def judge(line: Line, attacker: str, trainings: list[Row]) -> Judged:
     )
 
 
-def finding(lines: list[Line], trainings: list[Row]) -> list[str]:
+def finding(lines: list[DefenseThresholds], trainings: list[Row]) -> list[str]:
     """What each defense costs where it stops each attacker, against the paper's claim, and their ranking; in words."""
     said = [
         "The claim: masking and clipping that stop the attack cost near to nothing, noise and pruning can cost more.",
