@@ -122,17 +122,17 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
 
     spectrum = add(
         "spectrum",
-        "say in how many directions the defended updates of a suite tell an image from its neighbours",
-        "Computes the derivative of the first victims' updates in their pixels, and counts its singular values, for "
-        "each data set and model of the suite without a defense and with each of its defenses. Writes spectrum.json "
-        "and spectrum.md.",
+        "compute the numerical rank of the update's Jacobian: how much a defended update determines its image",
+        "Computes the Jacobian of the first victims' updates in their pixels and counts its singular values, for each "
+        "data set and model of the suite, without a defense and with each of its defenses. Writes spectrum.json and "
+        "spectrum.md.",
     )
     diagnose = add(
         "diagnose",
-        "say why attacks that know a defense miss images: the optimizer, or the information that is left",
+        "say why attacks that know a defense miss images: the optimizer, its tolerance, or other images that fit",
         "Attacks the first victims of each cell of the suite as usual, in double precision, from the true image, which "
         "no attacker has, and from near it, and compares what was found. Writes diagnosis.json and diagnosis.md; the "
-        "same command goes on where it was stopped.",
+        "same command resumes where it stopped.",
     )
     for command, victims in ((spectrum, 4), (diagnose, 8)):
         command.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")

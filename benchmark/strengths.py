@@ -8,7 +8,8 @@ from typing import Any
 
 from benchmark import threshold_table
 from benchmark.registry import Spec, spec
-from benchmark.threshold_table import NEVER, WEAK, WITHIN, Row, defense_label
+from benchmark.threshold_page import defense_label
+from benchmark.threshold_table import NEVER, WEAK, WITHIN, Row
 
 TRAINED_ON = {"CIFAR10": "CIFAR10JPEG"}
 """The data set that may be trained on for one that is attacked, where the whole of it is available as JPEG only."""
@@ -54,6 +55,11 @@ class DefenseThresholds:
         if strength is None:
             return None
         return spec("defense", self.defense, self.fixed | {self.argument: strength})
+
+    def is_certified(self, attacker: str) -> bool:
+        """Whether the attacker's leakage surely stops somewhere, or surely does not in the whole range."""
+        found = self.strongest[attacker]["ssim"]
+        return found["stopped"] == NEVER or found["high"] is not None
 
     def is_trained_on(self, data: str) -> bool:
         """Whether a training on that data set says what the defense costs here."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmark import executors, threshold, threshold_table
+from benchmark import executors, threshold, threshold_page, threshold_table
 from benchmark.blocks import Workbench, check_fit
 from benchmark.cli import Parts
 from benchmark.conductor import Conductor, find_workers
@@ -40,7 +40,7 @@ def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
         records = read_all(folder, read_scores)
         if step < steps:
             bisection.narrow(records)
-    written = threshold_table.write(folder, records, [search.as_row() for search in searches], criterion)
+    written = threshold_page.write(folder, records, [search.as_row() for search in searches], criterion)
     print(written, end="")
     print(f"\nrecords: {folder / 'records'}\nthresholds: {folder / 'thresholds.json'}, {folder / 'thresholds.md'}")
     return 0
@@ -64,7 +64,7 @@ def show_spectrum(options: argparse.Namespace, parts: Parts) -> int:
         check_fit(scenario, bench)
         notes += bench.data(scenario.data).notes
         print(f"leakboard: {scenario.data.name} with {scenario.model.name}", file=sys.stderr)
-        table += spectrum.rows(spectrum.said(scenario, defenses, victims, bench), scenario)
+        table += spectrum.rows(spectrum.rank_per_defense(scenario, defenses, victims, bench), scenario)
     written = spectrum.as_markdown(table)
     found = {"provenance": provenance(bench) | {"data_notes": notes}, "rows": table}
     write_whole(folder / "spectrum.json", (json.dumps(found, indent=1) + "\n").encode())
@@ -107,7 +107,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         if any("key" not in row or "runs" not in row for row in rows):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{path} can not be read: delete it, or give another --out") from None
+        raise UsageError(f"{path} cannot be read: delete it, or give another --out") from None
     return rows
 
 

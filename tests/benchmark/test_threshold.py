@@ -12,7 +12,8 @@ from benchmark.errors import UsageError
 from benchmark.registry import spec
 from benchmark.suite import Scenario
 from benchmark.threshold import Range, load, parse_searches, ranges
-from benchmark.threshold_table import Criterion, attack_label, defense_label, sample_size_caveat
+from benchmark.threshold_page import attack_label, defense_label, sample_size_caveat
+from benchmark.threshold_table import Criterion
 
 
 def test_strengths_far_apart_are_on_a_logarithmic_scale_whichever_end_is_weak() -> None:
