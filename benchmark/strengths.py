@@ -4,7 +4,9 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+import msgspec
 
 from benchmark import threshold_table
 from benchmark.registry import Spec, spec
@@ -83,6 +85,16 @@ class Thresholds:
     defenses: list[DefenseThresholds]
 
 
+class _Measured(TypedDict):
+    stopped: str
+    strength: float | None
+    rates: list[float]
+
+
+class _Found(TypedDict):
+    ssim: _Measured
+
+
 def read(folder: Path) -> Thresholds:
     """Reads thresholds.json in the folder.
 
@@ -90,13 +102,14 @@ def read(folder: Path) -> Thresholds:
         UsageError: it is missing or damaged.
     """
     found = threshold_table.read(folder)
+    if found is None:
+        raise threshold_table.unreadable(folder)
+    searches = found["thresholds"]
     try:
-        if found is not None:
-            searches = found["thresholds"]
-            return Thresholds(found["ssim"], found["stop"], searches, by_defense(searches))
-    except (KeyError, TypeError, AttributeError, IndexError):
-        pass
-    raise threshold_table.unreadable(folder)
+        msgspec.convert(searches, list[_Found])
+    except msgspec.ValidationError:  # a search that was named, but not made
+        raise threshold_table.unreadable(folder) from None
+    return Thresholds(found["ssim"], found["stop"], searches, by_defense(searches))
 
 
 def by_defense(searches: list[Row]) -> list[DefenseThresholds]:

@@ -12,7 +12,7 @@ from benchmark.intervals import wilson
 from benchmark.leak import LEAKED_PSNR
 from benchmark.registry import find_class
 from benchmark.store import Record, write_whole
-from benchmark.threshold_table import FILE, NEVER, VOID, Criterion, Row, merged, read, rows
+from benchmark.threshold_table import FILE, NEVER, VOID, Criterion, Row, merged, read, rows, unreadable
 
 
 def write(folder: Path, records: list[Record], searches: Iterable[Row] = (), criterion: Criterion | None = None) -> str:
@@ -27,9 +27,14 @@ def write(folder: Path, records: list[Record], searches: Iterable[Row] = (), cri
     Raises:
         UsageError: the file is damaged, or a search has strengths without records.
     """
-    earlier = read(folder) or {"ssim": Criterion.ssim, "stop": Criterion.stop, "thresholds": []}
-    criterion = criterion or Criterion(earlier["ssim"], earlier["stop"])
-    table = rows(merged([*earlier["thresholds"], *searches]), records, criterion)
+    searches, earlier = list(searches), read(folder)
+    if earlier:
+        searches = [*earlier["thresholds"], *searches]
+        criterion = criterion or Criterion(earlier["ssim"], earlier["stop"])
+    if not searches:
+        raise unreadable(folder)
+    criterion = criterion or Criterion()
+    table = rows(merged(searches), records, criterion)
     found = {"ssim": criterion.ssim, "stop": criterion.stop, "thresholds": table}
     page = as_markdown(table, folder.resolve().name, criterion)
     write_whole(folder / FILE, (json.dumps(found, indent=1) + "\n").encode())

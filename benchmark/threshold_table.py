@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
 from benchmark.crossing import Curve, bracket, interval, rises
 from benchmark.errors import UsageError
@@ -212,6 +214,26 @@ def measured(curve: Curve, without: float, stop: float, argument: str) -> Row:
     }
 
 
+class _Search(TypedDict):
+    dataset: str
+    model: str
+    scenario: dict[str, Any]
+    where: str
+    defense: str
+    argument: str
+    fixed: dict[str, Any]
+    attack: dict[str, Any]
+    adaptive: bool
+    victims: Annotated[int, Meta(ge=1)]
+    strengths: Annotated[list[float], Meta(min_length=2)]
+
+
+class _File(TypedDict):
+    ssim: float
+    stop: float
+    thresholds: Annotated[list[_Search], Meta(min_length=1)]
+
+
 def read(folder: Path) -> dict[str, Any] | None:
     """What thresholds.json in the folder holds; None where there is none.
 
@@ -223,11 +245,11 @@ def read(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         found: dict[str, Any] = json.loads(path.read_text())
+        msgspec.convert(found, _File)
         Criterion(found["ssim"], found["stop"])
-        for search in found["thresholds"]:
-            if not {*IDENTITY, "strengths"} <= search.keys() or not search["strengths"]:
-                raise ValueError
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
+        if not all("class" in search["attack"] for search in found["thresholds"]):
+            raise ValueError
+    except (OSError, ValueError, RecursionError, msgspec.ValidationError, UsageError):
         raise unreadable(folder) from None
     return found
 

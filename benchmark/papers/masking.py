@@ -33,7 +33,6 @@ def page(records: list[Record], folder: Path) -> str:
     Raises:
         UsageError: thresholds.json is missing or names strengths without records, or a file is damaged.
     """
-    strengths.read(folder)  # or it is missing
     threshold_page.write(folder, records)
     found = strengths.read(folder)
     trained_so_far = read_trainings(folder) if any((folder / "training").glob("*.json")) else []

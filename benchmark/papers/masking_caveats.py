@@ -27,9 +27,9 @@ def uncertified(defenses: list[DefenseThresholds]) -> str:
     names = [f"{one.where} {one.label}" for one in defenses if not all(map(one.is_certified, one.strongest))]
     if not names:
         return ""
-    which = "Of no defense are the strengths" if len(names) == len(defenses) else f"Of {', '.join(names)} they are not"
+    which = "No defense has strengths" if len(names) == len(defenses) else f"{', '.join(names)} have no strengths"
     return (
-        f"{which} certified to stop both attackers: the accuracy beside them is that at a strength that was not "
+        f"{which} that are certified to stop both attackers. Such an accuracy is that at a strength that was not "
         "certified to stop anything, and a strength that does stop the attacker may cost more."
     )
 

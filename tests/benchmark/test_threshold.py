@@ -11,7 +11,7 @@ from benchmark.cli import main
 from benchmark.errors import UsageError
 from benchmark.registry import spec
 from benchmark.suite import Scenario
-from benchmark.threshold import Range, load, parse_searches, ranges
+from benchmark.threshold import Range, Search, load, middle, parse_searches, ranges
 from benchmark.threshold_page import attack_label, defense_label, sample_size_caveat
 from benchmark.threshold_table import Criterion
 
@@ -52,7 +52,13 @@ def test_the_suite_of_the_paper_is_valid() -> None:
     _, searches = load(Path(__file__).parents[2] / "configs" / "masking.yaml", None, None)
     ends = [(one.of.name, one.of.weak, one.of.strong) for one in searches if one.attack.name == "DLG"]
     assert ends[:4:2] == [("Masking", 0, 0.999), ("Pruning", 0, 0.999)]
-    assert len(searches) == 3 * 4 * 3 * 2 + 3 * 2 * 2  # Gauss-Newton for masking and pruning alone
+    swept = [one for one in searches if one.attack.args.get("patience")]
+    assert {(one.of.name, one.attack.args["prior_scale"]) for one in swept} == {
+        ("GaussianNoise", 1.0),
+        ("GaussianNoise", 3.0),
+        ("GaussianNoise", 10.0),
+    }
+    assert len(searches) - len(swept) == 3 * 4 * 3 * 2 + 3 * 2 * 2  # Gauss-Newton for masking and pruning alone
     masks = [one for one in searches if one.of.name == "Masking"]
     tested = {
         one.attack.args.get("total_variation"): [one.of.strength(p) for p in sorted(one.positions)] for one in masks
@@ -75,6 +81,45 @@ def test_a_scenario_can_have_ranges_of_its_own() -> None:
     assert all(one.scenario == searches[0].scenario for one in searches) and len(suite.cells) == 3 + 2
     with pytest.raises(UsageError, match="defenses must be a list of"):
         parse_searches({"attacks": ["IDLG"], "scenarios": [scenario]}, "mine")
+
+
+def test_two_ranges_of_one_attack_are_one_search() -> None:
+    def parsed(*ranges: list[float], name: str = "Masking", argument: str = "ratio") -> list[Search]:
+        defenses = [[{"class": name, "range": {argument: ends}}] for ends in ranges]
+        scenario = {"data": "Digits", "model": "LeNet", "victims": 4}
+        scenarios = [scenario | {"defenses": each} for each in defenses]
+        return parse_searches({"attacks": ["IDLG"], "scenarios": scenarios}, "mine")[1]
+
+    def strengths(search: Search) -> list[float]:
+        return list(search.as_row()["strengths"])
+
+    oblivious, adaptive = parsed([0.0, 0.9], [0.5, 0.99])
+    assert strengths(oblivious) == strengths(adaptive) == [0.0, 0.5, 0.9, 0.99]
+    assert [adaptive.of.strength(p) for p in middle(adaptive, (0.5, 0.9))] == [0.7]
+    first, _ = parsed([100.0, 1.0], [2.0, 0.01], name="Clipping", argument="max_norm")
+    assert strengths(first) == [100.0, 2.0, 1.0, 0.01]  # from the weak end to the strong one
+    assert [first.of.strength(p) for p in middle(first, (100.0, 2.0))] == pytest.approx([200**0.5], rel=1e-5)
+    assert middle(first, (None, 100.0)) == middle(first, (0.01, None)) == set()
+    with pytest.raises(UsageError, match="must all go from the weak end to the strong one"):
+        parsed([0.0, 0.9], [0.99, 0.5])
+
+
+def test_the_position_of_a_strength_is_found_again() -> None:
+    for ends in ((0.0, 0.999), (1e-4, 10.0), (100.0, 1e-4), (0.9, 0.1)):
+        of = Range("Masking", {}, "ratio", *ends)
+        assert [of.position(of.strength(p)) for p in (0.0, 0.3, 1.0)] == pytest.approx([0.0, 0.3, 1.0], abs=1e-5)
+
+
+def test_where_no_strength_is_left_between_two_the_search_is_at_its_end() -> None:
+    _, (search, _) = parse_searches(
+        {
+            "attacks": ["IDLG"],
+            "scenarios": [{"data": "Digits", "model": "LeNet"}],
+            "defenses": [{"class": "Masking", "range": {"ratio": [0.1, 0.100001]}}],
+        },
+        "mine",
+    )
+    assert middle(search, (0.1, 0.100001)) == set()
 
 
 RANGES: dict[str, Any] = {"Masking": {"ratio": [0.0, 0.9]}, "GaussianNoise": {"std": [1e-3, 1.0]}}

@@ -86,7 +86,7 @@ def test_the_strengths_that_were_found_are_trained_too(leakboard: Leakboard, tmp
             "rates": [1.0, 0.5],
         }
         what = {"dataset": dataset, "where": dataset, "scenario": {}, "defense": "Masking", "argument": "ratio"}
-        what["adaptive"] = adaptive
+        what |= {"adaptive": adaptive, "model": "LeNet", "victims": 4}
         given = {"attack": {"class": "IDLG"}, "strengths": [0.0, 0.99], "ssim": found, "fixed": {"rescale": True}}
         return what | given
 
