@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attacks import IDLG, GaussNewton
+from attacks.base import Observation
 from benchmark.blocks import Workbench, check_attack, check_fit, checksum
 from benchmark.client import observe
 from benchmark.errors import UsageError
@@ -22,6 +24,7 @@ from benchmark.scores import score
 from benchmark.seeds import generators
 from benchmark.suite import BASELINES, Cell, Suite, digest
 from benchmark.threshold_page import attack_label
+from defenses.base import global_norm
 
 OWN, DOUBLE, TRUTH, NEAR = "as it is", "float64", "from the true image", "from near it"
 
@@ -37,14 +40,18 @@ ROUNDING = 1e-3
 """Objectives closer to each other than this part of the larger one are the same: they are sums of squares, in 32
 bits."""
 
+SOLVED = 1e-10
+"""An objective of no more than this part of the squared norm of what is matched is one of a solution: its residual is
+within a few dozen roundings in 32 bits."""
+
 NOT_JUDGED = "not judged"
 
 VERDICTS = {
     "found": "the attack finds the image (PSNR of 20 dB or more, and better than every null baseline)",
     "label": "it does not, and its label is wrong",
     "ambiguous": (
-        "another image fits as well: the attack's own objective is no higher there than where the attack ends that "
-        "starts at the true image, or that one leaves the true image for another"
+        "another image fits as well: the attack's own objective is, within rounding, no higher there than where the "
+        "attack ends that starts at the true image, or that one leaves the true image for another"
     ),
     "tolerance": (
         "the attack has reached its tolerance at another image, though the objective is lower at the true one: whether "
@@ -72,12 +79,14 @@ class Found:
         status: how the attack ended.
         label_right: whether its label was right.
         objective: the lowest loss of the attack's own, with its priors; None where it was never finite.
+        size: the loss of an update of zeros; None in rows of an older version, which did not say it.
     """
 
     leaked: list[bool]
     status: list[str]
     label_right: list[bool]
     objective: list[float | None]
+    size: list[float] | None = None
 
 
 def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
@@ -115,8 +124,17 @@ def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
             status=made.status,
             label_right=scores.label_correct.all(1).tolist(),
             objective=[finite(loss) for loss in made.loss.tolist()],
+            size=size_of(seen, attack).tolist(),
         )
     return found
+
+
+def size_of(seen: Observation, attack: IDLG | GaussNewton) -> Tensor:
+    """The squared norm of each victim's update ``[V]``, with the weight that the attack gives to it."""
+    squared = global_norm(seen.update).double().square()
+    if seen.defense is None or isinstance(attack, GaussNewton):
+        return squared
+    return squared * seen.defense.weight(seen.update)
 
 
 def without_restarts(attack: Spec) -> Spec:
@@ -160,7 +178,8 @@ def verdict(runs: dict[str, Found], victim: int) -> str:
     if truth is None or near is None:
         return NOT_JUDGED
     here, there = own.objective[victim], truth.objective[victim]
-    fits = here is not None and there is not None and here <= there * (1 + ROUNDING)
+    rounding = SOLVED * own.size[victim] if own.size else 0.0
+    fits = here is not None and there is not None and here <= max(there * (1 + ROUNDING), rounding)
     leaves = not truth.leaked[victim] and truth.status[victim] != "diverged"
     if fits or leaves:
         return "ambiguous"
