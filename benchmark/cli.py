@@ -53,7 +53,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "The suite gives each defense a range from its weak to its strong end, as in {class: Masking, range: {ratio: "
         "[0, 0.99]}}. Both ends are tested, then the middle of what is left, with the same victims at every strength, "
         "for each scenario, attack and attacker. Writes thresholds.json and thresholds.md beside the tables of "
-        "leakboard run; the same command goes on where it was stopped.",
+        "leakboard run, and keeps the searches that are there already; the same command resumes where it stopped.",
     )
     threshold.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
     threshold.add_argument(
@@ -146,7 +146,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     page = add(
         "page",
         "write the page of a paper that was run again, from its records",
-        "Writes FOLDER/README.md and its figures: the paper's figures beside those of the records in FOLDER.",
+        "Writes FOLDER/README.md and its figures: the paper's figures beside those of the records in FOLDER. For "
+        "masking, thresholds.json, thresholds.md, spectrum.md and diagnosis.md are also written anew.",
     )
     page.add_argument("folder", metavar="FOLDER", help="what leakboard run wrote for one of the suites named below")
     page.add_argument("--paper", metavar="NAME", help="idlg, dlg_fb or masking (default: the name of the folder)")

@@ -207,20 +207,26 @@ def adaptive_cells(suite: Suite, victims: int, bench: Workbench) -> list[Cell]:
 
 
 def run(cells: list[Cell], bench: Workbench, done: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """All rows that there are by then, after each cell; at the end, those of the cells alone.
+    """All rows that there are by then, after each cell.
 
     Args:
         cells: what is diagnosed.
         bench: device and data root.
-        done: rows of an earlier run; those of the same cells, images and code are taken over.
+        done: rows of earlier runs; those of the same cells, images and code are taken over, those of the same cells
+            alone are replaced, and all others stay.
     """
     earlier = {str(row["key"]): row for row in done}
-    table: list[dict[str, Any]] = []
+    table: dict[str, dict[str, Any]] = {identity(row): row for row in done}
     for cell in cells:
         key = key_of(cell, bench)
-        table.append(earlier.pop(key) if key in earlier else {"key": key} | row_of(cell, bench))
-        yield [*table, *earlier.values()]  # a run that is stopped has lost none of them
-    yield table
+        row = earlier[key] if key in earlier else {"key": key} | row_of(cell, bench)
+        table[identity(row)] = row
+        yield list(table.values())
+
+
+def identity(row: dict[str, Any]) -> str:
+    """What a row is about: an attack may have got more arguments since, with the values that it had before."""
+    return f"{row['where']}, {row['defense']}, {attack_label(row['attack'])}"
 
 
 def row_of(cell: Cell, bench: Workbench) -> dict[str, Any]:

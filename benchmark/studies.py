@@ -92,8 +92,7 @@ def diagnose(options: argparse.Namespace, parts: Parts) -> int:
     table: list[dict[str, Any]] = []
     for number, table in enumerate(diagnosis.run(cells, bench, rows_of(path))):
         write_whole(path, (json.dumps({"rows": table}, indent=1, allow_nan=False) + "\n").encode())
-        if number < len(cells):
-            print(f"{number + 1}/{len(cells)}: {cells[number].label}", file=sys.stderr)
+        print(f"{number + 1}/{len(cells)}: {cells[number].label}", file=sys.stderr)
     written = diagnosis.as_markdown(table)
     write_whole(folder / "diagnosis.md", written.encode())
     print(written, end="")
@@ -104,9 +103,9 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     """The rows of an earlier run; none where there was none."""
     try:
         rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
-        if any("key" not in row or "runs" not in row for row in rows):
+        if any(not {"key", "runs", "where", "defense", "attack"} <= row.keys() for row in rows):
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{path} cannot be read: delete it, or give another --out") from None
     return rows
 

@@ -200,13 +200,18 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest
     first = json.loads(path.read_text())["rows"]
     assert (tmp_path / "out" / "diagnosis.md").read_text() == capsys.readouterr().out
     assert "| Digits LeNet | Masking(ratio=0.9, rescale=False) | IDLG max_evaluations=4 | 1 |" in as_markdown(first)
-    first[1]["where"] = "as it was"  # what was done is taken over, other cells are not
+    first[1]["marked"] = True  # what was done is taken over, and other cells stay
+    first[0]["key"] = "of other code"
     path.write_text(json.dumps({"rows": first}))
     suite.write_text(text.replace("[0.5, 0.9]", "[0.6, 0.9]"))
     assert call() == 0
     second = json.loads(path.read_text())["rows"]
-    assert [r["defense"] for r in second] == [f"Masking(ratio={ratio}, rescale=False)" for ratio in (0.6, 0.9)]
-    assert second[1]["where"] == "as it was"
+    assert [r["defense"] for r in second] == [f"Masking(ratio={ratio}, rescale=False)" for ratio in (0.5, 0.9, 0.6)]
+    assert second[1] == first[1] and second[0]["key"] == "of other code"
+    suite.write_text(text)
+    assert call() == 0
+    third = json.loads(path.read_text())["rows"]
+    assert [r["defense"] for r in third] == [r["defense"] for r in second] and third[0]["key"] != "of other code"
 
     path.write_text('{"rows": [1]}')
     assert call() == 2 and "cannot be read: delete it" in capsys.readouterr().err
