@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -181,7 +181,7 @@ class _Scores(TypedDict):
     key: str
     cell: str
     config: dict[str, Any]
-    code_sha256: str
+    code_sha256: NotRequired[str]
     provenance: dict[str, Any]
     cost: dict[str, Any]
     victims: list[dict[str, Any]]

@@ -157,7 +157,7 @@ def test_the_page_names_what_its_rows_cannot_carry(make_search: MakeSearch, tmp_
 def test_a_defense_that_acted_once_is_not_void(make_search: MakeSearch, tmp_path: Path) -> None:
     searches = [make_search(stops_at(0.2), adaptive=adaptive) for adaptive in (False, True)]
     trained = [training(defense, 0.5, seed) for defense in (None, masked(0.2)) for seed in SEEDS]
-    trained[-1]["loss"] = 1.1
+    trained[-1] |= {"loss": 1.1, "curve": {"loss": [2.3, 1.1]}}
     written = of_masking(tmp_path, searches, trained)
     assert "did not act" not in written
     assert "CIFAR10 LeNet: 0.0 points (0.0 to 0.0, ConvNet FedSGD)" in written  # no loss has no sign
