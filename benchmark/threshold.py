@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ class Search:
         if rising != (other.strong > other.weak):
             raise UsageError(f"ranges of {other.name} {other.argument} must all go from the weak end to the strong one")
         weak, strong = (min(ends), max(ends)) if rising else (max(ends), min(ends))
-        whole = Range(self.of.name, self.of.fixed, self.of.argument, weak, strong)
+        whole = replace(self.of, weak=weak, strong=strong)
         return Search(self.scenario, whole, self.attack, self.adaptive, {whole.position(end) for end in ends})
 
 
