@@ -26,6 +26,7 @@ class Range:
         fixed: its other arguments.
         argument: the one that is its strength.
         weak, strong: the ends, where the defense does least and most.
+        whole: whether a strength is a whole number.
     """
 
     name: str
@@ -33,26 +34,36 @@ class Range:
     argument: str
     weak: float
     strong: float
+    whole: bool = False
 
     @property
-    def is_logarithmic(self) -> bool:
-        """Whether the middle of two strengths is that of their logarithms."""
-        least, most = sorted((self.weak, self.strong))
-        return least > 0 and most / least >= LOG_FROM
+    def logarithmic(self) -> bool:
+        """Whether the ends are so far apart that the search is between their logarithms."""
+        low, high = sorted((self.weak, self.strong))
+        return low > 0 and high / low >= LOG_FROM
+
+    def position(self, strength: float) -> float:
+        """The position at which a strength is."""
+        scale = math.log if self.logarithmic else float
+        return (scale(strength) - scale(self.weak)) / (scale(self.strong) - scale(self.weak))
 
     def strength(self, position: float) -> float:
-        """At 0 the weak end, at 1 the strong one, to six digits."""
-        if self.is_logarithmic:
+        """At 0 the weak end, at 1 the strong one, to six digits or to the nearest whole number."""
+        if self.whole and position in (0, 1):
+            return self.strong if position else self.weak
+        if self.logarithmic:
             value = math.exp((1 - position) * math.log(self.weak) + position * math.log(self.strong))
         else:
             value = (1 - position) * self.weak + position * self.strong
-        return float(f"{value:.6g}")
+        return round(value) if self.whole else float(f"{value:.6g}")
 
-    def position(self, strength: float) -> float:
-        """The inverse of :meth:`strength`."""
-        if self.is_logarithmic:
-            return math.log(strength / self.weak) / math.log(self.strong / self.weak)
-        return (strength - self.weak) / (self.strong - self.weak)
+    def between(self, first: float, second: float) -> float | None:
+        """A position between two others whose strength is neither of theirs; None where there is none."""
+        low, high = sorted((self.strength(first), self.strength(second)))
+        middle = (first + second) / 2
+        if self.whole and self.strength(middle) in (low, high):  # on a logarithmic scale, say, 1 and 3 have 2 between
+            middle = self.position((low + high) // 2)
+        return middle if low < self.strength(middle) < high else None
 
     def defense(self, position: float) -> Spec:
         return spec("defense", self.name, self.fixed | {self.argument: self.strength(position)})
@@ -207,6 +218,8 @@ class Bisection:
 def middle(search: Search, ends: tuple[float | None, float | None]) -> set[float]:
     """The position between two tested strengths; none where there is no strength between them."""
     tested = {search.of.strength(position): position for position in search.positions}
-    positions = [tested[end] for end in ends if end is not None]
-    half = sum(positions) / 2
-    return {half} if len(positions) == 2 and search.of.strength(half) not in tested else set()
+    weaker, stronger = ends
+    if weaker is None or stronger is None:
+        return set()
+    between = search.of.between(tested[weaker], tested[stronger])
+    return set() if between is None else {between}
