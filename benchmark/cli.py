@@ -53,7 +53,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "The suite gives each defense a range from its weak to its strong end, as in {class: Masking, range: {ratio: "
         "[0, 0.99]}}. Both ends are tested, then the middle of what is left, with the same victims at every strength, "
         "for each scenario, attack and attacker. Writes thresholds.json and thresholds.md beside the tables of "
-        "leakboard run; the same command goes on where it was stopped.",
+        "leakboard run, and keeps the searches that are there already; the same command resumes where it stopped.",
     )
     threshold.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
     threshold.add_argument(
@@ -126,17 +126,17 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
 
     spectrum = add(
         "spectrum",
-        "say in how many directions the defended updates of a suite tell an image from its neighbours",
-        "Computes the derivative of the first victims' updates in their pixels, and counts its singular values, for "
-        "each data set and model of the suite without a defense and with each of its defenses. Writes spectrum.json "
-        "and spectrum.md.",
+        "compute the numerical rank of the update's Jacobian: how much a defended update determines its image",
+        "Computes the Jacobian of the first victims' updates in their pixels and counts its singular values, for each "
+        "data set and model of the suite, without a defense and with each of its defenses. Writes spectrum.json and "
+        "spectrum.md.",
     )
     diagnose = add(
         "diagnose",
-        "say why attacks that know a defense miss images: the optimizer, or the information that is left",
+        "say why attacks that know a defense miss images: the optimizer, its tolerance, or other images that fit",
         "Attacks the first victims of each cell of the suite as usual, in double precision, from the true image, which "
         "no attacker has, and from near it, and compares what was found. Writes diagnosis.json and diagnosis.md; the "
-        "same command goes on where it was stopped.",
+        "same command resumes where it stopped.",
     )
     for command, victims in ((spectrum, 4), (diagnose, 8)):
         command.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
@@ -150,7 +150,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     page = add(
         "page",
         "write the page of a paper that was run again, from its records",
-        "Writes FOLDER/README.md and its figures: the paper's figures beside those of the records in FOLDER.",
+        "Writes FOLDER/README.md and its figures: the paper's figures beside those of the records in FOLDER. For "
+        "masking, thresholds.json, thresholds.md, spectrum.md and diagnosis.md are also written anew.",
     )
     page.add_argument("folder", metavar="FOLDER", help="what leakboard run wrote for one of the suites named below")
     page.add_argument("--paper", metavar="NAME", help="idlg, dlg_fb or masking (default: the name of the folder)")

@@ -1,6 +1,6 @@
-"""Why an attack misses an image: because it does not get there, or because the update does not say where that is.
+"""Why an attack misses an image: because it does not get there, or because other images fit the update as well.
 
-The attack is run again with double precision, from the true image, which no attacker has, and from near it.
+The same attack is run again in double precision, from the true image, which no attacker has, and from near it.
 """
 
 from collections.abc import Iterator
@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attacks import IDLG, GaussNewton
+from attacks.base import Observation
 from benchmark.blocks import Workbench, check_attack, check_fit, checksum
 from benchmark.client import observe
 from benchmark.code_version import code_checksum, networks_sha256, source
@@ -21,7 +23,8 @@ from benchmark.registry import Spec, build
 from benchmark.scores import score
 from benchmark.seeds import generators
 from benchmark.suite import BASELINES, Cell, Suite, digest
-from benchmark.threshold import attack_label
+from benchmark.threshold_page import attack_label
+from defenses.base import global_norm
 
 OWN, DOUBLE, TRUTH, NEAR = "as it is", "float64", "from the true image", "from near it"
 
@@ -33,27 +36,38 @@ RUNS: dict[str, tuple[torch.dtype, float | None]] = {
 }
 """The attacks on each victim: precision, and where they start at the true image, the deviation of the noise on it."""
 
-CONTENT = 1e-6
-"""Matching loss with which the published attacks are content: for an attack without a tolerance of its own, an image
-that has less than this does as well as the true one."""
+ROUNDING = 1e-3
+"""Objectives closer to each other than this part of the larger one are the same: they are sums of squares, in 32
+bits."""
 
-SAME = 0.01
-"""Objectives closer to each other than this part of the larger one are the same."""
+SOLVED = 1e-10
+"""An objective of no more than this part of the squared norm of what is matched is one of a solution: its residual is
+within a few dozen roundings in 32 bits."""
+
+NOT_JUDGED = "not judged"
 
 VERDICTS = {
-    "found": "the attack finds the image (PSNR of 20 dB or more)",
-    "label": "it does not, and it goes by a wrong label",
+    "found": "the attack finds the image (PSNR of 20 dB or more, and better than every null baseline)",
+    "label": "it does not, and its label is wrong",
+    "ambiguous": (
+        "another image fits as well: the attack's own objective is, within rounding, no higher there than where the "
+        "attack ends that starts at the true image, or that one leaves the true image for another"
+    ),
+    "tolerance": (
+        "the attack has reached its tolerance at another image, though the objective is lower at the true one: whether "
+        "the update tells them apart is not known"
+    ),
     "optimizer": (
-        "the label is right and the objective is lower at the image, but the attack does not get there, though it does "
-        "with 64 bits or from near it"
+        "the objective is lower at the true image, but the attack does not get there, though it does in 64 bits or "
+        "from near it"
     ),
-    "information": (
-        "another image does as well, down to the tolerance with which the attack is content, or the attack leaves the "
-        "true image for another: what the defense has left, with the priors, does not say which one it was"
+    "open": "the objective is lower at the true image, but not even from near it does the attack get there",
+    NOT_JUDGED: (
+        "Gauss-Newton misses the image, and its runs from the true image and from near it, of an older version, were "
+        "those of another attack: with the weight of the prior at its last value from the start"
     ),
-    "open": "the objective is lower at the image, but not even from near it does the attack get there, or it diverges",
 }
-"""What can be said of a victim, and when."""
+"""What can be said of a victim, and when: the first that holds."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +76,17 @@ class Found:
 
     Attributes:
         leaked: whether the image was found, by the PSNR.
-        diverged: whether the attack did.
-        label_right: whether the label was.
+        status: how the attack ended.
+        label_right: whether its label was right.
         objective: the lowest loss of the attack's own, with its priors; None where it was never finite.
+        size: the loss of an update of zeros; None in rows of an older version, which did not say it.
     """
 
     leaked: list[bool]
-    diverged: list[bool]
+    status: list[str]
     label_right: list[bool]
     objective: list[float | None]
+    size: list[float] | None = None
 
 
 def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
@@ -99,51 +115,84 @@ def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
             victims,
         )
         start = None if deviation is None else (images + deviation * noise).to(bench.device)
-        attack: IDLG | GaussNewton = build("attack", cell.attack if start is None else once(cell.attack))
+        attack: IDLG | GaussNewton = build("attack", cell.attack if start is None else without_restarts(cell.attack))
         made = attack.reconstruct(seen, start_images=start)
         scores = score(images, labels, made.images.float().cpu(), made.labels.cpu(), None)
         is_found = leaked(scores.psnr, null).any(1).tolist()
         found[name] = Found(
             leaked=[ok and status != "diverged" for ok, status in zip(is_found, made.status, strict=True)],
-            diverged=[status == "diverged" for status in made.status],
+            status=made.status,
             label_right=scores.label_correct.all(1).tolist(),
             objective=[finite(loss) for loss in made.loss.tolist()],
+            size=size_of(seen, attack).tolist(),
         )
     return found
 
 
-def once(attack: Spec) -> Spec:
-    """The attack without what would make it leave the start that it is given: restarts, and weights that fall."""
-    fixed = {"restarts": 0, "start": "noise"}
-    if attack.name == "GaussNewton":  # its first weights would smooth away the start
-        fixed["total_variation"] = attack.args["last_total_variation"]
-    return replace(attack, args=attack.args | {key: value for key, value in fixed.items() if key in attack.args})
+def size_of(seen: Observation, attack: IDLG | GaussNewton) -> Tensor:
+    """The squared norm of each victim's update ``[V]``, with the weight that the attack gives to it."""
+    squared = global_norm(seen.update).double().square()
+    if seen.defense is None or isinstance(attack, GaussNewton):
+        return squared
+    return squared * seen.defense.weight(seen.update)
+
+
+def without_restarts(attack: Spec) -> Spec:
+    """The same attack, but that it stays with the start that it is given."""
+    return replace(attack, args=attack.args | {"restarts": 0}) if "restarts" in attack.args else attack
+
+
+def runs_of(row: dict[str, Any]) -> dict[str, Found]:
+    """The runs of a row; of an older version those alone that were of the same attack."""
+    found = {}
+    for name, run in row["runs"].items():
+        if "status" in run:
+            found[name] = Found(**run)
+        elif row["attack"]["class"] != "GaussNewton" or name not in (TRUTH, NEAR):
+            found[name] = Found(run["leaked"], older_status(row["attack"], run), run["label_right"], run["objective"])
+    return found
+
+
+def older_status(attack: dict[str, Any], run: dict[str, Any]) -> list[str]:
+    """How the attacks ended: older versions did not say who had converged."""
+    tolerance = float(attack.get("tolerance", 0.0))
+    return [
+        "diverged" if diverged else "converged" if objective is not None and objective < tolerance else "exhausted"
+        for diverged, objective in zip(run["diverged"], run["objective"], strict=True)
+    ]
 
 
 def verdicts_of(row: dict[str, Any]) -> list[str]:
     """One of ``VERDICTS`` for each victim of a row."""
-    runs, tolerance = row["runs"], float(row["attack"].get("tolerance", CONTENT))
-    objectives = {name: [float("inf") if o is None else o for o in run["objective"]] for name, run in runs.items()}
-    verdicts = []
-    for victim, here in enumerate(objectives[OWN]):
-        stays, there = runs[TRUTH]["leaked"][victim], objectives[TRUTH][victim]
-        if runs[OWN]["leaked"][victim]:
-            verdicts.append("found")
-        elif not runs[OWN]["label_right"][victim]:
-            verdicts.append("label")
-        elif here <= max(tolerance, there * (1 + SAME)) or not (stays or runs[TRUTH]["diverged"][victim]):
-            verdicts.append("information")
-        else:
-            arrives = runs[DOUBLE]["leaked"][victim] or runs[NEAR]["leaked"][victim]
-            verdicts.append("optimizer" if arrives else "open")
-    return verdicts
+    runs = runs_of(row)
+    return [verdict(runs, victim) for victim in range(len(runs[OWN].leaked))]
+
+
+def verdict(runs: dict[str, Found], victim: int) -> str:
+    """What can be said of one victim."""
+    own, truth, near = runs[OWN], runs.get(TRUTH), runs.get(NEAR)
+    if own.leaked[victim]:
+        return "found"
+    if not own.label_right[victim]:
+        return "label"
+    if truth is None or near is None:
+        return NOT_JUDGED
+    here, there = own.objective[victim], truth.objective[victim]
+    rounding = SOLVED * own.size[victim] if own.size else 0.0
+    fits = here is not None and there is not None and here <= max(there * (1 + ROUNDING), rounding)
+    leaves = not truth.leaked[victim] and truth.status[victim] != "diverged"
+    if fits or leaves:
+        return "ambiguous"
+    if own.status[victim] == "converged":
+        return "tolerance"
+    return "optimizer" if runs[DOUBLE].leaked[victim] or near.leaked[victim] else "open"
 
 
 def adaptive_cells(suite: Suite, victims: int, bench: Workbench) -> list[Cell]:
     """The cells of the suite whose attacker knows the defense, with so many victims.
 
     Raises:
-        UsageError: there is none, or one that can not be diagnosed.
+        UsageError: there is none, or one that cannot be diagnosed.
     """
     found = [cell for cell in suite.cells if cell.defense and cell.adaptive and cell.attack.name not in BASELINES]
     if not found:
@@ -152,26 +201,32 @@ def adaptive_cells(suite: Suite, victims: int, bench: Workbench) -> list[Cell]:
     for cell in cells:
         attack = build("attack", cell.attack)
         if not isinstance(attack, IDLG | GaussNewton):  # the label that DLG looks for would not start at the true one
-            raise UsageError(f"{cell.attack.name} can not be started at the true image: give IDLG or GaussNewton")
+            raise UsageError(f"{cell.attack.name} cannot be started at the true image: give IDLG or GaussNewton")
         check_attack(cell.scenario, cell.attack, check_fit(cell.scenario, bench), bench)
     return cells
 
 
 def run(cells: list[Cell], bench: Workbench, done: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """All rows that there are by then, after each cell; at the end, those of the cells alone.
+    """All rows that there are by then, after each cell.
 
     Args:
         cells: what is diagnosed.
         bench: device and data root.
-        done: rows of an earlier run; those of the same cells, images and code are taken over.
+        done: rows of earlier runs; those of the same cells, images and code are taken over, those of the same cells
+            alone are replaced, and all others stay.
     """
     earlier = {str(row["key"]): row for row in done}
-    table: list[dict[str, Any]] = []
+    table: dict[str, dict[str, Any]] = {identity(row): row for row in done}
     for cell in cells:
         key = key_of(cell, bench)
-        table.append(earlier.pop(key) if key in earlier else {"key": key} | row_of(cell, bench))
-        yield [*table, *earlier.values()]  # a run that is stopped has lost none of them
-    yield table
+        row = earlier[key] if key in earlier else {"key": key} | row_of(cell, bench)
+        table[identity(row)] = row
+        yield list(table.values())
+
+
+def identity(row: dict[str, Any]) -> str:
+    """What a row is about: an attack may have got more arguments since, with the values that it had before."""
+    return f"{row['where']}, {row['defense']}, {attack_label(row['attack'])}"
 
 
 def row_of(cell: Cell, bench: Workbench) -> dict[str, Any]:
@@ -203,30 +258,33 @@ def key_of(cell: Cell, bench: Workbench) -> str:
     )
 
 
-COLUMNS = ("data", "defense", "attack", "victims", *(f"found {name}" for name in RUNS), *list(VERDICTS)[1:])
-
-
-def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
-    """The row as a person reads it, in the order of ``COLUMNS``."""
-    found = [str(sum(row["runs"][name]["leaked"])) for name in RUNS]
-    verdicts = verdicts_of(row)
-    counts = [str(verdicts.count(verdict)) for verdict in list(VERDICTS)[1:]]
+def cells_of(row: dict[str, Any], shown: list[str]) -> tuple[str, ...]:
+    """The row as a person reads it: how many each run finds, and how many there are of each of the verdicts shown."""
+    runs, verdicts = runs_of(row), verdicts_of(row)
+    found = [str(sum(runs[name].leaked)) if name in runs else "-" for name in RUNS]
+    counts = [str(verdicts.count(verdict)) for verdict in shown]
     return row["where"], row["defense"], attack_label(row["attack"]), str(len(verdicts)), *found, *counts
 
 
 def as_markdown(table: list[dict[str, Any]]) -> str:
     """The table as a page."""
+    given = {verdict for row in table for verdict in verdicts_of(row)}
+    said = {name: meaning for name, meaning in VERDICTS.items() if name != NOT_JUDGED or name in given}
+    shown = list(said)[1:]
+    columns = ("data", "defense", "attack", "victims", *(f"found {name}" for name in RUNS), *shown)
     lines = [
         "# Why attacks that know the defense miss an image",
         "",
-        "The same victims are attacked as usual, with 64 instead of 32 bits, from the true image, and from near it",
-        f"(noise with a deviation of {RUNS[NEAR][1]:g} on each pixel, which is no leak). What can be said of a victim,",
-        "the first that holds:",
+        "The same victims are attacked as usual, in 64 instead of 32 bits, from the true image, and from near it",
+        f"(noise with a deviation of {RUNS[NEAR][1]:g} on each pixel, which is no leak), by the same attack without",
+        "restarts. Each run ends with the lowest objective that it has seen, its start included; Gauss-Newton, whose",
+        "prior smooths most at first, may smooth away a start near the image. What can be said of a victim, the first",
+        "that holds:",
         "",
-        *(f"- **{verdict}**: {meaning}." for verdict, meaning in VERDICTS.items()),
+        *(f"- **{verdict}**: {meaning}." for verdict, meaning in said.items()),
         "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|" + "---|" * len(COLUMNS),
-        *("| " + " | ".join(cells_of(row)) + " |" for row in table),
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(cells_of(row, shown)) + " |" for row in table),
     ]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
-"""What an update says about an image: the singular values of its derivative in the pixels.
+"""How much a defended update still determines its image: the numerical rank of the update's Jacobian in the pixels.
 
-A count of the entries that a defense leaves is an upper bound of what they say. The rank of the Jacobian is the number
-of directions in which an image can not move without moving the update, and its singular values say by how much.
+The number of entries that a defense leaves is an upper bound of that rank, which is the number of directions in which
+the image cannot move without moving the update; the singular values say by how much it moves.
 """
 
 from dataclasses import dataclass
@@ -57,14 +57,14 @@ def singular_values(derivative: dict[str, Tensor], factor: dict[str, Tensor]) ->
     gram = torch.zeros(pixels, pixels, dtype=torch.float64)
     for name, rows in derivative.items():
         kept = factor[name].flatten()
-        weighed = (rows * kept[:, None])[kept != 0].double()
-        gram += weighed.T @ weighed
+        weighted = (rows * kept[:, None])[kept != 0].double()
+        gram += weighted.T @ weighted
     return torch.linalg.eigvalsh(gram).clamp(min=0).sqrt().flip(0)
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the update of one victim says.
+class JacobianRank:
+    """Numerical rank of the Jacobian of one victim's update.
 
     Attributes:
         equations: entries that are not zero.
@@ -77,15 +77,17 @@ class Said:
     directions: list[int]
 
 
-def said(scenario: Scenario, defenses: list[Spec], victims: int, bench: Workbench) -> dict[str, list[Said]]:
-    """By the label of the defense, what the updates of the first victims say to an attacker who knows it.
+def rank_per_defense(
+    scenario: Scenario, defenses: list[Spec], victims: int, bench: Workbench
+) -> dict[str, list[JacobianRank]]:
+    """By the label of the defense, the ranks for the first victims, as an attacker sees them who knows the defense.
 
     The first entry is that without a defense.
     """
     data, model = bench.data(scenario.data), bench.model(scenario).double()
     images, labels = bench.victims(scenario, range(victims))
     public = data.mean_image(), data.class_means(), data.mean_step()
-    found: dict[str, list[Said]] = {}
+    found: dict[str, list[JacobianRank]] = {}
     for victim in range(victims):
         derivative: dict[str, Tensor] = {}
         largest = 0.0
@@ -106,7 +108,7 @@ def said(scenario: Scenario, defenses: list[Spec], victims: int, bench: Workbenc
             values = singular_values(derivative, kept)
             largest = largest or float(values[0])
             found.setdefault(spec.label if spec else "no defense", []).append(
-                Said(
+                JacobianRank(
                     equations=sum(int(value.sum()) for value in kept.values()),
                     pixels=len(values),
                     directions=[int((values >= level * largest).sum()) for level in LEVELS],
@@ -125,7 +127,7 @@ def scenarios(suite: Suite) -> list[tuple[Scenario, list[Spec]]]:
     return [(scenario, list(defenses.values())) for scenario, defenses in found.values()]
 
 
-def rows(found: dict[str, list[Said]], scenario: Scenario) -> list[dict[str, Any]]:
+def rows(found: dict[str, list[JacobianRank]], scenario: Scenario) -> list[dict[str, Any]]:
     """One row for each defense: means over victims, as JSON."""
     return [
         {
@@ -148,11 +150,11 @@ def as_markdown(table: list[dict[str, Any]]) -> str:
     """The table as a page."""
     levels = " | ".join(f"{level:g}" for level in LEVELS)
     lines = [
-        "# What an update says about an image",
+        "# How much an update determines its image",
         "",
-        "Pixels are the unknowns, equations the entries of the update that are not zero. Directions are singular",
-        "values of the update's derivative in the pixels, at the true image, down to a part of the largest one without",
-        "a defense: in so many directions the image can be told from its neighbours. Means over victims.",
+        "Pixels are the unknowns, equations the entries of the update that are not zero. The other columns are the",
+        "numerical rank of the update's Jacobian in the pixels, at the true image: how many singular values are at",
+        "least that part of the largest one without a defense. Means over victims.",
         "",
         f"| data | defense | victims | pixels | equations | {levels} |",
         "|---|---|---|---|---|" + "---|" * len(LEVELS),

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmark import executors, threshold
+from benchmark import executors, threshold, threshold_page, threshold_table
 from benchmark.blocks import Workbench, check_fit
 from benchmark.cli import Parts
 from benchmark.conductor import Conductor, find_workers
@@ -26,13 +26,14 @@ from benchmark.terminal import print_training
 
 def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard threshold``."""
-    criterion = threshold.Criterion(options.ssim, options.stop)
+    criterion = threshold_table.Criterion(options.ssim, options.stop)
     steps = whole_number("--steps", options.steps, at_least=0)
     suite, searches = threshold.load(suite_path(options.suite), options.victims, options.seed)
     conductor = Conductor.of(options, suite.name)
     if conductor.tracker and conductor.tracker.has_one_run:
         raise UsageError("a W&B sweep has one run for each command, and a search has no single cell: use leakboard run")
     folder = conductor.folder
+    threshold_table.read(folder)  # a damaged one is told before any work is done
     bisection = threshold.Bisection(suite, searches, criterion)
     for step in range(steps + 1):
         whole = bisection.as_suite()
@@ -42,11 +43,7 @@ def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
         records = read_all(folder, attack_scores)
         if step < steps:
             bisection.narrow(records)
-    table = threshold.rows(bisection, records)
-    written = threshold.as_markdown(table, suite.name, criterion)
-    found = {"ssim": criterion.ssim, "stop": criterion.stop, "thresholds": table}
-    write_whole(folder / "thresholds.json", (json.dumps(found, indent=1) + "\n").encode())
-    write_whole(folder / "thresholds.md", written.encode())
+    written = threshold_page.write(folder, records, [search.as_row() for search in searches], criterion)
     print(written, end="")
     print(f"\nrecords: {folder / 'records'}\nthresholds: {folder / 'thresholds.json'}, {folder / 'thresholds.md'}")
     return 0
@@ -70,7 +67,7 @@ def show_spectrum(options: argparse.Namespace, parts: Parts) -> int:
         check_fit(scenario, bench)
         notes += bench.data(scenario.data).notes
         print(f"leakboard: {scenario.data.name} with {scenario.model.name}", file=sys.stderr)
-        table += spectrum.rows(spectrum.said(scenario, defenses, victims, bench), scenario)
+        table += spectrum.rows(spectrum.rank_per_defense(scenario, defenses, victims, bench), scenario)
     written = spectrum.as_markdown(table)
     found = {"provenance": provenance(bench) | {"data_notes": notes}, "rows": table}
     write_whole(folder / "spectrum.json", (json.dumps(found, indent=1) + "\n").encode())
@@ -98,8 +95,7 @@ def diagnose(options: argparse.Namespace, parts: Parts) -> int:
     table: list[dict[str, Any]] = []
     for number, table in enumerate(diagnosis.run(cells, bench, rows_of(path))):
         write_whole(path, (json.dumps({"rows": table}, indent=1, allow_nan=False) + "\n").encode())
-        if number < len(cells):
-            print(f"{number + 1}/{len(cells)}: {cells[number].label}", file=sys.stderr)
+        print(f"{number + 1}/{len(cells)}: {cells[number].label}", file=sys.stderr)
     written = diagnosis.as_markdown(table)
     write_whole(folder / "diagnosis.md", written.encode())
     print(written, end="")
@@ -110,10 +106,10 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     """The rows of an earlier run; none where there was none."""
     try:
         rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
-        if any("key" not in row or "runs" not in row for row in rows):
+        if any(not {"key", "runs", "where", "defense", "attack"} <= row.keys() for row in rows):
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{path} can not be read: delete it, or give another --out") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path} cannot be read: delete it, or give another --out") from None
     return rows
 
 

@@ -1,33 +1,20 @@
-"""The strength at which a defense stops leakage, by bisection, on the same victims at every strength."""
+"""The search for the strength at which a defense stops leakage: bisection, with the same victims at every strength."""
 
-import inspect
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import numpy as np
-
+from benchmark.crossing import bracket
 from benchmark.errors import UsageError
-from benchmark.intervals import SEED, wilson
-from benchmark.leaderboard import newest_victims
-from benchmark.leak import leaks
-from benchmark.registry import Spec, find_class, spec
+from benchmark.registry import Spec, spec
 from benchmark.store import Record
 from benchmark.suite import BASELINES, Cell, Scenario, Suite, parse, read
+from benchmark.threshold_table import Cells, Criterion, Row, as_curve, identity
 
 LOG_FROM = 100
 """Ends that are further apart than this factor are searched between on a logarithmic scale."""
-
-RESAMPLES = 2000
-
-Victim = dict[str, Any]
-
-Victims = dict[str, dict[int, tuple[Victim, Record]]]
-"""By the id of a cell and the victim's number."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +26,7 @@ class Range:
         fixed: its other arguments.
         argument: the one that is its strength.
         weak, strong: the ends, where the defense does least and most.
+        whole: whether a strength is a whole number.
     """
 
     name: str
@@ -46,14 +34,36 @@ class Range:
     argument: str
     weak: float
     strong: float
+    whole: bool = False
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether the ends are so far apart that the search is between their logarithms."""
+        low, high = sorted((self.weak, self.strong))
+        return low > 0 and high / low >= LOG_FROM
+
+    def position(self, strength: float) -> float:
+        """The position at which a strength is."""
+        scale = math.log if self.logarithmic else float
+        return (scale(strength) - scale(self.weak)) / (scale(self.strong) - scale(self.weak))
 
     def strength(self, position: float) -> float:
-        """At 0 the weak end, at 1 the strong one, to six digits."""
-        if min(self.weak, self.strong) > 0 and max(self.weak, self.strong) / min(self.weak, self.strong) >= LOG_FROM:
+        """At 0 the weak end, at 1 the strong one, to six digits or to the nearest whole number."""
+        if self.whole and position in (0, 1):
+            return self.strong if position else self.weak
+        if self.logarithmic:
             value = math.exp((1 - position) * math.log(self.weak) + position * math.log(self.strong))
         else:
             value = (1 - position) * self.weak + position * self.strong
-        return float(f"{value:.6g}")
+        return round(value) if self.whole else float(f"{value:.6g}")
+
+    def between(self, first: float, second: float) -> float | None:
+        """A position between two others whose strength is neither of theirs; None where there is none."""
+        low, high = sorted((self.strength(first), self.strength(second)))
+        middle = (first + second) / 2
+        if self.whole and self.strength(middle) in (low, high):  # on a logarithmic scale, say, 1 and 3 have 2 between
+            middle = self.position((low + high) // 2)
+        return middle if low < self.strength(middle) < high else None
 
     def defense(self, position: float) -> Spec:
         return spec("defense", self.name, self.fixed | {self.argument: self.strength(position)})
@@ -86,7 +96,13 @@ def ranges(given: Any) -> list[Range]:
 
 @dataclass(eq=False)
 class Search:
-    """One threshold that is searched for, and the positions that are tested."""
+    """One threshold that is searched for, and the positions that are tested.
+
+    Attributes:
+        scenario, attack, adaptive: who is attacked, how, and whether the attacker knows the defense.
+        of: the defense and its range.
+        positions: in the range, the ends among them.
+    """
 
     scenario: Scenario
     of: Range
@@ -96,6 +112,37 @@ class Search:
 
     def cell(self, position: float) -> Cell:
         return Cell(self.scenario, self.of.defense(position), self.attack, self.adaptive)
+
+    def as_row(self) -> Row:
+        """As thresholds.json names it."""
+        defense = self.of.defense(0.0).as_dict()
+        return {
+            "dataset": self.scenario.data.name,
+            "model": self.scenario.model.name,
+            "scenario": self.scenario.config(),
+            "where": self.scenario.label,
+            "defense": self.of.name,
+            "argument": self.of.argument,
+            "fixed": {name: value for name, value in defense.items() if name not in ("class", self.of.argument)},
+            "attack": self.attack.as_dict(),
+            "adaptive": self.adaptive,
+            "victims": self.scenario.victims,
+            "strengths": list(dict.fromkeys(self.of.strength(p) for p in sorted(self.positions))),
+        }
+
+    def joined(self, other: Range) -> "Search":
+        """The same search in another range as well: both are on one curve, whose ends are the outer ones.
+
+        Raises:
+            UsageError: the strong end of one is the weak end of the other.
+        """
+        ends = [self.of.strength(p) for p in self.positions] + [other.weak, other.strong]
+        rising = self.of.strong > self.of.weak
+        if rising != (other.strong > other.weak):
+            raise UsageError(f"ranges of {other.name} {other.argument} must all go from the weak end to the strong one")
+        weak, strong = (min(ends), max(ends)) if rising else (max(ends), min(ends))
+        whole = replace(self.of, weak=weak, strong=strong)
+        return Search(self.scenario, whole, self.attack, self.adaptive, {whole.position(end) for end in ends})
 
 
 def load(path: Path, victims: int | None, seed: int | None) -> tuple[Suite, list[Search]]:
@@ -136,97 +183,9 @@ def parse_searches(
         ]
         for control, one, adaptive in itertools.product(controls, found, (False, True)):
             search = Search(control.scenario, one, control.attack, adaptive)
-            searches.setdefault(repr(search), search)
+            key = identity(search.as_row())
+            searches[key] = searches[key].joined(one) if key in searches else search
     return suite, list(searches.values())
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """When leakage has stopped.
-
-    Attributes:
-        ssim: a victim leaks where the SSIM of an image of its batch is at least this, and above that of what needs no
-            update: a class mean of MNIST comes to 0.5 and more.
-        stop: largest share of victims that may leak where leakage has stopped.
-    """
-
-    ssim: float = 0.5
-    stop: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not 0 < self.ssim <= 1:
-            raise UsageError(f"--ssim must be above 0 and at most 1, not {self.ssim}")
-        if not 0 <= self.stop < 1:
-            raise UsageError(f"--stop must be at least 0 and below 1, not {self.stop}")
-
-    @property
-    def measures(self) -> dict[str, Callable[[Victim, float], bool]]:
-        """What it means that a victim leaks, given the best SSIM of its null baselines: by the SSIM, as the paper
-        judges, and by the PSNR of the leaderboard."""
-
-        def by_ssim(victim: Victim, null: float) -> bool:
-            found = max(victim["ssim"])
-            return bool(victim["status"] != "diverged" and found >= self.ssim and found > null)
-
-        return {"ssim": by_ssim, "psnr": lambda victim, null: leaks(victim)}
-
-
-Curve = dict[float, np.ndarray]
-"""Position -> which of the victims leak there, ``[V]``."""
-
-
-def crossing(curve: Curve, stop: float, rows: np.ndarray | None = None) -> float:
-    """Position from which on no more than a share of ``stop`` leaks, on straight lines between the tested positions.
-
-    Args:
-        curve: tested positions, 0 and 1 among them.
-        stop: largest share where leakage has stopped.
-        rows: the victims that count; all of them by default.
-
-    Returns:
-        0 where it has stopped at the weak end, infinity where it has not at the strong one.
-    """
-    positions = sorted(curve)
-    rates = [float(curve[p].mean() if rows is None else curve[p][rows].mean()) for p in positions]
-    leaking = [place for place, rate in enumerate(rates) if rate > stop]
-    if not leaking:
-        return 0.0
-    last = leaking[-1]
-    if last == len(positions) - 1:
-        return math.inf
-    share = (rates[last] - stop) / (rates[last] - rates[last + 1])
-    return positions[last] + share * (positions[last + 1] - positions[last])
-
-
-def bracket(curve: Curve, stop: float) -> tuple[float, float] | None:
-    """The tested positions between which leakage stops for good; None where the ends do not enclose it."""
-    positions = sorted(curve)
-    leaking = [place for place, p in enumerate(positions) if curve[p].mean() > stop]
-    if not leaking or leaking[-1] == len(positions) - 1:
-        return None
-    return positions[leaking[-1]], positions[leaking[-1] + 1]
-
-
-def interval(curve: Curve, stop: float) -> tuple[float, float]:
-    """95 % interval of the crossing: bootstrap over victims, and no narrower than the tested positions around it."""
-    count = len(next(iter(curve.values())))
-    drawn = np.random.default_rng(SEED).integers(count, size=(RESAMPLES, count))
-    crossings = np.sort([crossing(curve, stop, rows) for rows in drawn])  # infinity last
-    low, high = (float(crossings[round(share * (RESAMPLES - 1))]) for share in (0.025, 0.975))
-    around = bracket(curve, stop)
-    return (min(low, around[0]), max(high, around[1])) if around else (low, high)
-
-
-def rises(curve: Curve) -> list[tuple[float, float]]:
-    """Neighbouring positions between which the rate rises by more than chance: 95 % of the paired bootstrap above 0."""
-    found = []
-    for first, second in itertools.pairwise(sorted(curve)):
-        change = curve[second].astype(float) - curve[first].astype(float)
-        if change.mean() > 0:
-            drawn = np.random.default_rng(SEED).integers(len(change), size=(RESAMPLES, len(change)))
-            if float(np.quantile(change[drawn].mean(1), 0.05)) > 0:
-                found.append((first, second))
-    return found
 
 
 class Bisection:
@@ -247,166 +206,20 @@ class Bisection:
         unique = {cell.id: cell for cell in (*self.suite.cells, *cells)}
         return Suite(self.suite.name, tuple(unique.values()), self.suite.block_size)
 
-    def curves(self, records: list[Record]) -> dict[Search, dict[str, Curve]]:
-        """By search and measure, what was found at the positions that are to be tested by now."""
-        victims = newest_victims(records)
-
-        def of(search: Search, leaks: Callable[[Victim, float], bool]) -> Curve:
-            null = self.nulls(search.scenario, victims)
-            curve = {}
-            for position in search.positions:
-                cell = victims[search.cell(position).id]
-                curve[position] = np.array([leaks(cell[index][0], null[index]) for index in sorted(null)])
-            return curve
-
-        return {s: {name: of(s, leaks) for name, leaks in self.criterion.measures.items()} for s in self.searches}
-
-    def nulls(self, scenario: Scenario, victims: Victims) -> dict[int, float]:
-        """For each victim of the scenario the best SSIM of the null baselines."""
-        cells = [cell for cell in self.suite.cells if cell.scenario == scenario and cell.attack.name in BASELINES]
-        return {
-            index: max(max(victims[cell.id][index][0]["ssim"]) for cell in cells) for index in range(scenario.victims)
-        }
-
     def narrow(self, records: list[Record]) -> None:
         """Halves each search's brackets, one for each measure."""
-        for search, of_measures in self.curves(records).items():
-            for curve in of_measures.values():
-                around = bracket(curve, self.criterion.stop)
-                if around:
-                    search.positions.add(sum(around) / 2)
+        found = Cells(records)
+        for search in self.searches:
+            cells = found.curve(search.as_row())
+            for leaks_by in self.criterion.measures.values():
+                search.positions |= middle(search, bracket(as_curve(cells, leaks_by), self.criterion.stop))
 
 
-def rows(bisection: Bisection, records: list[Record]) -> list[dict[str, Any]]:
-    """One row for each search, as JSON: the strength at which leakage stops by each measure, and the whole curve.
-
-    It is the weakest one that was tested and from which on no more than the allowed share leaks: no attack failed at
-    the point between the tested ones where a straight line would put it.
-    """
-    victims = newest_victims(records)
-    stop, measures = bisection.criterion.stop, bisection.criterion.measures
-    table = []
-    for search, of_measures in bisection.curves(records).items():
-        strength = search.of.strength
-        positions = sorted(search.positions)
-        null = bisection.nulls(search.scenario, victims)
-        control = victims[Cell(search.scenario, None, search.attack, adaptive=False).id]
-        row: dict[str, Any] = {
-            "dataset": search.scenario.data.name,
-            "model": search.scenario.model.name,
-            "scenario": search.scenario.config(),
-            "where": search.scenario.label,
-            "defense": search.of.name,
-            "argument": search.of.argument,
-            "fixed": search.of.fixed,
-            "attack": search.attack.as_dict(),
-            "adaptive": search.adaptive,
-            "victims": search.scenario.victims,
-            "strengths": [strength(p) for p in positions],
-            "mean_ssim": [
-                fmean(max(victim["ssim"]) for victim, _ in victims[search.cell(p).id].values()) for p in positions
-            ],
-        }
-        for name, curve in of_measures.items():
-            at, (low, high) = crossing(curve, stop), interval(curve, stop)
-            without = fmean(measures[name](control[index][0], null[index]) for index in null)
-            how, around = outcome(at, without, stop), bracket(curve, stop)
-            row[name] = {
-                "stopped": how,
-                "strength": strength(around[1]) if around and how == WITHIN else None,
-                "low": strength(low) if low <= 1 else None,
-                "high": strength(high) if high <= 1 else None,
-                "note": note(search, curve, how, without),
-                "without": without,
-                "rates": [float(curve[p].mean()) for p in positions],
-                "rises": [[strength(a), strength(b)] for a, b in rises(curve)],
-            }
-        table.append(row)
-    return table
-
-
-VOID, WEAK, WITHIN, NEVER = "void", "at the weak end", "within", "never"
-"""Whether leakage stops in a range: there was none without a defense; everywhere; from a strength on; nowhere."""
-
-
-def outcome(at: float, without: float, stop: float) -> str:
-    """Which of the four it is.
-
-    Args:
-        at: the crossing.
-        without: rate without a defense.
-        stop: largest rate where leakage has stopped.
-    """
-    if without <= stop:
-        return VOID
-    return WEAK if at == 0 else WITHIN if at <= 1 else NEVER
-
-
-def note(search: Search, curve: Curve, how: str, without: float) -> str:
-    """What has to be said where the range does not enclose the threshold."""
-    end = search.of
-    return {
-        VOID: f"void: without a defense {without:.0%} leak, so that there is nothing to stop",
-        WEAK: f"stopped at the weak end, {end.argument} {end.weak:g}, already ({curve[0.0].mean():.0%} leak)",
-        NEVER: f"not stopped at the strong end, {end.argument} {end.strong:g} ({curve[1.0].mean():.0%} leak)",
-    }.get(how, "")
-
-
-COLUMNS = ("data", "defense", "attack", "attacker", "stops at, SSIM", "95 %", "stops at, PSNR", "95 %", "remarks")
-
-
-def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
-    """The row as a person reads it, in the order of ``COLUMNS``."""
-    shown: list[str] = []
-    remarks: list[str] = []
-    for name in ("ssim", "psnr"):
-        found = row[name]
-        shown.append("-" if found["strength"] is None else f"{found['strength']:.3g}")
-        high = "beyond" if found["high"] is None else f"{found['high']:.3g}"
-        shown.append("-" if found["note"] else f"{found['low']:.3g} to {high}")
-        remarks += [f"{name.upper()}: {found['note']}"] if found["note"] else []
-        remarks += [f"{name.upper()} rises from {first:.3g} to {second:.3g}" for first, second in found["rises"]]
-    attacker = "adaptive" if row["adaptive"] else "oblivious"
-    defense = defense_label(row["defense"], row["argument"], row["fixed"])
-    return (row["where"], defense, attack_label(row["attack"]), attacker, *shown, "; ".join(remarks))
-
-
-def defense_label(name: str, argument: str, fixed: dict[str, Any]) -> str:
-    """The defense without its strength, for people."""
-    others = ", ".join(f"{key}={value}" for key, value in fixed.items())
-    return f"{name} {argument}" + (f" ({others})" if others else "")
-
-
-def attack_label(attack: dict[str, Any]) -> str:
-    """The attack with the arguments that are not the class's own defaults."""
-    usual = {p.name: p.default for p in inspect.signature(find_class("attack", attack["class"])).parameters.values()}
-    given = {name: value for name, value in attack.items() if name != "class"}
-    args = ", ".join(f"{name}={value}" for name, value in given.items() if usual.get(name, ...) != value)
-    return f"{attack['class']} {args}".strip()
-
-
-def room(victims: int, stop: float) -> str:
-    """What few victims do not tell, as a sentence."""
-    leaking = math.floor(stop * victims)
-    return (
-        f"With {victims} victims that means at most {leaking}, which a leak rate of up to "
-        f"{wilson(leaking, victims)[1]:.0%} can bring about too (Wilson, 95 %)."
-    )
-
-
-def as_markdown(table: Sequence[dict[str, Any]], title: str, criterion: Criterion) -> str:
-    """The table as a page."""
-    lines = [
-        f"# {title}: where leakage stops",
-        "",
-        f"The weakest tested strength from which on at most {criterion.stop:.0%} of the victims leak, by bisection "
-        f"with the same victims at every strength. {room(min(row['victims'] for row in table), criterion.stop)} By "
-        f"SSIM a victim leaks at {criterion.ssim:g} or more that no null baseline reaches on it, by PSNR at 20 dB or "
-        "more. Intervals are 95 % bootstrap over these victims for where their share falls to "
-        f"{criterion.stop:.0%}, and no narrower than the tested strengths on both sides.",
-        "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|" + "---|" * len(COLUMNS),
-        *("| " + " | ".join(cells_of(row)) + " |" for row in table),
-    ]
-    return "\n".join(lines) + "\n"
+def middle(search: Search, ends: tuple[float | None, float | None]) -> set[float]:
+    """The position between two tested strengths; none where there is no strength between them."""
+    tested = {search.of.strength(position): position for position in search.positions}
+    weaker, stronger = ends
+    if weaker is None or stronger is None:
+        return set()
+    between = search.of.between(tested[weaker], tested[stronger])
+    return set() if between is None else {between}

@@ -5,8 +5,9 @@ import json
 import math
 from typing import Any
 
-from benchmark.strengths import ADAPTIVE, OBLIVIOUS, Search
+from benchmark.strengths import ADAPTIVE, OBLIVIOUS
 from benchmark.threshold import LOG_FROM
+from benchmark.threshold_table import Row as Search
 
 RATIOS = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 """Ticks of an axis of shares."""

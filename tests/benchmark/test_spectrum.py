@@ -12,7 +12,7 @@ from attacks.gradients import batch_gradients
 from benchmark.blocks import Workbench
 from benchmark.cli import main
 from benchmark.registry import spec
-from benchmark.spectrum import LEVELS, as_markdown, jacobian, rows, said, singular_values
+from benchmark.spectrum import LEVELS, as_markdown, jacobian, rank_per_defense, rows, singular_values
 from benchmark.suite import Scenario
 
 MakeVictims = Callable[..., Any]
@@ -38,7 +38,7 @@ def test_the_jacobian_is_that_of_the_shared_gradient(victims_of: MakeVictims) ->
             torch.testing.assert_close(rows_of[:, pixel], wanted, rtol=1e-5, atol=1e-8)
 
 
-def test_singular_values_are_those_of_the_weighed_rows() -> None:
+def test_singular_values_are_those_of_the_weighted_rows() -> None:
     generator = torch.Generator().manual_seed(0)
     derivative = {"a": torch.randn(7, 5, generator=generator), "b": torch.randn(4, 5, generator=generator)}
     factor = {"a": torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0, 0.0, 1.0]), "b": torch.ones(2, 2)}
@@ -47,15 +47,15 @@ def test_singular_values_are_those_of_the_weighed_rows() -> None:
 
 
 @pytest.fixture
-def digits_said() -> tuple[Scenario, dict[str, Any]]:
+def digits_ranks() -> tuple[Scenario, dict[str, Any]]:
     scenario = Scenario(spec("data", "Digits", {}), spec("model", "LeNet", {}), 1, 0, 4)
     defenses = [spec("defense", "Masking", {"ratio": ratio}) for ratio in (0.0, 0.99)]
     defenses += [spec("defense", "Clipping", {"max_norm": 0.1})]
-    return scenario, said(scenario, defenses, 2, Workbench(torch.device("cpu")))
+    return scenario, rank_per_defense(scenario, defenses, 2, Workbench(torch.device("cpu")))
 
 
-def test_the_rank_is_bounded_by_the_equations_and_by_the_pixels(digits_said: tuple[Scenario, dict[str, Any]]) -> None:
-    scenario, found = digits_said
+def test_the_rank_is_bounded_by_the_equations_and_by_the_pixels(digits_ranks: tuple[Scenario, dict[str, Any]]) -> None:
+    scenario, found = digits_ranks
     table = rows(found, scenario)
     by_label = {row["defense"]: row for row in table}
     whole = by_label["no defense"]

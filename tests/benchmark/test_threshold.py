@@ -1,11 +1,9 @@
 """Where leakage stops: the bisection on curves that are known, and the whole search through the command line."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
@@ -13,64 +11,9 @@ from benchmark.cli import main
 from benchmark.errors import UsageError
 from benchmark.registry import spec
 from benchmark.suite import Scenario
-from benchmark.threshold import (
-    Criterion,
-    Curve,
-    Range,
-    attack_label,
-    bracket,
-    crossing,
-    defense_label,
-    interval,
-    load,
-    outcome,
-    parse_searches,
-    ranges,
-    rises,
-    room,
-)
-
-
-def curve(*points: tuple[float, int], victims: int = 20) -> Curve:
-    """At each position the first so many victims leak."""
-    return {position: np.arange(victims) < leaking for position, leaking in points}
-
-
-def test_the_crossing_is_on_a_straight_line_between_the_tested_positions() -> None:
-    found = curve((0.0, 20), (0.5, 12), (0.75, 2), (1.0, 0))
-    assert crossing(found, 0.1) == pytest.approx(0.75)  # 2 of 20 are no more than a tenth
-    assert crossing(found, 0.35) == pytest.approx(0.5 + 0.25 * (12 - 7) / (12 - 2))
-    assert bracket(found, 0.1) == (0.5, 0.75)
-
-
-def test_leakage_that_comes_back_has_not_stopped() -> None:
-    found = curve((0.0, 20), (0.25, 0), (0.5, 10), (1.0, 0))
-    assert bracket(found, 0.0) == (0.5, 1.0)
-    assert crossing(found, 0.0) == 1.0
-    assert rises(found) == [(0.25, 0.5)]
-    assert rises(curve((0.0, 20), (0.5, 0), (1.0, 1))) == []  # one victim of 20 is chance
-
-
-def test_a_range_that_does_not_enclose_the_threshold() -> None:
-    already = curve((0.0, 0), (1.0, 0))
-    never = curve((0.0, 20), (1.0, 5))
-    assert crossing(already, 0.05) == 0 and bracket(already, 0.05) is None
-    assert crossing(never, 0.05) == math.inf and bracket(never, 0.05) is None
-    assert interval(never, 0.05)[1] == math.inf
-
-
-def test_the_interval_holds_the_crossing_of_the_population_as_often_as_it_says() -> None:
-    """Victims stop leaking at positions uniform in [0, 1]; the rate passes 0.3 at 0.7."""
-    generator = np.random.default_rng(0)
-    positions = [0.0, 0.5, 0.625, 0.6875, 0.75, 0.875, 1.0]
-    held = 0
-    for _ in range(60):
-        stops = generator.uniform(size=40)
-        found = {p: stops > p for p in positions}
-        low, high = interval(found, 0.3)
-        assert low <= crossing(found, 0.3) <= high
-        held += low <= 0.7 <= high
-    assert held >= 54
+from benchmark.threshold import Range, Search, load, middle, parse_searches, ranges
+from benchmark.threshold_page import attack_label, defense_label, sample_size_caveat
+from benchmark.threshold_table import Criterion
 
 
 def test_strengths_far_apart_are_on_a_logarithmic_scale_whichever_end_is_weak() -> None:
@@ -109,12 +52,18 @@ def test_the_suite_of_the_paper_is_valid() -> None:
     _, searches = load(Path(__file__).parents[2] / "configs" / "masking.yaml", None, None)
     ends = [(one.of.name, one.of.weak, one.of.strong) for one in searches if one.attack.name == "DLG"]
     assert ends[:4:2] == [("Masking", 0, 0.999), ("Pruning", 0, 0.999)]
-    assert len(searches) == 3 * 4 * 3 * 2 + 3 * 2 * 2 * 2  # the strongest two again for masking and pruning
-    priors = [one for one in searches if one.attack.args.get("total_variation") == 1e-5 and one.of.name == "Masking"]
-    assert [one.of.weak for one in priors] == [0, 0] * 3 + [0.96, 0.96] * 3  # the attacks of both ranges are the same:
-    assert {repr((one.scenario, one.attack)) for one in priors[:6]} == {
-        repr((one.scenario, one.attack)) for one in priors[6:]
+    swept = [one for one in searches if one.attack.args.get("patience")]
+    assert {(one.of.name, one.attack.args["prior_scale"]) for one in swept} == {
+        ("GaussianNoise", 1.0),
+        ("GaussianNoise", 3.0),
+        ("GaussianNoise", 10.0),
     }
+    assert len(searches) - len(swept) == 3 * 4 * 3 * 2 + 3 * 2 * 2  # Gauss-Newton for masking and pruning alone
+    masks = [one for one in searches if one.of.name == "Masking"]
+    tested = {
+        one.attack.args.get("total_variation"): [one.of.strength(p) for p in sorted(one.positions)] for one in masks
+    }
+    assert tested == {0.0: [0, 0.999], 1e-5: [0, 0.96, 0.999], 1e-3: [0.96, 0.999]}  # two ranges are one search
 
 
 def test_a_scenario_can_have_ranges_of_its_own() -> None:
@@ -132,6 +81,45 @@ def test_a_scenario_can_have_ranges_of_its_own() -> None:
     assert all(one.scenario == searches[0].scenario for one in searches) and len(suite.cells) == 3 + 2
     with pytest.raises(UsageError, match="defenses must be a list of"):
         parse_searches({"attacks": ["IDLG"], "scenarios": [scenario]}, "mine")
+
+
+def test_two_ranges_of_one_attack_are_one_search() -> None:
+    def parsed(*ranges: list[float], name: str = "Masking", argument: str = "ratio") -> list[Search]:
+        defenses = [[{"class": name, "range": {argument: ends}}] for ends in ranges]
+        scenario = {"data": "Digits", "model": "LeNet", "victims": 4}
+        scenarios = [scenario | {"defenses": each} for each in defenses]
+        return parse_searches({"attacks": ["IDLG"], "scenarios": scenarios}, "mine")[1]
+
+    def strengths(search: Search) -> list[float]:
+        return list(search.as_row()["strengths"])
+
+    oblivious, adaptive = parsed([0.0, 0.9], [0.5, 0.99])
+    assert strengths(oblivious) == strengths(adaptive) == [0.0, 0.5, 0.9, 0.99]
+    assert [adaptive.of.strength(p) for p in middle(adaptive, (0.5, 0.9))] == [0.7]
+    first, _ = parsed([100.0, 1.0], [2.0, 0.01], name="Clipping", argument="max_norm")
+    assert strengths(first) == [100.0, 2.0, 1.0, 0.01]  # from the weak end to the strong one
+    assert [first.of.strength(p) for p in middle(first, (100.0, 2.0))] == pytest.approx([200**0.5], rel=1e-5)
+    assert middle(first, (None, 100.0)) == middle(first, (0.01, None)) == set()
+    with pytest.raises(UsageError, match="must all go from the weak end to the strong one"):
+        parsed([0.0, 0.9], [0.99, 0.5])
+
+
+def test_the_position_of_a_strength_is_found_again() -> None:
+    for ends in ((0.0, 0.999), (1e-4, 10.0), (100.0, 1e-4), (0.9, 0.1)):
+        of = Range("Masking", {}, "ratio", *ends)
+        assert [of.position(of.strength(p)) for p in (0.0, 0.3, 1.0)] == pytest.approx([0.0, 0.3, 1.0], abs=1e-5)
+
+
+def test_where_no_strength_is_left_between_two_the_search_is_at_its_end() -> None:
+    _, (search, _) = parse_searches(
+        {
+            "attacks": ["IDLG"],
+            "scenarios": [{"data": "Digits", "model": "LeNet"}],
+            "defenses": [{"class": "Masking", "range": {"ratio": [0.1, 0.100001]}}],
+        },
+        "mine",
+    )
+    assert middle(search, (0.1, 0.100001)) == set()
 
 
 RANGES: dict[str, Any] = {"Masking": {"ratio": [0.0, 0.9]}, "GaussianNoise": {"std": [1e-3, 1.0]}}
@@ -169,7 +157,8 @@ def test_a_search_ends_with_strengths_and_goes_on_where_it_was_stopped(
         ("Masking", True),
     ]
     noise, adaptive_mask = found[0], found[3]
-    assert 1e-5 < noise["psnr"]["low"] <= noise["psnr"]["strength"] <= noise["psnr"]["high"] <= 10
+    assert noise["psnr"]["low"] is None or noise["psnr"]["low"] < noise["psnr"]["strength"] <= 10
+    assert noise["psnr"]["high"] is None  # four victims certify nothing
     assert 4 <= len(noise["strengths"]) <= 6
     assert adaptive_mask["psnr"]["strength"] is None and adaptive_mask["psnr"]["stopped"] == "never"
     assert adaptive_mask["psnr"]["without"] > 0.5 and noise["psnr"]["stopped"] == "within"
@@ -185,38 +174,26 @@ def test_a_search_ends_with_strengths_and_goes_on_where_it_was_stopped(
 
 
 def test_rows_keep_scenarios_and_fixed_arguments_apart() -> None:
+    assert defense_label("Masking", "ratio", {}) == defense_label("Masking", "ratio", {"rescale": False})
     assert defense_label("Masking", "ratio", {}) == "Masking ratio"
     assert defense_label("Masking", "ratio", {"rescale": True}) == "Masking ratio (rescale=True)"
     data, model = spec("data", "Digits", {}), spec("model", "LeNet", {})
     assert Scenario(data, model, 4, 0, 8, 2).label == "Digits LeNet in batches of 4, 2 of one class"
-    assert "49%" in room(4, 0.05) and "at most 1," in room(20, 0.05)
+    assert "49%" in sample_size_caveat(4, 0.05) and "at most 1," in sample_size_caveat(20, 0.05)
+    assert "19%" in sample_size_caveat(16, 0.05) and "it takes 73 victims" in sample_size_caveat(16, 0.05)
+    assert "takes" not in sample_size_caveat(73, 0.05) and "no number of victims" in sample_size_caveat(500, 0.0)
     assert attack_label(spec("attack", "IDLG", {"restarts": 2}).as_dict()) == "IDLG restarts=2"
     assert attack_label(spec("attack", "IDLG", {}).as_dict() | {"of_old": 1}) == "IDLG of_old=1"
 
 
 def test_an_ssim_that_needs_no_update_is_no_leak() -> None:
     by_ssim, by_psnr = (Criterion(ssim=0.5).measures[name] for name in ("ssim", "psnr"))
-    victim = {"status": "exhausted", "ssim": [0.1, 0.59], "psnr": [5.0, 11.3], "leaked_any": False}
-    assert by_ssim(victim, 0.58) and not by_ssim(victim, 0.59) and not by_psnr(victim, 0.0)
-    assert not by_ssim(victim | {"ssim": [0.49]}, 0.1) and not by_ssim(victim | {"status": "diverged"}, 0.1)
-    assert by_psnr(victim | {"leaked_any": True}, 0.99)
-
-
-@pytest.mark.parametrize(
-    ("at", "without", "how"),
-    [
-        (0.0, 0.05, "void"),
-        (0.5, 0.0, "void"),
-        (0.0, 0.9, "at the weak end"),
-        (0.5, 0.9, "within"),
-        (1.0, 0.9, "within"),
-    ],
-)
-def test_an_attack_that_finds_nothing_without_a_defense_tells_nothing_of_one(
-    at: float, without: float, how: str
-) -> None:
-    assert outcome(at, without, 0.05) == how
-    assert outcome(math.inf, 0.9, 0.05) == "never"
+    victim = {"status": "exhausted", "ssim": [0.1, 0.59], "null_ssim": [0.7, 0.58], "leaked_any": False}
+    assert by_ssim(victim) and not by_psnr(victim)
+    assert not by_ssim(victim | {"null_ssim": [0.0, 0.59]})  # of that very image
+    assert not by_ssim(victim | {"ssim": [0.1, 0.49], "null_ssim": [0.0, 0.1]})
+    assert not by_ssim(victim | {"status": "diverged"})
+    assert by_psnr(victim | {"leaked_any": True})
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from benchmark.cli import main
 from benchmark.errors import UsageError
 from benchmark.federated import Federation, State
 from benchmark.store import Record
-from benchmark.strengths import Line, Thresholds, defenses_at
+from benchmark.strengths import DefenseThresholds, Thresholds, defenses_at
 from benchmark.training import work as training
 from benchmark.training.plan import Run, TrainingBench
 from benchmark.training.store import TrainingStore, read_all
@@ -89,7 +89,7 @@ def test_the_strengths_that_were_found_are_trained_too(leakboard: Leakboard, tmp
             "rates": [1.0, 0.5],
         }
         what = {"dataset": dataset, "where": dataset, "scenario": {}, "defense": "Masking", "argument": "ratio"}
-        what["adaptive"] = adaptive
+        what |= {"adaptive": adaptive, "model": "LeNet", "victims": 4}
         given = {"attack": {"class": "IDLG"}, "strengths": [0.0, 0.99], "ssim": found, "fixed": {"rescale": True}}
         return what | given
 
@@ -108,16 +108,16 @@ def test_the_strengths_that_were_found_are_trained_too(leakboard: Leakboard, tmp
     code, _, err = leakboard(given, "--at", tmp_path)
     assert code == 2 and "has no strength that stops an attacker on CIFAR10JPEG" in err
     code, _, err = leakboard(given, "--at", tmp_path / "nowhere")
-    assert code == 2 and "can not be read: run leakboard threshold" in err
+    assert code == 2 and "cannot be read: run leakboard threshold" in err
 
 
 def test_a_data_set_may_be_trained_on_as_itself_or_as_jpeg() -> None:
     found = {"stopped": "within", "strength": 0.5}
-    line = Line(
-        "CIFAR10", "CIFAR10 LeNet", {}, "Masking", "ratio", {}, {"oblivious": {"ssim": found, "strengths": [0.0]}}
+    one = DefenseThresholds(
+        "CIFAR10", "CIFAR10 LeNet", {}, "Masking", "ratio", {}, [], {"oblivious": {"ssim": found, "strengths": [0.0]}}
     )
     for name, count in (("CIFAR10", 1), ("CIFAR10JPEG", 1), ("MNIST", 0)):
-        assert len(defenses_at(Thresholds(0.5, 0.05, [], [line]), name)) == count
+        assert len(defenses_at(Thresholds(0.5, 0.05, [], [one]), name)) == count
 
 
 def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, tmp_path: Path) -> None:
