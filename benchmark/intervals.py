@@ -1,4 +1,10 @@
-"""Confidence intervals over victims: Wilson's for a rate, the percentile bootstrap for a mean.
+"""Statistics over victims: intervals of rates, of their differences and of means, and the tests that compare rates.
+
+- one rate: :func:`wilson`
+- two rates of the same victims: :func:`paired_p`
+- two rates of different victims: :func:`rate_difference` for how far apart, :func:`equivalent` for near enough
+- several tests at once: :func:`holm`
+- a mean: :func:`bootstrap_mean`
 
 scipy.stats takes a good part of a second to import, so it is imported where it is used.
 """
@@ -77,6 +83,95 @@ def rate_difference(
     below = ((rate - low) ** 2 + (other_high - other) ** 2) ** 0.5
     above = ((high - rate) ** 2 + (other - other_low) ** 2) ** 0.5
     return rate - other - below, rate - other + above
+
+
+def equivalent(
+    successes: int, trials: int, other_successes: int, other_trials: int, margin: float, level: float = 0.05
+) -> bool:
+    """Whether two independent rates are shown to be less than a margin apart.
+
+    Two one-sided tests (Schuirmann 1987), each at `level`, by the interval of confidence `1 - 2 level` of the
+    difference (Newcombe 1998): it must lie within the margin on both sides. With few trials the answer is no, however
+    alike the rates: a difference that was not found is not yet an equality that was shown.
+
+    Args:
+        successes: Of the first sample, 0 to `trials`.
+        trials: At least 1.
+        other_successes: Of the other sample.
+        other_trials: At least 1.
+        margin: The largest difference of the rates that does not matter, between 0 and 1.
+        level: The probability to call rates equivalent that are a margin apart, between 0 and 0.5.
+
+    Returns:
+        True where they are shown to be equivalent.
+
+    Raises:
+        ValueError: `margin` or `level` is out of range, or a count is impossible.
+    """
+    if not 0 < margin < 1:
+        raise ValueError(f"margin must be between 0 and 1, not {margin}")
+    if not 0 < level < 0.5:
+        raise ValueError(f"level must be between 0 and 0.5, not {level}")
+    low, high = rate_difference(successes, trials, other_successes, other_trials, 1 - 2 * level)
+    return -margin < low and high < margin
+
+
+def paired_p(first: Sequence[bool], second: Sequence[bool]) -> float:
+    """Two-sided p-value of the exact McNemar test: whether two rates of the same victims are equal.
+
+    Only victims with different outcomes count. If the rates are equal, either outcome of such a victim is as likely as
+    the other (McNemar 1947; exact by the binomial distribution with probability 1/2).
+
+    Args:
+        first: One outcome per victim.
+        second: The other outcome of the same victims, in the same order.
+
+    Returns:
+        Above 0, at most 1. It is 1 where no victim differs, and falls below 0.05 only from 6 differing victims on.
+
+    Raises:
+        ValueError: The sequences are not of the same length.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} outcomes cannot be paired with {len(second)}")
+    only_first = sum(bool(a) and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(bool(b) and not a for a, b in zip(first, second, strict=True))
+    return _sign_p(only_first, only_first + only_second)
+
+
+@cache
+def _sign_p(of_one_kind: int, differing: int) -> float:
+    """Two-sided p-value of so many heads among the tosses of a fair coin."""
+    if differing == 0:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(of_one_kind, differing).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979).
+
+    Where those are called significant that are at most `a`, the probability of even one false call is at most `a`,
+    however the tests depend on each other.
+
+    Args:
+        p_values: One for each test, from 0 to 1, in any order.
+
+    Returns:
+        The corrected ones in the order of the given ones, each at least as large as its own, at most 1.
+
+    Raises:
+        ValueError: One is not from 0 to 1.
+    """
+    if not all(0 <= p <= 1 for p in p_values):  # NaN neither
+        raise ValueError("p-values must be from 0 to 1")
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
 
 
 def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

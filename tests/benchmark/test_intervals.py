@@ -5,8 +5,18 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
-from benchmark.intervals import RESAMPLES, SEED, bootstrap_mean, wilson
+from benchmark.intervals import (
+    RESAMPLES,
+    SEED,
+    bootstrap_mean,
+    equivalent,
+    holm,
+    paired_p,
+    rate_difference,
+    wilson,
+)
 
 
 def closed_form(successes: int, trials: int, z: float) -> tuple[float, float]:
@@ -104,3 +114,97 @@ def test_bootstrap_covers() -> None:
         low, high = bootstrap_mean(generator.normal(loc=7.0, size=50).tolist())
         hits += low <= 7.0 <= high
     assert 180 <= hits < 200
+
+
+def test_the_difference_of_two_rates_is_that_of_newcombe_1998() -> None:
+    # His table II, method 10: 56/70 - 48/80 and 10/10 - 0/10 and 0/10 - 0/10.
+    assert rate_difference(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+    assert rate_difference(10, 10, 0, 10) == pytest.approx((0.6075, 1.0), abs=1e-4)
+    assert rate_difference(0, 10, 0, 10) == pytest.approx((-0.2775, 0.2775), abs=1e-4)
+
+
+def outcomes(both: int, only_first: int, only_second: int, neither: int) -> tuple[list[bool], list[bool]]:
+    first = [True] * (both + only_first) + [False] * (only_second + neither)
+    second = [True] * both + [False] * only_first + [True] * only_second + [False] * neither
+    return first, second
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p"),
+    [
+        (0, 0, 1.0),
+        (1, 1, 1.0),
+        (3, 0, 2 / 8),  # both tails of three tosses: 2 (1/2)^3
+        (5, 0, 2 / 32),  # the most that five can say: not significant
+        (6, 0, 2 / 64),  # the fewest that are
+        (1, 9, 2 * (1 + 10) / 1024),
+        (2, 9, 2 * (1 + 11 + 55) / 2048),
+    ],
+)
+def test_a_paired_test_counts_the_victims_that_differ(only_first: int, only_second: int, p: float) -> None:
+    for both, neither in [(0, 0), (7, 0), (0, 40)]:  # those that agree have no say
+        first, second = outcomes(both, only_first, only_second, neither)
+        assert paired_p(first, second) == pytest.approx(p) == paired_p(second, first)
+
+
+def test_a_paired_test_needs_pairs() -> None:
+    assert paired_p([], []) == 1.0
+    with pytest.raises(ValueError, match="3 outcomes cannot be paired with 2"):
+        paired_p([True, False, True], [True, False])
+
+
+def test_a_paired_test_calls_equal_rates_different_in_at_most_one_of_twenty() -> None:
+    for differing in range(1, 60):  # the exact probability, summed over all outcomes
+        wrong = sum(
+            binom.pmf(first, differing, 0.5)
+            for first in range(differing + 1)
+            if paired_p(*outcomes(0, first, differing - first, 0)) <= 0.05
+        )
+        assert wrong <= 0.05
+
+
+def test_holm_by_hand() -> None:
+    # Sorted: 0.005 x 4, 0.01 x 3, 0.03 x 2, 0.04 x 1 -> raised to the one before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == []
+    assert holm([0.02]) == [0.02]
+    assert holm([0.9, 0.8, 0.0]) == [1.0, 1.0, 0.0]
+    assert holm([0.02, 0.02]) == pytest.approx([0.04, 0.04])
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
+def test_holm_refuses_what_is_no_probability(value: float) -> None:
+    with pytest.raises(ValueError, match="p-values"):
+        holm([0.5, value])
+
+
+def test_holm_is_bonferroni_for_the_smallest_and_never_beyond_it() -> None:
+    drawn = np.random.default_rng(5).uniform(size=12).tolist()
+    corrected = holm(drawn)
+    assert min(corrected) == pytest.approx(min(1.0, 12 * min(drawn)))
+    assert all(p <= new <= min(1.0, 12 * p) + 1e-12 for p, new in zip(drawn, corrected, strict=True))
+    assert np.argsort(drawn, kind="stable").tolist() == sorted(range(12), key=lambda i: (corrected[i], drawn[i]))
+
+
+def test_rates_are_equivalent_only_where_there_are_enough_trials() -> None:
+    # Equal rates of one half: the interval of 90 % is about +-1.645 sqrt(0.5 / n) wide.
+    assert not equivalent(30, 60, 30, 60, margin=0.1)  # +-0.15
+    assert not equivalent(130, 260, 130, 260, margin=0.07)  # +-0.0719
+    assert equivalent(150, 300, 150, 300, margin=0.07)  # +-0.067
+    assert not equivalent(165, 300, 150, 300, margin=0.1)  # 0.05 apart, so the upper end is at 0.117
+    assert not equivalent(150, 300, 165, 300, margin=0.1)
+    # 0 of n twice: each Wilson interval of 90 % ends at z^2 / (n + z^2), z = 1.645.
+    assert equivalent(0, 25, 0, 25, margin=0.1) and not equivalent(0, 24, 0, 24, margin=0.1)
+
+
+def test_rates_that_are_the_margin_apart_are_called_equivalent_in_about_one_of_twenty() -> None:
+    generator = np.random.default_rng(6)
+    first, second = generator.binomial(200, 0.55, size=1000), generator.binomial(200, 0.40, size=1000)
+    wrong = sum(equivalent(int(a), 200, int(b), 200, margin=0.15) for a, b in zip(first, second, strict=True))
+    assert 25 <= wrong <= 75
+
+
+@pytest.mark.parametrize(("margin", "level"), [(0.0, 0.05), (1.0, 0.05), (0.1, 0.0), (0.1, 0.5)])
+def test_an_equivalence_needs_a_margin_and_a_level(margin: float, level: float) -> None:
+    with pytest.raises(ValueError):
+        equivalent(1, 2, 1, 2, margin, level)
