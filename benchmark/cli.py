@@ -146,10 +146,13 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     page = add(
         "page",
         "write the page of a paper that was run again, from its records",
-        "Writes FOLDER/README.md and its figures: the paper's figures beside those of the records in FOLDER.",
+        "Writes FOLDER/README.md and its figures: the paper's figures beside those of the records in FOLDER. Of the "
+        "folder results it writes the page on all that is published.",
     )
     page.add_argument("folder", metavar="FOLDER", help="what leakboard run wrote for one of the suites named below")
-    page.add_argument("--paper", metavar="NAME", help="idlg, dlg_fb or masking (default: the name of the folder)")
+    page.add_argument(
+        "--paper", metavar="NAME", help="idlg, dlg_fb, masking or results (default: the name of the folder)"
+    )
 
     publish = add(
         "publish",

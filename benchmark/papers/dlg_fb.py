@@ -387,7 +387,7 @@ def verdict(claim: str, found: list[Setting], base: str, measure: Callable[[Sett
 
 
 def summary(records: list[Record], folder: Path) -> str:
-    """Claim, measurement and verdict in one paragraph.
+    """Claim, measurement and verdict; an item for each part of the claim, in a line of its own.
 
     Raises:
         UsageError: the records are not of this suite.
@@ -395,9 +395,10 @@ def summary(records: list[Record], folder: Path) -> str:
     found = of_the_paper(records, folder)
     sets = ", ".join(dict.fromkeys(setting.data for setting in found))
     related = any(setting.same_class > 1 for setting in found)
-    said = " ".join(line.replace("**", "") for line in verdicts(found))
+    said = "".join(f"\n- {line}" for line in verdicts(found))
     return (
         f"**DLG-FB** (arXiv 2409.17767). *Claim:* blending earlier reconstructions into the start gives {CLAIM}. "
         f"*Here* ({sets}; unrelated images{', or of one class or person' if related else ''}; DLG and iDLG): "
-        f"{means(found)} *Verdict* (tests over sequences, corrected for {len(found)} settings): {said}"
+        f"{means(found)} *Verdict* (intervals and tests over sequences, the tests corrected for {len(found)} "
+        f"settings):{said}"
     )

@@ -274,6 +274,12 @@ def published(folder: Path) -> list[Published]:
     return found
 
 
+def speeds(measured: list[Published]) -> str:
+    """How fast ours was beside the published loop, in a sentence."""
+    each = "; ".join(f"{of.attack} on {of.data}, {of.victims} images at once: {of.speed}" for of in measured)
+    return f"Beside the published loop on the page of iDLG: {each}."
+
+
 def one_by_one(measured: list[Published]) -> list[str]:
     """The published loop beside ours."""
     if not measured:
