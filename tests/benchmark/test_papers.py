@@ -12,7 +12,7 @@ import pytest
 from benchmark.cli import main
 from benchmark.diagnosis import RUNS
 from benchmark.errors import UsageError
-from benchmark.papers import dlg_fb, idlg, masking
+from benchmark.papers import dlg_fb, idlg, masking, overview
 from benchmark.papers.clusters import Difference, of_means
 from benchmark.papers.dlg_fb import Outcome, Setting, gain, passing, saving, settings
 from benchmark.papers.idlg import Comparison
@@ -223,7 +223,7 @@ def test_only_victims_that_every_start_attacked_count(tmp_path: Path) -> None:
     assert "no reconstruction, +50.0 (+50.0 to +50.0) points of images found, +50.0 (+50.0 to +50.0) points" in written
     told = "confirmed** as a mean over settings, +100.0 (+100.0 to +100.0) points. Of 1 settings it is surely so in 0"
     assert f"- **More images than from noise: {told}, surely the other way in 0, and open in 1." in written
-    assert "Fewer evaluations than from the mean: confirmed as a mean" in dlg_fb.summary(of_dlg_fb(), tmp_path)
+    assert "**Fewer evaluations than from the mean: confirmed** as a mean" in dlg_fb.summary(of_dlg_fb(), tmp_path)
 
 
 def test_the_interval_of_a_gain_is_over_sequences() -> None:
@@ -582,3 +582,38 @@ def test_the_command_writes_the_page_and_names_the_papers(tmp_path: Path, capsys
     with pytest.raises(SystemExit) as ended:
         main(["page", str(tmp_path / "idlg"), "--paper", "idgl"])
     assert ended.value.code == 2 and "idlg" in capsys.readouterr().err
+
+
+def test_the_page_of_all_results_is_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "results"
+    (folder / "idlg" / "records").mkdir(parents=True)
+    written = overview.page(folder, lambda run: of_idlg())
+    assert "| [idlg](idlg/leaderboard.md) | 100 of MNIST | DLG, IDLG | none | cpu, 1 thread |" in written
+    assert "- a part of the images" in written and "**iDLG** (arXiv" in written
+    for missing in ("DLG-FB", "(masking/", "(quick/", "## Speed", "## What `quick` shows"):
+        assert missing not in written
+    assert max(len(line) for line in written.splitlines() if not line.startswith("|")) <= overview.WIDTH
+    with pytest.raises(UsageError, match="holds none of quick, idlg, dlg_fb, masking: publish a run into it first"):
+        overview.page(tmp_path, lambda run: of_idlg())
+    with pytest.raises(SystemExit) as stop:
+        main(["page", str(tmp_path), "--paper", "results"])
+    assert stop.value.code == 2 and "publish a run into it first" in capsys.readouterr().err
+
+
+def row(defense: str, adaptive: bool, leaked: int, **args: Any) -> dict[str, Any]:
+    return {
+        "dataset": "Photos",
+        "defense": defense,
+        "defense_args": args,
+        "adaptive": adaptive,
+        "leaked": leaked,
+        "victims": 12,
+    }
+
+
+def test_the_gap_of_knowing_a_defense_is_between_the_best_attacks_of_each_kind() -> None:
+    rows = [row("none", False, 12), row("Clipping", False, 12, max_norm=1.0), row("Clipping", True, 12, max_norm=1.0)]
+    rows += [row("Masking", knows, leaked, ratio=0.2, rescale=False) for knows, leaked in ((False, 0), (False, 2))]
+    rows += [row("Masking", True, leaked, ratio=0.2, rescale=False) for leaked in (1, 11)]
+    assert overview.largest_gap(rows) == ("Masking(ratio=0.2)", "Photos", 2, 11, 12)
+    assert overview.largest_gap(rows[:1]) is None
