@@ -26,15 +26,20 @@ def read(folder: Path) -> dict[str, Any]:
     """The report of an earlier run; a run on a GPU and one on a CPU complete each other.
 
     Raises:
-        UsageError: the file is damaged.
+        UsageError: the file is damaged, or of another version of Leakboard.
     """
     path = folder / "performance.json"
     try:
         report: dict[str, Any] = json.loads(path.read_text())
+        as_markdown(report)  # or something is missing in it
+        if "cpu" in report:
+            headline(report)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError):
-        raise UsageError(f"{path} cannot be read: remove it, or give another folder to --report") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        raise UsageError(
+            f"{path} cannot be read, or is of another version: remove it, or give another folder to --report"
+        ) from None
     return report
 
 

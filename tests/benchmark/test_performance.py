@@ -100,9 +100,19 @@ def test_the_arithmetic_of_an_evaluation_is_counted(report: dict[str, Any]) -> N
     assert report["cpu"]["arithmetic"]["peak_gflops"] > 1
 
 
-def test_a_damaged_report_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "performance.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", '{"cpu": 1}', '{"cpu": {"machine": {"cores": 2}, "settings": {}}}'])
+def test_a_damaged_report_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "performance.json").write_text(text)
     with pytest.raises(UsageError, match="remove it"):
+        performance_page.read(tmp_path)
+
+
+def test_a_report_from_before_threads_were_tried_is_refused(tmp_path: Path) -> None:
+    report = performance_page.read(RESULTS)
+    for sides in report["cpu"]["settings"].values():
+        del sides["one by one"]["threads_tried"]
+    (tmp_path / "performance.json").write_text(json.dumps(report))
+    with pytest.raises(UsageError, match="of another version"):
         performance_page.read(tmp_path)
 
 
