@@ -136,17 +136,17 @@ def paired_p(first: Sequence[bool], second: Sequence[bool]) -> float:
         raise ValueError(f"{len(first)} outcomes cannot be paired with {len(second)}")
     only_first = sum(bool(a) and not b for a, b in zip(first, second, strict=True))
     only_second = sum(bool(b) and not a for a, b in zip(first, second, strict=True))
-    return _sign_p(only_first, only_first + only_second)
+    return mcnemar(only_first, only_second)
 
 
 @cache
-def _sign_p(of_one_kind: int, differing: int) -> float:
-    """Two-sided p-value of so many heads among the tosses of a fair coin."""
-    if differing == 0:
+def mcnemar(only_first: int, only_second: int) -> float:
+    """:func:`paired_p` by the numbers of victims that differ, one way and the other: as tosses of a fair coin."""
+    if only_first == only_second:
         return 1.0
     from scipy.stats import binomtest
 
-    return float(binomtest(of_one_kind, differing).pvalue)
+    return float(binomtest(only_first, only_first + only_second).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -9,8 +9,8 @@ from typing import Any
 from benchmark import leaderboard, performance_page
 from benchmark.bench import threads
 from benchmark.errors import UsageError
-from benchmark.leaderboard import newest_victims
 from benchmark.papers import dlg_fb, idlg, masking_summary
+from benchmark.papers.sources import cells
 from benchmark.registry import Spec
 from benchmark.store import Record
 
@@ -90,12 +90,12 @@ def contents(name: str, records: list[Record], folder: Path) -> str:
     """A row of the table: what was attacked by what, and where."""
     victims: dict[str, int] = defaultdict(int)
     kinds: dict[str, dict[str, None]] = {"attack": {}, "defense": {}}
-    for of_cell in newest_victims(records).values():
-        config = next(iter(of_cell.values()))[1]["config"]
+    for cell in cells(records):
+        config = cell.config
         data = config["data"]["class"] + (" by class" if config.get("same_class", 1) > 1 else "")
         if config["data"].get("num_classes"):
             data += f" with {config['data']['num_classes']:,} classes"
-        victims[data] = max(victims[data], len(of_cell))
+        victims[data] = max(victims[data], len(cell.victims))
         for kind, names in kinds.items():
             if config[kind]:
                 names[config[kind]["class"]] = None
