@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark import leaderboard, performance_page
+from benchmark import performance_page
 from benchmark.bench import threads
 from benchmark.errors import UsageError
+from benchmark.intervals import wilson
+from benchmark.leak import leaks
 from benchmark.papers import dlg_fb, idlg, masking_summary
-from benchmark.papers.sources import cells
+from benchmark.papers.sources import Cell, cells
 from benchmark.registry import Spec
 from benchmark.store import Record
 
@@ -116,13 +118,13 @@ def notes(published: dict[str, list[Record]]) -> list[str]:
 
 def quick(records: list[Record]) -> str:
     """What the board of the quick suite can and cannot show."""
-    rows = leaderboard.rows(records)
-    widest = max(rows, key=lambda row: row["leak_rate_high"] - row["leak_rate_low"])
+    found = cells(records)
+    intervals = [wilson(sum(map(leaks, cell.victims)), len(cell.victims)) for cell in found]
     said = (
-        f"It is small: with {counts({row['victims'] for row in rows})} victims a 95 % interval is up to "
-        f"{widest['leak_rate_high'] - widest['leak_rate_low']:.2f} wide. It shows what a board looks like"
+        f"It is small: with {counts({len(cell.victims) for cell in found})} victims a 95 % interval is up to "
+        f"{max(high - low for low, high in intervals):.2f} wide. It shows what a board looks like"
     )
-    gap = largest_gap(rows)
+    gap = largest_gap(found)
     if gap:
         defense, data, oblivious, adaptive, victims = gap
         said += (
@@ -135,20 +137,21 @@ def quick(records: list[Record]) -> str:
     )
 
 
-def largest_gap(rows: Sequence[dict[str, Any]]) -> tuple[str, str, int, int, int] | None:
-    """The defense where knowing it finds most: its name, data set, images found without and with, and victims."""
-    found: dict[tuple[str, str], dict[bool, int]] = defaultdict(lambda: {False: 0, True: 0})
+def largest_gap(found: Sequence[Cell]) -> tuple[str, str, int, int, int] | None:
+    """The defense where knowing it finds most: its name, data set, victims found without and with, and victims."""
+    best: dict[tuple[str, str], dict[bool, int]] = defaultdict(lambda: {False: 0, True: 0})
     victims: dict[tuple[str, str], int] = {}
-    for row in rows:
-        if row["defense"] != "none":
-            arguments = {name: value for name, value in row["defense_args"].items() if value is not False}
-            key = Spec(row["defense"], arguments).label, row["dataset"]
-            found[key][row["adaptive"]] = max(found[key][row["adaptive"]], row["leaked"])
-            victims[key] = row["victims"]
-    if not found:
+    for cell in found:
+        if cell.config["defense"]:
+            arguments = {k: v for k, v in cell.config["defense"].items() if k != "class" and v is not False}
+            key = Spec(cell.defense, arguments).label, cell.data
+            adaptive = cell.config["adaptive"]
+            best[key][adaptive] = max(best[key][adaptive], sum(map(leaks, cell.victims)))
+            victims[key] = len(cell.victims)
+    if not best:
         return None
-    key = max(found, key=lambda key: found[key][True] - found[key][False])
-    return (*key, found[key][False], found[key][True], victims[key])
+    key = max(best, key=lambda key: best[key][True] - best[key][False])
+    return (*key, best[key][False], best[key][True], victims[key])
 
 
 def counts(numbers: set[int]) -> str:

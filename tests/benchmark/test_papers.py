@@ -17,6 +17,7 @@ from benchmark.papers.clusters import Difference, of_means
 from benchmark.papers.dlg_fb import Outcome, Setting, gain, passing, saving, settings
 from benchmark.papers.idlg import Comparison
 from benchmark.papers.masking_figure import curves, of_shares
+from benchmark.papers.sources import Cell
 from benchmark.registry import spec
 from benchmark.strengths import finest, hardest, lines_of
 
@@ -600,20 +601,15 @@ def test_the_page_of_all_results_is_of_what_is_there(tmp_path: Path, capsys: pyt
     assert stop.value.code == 2 and "publish a run into it first" in capsys.readouterr().err
 
 
-def row(defense: str, adaptive: bool, leaked: int, **args: Any) -> dict[str, Any]:
-    return {
-        "dataset": "Photos",
-        "defense": defense,
-        "defense_args": args,
-        "adaptive": adaptive,
-        "leaked": leaked,
-        "victims": 12,
-    }
+def attacked(defense: dict[str, Any] | None, adaptive: bool, leaked: int) -> Cell:
+    """A cell of twelve victims."""
+    config = {"data": {"class": "Photos"}, "defense": defense, "adaptive": adaptive}
+    return Cell(config, [{"leaked_any": number < leaked} for number in range(12)])
 
 
 def test_the_gap_of_knowing_a_defense_is_between_the_best_attacks_of_each_kind() -> None:
-    rows = [row("none", False, 12), row("Clipping", False, 12, max_norm=1.0), row("Clipping", True, 12, max_norm=1.0)]
-    rows += [row("Masking", knows, leaked, ratio=0.2, rescale=False) for knows, leaked in ((False, 0), (False, 2))]
-    rows += [row("Masking", True, leaked, ratio=0.2, rescale=False) for leaked in (1, 11)]
-    assert overview.largest_gap(rows) == ("Masking(ratio=0.2)", "Photos", 2, 11, 12)
-    assert overview.largest_gap(rows[:1]) is None
+    clipping, mask = {"class": "Clipping", "max_norm": 1.0}, {"class": "Masking", "ratio": 0.2, "rescale": False}
+    found = [attacked(None, False, 12), attacked(clipping, False, 12), attacked(clipping, True, 12)]
+    found += [attacked(mask, knows, leaked) for knows, leaked in ((False, 0), (False, 2), (True, 1), (True, 11))]
+    assert overview.largest_gap(found) == ("Masking(ratio=0.2)", "Photos", 2, 11, 12)
+    assert overview.largest_gap(found[:1]) is None
