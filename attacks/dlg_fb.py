@@ -114,7 +114,7 @@ class DLGFB(Attack):
         self.sequence = length
         self.feedback, self.alpha, self.gate = feedback, alpha, gate
         self.at_once = at_once
-        self.base = BASES[attack](max_evaluations, tolerance, at_once)
+        self.base = BASES[attack](max_evaluations=max_evaluations, tolerance=tolerance, at_once=at_once)
 
     def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
         super().check(model, image_shape)

@@ -1,10 +1,10 @@
-"""The batched attack against the published procedure, on the same victims and threads in one process."""
+"""The batched attack against the published procedure: the same victims, each side at its best number of threads."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import torch
@@ -32,15 +32,25 @@ ONE_BY_ONE, BATCHED, FROM_RGAP = "one by one", "batched", "batched, start rgap"
 REPORT_EVERY = 10
 """Steps after which the published code looks whether the loss is below the tolerance."""
 
+PIECE = 40
+"""Gradient evaluations of the loop that its best number of threads is found with; a quarter of them all at once."""
+
+ROUNDS = 3
+"""How often such a piece is timed at each number of threads; the fastest counts."""
+
 
 @dataclass
 class Side:
     """What one of the sides did.
 
     Attributes:
+        tried: milliseconds per evaluation of a short piece, by the number of threads.
+        threads: the number that it ran at.
         evenly: each victim takes the same time, as with R-GAP; else by its gradient evaluations.
     """
 
+    tried: dict[int, float]
+    threads: int
     evenly: bool = False
     seconds: float = 0.0
     evaluations: list[int] = field(default_factory=list)
@@ -58,11 +68,14 @@ class Side:
         """
         low, high = wilson(sum(self.leaked[:first]), first)
         per_victim = self.seconds_per_victim(first)
+        speedup = reference.seconds_per_victim(first) / per_victim
         return {
             "victims": first,
+            "threads": self.threads,
+            "milliseconds_per_evaluation_by_threads": {str(count): ms for count, ms in self.tried.items()},
             "seconds_per_victim": per_victim,
             "evaluations_per_victim": sum(self.evaluations[:first]) / first,
-            "milliseconds_per_evaluation": 1000 * self.seconds / sum(self.evaluations),
+            "milliseconds_per_evaluation": self.milliseconds_per_evaluation,
             "leaked": sum(self.leaked[:first]),
             "leak_rate": sum(self.leaked[:first]) / first,
             "leak_rate_low": low,
@@ -70,12 +83,15 @@ class Side:
             "diverged": sum(self.diverged[:first]),
             "label_accuracy": sum(self.labels_right[:first]) / first,
             "peak_memory_mib": self.peak_memory_mib,
-            "times_less_time_per_victim": reference.seconds_per_victim(first) / per_victim,
-            "times_less_time_per_evaluation": reference.seconds
-            / sum(reference.evaluations)
-            * sum(self.evaluations)
-            / self.seconds,
+            "speedup": speedup,
+            "speedup_per_thread": speedup * reference.threads / self.threads,
+            "speedup_per_evaluation": reference.milliseconds_per_evaluation / self.milliseconds_per_evaluation,
         }
+
+    @property
+    def milliseconds_per_evaluation(self) -> float:
+        """Over all victims."""
+        return 1000 * self.seconds / sum(self.evaluations)
 
     def seconds_per_victim(self, first: int) -> float:
         """Seconds that each of the first victims took."""
@@ -145,14 +161,19 @@ def published(
     return images.detach(), logits.detach().argmax(-1) if joint_labels else labels, evaluations
 
 
-def compare(specs: dict[str, Spec], victims: int, reference: int, seed: int, bench: Workbench) -> dict[str, Any]:
-    """Attacks the same victims both ways.
+def compare(
+    specs: dict[str, Spec], victims: int, reference: int, seed: int, threads: int, bench: Workbench
+) -> dict[str, Any]:
+    """Attacks the same victims both ways, each way at the number of threads that suits it best.
+
+    The start from R-GAP, which is another attack, has the threads of the batched side.
 
     Args:
         specs: data, model and attack (DLG or IDLG).
         victims: number of victims of the batched attack.
         reference: how many of them are attacked one by one too.
         seed: of networks and starts.
+        threads: the most that either side may have.
         bench: device and data root.
     """
     attack = build("attack", specs["attack"])
@@ -165,7 +186,6 @@ def compare(specs: dict[str, Spec], victims: int, reference: int, seed: int, ben
     attacks = {BATCHED: attack}
     if takes(RGAP(), model, observation):
         attacks[FROM_RGAP] = build("attack", with_arguments(specs["attack"], start="rgap"))
-    sides = {name: Side(evenly=name == FROM_RGAP) for name in (ONE_BY_ONE, *attacks)}
     outer_steps = ceil(attack.max_evaluations / STEP)
 
     def one(victim: int, outer_steps: int) -> tuple[Tensor, Tensor, int]:
@@ -183,10 +203,17 @@ def compare(specs: dict[str, Spec], victims: int, reference: int, seed: int, ben
         side.diverged += diverged
         side.labels_right += scores.label_correct.all(1).tolist()
 
-    one(0, 1)  # what the first call of everything costs is not timed
-    for batched in attacks.values():
-        short = with_arguments(specs["attack"], max_evaluations=2, start=batched.start)
-        build("attack", short).reconstruct(observation.take(range(min(victims, 2))))
+    def together(evaluations: int) -> int:
+        short = build("attack", with_arguments(specs["attack"], max_evaluations=evaluations))
+        return int(short.reconstruct(observation).evaluations.sum())
+
+    loop = tried(lambda: one(0, PIECE // STEP)[-1], threads, bench.device)
+    batch = tried(lambda: together(PIECE // 4), threads, bench.device)
+    sides = {ONE_BY_ONE: Side(loop, fastest(loop)), BATCHED: Side(batch, fastest(batch))}
+    if FROM_RGAP in attacks:
+        sides[FROM_RGAP] = Side(batch, fastest(batch), evenly=True)
+        short = build("attack", with_arguments(specs["attack"], max_evaluations=2, start="rgap"))
+        short.reconstruct(observation.take(range(min(victims, 2))))  # what the first call costs is not timed
     with timed(sides[ONE_BY_ONE], bench.device):
         alone = [one(victim, outer_steps) for victim in range(reference)]
     for victim, (found, found_labels, spent) in enumerate(alone):
@@ -195,17 +222,16 @@ def compare(specs: dict[str, Spec], victims: int, reference: int, seed: int, ben
         note(sides[ONE_BY_ONE], range(victim, victim + 1), found[None], found_labels[None], [bool(diverged)])
     for name, batched in attacks.items():
         with timed(sides[name], bench.device):
-            together = batched.reconstruct(observation)
-        sides[name].evaluations += together.evaluations.tolist()
-        gone = [status == "diverged" for status in together.status]
-        note(sides[name], range(victims), together.images, together.labels, gone)
+            of_all = batched.reconstruct(observation)
+        sides[name].evaluations += of_all.evaluations.tolist()
+        gone = [status == "diverged" for status in of_all.status]
+        note(sides[name], range(victims), of_all.images, of_all.labels, gone)
     return {
         "data": specs["data"].as_dict(),
         "model": specs["model"].as_dict(),
         "attack": specs["attack"].as_dict(),
         "victims_at_once": min(victims, attack.at_once or victims),
         "device": str(bench.device),
-        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "sides": {name: side.summary(reference, sides[ONE_BY_ONE]) for name, side in sides.items()},
     }
@@ -251,18 +277,84 @@ def takes(attack: Attack, model: nn.Module, observation: Observation) -> bool:
     return True
 
 
+def thread_counts(most: int) -> list[int]:
+    """The numbers of threads that are tried: 1, 2, 4, ... and the most."""
+    return sorted({most} | {2**power for power in range(most.bit_length())})
+
+
+def tried(work: Callable[[], int], most: int, device: torch.device) -> dict[int, float]:
+    """Milliseconds per evaluation of a short piece of work, by the number of threads.
+
+    All numbers are tried in turns, after one call that is not timed, so that whatever else this machine does slows
+    all of them alike; of each the fastest turn counts.
+
+    Args:
+        work: does it, and returns the gradient evaluations that it took.
+        most: threads.
+        device: where it is done.
+    """
+    found = dict.fromkeys(thread_counts(most), inf)
+    work()
+    for _ in range(ROUNDS):
+        for count in found:
+            with at_threads(count):
+                started = clock(device)
+                evaluations = work()
+                found[count] = min(found[count], 1000 * (clock(device) - started) / evaluations)
+    return found
+
+
+def fastest(found: dict[int, float]) -> int:
+    """The number of threads that took the least time."""
+    return min(found, key=lambda count: found[count])
+
+
+@contextmanager
+def at_threads(count: int) -> Iterator[None]:
+    """So many CPU threads inside, and as many as before after that."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def clock(device: torch.device) -> float:
+    """The time in seconds, when a GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 @contextmanager
 def timed(side: Side, device: torch.device) -> Iterator[None]:
-    """Notes the seconds and the peak memory of what is done inside; on the CPU that is the process's peak so far."""
+    """Runs what is inside at the threads of the side, and notes its seconds and peak memory.
+
+    On the CPU that memory is the process's peak so far.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    yield
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    side.seconds = time.perf_counter() - started
+    with at_threads(side.threads):
+        started = clock(device)
+        yield
+        side.seconds = clock(device) - started
     side.peak_memory_mib = round(peak_memory(device) / 2**20)
+
+
+def faster(speedup: float) -> str:
+    """A ratio of times in words."""
+    ratio, word = (speedup, "faster") if speedup >= 1 else (1 / speedup, "slower")
+    return f"{times(ratio)} {word}"
+
+
+def times(ratio: float) -> str:
+    """A ratio with two digits, or all before the point."""
+    return f"{ratio:.1f}x" if ratio < 9.95 else f"{ratio:.0f}x"
+
+
+def threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def as_table(found: dict[str, Any]) -> str:
@@ -272,23 +364,35 @@ def as_table(found: dict[str, Any]) -> str:
         "",
         *sides,
         title=f"{found['attack']['class']}, {found['model']['class']}, "
-        f"{found['data']['class']}, {found['device']}, {found['threads']} threads, torch {found['torch']}",
+        f"{found['data']['class']}, {found['device']}, torch {found['torch']}",
     )
     formats = {"seconds_per_victim": ".3f", "evaluations_per_victim": ".0f", "milliseconds_per_evaluation": ".3f"}
     for key in sides[ONE_BY_ONE]:
+        if key == "milliseconds_per_evaluation_by_threads":
+            continue
         values = (
             "-" if name == FROM_RGAP and key.endswith("per_evaluation") else format(side[key], formats.get(key, ".3g"))
             for name, side in sides.items()
         )
         table.add_row(key.replace("_", " "), *values)
-    console = Console(width=110)
+    console = Console(width=120)
     with console.capture() as capture:
         console.print(table)
+        for name in (ONE_BY_ONE, BATCHED):
+            each = sides[name]["milliseconds_per_evaluation_by_threads"].items()
+            pieces = ", ".join(f"{threads(int(count))} {ms:.3g} ms" for count, ms in each)
+            console.print(
+                f"{name}: {threads(sides[name]['threads'])}, the best for a short piece (per evaluation: {pieces})",
+                highlight=False,
+                soft_wrap=True,
+            )
         for name, side in sides.items():
             if name != ONE_BY_ONE:
+                another = "from R-GAP's solution, which is another attack: " if name == FROM_RGAP else ""
                 console.print(
-                    f"{name}: {side['times_less_time_per_victim']:.1f} times less time per victim, "
-                    f"{side['leaked']} against {sides[ONE_BY_ONE]['leaked']} of {side['victims']} leaked",
+                    f"{name}: {another}{faster(side['speedup'])} per victim, {faster(side['speedup_per_thread'])} "
+                    f"per thread, {side['leaked']} against {sides[ONE_BY_ONE]['leaked']} of {side['victims']} leaked",
                     highlight=False,
+                    soft_wrap=True,
                 )
     return capture.get().rstrip()

@@ -151,10 +151,13 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "page",
         "write the page of a paper that was run again, from its records",
         "Writes FOLDER/README.md and its figures: the paper's figures beside those of the records in FOLDER. For "
-        "masking, thresholds.json, thresholds.md, spectrum.md and diagnosis.md are also written anew.",
+        "masking, thresholds.json, thresholds.md, spectrum.md and diagnosis.md are also written anew. Of the folder "
+        "results it writes the page on all that is published.",
     )
     page.add_argument("folder", metavar="FOLDER", help="what leakboard run wrote for one of the suites named below")
-    page.add_argument("--paper", metavar="NAME", help="idlg, dlg_fb or masking (default: the name of the folder)")
+    page.add_argument(
+        "--paper", metavar="NAME", help="idlg, dlg_fb, masking or results (default: the name of the folder)"
+    )
 
     publish = add(
         "publish",
@@ -169,8 +172,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "bench",
         "compare the batched attack with the published procedure, one victim at a time",
         "Attacks the same victims in one process: one by one with torch.optim.LBFGS as published, from the same starts "
-        "all at once, and all at once from R-GAP's solution. --data, --model and --attack (DLG or IDLG) choose what, "
-        "as in leakboard run; default: CIFAR10, LeNet, IDLG.",
+        "all at once, and all at once from R-GAP's solution, which is another attack. --data, --model and --attack "
+        "(DLG or IDLG) choose what, as in leakboard run; default: CIFAR10, LeNet, IDLG.",
     )
     bench.add_argument("--victims", type=int, metavar="N", help="default: 64")
     bench.add_argument(
@@ -184,7 +187,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         nargs="?",
         const="results",
         metavar="FOLDER",
-        help="measure all settings of results/performance.md and write it (default: results); tens of minutes",
+        help="measure all settings of results/performance.md and write it (default: results); about 20 minutes",
     )
     bench.add_argument("--seed", type=int, metavar="N", help="default: 0")
     bench.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
@@ -218,7 +221,12 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
             help="for each job, as submitit (slurm_partition=gpu, gpus_per_node=1, timeout_min=240) or Ray "
             "(num_gpus=1) calls it; may be repeated",
         )
-    bench.add_argument("--threads", type=int, metavar="N", help="CPU threads of both sides (default: all cores)")
+    bench.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="the most CPU threads; each side takes as many of them as suit it best (default: all cores)",
+    )
 
     return top, {
         "run": run,

@@ -135,12 +135,13 @@ def bench(options: argparse.Namespace, parts: Parts) -> int:
     from benchmark.bench import as_table, compare
 
     quiet()
-    set_up(given_or(options.threads, os.cpu_count() or 1))
+    threads = given_or(options.threads, os.cpu_count() or 1)
+    set_up(threads)
     devices = find_devices(options.devices)
     if len(devices) > 1:
         raise UsageError("bench runs on one device")
     if options.report is not None:
-        return report(options, parts, devices[0])
+        return report(options, parts, threads, devices[0])
     victims = whole_number("--victims", given_or(options.victims, 64), at_least=1)
     seed = whole_number("--seed", given_or(options.seed, 0), at_least=0)
     reference = whole_number("--reference-victims", given_or(options.reference_victims, victims), at_least=1)
@@ -150,12 +151,12 @@ def bench(options: argparse.Namespace, parts: Parts) -> int:
     }
     if "defense" in parts:
         raise UsageError("bench compares speed without a defense: leave --defense out")
-    found = compare(specs, victims, min(reference, victims), seed, Workbench(devices[0], options.data_root))
+    found = compare(specs, victims, min(reference, victims), seed, threads, Workbench(devices[0], options.data_root))
     print(json.dumps(found, indent=1) if options.format == "json" else as_table(found))
     return 0
 
 
-def report(options: argparse.Namespace, parts: Parts, device: torch.device) -> int:
+def report(options: argparse.Namespace, parts: Parts, threads: int, device: torch.device) -> int:
     """``leakboard bench --report``."""
     from benchmark import performance, performance_page
 
@@ -169,7 +170,7 @@ def report(options: argparse.Namespace, parts: Parts, device: torch.device) -> i
     perceptual, _ = find_perceptual(None, False)
     bench = Workbench(device, options.data_root, perceptual=perceptual)
     say = partial(print, file=sys.stderr, flush=True)
-    found["gpu" if device.type == "cuda" else "cpu"] = performance.measure(bench, reference, say)
+    found["gpu" if device.type == "cuda" else "cpu"] = performance.measure(bench, reference, threads, say)
     performance_page.write(found, folder)
     print(json.dumps(found, indent=1) if options.format == "json" else performance_page.as_markdown(found).rstrip())
     return 0

@@ -36,11 +36,14 @@ DATA = "CIFAR10"
 CURVE = (1, 4, 16, 64, 256, 1024)
 """Victims per block for the curve of the throughput."""
 
-MANY = 4096
+MANY = 2048
 """Victims that are attacked 64 at a time, to see whether the time per victim stays."""
 
 EVALUATIONS = 20
 """Gradient evaluations of the short attacks that the time of one is taken from."""
+
+BLOCKS, BLOCK_SIZE, OF_A_RUN = 4, 64, 100
+"""Blocks of the runs with one worker and with two, their victims, and the evaluations of each victim."""
 
 
 @dataclass(frozen=True)
@@ -143,13 +146,14 @@ class ClockedIDLG(IDLG):
         return solver
 
 
-def measure(bench: Workbench, reference: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Everything that this device can show; tens of minutes.
+def measure(bench: Workbench, reference: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Everything that this device can show; about 20 minutes.
 
     Args:
         bench: device and data root; the data sets are MNIST and CIFAR-10.
         reference: victims of each setting that are attacked one by one too, at least 1; a quarter of them where a
             victim is alone.
+        threads: the most that a side of the comparisons may have; everything else has as many.
         say: told what is being done.
 
     Returns:
@@ -168,11 +172,12 @@ def measure(bench: Workbench, reference: int, say: Callable[[str], None]) -> dic
     found["mib_per_victim"] = {start: mib_per_victim(start, bench) for start in ("noise", "rgap")}
     if not on_gpu:
         say("threads against workers")
+        found["run"] = {"blocks": BLOCKS, "block_size": BLOCK_SIZE, "evaluations": OF_A_RUN}
         found["workers"] = workers(bench.root)
     for setting in SETTINGS:
         if setting.on_gpu == on_gpu:
             say(setting.label)
-            found["settings"][setting.label] = measure_setting(setting, reference, bench)
+            found["settings"][setting.label] = measure_setting(setting, reference, threads, bench)
     return found
 
 
@@ -209,18 +214,20 @@ def specs(data: str, **args: Any) -> dict[str, Spec]:
     }
 
 
-def measure_setting(setting: Setting, reference: int, bench: Workbench) -> dict[str, Any]:
+def measure_setting(setting: Setting, reference: int, threads: int, bench: Workbench) -> dict[str, Any]:
     """Figures of each side; a single victim is attacked several times, each time on another network."""
     if setting.victims > 1:
-        runs = [compare(specs(setting.data), setting.victims, min(reference, setting.victims), 0, bench)]
+        runs = [compare(specs(setting.data), setting.victims, min(reference, setting.victims), 0, threads, bench)]
     else:
-        runs = [compare(specs(setting.data), 1, 1, seed, bench) for seed in range(max(1, reference // 4))]
+        runs = [compare(specs(setting.data), 1, 1, seed, threads, bench) for seed in range(max(1, reference // 4))]
     pooled: dict[str, Any] = {}
     for side in runs[0]["sides"]:
         figures = [run["sides"][side] for run in runs]
         pooled[side] = {key: sum(f[key] for f in figures) for key in ("victims", "leaked")}
         for key in ("seconds_per_victim", "evaluations_per_victim"):
             pooled[side][key] = fmean(f[key] for f in figures)
+        pooled[side]["threads"] = sorted({f["threads"] for f in figures})
+        pooled[side]["threads_tried"] = [int(count) for count in figures[0]["milliseconds_per_evaluation_by_threads"]]
     return pooled
 
 
@@ -280,9 +287,10 @@ def workers(root: str | None) -> list[dict[str, float]]:
         UsageError: a run has failed.
     """
     suite = {
-        "victims": 512,
+        "victims": BLOCKS * BLOCK_SIZE,
+        "block_size": BLOCK_SIZE,
         "scenarios": [{"data": specs(DATA)["data"].as_dict(), "model": "LeNet"}],
-        "attacks": [{"class": "IDLG", "max_evaluations": 200, "tolerance": 0.0}],
+        "attacks": [{"class": "IDLG", "max_evaluations": OF_A_RUN, "tolerance": 0.0}],
     }
     found = []
     for count, threads in ((1, 1), (1, 2), (2, 1)):

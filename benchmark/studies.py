@@ -16,7 +16,7 @@ from benchmark.cli import Parts
 from benchmark.conductor import Conductor, find_workers
 from benchmark.errors import UsageError, unknown
 from benchmark.executors.worker import find_devices, quiet, set_up
-from benchmark.papers import dlg_fb, idlg, masking
+from benchmark.papers import dlg_fb, idlg, masking, overview
 from benchmark.records import provenance
 from benchmark.schema import attack_scores
 from benchmark.store import Record, make_writable, read_all, write_whole
@@ -141,13 +141,17 @@ PAPERS: dict[str, Callable[[list[Record], Path], str]] = {
 }
 
 
+OVERVIEW = "results"
+"""Name of the page on all that is published."""
+
+
 def page(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard page``."""
     folder = Path(options.folder)
     paper = options.paper or folder.resolve().name
-    if paper not in PAPERS:
-        raise unknown("paper", paper, PAPERS)
-    written = PAPERS[paper](read_all(folder), folder)
+    if paper not in (OVERVIEW, *PAPERS):
+        raise unknown("paper", paper, (OVERVIEW, *PAPERS))
+    written = overview.page(folder, read_all) if paper == OVERVIEW else PAPERS[paper](read_all(folder), folder)
     write_whole(folder / "README.md", written.encode())
     print(written, end="")
     return 0

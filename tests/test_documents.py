@@ -4,13 +4,15 @@ import json
 import re
 import shlex
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from benchmark import leaderboard, table, threshold
+from benchmark import leaderboard, performance_page, table, threshold
 from benchmark.cli import main
-from benchmark.store import read_all
+from benchmark.papers import overview
+from benchmark.store import Record, read_all
 from benchmark.studies import PAPERS
 from benchmark.suite import load
 from benchmark.training import suite as training_suite
@@ -48,7 +50,9 @@ def test_the_suite_of_the_readme_is_a_suite(tmp_path: Path) -> None:
 
 
 def test_every_suite_in_configs_is_a_suite() -> None:
-    for path in sorted((ROOT / "configs").glob("*.yaml")):
+    paths = sorted((ROOT / "configs").glob("*.yaml"))
+    assert {"quick", "idlg", "dlg_fb", "masking", "masking_training", "federated"} <= {path.stem for path in paths}
+    for path in paths:
         if path.stem in ("federated", "masking_training"):
             assert training_suite.load(path).trainings
         elif path.stem == "masking":
@@ -63,13 +67,45 @@ def test_the_published_table_is_what_its_records_say() -> None:
     assert (folder / "leaderboard.md").read_text() == made
 
 
-@pytest.mark.parametrize("paper", [name for name in PAPERS if (ROOT / "results" / name).is_dir()])
+@cache
+def records_of(name: str) -> list[Record]:
+    """The published records, which are read once."""
+    return read_all(ROOT / "results" / name)
+
+
+@pytest.mark.parametrize("paper", PAPERS)
 def test_the_published_page_is_what_its_records_say(paper: str, tmp_path: Path) -> None:
     published, copy = ROOT / "results" / paper, tmp_path / paper
-    shutil.copytree(published, copy)
+    shutil.copytree(published, copy, ignore=shutil.ignore_patterns("records"))
     figures = re.findall(r"!\[.*?\]\((.*?)\)", (published / "README.md").read_text())
-    for figure in figures:
-        (copy / figure).unlink()
-    made = PAPERS[paper](read_all(copy), copy)
+    assert figures
+    for made_anew in ("README.md", *figures):
+        (copy / made_anew).unlink()
+    made = PAPERS[paper](records_of(paper), copy)
     assert (published / "README.md").read_text() == made
-    assert all((copy / figure).exists() for figure in figures)
+    for figure in figures:
+        assert (copy / figure).read_bytes() == (published / figure).read_bytes()
+
+
+def test_the_page_of_all_results_is_what_the_folders_say() -> None:
+    folder = ROOT / "results"
+    made = overview.page(folder, lambda run: records_of(run.name))
+    assert (folder / "README.md").read_text() == made
+    for paper in PAPERS:
+        assert f"| [{paper}]({paper}/README.md) |" in made
+    for link in re.findall(r"\]\(([^)]*)\)", made):
+        assert (folder / link).exists(), link
+
+
+def test_the_readme_says_of_speed_what_was_measured() -> None:
+    """If not, this is the sentence that belongs there."""
+    folder = ROOT / "results"
+    said = overview.speed_of(performance_page.read(folder), folder)
+    assert said in " ".join((ROOT / "README.md").read_text().split()), said
+    for words in ("times less", "7 times"):
+        assert words not in (ROOT / "README.md").read_text()
+
+
+def test_every_folder_of_results_stands_on_the_page_of_all() -> None:
+    folders = {path.name for path in (ROOT / "results").iterdir() if path.is_dir()}
+    assert folders == set(overview.FOLDERS)

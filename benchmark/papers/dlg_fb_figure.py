@@ -1,16 +1,14 @@
 """The figure of the page on DLG-FB: what each start gains over noise, and what it saves."""
 
 import io
-import math
 
-Interval = tuple[float, float, float]
-"""A difference from starts at noise, and its lower and upper end; both are infinite where there is none."""
+from benchmark.papers.clusters import Difference
 
 SIDES = ("images found, points more", "evaluations, % more")
 COLOURS = {"DLG": "tab:orange", "IDLG": "tab:blue"}
 
 
-def figure(found: dict[str, dict[str, tuple[list[Interval], list[Interval]]]], starts: list[str]) -> bytes:
+def figure(found: dict[str, dict[str, tuple[list[Difference], list[Difference]]]], starts: list[str]) -> bytes:
     """A row of axes for each order of a data set: images found on the left, evaluations on the right.
 
     Args:
@@ -25,9 +23,9 @@ def figure(found: dict[str, dict[str, tuple[list[Interval], list[Interval]]]], s
     for row, (order, attacks) in zip(every_axes, found.items(), strict=True):
         for side, axes in enumerate(row):
             for place, (attack, differences) in enumerate(attacks.items()):
-                values = [100 * value for value, _, _ in differences[side]]
-                lower = [100 * (value - low) if math.isfinite(low) else 0 for value, low, _ in differences[side]]
-                upper = [100 * (high - value) if math.isfinite(high) else 0 for value, _, high in differences[side]]
+                values = [100 * one.value for one in differences[side]]
+                lower = [100 * (one.value - one.low) if one.is_bounded else 0 for one in differences[side]]
+                upper = [100 * (one.high - one.value) if one.is_bounded else 0 for one in differences[side]]
                 heights = [height + 0.2 * (place - (len(attacks) - 1) / 2) for height in range(len(starts))]
                 lines[attack] = axes.errorbar(
                     values, heights, xerr=[lower, upper], fmt="o", markersize=4, capsize=2, color=COLOURS[attack]

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.bench import BATCHED, ONE_BY_ONE
+from benchmark.bench import BATCHED, ONE_BY_ONE, faster, threads
 from benchmark.errors import UsageError
-from benchmark.intervals import rate_difference, wilson
+from benchmark.intervals import equivalent, holm, paired_p, rate_difference, wilson
 from benchmark.papers.sources import Cell, cells, provenance, same_attack
 from benchmark.registry import spec
 from benchmark.scores import THRESHOLDS
@@ -45,6 +45,17 @@ READING = 0.005
 
 PAPER_TRIALS = 1000
 
+MARGIN = 0.05
+"""Difference of shares that does not matter: less than half of the smallest one between DLG and iDLG, 12.6 points."""
+
+LEVEL = 0.05
+"""Of every test: the probability of a false call."""
+
+DIFFERS, EQUIVALENT, OPEN = "differs", "equivalent", "not told apart"
+"""Verdicts on a value beside the paper's."""
+
+MARKS = {DIFFERS: " *", EQUIVALENT: " =", OPEN: ""}
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -62,15 +73,22 @@ class Comparison:
     reading: float = 0.0
 
     @property
-    def differs(self) -> bool:
-        """Whether chance alone, in 1,000 attacks of theirs and in ours, does not explain the difference."""
-        low, high = rate_difference(self.found, self.trials, round(self.paper * PAPER_TRIALS), PAPER_TRIALS)
-        return low > self.reading or high < -self.reading
+    def verdict(self) -> str:
+        """Whether the difference is surely one, surely within ``MARGIN``, or neither is sure."""
+        samples = self.found, self.trials, round(self.paper * PAPER_TRIALS), PAPER_TRIALS
+        low, high = rate_difference(*samples, confidence=1 - LEVEL)
+        if low > self.reading or high < -self.reading:
+            return DIFFERS
+        return EQUIVALENT if equivalent(*samples, margin=MARGIN - self.reading, level=LEVEL) else OPEN
+
+    @property
+    def rate(self) -> str:
+        """Ours, in percent, with its interval."""
+        low, high = wilson(self.found, self.trials)
+        return f"{100 * self.found / self.trials:.1f} ({100 * low:.1f}-{100 * high:.1f})"
 
     def __str__(self) -> str:
-        low, high = wilson(self.found, self.trials)
-        mark = " *" if self.differs else ""
-        return f"{100 * self.paper:.1f} | {100 * self.found / self.trials:.1f} ({100 * low:.1f}-{100 * high:.1f}){mark}"
+        return f"{100 * self.paper:.1f} | {self.rate}{MARKS[self.verdict]}"
 
 
 def page(records: list[Record], folder: Path) -> str:
@@ -88,9 +106,15 @@ def page(records: list[Record], folder: Path) -> str:
         "The protocol of Zhao, Mopuri and Bilen 2020 (arXiv 2001.02610): a new random LeNet for each attacked image,",
         "DLG and iDLG on the same pairs, L-BFGS with 300 steps of 20 evaluations, stop at a matching loss of 1e-6. The",
         "paper's values are those of its table 1 and of its figure 1, the latter read off the picture to about half a",
-        f"point; each is of {PAPER_TRIALS:,} attacks. Ours stand with 95 % Wilson intervals; a star marks a difference",
-        "that chance in both samples does not explain (95 % interval of the difference, Newcombe 1998). MSE is that of",
-        "pixels clamped to [0, 1].",
+        f"point; each is of {PAPER_TRIALS:,} attacks. Ours stand with 95 % Wilson intervals. MSE is that of pixels",
+        "clamped to [0, 1].",
+        "",
+        "Each value of ours has one of three verdicts. `*`: it differs from the paper's, since chance in both samples",
+        "does not explain the difference (its 95 % interval, Newcombe 1998, leaves out 0 and the error of reading).",
+        f"`=`: it is equivalent within {100 * MARGIN:g} percentage points, since a larger difference is ruled out (two",
+        f"one-sided tests at {100 * LEVEL:g} %, the margin less the error of reading). No mark: these samples do not",
+        "tell it apart from the paper's, and do not show it to be equivalent either. The verdicts are not corrected",
+        f"for their number: if nothing differed, about {100 * LEVEL:g} % of the values would have a star all the same.",
         "",
         "| data set | attacked images | of which the paper had |",
         "|---|---|---|",
@@ -183,7 +207,7 @@ def endings(found: dict[tuple[str, str], Cell], sets: Sequence[str]) -> list[str
             ended = []
             for reason in reasons:
                 of_reason = [victim for victim in victims if victim["status"] == reason]
-                right = sum(victim["mse"][0] <= THRESHOLDS[0] for victim in of_reason)
+                right = sum(map(is_found, of_reason))
                 ended.append(f"{len(of_reason)} ({right})" if of_reason else "-")
             mean = fmean(victim["evaluations"] for victim in victims)
             lines.append(f"| {name} | {attack} | " + " | ".join(ended) + f" | {mean:,.0f} |")
@@ -199,6 +223,8 @@ class Published:
         victims: images, networks and starts that both had.
         theirs, ours: images found, labels and divergence of the two, as the cells of a table.
         labels: label accuracy of the two.
+        speedup: seconds of theirs for each second of ours, per victim.
+        threads: of the two.
     """
 
     data: str
@@ -207,6 +233,15 @@ class Published:
     theirs: str
     ours: str
     labels: tuple[float, float]
+    speedup: float
+    threads: tuple[int, int]
+
+    @property
+    def speed(self) -> str:
+        """The speedup, and at which numbers of threads."""
+        theirs, ours = self.threads
+        at = f"{threads(ours)} each" if theirs == ours else f"{threads(ours)}, the loop at {theirs}"
+        return f"{faster(self.speedup)} ({at})"
 
 
 def published(folder: Path) -> list[Published]:
@@ -220,14 +255,29 @@ def published(folder: Path) -> list[Published]:
         try:
             one = json.loads(path.read_text())
             theirs, ours = (one["sides"][name] for name in (ONE_BY_ONE, BATCHED))
-            labels = float(theirs["label_accuracy"]), float(ours["label_accuracy"])
-            data, attack, victims = one["data"]["class"], one["attack"]["class"], theirs["victims"]
-            found.append(Published(data, attack, victims, outcome(theirs), outcome(ours), labels))
+            found.append(
+                Published(
+                    one["data"]["class"],
+                    one["attack"]["class"],
+                    theirs["victims"],
+                    outcome(theirs),
+                    outcome(ours),
+                    (float(theirs["label_accuracy"]), float(ours["label_accuracy"])),
+                    float(ours["speedup"]),
+                    (int(theirs["threads"]), int(ours["threads"])),
+                )
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UsageError(
-                f"{path} can not be read: write it with leakboard bench --format json, or delete it"
+                f"{path} cannot be read: write it with leakboard bench --format json, or delete it"
             ) from None
     return found
+
+
+def speeds(measured: list[Published]) -> str:
+    """How fast ours was beside the published loop, in a sentence."""
+    each = "; ".join(f"{of.attack} on {of.data}, {of.victims} images at once: {of.speed}" for of in measured)
+    return f"Beside the published loop on the page of iDLG: {each}."
 
 
 def one_by_one(measured: list[Published]) -> list[str]:
@@ -242,9 +292,9 @@ def one_by_one(measured: list[Published]) -> list[str]:
         "which takes the image and the label of the last iterate, and all at once, which keeps those of the lowest",
         "loss. Found is a PSNR of 20 dB or more.",
         "",
-        "| | found, one by one, % | label, % | diverged | found, ours, % | label, % | diverged |",
-        "|---|---|---|---|---|---|---|",
-        *(f"| {of.data}, {of.attack}, {of.victims} images | {of.theirs} | {of.ours} |" for of in measured),
+        "| | found, one by one, % | label, % | diverged | found, ours, % | label, % | diverged | time per victim |",
+        "|---|---|---|---|---|---|---|---|",
+        *(f"| {of.data}, {of.attack}, {of.victims} images | {of.theirs} | {of.ours} | {of.speed} |" for of in measured),
     ]
 
 
@@ -255,22 +305,31 @@ def outcome(side: dict[str, Any]) -> str:
 
 
 def reasons(found: dict[tuple[str, str], Cell], sets: Sequence[str], measured: list[Published]) -> list[str]:
-    """Why values of ours lie outside, as far as it is known."""
-    labels = [name for name in sets if label(name, found[name, "DLG"]).differs]
-    off = {name: [a for a in ATTACKS if shares_differ(name, found[name, a])] for name in sets}
+    """Why values of ours differ, as far as it is known, and what is said of the others."""
+    labels = [name for name in sets if label(name, found[name, "DLG"]).verdict == DIFFERS]
+    off = {name: [a for a in ATTACKS if DIFFERS in verdicts(name, found[name, a])] for name in sets}
     said = [why_labels(labels, measured)] if labels else []
     for name in (name for name in sets if off[name]):
         whole = name == "LFW" and (WHOLE_LFW, "DLG") in found
         said += why_lfw(off[name], found) if whole else [not_known(name, off[name])]
-    inside = [name for name in sets if not off[name]]
-    if inside:
-        said.append(f"Every share of {' and '.join(inside)} agrees with the paper's.")
-    return ["## Where ours lies outside, and why", "", *(f"- {line}" for line in said)]
+    for name in (name for name in sets if not off[name]):
+        each = [verdict for attack in ATTACKS for verdict in verdicts(name, found[name, attack])]
+        of_each = {verdict: each.count(verdict) for verdict in (EQUIVALENT, OPEN)}
+        said.append(
+            f"**Shares of {name}.** Of {len(each)} none differs. Equivalent within {100 * MARGIN:g} points: "
+            f"{of_each[EQUIVALENT]}; not told apart by {len(found[name, 'IDLG'].victims):,} images: {of_each[OPEN]}."
+        )
+    return ["## Where ours differs, and why", "", *(f"- {line}" for line in said)]
 
 
-def shares_differ(name: str, cell: Cell) -> bool:
-    """Whether a share at any threshold lies outside."""
-    return any(share(name, cell, place).differs for place in range(len(THRESHOLDS)))
+def verdicts(name: str, cell: Cell) -> list[str]:
+    """On the share at each threshold."""
+    return [share(name, cell, place).verdict for place in range(len(THRESHOLDS))]
+
+
+def is_found(victim: dict[str, Any]) -> bool:
+    """By the loosest of the paper's thresholds."""
+    return bool(victim["mse"][0] <= THRESHOLDS[0])
 
 
 def not_known(name: str, attacks: Sequence[str]) -> str:
@@ -306,18 +365,78 @@ def why_lfw(outside: Sequence[str], found: dict[tuple[str, str], Cell]) -> list[
             said.append(not_known("LFW", [attack]))
             continue
         here, there = (share("LFW", cell, 0) for cell in (few, whole))
-        if here.differs and not there.differs:
-            verdict = "the label space explains the difference"
-        elif not here.differs:
-            verdict = "these are too few to say whether the label space explains the difference"
+        p = paired_p(*([is_found(victim) for victim in cell.victims] for cell in (few, whole)))
+        rates = [one.found / one.trials for one in (here, there)]
+        if p > LEVEL or abs(rates[1] - here.paper) >= abs(rates[0] - here.paper):
+            verdict = f"these do not say that the label space explains the difference (exact paired test, p = {p:.2g})"
         else:
-            verdict = "the label space does not explain the difference"
+            left = {
+                DIFFERS: "but what is left is a difference still",
+                EQUIVALENT: f"and there it is equivalent within {100 * MARGIN:g} points",
+                OPEN: "and there these images do not tell it apart",
+            }[there.verdict]
+            verdict = (
+                f"the label space surely moves the share towards the paper's (exact paired test, p = {p:.2g}), {left}"
+            )
         said.append(
             f"**Shares of LFW, {attack}.** The last layer has a row for each class: 5,749 in the paper, fewer here. Of "
             f"the same {here.trials} images {here.found} are found with our rows and {there.found} with 5,749, where "
             f"the paper's share is {100 * here.paper:.1f} % (MSE at most {THRESHOLDS[0]:g}): {verdict}."
         )
     return said
+
+
+def summary(records: list[Record], folder: Path) -> str:
+    """Claim, measurement and verdict in one paragraph.
+
+    Raises:
+        UsageError: the records are not of this suite.
+    """
+    found = of_the_paper(cells(records), folder)
+    sets = [name for name in PAPER_SETS if (name, "DLG") in found]
+    claimed = "; ".join(
+        f"{name} " + " and ".join(f"{SHARES[name][attack][0]:.1f}" for attack in ATTACKS) + " %, labels "
+        f"{' and '.join(f'{LABELS[name][attack]:.1f}' for attack in ATTACKS)} %"
+        for name in LABELS
+    )
+    here = "; ".join(
+        f"{name} ({len(found[name, 'IDLG'].victims):,} images) "
+        + " and ".join(share(name, found[name, attack], 0).rate for attack in ATTACKS)
+        + " %, labels "
+        + " and ".join(label(name, found[name, attack]).rate for attack in ATTACKS)
+        + " %"
+        for name in sets
+    )
+    return (
+        f"**iDLG** (arXiv 2001.02610). *Claim:* of {PAPER_TRIALS:,} attacks each, DLG and iDLG find these shares of "
+        f"the images (MSE at most {THRESHOLDS[0]:g}, figure 1) and of the labels (table 1): {claimed}. *Here*, with "
+        f"95 % intervals: {here}. *Verdict:* {' '.join(conclusions(found, sets))}"
+    )
+
+
+def conclusions(found: dict[tuple[str, str], Cell], sets: Sequence[str]) -> list[str]:
+    """The paper's two claims, and its figures, as they stand; in sentences."""
+    pairs = {name: [[is_found(v) for v in found[name, attack].victims] for attack in ATTACKS] for name in sets}
+    p_values = holm([paired_p(*pairs[name]) for name in sets])
+    surely = [p <= LEVEL and sum(pairs[name][1]) > sum(pairs[name][0]) for name, p in zip(sets, p_values, strict=True)]
+    images = sum(len(found[name, "IDLG"].victims) for name in sets)
+    wrong = sum(not victim["label_correct"][0] for name in sets for victim in found[name, "IDLG"].victims)
+    each: dict[str, list[str]] = {verdict: [] for verdict in MARKS}
+    for name in sets:
+        for attack in ATTACKS:
+            for verdict in verdicts(name, found[name, attack]):
+                each[verdict].append(f"{attack} on {name}")
+    differing = f" ({', '.join(dict.fromkeys(each[DIFFERS]))})" if each[DIFFERS] else ""
+    labels = [name for name in sets if label(name, found[name, "DLG"]).verdict == DIFFERS]
+    said = [
+        f"That iDLG finds more images than DLG is {'confirmed' if all(surely) else 'open'}: surely on {sum(surely)} of "
+        f"{len(sets)} data sets (exact paired tests, Holm).",
+        f"That iDLG's label is always right is {'refuted' if wrong else 'confirmed'}: wrong for {wrong} of {images:,}.",
+        f"Of the {sum(map(len, each.values()))} shares of figure 1, {len(each[EQUIVALENT])} are equivalent within "
+        f"{100 * MARGIN:g} points, {len(each[OPEN])} are not told apart by so many images, and {len(each[DIFFERS])} "
+        f"differ{differing}.",
+    ]
+    return [*said, f"DLG's label differs on {', '.join(labels)}; the page says why."] if labels else said
 
 
 def figure(found: dict[tuple[str, str], Cell], sets: Sequence[str]) -> bytes:

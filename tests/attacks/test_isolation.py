@@ -1,4 +1,4 @@
-"""An attack can not reach private images.
+"""An attack cannot reach private images.
 
 Three ways to prove it. What attack code may import and name does not hold them. Nothing that can be reached from an
 observation, the attacker's model of the defense included, is or shares memory with them. And an attack finds the same,
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 import attacks
-from attacks import DLG, IDLG, Attack, ClassMeanImage, ConstantImage, GaussNewton, MeanImage, Observation
+from attacks import Attack, Observation
+from benchmark import registry
 from benchmark.client import observe
 from benchmark.models import LeNet
 from datamodules import Digits
@@ -63,7 +64,9 @@ def test_attack_code_imports_and_names_nothing_that_leads_to_private_images(path
 
 
 def test_defense_code_can_lead_no_further() -> None:
-    for path in Path(attacks.__file__).parent.parent.joinpath("defenses").rglob("*.py"):
+    paths = sorted(Path(attacks.__file__).parent.parent.joinpath("defenses").rglob("*.py"))
+    assert len(paths) > 4 and len(SOURCES) > 8
+    for path in paths:
         assert forbidden(path.read_text(encoding="utf-8")) == []
 
 
@@ -190,13 +193,31 @@ def test_the_search_finds_images_that_are_hidden(
 
 # By what an attack does.
 
-ITERATIVE: list[Attack] = [IDLG(max_evaluations=25), DLG(max_evaluations=25)]
-IN_TURN = [*ITERATIVE, GaussNewton(), ClassMeanImage(), MeanImage(), ConstantImage()]
+IN_TURN: list[tuple[str, dict[str, Any]]] = [
+    ("IDLG", {"max_evaluations": 25}),
+    ("IDLG", {"max_evaluations": 25, "start": "rgap"}),
+    ("DLG", {"max_evaluations": 25}),
+    ("DLGFB", {"max_evaluations": 25, "length": 4, "gate": 1e9}),  # a gate that lets it blend
+    ("RGAP", {}),
+    ("GaussNewton", {}),
+    ("ClassMeanImage", {}),
+    ("MeanImage", {}),
+    ("ConstantImage", {}),
+]
+"""Every attack there is, by name and arguments."""
 
 
-@pytest.mark.parametrize("attack", IN_TURN, ids=lambda attack: type(attack).__name__)
+def test_every_attack_takes_its_turn() -> None:
+    assert {name for name, _ in IN_TURN} == set(registry.classes("attack"))
+
+
+@pytest.mark.parametrize(("name", "arguments"), IN_TURN)
 @pytest.mark.parametrize("defense", [None, Masking(0.3)], ids=["control", "masked"])
-def test_an_attack_finds_the_same_when_the_private_images_are_gone(attack: Attack, defense: Defense | None) -> None:
+def test_an_attack_finds_the_same_when_the_private_images_are_gone(
+    name: str, arguments: dict[str, Any], defense: Defense | None
+) -> None:
+    attack: Attack = getattr(attacks, name)(**arguments)
+
     def seen(spoil: bool) -> Observation:
         data = Digits()
         data.setup()
@@ -214,8 +235,8 @@ def test_an_attack_finds_the_same_when_the_private_images_are_gone(attack: Attac
 
     kept, gone = (attack.reconstruct(seen(spoil)) for spoil in (False, True))
     assert kept.images.isfinite().all()
-    for name in ("images", "labels", "loss", "evaluations"):
-        assert torch.equal(getattr(kept, name), getattr(gone, name)), name
+    for part in ("images", "labels", "loss", "evaluations"):
+        assert torch.equal(getattr(kept, part), getattr(gone, part)), part
 
 
 ELSEWHERE = """
@@ -241,9 +262,8 @@ def test_an_attack_finds_the_same_in_a_process_that_never_had_the_images(
     observation = victims_of(4).observation
     names = ("parameters", "update", "image_shape", "num_classes", "seeds", "mean_image", "class_means", "mean_step")
     torch.save({name: getattr(observation, name) for name in names}, tmp_path / "observation.pt")
-    calls = [(type(a).__name__, {"max_evaluations": 25} if a in ITERATIVE else {}) for a in IN_TURN]
-    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "observation.pt"), repr(calls)]
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "observation.pt"), repr(IN_TURN)]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(attacks.__file__).parent.parent)
     assert ran.returncode == 0, ran.stderr
-    for attack, images in zip(IN_TURN, torch.load(tmp_path / "observation.pt"), strict=True):
-        assert torch.equal(images, attack.reconstruct(observation).images), type(attack).__name__
+    for (name, arguments), images in zip(IN_TURN, torch.load(tmp_path / "observation.pt"), strict=True):
+        assert torch.equal(images, getattr(attacks, name)(**arguments).reconstruct(observation).images), name

@@ -69,12 +69,13 @@ def test_lenets_weights_are_uniform_within_its_range(init_range: float) -> None:
 def test_the_other_networks_start_as_torchs_layers_do(model: type[Model]) -> None:
     network = model(CIFAR, 10)
     drawn = network.draw(generator())
-    for name, layer in network.named_children():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            bound = layer.weight[0].numel() ** -0.5
-            weight, bias = drawn[f"{name}.weight"], drawn[f"{name}.bias"]
-            assert 0.98 * bound < weight.abs().max() <= bound and bias.abs().max() <= bound
-            assert weight.abs().max() == pytest.approx(float(layer.weight.detach().abs().max()), rel=0.02)
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)}
+    assert {f"{name}.{part}" for name in layers for part in ("weight", "bias")} == set(drawn)
+    for name, layer in layers.items():
+        bound = layer.weight[0].numel() ** -0.5
+        weight, bias = drawn[f"{name}.weight"], drawn[f"{name}.bias"]
+        assert 0.98 * bound < weight.abs().max() <= bound and bias.abs().max() <= bound
+        assert weight.abs().max() == pytest.approx(float(layer.weight.detach().abs().max()), rel=0.02)
 
 
 @pytest.mark.parametrize("model", MODELS)

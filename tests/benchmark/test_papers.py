@@ -6,13 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmark.cli import main
 from benchmark.errors import UsageError
-from benchmark.papers import dlg_fb, idlg
+from benchmark.papers import dlg_fb, idlg, overview
+from benchmark.papers.clusters import Difference, of_means
 from benchmark.papers.dlg_fb import Outcome, Setting, gain, passing, saving, settings
 from benchmark.papers.idlg import Comparison
+from benchmark.papers.sources import Cell
 from benchmark.registry import spec
 
 Record = dict[str, Any]
@@ -79,7 +82,7 @@ def of_idlg() -> list[Record]:
 
 def test_the_page_of_idlg_sets_the_papers_figures_beside_ours(tmp_path: Path) -> None:
     written = idlg.page(of_idlg(), tmp_path)
-    assert "| MNIST | 89.9 | 76.0 (66.8-83.3) * | 100.0 | 100.0 (96.3-100.0) |" in written
+    assert "| MNIST | 89.9 | 76.0 (66.8-83.3) * | 100.0 | 100.0 (96.3-100.0) = |" in written
     assert "| 0.01 | 76.3 | 76.0 (66.8-83.3) | 88.9 | 50.0 (40.4-59.6) * |" in written
     assert "| MNIST | IDLG | 50 (50) | - | - | 50 (0) | 1,000 |" in written
     assert "2.0 hours" in written and "a part of the images" in written and "CIFAR100" not in written
@@ -88,7 +91,10 @@ def test_the_page_of_idlg_sets_the_papers_figures_beside_ours(tmp_path: Path) ->
 
 def test_the_published_loop_stands_beside_ours_where_it_was_run(tmp_path: Path) -> None:
     side = {"victims": 300, "leak_rate": 0.5, "leak_rate_low": 0.4, "leak_rate_high": 0.6, "diverged": 7}
-    sides = {"one by one": side | {"label_accuracy": 0.75}, "batched": side | {"label_accuracy": 0.99}}
+    sides = {
+        "one by one": side | {"label_accuracy": 0.75, "threads": 1, "speedup": 1.0},
+        "batched": side | {"label_accuracy": 0.99, "threads": 2, "speedup": 3.25},
+    }
     found = {"data": {"class": "MNIST"}, "attack": {"class": "DLG"}, "sides": sides}
     before = idlg.page(of_idlg(), tmp_path)
     assert "Beside the published loop" not in before
@@ -96,10 +102,13 @@ def test_the_published_loop_stands_beside_ours_where_it_was_run(tmp_path: Path) 
     assert "- **Shares of MNIST, IDLG.** Not known." in before
     (tmp_path / "published_mnist.json").write_text(json.dumps(found))
     written = idlg.page(of_idlg(), tmp_path)
-    assert "| MNIST, DLG, 300 images | 50.0 (40.0-60.0) | 75.0 | 7 | 50.0 (40.0-60.0) | 99.0 | 7 |" in written
+    assert (
+        "| MNIST, DLG, 300 images | 50.0 (40.0-60.0) | 75.0 | 7 | 50.0 (40.0-60.0) | 99.0 | 7 | 3.2x faster" in written
+    )
+    assert "| 3.2x faster (2 threads, the loop at 1) |" in written
     assert "MNIST 75.0 % of 300, where ours tells 99.0 % and the paper has 89.9 %." in written
     (tmp_path / "published_mnist.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"published_mnist\.json can not be read: write it with leakboard bench"):
+    with pytest.raises(UsageError, match=r"published_mnist\.json cannot be read: write it with leakboard bench"):
         idlg.page(of_idlg(), tmp_path)
 
 
@@ -113,22 +122,59 @@ def test_lfw_in_the_papers_label_space_explains_what_it_can(tmp_path: Path) -> N
     whole[0]["victims"] = whole[0]["victims"][:60]
     written = idlg.page(few + whole, tmp_path)
     assert "Of the same 10 images 10 are found with our rows and 10 with 5,749" in written
-    assert "91.7 % (MSE at most 0.01): these are too few to say whether the label space explains" in written
+    assert "0.01): these do not say that the label space explains the difference (exact paired test, p = 1)" in written
     whole[1] = record("ImageFolder", {"class": "IDLG"}, [1e-6] * 55 + [1.0] * 5, first=1)
     whole[1]["config"]["data"] |= {"path": "lfw-py/lfw-deepfunneled", "num_classes": 5749}
     written = idlg.page(few + whole, tmp_path)
     assert (
         "Of the same 60 images 60 are found with our rows and 32 with 5,749, where the paper's share is 52.1 % (MSE at "
-        "most 0.01): the label space explains the difference." in written
+        "most 0.01): the label space surely moves the share towards the paper's (exact paired test, p = 7.5e-09), and "
+        "there these images do not tell it apart." in written
     )
 
 
-def test_a_difference_is_marked_where_chance_does_not_explain_it() -> None:
-    assert not Comparison(0.763, 760, 1000).differs
-    assert Comparison(0.763, 700, 1000).differs
-    assert not Comparison(0.763, 70, 100).differs
-    assert Comparison(1.0, 999, 1000).differs is False
-    assert not Comparison(0.76, 721, 1000, reading=0.005).differs and Comparison(0.76, 721, 1000).differs
+@pytest.mark.parametrize(
+    ("paper", "found", "trials", "reading", "verdict"),
+    [
+        (0.763, 763, 1000, 0.0, "equivalent"),
+        (0.763, 760, 1000, 0.0, "equivalent"),
+        (0.763, 700, 1000, 0.0, "differs"),
+        (0.763, 70, 100, 0.0, "not told apart"),
+        (0.763, 49, 64, 0.0, "not told apart"),  # the same rate, but of 64 images
+        (1.0, 1000, 1000, 0.0, "equivalent"),
+        (1.0, 999, 1000, 0.0, "equivalent"),
+        (0.76, 721, 1000, 0.0, "differs"),
+        (0.76, 721, 1000, 0.005, "not told apart"),  # of which the reading can be off by half a point
+        (0.76, 743, 1000, 0.0, "equivalent"),
+        (0.76, 743, 1000, 0.005, "not told apart"),
+    ],
+)
+def test_a_value_differs_or_is_equivalent_or_neither_is_told(
+    paper: float, found: int, trials: int, reading: float, verdict: str
+) -> None:
+    assert Comparison(paper, found, trials, reading).verdict == verdict
+
+
+def test_equal_rates_far_apart_are_rarely_called_equivalent_and_equal_ones_rarely_different() -> None:
+    """Drawn 400 times: two rates that are the margin apart, and two that are one."""
+    rng = np.random.default_rng(0)
+    called = {"apart": 0, "one": 0}
+    for _ in range(400):
+        theirs = rng.binomial(1000, 0.76) / 1000
+        called["apart"] += Comparison(theirs, rng.binomial(1000, 0.81), 1000).verdict == "equivalent"
+        called["one"] += Comparison(theirs, rng.binomial(1000, 0.76), 1000).verdict == "differs"
+    assert 0 < called["apart"] < 32 and 0 < called["one"] < 32  # 20 of 400 are 5 %
+
+
+def test_the_summary_of_idlg_is_made_of_its_records(tmp_path: Path) -> None:
+    written = idlg.summary(of_idlg(), tmp_path)
+    assert "MNIST 76.3 and 88.9 %, labels 89.9 and 100.0 %" in written
+    assert "MNIST (100 images) 76.0 (66.8-83.3) and 50.0 (40.4-59.6) %" in written
+    assert "iDLG finds more images than DLG is open: surely on 0 of 1 data sets" in written
+    assert "iDLG's label is always right is confirmed: wrong for 0 of 100." in written
+    better = [record("MNIST", {"class": "DLG"}, [1.0] * 30), record("MNIST", {"class": "IDLG"}, [1e-6] * 29 + [1.0])]
+    written = idlg.summary(better, tmp_path)
+    assert "than DLG is confirmed: surely on 1 of 1" in written and "refuted: wrong for 1 of 30." in written
 
 
 def test_records_of_another_suite_are_told(tmp_path: Path) -> None:
@@ -162,7 +208,7 @@ def of_dlg_fb() -> list[Record]:
 def test_only_victims_that_every_start_attacked_count(tmp_path: Path) -> None:
     (setting,) = settings(of_dlg_fb())
     assert set(setting.starts["noise"]) == {2, 3, 6, 7, 10, 11, 14, 15, 18, 19}
-    assert gain(setting, "blend") == (1.0, 1.0, 1.0)
+    assert gain(setting, "blend") == (1.0, 1.0, 1.0, 2 / 32)  # five sequences, of which each gains
     assert gain(setting, "mean")[0] == 0.5
     assert saving(setting, "blend")[0] == pytest.approx(-0.9)  # 100 of 1000 evaluations
     assert saving(setting, "mean")[0] == pytest.approx(-0.3)
@@ -171,9 +217,11 @@ def test_only_victims_that_every_start_attacked_count(tmp_path: Path) -> None:
     assert "10 of 20 victims count, in 5 sequences." in written
     assert gain(setting, "blend", "mean")[0] == 0.5
     assert passing(setting, "mean")[0] == 0.5
-    assert "the blend changes the share of images found by +100.0 points" in written
-    assert "by +50.0 points, +50.0 points and -30 %; the last" in written
-    assert "finds more images in 1 of 1 settings and fewer in 0; it surely takes fewer evaluations in 1" in written
+    assert "as means over 1 setting: the blend has +100.0 (+100.0 to +100.0) points of images found" in written
+    assert "no reconstruction, +50.0 (+50.0 to +50.0) points of images found, +50.0 (+50.0 to +50.0) points" in written
+    told = "confirmed** as a mean over settings, +100.0 (+100.0 to +100.0) points. Of 1 settings it is surely so in 0"
+    assert f"- **More images than from noise: {told}, surely the other way in 0, and open in 1." in written
+    assert "**Fewer evaluations than from the mean: confirmed** as a mean" in dlg_fb.summary(of_dlg_fb(), tmp_path)
 
 
 def test_the_interval_of_a_gain_is_over_sequences() -> None:
@@ -181,8 +229,36 @@ def test_the_interval_of_a_gain_is_over_sequences() -> None:
     noise = {index: Outcome(False, False, 100) for index in range(100)}
     blend = {index: Outcome(index // 10 < 5, False, 100) for index in range(100)}
     setting = Setting("MNIST", 1, "IDLG", 0.03, 10, 6000, {"noise": noise, "blend": blend}, 100)
-    value, low, high = gain(setting, "blend")
-    assert value == 0.5 and low == pytest.approx(0.2) and high == pytest.approx(0.8)
+    value, low, high, p = gain(setting, "blend")
+    half = 2.262157 * math.sqrt(10 * 0.5**2 / 9 / 10)  # t with 9 degrees of freedom
+    assert value == 0.5 and low == pytest.approx(0.5 - half) and high == pytest.approx(0.5 + half)
+    assert p == 2 / 2**5  # of the five that differ, all in one direction
+
+
+def test_settings_are_corrected_for_their_number() -> None:
+    """Six of ten sequences gain: sure alone, and not one among twelve; ten of ten are."""
+
+    def differences(gaining: int) -> Difference:
+        return of_means(np.array([1.0] * gaining + [0.0] * (10 - gaining)), np.ones(10))
+
+    none = of_means(np.zeros(10), np.ones(10))
+    assert dlg_fb.sure([differences(6)]) == (1, 0)
+    assert dlg_fb.sure([differences(6)] + [none] * 11) == (0, 0)
+    assert dlg_fb.sure([differences(10)] + [none] * 11) == (1, 0)
+
+
+def test_dlg_and_idlg_on_the_same_victims_are_one_sample() -> None:
+    """Two settings with the same victims say as little as one; with other victims they say more."""
+    noise = {index: Outcome(False, False, 100) for index in range(40)}
+    blend = {index: Outcome(index // 4 < 5, False, 100) for index in range(40)}
+    starts = {"noise": noise, "blend": blend}
+    settings = [Setting("MNIST", 1, base, 0.03, 4, 6000, starts, 40) for base in ("DLG", "IDLG")]
+    alone = gain(settings[0], "blend")
+    same = dlg_fb.overall(settings, "blend", "noise", dlg_fb.of_found)
+    other = dlg_fb.overall([settings[0], replace(settings[1], data="LFW")], "blend", "noise", dlg_fb.of_found)
+    assert same.value == other.value == 0.5
+    assert same.high - same.low == pytest.approx(alone.high - alone.low)
+    assert other.high - other.low < 0.8 * (alone.high - alone.low)
 
 
 def test_a_newer_record_brings_its_own_losses_and_other_experiments_do_not_count() -> None:
@@ -199,14 +275,14 @@ def test_a_newer_record_brings_its_own_losses_and_other_experiments_do_not_count
     assert gain(setting, "mean")[0] == 0.5
 
 
-def test_what_can_not_be_compared_is_told_or_shown_as_unknown() -> None:
+def test_what_cannot_be_compared_is_told_or_shown_as_unknown() -> None:
     records = of_dlg_fb()
     for one in records:
         one["config"]["data"]["class"] = "Digits"  # none of the paper's
     (setting,) = settings(records)
     assert setting.label == "Digits, unrelated images, IDLG"
     few = replace(setting, starts={name: {2: of[2]} for name, of in setting.starts.items()})
-    assert gain(few, "blend")[1:] == (-math.inf, math.inf)
+    assert gain(few, "blend")[1:] == (-math.inf, math.inf, 1.0)
     for one in records:
         if one["config"]["attack"]["class"] == "DLGFB":
             one["config"]["attack"]["gate"] = 0.05
@@ -252,3 +328,33 @@ def test_the_command_writes_the_page_and_names_the_papers(tmp_path: Path, capsys
     with pytest.raises(SystemExit) as ended:
         main(["page", str(tmp_path / "idlg"), "--paper", "idgl"])
     assert ended.value.code == 2 and "idlg" in capsys.readouterr().err
+
+
+def test_the_page_of_all_results_is_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "results"
+    (folder / "idlg" / "records").mkdir(parents=True)
+    written = overview.page(folder, lambda run: of_idlg())
+    assert "| [idlg](idlg/leaderboard.md) | 100 of MNIST | DLG, IDLG | none | cpu, 1 thread |" in written
+    assert "- a part of the images" in written and "**iDLG** (arXiv" in written
+    for missing in ("DLG-FB", "(masking/", "(quick/", "## Speed", "## What `quick` shows"):
+        assert missing not in written
+    assert max(len(line) for line in written.splitlines() if not line.startswith("|")) <= overview.WIDTH
+    with pytest.raises(UsageError, match="holds none of quick, idlg, dlg_fb, masking: publish a run into it first"):
+        overview.page(tmp_path, lambda run: of_idlg())
+    with pytest.raises(SystemExit) as stop:
+        main(["page", str(tmp_path), "--paper", "results"])
+    assert stop.value.code == 2 and "publish a run into it first" in capsys.readouterr().err
+
+
+def attacked(defense: dict[str, Any] | None, adaptive: bool, leaked: int) -> Cell:
+    """A cell of twelve victims."""
+    config = {"data": {"class": "Photos"}, "defense": defense, "adaptive": adaptive}
+    return Cell(config, [{"leaked_any": number < leaked} for number in range(12)])
+
+
+def test_the_gap_of_knowing_a_defense_is_between_the_best_attacks_of_each_kind() -> None:
+    clipping, mask = {"class": "Clipping", "max_norm": 1.0}, {"class": "Masking", "ratio": 0.2, "rescale": False}
+    found = [attacked(None, False, 12), attacked(clipping, False, 12), attacked(clipping, True, 12)]
+    found += [attacked(mask, knows, leaked) for knows, leaked in ((False, 0), (False, 2), (True, 1), (True, 11))]
+    assert overview.largest_gap(found) == ("Masking(ratio=0.2)", "Photos", 2, 11, 12)
+    assert overview.largest_gap(found[:1]) is None

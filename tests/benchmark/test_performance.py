@@ -11,6 +11,7 @@ import torch
 
 from attacks import IDLG
 from benchmark import performance, performance_page
+from benchmark.bench import times
 from benchmark.blocks import Workbench
 from benchmark.errors import UsageError
 from benchmark.performance import Clock, ClockedIDLG, Setting
@@ -40,22 +41,32 @@ def test_the_clocked_attack_is_the_attack_and_its_parts_are_all_of_its_time(vict
     assert sum(clocked.clock.seconds.values()) == pytest.approx(clocked.seconds)
 
 
-@pytest.fixture
-def report(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+SMALL = (Setting("Digits", 3, 10), Setting("Digits", 1, 2), Setting("Digits", 5, 500, on_gpu=True))
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, Any]:
     """A report of small things."""
-    small = (Setting("Digits", 3, 10), Setting("Digits", 1, 2), Setting("Digits", 5, 500, on_gpu=True))
-    for module in (performance, performance_page):
-        monkeypatch.setattr(module, "SETTINGS", small)
-        monkeypatch.setattr(module, "CURVE", (1, 64))
-    for name, value in {"DATA": "Digits", "MANY": 700, "EVALUATIONS": 3}.items():
-        monkeypatch.setattr(performance, name, value)
-    monkeypatch.setattr(performance, "specs", partial_specs(performance.specs))
+    torch.set_num_threads(1)
     rows = [{"workers": 1, "threads": 1, "seconds": 8.0}, {"workers": 2, "threads": 1, "seconds": 4.0}]
-    monkeypatch.setattr(performance, "workers", lambda root: rows)
+    changed = {"SETTINGS": SMALL, "CURVE": (1, 64), "DATA": "Digits", "MANY": 70, "EVALUATIONS": 3}
+    changed |= {"specs": partial_specs(performance.specs), "workers": lambda root: rows}
     said: list[str] = []
-    found = performance.measure(Workbench(torch.device("cpu")), 2, said.append)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in changed.items():
+            patch.setattr(performance, name, value)
+        found = performance.measure(Workbench(torch.device("cpu")), 2, 1, said.append)
     assert "IDLG, LeNet, Digits, 3 victims, CPU" in said
+    found["machine"]["cores"] = 1  # or one number of threads would not be all that can be tried
     return {"cpu": json.loads(json.dumps(found))}
+
+
+@pytest.fixture
+def report(measured: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The same, and a page on that."""
+    monkeypatch.setattr(performance_page, "SETTINGS", SMALL)
+    monkeypatch.setattr(performance_page, "CURVE", (1, 64))
+    return measured
 
 
 def partial_specs(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,15 +79,15 @@ def test_the_page_says_what_was_measured_and_what_was_not(report: dict[str, Any]
     assert performance_page.read(tmp_path) == report
     page = (tmp_path / "performance.md").read_text()
     table = [line for line in page.splitlines() if line.startswith("| IDLG")]
-    assert [line.count("|") for line in table] == [10, 10, 10]
+    assert [line.count("|") for line in table] == [11, 11, 11]
     sides = report["cpu"]["settings"]["IDLG, LeNet, Digits, 3 victims, CPU"]
     assert [side["victims"] for side in sides.values()] == [2, 2, 2]
     alone = report["cpu"]["settings"]["IDLG, LeNet, Digits, 1 victim, CPU"]
     assert [side["victims"] for side in alone.values()] == [1, 1, 1]
     ratio = sides["one by one"]["seconds_per_victim"] / sides["batched"]["seconds_per_victim"]
-    assert f"{ratio:.1f}" in table[0] and "of 2 |" in table[0]
+    assert f"| {times(ratio)} |" in table[0] and "| 1 / 1 / 1 (1) |" in table[0] and "of 2 |" in table[0]
     assert "not measured" in table[2] and "not measured" not in table[0] + table[1]
-    assert "| 2 | 1 | 4.0 | 2.00 |" in page
+    assert "| 2 | 1 | 4.0 | 2.00x |" in page
     assert "Lightning" in page and "GFLOP/s" in page and "MiB" in page
     assert (tmp_path / "performance.png").read_bytes().startswith(b"\x89PNG")
 
@@ -89,12 +100,41 @@ def test_the_arithmetic_of_an_evaluation_is_counted(report: dict[str, Any]) -> N
     assert report["cpu"]["arithmetic"]["peak_gflops"] > 1
 
 
-def test_a_damaged_report_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "performance.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", '{"cpu": 1}', '{"cpu": {"machine": {"cores": 2}, "settings": {}}}'])
+def test_a_damaged_report_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "performance.json").write_text(text)
     with pytest.raises(UsageError, match="remove it"):
+        performance_page.read(tmp_path)
+
+
+def test_a_report_from_before_threads_were_tried_is_refused(tmp_path: Path) -> None:
+    report = performance_page.read(RESULTS)
+    for sides in report["cpu"]["settings"].values():
+        del sides["one by one"]["threads_tried"]
+    (tmp_path / "performance.json").write_text(json.dumps(report))
+    with pytest.raises(UsageError, match="of another version"):
         performance_page.read(tmp_path)
 
 
 def test_the_published_page_is_made_of_the_published_figures() -> None:
     published = performance_page.read(RESULTS)
     assert (RESULTS / "performance.md").read_text() == performance_page.as_markdown(published)
+
+
+def test_the_headline_claims_no_speedup_over_a_loop_that_was_not_tried_at_several_thread_counts() -> None:
+    def side(seconds: float, threads: int) -> dict[str, Any]:
+        return {"seconds_per_victim": seconds, "threads": [threads], "threads_tried": [1, 2]}
+
+    sides = {"one by one": side(12.0, 1), "batched": side(3.0, 2), "batched, start rgap": side(0.25, 2)}
+    machine = {"cores": 2, "device": "a CPU"}
+    report = {"cpu": {"machine": machine, "settings": {performance.SETTINGS[0].label: sides}}}
+    assert performance_page.headline(report) == (
+        "On 2 cores (a CPU) an image of CIFAR10 takes 3 s in a block of 64 (2 threads), 4.0x faster than 12 s one by "
+        "one as published (1 thread, which suits the loop best); from R-GAP's solution, which is another attack, "
+        "48x faster."
+    )
+    sides["one by one"]["threads_tried"] = [1]
+    said = performance_page.headline(report)
+    assert "faster" not in said and "the loop was not tried at another number" in said
+    machine["cores"] = 1  # then there is no other
+    assert "4.0x faster" in performance_page.headline(report)

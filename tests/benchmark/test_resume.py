@@ -279,7 +279,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
     assert re.fullmatch(r"leakboard: out/.+ cannot be written \(No space left on device\): make room or .+", last)
     assert not list(Path("out").rglob("*.tmp"))
     done = record_files("out")
-    assert len(done) <= writes
+    assert len(done) <= writes and (done or writes < 20)
     assert all(json.loads(path.read_text()) for path in Path("out/records").glob("*.json"))
 
     run("own.yaml", "--out", "out")

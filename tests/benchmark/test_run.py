@@ -165,6 +165,7 @@ def test_a_record_says_where_the_attack_started_and_when_its_loss_passed_the_lev
     assert [victim["start"] for victim in record["victims"]] == ["mean"] * 3
     curve = record["curve"]
     assert curve["levels"] == [0.09, 0.03]
+    assert any(at is not None for passed in curve["passed"] for at in passed)
     for victim, passed, losses in zip(record["victims"], curve["passed"], curve["loss"], strict=True):
         for level, at in zip(curve["levels"], passed, strict=True):
             assert (at is not None) == (victim["loss"] <= level)

@@ -141,6 +141,7 @@ def test_run_of_a_cell_can_be_read_back(folder: Path) -> None:
 
 
 def test_nothing_is_told_about_the_machine(folder: Path) -> None:
+    assert runs(folder)
     for run in runs(folder):
         told = [line for line in log(run) if line["type"] != "artifact"]  # an artifact knows where its files are
         assert not {line["type"] for line in told} & {"output", "output_raw", "stats", "environment"}
