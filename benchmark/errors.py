@@ -1,5 +1,6 @@
 """What a user can put right, and where in their own code it is."""
 
+import reprlib
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("attacks", "benchmark", "datamodules", "defenses")
 """Leakboard's own top-level packages."""
@@ -29,6 +31,18 @@ def one_line(error: BaseException) -> str:
     """What an error says, as one line."""
     said = " ".join(str(error).split())
     return said if len(said) <= LONGEST else said[: LONGEST - 3] + "..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlist = _SHORT.maxdict = 10
+
+
+def quoted(value: Any) -> str:
+    """A value as YAML would write it, cut where it is long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return _SHORT.repr(value)
 
 
 def users_fault(error: BaseException, what: str) -> UsageError:

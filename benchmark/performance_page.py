@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.bench import BATCHED, FROM_RGAP, ONE_BY_ONE
+from benchmark.documents import read_json
 from benchmark.errors import UsageError
 from benchmark.performance import CURVE, SETTINGS
 from benchmark.store import write_whole
@@ -29,7 +30,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / "performance.json"
     try:
-        report: dict[str, Any] = json.loads(path.read_text())
+        report: dict[str, Any] = read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError):

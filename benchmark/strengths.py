@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.documents import read_json
 from benchmark.errors import UsageError
 from benchmark.registry import Spec, spec
 from benchmark.threshold import NEVER, WEAK, WITHIN, defense_label
@@ -85,7 +86,7 @@ def read(folder: Path) -> Thresholds:
     """
     path = folder / "thresholds.json"
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
         searches = found["thresholds"]
         return Thresholds(found["ssim"], found["stop"], searches, lines_of(searches, found["stop"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):

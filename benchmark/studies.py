@@ -14,6 +14,7 @@ from benchmark import executors, threshold
 from benchmark.blocks import Workbench, check_fit
 from benchmark.cli import Parts
 from benchmark.conductor import Conductor, find_workers
+from benchmark.documents import read_json
 from benchmark.errors import UsageError, unknown
 from benchmark.executors.worker import find_devices, quiet, set_up
 from benchmark.papers import dlg_fb, idlg, masking
@@ -106,11 +107,11 @@ def diagnose(options: argparse.Namespace, parts: Parts) -> int:
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """The rows of an earlier run; none where there was none."""
     try:
-        rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
-        if any("key" not in row or "runs" not in row for row in rows):
+        rows: list[dict[str, Any]] = read_json(path)["rows"] if path.exists() else []
+        if any(not isinstance(row, dict) or "key" not in row or "runs" not in row for row in rows):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{path} can not be read: delete it, or give another --out") from None
+        raise UsageError(f"{path} cannot be read: delete it, or give another --out") from None
     return rows
 
 

@@ -1,6 +1,5 @@
 """Random gradient masking (Kim and Park 2024, arXiv 2408.08430): what protects, against whom, and at what cost."""
 
-import json
 import math
 from collections import defaultdict
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmark import diagnosis, strengths
+from benchmark.documents import read_json
 from benchmark.errors import UsageError
 from benchmark.papers.masking_figure import figure, short_name
 from benchmark.papers.sources import provenance
@@ -243,7 +243,7 @@ def information(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
         path = folder / f"{name}.json"
         if path.exists():
             try:
-                found = json.loads(path.read_text())
+                found = read_json(path)
                 lines += ["", *tell(found["rows"])]
                 origins += [row["provenance"] for row in found["rows"] if "provenance" in row]
                 origins += [found["provenance"]] if "provenance" in found else []

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import strengths
-from benchmark.errors import UsageError, unknown
+from benchmark.errors import UsageError, quoted, unknown
 from benchmark.federated import Federation
 from benchmark.registry import Spec
 from benchmark.store import say
 from benchmark.strengths import Thresholds, defenses_at
-from benchmark.suite import entries, read, whole_number
+from benchmark.suite import at_most_cells, entries, folder_name, read, whole_number
 from benchmark.training.schedule import DECAYS
 
 SCHEMA = 1
@@ -162,12 +162,10 @@ def parse(given: dict[str, Any], name: str) -> TrainingSuite:
     if "attacks" in given:
         raise UsageError("attacks is a key of suites for leakboard run: a training has none")
     check_keys("key of a training suite", given, SUITE_KEYS)
-    name = given.get("name", name)
-    if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
-        raise UsageError(f"name must be usable as a folder name, not {name!r}")
+    name = folder_name(given.get("name", name))
     seeds = given.get("seeds", [0, 1, 2])
     if not isinstance(seeds, list) or not seeds:
-        raise UsageError(f"seeds must be a list of whole numbers, as in [0, 1, 2], not {seeds!r}")
+        raise UsageError(f"seeds must be a list of whole numbers, as in [0, 1, 2], not {quoted(seeds)}")
     seeds = dict.fromkeys(whole_number("a seed", seed, at_least=0) for seed in seeds)
     common = defenses_of(given.get("defenses", []))
     scenarios = given.get("scenarios")
@@ -177,6 +175,7 @@ def parse(given: dict[str, Any], name: str) -> TrainingSuite:
     for entry in scenarios:
         made = scenarios_of(entry)
         defenses = defenses_of(entry["defenses"]) if "defenses" in entry else common
+        at_most_cells(len(trainings) + len(made) * len(defenses) * len(seeds), "the suite")
         for parts in itertools.product(made, defenses, seeds):
             training = Training(*parts)
             trainings.setdefault(repr(training), training)
@@ -197,7 +196,7 @@ def scenarios_of(entry: Any) -> list[TrainingScenario]:
         UsageError: something is wrong with it.
     """
     if not isinstance(entry, dict):
-        raise UsageError(f"a scenario must have the keys {', '.join(NEEDED)}, not be {entry!r}")
+        raise UsageError(f"a scenario must have the keys {', '.join(NEEDED)}, not be {quoted(entry)}")
     check_keys("key of a scenario", entry, SCENARIO_KEYS)
     if missing := [key for key in NEEDED if key not in entry]:
         raise UsageError(f"a scenario needs {' and '.join(missing)}, as in {{rounds: 100, clients: 10, ...}}")
@@ -245,7 +244,7 @@ def alpha_of(split: Any) -> float | None:
     if split == "iid":
         return None
     if not isinstance(split, dict) or list(split) != ["dirichlet"]:
-        raise UsageError(f"split must be iid or {{dirichlet: ALPHA}}, not {split!r}")
+        raise UsageError(f"split must be iid or {{dirichlet: ALPHA}}, not {quoted(split)}")
     return number("dirichlet", split["dirichlet"], above=0)
 
 
@@ -257,7 +256,7 @@ def number(
     if not right or not (above < value and at_least <= value < below):
         limits = {"above": above, "of at least": at_least, "below": below}
         said = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
-        raise UsageError(f"{name} must be a number {said}, not {value!r}")
+        raise UsageError(f"{name} must be a number {said}, not {quoted(value)}")
     return float(value)
 
 
