@@ -17,7 +17,12 @@ from benchmark.documents import load_yaml, regular, storable
 from benchmark.errors import UsageError, one_line, quoted, unknown
 from benchmark.registry import Spec, spec
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = next(
+    folder
+    for folder in (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
+    if folder.is_dir()
+)
+"""The suites that come with Leakboard: an installed one has them in this package, the source tree beside it."""
 
 SCHEMA = 1
 """Version of the records; a change of what a record means, or of what decides it, raises this."""
