@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
 
 from benchmark import leaderboard, registry, studies
 from benchmark.blocks import Workbench, plan
@@ -24,7 +23,7 @@ from benchmark.executors.worker import find_devices, find_perceptual, quiet, set
 from benchmark.reporter import missing_lpips
 from benchmark.store import read_all, read_scores
 from benchmark.suite import Suite, entries, load, parse, suite_path, whole_number
-from benchmark.terminal import print_costs, print_table
+from benchmark.terminal import Console, print_costs, print_table
 
 
 def run(options: argparse.Namespace, parts: Parts) -> int:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
 
 from benchmark import executors
 from benchmark.blocks import Workbench, plan
@@ -32,6 +31,7 @@ from benchmark.reporter import Both, Reporter
 from benchmark.run import work
 from benchmark.store import Store
 from benchmark.suite import Suite, whole_number
+from benchmark.terminal import Console
 
 if TYPE_CHECKING:
     from benchmark.tracking import Tracker

@@ -11,7 +11,6 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from scipy.optimize import nnls
 
 from benchmark.blocks import Block, Workbench
@@ -19,6 +18,7 @@ from benchmark.records import room, run_block
 from benchmark.registry import build
 from benchmark.store import read_scores
 from benchmark.suite import Cell, digest
+from benchmark.terminal import Console
 
 RESULTS = Path(__file__).parent.parent / "results"
 

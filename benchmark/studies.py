@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from benchmark import executors, threshold
 from benchmark.blocks import Workbench, check_fit
@@ -21,7 +20,7 @@ from benchmark.papers import dlg_fb, idlg, masking
 from benchmark.records import provenance
 from benchmark.store import Record, make_writable, read_all, read_scores, write_whole
 from benchmark.suite import load, parse, read, suite_path, whole_number
-from benchmark.terminal import print_training
+from benchmark.terminal import Console, print_training
 
 
 def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:

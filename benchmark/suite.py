@@ -296,7 +296,7 @@ def whole_number(name: str, value: Any, at_least: int, at_most: int = LARGEST_IN
 def suite_path(name: str) -> Path:
     """The file of a suite that was given by its path, or by its name in configs/."""
     path = Path(name)
-    if path.name == name and not path.is_file():
+    if path.name == name and (path.is_dir() or not path.exists()):
         path = CONFIGS / f"{name}.yaml"
         if not path.exists():
             there = [p.name for p in Path().glob("*.yaml")] + [p.stem for p in CONFIGS.glob("*.yaml")]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rich.console
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from benchmark import leaderboard
@@ -16,6 +16,21 @@ if TYPE_CHECKING:
 
 SPARED = ("s / victim", "evaluations", "label acc.", "LPIPS", "SSIM", "95 % interval")
 """Columns that a narrow terminal does without, the first one first."""
+
+
+class Console(rich.console.Console):
+    """The terminal, which takes names and paths as they are: ``[/x]`` is no markup.
+
+    Args:
+        stderr: whether it is the standard error.
+        width: instead of the terminal's.
+    """
+
+    def __init__(self, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # the program ends as with any other output whose reader has gone
 
 
 def print_table(table: list[leaderboard.Row], console: Console) -> None:

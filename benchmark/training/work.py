@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from benchmark.executors.worker import Launch, Worker, watch_over
 from benchmark.federated import State, train
 from benchmark.records import brief, finite, provenance
 from benchmark.registry import build
 from benchmark.store import Record, say, write_whole
+from benchmark.terminal import Console
 from benchmark.training.plan import Run, TrainingBench, plan, refuse_others
 from benchmark.training.progress import TrainingBar
 from benchmark.training.schedule import decayed
