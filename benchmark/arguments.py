@@ -54,6 +54,12 @@ class Arguments:
         """Whether the class takes the argument, hidden ones included."""
         return argument in self.names or argument in self._all
 
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """The arguments that must be whole numbers."""
+        defaults = {key: type(one.default) for key, one in self._signature.items()}
+        return tuple(key for key in self.names if is_whole(self._hints.get(key, defaults.get(key))))
+
     def help(self) -> str:
         """What the arguments are."""
         return self._parser.format_help()
@@ -166,6 +172,14 @@ def takes_null(hint: Any) -> bool:
     if get_origin(hint) in (Union, types.UnionType):
         return any(map(takes_null, get_args(hint)))
     return hint in (Any, None, type(None), object) or (get_origin(hint) is Literal and None in get_args(hint))
+
+
+def is_whole(hint: Any) -> bool:
+    """Whether a number of this type is a whole one."""
+    if get_origin(hint) in (Union, types.UnionType):
+        numbers = [one for one in get_args(hint) if one is not type(None)]
+        return bool(numbers) and all(map(is_whole, numbers))
+    return inspect.isclass(hint) and issubclass(hint, int) and not issubclass(hint, bool)
 
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}

@@ -161,6 +161,11 @@ def spec(kind: str, name: str, args: dict[str, Any]) -> Spec:
     return made
 
 
+def is_whole(kind: str, name: str, argument: str) -> bool:
+    """Whether an argument must be a whole number."""
+    return argument in arguments(kind, name).whole
+
+
 def own_sources(kind: str, name: str) -> set[Path]:
     """The files of a user's own class and of what it inherits from, outside installed packages."""
     files = {inspect.getsourcefile(cls) for cls in find_class(kind, name).__mro__ if cls.__module__ != "builtins"}

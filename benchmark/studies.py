@@ -26,7 +26,7 @@ from benchmark.terminal import Console, print_training
 def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard threshold``."""
     criterion = threshold.Criterion(options.ssim, options.stop)
-    steps = whole_number("--steps", options.steps, at_least=0)
+    steps = whole_number("--steps", options.steps, at_least=0, at_most=threshold.MOST_STEPS)
     suite, searches = threshold.load(suite_path(options.suite), options.victims, options.seed)
     conductor = Conductor.of(options, suite.name)
     folder = conductor.folder
@@ -37,8 +37,8 @@ def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
         print(f"leakboard: {what}, {len(whole.cells)} cells", file=sys.stderr)
         conductor.run(whole)
         records = read_all(folder, read_scores)
-        if step < steps:
-            bisection.narrow(records)
+        if step == steps or not bisection.narrow(records):
+            break
     table = threshold.rows(bisection, records)
     written = threshold.as_markdown(table, suite.name, criterion)
     found = {"ssim": criterion.ssim, "stop": criterion.stop, "thresholds": table}

@@ -11,16 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.errors import UsageError
+from benchmark.arguments import LARGEST_FLOAT
+from benchmark.errors import UsageError, quoted
 from benchmark.intervals import SEED, wilson
 from benchmark.leaderboard import newest_victims
 from benchmark.leak import leaks
-from benchmark.registry import Spec, find_class, spec
+from benchmark.registry import Spec, find_class, is_whole, spec
 from benchmark.store import Record
 from benchmark.suite import BASELINES, Cell, Scenario, Suite, parse, read
 
 LOG_FROM = 100
 """Ends that are further apart than this factor are searched between on a logarithmic scale."""
+
+MOST_STEPS = 50
+"""Halvings, after which no two numbers are left to be told apart."""
 
 RESAMPLES = 2000
 
@@ -39,6 +43,7 @@ class Range:
         fixed: its other arguments.
         argument: the one that is its strength.
         weak, strong: the ends, where the defense does least and most.
+        whole: whether a strength is a whole number.
     """
 
     name: str
@@ -46,14 +51,36 @@ class Range:
     argument: str
     weak: float
     strong: float
+    whole: bool = False
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether the ends are so far apart that the search is between their logarithms."""
+        low, high = sorted((self.weak, self.strong))
+        return low > 0 and high / low >= LOG_FROM
+
+    def position(self, strength: float) -> float:
+        """The position at which a strength is."""
+        scale = math.log if self.logarithmic else float
+        return (scale(strength) - scale(self.weak)) / (scale(self.strong) - scale(self.weak))
 
     def strength(self, position: float) -> float:
-        """At 0 the weak end, at 1 the strong one, to six digits."""
-        if min(self.weak, self.strong) > 0 and max(self.weak, self.strong) / min(self.weak, self.strong) >= LOG_FROM:
+        """At 0 the weak end, at 1 the strong one, to six digits or to the nearest whole number."""
+        if self.whole and position in (0, 1):
+            return self.strong if position else self.weak
+        if self.logarithmic:
             value = math.exp((1 - position) * math.log(self.weak) + position * math.log(self.strong))
         else:
             value = (1 - position) * self.weak + position * self.strong
-        return float(f"{value:.6g}")
+        return round(value) if self.whole else float(f"{value:.6g}")
+
+    def between(self, first: float, second: float) -> float | None:
+        """A position between two others whose strength is neither of theirs; None where there is none."""
+        low, high = sorted((self.strength(first), self.strength(second)))
+        middle = (first + second) / 2
+        if self.whole and self.strength(middle) in (low, high):  # on a logarithmic scale, say, 1 and 3 have 2 between
+            middle = self.position((low + high) // 2)
+        return middle if low < self.strength(middle) < high else None
 
     def defense(self, position: float) -> Spec:
         return spec("defense", self.name, self.fixed | {self.argument: self.strength(position)})
@@ -71,13 +98,24 @@ def ranges(given: Any) -> list[Range]:
     for entry in given:
         searched = entry.get("range") if isinstance(entry, dict) else None
         if not isinstance(searched, dict) or len(searched) != 1:
-            raise UsageError(f"each defense needs a range: {{argument: [weak end, strong end]}}, which {entry} has not")
+            raise UsageError(
+                f"each defense needs a range: {{argument: [weak end, strong end]}}, unlike {quoted(entry)}"
+            )
         ((argument, ends),) = searched.items()
+        name = str(entry.get("class"))
         numbers = isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
-        if not numbers or ends[0] == ends[1] or not all(map(math.isfinite, ends)):
-            raise UsageError(f"range of {entry.get('class')} needs two different numbers for {argument}, not {ends}")
+        if not numbers or ends[0] == ends[1] or not all(abs(end) <= LARGEST_FLOAT for end in ends):
+            raise UsageError(f"range of {name} needs two different numbers for {argument}, not {quoted(ends)}")
         fixed = {str(key): value for key, value in entry.items() if key not in ("class", "range")}
-        made = Range(str(entry.get("class")), fixed, str(argument), float(ends[0]), float(ends[1]))
+        whole = is_whole("defense", name, str(argument))
+        if whole and not all(float(end).is_integer() for end in ends):
+            raise UsageError(f"range of {name} needs whole numbers for {argument}, not {quoted(ends)}")
+        weak, strong = map(int if whole else float, ends)
+        made = Range(name, fixed, str(argument), weak, strong, whole)
+        if made.strength(0) == made.strength(1):
+            raise UsageError(
+                f"range of {name} needs numbers for {argument} that differ in six digits, not {quoted(ends)}"
+            )
         for position in (0.0, 1.0):
             made.defense(position)  # the ends are checked before any work is done
         found.append(made)
@@ -268,13 +306,21 @@ class Bisection:
             index: max(max(victims[cell.id][index][0]["ssim"]) for cell in cells) for index in range(scenario.victims)
         }
 
-    def narrow(self, records: list[Record]) -> None:
-        """Halves each search's brackets, one for each measure."""
+    def narrow(self, records: list[Record]) -> bool:
+        """Halves each search's brackets, one for each measure, where there is a strength between their ends.
+
+        Returns:
+            Whether there is one more strength to be tested.
+        """
+        narrowed = False
         for search, of_measures in self.curves(records).items():
             for curve in of_measures.values():
                 around = bracket(curve, self.criterion.stop)
-                if around:
-                    search.positions.add(sum(around) / 2)
+                between = search.of.between(*around) if around else None
+                if between is not None:
+                    search.positions.add(between)
+                    narrowed = True
+        return narrowed
 
 
 def rows(bisection: Bisection, records: list[Record]) -> list[dict[str, Any]]:
