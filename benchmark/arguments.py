@@ -45,9 +45,10 @@ class Arguments:
         self.kind, self.name = kind, name
         self._parser = parser_of(kind, name, cls, hidden)
         self._all = frozenset(names_of(parser_of(kind, name, cls), kind) if hidden else ())
-        self.names = tuple(names_of(self._parser, kind))
         with users_code(f"the arguments of {name} cannot be read"):
             self._signature = inspect.signature(cls).parameters
+        unnamed = {key for key, one in self._signature.items() if one.kind is one.POSITIONAL_ONLY}
+        self.names = tuple(key for key in names_of(self._parser, kind) if key not in unnamed)
         self._hints = hints_of(cls)
 
     def takes(self, argument: str) -> bool:
@@ -74,6 +75,7 @@ class Arguments:
             UsageError: an argument is unknown, missing, or has another type.
         """
         self._check_names(texts)
+        self._check_numbers(texts)
         words = [f"--{self.kind}.{key}={value}" for key, value in texts.items()]
         parsed = self._parsed(texts, lambda: self._parser.parse_args(words, defaults=True))
         return {key: _plain(parsed[key]) for key in texts}
@@ -90,8 +92,10 @@ class Arguments:
         for key, value in args.items():
             if value is None and key in self._hints and not takes_null(self._hints[key]):
                 raise UsageError(f"{self.name}: {key} must be {in_words(self._hints[key])}, not null")
+        self._check_numbers(args)
         parsed = self._parsed(args, lambda: self._parser.parse_object({self.kind: dict(args)}, defaults=True))
         filled = {key: _plain(value) for key, value in parsed.items() if key in args or is_plain(value)}
+        filled = {key: filled[key] for key in self.names if key in filled}
         for key, value in filled.items():
             check_value(f"{self.name}: {key}", value)
         return filled
@@ -101,7 +105,7 @@ class Arguments:
         if not any(isinstance(value, dict | list) for value in args.values()):
             return args
         parsed = self._parsed(args, lambda: self._parser.parse_object({self.kind: dict(args)}))
-        instances = self._parser.instantiate_classes(Namespace({self.kind: Namespace(parsed)}))
+        instances = self._parser.instantiate(Namespace({self.kind: Namespace(parsed)}))
         return {key: instances[self.kind][key] for key in args}
 
     def _check_names(self, args: Mapping[str, Any]) -> None:
@@ -109,9 +113,16 @@ class Arguments:
         for key in args:
             if key not in self.names:
                 raise unknown(f"argument of {self.name}", str(key), self.names)
-        needed = [key for key, one in self._signature.items() if one.default is one.empty and key in self.names]
+        needed = [key for key, one in self._signature.items() if one.default is one.empty]
+        needed = [key for key in needed if key in names_of(self._parser, self.kind)]
         if missing := [key for key in needed if key not in args]:
             raise UsageError(f"{self.name}: the following arguments are required: {', '.join(missing)}")
+
+    def _check_numbers(self, args: Mapping[str, Any]) -> None:
+        """UsageError for a text where a number belongs; jsonargparse would take 1:30 for 90."""
+        for key, value in args.items():
+            if key in self._hints and is_no_number(value, self._hints[key]):
+                raise UsageError(f"{self.name}: {self._expected(key, value)}")
 
     def _parsed(self, args: Mapping[str, Any], parse: Callable[[], Namespace]) -> dict[str, Any]:
         """What jsonargparse makes of arguments, in one sentence where it refuses them."""
@@ -130,7 +141,11 @@ class Arguments:
         key = found.group(1) if found else ""
         if key not in args or key not in self._hints:
             return one_line(ValueError(message)).replace(f"{self.kind}.", "")
-        value, hint = args[key], self._hints[key]
+        return self._expected(key, args[key])
+
+    def _expected(self, key: str, value: Any) -> str:
+        """That an argument has another type."""
+        hint = self._hints[key]
         given = value if isinstance(value, str) and 0 < len(value) <= 80 else quoted(value)
         as_text = isinstance(value, int | float) and str in (hint, *get_args(hint))
         return f"{key} must be {in_words(hint)}, not {given}{': put it in quotes' if as_text else ''}"
@@ -172,6 +187,26 @@ def takes_null(hint: Any) -> bool:
     if get_origin(hint) in (Union, types.UnionType):
         return any(map(takes_null, get_args(hint)))
     return hint in (Any, None, type(None), object) or (get_origin(hint) is Literal and None in get_args(hint))
+
+
+def is_no_number(value: Any, hint: Any) -> bool:
+    """Whether a text stands, alone or in a list or mapping, where the type wants a number, true or false."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return all(is_no_number(value, one) for one in get_args(hint) if one is not type(None))
+    if isinstance(value, str):
+        try:
+            value = load_yaml(value)
+        except (yaml.YAMLError, ValueError):
+            return False  # jsonargparse has the sentence
+    container, inner = get_origin(hint) or hint, get_args(hint)
+    if container in (int, float, bool):
+        return isinstance(value, str)
+    if isinstance(value, list | tuple) and inner and inspect.isclass(container):
+        of = [one for one in inner if one is not ...]  # tuple[int, ...]
+        return any(is_no_number(one, of[min(place, len(of) - 1)]) for place, one in enumerate(value))
+    if isinstance(value, dict) and len(inner) == 2:
+        return any(is_no_number(one, inner[1]) for one in value.values())
+    return False
 
 
 def is_whole(hint: Any) -> bool:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from benchmark.errors import CODE_ERRORS, UsageError, one_line, unknown, users_fault, users_line
+from benchmark.errors import CODE_ERRORS, UsageError, one_line, unknown, users_fault, users_function, users_line
 
 KINDS = ("data", "model", "defense", "attack")
 
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
     """argparse whose errors are ours: one sentence, exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
+        raise UsageError(f"{one_line(ValueError(message))}; see {self.prog} --help")
 
 
 def parsers() -> tuple[Parser, dict[str, Parser]]:
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CODE_ERRORS as error:
         if users_line(error) is None and not isinstance(error, SystemExit):
             raise  # not the user's fault
-        status = refuse(users_fault(error, "your code has failed"))
+        status = refuse(users_fault(error, f"{users_function(error)} has failed"))
     raise SystemExit(status)
 
 

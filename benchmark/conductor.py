@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 from benchmark import executors
@@ -35,6 +36,10 @@ from benchmark.terminal import Console
 
 if TYPE_CHECKING:
     from benchmark.tracking import Tracker
+
+
+WORKER_BYTES = 2**29
+"""What a process takes at least, for Python and torch."""
 
 
 @dataclass
@@ -119,7 +124,7 @@ def find_workers(options: argparse.Namespace) -> list[str]:
     """The device of each worker that the run is to have.
 
     Raises:
-        UsageError: they are not to be had.
+        UsageError: they are unavailable.
     """
     workers = whole_number("--workers", 1 if options.workers is None else options.workers, at_least=1)
     if options.executor != "local":
@@ -127,6 +132,9 @@ def find_workers(options: argparse.Namespace) -> list[str]:
             raise UsageError("a job takes the GPU that it is given: with --executor, --devices is cpu or left out")
         return [options.devices] * workers
     devices = find_devices(options.devices)
+    if workers * WORKER_BYTES > (there := psutil.virtual_memory().total):
+        most = max(1, there // WORKER_BYTES)
+        raise UsageError(f"this machine has the memory for {most} workers at most, not {workers}")
     if workers > 1 and devices[0].type == "cuda":
         raise UsageError("a GPU has one worker: give --devices 0,1 for two of them, or --devices cpu with --workers")
     return [str(device) for device in devices] * workers

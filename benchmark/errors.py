@@ -79,6 +79,12 @@ def users_code(what: str) -> Iterator[None]:
         raise users_fault(error, what) from None
 
 
+def users_function(error: BaseException) -> str:
+    """The last function of the user's own code that an error passed through, as in ``Mine.protect``."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__) if is_users(frame.f_code.co_filename)]
+    return codes[-1].co_qualname.partition(".<locals>")[0] if codes else "the program"
+
+
 def users_line(error: BaseException) -> str | None:
     """The last ``file:line`` outside Leakboard, Python and installed packages that an error passed through."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno and is_users(error.filename):

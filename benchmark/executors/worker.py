@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 
 from benchmark.blocks import Block, Workbench
-from benchmark.errors import CODE_ERRORS, UsageError, users_fault, users_line
+from benchmark.errors import CODE_ERRORS, UsageError, users_fault, users_function, users_line
 from benchmark.perceptual import Perceptual, PerceptualUnavailable, find_backbone
 from benchmark.run import Watch, work
 from benchmark.store import Store, say
@@ -75,7 +75,7 @@ class Worker:
         except CODE_ERRORS as error:
             if users_line(error) is None and not isinstance(error, SystemExit):
                 traceback.print_exc()  # not the user's fault
-            return str(users_fault(error, "it failed"))
+            return str(users_fault(error, f"{users_function(error)} has failed"))
         return ""
 
     def work_on(self, device: torch.device) -> None:

@@ -28,6 +28,8 @@ def split(labels: Tensor, clients: int, alpha: float | None, seed: int) -> list[
     Raises:
         ValueError: a client has no image.
     """
+    if clients > len(labels):
+        raise ValueError(f"{clients} clients cannot each have one of {len(labels)} images: give fewer clients")
     mixed = torch.randperm(len(labels), generator=generator_for(seed, 0, "split"))
     if alpha is None:
         shares = list(mixed.tensor_split(clients))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import strengths
+from benchmark.arguments import LARGEST_FLOAT
 from benchmark.errors import UsageError, quoted, unknown
 from benchmark.federated import Federation
 from benchmark.registry import Spec
@@ -253,7 +254,7 @@ def number(
 ) -> float:
     """``value`` where it is a number in range, else a UsageError."""
     right = isinstance(value, int | float) and not isinstance(value, bool)
-    if not right or not (above < value and at_least <= value < below):
+    if not right or not (above < value and at_least <= value < below and abs(value) <= LARGEST_FLOAT):
         limits = {"above": above, "of at least": at_least, "below": below}
         said = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
         raise UsageError(f"{name} must be a number {said}, not {quoted(value)}")
