@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from benchmark.errors import CODE_ERRORS, UsageError, one_line, unknown, users_fault, users_function, users_line
 
@@ -23,6 +23,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{one_line(ValueError(message))}; see {self.prog} --help")
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)  # argparse would say nothing of a full disk
 
 
 def parsers() -> tuple[Parser, dict[str, Parser]]:

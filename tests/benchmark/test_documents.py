@@ -1,5 +1,6 @@
 """YAML and JSON of a user's: right, or refused with the line."""
 
+import itertools
 import json
 import os
 import socket
@@ -19,8 +20,8 @@ from benchmark.suite import read
     [
         ("[on, off, yes, no, y, n]", ["on", "off", "yes", "no", "y", "n"]),
         ("[true, True, false, null, ~]", [True, True, False, None, None]),
-        ("[2024-01-31, 2024-13-45, 1:30, 010, 00, 1_000, 0o7, 0b1]",)
-        + (["2024-01-31", "2024-13-45", "1:30", "010", "00", "1_000", "0o7", "0b1"],),
+        ("[2024-01-31, 2024-13-45, 1:30, 010]", ["2024-01-31", "2024-13-45", "1:30", "010"]),
+        ("[00, 1_000, 0o7, 0b1]", ["00", "1_000", "0o7", "0b1"]),
         ("[1e5, 1e-05, 1.5E+3, .5, 5., -0.25]", [1e5, 1e-5, 1500.0, 0.5, 5.0, -0.25]),
         ("[0, -3, +3, 2024, 0x1F]", [0, -3, 3, 2024, 31]),
         ("[.inf, -.inf]", [float("inf"), float("-inf")]),
@@ -37,9 +38,7 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: Any) -> None:
 
 def bomb(letters: str) -> str:
     """Lists of nine aliases of the list before."""
-    lines = [
-        f"{one}: &{one} [{', '.join([f'*{before}'] * 9)}]" for before, one in zip(letters, letters[1:], strict=False)
-    ]
+    lines = [f"{one}: &{one} [{', '.join([f'*{before}'] * 9)}]" for before, one in itertools.pairwise(letters)]
     return f"{letters[0]}: &{letters[0]} [x, x, x, x, x, x, x, x, x]\n" + "\n".join(lines)
 
 
