@@ -132,8 +132,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
 
     spectrum = add(
         "spectrum",
-        "say in how many directions the defended updates of a suite tell an image from its neighbours",
-        "Computes the derivative of the first victims' updates in their pixels, and counts its singular values, for "
+        "measure how much a defended update still determines the image, by the numerical rank of its Jacobian",
+        "Computes the Jacobian of the first victims' updates in their pixels, and counts its singular values, for "
         "each data set and model of the suite without a defense and with each of its defenses. Writes spectrum.json "
         "and spectrum.md.",
     )
@@ -349,7 +349,7 @@ def dispatch(given: list[str]) -> int:
         own_flags = list(commands.get(options.command, top)._option_string_actions)
         raise unknown("flag", rest[0].partition("=")[0], own_flags + of_classes)
     if rest:
-        raise UsageError(f"{rest[0]!r} is one word too many; see leakboard {options.command} --help")
+        raise UsageError(f"unexpected argument {rest[0]!r}; see leakboard {options.command} --help")
     if options.command is None:
         top.print_help()
         return 0

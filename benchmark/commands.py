@@ -1,4 +1,4 @@
-"""What the commands do that attack, and those that tell what there is; see also studies.py."""
+"""Handlers of the commands run, plan, show, list and bench; those of the others are in studies.py."""
 
 import argparse
 import json

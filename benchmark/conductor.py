@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,9 +112,18 @@ class Conductor:
                 perceptual = self.bench.perceptual
                 weights = perceptual.backbone.path.resolve() if perceptual else None
                 devices = self.devices[: len(todo)]
-                given = todo, self.folder.resolve(), root, self.threads
-                told = weights, self.bench.no_perceptual, Path.cwd(), len(devices)
-                with self.launch([Worker(*given, device, *told) for device in devices]) as started:
+                shared = Worker(
+                    blocks=todo,
+                    folder=self.folder.resolve(),
+                    data_root=root,
+                    threads=self.threads,
+                    device="cpu",
+                    lpips_weights=weights,
+                    no_lpips=self.bench.no_perceptual,
+                    here=Path.cwd(),
+                    workers=len(devices),
+                )
+                with self.launch([replace(shared, device=device) for device in devices]) as started:
                     watch_over(todo, partial(look_at_records, store=store, watch=watch), "blocks", started)
         ran = f"{reporter.ran} of {len(blocks)} blocks run" if todo else "everything was done already: nothing to run"
         return ran, reporter.finish()

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import msgspec
 from filelock import FileLock, Timeout
 
+from benchmark.documents import regular
 from benchmark.errors import UsageError
 
 Record = dict[str, Any]
@@ -209,6 +210,7 @@ def read_scores(path: Path) -> Record | None:
 
 def _decoded(path: Path, decoder: msgspec.json.Decoder[Any]) -> Record | None:
     try:
+        regular(path)
         record: Record = decoder.decode(path.read_bytes())
     except (ValueError, FileNotFoundError):
         return None

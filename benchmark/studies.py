@@ -1,4 +1,4 @@
-"""What the commands do that go beyond one leaderboard: thresholds, information, training, and published pages."""
+"""Handlers of the commands threshold, spectrum, diagnose, train, page and publish."""
 
 import argparse
 import json

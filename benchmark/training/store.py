@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from benchmark.documents import read_json
 from benchmark.errors import UsageError, one_line
 from benchmark.federated import State
 from benchmark.store import Record, claimed, make_writable, say, set_aside, write_record, write_whole
@@ -115,7 +116,7 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
 def read(path: Path) -> Record | None:
     """The record in a file, None where there is none or it is damaged."""
     try:
-        record = json.loads(path.read_bytes())
+        record = read_json(path)
     except (FileNotFoundError, ValueError):
         return None
     except OSError as error:
