@@ -390,9 +390,9 @@ def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | No
             left.append(word)
             continue
         if not equals:
-            value = next(words, "")
-            if not value or value.startswith("--"):
-                raise UsageError(f"{flag} needs a value")
+            value = next(words, "--")
+            if value.startswith("--"):
+                raise UsageError(f"{flag} needs a value; one that begins with -- is given as {flag}=VALUE")
         if key == "help":
             wants_help = (kind, value)
         elif dot and not key:

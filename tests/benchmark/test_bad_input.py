@@ -383,3 +383,43 @@ def test_an_own_class_that_cannot_be_used_is_one_sentence(
 
 def test_every_kind_of_class_says_what_an_own_one_must_be() -> None:
     assert set(commands.registry.KINDS) == set(commands.registry._MUST_BE)
+
+
+def test_a_text_on_the_command_line_reaches_the_class_as_it_was_typed(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "data" / "faces").mkdir(parents=True)  # which "faces #2" is not
+    for text in ("faces #2", "2024", "2024-01-31", "on", "null", "[a]", "a: b", "--x", "é"):
+        error = refused("run", *CELL, "--data", "ImageFolder", f"--data.path={text}")
+        assert error.startswith(f"ImageFolder: data/{text} is not there")
+    assert refused("run", *CELL, "--data", "ImageFolder", "--data.path", "--x").startswith("--data.path needs a value")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--attack.max_evaluations 100000000000000000000", "must fit into 64 bits"),
+        ("--defense GaussianNoise --defense.std 1e300", "the most that float32 holds"),
+        ("--data Photos --data.size 1000000", "of which 64 take"),
+        ("--seed 99999999999999999999", "seed must be a whole number of at most"),
+        ("--victims 99999999999999999999", "victims must be a whole number of at most"),
+        ("--threads 5000", "--threads must be a whole number of at most 1,024"),
+        ("--threads 2147483648", "--threads must be a whole number of at most 1,024"),
+        ("--workers 1000000 --devices cpu", "this machine has the memory for"),
+        ("--devices mps", "Leakboard runs on CPUs and on CUDA's GPUs, whose cuda:0 is 0"),
+    ],
+)
+def test_what_is_beyond_the_machine_is_refused_before_any_work(refused: Refused, words: str, sentence: str) -> None:
+    assert sentence in refused("run", *CELL, *words.split())
+
+
+def test_a_sweep_of_a_million_is_refused_before_it_is_made(refused: Refused, tmp_path: Path) -> None:
+    values = ", ".join(["0.5"] * 1000)
+    flags = ", ".join(["true"] * 1000)
+    (tmp_path / "own.yaml").write_text(
+        BASE + f"defenses: [{{class: Masking, sweep: {{ratio: [{values}], rescale: [{flags}]}}}}]"
+    )
+    assert "the sweep of Masking makes 1,000,000 cells, but a suite can have 100,000" in refused("run", "own.yaml")
+
+
+def test_a_pipe_is_no_suite_and_nobody_waits_for_it(refused: Refused, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "own.yaml")
+    assert refused("run", "own.yaml").startswith("the suite own.yaml cannot be read (it is not a regular file)")
