@@ -28,8 +28,6 @@ def split(labels: Tensor, clients: int, alpha: float | None, seed: int) -> list[
     Raises:
         ValueError: a client has no image.
     """
-    if clients > len(labels):  # before so many shares are made
-        raise nothing_for(clients - len(labels), clients, len(labels), alpha)
     mixed = torch.randperm(len(labels), generator=generator_for(seed, 0, "split"))
     if alpha is None:
         shares = list(mixed.tensor_split(clients))
@@ -43,13 +41,9 @@ def split(labels: Tensor, clients: int, alpha: float | None, seed: int) -> list[
                 part.append(images)
         shares = [torch.cat(part) for part in parts]
     if empty := sum(len(share) == 0 for share in shares):
-        raise nothing_for(empty, clients, len(labels), alpha)
+        larger = ", a larger dirichlet" if alpha is not None else ""
+        raise ValueError(
+            f"{empty} of {clients} clients have no image of the {len(labels)}: "
+            f"give fewer clients{larger} or more train_images"
+        )
     return shares
-
-
-def nothing_for(empty: int, clients: int, images: int, alpha: float | None) -> ValueError:
-    """The error that some clients have no image."""
-    larger = ", a larger dirichlet" if alpha is not None else ""
-    return ValueError(
-        f"{empty} of {clients} clients have no image of the {images}: give fewer clients{larger} or more train_images"
-    )

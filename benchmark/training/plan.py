@@ -121,6 +121,11 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
     for training in suite.trainings:
         scenario, how = training.scenario, training.scenario.federation
         data = bench.training_data(scenario)
+        if (without := how.clients - len(data.labels)) > 0:  # said before so many shares are made
+            raise UsageError(
+                f"{scenario.data.name}, seed {training.seed}: {without} of {how.clients} clients have no image of the "
+                f"{len(data.labels)}: give fewer clients or more train_images"
+            )
         try:
             split(data.labels.cpu(), how.clients, how.dirichlet, training.seed)
         except ValueError as error:
