@@ -185,8 +185,10 @@ class GradientMatching(LightningModule, Attack):
             for row in range(len(self.victims)):  # left where a callback of the user's has ended the fit
                 self._store(row, "exhausted")
             return replace(self._found, trajectory=self._trajectory)
-        except SystemExit as stop:  # how Lightning passes on Ctrl-C
-            raise KeyboardInterrupt from stop
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # how Lightning passes on Ctrl-C
+                raise KeyboardInterrupt from stop
+            raise
         finally:
             self._forget()
 

@@ -8,7 +8,6 @@ from math import ceil, inf
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from benchmark.records import peak_memory
 from benchmark.registry import Spec, build
 from benchmark.scores import score
 from benchmark.suite import Scenario
+from benchmark.terminal import Console
 
 OUTER_STEPS, STEP = 300, 20
 """Steps of torch.optim.LBFGS in the published code of DLG and iDLG, and evaluations in each."""

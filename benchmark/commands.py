@@ -1,4 +1,4 @@
-"""What the commands do that attack, and those that tell what there is; see also studies.py."""
+"""Handlers of the commands run, plan, show, list and bench; those of the others are in studies.py."""
 
 import argparse
 import json
@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
 
 from benchmark import leaderboard, registry, studies, table
 from benchmark.blocks import Workbench, plan
 from benchmark.cli import Parts
 from benchmark.conductor import Conductor, find_workers
+from benchmark.documents import load_yaml
 from benchmark.errors import UsageError
 from benchmark.executors.worker import find_devices, find_perceptual, quiet, set_up
 from benchmark.reporter import missing_lpips
 from benchmark.schema import attack_scores
 from benchmark.store import read_all
 from benchmark.suite import Suite, entries, load, parse, suite_path, whole_number
-from benchmark.terminal import print_costs, print_table
+from benchmark.terminal import Console, print_costs, print_table
 
 
 def run(options: argparse.Namespace, parts: Parts) -> int:
@@ -76,14 +76,15 @@ def single_cell(options: argparse.Namespace, parts: Parts) -> Suite:
 
 
 def typed_part(kind: str, args: dict[str, str]) -> dict[str, Any]:
-    """The values as YAML reads them: numbers, true and false, lists."""
-    typed: dict[str, Any] = {}
-    for key, value in args.items():
+    """A class and its arguments as they were typed, in the types that the class says; a sweep is read as YAML."""
+    texts = {key: value for key, value in args.items() if key not in ("class", "sweep")}
+    swept: dict[str, Any] = {}
+    if "sweep" in args:
         try:
-            typed[key] = value if key == "class" else yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):  # a date in month 13 is a ValueError
-            raise UsageError(f"the value of --{kind}.{key} can not be read as YAML: {value}") from None
-    return typed
+            swept["sweep"] = load_yaml(args["sweep"])
+        except (yaml.YAMLError, ValueError):
+            raise UsageError(f"the value of --{kind}.sweep cannot be read as YAML: {args['sweep']}") from None
+    return {"class": args["class"], **registry.typed(kind, args["class"], texts), **swept}
 
 
 def given_or(value: int | None, default: int) -> int:
@@ -165,7 +166,7 @@ def report(options: argparse.Namespace, parts: Parts, threads: int, device: torc
     reference = whole_number("--reference-victims", given_or(options.reference_victims, 16), at_least=1)
     folder = Path(options.report)
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise UsageError(f"{folder} is no folder that can be written: give another to --report")
+        raise UsageError(f"{folder} is not a folder that can be written to: give another to --report")
     found = performance_page.read(folder)
     perceptual, _ = find_perceptual(None, False)
     bench = Workbench(device, options.data_root, perceptual=perceptual)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
-from rich.console import Console
 
 from benchmark import executors
 from benchmark.blocks import Block, Workbench, plan
@@ -32,9 +32,14 @@ from benchmark.reporter import Both, Reporter
 from benchmark.run import Watch, until_all_are_there, work
 from benchmark.store import Store
 from benchmark.suite import Suite, whole_number
+from benchmark.terminal import Console
 
 if TYPE_CHECKING:
     from benchmark.tracking import Tracker
+
+
+WORKER_BYTES = 2**29
+"""What a process takes at least, for Python and torch."""
 
 
 @dataclass
@@ -115,9 +120,18 @@ class Conductor:
             perceptual = self.bench.perceptual
             weights = perceptual.backbone.path.resolve() if perceptual else None
             devices = self.devices[: len(todo)]
-            given = todo, self.folder.resolve(), root, self.threads
-            told = weights, self.bench.no_perceptual, Path.cwd(), len(devices)
-            with self.launch([Worker(*given, device, *told) for device in devices]) as started:
+            shared = Worker(
+                blocks=todo,
+                folder=self.folder.resolve(),
+                data_root=root,
+                threads=self.threads,
+                device="cpu",
+                lpips_weights=weights,
+                no_lpips=self.bench.no_perceptual,
+                here=Path.cwd(),
+                workers=len(devices),
+            )
+            with self.launch([replace(shared, device=device) for device in devices]) as started:
                 watch_over(todo, partial(look_at_records, store=store, watch=watch), "blocks", started)
 
 
@@ -133,6 +147,9 @@ def find_workers(options: argparse.Namespace) -> list[str]:
             raise UsageError("a job takes the GPU that it is given: with --executor, --devices is cpu or left out")
         return [options.devices] * workers
     devices = find_devices(options.devices)
+    if workers * WORKER_BYTES > (there := psutil.virtual_memory().total):
+        most = max(1, there // WORKER_BYTES)
+        raise UsageError(f"this machine has the memory for {most} workers at most, not {workers}")
     if workers > 1 and devices[0].type == "cuda":
         raise UsageError("a GPU has one worker: give --devices 0,1 for two of them, or --devices cpu with --workers")
     return [str(device) for device in devices] * workers

@@ -1,16 +1,125 @@
-"""What a user can put right."""
+"""What a user can put right, and where in their own code it is."""
 
-from collections.abc import Iterable
+import reprlib
+import sysconfig
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("attacks", "benchmark", "datamodules", "defenses")
+"""Leakboard's own top-level packages."""
+
+CODE_ERRORS = (Exception, SystemExit)
+"""What a user's own code can raise; Ctrl-C is not among it."""
+
+INSTALLED = {"site-packages", "dist-packages"}
+"""Folders of installed packages."""
+
+LONGEST = 400
+"""Characters of a library's message that are shown."""
 
 
 class UsageError(Exception):
     """A mistake of the user's, as one sentence that says what to do; the command line ends with exit code 2."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """What an error says, as one line."""
-    return " ".join(str(error).split())
+    said = " ".join(str(error).split())
+    return said if len(said) <= LONGEST else said[: LONGEST - 3] + "..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlist = _SHORT.maxdict = 10
+
+
+def quoted(value: Any) -> str:
+    """A value as YAML would write it, cut where it is long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return _SHORT.repr(value)
+
+
+def users_fault(error: BaseException, what: str) -> UsageError:
+    """An error that a user's own code raised, or that what it returned has led to, as one sentence.
+
+    Args:
+        error: as it was caught; a UsageError is returned as it is.
+        what: what failed, with the name of the class, as in ``the defense mine.Mine cannot be made``.
+
+    Returns:
+        ``what``, the cause, and the last file and line of the user's own code that the error passed through, if any.
+    """
+    if isinstance(error, UsageError):
+        return error
+    if isinstance(error, SystemExit):
+        cause = f"it calls sys.exit({'' if error.code is None else repr(error.code)})"
+    else:
+        said = one_line(SyntaxError(error.msg) if isinstance(error, SyntaxError) else error)
+        cause = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    place = users_line(error)
+    return UsageError(f"{what} ({cause}{f', {place}' if place else ''})")
+
+
+@contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Turns whatever is raised within into the sentence of :func:`users_fault`; Ctrl-C passes through.
+
+    Raises:
+        UsageError: something was raised.
+    """
+    try:
+        yield
+    except CODE_ERRORS as error:
+        raise users_fault(error, what) from None
+
+
+def users_function(error: BaseException) -> str:
+    """The last function of the user's own code that an error passed through, as in ``Mine.protect``."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__) if is_users(frame.f_code.co_filename)]
+    return codes[-1].co_qualname.partition(".<locals>")[0] if codes else "the program"
+
+
+def users_line(error: BaseException) -> str | None:
+    """The last ``file:line`` outside Leakboard, Python and installed packages that an error passed through."""
+    if isinstance(error, SyntaxError) and error.filename and error.lineno and is_users(error.filename):
+        return f"{shown(error.filename)}:{error.lineno}"
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if is_users(frame.f_code.co_filename):
+            return f"{shown(frame.f_code.co_filename)}:{line}"
+    return None
+
+
+def is_users(file: str) -> bool:
+    """Whether a source file is the user's own."""
+    if file.startswith("<"):  # frozen modules, and code from a string
+        return False
+    path = Path(file).resolve()
+    if not INSTALLED.isdisjoint(path.parts):
+        return False
+    return not any(path.is_relative_to(folder) for folder in not_the_users())
+
+
+@cache
+def not_the_users() -> tuple[Path, ...]:
+    """The folders of Leakboard's code and of Python's."""
+    here = Path(__file__).parent.parent
+    python = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "scripts")]
+    return tuple(folder.resolve() for folder in [*(here / package for package in PACKAGES), *python])
+
+
+def shown(file: str) -> str:
+    """A path as the user would write it, from the folder they are in."""
+    path = Path(file)
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # elsewhere, or the folder is gone
+        return str(path)
 
 
 def unknown(what: str, given: str, valid: Iterable[str]) -> UsageError:

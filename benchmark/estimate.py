@@ -11,7 +11,6 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from scipy.optimize import nnls
 
 from benchmark.blocks import Block, Workbench
@@ -20,6 +19,7 @@ from benchmark.registry import build
 from benchmark.schema import attack_scores, spent
 from benchmark.store import Parse, records_in
 from benchmark.suite import Cell, digest
+from benchmark.terminal import Console
 
 RESULTS = Path(__file__).parent.parent / "results"
 

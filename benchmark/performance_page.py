@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmark.bench import BATCHED, FROM_RGAP, ONE_BY_ONE, faster, times
 from benchmark.bench import threads as threads_of
+from benchmark.documents import read_json
 from benchmark.errors import UsageError
 from benchmark.performance import CURVE, SETTINGS
 from benchmark.store import write_whole
@@ -30,7 +31,7 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / "performance.json"
     try:
-        report: dict[str, Any] = json.loads(path.read_text())
+        report: dict[str, Any] = read_json(path)
         as_markdown(report)  # or something is missing in it
         if "cpu" in report:
             headline(report)

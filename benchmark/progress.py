@@ -6,7 +6,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
@@ -17,6 +16,7 @@ from benchmark.blocks import Block
 from benchmark.leak import leaks
 from benchmark.run import Watch
 from benchmark.store import Store
+from benchmark.terminal import Console
 
 
 class TimeLeft(ProgressColumn):
@@ -35,11 +35,12 @@ def bar(console: Console) -> Progress:
     """A bar with ``counts``, the time left and, where it fits, the description; nothing where there is no terminal."""
     columns: list[ProgressColumn] = [
         BarColumn(bar_width=12),
-        TextColumn("{task.fields[counts]}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[counts]}", markup=False, table_column=Column(no_wrap=True)),
         TimeLeft(table_column=Column(no_wrap=True)),
     ]
     if console.width >= 110:
-        columns.append(TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")))
+        column = Column(no_wrap=True, overflow="ellipsis")
+        columns.append(TextColumn("{task.description}", markup=False, table_column=column))
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 

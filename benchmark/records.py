@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -285,10 +285,13 @@ def provenance(bench: Workbench) -> dict[str, Any]:
 @cache
 def commit() -> str | None:
     """The commit of this source tree, with a plus where files differ from it."""
-    here = Path(__file__).parent.parent
+    here = Path(__file__).resolve().parent.parent
+    git = partial(check_output, cwd=here, stderr=DEVNULL, text=True)
     try:
-        head = check_output(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, stderr=DEVNULL, text=True).strip()
-        changed = check_output(["git", "status", "--porcelain", "-uno"], cwd=here, stderr=DEVNULL, text=True).strip()
+        if Path(git(["git", "rev-parse", "--show-toplevel"]).strip()).resolve() != here:
+            return None  # installed below somebody's repository, whose commit says nothing of this code
+        head = git(["git", "rev-parse", "--short=12", "HEAD"]).strip()
+        changed = git(["git", "status", "--porcelain", "-uno"]).strip()
     except (OSError, CalledProcessError):
         return None
     return head + ("+" if changed else "")

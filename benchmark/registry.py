@@ -1,30 +1,29 @@
-"""Classes by name: attacks, defenses, data sets and models, with their arguments checked by jsonargparse."""
+"""Classes by name: attacks, defenses, data sets and models."""
 
-import contextlib
 import importlib
 import inspect
-import io
 import math
-import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 
 import attacks
 import datamodules
 import defenses
-from benchmark.errors import UsageError, one_line, unknown
+from benchmark.arguments import Arguments
+from benchmark.errors import CODE_ERRORS, PACKAGES, UsageError, one_line, unknown, users_fault, users_line
 from benchmark.models import MLP, ConvNet, LeNet
 from benchmark.resnet import ResNet
 from datamodules import DataError
 
 ROOT = Path(__file__).parent.parent
-OURS = ("attacks", "benchmark", "datamodules", "defenses")
+OURS = PACKAGES
 
 MODELS = (LeNet, MLP, ConvNet, ResNet)
 
@@ -111,33 +110,43 @@ def find_class(kind: str, name: str) -> type:
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # the user's module can raise anything
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise UsageError(
-            f"the {what} {name!r} can not be imported ({reason}): give the path of a module and a class in it"
-        ) from None
+    except CODE_ERRORS as error:
+        package = name.partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and package in PACKAGES and beside(package):
+            raise UsageError(
+                f"the {what} {name!r} cannot be imported: {package} is the name of a package of Leakboard's own, so "
+                "rename yours"
+            ) from None
+        hint = "" if users_line(error) else ": give the path of a module and a class in it"
+        raise UsageError(str(users_fault(error, f"the {what} {name!r} cannot be imported")) + hint) from None
     if not inspect.isclass(found):
         raise UsageError(f"the {what} {name!r} is not a class")
     if not _usable(kind, found):
-        raise UsageError(f"the {what} {name!r} must be {_MUST_BE[kind]}")
+        missing = sorted(getattr(found, "__abstractmethods__", ()))
+        lacks = f", and lacks {' and '.join(missing)}" if missing else ""
+        raise UsageError(f"the {what} {name!r} must be {_MUST_BE[kind]}{lacks}")
     return found
 
 
-@cache
-def parser_for(kind: str, name: str) -> ArgumentParser:
-    """A parser of the class's arguments, whose help is made from its docstring and signature."""
-    usage = f"--{kind} {name} [--{kind}.ARGUMENT VALUE ...]"
-    parser = ArgumentParser(exit_on_error=False, prog=name, usage=usage, add_help=False)
-    hidden: set[str | int] = set(_GIVEN_ELSEWHERE.get(kind, set()))
-    parser.add_class_arguments(find_class(kind, name), kind, as_group=False, skip=hidden)
-    return parser
+def beside(package: str) -> bool:
+    """Whether the folder that the user is in has a module or package of that name which is not Leakboard's."""
+    here = Path.cwd()
+    return here != ROOT and ((here / package).is_dir() or (here / f"{package}.py").is_file())
 
 
 @cache
-def arguments(kind: str, name: str) -> tuple[str, ...]:
-    """The names of the arguments that a suite can give the class."""
-    hidden = _GIVEN_ELSEWHERE.get(kind, set())
-    return tuple(p for p in inspect.signature(find_class(kind, name)).parameters if p not in hidden)
+def arguments(kind: str, name: str) -> Arguments:
+    """The arguments that a suite can give the class."""
+    return Arguments(kind, name, find_class(kind, name), hidden=frozenset(_GIVEN_ELSEWHERE.get(kind, ())))
+
+
+def typed(kind: str, name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of a class that were typed on the command line; see :meth:`Arguments.typed`.
+
+    Raises:
+        UsageError: an argument is unknown, or has another type.
+    """
+    return arguments(kind, name).typed(texts)
 
 
 def spec(kind: str, name: str, args: dict[str, Any]) -> Spec:
@@ -146,31 +155,15 @@ def spec(kind: str, name: str, args: dict[str, Any]) -> Spec:
     Raises:
         UsageError: says what is wrong, and which names are near.
     """
-    for key in args:
-        if key not in arguments(kind, name):
-            raise unknown(f"argument of {name}", key, arguments(kind, name))
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            parsed = parser_for(kind, name).parse_object({kind: args}, defaults=True)
-    except ArgumentError as error:
-        raise UsageError(f"{name}: {_sentence(str(error), kind)}") from None
-    filled = parsed.get(kind)
-    made = Spec(name, dict(sorted(vars(filled).items())) if filled is not None else {})
+    made = Spec(name, dict(sorted(arguments(kind, name).filled(args).items())))
     if kind != "model":  # a model needs its data: the plan makes it
         build(kind, made)
     return made
 
 
-def _sentence(message: str, kind: str) -> str:
-    """jsonargparse's message of several lines as one: which argument, what was expected, what was given."""
-    key = re.search(rf'key "{kind}\.(\w+)"', message)
-    expected = re.search(r"Expected an? <class '(\w+)'>", message)
-    given = re.search(r"Got value: (.*)", message)
-    if key and expected:
-        names = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
-        value = f", not {given.group(1).strip()}" if given else ""
-        return f"{key.group(1)} must be {names.get(expected.group(1), expected.group(1))}{value}"
-    return re.sub(r"\s+", " ", message).replace(f"{kind}.", "")
+def is_whole(kind: str, name: str, argument: str) -> bool:
+    """Whether an argument must be a whole number."""
+    return argument in arguments(kind, name).whole
 
 
 def build(kind: str, made: Spec, **extra: Any) -> Any:
@@ -179,14 +172,37 @@ def build(kind: str, made: Spec, **extra: Any) -> Any:
     Raises:
         UsageError: an argument is out of range.
     """
-    cls = find_class(kind, made.name)
-    wanted = {k: v for k, v in extra.items() if k in inspect.signature(cls).parameters}
+    cls, known = find_class(kind, made.name), arguments(kind, made.name)
+    wanted = {key: value for key, value in extra.items() if known.takes(key)}
     try:
-        return cls(**wanted, **made.args)
+        instance = cls(**wanted, **known.objects(made.args))
+    except UsageError:
+        raise
     except (ValueError, DataError) as error:
-        raise UsageError(f"{made.name}: {one_line(error)}") from None
-    except Exception as error:  # a user's own class can raise anything, and so does null where a number belongs
-        raise UsageError(f"{made.label} can not be made ({type(error).__name__}: {one_line(error)})") from None
+        place = users_line(error)
+        raise UsageError(f"{made.name}: {one_line(error)}{f' ({place})' if place else ''}") from None
+    except CODE_ERRORS as error:  # a user's own class can raise anything
+        raise users_fault(error, f"{made.label} cannot be made") from None
+    if kind == "data":
+        _check_size(made, instance)
+    return instance
+
+
+IMAGES_HELD = 64
+"""An attack holds at least so many images at once: L-BFGS keeps the last steps and differences."""
+
+
+def _check_size(made: Spec, data: datamodules.PrivateData) -> None:
+    """UsageError where images of this size cannot be held in memory."""
+    shape = getattr(data, "image_shape", None)
+    if not isinstance(shape, tuple) or not all(isinstance(side, int) for side in shape):
+        return  # a class of the user's may know it later, or be wrong in a way that is told elsewhere
+    needed, there = IMAGES_HELD * 4 * math.prod(shape), psutil.virtual_memory().total
+    if needed > there:
+        raise UsageError(
+            f"{made.label} has images of {' x '.join(map(str, shape))}, of which {IMAGES_HELD} take "
+            f"{needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}: give a smaller size"
+        )
 
 
 def summary(kind: str, name: str) -> str:
@@ -197,4 +213,4 @@ def summary(kind: str, name: str) -> str:
 def help_text(kind: str, name: str) -> str:
     """What the class does and what its arguments are, from its docstring."""
     doc = (inspect.getdoc(find_class(kind, name)) or "").partition("\nArgs:")[0].strip()
-    return f"{doc}\n\n{parser_for(kind, name).format_help()}"
+    return f"{doc}\n\n{arguments(kind, name).help()}"

@@ -106,7 +106,7 @@ def protected(defense: Defense, update: Update, sources: Sequence[torch.Generato
 
 def told(error: BaseException) -> str:
     """What was raised and the user's own line that did, if one did."""
-    return f"{type(error).__name__}: {one_line(error)[:200]}{own_line(error)}"  # type: ignore[arg-type]
+    return f"{type(error).__name__}: {one_line(error)[:200]}{own_line(error)}"
 
 
 def own_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Both(Watch):
-    """Tells two."""
+    """Forwards events to the progress bar and to the reporter."""
 
     def __init__(self, bar: ProgressBar, reporter: Reporter) -> None:
         self._bar, self._reporter = bar, reporter

@@ -1,4 +1,4 @@
-"""What the commands do that go beyond one leaderboard: thresholds, information, training, and published pages."""
+"""Handlers of the commands threshold, spectrum, diagnose, train, page and publish."""
 
 import argparse
 import json
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from benchmark import executors, threshold, threshold_page, threshold_table
 from benchmark.blocks import Workbench, check_fit
 from benchmark.cli import Parts
 from benchmark.conductor import Conductor, find_workers
+from benchmark.documents import read_json
 from benchmark.errors import UsageError, unknown
 from benchmark.executors.worker import find_devices, quiet, set_up
 from benchmark.papers import dlg_fb, idlg, masking, overview
@@ -21,13 +21,13 @@ from benchmark.records import provenance
 from benchmark.schema import attack_scores
 from benchmark.store import Record, make_writable, read_all, write_whole
 from benchmark.suite import load, parse, read, suite_path, whole_number
-from benchmark.terminal import print_training
+from benchmark.terminal import Console, print_training
 
 
 def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard threshold``."""
     criterion = threshold_table.Criterion(options.ssim, options.stop)
-    steps = whole_number("--steps", options.steps, at_least=0)
+    steps = whole_number("--steps", options.steps, at_least=0, at_most=threshold.MOST_STEPS)
     suite, searches = threshold.load(suite_path(options.suite), options.victims, options.seed)
     conductor = Conductor.of(options, suite.name)
     if conductor.tracker and conductor.tracker.has_one_run:
@@ -41,8 +41,8 @@ def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
         print(f"leakboard: {what}, {len(whole.cells)} cells", file=sys.stderr)
         conductor.run(whole)
         records = read_all(folder, attack_scores)
-        if step < steps:
-            bisection.narrow(records)
+        if step == steps or not bisection.narrow(records):
+            break
     written = threshold_page.write(folder, records, [search.as_row() for search in searches], criterion)
     print(written, end="")
     print(f"\nrecords: {folder / 'records'}\nthresholds: {folder / 'thresholds.json'}, {folder / 'thresholds.md'}")
@@ -105,7 +105,7 @@ def diagnose(options: argparse.Namespace, parts: Parts) -> int:
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """The rows of an earlier run; none where there was none."""
     try:
-        rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+        rows: list[dict[str, Any]] = read_json(path)["rows"] if path.exists() else []
         if any(not {"key", "runs", "where", "defense", "attack"} <= row.keys() for row in rows):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -11,10 +12,17 @@ from typing import Any
 
 import yaml
 
-from benchmark.errors import UsageError, one_line, unknown
+from benchmark.arguments import LARGEST_INT
+from benchmark.documents import load_yaml, regular, storable
+from benchmark.errors import UsageError, one_line, quoted, unknown
 from benchmark.registry import Spec, spec
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = next(
+    folder
+    for folder in (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
+    if folder.is_dir()
+)
+"""The suites that come with Leakboard: an installed one has them in this package, the source tree beside it."""
 
 SCHEMA = 1
 """Version of the records; a change of what a record means, or of what decides it, raises this."""
@@ -127,7 +135,7 @@ def entries(kind: str, given: Any) -> list[Spec]:
     if isinstance(given, str):
         given = {"class": given}
     if not isinstance(given, dict) or not isinstance(given.get("class"), str):
-        raise UsageError(f"{kind} must be a class name or {{class: NAME, argument: value}}, not {given!r}")
+        raise UsageError(f"{kind} must be a class name or {{class: NAME, argument: value}}, not {quoted(given)}")
     if kind == "defense" and "range" in given:
         raise UsageError(f"range of {given['class']} is for leakboard threshold: give a value here, or sweep")
     args = {str(key): value for key, value in given.items() if key not in ("class", "sweep")}
@@ -135,8 +143,19 @@ def entries(kind: str, given: Any) -> list[Spec]:
     if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
         raise UsageError(f"sweep of {given['class']} must give each argument a list of values")
     keys = [str(key) for key in sweep]
+    at_most_cells(math.prod(map(len, sweep.values())), f"the sweep of {given['class']}")
     grid = itertools.product(*sweep.values())
     return [spec(kind, given["class"], args | dict(zip(keys, values, strict=True))) for values in grid]
+
+
+MOST_CELLS = 100_000
+"""Of a suite: a table of more is of no use, and it would take days to make."""
+
+
+def at_most_cells(count: int, what: str) -> None:
+    """UsageError where so many cells are too many."""
+    if count > MOST_CELLS:
+        raise UsageError(f"{what} makes {count:,} cells, but a suite can have {MOST_CELLS:,}: sweep fewer values")
 
 
 _SUITE_KEYS = ("name", "seed", "victims", "block_size", "scenarios", "attacks", "defenses")
@@ -168,20 +187,21 @@ def read(path: Path, keys: tuple[str, ...] = _SUITE_KEYS) -> dict[str, Any]:
         keys: what a suite can have.
 
     Raises:
-        UsageError: it can not be read, or holds no mapping.
+        UsageError: it cannot be read, or holds no mapping.
     """
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        regular(path)
+        given = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f"; there are {', '.join(near)}" if near else ""
-        raise UsageError(f"the suite {path} can not be read ({error.strerror}){hint}") from None
+        raise UsageError(f"the suite {path} cannot be read ({error.strerror}){hint}") from None
     except UnicodeDecodeError:
         raise UsageError(f"the suite {path} is not a text file in UTF-8") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}, line {line}: {error.problem or 'this is not YAML'}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a date in month 13 is a ValueError
+    except (yaml.YAMLError, ValueError) as error:  # a number of 5,000 digits is a ValueError
         raise UsageError(f"{path} is not YAML: {one_line(error)}") from None
     if not isinstance(given, dict):
         raise UsageError(f"{path} must have the keys {', '.join(keys)}")
@@ -206,7 +226,9 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
     counts: dict[str, int] = {}
     for entry in scenarios:
         if not isinstance(entry, dict) or "data" not in entry or "model" not in entry:
-            raise UsageError(f"a scenario needs data and model, as in {{data: Digits, model: LeNet}}, not {entry!r}")
+            raise UsageError(
+                f"a scenario needs data and model, as in {{data: Digits, model: LeNet}}, not {quoted(entry)}"
+            )
         _check_keys("key of a scenario", entry, _SCENARIO_KEYS)
         attacks = _attacks(entry["attacks"]) if "attacks" in entry else common
         defenses = _defenses(entry["defenses"]) if "defenses" in entry else shared
@@ -215,15 +237,14 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
         batch_size = whole_number("batch_size", entry.get("batch_size", 1), at_least=1)
         same_class = whole_number("same_class", entry.get("same_class", 1), at_least=1)
         for data, model in itertools.product(entries("data", entry["data"]), entries("model", entry["model"])):
+            at_most_cells(len(cells) + len(attacks) * (1 + 2 * len(defenses)), "the suite")
             scenario = Scenario(data, model, batch_size, seed, count, same_class)
             if counts.setdefault(repr(scenario.config()), count) != count:
                 raise UsageError(
                     f"{scenario.label} has {count} victims in one scenario and others in another: give one"
                 )
             cells += as_cells(scenario, defenses, attacks)
-    suite_name = given.get("name", name)
-    if not isinstance(suite_name, str) or suite_name in ("", "..") or Path(suite_name).name != suite_name:
-        raise UsageError(f"name must be usable as a folder name, not {suite_name!r}")
+    suite_name = folder_name(given.get("name", name))
     block_size = whole_number("block_size", given.get("block_size", 64), at_least=1)
     return Suite(suite_name, _unique(cells), block_size)
 
@@ -255,17 +276,27 @@ def _check_keys(what: str, given: dict[str, Any], valid: tuple[str, ...]) -> Non
             raise unknown(what, str(key), valid)
 
 
-def whole_number(name: str, value: Any, at_least: int) -> int:
+def folder_name(name: Any) -> str:
+    """``name`` where a folder of ``runs`` can be called that, else a UsageError."""
+    right = isinstance(name, str) and name not in ("", "..") and Path(name).name == name
+    if not right or not name.isprintable() or not storable(name) or len(name.encode()) > 200:
+        raise UsageError(f"name must be usable as a folder name, not {quoted(name)}")
+    return str(name)
+
+
+def whole_number(name: str, value: Any, at_least: int, at_most: int = LARGEST_INT) -> int:
     """``value`` where it is a whole number in range, else a UsageError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise UsageError(f"{name} must be a whole number of at least {at_least}, not {value!r}")
+        raise UsageError(f"{name} must be a whole number of at least {at_least}, not {quoted(value)}")
+    if value > at_most:
+        raise UsageError(f"{name} must be a whole number of at most {at_most:,}, not {quoted(value)}")
     return value
 
 
 def suite_path(name: str) -> Path:
     """The file of a suite that was given by its path, or by its name in configs/."""
     path = Path(name)
-    if path.name == name and not path.is_file():
+    if path.name == name and (path.is_dir() or not path.exists()):
         path = CONFIGS / f"{name}.yaml"
         if not path.exists():
             there = [p.name for p in Path().glob("*.yaml")] + [p.stem for p in CONFIGS.glob("*.yaml")]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rich.console
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +28,21 @@ SPARED = (
     "all images",
 )
 """Columns that a narrow terminal does without, the first one first."""
+
+
+class Console(rich.console.Console):
+    """The terminal, which takes names and paths as they are: ``[/x]`` is no markup.
+
+    Args:
+        stderr: whether it is the standard error.
+        width: instead of the terminal's.
+    """
+
+    def __init__(self, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # the program ends as with any other output whose reader has gone
 
 
 def print_table(leaderboard: Leaderboard, console: Console) -> None:
@@ -110,4 +125,4 @@ def print_training(rows: list[dict[str, Any]], console: Console) -> None:
         for row in board:
             shown.add_row(*training_table.cells_of(row))
         console.print(shown)
-    console.print(training_table.note(table), style="dim", highlight=False)
+    console.print(training_table.note(rows), style="dim", highlight=False)

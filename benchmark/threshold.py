@@ -6,15 +6,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmark.arguments import LARGEST_FLOAT
 from benchmark.crossing import bracket
-from benchmark.errors import UsageError
-from benchmark.registry import Spec, spec
+from benchmark.errors import UsageError, quoted
+from benchmark.registry import Spec, is_whole, spec
 from benchmark.store import Record
 from benchmark.suite import BASELINES, Cell, Scenario, Suite, parse, read
 from benchmark.threshold_table import Cells, Criterion, Row, as_curve, identity
 
 LOG_FROM = 100
 """Ends that are further apart than this factor are searched between on a logarithmic scale."""
+
+MOST_STEPS = 50
+"""Halvings, after which no two numbers are left to be told apart."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +85,24 @@ def ranges(given: Any) -> list[Range]:
     for entry in given:
         searched = entry.get("range") if isinstance(entry, dict) else None
         if not isinstance(searched, dict) or len(searched) != 1:
-            raise UsageError(f"each defense needs a range: {{argument: [weak end, strong end]}}, which {entry} has not")
+            raise UsageError(
+                f"each defense needs a range: {{argument: [weak end, strong end]}}, unlike {quoted(entry)}"
+            )
         ((argument, ends),) = searched.items()
+        name = str(entry.get("class"))
         numbers = isinstance(ends, list) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
-        if not numbers or ends[0] == ends[1] or not all(map(math.isfinite, ends)):
-            raise UsageError(f"range of {entry.get('class')} needs two different numbers for {argument}, not {ends}")
+        if not numbers or ends[0] == ends[1] or not all(abs(end) <= LARGEST_FLOAT for end in ends):
+            raise UsageError(f"range of {name} needs two different numbers for {argument}, not {quoted(ends)}")
         fixed = {str(key): value for key, value in entry.items() if key not in ("class", "range")}
-        made = Range(str(entry.get("class")), fixed, str(argument), float(ends[0]), float(ends[1]))
+        whole = is_whole("defense", name, str(argument))
+        if whole and not all(float(end).is_integer() for end in ends):
+            raise UsageError(f"range of {name} needs whole numbers for {argument}, not {quoted(ends)}")
+        weak, strong = map(int if whole else float, ends)
+        made = Range(name, fixed, str(argument), weak, strong, whole)
+        if made.strength(0) == made.strength(1):
+            raise UsageError(
+                f"range of {name} needs numbers for {argument} that differ in six digits, not {quoted(ends)}"
+            )
         for position in (0.0, 1.0):
             made.defense(position)  # the ends are checked before any work is done
         found.append(made)
@@ -206,13 +221,20 @@ class Bisection:
         unique = {cell.id: cell for cell in (*self.suite.cells, *cells)}
         return Suite(self.suite.name, tuple(unique.values()), self.suite.block_size)
 
-    def narrow(self, records: list[Record]) -> None:
-        """Halves each search's brackets, one for each measure."""
-        found = Cells(records)
+    def narrow(self, records: list[Record]) -> bool:
+        """Halves each search's brackets, one for each measure, where there is a strength between their ends.
+
+        Returns:
+            Whether there is one more strength to be tested.
+        """
+        found, narrowed = Cells(records), False
         for search in self.searches:
             cells = found.curve(search.as_row())
             for leaks_by in self.criterion.measures.values():
-                search.positions |= middle(search, bracket(as_curve(cells, leaks_by), self.criterion.stop))
+                between = middle(search, bracket(as_curve(cells, leaks_by), self.criterion.stop))
+                narrowed = narrowed or not between <= search.positions
+                search.positions |= between
+        return narrowed
 
 
 def middle(search: Search, ends: tuple[float | None, float | None]) -> set[float]:

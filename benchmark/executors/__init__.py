@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from benchmark.documents import load_yaml
 from benchmark.errors import UsageError
 from benchmark.executors import local
 from benchmark.executors.worker import Launch
@@ -40,7 +41,7 @@ def typed_option(given: str) -> tuple[str, Any]:
     key, equals, value = given.partition("=")
     try:
         if key and equals:
-            return key, yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):  # a date in month 13 is a ValueError
+            return key, load_yaml(value)
+    except (yaml.YAMLError, ValueError):
         pass
     raise UsageError(f"--executor-option is KEY=VALUE with a value as in YAML, not {given!r}")

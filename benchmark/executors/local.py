@@ -2,14 +2,14 @@
 
 import multiprocessing
 import os
-import signal
+import pickle
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from threading import Thread
 
+from benchmark import lifeline
 from benchmark.executors.worker import Ended, Worker, without_ctrl_c
 
 
@@ -19,14 +19,14 @@ def launch(workers: Sequence[Worker]) -> Iterator[Sequence[Ended]]:
     context = multiprocessing.get_context("spawn")  # neither CUDA nor OpenMP's threads live through a fork
     started: list[tuple[SpawnProcess, Connection]] = []
     try:
-        with without_ctrl_c():  # nor do they hear of it, ever: this process ends them
+        with without_ctrl_c():  # workers never hear of it: this process ends them
             for worker in workers:
-                hears, says = context.Pipe(duplex=False)
-                process = context.Process(target=run, args=(worker, says))
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=lifeline.run, args=(pickle.dumps(worker), sender, os.getpid()))
                 process.start()
-                started.append((process, hears))
-                says.close()  # ours: the end of the process is the end of the pipe
-        yield [partial(ended, process, hears) for process, hears in started]
+                started.append((process, receiver))
+                sender.close()  # ours: the end of the process is the end of the pipe
+        yield [partial(ended, process, receiver) for process, receiver in started]
     finally:
         with without_ctrl_c():
             for process, _ in started:
@@ -36,31 +36,12 @@ def launch(workers: Sequence[Worker]) -> Iterator[Sequence[Ended]]:
                 process.kill()
 
 
-def run(worker: Worker, says: Connection) -> None:
-    """What the process does."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an exception: half-written files are taken away
-    Thread(target=end_with_parent, daemon=True).start()
-    code = 1
-    with suppress(KeyboardInterrupt):
-        says.send(worker())
-        code = 0
-    os._exit(code)  # at once: nothing is left to tidy up, and Python takes seconds to put torch away
-
-
-def end_with_parent() -> None:
-    """A process does not outlive the one that started it, even where that one is killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def ended(process: SpawnProcess, hears: Connection) -> str | None:
+def ended(process: SpawnProcess, receiver: Connection) -> str | None:
     """None while the process runs, then what went wrong with it or nothing."""
     if process.is_alive():
         return None
     try:
-        return str(hears.recv())
+        return str(receiver.recv())
     except EOFError:
         code = process.exitcode or 0
         return f"its process was ended by signal {-code}" if code < 0 else f"its process ended with exit code {code}"

@@ -49,7 +49,7 @@ def launch(options: dict[str, Any], workers: Sequence[Worker]) -> Iterator[Seque
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(
-            f"Ray can not be reached ({one_line(error)}): see to RAY_ADDRESS, or set RAY_AUTH_MODE=token"
+            f"Ray cannot be reached ({one_line(error)}): see to RAY_ADDRESS, or set RAY_AUTH_MODE=token"
         ) from None
     tasks: list[Any] = []
     try:

@@ -61,7 +61,7 @@ def launch(options: dict[str, Any], workers: Sequence[Worker]) -> Iterator[Seque
         made = executor(folder, {"cpus_per_task": workers[0].threads} | options)
         jobs = made.map_array(Job(), workers)
     except (submitit.core.utils.FailedJobError, OSError) as error:
-        raise UsageError(f"the jobs can not be submitted ({one_line(error)})") from None
+        raise UsageError(f"the jobs cannot be submitted ({one_line(error)})") from None
     print(f"leakboard: jobs submitted: {len(jobs)}, with logs in {folder}", file=sys.stderr)
     try:
         yield [partial(ended, job) for job in jobs]

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +20,7 @@ from typing import TypeVar
 import torch
 
 from benchmark.blocks import Block, Workbench
-from benchmark.errors import UsageError
+from benchmark.errors import CODE_ERRORS, UsageError, users_fault, users_function, users_line
 from benchmark.perceptual import Perceptual, PerceptualUnavailable, download_backbone, find_backbone, is_cached
 from benchmark.run import Watch, until_all_are_there, work
 from benchmark.store import Store, say
@@ -72,6 +73,10 @@ class Worker:
             self.work_on(given_device(local_rank) if self.device == "auto" else torch.device(self.device))
         except (UsageError, DataError) as error:
             return str(error)
+        except CODE_ERRORS as error:
+            if users_line(error) is None and not isinstance(error, SystemExit):
+                traceback.print_exc()  # not the user's fault
+            return str(users_fault(error, f"{users_function(error)} has failed"))
         return ""
 
     def work_on(self, device: torch.device) -> None:
@@ -88,20 +93,20 @@ class Worker:
 T = TypeVar("T")
 
 Ended = Callable[[], str | None]
-"""Asks after a worker: None while it runs, then what went wrong with it or nothing. Not called again after that."""
+"""Polls a worker: None while it runs, then what went wrong with it, or nothing. Not called again after that."""
 
 Launch = Callable[[Sequence[Worker]], AbstractContextManager[Sequence[Ended]]]
 """Starts workers; the way out of the context ends those that still run."""
 
 
 def watch_over(pending: list[T], look: Callable[[list[T]], list[T]], name: str, workers: Sequence[Ended]) -> None:
-    """Looks after what workers do, until everything is done.
+    """Follows what workers do, until everything is done.
 
     Args:
         pending: what is to be done.
-        look: tells whom it concerns of what has been done of it, and returns what is left.
+        look: reports what has been done of it, and returns what is left.
         name: what people call the pieces of work, in the plural.
-        workers: they who do it.
+        workers: those who do it.
 
     Raises:
         UsageError: something is left, and no worker.
@@ -140,8 +145,10 @@ def look_at_records(pending: list[Block], store: Store, watch: Watch) -> list[Bl
 
 @contextmanager
 def without_ctrl_c() -> Iterator[None]:
-    """Ignores Ctrl-C for a moment, as do the processes that are started meanwhile: a second one, which `uv run` sends
-    as well, must not keep workers from being ended."""
+    """Ignores Ctrl-C for a moment, as do the processes that are started meanwhile.
+
+    A second one, which ``uv run`` sends as well, must not keep workers from being ended.
+    """
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -162,7 +169,10 @@ def find_devices(given: str) -> list[torch.device]:
         return [torch.device("cpu")]
     numbers = given.split(",")
     if not all(number.isdecimal() for number in numbers) or len(set(map(int, numbers))) < len(numbers):
-        raise UsageError(f"--devices is cpu or different GPU numbers as in 0,1, not {given!r}")
+        raise UsageError(
+            f"--devices is cpu or different GPU numbers as in 0,1, not {given!r}: Leakboard runs on CPUs and on CUDA's "
+            "GPUs, whose cuda:0 is 0"
+        )
     for number in numbers:
         if int(number) >= there:
             found = f"GPUs 0 to {there - 1} are" if there > 1 else "GPU 0 is" if there else "no GPU is"
@@ -176,6 +186,10 @@ def given_device(local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank % there) if there else torch.device("cpu")
 
 
+MOST_THREADS = 1024
+"""More than any machine has use for; some thousands make OpenMP crash."""
+
+
 def set_up(threads: int) -> None:
     """Threads and arithmetic of this process.
 
@@ -183,7 +197,7 @@ def set_up(threads: int) -> None:
     threads slow each other down many times. Plain float32 on a GPU, the same each time: a matching loss of 1e-6 has no
     use for TF32's 10 bits.
     """
-    torch.set_num_threads(whole_number("--threads", threads, at_least=1))
+    torch.set_num_threads(whole_number("--threads", threads, at_least=1, at_most=MOST_THREADS))
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
@@ -210,7 +224,12 @@ def find_perceptual(weights: str | None, required: bool, download: bool = False)
     except PerceptualUnavailable as error:
         if required or weights:
             raise UsageError(str(error)) from None
-        return None, str(error)
+        return None, in_utf8(str(error))
+
+
+def in_utf8(text: str) -> str:
+    """A text with a path of any bytes, as a record can hold it."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def quiet() -> None:

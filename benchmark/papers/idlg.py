@@ -1,7 +1,6 @@
 """iDLG (Zhao, Mopuri and Bilen 2020, arXiv 2001.02610): table 1 and figure 1 beside our run of the same protocol."""
 
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.bench import BATCHED, ONE_BY_ONE, faster, threads
+from benchmark.documents import read_json
 from benchmark.errors import UsageError
 from benchmark.intervals import equivalent, holm, paired_p, rate_difference, wilson
 from benchmark.papers.sources import Cell, cells, provenance, same_attack
@@ -253,7 +253,7 @@ def published(folder: Path) -> list[Published]:
     found = []
     for path in sorted(folder.glob("published_*.json")):
         try:
-            one = json.loads(path.read_text())
+            one = read_json(path)
             theirs, ours = (one["sides"][name] for name in (ONE_BY_ONE, BATCHED))
             found.append(
                 Published(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from benchmark.store import Record
 from benchmark.strengths import DefenseThresholds
-from benchmark.training.table import Row, scenario_of
+from benchmark.training.table import Row
 
 
 def caveats(defenses: list[DefenseThresholds], trainings: list[Row], records: Sequence[Record]) -> list[str]:

@@ -1,10 +1,9 @@
 """The progress bar of a training."""
 
-from rich.console import Console
-
 from benchmark.federated import State
 from benchmark.progress import bar
 from benchmark.store import Record
+from benchmark.terminal import Console
 from benchmark.training.plan import Run
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import strengths
-from benchmark.errors import UsageError, unknown
+from benchmark.arguments import LARGEST_FLOAT
+from benchmark.errors import UsageError, quoted, unknown
 from benchmark.federated import Federation
 from benchmark.registry import Spec
 from benchmark.store import say
 from benchmark.strengths import Thresholds, defenses_at
-from benchmark.suite import entries, read, whole_number
+from benchmark.suite import entries, folder_name, read, whole_number
 from benchmark.training.schedule import DECAYS
 
 SCHEMA = 2
@@ -186,9 +187,7 @@ def parse(given: dict[str, Any], name: str) -> TrainingSuite:
     if "attacks" in given:
         raise UsageError("attacks is a key of suites for leakboard run: a training has none")
     check_keys("key of a training suite", given, SUITE_KEYS)
-    name = given.get("name", name)
-    if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
-        raise UsageError(f"name must be usable as a folder name, not {name!r}")
+    name = folder_name(given.get("name", name))
     seeds = seeds_of("seeds", given.get("seeds", [0, 1, 2]))
     tuning_seeds = seeds_of("tuning_seeds", given.get("tuning_seeds", list(TUNING_SEEDS)))
     common = defenses_of(given.get("defenses", []))
@@ -256,7 +255,7 @@ def scenarios_of(entry: Any) -> list[TrainingScenario]:
         UsageError: something is wrong with it.
     """
     if not isinstance(entry, dict):
-        raise UsageError(f"a scenario must have the keys {', '.join(NEEDED)}, not be {entry!r}")
+        raise UsageError(f"a scenario must have the keys {', '.join(NEEDED)}, not be {quoted(entry)}")
     check_keys("key of a scenario", entry, SCENARIO_KEYS)
     if missing := [key for key in NEEDED if key not in entry]:
         raise UsageError(f"a scenario needs {' and '.join(missing)}, as in {{rounds: 100, clients: 10, ...}}")
@@ -328,11 +327,11 @@ def number(
     name: str, value: Any, above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf
 ) -> float:
     """``value`` where it is a number in range, else a UsageError."""
-    right = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
-    if not right or not (above < value and at_least <= value < below):
+    right = isinstance(value, int | float) and not isinstance(value, bool)
+    if not right or not (above < value and at_least <= value < below and abs(value) <= LARGEST_FLOAT):
         limits = {"above": above, "of at least": at_least, "below": below}
         said = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
-        raise UsageError(f"{name} must be a number {said}, not {value!r}")
+        raise UsageError(f"{name} must be a number {said}, not {quoted(value)}")
     return float(value)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from benchmark.errors import UsageError
 from benchmark.executors.worker import Launch, Worker, watch_over
@@ -19,6 +18,7 @@ from benchmark.registry import build
 from benchmark.rehearsal_defense import own_line, told
 from benchmark.run import until_all_are_there
 from benchmark.store import Record, say, write_whole
+from benchmark.terminal import Console
 from benchmark.training.plan import Run, TrainingBench, plan, refuse_others
 from benchmark.training.progress import TrainingBar
 from benchmark.training.store import TrainingStore, read_all

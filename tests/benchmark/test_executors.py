@@ -1,9 +1,9 @@
 """Workers of all kinds end with the records of a run by one process, whatever happens to them."""
 
-import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +13,13 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from benchmark.blocks import Workbench, plan
 from benchmark.cli import main
 from benchmark.errors import UsageError
-from benchmark.executors import local
 from benchmark.executors.worker import Worker, given_device, look_at_records, watch_over
 from benchmark.run import Watch
 from benchmark.store import Store, read_all
@@ -68,6 +68,7 @@ victims: 4
 block_size: 2
 """
 BLOCKS = 12
+ROOT = Path(__file__).parents[2]
 
 Said = tuple[str, str]
 
@@ -124,11 +125,7 @@ def meanwhile(act: Callable[[], None], when: Callable[[], bool]) -> Thread:
 
 
 def is_gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def results(folder: str) -> list[tuple[Any, ...]]:
@@ -195,34 +192,46 @@ def test_ctrl_c_ends_all_workers_at_once(run: Callable[..., Said]) -> None:
     assert len(list(Path("out/records").iterdir())) == 6 and not list(Path("out").rglob("*.tmp"))
 
 
-def sleep_for_long() -> str:
+PARENT = """\
+import os, sys, time
+from pathlib import Path
+from benchmark import lifeline
+import multiprocessing, pickle
+
+class Call:
+    def __reduce__(self):
+        return (exec, (WHAT,))
+
+WHAT = sys.argv[1]
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    context.Process(target=lifeline.run, args=(pickle.dumps(Call()), sender, os.getpid())).start()
     time.sleep(100)
-    return ""
+"""
+
+BUSY = "import os; open('pid', 'w').write(str(os.getpid())); sum(range(10**12))"  # as an import, it holds the GIL
+ASLEEP = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(100)"
 
 
-def start_one_and_wait(note: Path) -> None:
-    hears, says = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=local.run, args=(sleep_for_long, says))
-    process.start()
-    note.write_text(str(process.pid))
-    hears.recv()
-
-
-def test_a_worker_does_not_outlive_a_run_that_is_killed(tmp_path: Path) -> None:
-    note = tmp_path / "note"
-    first = multiprocessing.get_context("fork").Process(target=start_one_and_wait, args=(note,))
-    first.start()
-    stop = time.monotonic() + 30
-    while not (note.exists() and note.read_text()) and time.monotonic() < stop:
-        time.sleep(0.02)
-    worker = int(note.read_text())
-    time.sleep(0.2)
+@pytest.mark.parametrize("what", [BUSY, ASLEEP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker that holds the GIL ends later")
+def test_a_worker_dies_with_its_run_also_while_it_starts(tmp_path: Path, what: str, number: int) -> None:
+    Path("parent.py").write_text(PARENT)
+    command = [sys.executable, "parent.py", what]
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    stop = time.monotonic() + 60
+    while not (Path("pid").exists() and Path("pid").read_text()) and time.monotonic() < stop:
+        time.sleep(0.01)
+    worker = int(Path("pid").read_text())
     assert not is_gone(worker)
-    first.kill()
-    first.join()
+    parent.send_signal(number)
+    stop = time.monotonic() + 2
     while not is_gone(worker) and time.monotonic() < stop:
-        time.sleep(0.02)
+        time.sleep(0.01)
     assert is_gone(worker)
+    assert parent.communicate(timeout=10)[1] == b""
 
 
 # Clusters.

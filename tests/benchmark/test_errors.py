@@ -1,0 +1,70 @@
+"""Errors of a user's own code: one sentence with the cause and the user's own line."""
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.errors import UsageError, is_users, users_code, users_fault
+from defenses import Masking
+
+pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
+
+
+def own(source: str, name: str) -> Any:
+    """A module of the user's."""
+    Path(f"{name}.py").write_text(source)
+    importlib.invalidate_caches()
+    return importlib.import_module(name)
+
+
+def test_the_last_line_of_the_users_own_is_named_though_a_library_raised() -> None:
+    mine = own("import torch\n\n\ndef f(x):\n    return g(x)\n\n\ndef g(x):\n    return torch.cat(x)\n", "own_deep")
+    with pytest.raises(UsageError) as caught, users_code("the defense own_deep.Mine cannot protect an update"):
+        mine.f([torch.zeros(1, 2), torch.zeros(3, 4)])
+    said = str(caught.value)
+    assert said.startswith("the defense own_deep.Mine cannot protect an update (RuntimeError: Sizes of tensors must")
+    assert said.endswith(", own_deep.py:9)") and "\n" not in said
+
+
+def test_an_error_that_leakboards_code_raised_at_the_users_call_names_that_call() -> None:
+    mine = own("from defenses import Masking\n\nX = lambda: Masking(ratio=7)\n", "own_call")
+    with pytest.raises(UsageError, match=re.escape("x (ValueError: ratio is 7")) as caught, users_code("x"):
+        mine.X()
+    assert str(caught.value).endswith("own_call.py:3)")
+
+
+def test_a_syntax_error_is_named_with_the_line_it_is_in() -> None:
+    with pytest.raises(UsageError, match=re.escape("it (SyntaxError: ")) as caught, users_code("it"):
+        own("x = 1\ny = (\nz = 3 4\n", "own_wrong")
+    assert re.search(r"own_wrong\.py:[23]\)$", str(caught.value))
+
+
+@pytest.mark.parametrize(("code", "said"), [("", "sys.exit()"), ("0", "sys.exit(0)"), ("'enough'", "'enough'")])
+def test_an_exit_is_an_error_too(code: str, said: str) -> None:
+    name = f"own_exit{len(code)}"
+    with pytest.raises(UsageError, match=re.escape(said)) as caught, users_code("it"):
+        own(f"import sys\nsys.exit({code})\n", name)
+    assert str(caught.value).endswith(f"{name}.py:2)")
+
+
+def test_ctrl_c_and_our_own_sentences_pass_through() -> None:
+    with pytest.raises(KeyboardInterrupt), users_code("it"):
+        raise KeyboardInterrupt
+    with pytest.raises(UsageError, match="ours"), users_code("it"):
+        raise UsageError("ours")
+
+
+def test_where_no_line_is_the_users_none_is_named_and_long_messages_are_cut() -> None:
+    assert str(users_fault(ValueError("a\n\n  b"), "it")) == "it (ValueError: a b)"
+    assert str(users_fault(ValueError(), "it")) == "it (ValueError)"
+    assert len(str(users_fault(ValueError("x" * 5000), "it"))) < 500
+
+
+def test_leakboards_files_and_those_of_libraries_are_not_the_users() -> None:
+    assert not any(is_users(str(module.__file__)) for module in (torch, re, pytest, importlib.import_module("attacks")))
+    assert not is_users(str(importlib.import_module(Masking.__module__).__file__)) and not is_users("<string>")
+    assert is_users(str(Path("mine.py").resolve())) and is_users("defenses/mine.py")
