@@ -173,8 +173,13 @@ class GaussNewton(Attack):
         def shared(gradient: Update) -> Update:
             return known.simulate(gradient, observed) if known else gradient
 
-        counts = (known or KnownDefense()).kept_entries(observed)
-        of_tensors = [counts[name].flatten().nonzero()[:, 0] for name in observed]
+        # Behind a defense the true zeros are left out: those of saturated units say next to nothing where the image is,
+        # and lead away from it elsewhere.
+        removes = known is not None and known.kept is not None
+        kept = (known or KnownDefense()).kept_entries(observed)
+        of_tensors = [
+            ((kept[name] != 0) & ((observed[name] != 0) | (not removes))).flatten().nonzero()[:, 0] for name in observed
+        ]
         shares = even_shares([len(entries) for entries in of_tensors], self.max_equations)
         chosen = [
             entries[torch.randperm(len(entries), generator=generator)[:share].sort().values.to(entries.device)]

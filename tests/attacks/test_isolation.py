@@ -34,7 +34,20 @@ MakeVictims = Callable[..., Any]
 SOURCES = sorted(Path(attacks.__file__).parent.rglob("*.py"))
 OURS = {"attacks", "defenses"}
 LIBRARIES = {"torch", "lightning"}
-STANDARD = {"abc", "collections", "copy", "dataclasses", "enum", "functools", "itertools", "logging", "math", "typing"}
+STANDARD = {
+    "abc",
+    "collections",
+    "contextlib",
+    "copy",
+    "dataclasses",
+    "enum",
+    "functools",
+    "itertools",
+    "logging",
+    "math",
+    "typing",
+}
+STANDARD |= {"weakref"}  # of networks alone, by which what was found of them is remembered
 """What can neither read a file nor look into other objects."""
 PRYING = {"gc", "inspect", "sys", "os", "importlib", "builtins", "ctypes", "eval", "exec", "compile", "open"}
 PRYING |= {"globals", "vars", "__import__", "__builtins__", "__globals__", "__closure__", "__subclasses__"}

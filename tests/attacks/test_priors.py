@@ -56,10 +56,10 @@ def test_the_scale_of_the_prior_is_that_of_public_images(victims_of: MakeVictims
 
 
 def test_the_mean_step_is_that_of_all_neighbouring_pixels_of_public_images() -> None:
-    pixels = torch.rand(70, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(70, 3, 5, 4, generator=torch.Generator().manual_seed(0))
 
     class Own(PrivateData):
-        num_classes, image_shape = 2, (2, 5, 4)
+        num_classes, image_shape = 2, (3, 5, 4)
 
         def load(self, train: bool) -> Split:
             return TensorSplit(pixels if train else pixels[:1], torch.tensor([0, 1] * 35)[: 70 if train else 1])
@@ -67,14 +67,14 @@ def test_the_mean_step_is_that_of_all_neighbouring_pixels_of_public_images() -> 
     steps = [
         abs(image[c, y, x] - image[c, y - 1, x])
         for image in pixels
-        for c in range(2)
+        for c in range(3)
         for y in range(1, 5)
         for x in range(4)
     ]
     steps += [
         abs(image[c, y, x] - image[c, y, x - 1])
         for image in pixels
-        for c in range(2)
+        for c in range(3)
         for y in range(5)
         for x in range(1, 4)
     ]

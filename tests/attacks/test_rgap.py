@@ -148,14 +148,14 @@ def test_relu_is_inverted_where_it_let_its_input_through(victims_of: MakeVictims
 @pytest.mark.parametrize(
     ("model", "image_shape", "said"),
     [
-        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 2)), (1, 1, 8, 8), "sequence"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 2)), (1, 1, 8, 8), "chain"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 2)), (1, 1, 8, 8), "followed by"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 2, bias=False)), (1, 1, 8, 8), "biases"),
-        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sigmoid()), (1, 1, 8, 8), "sequence"),
-        (nn.Linear(4, 2), (1, 1, 2, 2), "sequence"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sigmoid()), (1, 1, 8, 8), "chain"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Softmax(1)), (1, 1, 2, 2), "chain"),
         (LeNet((1, 8, 8), 10), (2, 1, 8, 8), "one image"),
     ],
-    ids=["pooling", "no activation", "no bias", "no linear end", "no sequence", "two images"],
+    ids=["pooling", "no activation", "no bias", "no linear end", "softmax", "two images"],
 )
 def test_what_it_does_not_solve_is_said_in_a_sentence(
     model: nn.Module, image_shape: tuple[int, int, int, int], said: str
