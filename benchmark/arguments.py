@@ -160,9 +160,12 @@ def parser_of(kind: str, name: str, cls: type, hidden: frozenset[str] = frozense
     usage = f"--{kind} {name} [--{kind}.ARGUMENT VALUE ...]"
     parser = ArgumentParser(exit_on_error=False, prog=name, usage=usage, add_help=False, parser_mode="leakboard")
     try:
-        parser.add_class_arguments(
-            cls, kind, as_group=False, skip=set(hidden), fail_untyped=False, instantiate=False, sub_configs=False
+        add, more = (
+            (parser.add_class_arguments, {"instantiate": False})
+            if inspect.isclass(cls)
+            else (parser.add_function_arguments, {})  # that makes an object, such as torchvision.models.resnet18
         )
+        add(cls, kind, as_group=False, skip=set(hidden), fail_untyped=False, sub_configs=False, **more)
     except CODE_ERRORS as error:
         raise users_fault(error, f"the arguments of {name} cannot be read") from None
     return parser
@@ -176,6 +179,10 @@ def names_of(parser: ArgumentParser, kind: str) -> list[str]:
 def hints_of(cls: type) -> dict[str, Any]:
     """The types of the arguments of a class and of what its ``**kwargs`` hand on, where they are given."""
     found: dict[str, Any] = {}
+    if not inspect.isclass(cls):
+        with contextlib.suppress(Exception):
+            found |= get_type_hints(cls)
+        return found
     for one in reversed(cls.__mro__):
         with contextlib.suppress(Exception):  # the name of a type that there is not
             found |= get_type_hints(vars(one).get("__init__"))

@@ -1,5 +1,6 @@
 """The batched attack against the published procedure: the same victims, each side at its best number of threads."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -248,7 +249,7 @@ def undefended(specs: dict[str, Spec], victims: int, seed: int, bench: Workbench
     images, labels = bench.victims(scenario, range(victims))
     check_fit(scenario, bench)
     observation = observe(
-        bench.model(scenario),
+        copy.deepcopy(bench.model(scenario)),  # whose weights the loop writes into
         images.to(bench.device),
         labels.to(bench.device),
         data.num_classes,

@@ -15,6 +15,7 @@ from benchmark.errors import UsageError
 from benchmark.models import Model
 from benchmark.perceptual import Perceptual
 from benchmark.registry import Spec, build
+from benchmark.rehearsal import Rehearsal
 from benchmark.schema import block_identity
 from benchmark.suite import Cell, Scenario, Suite, digest
 from datamodules import DataError, PrivateData, open_data, take_victims
@@ -54,6 +55,7 @@ class Workbench:
         workers: processes of this run.
         sharing: those that share the memory of this one's CPU.
         bytes_per_victim: by kind of block, as measured.
+        rehearsal: what was tried on public images.
     """
 
     device: torch.device
@@ -64,7 +66,9 @@ class Workbench:
     workers: int = 1
     sharing: int = 1
     bytes_per_victim: dict[Any, int] = field(default_factory=dict)
+    rehearsal: Rehearsal = field(default_factory=Rehearsal)
     _data: dict[str, PrivateData] = field(default_factory=dict)
+    _models: dict[tuple[str, str], Model] = field(default_factory=dict)
 
     def data(self, spec: Spec) -> PrivateData:
         """The data set, opened once.
@@ -94,14 +98,18 @@ class Workbench:
             raise from_data(scenario.data, error) from None
 
     def model(self, scenario: Scenario) -> Model:
-        """The network for the data's images.
+        """The network for the data's images, made once, in evaluation mode.
 
         Raises:
             UsageError: they do not fit.
         """
-        data = self.data(scenario.data)
-        model: Model = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
-        return model.to(self.device)
+        place = scenario.data.label, scenario.model.label
+        if place not in self._models:
+            data = self.data(scenario.data)
+            model: Model = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
+            # Clients compute their updates in evaluation mode: BatchNorm by its running statistics, Dropout off.
+            self._models[place] = model.to(self.device).eval()
+        return self._models[place]
 
 
 def from_data(spec: Spec, error: DataError) -> UsageError:
@@ -123,6 +131,8 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
         model = found_or(models, place, partial(check_fit, cell.scenario, bench))
         check = partial(check_attack, cell.scenario, cell.attack, model, bench)
         found_or(sequences, (place, cell.attack.label), check)
+    for cell in suite.cells:
+        bench.rehearsal.of(cell, models[repr(cell.scenario)], bench.data(cell.scenario.data), bench.device)
     keys = Keys(bench, models, suite.block_size)
     for cell in suite.cells:
         sequence = sequences[repr(cell.scenario), cell.attack.label]

@@ -5,9 +5,10 @@ from torch import Tensor
 
 from attacks.base import Observation
 from attacks.gradients import batch_gradients
+from benchmark.errors import UsageError, users_code
 from benchmark.models import Model, draw_networks
 from benchmark.seeds import generators, seed_for
-from defenses.base import Defense
+from defenses.base import Defense, KnownDefense
 
 
 def observe(
@@ -47,7 +48,8 @@ def observe(
     one_hot = torch.nn.functional.one_hot(labels, num_classes).to(like)
     update = batch_gradients(model, parameters, images.to(like), one_hot, create_graph=False)
     if defense is not None:
-        update = defense.protect(update, generators(seed, victims, "defense"))
+        with users_code(f"the defense {type(defense).__name__} cannot protect an update"):
+            update = defense.protect(update, generators(seed, victims, "defense"))
     return Observation(
         model=model,
         parameters=parameters,
@@ -55,8 +57,20 @@ def observe(
         image_shape=(images.shape[1], *images.shape[2:]),
         num_classes=num_classes,
         seeds=[seed_for(seed, victim, "start") for victim in victims],
-        defense=defense.known_to_attacker() if defense is not None and adaptive else None,
+        defense=known(defense) if defense is not None and adaptive else None,
         mean_image=mean_image.to(like),
         class_means=class_means.to(like),
         mean_step=mean_step,
     )
+
+
+def known(defense: Defense) -> KnownDefense:
+    """The attacker's model of a defense, which a class of the user's may fail to give."""
+    with users_code(f"the defense {type(defense).__name__} cannot tell what an attacker knows of it"):
+        model = defense.known_to_attacker()
+    if not isinstance(model, KnownDefense):
+        raise UsageError(
+            f"known_to_attacker of the defense {type(defense).__name__} must return a KnownDefense, not "
+            f"{type(model).__name__}"
+        )
+    return model

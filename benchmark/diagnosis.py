@@ -3,6 +3,7 @@
 The same attack is run again in double precision, from the true image, which no attacker has, and from near it.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -101,7 +102,7 @@ def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
     found = {}
     for name, (precision, deviation) in RUNS.items():
         given = images.to(bench.device), labels.to(bench.device)
-        model = bench.model(scenario).to(precision)
+        model = copy.deepcopy(bench.model(scenario)).to(precision)
         seen = observe(
             model,
             *given,

@@ -4,11 +4,14 @@ Every class takes the image shape and the number of classes first; what follows 
 """
 
 import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import ceil, inf
 
 import torch
 from torch import Tensor, nn
 
+from benchmark.errors import UsageError, users_code
 from defenses.base import Update
 
 Shape = tuple[int, int, int]
@@ -51,11 +54,11 @@ class LeNet(nn.Sequential):
 def draw_default(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
     """Weights and biases uniform within 1 / sqrt(fan-in), torch's default for linear and convolutional layers."""
     drawn: dict[str, Tensor] = {}
-    for name, layer in model.named_children():
+    for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             bound = layer.weight[0].numel() ** -0.5
-            for kind, p in layer.named_parameters():
-                drawn[f"{name}.{kind}"] = (torch.rand(p.shape, generator=generator) * 2 - 1) * bound
+            for kind, p in layer.named_parameters(prefix=name, recurse=False):
+                drawn[kind] = (torch.rand(p.shape, generator=generator) * 2 - 1) * bound
     return drawn
 
 
@@ -122,7 +125,62 @@ class ConvNet(nn.Sequential):
 Model = LeNet | MLP | ConvNet
 
 
+def fresh_weights(make: Callable[[], nn.Module], generator: torch.Generator) -> dict[str, Tensor]:
+    """The weights that a network is made with: its own initialisation, from a seed that the generator draws.
+
+    Args:
+        make: makes the network.
+        generator: source of the seed.
+    """
+    with seeded(int(torch.randint(2**62, (1,), generator=generator))):
+        fresh = make()
+    return {name: p.detach() for name, p in fresh.named_parameters() if p.requires_grad}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global random numbers come from the seed within, and are as they were afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def draw_networks(model: Model, generators: list[torch.Generator]) -> Update:
-    """A random network for each victim, name -> ``[V, ...]``."""
-    drawn = [model.draw(generator) for generator in generators]
+    """A random network for each victim, name -> ``[V, ...]``.
+
+    Raises:
+        UsageError: what the model draws are not its own weights.
+    """
+    drawn = [drawn_weights(model, generator) for generator in generators]
     return {name: torch.stack([weights[name] for weights in drawn]) for name in drawn[0]}
+
+
+def drawn_weights(model: Model, generator: torch.Generator) -> dict[str, Tensor]:
+    """What the model draws: a weight for each parameter that is trained, and for frozen ones or not.
+
+    Raises:
+        UsageError: one is missing, there is one too many, or it is of another shape, or not finite.
+    """
+    name = type(model).__name__
+    with users_code(f"the model {name} cannot draw its weights"):
+        drawn = model.draw(generator)
+    if not isinstance(drawn, dict) or not all(isinstance(value, Tensor) for value in drawn.values()):
+        raise UsageError(f"draw of the model {name} must return a dict of tensors by the names of its parameters")
+    own = dict(model.named_parameters())
+    missing = [key for key, p in own.items() if p.requires_grad and key not in drawn]
+    extra = [str(key) for key in drawn if key not in own]
+    for what, keys in (("gives no weights for", missing), ("gives weights for what is no parameter:", extra)):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            raise UsageError(
+                f"draw of the model {name} {what} {', '.join(keys[:3])}{more}: it must return one tensor for each "
+                "trained parameter under its name in named_parameters(), or leave draw out for torch's own weights"
+            )
+    for key, value in drawn.items():
+        if value.shape != own[key].shape:
+            raise UsageError(
+                f"draw of the model {name} gives {key} the shape {list(value.shape)}, not {list(own[key].shape)}"
+            )
+        if not value.isfinite().all():
+            raise UsageError(f"draw of the model {name} gives {key} values that are not finite")
+    return drawn

@@ -23,7 +23,7 @@ from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.blocks import Block, Workbench, checksum, data_chain, short
 from benchmark.client import observe
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, users_code
 from benchmark.leak import leaked, null_scores
 from benchmark.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.pictures import strip
@@ -31,6 +31,7 @@ from benchmark.registry import build
 from benchmark.scores import Scores, matched_psnr, score
 from benchmark.store import Record
 from benchmark.suite import Cell
+from defenses.base import Update, flattened
 
 _VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "numpy", "scipy")
 
@@ -52,8 +53,17 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
     notes: list[str] = []
+    broken: set[int] = set()
+    observed = seen_by(cell, images, labels, victims, bench)
+
+    def seen(some: range) -> Observation:
+        observation = observed(some)
+        broken.update(victim for victim, whole in zip(some, is_finite(observation.update), strict=True) if not whole)
+        return observation
+
     started = time.perf_counter()
-    found = attack_within_memory(attack, seen_by(cell, images, labels, victims, bench), victims, callbacks, notes)
+    with users_code(f"the attack {cell.attack.name} has failed on victims {victims.start} to {victims.stop - 1}"):
+        found = attack_within_memory(attack, seen, victims, callbacks, notes)
     seconds = time.perf_counter() - started
     found = without_nan(found)
     records = []
@@ -72,6 +82,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
                 "config": cell.config(),
                 "code_sha256": block.code_sha256,
                 "network_sha256": list(block.networks),
+                "void": why_void(len(broken.intersection(block.victims)), len(block.victims)),
                 "provenance": provenance(bench)
                 | {"data_sha256": sha256, "data_notes": data.notes, "data_chain": list(block.data)},
                 "cost": {
@@ -88,6 +99,16 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
             }
         )
     return records
+
+
+def is_finite(update: Update) -> list[bool]:
+    """For each victim whether its update is without NaN and infinity."""
+    return torch.stack([flattened(value).isfinite().all(1) for value in update.values()]).all(0).tolist()
+
+
+def why_void(broken: int, victims: int) -> str | None:
+    """The sentence of a record some of whose updates could not be attacked."""
+    return f"the update of {broken} of {victims} victims was not finite" if broken else None
 
 
 def seen_by(

@@ -5,8 +5,9 @@ import inspect
 import math
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import datamodules
 import defenses
 from benchmark.arguments import Arguments
 from benchmark.errors import CODE_ERRORS, PACKAGES, UsageError, one_line, unknown, users_fault, users_line
-from benchmark.models import MLP, ConvNet, LeNet
+from benchmark.models import MLP, ConvNet, LeNet, fresh_weights, seeded
 from benchmark.resnet import ResNet
 from datamodules import DataError
 
@@ -78,9 +79,9 @@ def classes(kind: str) -> dict[str, type]:
 
 
 def _usable(kind: str, cls: type) -> bool:
-    """Whether a user's own class is of the kind."""
+    """Whether a user's own class is of the kind; a model can also come from a function."""
     if kind == "model":
-        return issubclass(cls, torch.nn.Module) and hasattr(cls, "draw")
+        return not inspect.isclass(cls) or issubclass(cls, torch.nn.Module)
     bases: dict[str, type] = {"attack": attacks.Attack, "defense": defenses.Defense, "data": datamodules.PrivateData}
     return issubclass(cls, bases[kind]) and not inspect.isabstract(cls)
 
@@ -89,7 +90,7 @@ _MUST_BE = {
     "attack": "an attacks.Attack with all its methods",
     "defense": "a defenses.Defense with all its methods",
     "data": "a datamodules.PrivateData",
-    "model": "a torch.nn.Module with a method draw, as in benchmark/models.py",
+    "model": "a torch.nn.Module, or a function that makes one",
 }
 
 
@@ -119,8 +120,8 @@ def find_class(kind: str, name: str) -> type:
             ) from None
         hint = "" if users_line(error) else ": give the path of a module and a class in it"
         raise UsageError(str(users_fault(error, f"the {what} {name!r} cannot be imported")) + hint) from None
-    if not inspect.isclass(found):
-        raise UsageError(f"the {what} {name!r} is not a class")
+    if not inspect.isclass(found) and not (kind == "model" and callable(found)):
+        raise UsageError(f"the {what} {name!r} is not a class{' or a function' if kind == 'model' else ''}")
     if not _usable(kind, found):
         missing = sorted(getattr(found, "__abstractmethods__", ()))
         lacks = f", and lacks {' and '.join(missing)}" if missing else ""
@@ -174,8 +175,13 @@ def build(kind: str, made: Spec, **extra: Any) -> Any:
     """
     cls, known = find_class(kind, made.name), arguments(kind, made.name)
     wanted = {key: value for key, value in extra.items() if known.takes(key)}
+
+    def make() -> Any:
+        return cls(**wanted, **known.objects(made.args))
+
     try:
-        instance = cls(**wanted, **known.objects(made.args))
+        with seeded(0) if kind == "model" else nullcontext():  # a frozen body is the same in every process
+            instance = make()
     except UsageError:
         raise
     except (ValueError, DataError) as error:
@@ -183,6 +189,11 @@ def build(kind: str, made: Spec, **extra: Any) -> Any:
         raise UsageError(f"{made.name}: {one_line(error)}{f' ({place})' if place else ''}") from None
     except CODE_ERRORS as error:  # a user's own class can raise anything
         raise users_fault(error, f"{made.label} cannot be made") from None
+    if kind == "model":
+        if not isinstance(instance, torch.nn.Module):
+            raise UsageError(f"the model {made.name!r} makes {type(instance).__name__}, not a torch.nn.Module")
+        if not callable(getattr(instance, "draw", None)):
+            object.__setattr__(instance, "draw", partial(fresh_weights, make))
     if kind == "data":
         _check_size(made, instance)
     return instance

@@ -118,7 +118,8 @@ class Victim(TypedDict):
 class Scores(TypedDict):
     """An attack's record without its curve and its picture.
 
-    ``network_sha256`` is that of the networks of the first victim of all and of the last one of the block.
+    ``network_sha256`` is that of the networks of the first victim of all and of the last one of the block, ``void`` why
+    nothing can be said of the victims.
     """
 
     key: str
@@ -126,6 +127,7 @@ class Scores(TypedDict):
     config: Config
     code_sha256: Sha256
     network_sha256: NotRequired[list[Digest]]
+    void: NotRequired[str | None]
     provenance: Origin
     cost: Cost
     victims: list[Victim]
@@ -251,6 +253,7 @@ class _Brief(TypedDict):
     config: dict[str, Any]
     code_sha256: str
     network_sha256: NotRequired[list[str]]
+    void: NotRequired[str | None]
     provenance: dict[str, Any]
     cost: dict[str, Any]
     victims: list[dict[str, Any]]

@@ -4,6 +4,7 @@ The number of entries that a defense leaves is an upper bound of that rank, whic
 the image cannot move without moving the update; the singular values say by how much it moves.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +85,7 @@ def rank_per_defense(
 
     The first entry is that without a defense.
     """
-    data, model = bench.data(scenario.data), bench.model(scenario).double()
+    data, model = bench.data(scenario.data), copy.deepcopy(bench.model(scenario)).double()
     images, labels = bench.victims(scenario, range(victims))
     public = data.mean_image(), data.class_means(), data.mean_step()
     found: dict[str, list[JacobianRank]] = {}
