@@ -30,6 +30,15 @@ BOX_EDGE = 0.1
 BOX = 0.01
 """Weight of the squared distance of pixels from [0, 1] beside the total variation."""
 
+FALL = 1e-5
+"""Share of the loss at a start that owes nothing to the update to which it must fall at least. In the published setting
+the tolerance is far below it; in a network whose gradients are small, or hardly depend on the image, the start would be
+within the tolerance already."""
+
+LEAST_LOSS = 1e-3
+"""A loss at such a start below it is scaled to 1: L-BFGS has tolerances of its own, and would not take a step. In the
+published setting it is above 0.03."""
+
 PROGRESS = 1e-3
 """Share by which the lowest loss of a victim must fall within its patience, or the attack has stopped improving."""
 
@@ -45,6 +54,7 @@ _STATE = (
     "_head",
     "_product",
     "_short",
+    "_scales",
     "_found",
     "_found_best",
     "_trajectory",
@@ -78,7 +88,8 @@ class GradientMatching(LightningModule, Attack):
     Args:
         max_evaluations: gradient evaluations for each victim, at least 1; published are 300 steps of 20.
         tolerance: stop when the matching loss is below this, as published; at least 0. Where a known defense makes what
-            is matched smaller than a gradient, it is smaller in proportion.
+            is matched smaller than a gradient, it is smaller in proportion, and nowhere more than a hundred thousandth
+            of the loss at a start that owes nothing to the update.
         at_once: victims under attack at the same time, at least 1; None for all of them.
         history_size: pairs that L-BFGS keeps, at least 1.
         start: "noise", as published; "constant", "mean" or "class_mean", the null baselines; or "rgap", the solution of
@@ -134,6 +145,8 @@ class GradientMatching(LightningModule, Attack):
         self.restarts = restarts
         self.prior_scale = prior_scale
         self.patience = patience
+
+    _tolerances: Tensor
 
     # What a subclass is: its labels.
 
@@ -195,9 +208,20 @@ class GradientMatching(LightningModule, Attack):
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """The matching losses ``[A]`` of the active victims, independent terms of one sum."""
         losses = self._loss_weights * self._distances() + self._prior_weights * self.prior(self.images)
+        losses = self._scaled(losses)
         with torch.no_grad():
             self._remember(losses)
         return losses
+
+    def _scaled(self, losses: Tensor) -> Tensor:
+        """The losses ``[A]`` times what brings those of small gradients to a size that L-BFGS works with."""
+        if self._owes_nothing and bool((first := self.evaluations == 0).any()):
+            at = losses.detach()
+            begins = first.to(at.device) & at.isfinite() & (at > 0)
+            rows = torch.tensor(self.victims, device=at.device)[begins]
+            self._scales[rows] = torch.where(at < LEAST_LOSS, 1 / at, 1.0)[begins]
+            self._tolerances = torch.where(begins, self._tolerances.minimum(FALL * at), self._tolerances)
+        return losses * self._scales[self.victims]
 
     def _distances(self) -> Tensor:
         """The squared distances ``[A]`` of what the active victims would share, had they the dummy images.
@@ -252,6 +276,8 @@ class GradientMatching(LightningModule, Attack):
         self._find_short_cut(observation)
         self._starts, optimise_labels = self._draw_starts(observation)
         self._attempts = [0] * victims
+        self._owes_nothing = start_images is None and self.start != "rgap"
+        self._scales = like.new_ones(victims)
         _, first = self._starts[0]
         if start_images is not None:
             first["images"] = start_images.to(like)
@@ -354,7 +380,7 @@ class GradientMatching(LightningModule, Attack):
         improved = ~(self._best_loss > self._to_beat)
         self._to_beat = torch.where(improved, self._best_loss * (1 - PROGRESS), self._to_beat)
         self._improved_at = torch.where(improved, self.evaluations.to(improved.device), self._improved_at)
-        below = (self._best_loss[:, None] <= losses.new_tensor(LEVELS)).cpu()
+        below = (self._unscaled(self._best_loss)[:, None] <= losses.new_tensor(LEVELS)).cpu()
         passed = self._trajectory.passed[self.victims]
         new = below & (passed < 0)
         self._trajectory.passed[self.victims] = torch.where(new, self.evaluations[:, None], passed)
@@ -362,18 +388,22 @@ class GradientMatching(LightningModule, Attack):
             rows = better.view(-1, *[1] * (best.dim() - 1))
             self._best[name] = torch.where(rows, getattr(self, name), best)
 
+    def _unscaled(self, losses: Tensor) -> Tensor:
+        """The losses ``[A]`` of the active victims as they are without their scales."""
+        return losses / self._scales[self.victims]
+
     def _snapshot(self, rows: list[int]) -> None:
         if rows:
             victims = [self.victims[row] for row in rows]
             times = (self.evaluations[rows] // self._every).tolist()
-            self._trajectory.loss[victims, times] = self._best_loss[rows].cpu().float()
+            self._trajectory.loss[victims, times] = self._unscaled(self._best_loss)[rows].cpu().float()
             self._trajectory.images[victims, times] = self._best["images"][rows].cpu()
 
     def retire(self) -> bool:
         """Lets the victims go that are done and waiting ones in; True when nobody is left."""
         assert self.solver is not None
         diverged = ~self.losses.isfinite()
-        converged = self.losses < self._tolerances
+        converged = self._unscaled(self.losses) < self._tolerances
         stalled = self.solver.stalled
         if self.patience is not None:
             stalled = stalled | (self.evaluations.to(stalled.device) - self._improved_at >= self.patience)
@@ -399,15 +429,16 @@ class GradientMatching(LightningModule, Attack):
         victim = self.victims[row]
         if status != "diverged" or self._attempts[victim] == 0:  # what an earlier attempt found is not lost
             self._found.status[victim] = status
-        if self._best_loss[row] < self._found.loss[victim]:
+        best_loss = self._unscaled(self._best_loss)[row]
+        if best_loss < self._found.loss[victim]:
             self._found.starts[victim] = self._starts[self._attempts[victim]][0]
         for name, best in self._found_best.items():
             best[victim] = self._best[name][row]
         self._found.labels[victim] = self._best["label_logits"][row].argmax(-1)
-        self._found.loss[victim] = self._best_loss[row]
+        self._found.loss[victim] = best_loss
         self._found.evaluations[victim] = self.evaluations[row]
         after = int(self.evaluations[row] - 1) // self._every + 1
-        self._trajectory.loss[victim, after:] = self._best_loss[row].cpu().float()
+        self._trajectory.loss[victim, after:] = best_loss.cpu().float()
         self._trajectory.images[victim, after:] = self._best["images"][row].cpu()
 
     def _replace(self, done: list[int]) -> None:
@@ -436,7 +467,8 @@ class GradientMatching(LightningModule, Attack):
             parameter.data = rearrange(parameter.data, rows, first_states(name))
             parameter.grad = None
             self._best[name] = rearrange(self._best[name], rows, best[entering])
-        self._best_loss = rearrange(self._best_loss, rows, self._found.loss[entering])
+        scales = self._scales[entering]
+        self._best_loss = rearrange(self._best_loss, rows, self._found.loss[entering] * scales)
         self.evaluations = rearrange(self.evaluations, rows, self._found.evaluations[entering])
         self._to_beat = rearrange(self._to_beat, rows, torch.full_like(self._found.loss[entering], torch.inf))
         self._improved_at = rearrange(self._improved_at, rows, self._found.evaluations[entering].to(self._improved_at))

@@ -238,7 +238,8 @@ def check_fit(scenario: Scenario, bench: Workbench) -> Model:
         )
     model = bench.model(scenario)
     try:
-        logits = model(torch.zeros(1, *data.image_shape, device=bench.device))
+        like = next(model.parameters(), torch.zeros(1))
+        logits = model(torch.zeros(1, *data.image_shape, device=bench.device, dtype=like.dtype))
         assert logits.shape == (1, data.num_classes), f"it gives {list(logits.shape)}, not a logit for each class"
     except Exception as error:  # a user's own model can raise anything
         shape = " x ".join(map(str, data.image_shape))

@@ -171,6 +171,11 @@ class Scene:
             (slope,) = torch.autograd.grad(
                 squared_distance(elsewhere, seen.update).sum(), images, materialize_grads=True, allow_unused=True
             )
+        if bool((slope == 0).all()):
+            raise UsageError(
+                f"the matching loss of the model {self.name} has no slope in the images: compute forward with torch "
+                "alone, without detach or no_grad"
+            )
         if not slope.isfinite().all():
             raise UsageError(f"the matching loss of the model {self.name} has a slope that is NaN or infinite")
 
