@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from benchmark import federated
 from benchmark.blocks import Workbench, checksum, from_data
 from benchmark.code_version import checksum_of, networks_sha256
-from benchmark.errors import UsageError
+from benchmark.errors import CODE_ERRORS, UsageError, users_fault
 from benchmark.registry import build
-from benchmark.rehearsal_defense import told
 from benchmark.suite import digest
 from benchmark.training.clients import Data, drawing_from
 from benchmark.training.partition import generator_for
@@ -108,11 +107,10 @@ class TrainingBench(Workbench):
                 dtype = next(model.parameters()).dtype
                 logits = model.eval()(torch.zeros(2, *shape, device=self.device, dtype=dtype))
             assert logits.shape == (2, count), f"it gives {list(logits.shape)}, not a logit for each class"
-        except (Exception, SystemExit) as error:  # a user's own model can raise anything
+        except CODE_ERRORS as error:
             pixels = " x ".join(map(str, shape))
-            raise UsageError(
-                f"{scenario.model.name} does not take the {pixels} images of {scenario.data.name} ({told(error)})"
-            ) from None
+            what = f"{scenario.model.name} does not take the {pixels} images of {scenario.data.name}"
+            raise users_fault(error, what) from None
         return model
 
 

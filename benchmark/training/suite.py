@@ -317,10 +317,7 @@ def alpha_of(split: Any) -> float | None:
 
 def count(key: str, value: Any, at_most: int = LARGEST) -> int:
     """``value`` where it is a whole number from 1 to ``at_most``, else a UsageError."""
-    found = whole_number(key, value, at_least=1)
-    if found > at_most:
-        raise UsageError(f"{key} must be at most {at_most:,}, not {str(found)[:40]}")
-    return found
+    return whole_number(key, value, at_least=1, at_most=at_most)
 
 
 def number(
@@ -328,10 +325,12 @@ def number(
 ) -> float:
     """``value`` where it is a number in range, else a UsageError."""
     right = isinstance(value, int | float) and not isinstance(value, bool)
-    if not right or not (above < value and at_least <= value < below and abs(value) <= LARGEST_FLOAT):
+    if not right or not (above < value and at_least <= value < below and abs(value) < math.inf):
         limits = {"above": above, "of at least": at_least, "below": below}
         said = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
         raise UsageError(f"{name} must be a number {said}, not {quoted(value)}")
+    if abs(value) > LARGEST_FLOAT:
+        raise UsageError(f"{name} must be at most {LARGEST_FLOAT:.2g}, the most that float32 holds, not {quoted(value)}")
     return float(value)
 
 

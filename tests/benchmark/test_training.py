@@ -467,10 +467,9 @@ def test_no_seed_both_chooses_a_rate_and_is_reported(
 
 
 def test_a_folder_of_an_older_version_is_told(tmp_path: Path) -> None:
-    carried_out(tmp_path, suite(seeds=[0]))
-    (path,) = (tmp_path / "training").glob("*.json")
-    old = json.loads(path.read_text())
-    path.write_text(json.dumps(old | {"config": old["config"] | {"schema": 1}}))
+    older = next((Path(__file__).parents[2] / "results" / "masking" / "training").glob("*.json"))
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / older.name).write_bytes(older.read_bytes())
     with pytest.raises(UsageError, match="holds runs of another version of Leakboard: give another --out"):
         carried_out(tmp_path, suite(seeds=[0]))
 
@@ -651,11 +650,12 @@ def test_the_published_trainings_are_still_read() -> None:
             " of 50 clients have no image of the 90: give fewer clients, a larger dirichlet or more train_images",
         ),
         (suite(clients=10**9, clients_per_round=2), f"{10**9 - 90} of 1000000000 clients have no image of the 90"),
-        (suite(clients=10**9 + 1), "clients must be at most 1,000,000,000, not 1000000001"),
-        (suite(rounds=10**20), "rounds must be at most 1,000,000,000, not 100000000000000000000"),
-        (suite(algorithm="FedAvg", local_epochs=1001), "local_epochs must be at most 1,000, not 1001"),
-        (suite(batch_size=10**400), "batch_size must be at most 1,000,000,000, not 1000"),
-        (suite(learning_rate=10**400), "learning_rate must be a number above 0, not 1000"),
+        (suite(clients=10**9 + 1), "clients must be a whole number of at most 1,000,000,000, not 1000000001"),
+        (suite(rounds=10**20), "rounds must be a whole number of at most 1,000,000,000, not 100000000000000000000"),
+        (suite(algorithm="FedAvg", local_epochs=1001), "local_epochs must be a whole number of at most 1,000, not 1001"),
+        (suite(batch_size=10**400), "batch_size must be a whole number of at most 1,000,000,000, not 1000"),
+        (suite(learning_rate=10**400), "learning_rate must be at most 3.4e+38, the most that float32 holds, not 1000"),
+        (suite(learning_rate=1e39), "learning_rate must be at most 3.4e+38, the most that float32 holds, not 1e+39"),
         (suite(learning_rate=-0.1), "learning_rate must be a number above 0, not -0.1"),
         (suite(learning_rate=[0.1, math.inf]), "learning_rate must be a number above 0, not inf"),
         (suite(learning_rate=[0.1, 0.2, 0.1]), "learning_rate has 0.1 more than once: give each rate once"),
@@ -666,7 +666,8 @@ def test_the_published_trainings_are_still_read() -> None:
             suite(split={"dirichlet": 1e-300}),
             "dirichlet must be from 0.001, where a class is with one client, to",
         ),
-        (suite(split={"dirichlet": 1e200}), "dirichlet must be from 0.001, where a class is with one client, to"),
+        (suite(split={"dirichlet": 1e30}), "dirichlet must be from 0.001, where a class is with one client, to"),
+        (suite(split={"dirichlet": 1e200}), "dirichlet must be at most 3.4e+38"),
         (suite(split={"dirichlet": math.inf}), "dirichlet must be a number above 0, not inf"),
         (suite(seeds=[0, 1, 0]), "seeds has 0 more than once: give each seed once"),
         (suite() | {"tuning_seeds": [5]}, "tuning_seeds choose among learning rates: give learning_rate as a list"),
