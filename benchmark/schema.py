@@ -197,11 +197,14 @@ class TrainingCost(TypedDict):
 
 
 class Training(TypedDict):
-    """A training's record; what :data:`SINCE_TUNING` names is missing where its configuration is of schema 1."""
+    """A training's record; the code of those of before it was kept is None.
+
+    What :data:`SINCE_TUNING` names is missing where the configuration is of schema 1.
+    """
 
     key: str
     config: TrainingConfig
-    code_sha256: Sha256
+    code_sha256: Sha256 | None
     data_sha256: Sha256
     provenance: TrainingOrigin
     status: Literal["done", "collapsed", "diverged"]
@@ -466,8 +469,9 @@ def _of_training(record: Record) -> None:
         _of_canary(record)
     else:
         agree(status != "collapsed", "its status is not of its schema")
-    about = config | {"data_sha256": record["data_sha256"], "code_sha256": record["code_sha256"]}
-    agree(record["key"] == digest(about), "its key is not that of its configuration, code and data")
+    if record["code_sha256"] is not None:
+        about = config | {"data_sha256": record["data_sha256"], "code_sha256": record["code_sha256"]}
+        agree(record["key"] == digest(about), "its key is not that of its configuration, code and data")
 
 
 def _of_canary(record: Record) -> None:

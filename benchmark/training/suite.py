@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from benchmark.federated import Federation
 from benchmark.registry import Spec
 from benchmark.store import say
 from benchmark.strengths import Thresholds, defenses_at
-from benchmark.suite import entries, folder_name, read, whole_number
+from benchmark.suite import check_keys, entries, folder_name, read, whole_number
 from benchmark.training.schedule import DECAYS
 
 SCHEMA = 2
@@ -330,7 +329,9 @@ def number(
         said = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
         raise UsageError(f"{name} must be a number {said}, not {quoted(value)}")
     if abs(value) > LARGEST_FLOAT:
-        raise UsageError(f"{name} must be at most {LARGEST_FLOAT:.2g}, the most that float32 holds, not {quoted(value)}")
+        raise UsageError(
+            f"{name} must be at most {LARGEST_FLOAT:.2g}, the most that float32 holds, not {quoted(value)}"
+        )
     return float(value)
 
 
@@ -339,10 +340,3 @@ def one_of(name: str, value: Any, valid: tuple[str, ...]) -> str:
     if value not in valid:
         raise unknown(name, str(value), valid)
     return str(value)
-
-
-def check_keys(what: str, given: Iterable[Any], valid: tuple[str, ...]) -> None:
-    """UsageError for a key that there is not."""
-    for key in given:
-        if key not in valid:
-            raise unknown(what, str(key), valid)

@@ -72,7 +72,8 @@ def is_of(record: Record, row: Row) -> bool:
     """Whether a record is one of those that a row is the mean of."""
     same = ("defense", "learning_rate")
     return any(  # one that chose a learning rate makes no row
-        scenario_of(alone) == scenario_of(row) and all(alone[key] == row[key] for key in same) for alone in rows([record])
+        scenario_of(alone) == scenario_of(row) and all(alone[key] == row[key] for key in same)
+        for alone in rows([record])
     )
 
 
