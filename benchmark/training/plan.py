@@ -14,7 +14,7 @@ from benchmark.code_version import checksum_of, networks_sha256
 from benchmark.errors import CODE_ERRORS, UsageError, users_fault
 from benchmark.registry import build
 from benchmark.suite import digest
-from benchmark.training.clients import Data, drawing_from
+from benchmark.training.clients import Data
 from benchmark.training.partition import generator_for
 from benchmark.training.rehearsal import Rehearsal
 from benchmark.training.store import TrainingStore
@@ -98,8 +98,7 @@ class TrainingBench(Workbench):
         """
         data = self.data(scenario.data)
         shape, count = data.image_shape, data.num_classes
-        with drawing_from(0, torch.device("cpu")):  # a frozen part that is not drawn is the same in every process
-            model: nn.Module = build("model", scenario.model, image_shape=shape, num_classes=count).to(self.device)
+        model: nn.Module = build("model", scenario.model, image_shape=shape, num_classes=count).to(self.device)
         if not any(p.requires_grad for p in model.parameters()):
             raise UsageError(f"{scenario.model.name} has no parameter that requires a gradient: nothing can be trained")
         try:
