@@ -8,6 +8,7 @@ where a number belongs.
 import json
 import re
 import stat
+from errno import EINVAL, EISDIR
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,22 @@ MOST_CHARACTERS = 1_000_000
 """Of a YAML document: PyYAML takes about ten seconds for so many."""
 
 
+class NotAFile(OSError):
+    """A folder, or a pipe, at which a reader would wait."""
+
+
 def regular(path: Path) -> None:
-    """Sees that there is a file that can be read to its end, and not a pipe, say, at which a reader waits.
+    """Sees that there is a file that can be read to its end.
 
     Raises:
-        OSError: there is none.
+        NotAFile: something else is there.
+        OSError: there is nothing, or it cannot be seen.
     """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(21, "Is a directory")
+        raise NotAFile(EISDIR, "Is a directory")
     if not stat.S_ISREG(mode):
-        raise OSError(22, "it is not a regular file")
+        raise NotAFile(EINVAL, "it is not a regular file")
 
 
 def read_json(path: Path) -> Any:

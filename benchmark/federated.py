@@ -120,8 +120,9 @@ def train(
         state: where to go on.
 
     Raises:
-        ValueError: a client has no image, or the model's ``draw`` returns other parameters than it has.
-        UsageError: the defense raises or returns an update of another form, or a client's batches are too small.
+        ValueError: a client has no image.
+        UsageError: the model draws other weights than it has, the defense raises or returns an update of another form,
+            or a client's batches are too small.
     """
     shares = split(data.labels.cpu(), federation.clients, federation.dirichlet, seed)
     if state is None:

@@ -2,16 +2,13 @@
 
 import inspect
 import random
-import sysconfig
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.errors import UsageError, one_line
+from benchmark.errors import CODE_ERRORS, UsageError, shown, users_fault
 from benchmark.seeds import generators
 from defenses.base import Defense, Update
 
@@ -20,9 +17,6 @@ SCALES = (1.0, 1e-3, 1e3)
 
 FLIPPED = 0.01
 """Share of a tensor's entries that may differ where rounding alone differs: a quantiser may round one the other way."""
-
-_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
-_OURS = tuple(str(Path(__file__).parent.parent / name) for name in ("attacks", "benchmark", "datamodules", "defenses"))
 
 
 def check_protect(defense: Defense, update: Update, label: str) -> None:
@@ -84,8 +78,8 @@ def protected(defense: Defense, update: Update, sources: Sequence[torch.Generato
     """
     try:
         shared = defense.protect(update, sources)
-    except (Exception, SystemExit) as error:  # a user's own class can raise anything
-        raise UsageError(f"{label}: protect raises {told(error)}") from None
+    except CODE_ERRORS as error:
+        raise users_fault(error, f"{label}: protect fails") from None
     if not isinstance(shared, dict):
         raise _breach(defense, label, f"must return the update as a dict, not {_kind(shared)}")
     if set(shared) != set(update):
@@ -104,33 +98,14 @@ def protected(defense: Defense, update: Update, sources: Sequence[torch.Generato
     return {name: shared[name].detach() for name in update}
 
 
-def told(error: BaseException) -> str:
-    """What was raised and the user's own line that did, if one did."""
-    return f"{type(error).__name__}: {one_line(error)[:200]}{own_line(error)}"
-
-
-def own_line(error: BaseException) -> str:
-    """File and line of the innermost frame of the user's own code, in brackets; nothing where there is none."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((*_OURS, *_LIBRARIES, "<")):
-            return f" ({_shown(frame.filename)}:{frame.lineno})"
-    return ""
-
-
 def _breach(defense: Defense, label: str, what: str) -> UsageError:
     method = inspect.unwrap(type(defense).protect)
     try:
         file, line = inspect.getsourcefile(method), inspect.getsourcelines(method)[1]
-        where = f" ({_shown(file)}:{line})" if file else ""
+        where = f" ({shown(file)}:{line})" if file else ""
     except (OSError, TypeError):
         where = ""
     return UsageError(f"{label}: protect {what}{where}")
-
-
-def _shown(file: str) -> str:
-    """The path of a file, short where it lies below the working folder."""
-    path, here = Path(file), Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _kind(value: object) -> str:

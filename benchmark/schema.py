@@ -151,15 +151,16 @@ class Attack(Scores):
 
 
 class TrainingConfig(TypedDict):
-    """What every training has; more keys belong to its algorithm and version."""
+    """What every training has; more keys belong to its algorithm. ``tuning`` is missing in schema 1."""
 
-    schema: int
+    schema: Positive
     data: Part
     model: Part
     rounds: Count
     learning_rate: float
     defense: Part | None
     seed: Count
+    tuning: NotRequired[bool]
 
 
 class TrainingOrigin(TypedDict):
@@ -181,6 +182,13 @@ class TrainingCurve(TypedDict):
     loss: list[float]
 
 
+class Judged(TypedDict):
+    """Accuracy and loss of the validation images; the loss is None where it is infinite."""
+
+    accuracy: Share
+    loss: float | None
+
+
 class TrainingCost(TypedDict):
     """What a training cost."""
 
@@ -189,19 +197,30 @@ class TrainingCost(TypedDict):
 
 
 class Training(TypedDict):
-    """A training's record; the code of those of before it was kept is None."""
+    """A training's record; the code of those of before it was kept is None.
+
+    What :data:`SINCE_TUNING` names is missing where the configuration is of schema 1.
+    """
 
     key: str
     config: TrainingConfig
     code_sha256: Sha256 | None
     data_sha256: Sha256
     provenance: TrainingOrigin
-    status: Literal["done", "diverged"]
+    status: Literal["done", "collapsed", "diverged"]
     round: Count
     accuracy: Share | None
     loss: float | None
+    majority: NotRequired[Share]
+    validation: NotRequired[Judged | None]
+    clients_changed: NotRequired[Share | None]
+    entries_changed: NotRequired[Share | None]
     curve: TrainingCurve
     cost: TrainingCost
+
+
+SINCE_TUNING = ("majority", "validation", "clients_changed", "entries_changed")
+"""What the record of a training has whose configuration says whether it chooses a learning rate (schema 2)."""
 
 
 def sealed(record: Mapping[str, Any]) -> bytes:
@@ -432,19 +451,40 @@ def _of_picture(record: Record) -> None:
 
 
 def _of_training(record: Record) -> None:
-    config, curve = record["config"], record["curve"]
+    config, curve, status = record["config"], record["curve"], record["status"]
     times = curve["round"]
     agree(len(times) == len(curve["accuracy"]) == len(curve["loss"]), "its curve has gaps")
     agree(times == sorted(set(times)) and all(at <= config["rounds"] for at in times), "its curve is out of order")
-    if record["status"] == "done":
+    if status == "diverged":
+        agree(record["accuracy"] is record["loss"] is None, "it has diverged and has an accuracy")
+        agree(max(times, default=0) <= record["round"] <= config["rounds"], "its curve does not fit its rounds")
+    else:
         last = curve["accuracy"][-1:], curve["loss"][-1:]
         agree(last == ([record["accuracy"]], [record["loss"]]), "its accuracy is not the last one of its curve")
         agree(record["round"] == times[-1] == config["rounds"], "it has not done all its rounds")
+    has_tuning = config["schema"] > 1
+    agree(("tuning" in config) == has_tuning, "its configuration is not of its schema")
+    agree(all((name in record) == has_tuning for name in SINCE_TUNING), "its parts are not those of its schema")
+    if has_tuning:
+        _of_canary(record)
     else:
-        agree(record["accuracy"] is None, "it has diverged and has an accuracy")
+        agree(status != "collapsed", "its status is not of its schema")
     if record["code_sha256"] is not None:
         about = config | {"data_sha256": record["data_sha256"], "code_sha256": record["code_sha256"]}
         agree(record["key"] == digest(about), "its key is not that of its configuration, code and data")
+
+
+def _of_canary(record: Record) -> None:
+    """Raises where a training contradicts itself in whether it collapsed, was validated, or its defense acted."""
+    if record["status"] != "diverged":
+        above = record["accuracy"] - record["majority"]  # both are rounded: of equal ones either may have been larger
+        fits = above <= 0 if record["status"] == "collapsed" else above >= 0
+        agree(fits, "whether it has collapsed is not what its accuracy says")
+    agree((record["validation"] is None) == (record["status"] == "diverged"), "its validation does not fit its status")
+    clients, entries = record["clients_changed"], record["entries_changed"]
+    has_defense = record["config"]["defense"] is not None
+    agree(has_defense == (clients is not None) == (entries is not None), "what was changed does not fit its defense")
+    agree(bool(clients) == bool(entries), "what was changed of clients and of entries contradict each other")
 
 
 def identity(record: Record) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import secrets
-import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from benchmark.documents import NotAFile, regular
 from benchmark.errors import UsageError
 from benchmark.schema import Record as Record
 from benchmark.schema import Unusable, attack_record, run_record, sealed
@@ -231,11 +231,12 @@ def read(path: Path, parse: Parse, name: str | None = None) -> Record:
         UsageError: it cannot be read, and may be whole.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            raise Unusable("is no file")
+        regular(path)
         content = path.read_bytes()
     except FileNotFoundError:
         raise
+    except NotAFile:
+        raise Unusable("is no file") from None
     except OSError as error:
         raise UsageError(f"the record {path} cannot be read ({error.strerror}): see to its permissions") from None
     return parse(content, name or path.stem)

@@ -216,7 +216,7 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
     """
     if "seeds" in given:
         raise UsageError("seeds is a key of suites for leakboard train: give seed here")
-    _check_keys("key of a suite", given, _SUITE_KEYS)
+    check_keys("key of a suite", given, _SUITE_KEYS)
     scenarios = _list_of("scenarios", given.get("scenarios"))
     each_has_its_own = all(isinstance(entry, dict) and "attacks" in entry for entry in scenarios)
     shared = _defenses(given.get("defenses", []))
@@ -229,7 +229,7 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
             raise UsageError(
                 f"a scenario needs data and model, as in {{data: Digits, model: LeNet}}, not {quoted(entry)}"
             )
-        _check_keys("key of a scenario", entry, _SCENARIO_KEYS)
+        check_keys("key of a scenario", entry, _SCENARIO_KEYS)
         attacks = _attacks(entry["attacks"]) if "attacks" in entry else common
         defenses = _defenses(entry["defenses"]) if "defenses" in entry else shared
         count = victims if victims is not None else entry.get("victims", given.get("victims", 64))
@@ -270,7 +270,8 @@ def _list_of(key: str, given: Any) -> list[Any]:
     return given
 
 
-def _check_keys(what: str, given: dict[str, Any], valid: tuple[str, ...]) -> None:
+def check_keys(what: str, given: dict[str, Any], valid: tuple[str, ...]) -> None:
+    """UsageError for a key that there is not."""
     for key in given:
         if key not in valid:
             raise unknown(what, str(key), valid)

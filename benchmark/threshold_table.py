@@ -16,6 +16,7 @@ import numpy as np
 from msgspec import Meta
 
 from benchmark.crossing import Curve, bracket, interval, rises
+from benchmark.documents import read_json
 from benchmark.errors import UsageError
 from benchmark.leaderboard import newest_victims
 from benchmark.leak import leaks
@@ -244,12 +245,12 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = read_json(path)
         msgspec.convert(found, _File)
         Criterion(found["ssim"], found["stop"])
         if not all("class" in search["attack"] for search in found["thresholds"]):
             raise ValueError
-    except (OSError, ValueError, RecursionError, msgspec.ValidationError, UsageError):
+    except (OSError, ValueError, msgspec.ValidationError, UsageError):
         raise unreadable(folder) from None
     return found
 

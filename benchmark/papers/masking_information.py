@@ -1,11 +1,11 @@
 """The part of the page on masking that says what masks leave of an image, and why attacks miss what they leave."""
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from benchmark import diagnosis, spectrum
+from benchmark.documents import read_json
 from benchmark.errors import UsageError
 from benchmark.store import write_whole
 from benchmark.threshold_page import attack_label
@@ -28,7 +28,7 @@ def information(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:
         path = folder / f"{name}.json"
         if path.exists():
             try:
-                found = json.loads(path.read_text())
+                found = read_json(path)
                 lines += ["", *tell(found["rows"])]
                 write_whole(folder / f"{name}.md", as_page(found["rows"]).encode())
                 origins += [row["provenance"] for row in found["rows"] if "provenance" in row]

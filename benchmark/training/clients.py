@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmark.errors import UsageError
+from benchmark.models import drawn_weights
 from benchmark.training.partition import generator_for
 from defenses.base import Update
 
@@ -72,18 +73,10 @@ def initial_weights(model: nn.Module, generator: torch.Generator) -> Weights:
         generator: of the draw.
 
     Raises:
-        ValueError: not every trained parameter is drawn, or something else is.
+        UsageError: what the model draws are not its own weights.
     """
-    own = dict(model.named_parameters())
-    drawn: Weights = model.draw(generator)  # type: ignore[operator] # a model has it
-    missing = [name for name, p in own.items() if p.requires_grad and name not in drawn]
-    if missing or not set(drawn) <= set(own):
-        wrong = f"lacks {missing[0]}" if missing else f"has {min(set(drawn) - set(own))}, which is no parameter"
-        raise ValueError(f"what its method draw returns {wrong}: return a tensor for each of named_parameters()")
-    if bad := [name for name, value in drawn.items() if value.shape != own[name].shape]:
-        shapes = f"{list(drawn[bad[0]].shape)} for {bad[0]}, whose shape is {list(own[bad[0]].shape)}"
-        raise ValueError(f"its method draw returns {shapes}")
-    started = {name: drawn[name].to(p) if name in drawn else p for name, p in own.items()}
+    drawn = drawn_weights(model, generator)  # type: ignore[arg-type] # any module with a method draw will do
+    started = {name: drawn[name].to(p) if name in drawn else p for name, p in model.named_parameters()}
     return {name: value.detach().clone() for name, value in (started | dict(model.named_buffers())).items()}
 
 

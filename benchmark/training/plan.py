@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from benchmark import federated
 from benchmark.blocks import Workbench, checksum, from_data
 from benchmark.code_version import checksum_of, networks_sha256
-from benchmark.errors import UsageError
+from benchmark.errors import CODE_ERRORS, UsageError, users_fault
 from benchmark.registry import build
-from benchmark.rehearsal_defense import told
 from benchmark.suite import digest
-from benchmark.training.clients import Data, drawing_from
+from benchmark.training.clients import Data
 from benchmark.training.partition import generator_for
 from benchmark.training.rehearsal import Rehearsal
 from benchmark.training.store import TrainingStore
@@ -99,8 +98,7 @@ class TrainingBench(Workbench):
         """
         data = self.data(scenario.data)
         shape, count = data.image_shape, data.num_classes
-        with drawing_from(0, torch.device("cpu")):  # a frozen part that is not drawn is the same in every process
-            model: nn.Module = build("model", scenario.model, image_shape=shape, num_classes=count).to(self.device)
+        model: nn.Module = build("model", scenario.model, image_shape=shape, num_classes=count).to(self.device)
         if not any(p.requires_grad for p in model.parameters()):
             raise UsageError(f"{scenario.model.name} has no parameter that requires a gradient: nothing can be trained")
         try:
@@ -108,11 +106,10 @@ class TrainingBench(Workbench):
                 dtype = next(model.parameters()).dtype
                 logits = model.eval()(torch.zeros(2, *shape, device=self.device, dtype=dtype))
             assert logits.shape == (2, count), f"it gives {list(logits.shape)}, not a logit for each class"
-        except (Exception, SystemExit) as error:  # a user's own model can raise anything
+        except CODE_ERRORS as error:
             pixels = " x ".join(map(str, shape))
-            raise UsageError(
-                f"{scenario.model.name} does not take the {pixels} images of {scenario.data.name} ({told(error)})"
-            ) from None
+            what = f"{scenario.model.name} does not take the {pixels} images of {scenario.data.name}"
+            raise users_fault(error, what) from None
         return model
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from benchmark.errors import UsageError
+from benchmark.errors import CODE_ERRORS, UsageError, users_fault
 from benchmark.federated import Federation, defended_part, judged
 from benchmark.registry import Spec, build
-from benchmark.rehearsal_defense import check_protect, told
+from benchmark.rehearsal_defense import check_protect
 from benchmark.training.clients import (
     Data,
     Network,
@@ -71,10 +71,8 @@ class Rehearsal:
                 for _ in range(2)
             )
             plain = plain_updates(self.network, weights, batches, self.data)
-        except UsageError:
-            raise
-        except (Exception, SystemExit) as error:  # a user's own model can raise anything
-            raise UsageError(f"{self.name} cannot be trained on {self.data_name}: {told(error)}") from None
+        except CODE_ERRORS as error:
+            raise users_fault(error, f"{self.name} cannot be trained on {self.data_name}") from None
         for other, what in (
             (
                 again,

@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from benchmark.federated import Federation
 from benchmark.registry import Spec
 from benchmark.store import say
 from benchmark.strengths import Thresholds, defenses_at
-from benchmark.suite import entries, folder_name, read, whole_number
+from benchmark.suite import check_keys, entries, folder_name, read, whole_number
 from benchmark.training.schedule import DECAYS
 
 SCHEMA = 2
@@ -317,10 +316,7 @@ def alpha_of(split: Any) -> float | None:
 
 def count(key: str, value: Any, at_most: int = LARGEST) -> int:
     """``value`` where it is a whole number from 1 to ``at_most``, else a UsageError."""
-    found = whole_number(key, value, at_least=1)
-    if found > at_most:
-        raise UsageError(f"{key} must be at most {at_most:,}, not {str(found)[:40]}")
-    return found
+    return whole_number(key, value, at_least=1, at_most=at_most)
 
 
 def number(
@@ -328,10 +324,14 @@ def number(
 ) -> float:
     """``value`` where it is a number in range, else a UsageError."""
     right = isinstance(value, int | float) and not isinstance(value, bool)
-    if not right or not (above < value and at_least <= value < below and abs(value) <= LARGEST_FLOAT):
+    if not right or not (above < value and at_least <= value < below and abs(value) < math.inf):
         limits = {"above": above, "of at least": at_least, "below": below}
         said = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
         raise UsageError(f"{name} must be a number {said}, not {quoted(value)}")
+    if abs(value) > LARGEST_FLOAT:
+        raise UsageError(
+            f"{name} must be at most {LARGEST_FLOAT:.2g}, the most that float32 holds, not {quoted(value)}"
+        )
     return float(value)
 
 
@@ -340,10 +340,3 @@ def one_of(name: str, value: Any, valid: tuple[str, ...]) -> str:
     if value not in valid:
         raise unknown(name, str(value), valid)
     return str(value)
-
-
-def check_keys(what: str, given: Iterable[Any], valid: tuple[str, ...]) -> None:
-    """UsageError for a key that there is not."""
-    for key in given:
-        if key not in valid:
-            raise unknown(what, str(key), valid)

@@ -70,9 +70,11 @@ class TrainingTracker(Tracker):
 
 def is_of(record: Record, row: Row) -> bool:
     """Whether a record is one of those that a row is the mean of."""
-    (alone,) = rows([record])
     same = ("defense", "learning_rate")
-    return scenario_of(alone) == scenario_of(row) and all(alone[key] == row[key] for key in same)
+    return any(  # one that chose a learning rate makes no row
+        scenario_of(alone) == scenario_of(row) and all(alone[key] == row[key] for key in same)
+        for alone in rows([record])
+    )
 
 
 def log_curve(run: Any, records: list[Record]) -> None:

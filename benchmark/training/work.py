@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from benchmark.errors import UsageError
+from benchmark.errors import CODE_ERRORS, users_fault, users_line
 from benchmark.executors.worker import Launch, Worker, watch_over
 from benchmark.federated import State, train
 from benchmark.records import brief, finite, provenance
 from benchmark.registry import build
-from benchmark.rehearsal_defense import own_line, told
 from benchmark.run import until_all_are_there
 from benchmark.store import Record, say, write_whole
 from benchmark.terminal import Console
@@ -196,12 +195,10 @@ def train_run(run: Run, bench: TrainingBench, store: TrainingStore, watch: Watch
             if now - saved >= CHECKPOINT_SECONDS:
                 store.save(run.key, run.about(), state, spent + now - began)
                 saved = now
-    except UsageError:
-        raise
-    except (Exception, SystemExit) as error:
-        if not own_line(error):  # the fault is not in a user's own class
+    except CODE_ERRORS as error:
+        if not users_line(error):  # the fault is not in a user's own class
             raise
-        raise UsageError(f"{training.label}: {told(error)}") from None
+        raise users_fault(error, f"{training.label} has failed") from None
     assert state is not None  # the first one is yielded before any round
     seconds = spent + time.perf_counter() - began
     origin = {key: value for key, value in provenance(bench).items() if key != "lpips"}
@@ -223,8 +220,8 @@ def train_run(run: Run, bench: TrainingBench, store: TrainingStore, watch: Watch
         "validation": None
         if state.validation is None
         else dict(zip(("accuracy", "loss"), map(finite, state.validation), strict=True)),
-        "clients_changed": brief(state.changed / max(1, state.defended)) if defense else None,
-        "entries_changed": brief(state.entries_changed / max(1, state.entries)) if defense else None,
+        "clients_changed": brief(state.changed / max(1, state.defended)) if training.defense else None,
+        "entries_changed": brief(state.entries_changed / max(1, state.entries)) if training.defense else None,
         "curve": {
             "round": list(state.tested),
             "accuracy": [brief(value) for value in state.accuracy],

@@ -481,12 +481,12 @@ def test_what_draw_leaves_out_or_adds_is_told() -> None:
     model = Own()
     drawn = model.draw(torch.Generator())
     for wrong, sentence in (
-        ({n: v for n, v in drawn.items() if n != "head.bias"}, "lacks head.bias"),
-        (drawn | {"module.head": drawn["head.bias"]}, "has module.head, which is no parameter"),
-        (drawn | {"head.bias": torch.zeros(3)}, r"returns \[3\] for head.bias, whose shape is \[10\]"),
+        ({n: v for n, v in drawn.items() if n != "head.bias"}, "gives no weights for head.bias"),
+        (drawn | {"module.head": drawn["head.bias"]}, "gives weights for what is no parameter: module.head"),
+        (drawn | {"head.bias": torch.zeros(3)}, r"gives head.bias the shape \[3\], not \[10\]"),
     ):
         model.draw = lambda generator, wrong=wrong: wrong  # type: ignore[assignment,misc]
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(UsageError, match=sentence):
             start(model, SGD, 0)
 
 

@@ -200,9 +200,29 @@ def training() -> dict[str, Any]:
     return training_record(path.read_bytes(), path.stem)
 
 
-def test_a_training_that_was_sealed_again_is_refused_where_it_contradicts_itself(training: dict[str, Any]) -> None:
+def keyed(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a training under the key that is its own."""
+    about = record["config"] | {key: record[key] for key in ("data_sha256", "code_sha256")}
+    return record | {"key": digest(about)}
+
+
+@pytest.fixture
+def newer(training: dict[str, Any]) -> dict[str, Any]:
+    """As trainings are written now."""
+    config = training["config"] | {"schema": 2, "tuning": False, "validation_images": None}
+    config["defense"] = {"class": "Clipping", "max_norm": 1.0}
+    parts = {"majority": 0.1, "clients_changed": 0.5, "entries_changed": 0.25}
+    parts |= {"validation": {"accuracy": 0.5, "loss": 1.5}}
+    return keyed(training | {"config": config} | parts)
+
+
+@pytest.mark.parametrize("version", ["training", "newer"])
+def test_a_training_that_was_sealed_again_is_refused_where_it_contradicts_itself(
+    version: str, request: pytest.FixtureRequest
+) -> None:
+    training = request.getfixturevalue(version)
     free = {"date", "commit", "device", "threads", "versions", "data_notes", "cost", "curve", "code_sha256"}
-    free |= set(training["provenance"]["versions"])
+    free |= {"majority", "validation", "clients_changed", "entries_changed", *training["provenance"]["versions"]}
     for path in paths(training):
         for change in (delete, *map(put, VALUES)):
             made = changed(training, path, change)
@@ -234,6 +254,56 @@ def test_a_contradiction_of_a_training_is_named(
     change(training)
     with pytest.raises(Unusable) as why:
         training_record(sealed(training), training["key"])
+    assert said.replace("[$]", "$") in str(why.value)
+
+
+def end(record: dict[str, Any], accuracy: float, status: str) -> None:
+    """Ends a training with an accuracy."""
+    record["curve"]["accuracy"][-1] = accuracy
+    record.update(accuracy=accuracy, status=status)
+
+
+LOST = {"status": "diverged", "accuracy": None, "loss": None, "validation": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: end(r, 0.3, "collapsed"), "whether it has collapsed is not what its accuracy says"),
+        (lambda r: end(r, 0.05, "done"), "whether it has collapsed is not what its accuracy says"),
+        (lambda r: end(r, 0.05, "collapsed"), ""),
+        (lambda r: end(r, 0.1, "collapsed"), ""),
+        (lambda r: end(r, 0.1, "done"), ""),  # equal where both are rounded
+        (lambda r: r.update(LOST), ""),
+        (lambda r: r.update(LOST, loss=3.0), "it has diverged and has an accuracy"),
+        (lambda r: r.update(LOST, round=r["config"]["rounds"] + 1), "its curve does not fit its rounds"),
+        (lambda r: r.update(LOST, round=0), "its curve does not fit its rounds"),
+        (lambda r: r.update(LOST, validation=r["validation"]), "its validation does not fit its status"),
+        (lambda r: r.update(validation=None), "its validation does not fit its status"),
+        (lambda r: r["validation"].update(loss=None), ""),  # infinite
+        (lambda r: r["validation"].update(accuracy=1.5), "at `[$].validation.accuracy`"),
+        (lambda r: r.pop("majority"), "its parts are not those of its schema"),
+        (lambda r: r["config"].pop("tuning"), "its configuration is not of its schema"),
+        (lambda r: r["config"].update(schema=1), "its configuration is not of its schema"),
+        (lambda r: (r["config"].update(schema=1), r["config"].pop("tuning")), "its parts are not those of its schema"),
+        (lambda r: r["config"].update(defense=None), "what was changed does not fit its defense"),
+        (lambda r: r.update(clients_changed=None), "what was changed does not fit its defense"),
+        (lambda r: r.update(clients_changed=0.0), "what was changed of clients and of entries contradict each other"),
+        (lambda r: r.update(entries_changed=0.0), "what was changed of clients and of entries contradict each other"),
+        (lambda r: r.update(clients_changed=0.0, entries_changed=0.0), ""),
+        (lambda r: r.update(entries_changed=2.0), "at `[$].entries_changed`"),
+    ],
+)
+def test_what_a_training_says_of_its_defense_and_its_end_fits(
+    newer: dict[str, Any], change: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    change(newer)
+    made = keyed(newer)
+    if not said:
+        assert training_record(sealed(made), made["key"]) == made
+        return
+    with pytest.raises(Unusable) as why:
+        training_record(sealed(made), made["key"])
     assert said.replace("[$]", "$") in str(why.value)
 
 

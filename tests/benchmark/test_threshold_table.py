@@ -1,6 +1,7 @@
 """thresholds.json is made from the records: what stops, what is left out, what belongs together."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,10 +129,17 @@ def test_the_page_says_what_is_not_certified(make_search: MakeSearch, tmp_path: 
         '{"ssim": 0.5, "stop": 0.05, "thresholds": []}',
         '{"ssim": "much", "stop": 0.05, "thresholds": []}',
         '{"ssim": 0.5, "stop": 7, "thresholds": []}',
+        '{"ssim": 0.5, "stop": 0.05, "ssim": 0.9, "thresholds": [{}]}',
+        "[" * 5000,
+        "\udcff",  # no UTF-8
+        None,  # a pipe, at which a reader would wait
     ],
 )
-def test_a_damaged_file_is_told_before_any_work(tmp_path: Path, content: str) -> None:
-    (tmp_path / FILE).write_text(content)
+def test_a_damaged_file_is_told_before_any_work(tmp_path: Path, content: str | None) -> None:
+    if content is None:
+        os.mkfifo(tmp_path / FILE)
+    else:
+        (tmp_path / FILE).write_text(content, errors="surrogateescape")
     with pytest.raises(UsageError, match=r"thresholds\.json cannot be read: run leakboard threshold SUITE"):
         write(tmp_path, [])
 

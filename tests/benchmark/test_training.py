@@ -29,6 +29,7 @@ from benchmark.training.plan import Run, TrainingBench
 from benchmark.training.store import TrainingStore, read_all
 from benchmark.training.suite import parse
 from benchmark.training.table import as_csv, as_markdown, best_rate, note, rows, t_interval
+from benchmark.training.tracking import is_of
 from benchmark.training.work import Watch, carry_out
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
@@ -240,15 +241,17 @@ def test_each_run_is_tracked_with_its_curve(leakboard: Leakboard, tmp_path: Path
 def test_a_sweep_has_one_run_of_means_over_seeds(
     leakboard: Leakboard, tmp_path: Path, wandb: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert leakboard(suite("Clipping", seeds=[0, 1]))[0] == 0  # another run of the sweep, in the same folder
+    learns: dict[str, Any] = {"model": {"class": "MLP", "hidden": 32, "activation": "relu"}, "rounds": 12}
+    learns |= {"learning_rate": 0.5, "evaluate_every": 4}
+    assert leakboard(suite("Clipping", **learns))[0] == 0  # another run of the sweep, in the same folder
     (tmp_path / "params.yaml").write_text("wandb_version: 1\nratio:\n  value: 0.5\n")
     for name, value in {"SWEEP_ID": "abc", "RUN_ID": "theirs", "SWEEP_PARAM_PATH": "params.yaml"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    code, _, err = leakboard(suite(MASKING, seeds=[0, 1]), "--wandb", "offline")
+    code, _, err = leakboard(suite(MASKING, **learns), "--wandb", "offline")
     assert code == 0 and "W&B" not in err
     folder = tmp_path / "runs" / "mine"
     ((name, (about, points)),) = tracked(folder).items()
-    assert name == "theirs" and about["tags"] == ["Digits", "ConvNet", "FedSGD", "Masking"]
+    assert name == "theirs" and about["tags"] == ["Digits", "MLP", "FedSGD", "Masking"]
     records = [record for record in read_all(folder) if (record["config"]["defense"] or {}).get("class") == "Masking"]
     controls = [record for record in read_all(folder) if record["config"]["defense"] is None]
     assert len(records) == len(controls) == 2
@@ -262,6 +265,13 @@ def test_a_sweep_has_one_run_of_means_over_seeds(
         for key in ("accuracy", "loss"):
             assert point[key] == pytest.approx(sum(record["curve"][key][place] for record in records) / 2)
     assert [point["round"] for point in points] == records[0]["curve"]["round"]
+
+
+def test_what_chose_a_learning_rate_is_not_in_the_means_of_a_sweep() -> None:
+    reported, chose = record(0, 0.9), record(1000, 0.8)
+    chose["config"] |= {"tuning": True}
+    (row,) = rows([reported, chose])
+    assert is_of(reported, row) and not is_of(chose, row)
 
 
 # Resume.
@@ -467,10 +477,9 @@ def test_no_seed_both_chooses_a_rate_and_is_reported(
 
 
 def test_a_folder_of_an_older_version_is_told(tmp_path: Path) -> None:
-    carried_out(tmp_path, suite(seeds=[0]))
-    (path,) = (tmp_path / "training").glob("*.json")
-    old = json.loads(path.read_text())
-    path.write_text(json.dumps(old | {"config": old["config"] | {"schema": 1}}))
+    older = next((Path(__file__).parents[2] / "results" / "masking" / "training").glob("*.json"))
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / older.name).write_bytes(older.read_bytes())
     with pytest.raises(UsageError, match="holds runs of another version of Leakboard: give another --out"):
         carried_out(tmp_path, suite(seeds=[0]))
 
@@ -651,11 +660,15 @@ def test_the_published_trainings_are_still_read() -> None:
             " of 50 clients have no image of the 90: give fewer clients, a larger dirichlet or more train_images",
         ),
         (suite(clients=10**9, clients_per_round=2), f"{10**9 - 90} of 1000000000 clients have no image of the 90"),
-        (suite(clients=10**9 + 1), "clients must be at most 1,000,000,000, not 1000000001"),
-        (suite(rounds=10**20), "rounds must be at most 1,000,000,000, not 100000000000000000000"),
-        (suite(algorithm="FedAvg", local_epochs=1001), "local_epochs must be at most 1,000, not 1001"),
-        (suite(batch_size=10**400), "batch_size must be at most 1,000,000,000, not 1000"),
-        (suite(learning_rate=10**400), "learning_rate must be a number above 0, not 1000"),
+        (suite(clients=10**9 + 1), "clients must be a whole number of at most 1,000,000,000, not 1000000001"),
+        (suite(rounds=10**20), "rounds must be a whole number of at most 1,000,000,000, not 100000000000000000000"),
+        (
+            suite(algorithm="FedAvg", local_epochs=1001),
+            "local_epochs must be a whole number of at most 1,000, not 1001",
+        ),
+        (suite(batch_size=10**400), "batch_size must be a whole number of at most 1,000,000,000, not 1000"),
+        (suite(learning_rate=10**400), "learning_rate must be at most 3.4e+38, the most that float32 holds, not 1000"),
+        (suite(learning_rate=1e39), "learning_rate must be at most 3.4e+38, the most that float32 holds, not 1e+39"),
         (suite(learning_rate=-0.1), "learning_rate must be a number above 0, not -0.1"),
         (suite(learning_rate=[0.1, math.inf]), "learning_rate must be a number above 0, not inf"),
         (suite(learning_rate=[0.1, 0.2, 0.1]), "learning_rate has 0.1 more than once: give each rate once"),
@@ -666,7 +679,8 @@ def test_the_published_trainings_are_still_read() -> None:
             suite(split={"dirichlet": 1e-300}),
             "dirichlet must be from 0.001, where a class is with one client, to",
         ),
-        (suite(split={"dirichlet": 1e200}), "dirichlet must be from 0.001, where a class is with one client, to"),
+        (suite(split={"dirichlet": 1e30}), "dirichlet must be from 0.001, where a class is with one client, to"),
+        (suite(split={"dirichlet": 1e200}), "dirichlet must be at most 3.4e+38"),
         (suite(split={"dirichlet": math.inf}), "dirichlet must be a number above 0, not inf"),
         (suite(seeds=[0, 1, 0]), "seeds has 0 more than once: give each seed once"),
         (suite() | {"tuning_seeds": [5]}, "tuning_seeds choose among learning rates: give learning_rate as a list"),
