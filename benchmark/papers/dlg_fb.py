@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.cells import cells_of_one_code
 from benchmark.errors import UsageError
 from benchmark.intervals import holm, wilson
-from benchmark.leaderboard import newest_victims
 from benchmark.leak import leaks
 from benchmark.papers.clusters import FEW, Difference, of_means, of_parts, of_sums
 from benchmark.papers.dlg_fb_figure import figure
@@ -140,7 +140,7 @@ def of_the_paper(records: list[Record], folder: Path) -> list[Setting]:
 
 def settings(records: list[Record]) -> list[Setting]:
     """Those in which every start was run, with the victims that all of them attacked."""
-    cells = newest_victims(records)
+    cells = cells_of_one_code(records)[0]
     found: dict[str, dict[str, str]] = defaultdict(dict)
     rules: dict[str, dict[str, Any]] = {}
     for cell, victims in cells.items():

@@ -12,6 +12,7 @@ from benchmark.errors import UsageError
 from benchmark.papers import masking
 from benchmark.papers.masking_figure import curves, of_shares
 from benchmark.registry import spec
+from benchmark.schema import sealed
 from benchmark.strengths import by_defense, strongest_attack
 from benchmark.threshold_table import Criterion, merged, rows
 
@@ -22,19 +23,34 @@ Found = tuple[Row, list[Row]]
 MakeSearch = Callable[..., Found]
 
 
-def training(defense: dict[str, Any] | None, accuracy: float, seed: int, **changed: Any) -> dict[str, Any]:
+def training(
+    defense: dict[str, Any] | None,
+    accuracy: float,
+    seed: int,
+    untrained: float = 0.05,
+    loss: float = 1.0,
+    **changed: Any,
+) -> dict[str, Any]:
+    """A record of a training; an accuracy of 0 is of one that has diverged."""
     config = {"data": {"class": "CIFAR10JPEG"}, "model": {"class": "ConvNet"}, "algorithm": "FedSGD", "clients": 10}
     config |= {"clients_per_round": 10, "rounds": 5, "local_epochs": None, "batch_size": 8, "learning_rate": 0.1}
     config |= {"server_momentum": 0.0, "split": "iid", "batch_norm": "exclude", "train_images": None}
-    config |= {"test_images": None, "defense": defense, "seed": seed, "evaluate_every": 1, "schema": 1} | changed
+    config |= {"test_images": None, "defense": defense, "seed": seed, "evaluate_every": 5, "schema": 1} | changed
+    done = accuracy > 0
     return {
         "key": f"{config}",
         "config": config,
-        "data_sha256": "",
-        "status": "diverged" if accuracy == 0 else "done",
-        "curve": {},
-        "accuracy": accuracy or None,
-        "loss": 1.0,
+        "code_sha256": None,
+        "data_sha256": "0" * 64,
+        "status": "done" if done else "diverged",
+        "round": 5 if done else 2,
+        "curve": {
+            "round": [0, 5] if done else [0],
+            "accuracy": [untrained, accuracy] if done else [untrained],
+            "loss": [2.3, loss] if done else [2.3],
+        },
+        "accuracy": accuracy if done else None,
+        "loss": loss if done else None,
         "provenance": {
             "date": "2026-01-01T00:00:00Z",
             "commit": "of the training",
@@ -43,7 +59,7 @@ def training(defense: dict[str, Any] | None, accuracy: float, seed: int, **chang
             "versions": {"torch": "2"},
             "data_notes": [],
         },
-        "cost": {"seconds": 3600.0},
+        "cost": {"seconds": 3600.0, "ms_per_round": 1.0},
     }
 
 
@@ -57,7 +73,7 @@ def of_masking(folder: Path, searches: list[Found], trained: list[Row]) -> str:
     (folder / "thresholds.json").write_text(json.dumps({"thresholds": named, "ssim": 0.5, "stop": 0.05}))
     (folder / "training").mkdir(exist_ok=True)
     for number, one in enumerate(trained):
-        (folder / "training" / f"{number}.json").write_text(json.dumps(one | {"key": str(number)}))
+        (folder / "training" / f"{number}.json").write_bytes(sealed(one | {"key": str(number)}))
     return masking.page([record for _, records in searches for record in records], folder)
 
 
@@ -123,8 +139,7 @@ def test_the_page_names_what_its_rows_cannot_carry(make_search: MakeSearch, tmp_
         for name, argument, victims in (("Masking", "ratio", 100), ("GaussianNoise", "std", 16))
         for adaptive in (False, True)
     ]
-    runs = [training(defense, 0.5 + 0.01 * seed, seed) for defense in (None, masked(0.2)) for seed in SEEDS]
-    runs[-1]["curve"] = {"accuracy": [0.53]}  # untrained, it was as good
+    runs = [training(defense, 0.5 + 0.01 * seed, seed, 0.53) for defense in (None, masked(0.2)) for seed in SEEDS]
     written = of_masking(tmp_path, searches, runs)
     (said,) = (part for part in written.split("\n## ") if part.startswith("What these rows cannot carry"))
     lines = said.splitlines()[2:]
@@ -156,8 +171,8 @@ def test_the_page_names_what_its_rows_cannot_carry(make_search: MakeSearch, tmp_
 
 def test_a_defense_that_acted_once_is_not_void(make_search: MakeSearch, tmp_path: Path) -> None:
     searches = [make_search(stops_at(0.2), adaptive=adaptive) for adaptive in (False, True)]
-    trained = [training(defense, 0.5, seed) for defense in (None, masked(0.2)) for seed in SEEDS]
-    trained[-1] |= {"loss": 1.1, "curve": {"loss": [2.3, 1.1]}}
+    trained = [training(defense, 0.5, seed) for defense in (None, masked(0.2)) for seed in SEEDS[:-1]]
+    trained += [training(None, 0.5, SEEDS[-1]), training(masked(0.2), 0.5, SEEDS[-1], loss=1.1)]
     written = of_masking(tmp_path, searches, trained)
     assert "did not act" not in written
     assert "CIFAR10 LeNet: 0.0 points (0.0 to 0.0, ConvNet FedSGD)" in written  # no loss has no sign

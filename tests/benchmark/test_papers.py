@@ -17,6 +17,8 @@ from benchmark.papers.dlg_fb import Outcome, Setting, gain, passing, saving, set
 from benchmark.papers.idlg import Comparison
 from benchmark.papers.sources import Cell
 from benchmark.registry import spec
+from benchmark.schema import psnr_of, sealed
+from benchmark.suite import digest
 
 Record = dict[str, Any]
 
@@ -32,8 +34,8 @@ def record(
     """A record of victims with one image each; evaluations are 1000 for each."""
     attack = spec("attack", attack["class"], {k: v for k, v in attack.items() if k != "class"}).as_dict()
     config = {"data": {"class": data}, "model": {"class": "LeNet"}, "attack": attack, "defense": None, "seed": 0}
-    config |= {"adaptive": False, "same_class": 1}
-    cell = json.dumps(config, sort_keys=True)
+    config |= {"adaptive": False, "same_class": 1, "batch_size": 1, "schema": 1}
+    cell = digest(config)
     victims = [
         {
             "index": first + row,
@@ -42,7 +44,7 @@ def record(
             "evaluations": 1000,
             "loss": 0.0,
             "mse": [mse],
-            "psnr": [30.0 if mse <= 0.01 else 10.0],
+            "psnr": [psnr_of(mse)],
             "ssim": [0.5],
             "lpips": None,
             "null_psnr": [10.0],
@@ -57,6 +59,7 @@ def record(
         "key": f"{cell}{first}",
         "cell": cell,
         "config": config,
+        "code_sha256": "0" * 64,
         "provenance": {
             "date": "2026-01-01T00:00:00Z",
             "commit": "abc",
@@ -65,10 +68,17 @@ def record(
             "versions": {"torch": "2"},
             "data_notes": ["a part of the images"],
             "lpips": "no weights",
+            "data_sha256": "0" * 64,
         },
-        "cost": {"seconds": 3600.0, "peak_memory_mib": 1, "notes": []},
+        "cost": {"seconds": 3600.0, "victims_at_once": 1, "peak_memory_mib": 1, "notes": []},
         "victims": victims,
-        "curve": {"levels": [0.09, 0.03], "passed": [[p, p] for p in passed or [None] * len(mses)]},
+        "curve": {
+            "evaluations": [],
+            "loss": [[] for _ in mses],
+            "psnr": [[] for _ in mses],
+            "levels": [0.09, 0.03],
+            "passed": [[p, p] for p in passed or [None] * len(mses)],
+        },
         "picture": "",
     }
 
@@ -319,8 +329,8 @@ def test_the_page_of_idlg_has_the_papers_protocol_alone_and_the_same_victims_for
 def test_the_command_writes_the_page_and_names_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "idlg" / "records"
     folder.mkdir(parents=True)
-    for number, one in enumerate(of_idlg()):
-        (folder / f"{number}.json").write_text(json.dumps(one | {"key": str(number)}))
+    for one in of_idlg():
+        (folder / f"{one['key']}.json").write_bytes(sealed(one))
     with pytest.raises(SystemExit) as ended:
         main(["page", str(tmp_path / "idlg")])
     assert ended.value.code == 0
