@@ -4,10 +4,9 @@ import contextlib
 from pathlib import Path
 
 from benchmark.errors import UsageError
-from benchmark.papers.sources import changed_files
+from benchmark.papers.sources import changed_files, trainings
 from benchmark.store import Store, cannot_write, read_all, say, write_whole
 from benchmark.training.store import TrainingStore
-from benchmark.training.store import read_all as read_trainings
 
 TABLES = ("*.csv", "*.md", "*.json", "*.png")
 """Files of a run that stand beside its records."""
@@ -33,14 +32,14 @@ def publish(folder: Path, to: Path) -> int:
         refuse_link(place, "publish copies no files from elsewhere")
     for place in (to / "records", to / "training", to / "locks"):
         refuse_link(place, "publish writes no files elsewhere")
-    trainings = read_trainings(folder, links=False) if any((folder / "training").glob("*.json")) else []
-    records = read_all(folder, links=False) if not trainings or (folder / "records").is_dir() else []
+    trained = trainings(folder, links=False)
+    records = read_all(folder, links=False) if not trained or (folder / "records").is_dir() else []
     if to.resolve() == folder.resolve():
         raise UsageError(f"{to} is the run itself: give another folder to publish it to")
     store = Store(to)
     for record in records:
         store.write(record | {"picture": ""})
-    for training in trainings:
+    for training in trained:
         TrainingStore(to).write(training)
     for table in sorted({path for pattern in TABLES for path in folder.glob(pattern) if path.name[0] != "."}):
         if table.is_symlink() or not table.is_file():
@@ -53,9 +52,9 @@ def publish(folder: Path, to: Path) -> int:
         write_whole(to / table.name, content)
     with contextlib.suppress(OSError):  # a run is going on there, or was killed
         (to / "locks").rmdir()
-    for line in changed_files([*records, *trainings]):
+    for line in changed_files([*records, *trained]):
         say(line)
-    return len(records) + len(trainings)
+    return len(records) + len(trained)
 
 
 def refuse_link(place: Path, why: str) -> None:

@@ -8,12 +8,12 @@ from benchmark.papers.masking_figure import figure, short_name
 from benchmark.papers.masking_finding import chosen, finding, trained
 from benchmark.papers.masking_information import information
 from benchmark.papers.sources import provenance
+from benchmark.papers.sources import trainings as trainings_of
 from benchmark.store import Record, write_whole
 from benchmark.strengths import DefenseThresholds
 from benchmark.threshold_page import range_of, sample_size_caveat
 from benchmark.threshold_table import WITHIN
 from benchmark.threshold_table import Row as Search
-from benchmark.training.store import read_all as read_trainings
 from benchmark.training.table import Row, half, rate, scenario_of
 from benchmark.training.table import rows as training_rows
 
@@ -35,7 +35,7 @@ def page(records: list[Record], folder: Path) -> str:
     """
     threshold_page.write(folder, records)
     found = strengths.read(folder)
-    trained_so_far = read_trainings(folder) if any((folder / "training").glob("*.json")) else []
+    trained_so_far = trainings_of(folder)
     trainings = training_rows(trained_so_far)
     victims = min(search["victims"] for search in found.searches)
     lines = [

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 
+from benchmark.outcome import listed
 from benchmark.store import Record
 from benchmark.strengths import ADAPTIVE, DefenseThresholds
 from benchmark.threshold_table import Row as Search
@@ -100,8 +101,8 @@ def weak_controls(trainings: list[Row]) -> str:
         return ""
     each = [f"{span(of)} % on {data}" for data, of in reached.items()]
     return (
-        f"Controls are weak: without a defense the networks reach {listed(each)}. What a defense costs a network that "
-        "is trained longer or better may differ."
+        f"Controls are weak: without a defense the networks reach {', '.join(each)}. What a defense costs a network "
+        "that is trained longer or better may differ."
     )
 
 
@@ -169,12 +170,6 @@ def is_at_the_end(one: DefenseThresholds) -> bool:
 def is_lower_bound(one: DefenseThresholds) -> bool:
     """Whether a stronger attacker than those that were tried is to be expected."""
     return has_fixed_prior(one) or is_at_the_end(one)
-
-
-def listed(names: Sequence[str]) -> str:
-    """As in "1, 3 and 10"."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def on_attacked(one: DefenseThresholds, row: Row) -> bool:

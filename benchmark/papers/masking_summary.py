@@ -5,9 +5,9 @@ from pathlib import Path
 from benchmark import strengths
 from benchmark.papers.masking_caveats import scope
 from benchmark.papers.masking_finding import CLAIM, ranking, together, verdicts
+from benchmark.papers.sources import trainings
 from benchmark.store import Record
 from benchmark.strengths import ADAPTIVE, OBLIVIOUS
-from benchmark.training.store import read_all as read_trainings
 from benchmark.training.table import rows as training_rows
 
 
@@ -18,18 +18,19 @@ def summary(records: list[Record], folder: Path) -> str:
         UsageError: thresholds.json is missing, or a file is damaged.
     """
     defenses = strengths.read(folder).defenses
-    trained = read_trainings(folder) if any((folder / "training").glob("*.json")) else []
-    trainings = training_rows(trained)
-    found = verdicts(defenses, trainings)
-    reasons = " ".join(scope(defenses, trainings)).replace("just given", "that its page gives")
+    table = training_rows(trainings(folder))
+    found = verdicts(defenses, table)
+    reasons = " ".join(scope(defenses, table)).replace("just given", "that its page gives")
     return "\n".join(
         [
             f"**Random gradient masking** (arXiv 2408.08430). *Claim:* {CLAIM} *Here*, accuracy lost at the strengths "
-            "that stop the attacker as published, and at those that stop attackers who know the defense:",
+            "that stop the attacker as published (oblivious), and at those that stop attackers who know the defense "
+            "(adaptive):",
             *(
-                f"- {name}: **{together(found[OBLIVIOUS][name])}**, and **{together(found[ADAPTIVE][name])}**."
+                f"- {name}: oblivious **{together(found[OBLIVIOUS][name])}**, adaptive "
+                f"**{together(found[ADAPTIVE][name])}**."
                 for name in found[ADAPTIVE]
             ),
-            " ".join(["*Verdict:*", *([reasons] if reasons else []), *ranking(defenses, trainings)]),
+            " ".join(["*Verdict:*", *([reasons] if reasons else []), *ranking(defenses, table)]),
         ]
     )

@@ -116,7 +116,7 @@ def test_the_published_loop_stands_beside_ours_where_it_was_run(tmp_path: Path) 
         "| MNIST, DLG, 300 images | 50.0 (40.0-60.0) | 75.0 | 7 | 50.0 (40.0-60.0) | 99.0 | 7 | 3.2x faster" in written
     )
     assert "| 3.2x faster (2 threads, the loop at 1) |" in written
-    assert "MNIST 75.0 % of 300, where ours tells 99.0 % and the paper has 89.9 %." in written
+    assert "MNIST 75.0 % of 300, where ours has 99.0 % and the paper has 89.9 %." in written
     (tmp_path / "published_mnist.json").write_text("{}")
     with pytest.raises(UsageError, match=r"published_mnist\.json cannot be read: write it with leakboard bench"):
         idlg.page(of_idlg(), tmp_path)
@@ -139,7 +139,7 @@ def test_lfw_in_the_papers_label_space_explains_what_it_can(tmp_path: Path) -> N
     assert (
         "Of the same 60 images 60 are found with our rows and 32 with 5,749, where the paper's share is 52.1 % (MSE at "
         "most 0.01): the label space surely moves the share towards the paper's (exact paired test, p = 7.5e-09), and "
-        "there these images do not tell it apart." in written
+        "there these images do not tell it apart from the paper's." in written
     )
 
 
@@ -178,8 +178,8 @@ def test_equal_rates_far_apart_are_rarely_called_equivalent_and_equal_ones_rarel
 
 def test_the_summary_of_idlg_is_made_of_its_records(tmp_path: Path) -> None:
     written = idlg.summary(of_idlg(), tmp_path)
-    assert "MNIST 76.3 and 88.9 %, labels 89.9 and 100.0 %" in written
-    assert "MNIST (100 images) 76.0 (66.8-83.3) and 50.0 (40.4-59.6) %" in written
+    assert "- MNIST (100 images): images 76.0 (66.8-83.3) and 50.0 (40.4-59.6) [76.3 and 88.9]; labels" in written
+    assert "[89.9 and 100.0]" in written
     assert "iDLG finds more images than DLG is open: surely on 0 of 1 data sets" in written
     assert "iDLG's label is always right is confirmed: wrong for 0 of 100." in written
     better = [record("MNIST", {"class": "DLG"}, [1.0] * 30), record("MNIST", {"class": "IDLG"}, [1e-6] * 29 + [1.0])]
@@ -227,8 +227,8 @@ def test_only_victims_that_every_start_attacked_count(tmp_path: Path) -> None:
     assert "10 of 20 victims count, in 5 sequences." in written
     assert gain(setting, "blend", "mean")[0] == 0.5
     assert passing(setting, "mean")[0] == 0.5
-    assert "as means over 1 setting: the blend has +100.0 (+100.0 to +100.0) points of images found" in written
-    assert "no reconstruction, +50.0 (+50.0 to +50.0) points of images found, +50.0 (+50.0 to +50.0) points" in written
+    assert "as means over 1 setting:\n\n- the blend: +100.0 (+100.0 to +100.0) points of images found" in written
+    assert "no reconstruction: +50.0 (+50.0 to +50.0) points of images found, +50.0 (+50.0 to +50.0) points" in written
     told = "confirmed** as a mean over settings, +100.0 (+100.0 to +100.0) points. Of 1 settings it is surely so in 0"
     assert f"- **More images than from noise: {told}, surely the other way in 0, and open in 1." in written
     assert "**Fewer evaluations than from the mean: confirmed** as a mean" in dlg_fb.summary(of_dlg_fb(), tmp_path)
