@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.intervals import wilson
+from benchmark.intervals import holm, wilson
 
 Curve = dict[float, NDArray[np.bool_]]
 """Strength -> which of the victims leak there, ``[V]``; from the weakest tested strength to the strongest."""
@@ -109,13 +109,3 @@ def rises(curve: Curve) -> list[tuple[float, float]]:
         lost = int((curve[weaker] & ~curve[stronger]).sum())
         tested.append(binomtest(gained, gained + lost, alternative="greater").pvalue if gained + lost else 1.0)
     return [pair for pair, p in zip(pairs, holm(tested), strict=True) if p <= SIGNIFICANT]
-
-
-def holm(p_values: list[float]) -> list[float]:
-    """p-values corrected for their number."""
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = largest
-    return corrected

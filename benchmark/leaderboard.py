@@ -9,17 +9,11 @@ from typing import Any
 import msgspec
 
 from benchmark.caveats import caveats
-from benchmark.cells import Cells, cells_of_one_code
 from benchmark.intervals import bootstrap_mean, wilson
 from benchmark.outcome import Names, Outcome, outcomes
 from benchmark.ranking import Standing, ranked
 from benchmark.scores import THRESHOLDS
 from benchmark.store import Record
-
-
-def newest_victims(records: list[Record]) -> Cells:
-    """Those of :func:`cells_of_one_code`, without the sentences."""
-    return cells_of_one_code(records)[0]
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

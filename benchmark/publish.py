@@ -3,11 +3,15 @@
 import contextlib
 from pathlib import Path
 
+from benchmark import threshold_page
 from benchmark.errors import UsageError
-from benchmark.papers.sources import changed_files
+from benchmark.leaderboard import of_records
+from benchmark.papers.sources import changed_files, trainings
+from benchmark.reporter import write_tables
+from benchmark.schema import attack_scores
 from benchmark.store import Store, cannot_write, read_all, say, write_whole
+from benchmark.threshold_table import FILE, Row, read
 from benchmark.training.store import TrainingStore
-from benchmark.training.store import read_all as read_trainings
 
 TABLES = ("*.csv", "*.md", "*.json", "*.png")
 """Files of a run that stand beside its records."""
@@ -17,7 +21,8 @@ def publish(folder: Path, to: Path) -> int:
     """Copies the records of a run without their pictures, which hold private images, and its trainings and tables.
 
     What is there already stays, so that a run in several parts can be published as it grows; records of the same
-    blocks are replaced. A link is not followed, neither in the run, where it may lead to anything, nor in the target.
+    blocks are replaced, and the leaderboard and the thresholds are made of all that is there then. A link is not
+    followed, neither in the run, where it may lead to anything, nor in the target.
 
     Args:
         folder: of a run.
@@ -33,29 +38,43 @@ def publish(folder: Path, to: Path) -> int:
         refuse_link(place, "publish copies no files from elsewhere")
     for place in (to / "records", to / "training", to / "locks"):
         refuse_link(place, "publish writes no files elsewhere")
-    trainings = read_trainings(folder, links=False) if any((folder / "training").glob("*.json")) else []
-    records = read_all(folder, links=False) if not trainings or (folder / "records").is_dir() else []
+    trained = trainings(folder, links=False)
+    records = read_all(folder, links=False) if not trained or (folder / "records").is_dir() else []
     if to.resolve() == folder.resolve():
         raise UsageError(f"{to} is the run itself: give another folder to publish it to")
     store = Store(to)
+    others = store.keys() - {record["key"] for record in records}
     for record in records:
         store.write(record | {"picture": ""})
-    for training in trainings:
+    for training in trained:
         TrainingStore(to).write(training)
+    searches = [] if (folder / FILE).is_symlink() or not (to / FILE).exists() else searches_of(folder)
     for table in sorted({path for pattern in TABLES for path in folder.glob(pattern) if path.name[0] != "."}):
         if table.is_symlink() or not table.is_file():
             say(f"{table} is {'a link' if table.is_symlink() else 'no file'}: it is not published")
+            continue
+        if searches and table.name.startswith("thresholds."):
             continue
         try:
             content = table.read_bytes()
         except OSError as error:
             raise cannot_write(to / table.name, error) from None
         write_whole(to / table.name, content)
+    if searches or others:  # tables of this run alone would leave out what is there already
+        everything = read_all(to, attack_scores, links=False)
+        write_tables(to, to.resolve().name, of_records(everything), everything)
+        if searches:
+            threshold_page.write(to, everything, searches)
     with contextlib.suppress(OSError):  # a run is going on there, or was killed
         (to / "locks").rmdir()
-    for line in changed_files([*records, *trainings]):
+    for line in changed_files([*records, *trained]):
         say(line)
-    return len(records) + len(trainings)
+    return len(records) + len(trained)
+
+
+def searches_of(folder: Path) -> list[Row]:
+    """The searches for thresholds of a run; none where it made none."""
+    return list((read(folder) or {"thresholds": []})["thresholds"])
 
 
 def refuse_link(place: Path, why: str) -> None:

@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from benchmark.cells import cells_of_one_code
 from benchmark.crossing import Curve, bracket, interval, rises
 from benchmark.documents import read_json
 from benchmark.errors import UsageError
-from benchmark.leaderboard import newest_victims
 from benchmark.leak import leaks
 from benchmark.store import Record
 
@@ -105,7 +105,7 @@ class Cells:
 
     def __init__(self, records: list[Record]) -> None:
         self._found: dict[str, dict[int, tuple[Victim, Record]]] = {}
-        for of_cell in newest_victims(records).values():
+        for of_cell in cells_of_one_code(records)[0].values():
             self._found[self._key(next(iter(of_cell.values()))[1]["config"])] = of_cell
 
     @staticmethod

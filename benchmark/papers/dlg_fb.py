@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.cells import cells_of_one_code
 from benchmark.errors import UsageError
 from benchmark.intervals import holm, wilson
-from benchmark.leaderboard import newest_victims
 from benchmark.leak import leaks
 from benchmark.papers.clusters import FEW, Difference, of_means, of_parts, of_sums
 from benchmark.papers.dlg_fb_figure import figure
@@ -140,7 +140,7 @@ def of_the_paper(records: list[Record], folder: Path) -> list[Setting]:
 
 def settings(records: list[Record]) -> list[Setting]:
     """Those in which every start was run, with the victims that all of them attacked."""
-    cells = newest_victims(records)
+    cells = cells_of_one_code(records)[0]
     found: dict[str, dict[str, str]] = defaultdict(dict)
     rules: dict[str, dict[str, Any]] = {}
     for cell, victims in cells.items():
@@ -240,13 +240,13 @@ def rate(hits: Sequence[bool]) -> str:
 def points(found: Difference) -> str:
     """In percentage points."""
     ends = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}" if found.is_bounded else "too few differ"
-    return f"{100 * found.value:+.1f} ({ends})"
+    return f"{100 * found.value:+z.1f} ({ends})"
 
 
 def percent(found: Difference) -> str:
     """In percent."""
     ends = f"{100 * found.low:+.0f} to {100 * found.high:+.0f}" if found.is_bounded else "too few differ"
-    return f"{100 * found.value:+.0f} % ({ends})"
+    return f"{100 * found.value:+z.0f} % ({ends})"
 
 
 Values = Callable[[Outcome, Outcome], tuple[float, float]]
@@ -338,11 +338,12 @@ def finding(found: list[Setting]) -> list[str]:
         ]
         lines.append(f"| {setting.label} | " + " | ".join(cells) + " |")
     told = "Open means that these sequences do not tell the two apart, which is not to say that they are equal."
-    return [*lines, "", means(found), "", *(f"- {line}" for line in verdicts(found)), "", told]
+    first, *items = means(found)
+    return [*lines, "", first, "", *items, "", "Verdicts:", "", *(f"- {line}" for line in verdicts(found)), "", told]
 
 
-def means(found: list[Setting]) -> str:
-    """What starts change against noise, as means over all settings; in words."""
+def means(found: list[Setting]) -> list[str]:
+    """What starts change against noise, as means over all settings: what that is, and an item for each start."""
 
     def of(start: str) -> str:
         images, losses, evaluations = (
@@ -353,11 +354,12 @@ def means(found: list[Setting]) -> str:
             f"{percent(evaluations)} evaluations"
         )
 
-    return (
-        f"Against noise, as means over {len(found)} setting{'s' if len(found) > 1 else ''}: the blend has "
-        f"{of('blend')}; the data set mean, which has seen no reconstruction, {of('mean')}; the last success as it is "
-        f"{of('last')}."
-    )
+    return [
+        f"Against noise, as means over {len(found)} setting{'s' if len(found) > 1 else ''}:",
+        f"- the blend: {of('blend')}",
+        f"- the data set mean, which has seen no reconstruction: {of('mean')}",
+        f"- the last success as it is: {of('last')}",
+    ]
 
 
 def verdicts(found: list[Setting]) -> list[str]:
@@ -395,10 +397,14 @@ def summary(records: list[Record], folder: Path) -> str:
     found = of_the_paper(records, folder)
     sets = ", ".join(dict.fromkeys(setting.data for setting in found))
     related = any(setting.same_class > 1 for setting in found)
-    said = "".join(f"\n- {line}" for line in verdicts(found))
-    return (
-        f"**DLG-FB** (arXiv 2409.17767). *Claim:* blending earlier reconstructions into the start gives {CLAIM}. "
-        f"*Here* ({sets}; unrelated images{', or of one class or person' if related else ''}; DLG and iDLG): "
-        f"{means(found)} *Verdict* (intervals and tests over sequences, the tests corrected for {len(found)} "
-        f"settings):{said}"
+    first, *items = means(found)
+    return "\n".join(
+        [
+            f"**DLG-FB** (arXiv 2409.17767). *Claim:* blending earlier reconstructions into the start gives {CLAIM}. "
+            f"*Here* ({sets}; unrelated images{', or of one class or person' if related else ''}; DLG and iDLG). "
+            f"{first}",
+            *items,
+            f"*Verdict* (intervals and tests over sequences, the tests corrected for {len(found)} settings):",
+            *(f"- {line}" for line in verdicts(found)),
+        ]
     )

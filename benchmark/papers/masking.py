@@ -3,23 +3,23 @@
 from pathlib import Path
 
 from benchmark import strengths, threshold_page
-from benchmark.papers.masking_caveats import caveats, data_of, network, void_of
+from benchmark.papers.masking_caveats import caveats, data_of, network, prior_scale
 from benchmark.papers.masking_figure import figure, short_name
 from benchmark.papers.masking_finding import chosen, finding, trained
 from benchmark.papers.masking_information import information
 from benchmark.papers.sources import provenance
+from benchmark.papers.sources import trainings as trainings_of
 from benchmark.store import Record, write_whole
 from benchmark.strengths import DefenseThresholds
 from benchmark.threshold_page import range_of, sample_size_caveat
 from benchmark.threshold_table import WITHIN
 from benchmark.threshold_table import Row as Search
-from benchmark.training.store import read_all as read_trainings
-from benchmark.training.table import Row, half, rate
+from benchmark.training.table import Row, half, rate, scenario_of
 from benchmark.training.table import rows as training_rows
 
 TUNED = (
-    "Rate is the learning rate, chosen for each defense and for none: a mask that makes steps smaller would at one",
-    "rate for all be blamed for that too.",
+    "Rate is the learning rate, chosen for each defense and for none: at one rate for all, a mask that makes steps",
+    "smaller would be blamed for that too.",
 )
 
 AT_THE_END = ("Where it is the largest or the smallest tried, another may cost less.",)
@@ -35,34 +35,35 @@ def page(records: list[Record], folder: Path) -> str:
     """
     threshold_page.write(folder, records)
     found = strengths.read(folder)
-    trained_so_far = read_trainings(folder) if any((folder / "training").glob("*.json")) else []
+    trained_so_far = trainings_of(folder)
     trainings = training_rows(trained_so_far)
     victims = min(search["victims"] for search in found.searches)
     lines = [
         "# Random gradient masking, run again",
         "",
         "Kim and Park 2024 (arXiv 2408.08430) look for the weakest masking, clipping, pruning and noise that stops",
-        "DLG, judged by SSIM, and find that federated training at those strengths loses near to nothing with masking",
-        "and clipping, and can lose with noise and pruning (abstract; no figure of the paper was available). Its",
+        "DLG, judged by SSIM, and find that federated training at those strengths loses close to nothing with masking",
+        "and clipping, and can lose with noise and pruning (abstract; no figure of the paper was available). Their",
         "attacker does not know the defense: *oblivious* is DLG or iDLG as published. *Adaptive* attackers know it and",
-        "may use that or not, and the strongest know too that images are smooth and lie in [0, 1] (*with priors*).",
-        "Beside each strength stands the attack that needs it.",
+        "may use that or not; the strongest also know that images are smooth and lie in [0, 1] (*with priors*).",
         "",
         f"A victim leaks at an SSIM of {found.ssim:g} or more that is above those of the null baselines (a constant,",
-        "the data set mean and the mean of the class, which come to 0.5 and more on MNIST); leakage has stopped where",
+        "the data set mean and the mean of the class, which reach 0.5 and more on MNIST). Leakage has stopped where",
         f"at most {found.stop:.0%} of the victims leak. {sample_size_caveat(victims, found.stop)}",
-        "A strength is the weakest tested one from which on every attack of its attacker is stopped, with the 95 %",
-        "interval of the attack that needs it, as in [thresholds.md](thresholds.md).",
+        "",
+        "A strength is the weakest tested one from which on every attack of its attacker is stopped; beside it stand",
+        "the attack that needs it and that attack's 95 % interval, as in [thresholds.md](thresholds.md).",
         "Accuracy is that of federated training with the defense at that strength, ± half of a 95 % t interval over",
-        "seeds. Averages of several steps (FedAvg) are smaller or larger than the gradients that were attacked, and do",
-        "not count in the verdicts.",
+        "seeds. A client's FedAvg update is the average of several steps, not the gradient that was attacked, so that",
+        "FedAvg does not count in the verdicts.",
         *(TUNED if any(" " in row["learning_rates"] for row in trainings) else ()),
         *(AT_THE_END if any("tried" in rate(row) for row in trainings) else ()),
     ]
     write_whole(folder / "leakage.png", figure(found.searches, found.stop))
     lines += ["", "![share of victims that leak over the strength of each defense](leakage.png)"]
     for where in dict.fromkeys(one.where for one in found.defenses):
-        lines += ["", f"## {where}", "", *table([one for one in found.defenses if one.where == where], trainings)]
+        of_scenario = [one for one in found.defenses if one.where == where]
+        lines += ["", f"## {where}", "", *strengths_table(of_scenario), "", *accuracies_table(of_scenario, trainings)]
     told, origins = information(folder)
     lines += ["", "## What these rows cannot carry", "", *caveats(found.defenses, trainings, trained_so_far)]
     lines += ["", "## Finding", "", *finding(found.defenses, trainings), *told]
@@ -70,33 +71,50 @@ def page(records: list[Record], folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(of_scenario: list[DefenseThresholds], trainings: list[Row]) -> list[str]:
-    """The defenses of one scenario, with the strengths and accuracies of each."""
+def strengths_table(of_scenario: list[DefenseThresholds]) -> list[str]:
+    """Where each defense of one scenario stops leakage, and the attack that needs most."""
+    attackers = list(of_scenario[0].strongest)
     lines = [
-        "| defense | oblivious stops at | adaptive stops at | accuracy at the first | at the second | without |",
-        "|---|---|---|---|---|---|",
+        "| defense | " + " | ".join(f"{attacker} attacker stops at | attack" for attacker in attackers) + " |",
+        "|---|" + "---|---|" * len(attackers),
     ]
     for one in of_scenario:
-        stops = [threshold(search) for search in one.strongest.values()]
-        protected = [trained(one, attacker, trainings) for attacker in one.strongest]
-        without = [row for row in trainings if one.is_trained_on(data_of(row)) and row["defense"] == "no defense"]
-        accuracies = [
-            "<br>".join(accuracy(row, trainings) for row in rows) or "not trained" for rows in (*protected, without)
-        ]
-        lines.append("| " + " | ".join([one.label, *stops, *accuracies]) + " |")
+        cells = [text for search in one.strongest.values() for text in threshold(search)]
+        lines.append("| " + " | ".join([one.label, *cells]) + " |")
     return lines
 
 
-def threshold(search: Search) -> str:
-    """Where leakage stops, with its interval and the attack that needs most, or why that is not known."""
+def threshold(search: Search) -> tuple[str, str]:
+    """Where leakage stops, with its interval, or why that is not known; and the attack that needs most."""
     found = search["ssim"]
     if found["stopped"] != WITHIN:
-        return str(found["note"])
-    return f"{found['strength']:.3g} ({range_of(found)}), {short_name(search['attack'])}"
+        return str(found["note"]), short_name(search["attack"])
+    scale = prior_scale(search)
+    name = short_name(search["attack"]) + (f", scale {scale:g}" if scale is not None else "")
+    return f"{found['strength']:.3g} ({range_of(found)})", name
 
 
-def accuracy(row: Row, trainings: list[Row]) -> str:
-    """Network, accuracy and learning rate, and what makes them doubtful."""
-    failed = [f"{row[how]} of {row['seeds']} {how}" for how in ("diverged", "collapsed") if row.get(how)]
-    doubts = "".join(f", {doubt}" for doubt in (*failed, void_of(row)) if doubt)
-    return f"{network(row)} {100 * row['accuracy']:.1f}{half(row, 'accuracy', 100, 1)} %{chosen(row)}{doubts}"
+def accuracies_table(of_scenario: list[DefenseThresholds], trainings: list[Row]) -> list[str]:
+    """The accuracies of each network of one scenario, with each defense at the strengths that stop its attackers."""
+    lines = []
+    for one in of_scenario:
+        without = [row for row in trainings if one.is_trained_on(data_of(row)) and row["defense"] == "no defense"]
+        for control in without:
+            protected = [
+                [row for row in trained(one, attacker, trainings) if scenario_of(row) == scenario_of(control)]
+                for attacker in one.strongest
+            ]
+            cells = [accuracy(rows[0]) if rows else "not trained" for rows in ([control], *protected)]
+            lines.append("| " + " | ".join([one.label, network(control), *cells]) + " |")
+    if not lines:
+        return ["No network was trained on it."]
+    attackers = of_scenario[0].strongest
+    head = ["defense", "network", "no defense", *(f"where the {attacker} attacker stops" for attacker in attackers)]
+    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines]
+
+
+def accuracy(row: Row) -> str:
+    """Accuracy in percent and learning rate, and what makes them doubtful."""
+    failed = [f"{row[how]} of {row['seeds']} {how}" for how in ("diverged", "collapsed") if row[how]]
+    doubts = "".join(f", {doubt}" for doubt in (*failed, row["void"]) if doubt)
+    return f"{100 * row['accuracy']:.1f}{half(row, 'accuracy', 100, 1)} %{chosen(row)}{doubts}"

@@ -1,10 +1,13 @@
 """What the strengths and accuracies on the page on masking cannot carry."""
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 
+from benchmark.outcome import listed
 from benchmark.store import Record
-from benchmark.strengths import DefenseThresholds
+from benchmark.strengths import ADAPTIVE, DefenseThresholds
+from benchmark.threshold_table import Row as Search
 from benchmark.training.table import Row
 
 
@@ -13,6 +16,7 @@ def caveats(defenses: list[DefenseThresholds], trainings: list[Row], records: Se
     found = (
         uncertified(defenses),
         fixed_prior(defenses),
+        swept_prior(defenses),
         other_networks(defenses, trainings),
         chosen_on_test(trainings),
         weak_controls(trainings),
@@ -28,10 +32,7 @@ def uncertified(defenses: list[DefenseThresholds]) -> str:
     if not names:
         return ""
     which = "No defense has strengths" if len(names) == len(defenses) else f"{', '.join(names)} have no strengths"
-    return (
-        f"{which} that are certified to stop both attackers. Such an accuracy is that at a strength that was not "
-        "certified to stop anything, and a strength that does stop the attacker may cost more."
-    )
+    return f"{which} that are certified to stop both attackers: one that surely stops them may cost more accuracy."
 
 
 def fixed_prior(defenses: list[DefenseThresholds]) -> str:
@@ -44,6 +45,27 @@ def fixed_prior(defenses: list[DefenseThresholds]) -> str:
         "from no data. A weaker prior (0.6) finds more at the strength that is shown, which is a lower bound of what "
         "stops it: noise is not ranked."
     )
+
+
+def swept_prior(defenses: list[DefenseThresholds]) -> str:
+    """Of the sweep of the prior's scale, where it did not go far enough, or another attack needs stronger noise."""
+    scales = sorted({search["attack"]["prior_scale"] for one in defenses for search in prior_sweep(one)})
+    at_the_end = [one.where for one in defenses if is_at_the_end(one)]
+    by_another = [one.where for one in defenses if prior_sweep(one) and prior_scale(one.strongest[ADAPTIVE]) is None]
+    if not at_the_end and not by_another:
+        return ""
+    said = (
+        "The attacker who knows of Gaussian noise expects differences of neighbouring pixels of "
+        f"{listed([f'{scale:g}' for scale in scales])} times their mean in public images (the scale of the prior)."
+    )
+    if at_the_end:
+        said += (
+            f" On {listed(at_the_end)} the largest needs the strongest noise, and a larger one may need more: the "
+            "strengths there are lower bounds, and noise is not ranked."
+        )
+    if by_another:
+        said += f" On {listed(by_another)} another attack needs stronger noise than all of these, and counts."
+    return said
 
 
 def other_networks(defenses: list[DefenseThresholds], trainings: list[Row]) -> str:
@@ -71,15 +93,23 @@ def chosen_on_test(trainings: list[Row]) -> str:
 
 def weak_controls(trainings: list[Row]) -> str:
     """Of networks that reach little without a defense."""
-    reached = [
-        f"{network_of(row)} {100 * row['accuracy']:.1f} %" for row in trainings if row["defense"] == "no defense"
-    ]
+    reached: dict[str, list[float]] = defaultdict(list)
+    for row in trainings:
+        if row["defense"] == "no defense":
+            reached[data_of(row)].append(100 * row["accuracy"])
     if not reached:
         return ""
+    each = [f"{span(of)} % on {data}" for data, of in reached.items()]
     return (
-        f"Controls are weak. Without a defense the networks reach {', '.join(reached)}; what a defense costs a network "
+        f"Controls are weak: without a defense the networks reach {', '.join(each)}. What a defense costs a network "
         "that is trained longer or better may differ."
     )
+
+
+def span(values: Sequence[float]) -> str:
+    """As in "94.1 to 97.3"; of one value, that one."""
+    low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def collapsed(records: Sequence[Record]) -> str:
@@ -110,26 +140,41 @@ def scenario_key(record: Record) -> str:
 
 def did_not_act(trainings: list[Row]) -> str:
     """Of rows that are void."""
-    void = [f"{name_of(row)} ({reason})" for row in trainings if (reason := void_of(row))]
+    void = [f"{name_of(row)} ({row['void']})" for row in trainings if row["void"]]
     return f"Void, and left out of the verdicts: {', '.join(void)}." if void else ""
+
+
+def prior_scale(search: Search) -> float | None:
+    """Of the prior of an attacker who knows of Gaussian noise; None where it is no argument, or plays no part."""
+    attack = search["attack"]
+    knows = search["defense"] == "GaussianNoise" and search["adaptive"] and attack.get("total_variation")
+    return attack.get("prior_scale") if knows else None
+
+
+def prior_sweep(one: DefenseThresholds) -> list[Search]:
+    """The searches against noise whose prior has a scale that is an argument."""
+    return [search for search in one.searches if prior_scale(search) is not None]
 
 
 def has_fixed_prior(one: DefenseThresholds) -> bool:
     """Whether noise was searched for by attackers alone whose prior had a scale that is no argument of theirs."""
-    return one.defense == "GaussianNoise" and not any(
-        search["adaptive"] and search["attack"].get("total_variation") and "prior_scale" in search["attack"]
-        for search in one.searches
-    )
+    return one.defense == "GaussianNoise" and not prior_sweep(one)
+
+
+def is_at_the_end(one: DefenseThresholds) -> bool:
+    """Whether the largest scale that was tried needs the strongest noise, so that a larger one may need more."""
+    scale = prior_scale(one.strongest[ADAPTIVE])
+    return scale is not None and scale == max(search["attack"]["prior_scale"] for search in prior_sweep(one))
+
+
+def is_lower_bound(one: DefenseThresholds) -> bool:
+    """Whether a stronger attacker than those that were tried is to be expected."""
+    return has_fixed_prior(one) or is_at_the_end(one)
 
 
 def on_attacked(one: DefenseThresholds, row: Row) -> bool:
     """Whether a training is of the network that was attacked."""
     return one.is_trained_on(data_of(row)) and row["model"].partition("(")[0] == one.scenario["model"]["class"]
-
-
-def void_of(row: Row) -> str:
-    """Why a training says nothing of what its defense costs; empty where it does."""
-    return str(row["void"] or "")
 
 
 def scope(defenses: list[DefenseThresholds], trainings: list[Row]) -> list[str]:
@@ -139,7 +184,7 @@ def scope(defenses: list[DefenseThresholds], trainings: list[Row]) -> list[str]:
     if certified and same:
         return []
     return [
-        "These rows neither confirm nor refute it: what follows is the accuracy that is lost at the strengths above,",
+        "These rows neither confirm nor refute it: they give the accuracy that is lost at the strengths found here,",
         "not what it costs to stop an attack, for the reasons just given.",
     ]
 

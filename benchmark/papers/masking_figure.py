@@ -3,9 +3,10 @@
 import io
 import json
 import math
+from collections import defaultdict
 from typing import Any
 
-from benchmark.strengths import ADAPTIVE, OBLIVIOUS
+from benchmark.strengths import ADAPTIVE, OBLIVIOUS, strongest_attack
 from benchmark.threshold import LOG_FROM
 from benchmark.threshold_table import Row as Search
 
@@ -62,15 +63,25 @@ def figure(searches: list[Search], stop: float) -> bytes:
 def curves(searches: list[Search]) -> list[tuple[str, str, dict[float, float]]]:
     """Attack, attacker, and the share of victims that leak at each strength, in order.
 
-    Several ranges of one attack are one curve.
+    Several ranges of one attack are one curve; of a sweep of the prior's scale only the strongest has one.
     """
     found: dict[str, tuple[str, str, dict[float, float]]] = {}
-    for search in searches:
+    for search in strongest_of_sweeps(searches):
         attacker = ADAPTIVE if search["adaptive"] else OBLIVIOUS
         key = json.dumps([search[name] for name in ("scenario", "fixed", "attack", "adaptive")])
         _, _, points = found.setdefault(key, (short_name(search["attack"]), attacker, {}))
         points |= zip(search["strengths"], search["ssim"]["rates"], strict=True)
     return [(name, attacker, dict(sorted(points.items()))) for name, attacker, points in found.values()]
+
+
+def strongest_of_sweeps(searches: list[Search]) -> list[Search]:
+    """The searches without those of prior scales that need a weaker defense than another scale of the same attack."""
+    sweeps: dict[str, list[Search]] = defaultdict(list)
+    for search in searches:
+        attack = {name: value for name, value in search["attack"].items() if name != "prior_scale"}
+        sweeps[json.dumps([attack, *(search[name] for name in ("scenario", "fixed", "adaptive"))])].append(search)
+    strongest = [(sweep, strongest_attack(sweep)["attack"]) for sweep in sweeps.values()]
+    return [search for sweep, attack in strongest for search in sweep if search["attack"] == attack]
 
 
 def short_name(attack: dict[str, Any]) -> str:

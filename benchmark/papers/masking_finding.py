@@ -1,17 +1,18 @@
 """What the page on masking says of each defense: the accuracy that is lost at the strengths that stop the attackers."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmark.papers.masking_caveats import data_of, has_fixed_prior, network, scope, void_of
+from benchmark.papers.masking_caveats import data_of, is_lower_bound, network, scope
 from benchmark.strengths import ADAPTIVE, OBLIVIOUS, DefenseThresholds
 from benchmark.threshold_table import NEVER, VOID
 from benchmark.training.table import Row, label, rate, scenario_of
 
+CLAIM = "masking and clipping that stop the attack cost close to nothing, noise and pruning can cost more."
+
 SMALL_LOSS = 1.0
-"""Percentage points of accuracy up to which a loss counts as near to none; the paper's abstract gives no figure."""
+"""Percentage points of accuracy up to which a loss counts as close to none; the paper's abstract gives no figure."""
 
 SMALL, LARGE, OPEN, UNSTOPPED = "less than a point", "more than a point", "open", "not stopped"
 
@@ -40,9 +41,11 @@ def judge(one: DefenseThresholds, attacker: str, trainings: list[Row]) -> Judged
         return Judged(UNSTOPPED, math.inf, "not stopped")
     sound = {scenario_of(row) for row in trainings if row["defense"] == "no defense" and not row["diverged"]}
     every = [row for row in trained(one, attacker, trainings) if row["algorithm"] == "FedSGD"]
-    void = [row for row in every if void_of(row)]
+    void = [row for row in every if row["void"]]
     rows = [row for row in every if row not in void and row["difference_low"] is not None and scenario_of(row) in sound]
-    left_out = "".join(f"; {void_of(row)} in {network(row)}" for row in void)
+    left_out = "".join(f"; {row['void']} in {network(row)}" for row in void)
+    if not every:
+        return Judged(OPEN, None, "not trained at this strength")
     if not rows:
         return Judged(OPEN, None, f"no sound FedSGD trainings{left_out}")
     worst = min(rows, key=lambda row: float(row["difference"]))
@@ -56,51 +59,61 @@ def judge(one: DefenseThresholds, attacker: str, trainings: list[Row]) -> Judged
     )
     low, high = losses[rows.index(worst)]
     loss = -100 * worst["difference"]
-    said = f"{loss:z.1f} points ({low:z.1f} to {high:z.1f}, {network(worst)}{chosen(worst)}), {verdict}{left_out}"
+    said = f"{loss:z.1f} points ({low:z.1f} to {high:z.1f}, {network(worst)}), {verdict}{left_out}"
     return Judged(verdict, loss, said)
 
 
 def finding(defenses: list[DefenseThresholds], trainings: list[Row]) -> list[str]:
     """What each defense loses where it stops each attacker, beside the paper's claim, and their ranking; in words."""
     said = [
-        "The claim: masking and clipping that stop the attack cost near to nothing, noise and pruning can cost more.",
+        f"The claim: {CLAIM}",
         *scope(defenses, trainings),
         f"Less than a point means that the 95 % interval of the loss is below {SMALL_LOSS:g} point of accuracy in",
-        "every network trained by FedSGD; more than a point, that it is above that in one of them; else it is",
-        "open. For each data set stands the network that loses most.",
+        "every network trained by FedSGD; more than a point, that it is above that in one of them; otherwise it is",
+        "open. Over data sets the worst verdict counts. Each cell is of the network that loses most.",
         "",
     ]
+    for attacker, of_defense in verdicts(defenses, trainings).items():
+        scenarios = list(dict.fromkeys(one.where for one in defenses))
+        said += [
+            f"**At the strengths that stop the {attacker} attacker:**",
+            "",
+            "| defense | verdict | " + " | ".join(scenarios) + " |",
+            "|---|---|" + "---|" * len(scenarios),
+        ]
+        for name, of_scenario in of_defense.items():
+            cells = [of_scenario[where].said if where in of_scenario else "-" for where in scenarios]
+            said.append(f"| {name} | **{together(of_scenario)}** | " + " | ".join(cells) + " |")
+        said.append("")
+    return [*said, *ranking(defenses, trainings)]
+
+
+Verdicts = dict[str, dict[str, dict[str, Judged]]]
+"""Attacker -> defense -> scenario -> what was judged."""
+
+
+def verdicts(defenses: list[DefenseThresholds], trainings: list[Row]) -> Verdicts:
+    """What each defense loses at the strengths that stop each attacker."""
     labels = dict.fromkeys(one.label for one in defenses)
-    found = {
+    return {
         attacker: {
             name: {one.where: judge(one, attacker, trainings) for one in defenses if one.label == name}
             for name in labels
         }
         for attacker in (OBLIVIOUS, ADAPTIVE)
     }
-    for attacker, of_defense in found.items():
-        said += [f"**At the strengths that stop the {attacker} attacker here:**", ""]
-        for name, of_scenario in of_defense.items():
-            each = "; ".join(f"{where}: {judged.said}" for where, judged in of_scenario.items())
-            said.append(f"- {name}: **{together(j.verdict for j in of_scenario.values())}**. {each}.")
-        said.append("")
-    bounds = {one.label for one in defenses if has_fixed_prior(one)}
-    return [*said, *ranking(found[ADAPTIVE], bounds)]
 
 
-def together(verdicts: Iterable[str]) -> str:
+def together(of_scenario: dict[str, Judged]) -> str:
     """The verdict over scenarios: the worst that is sure."""
-    given = set(verdicts)
+    given = {judged.verdict for judged in of_scenario.values()}
     return next((worst for worst in (UNSTOPPED, LARGE, OPEN) if worst in given), SMALL)
 
 
-def ranking(found: dict[str, dict[str, Judged]], bounds: set[str]) -> list[str]:
-    """Defenses by what is lost at the strengths that stop the adaptive attacker; those not known are named.
-
-    Args:
-        found: defense -> scenario -> what was judged.
-        bounds: defenses whose strengths are lower bounds only.
-    """
+def ranking(defenses: list[DefenseThresholds], trainings: list[Row]) -> list[str]:
+    """Defenses by what is lost at the strengths that stop the adaptive attacker; those not known are named."""
+    found = verdicts(defenses, trainings)[ADAPTIVE]
+    bounds = {one.label for one in defenses if is_lower_bound(one)}
     losses = {name: [judged.loss for judged in of_scenario.values()] for name, of_scenario in found.items()}
     known = {
         name: fmean(of)
@@ -115,11 +128,11 @@ def ranking(found: dict[str, dict[str, Judged]], bounds: set[str]) -> list[str]:
             for name in sorted(known, key=lambda name: known[name])
         ]
         lines.append(
-            "Ranked by the points that are lost at the strengths that stop the adaptive attacker here, as means over "
-            f"data sets of the network that loses most: {', '.join(order)}."
+            "Ranked by the points that are lost at the strengths that stop the adaptive attacker, as means over data "
+            f"sets of the network that loses most: {', '.join(order)}."
         )
     if unknown:
-        lines.append(f"Not ranked, because something is not known of them: {', '.join(unknown)}.")
+        lines.append(f"Not ranked, because a loss or a strength is not known: {', '.join(unknown)}.")
     return lines
 
 

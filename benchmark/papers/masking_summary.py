@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from benchmark import strengths
-from benchmark.papers import masking_finding
+from benchmark.papers.masking_caveats import scope
+from benchmark.papers.masking_finding import CLAIM, ranking, together, verdicts
+from benchmark.papers.sources import trainings
 from benchmark.store import Record
-from benchmark.training.store import read_all as read_trainings
+from benchmark.strengths import ADAPTIVE, OBLIVIOUS
 from benchmark.training.table import rows as training_rows
 
 
@@ -15,18 +17,20 @@ def summary(records: list[Record], folder: Path) -> str:
     Raises:
         UsageError: thresholds.json is missing, or a file is damaged.
     """
-    found = strengths.read(folder)
-    trained = read_trainings(folder) if any((folder / "training").glob("*.json")) else []
-    first, *said = paragraphs(masking_finding.finding(found.defenses, training_rows(trained)))
-    return "\n".join([f"**Random gradient masking** (arXiv 2408.08430). {first}", *said])
-
-
-def paragraphs(lines: list[str]) -> list[str]:
-    """Lines put together: an empty one ends a paragraph, and an item is one of its own."""
-    found = [""]
-    for line in lines:
-        if not line or line.startswith("- "):
-            found.append(line)
-        else:
-            found[-1] = f"{found[-1]} {line}".strip()
-    return [paragraph for paragraph in found if paragraph]
+    defenses = strengths.read(folder).defenses
+    table = training_rows(trainings(folder))
+    found = verdicts(defenses, table)
+    reasons = " ".join(scope(defenses, table)).replace("just given", "that its page gives")
+    return "\n".join(
+        [
+            f"**Random gradient masking** (arXiv 2408.08430). *Claim:* {CLAIM} *Here*, accuracy lost at the strengths "
+            "that stop the attacker as published (oblivious), and at those that stop attackers who know the defense "
+            "(adaptive):",
+            *(
+                f"- {name}: oblivious **{together(found[OBLIVIOUS][name])}**, adaptive "
+                f"**{together(found[ADAPTIVE][name])}**."
+                for name in found[ADAPTIVE]
+            ),
+            " ".join(["*Verdict:*", *([reasons] if reasons else []), *ranking(defenses, table)]),
+        ]
+    )

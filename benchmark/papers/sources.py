@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from benchmark.bench import threads
 from benchmark.cells import cells_of_one_code
 from benchmark.markdown import escaped
 from benchmark.store import Record
+from benchmark.training.store import read_all as read_trainings
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,16 @@ def cells(records: list[Record]) -> list[Cell]:
         Cell(of_cell[min(of_cell)][1]["config"], [of_cell[index][0] for index in sorted(of_cell)])
         for of_cell in cells_of_one_code(records)[0].values()
     ]
+
+
+def trainings(folder: Path, links: bool = True) -> list[Record]:
+    """The trainings of a run, none where it has none.
+
+    Args:
+        folder: of the run.
+        links: whether symbolic links are followed.
+    """
+    return read_trainings(folder, links) if any((folder / "training").glob("*.json")) else []
 
 
 def same_attack(recorded: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -90,5 +103,5 @@ def costs(records: Sequence[Record], what: str) -> str:
     origins = [record["provenance"] for record in records]
     dates = sorted(origin["date"][:10] for origin in origins)
     hours = sum(record["cost"]["seconds"] for record in records) / 3600
-    devices = sorted({escaped(f"{origin['device']} with {origin['threads']} threads") for origin in origins})
+    devices = sorted({escaped(f"{origin['device']} with {threads(origin['threads'])}") for origin in origins})
     return f"{len(records):,} records, {dates[0]} to {dates[-1]}, {hours:.1f} hours of {what} on {'; '.join(devices)}"

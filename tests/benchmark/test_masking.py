@@ -12,6 +12,7 @@ from benchmark.errors import UsageError
 from benchmark.papers import masking
 from benchmark.papers.masking_figure import curves, of_shares
 from benchmark.registry import spec
+from benchmark.schema import sealed
 from benchmark.strengths import by_defense, strongest_attack
 from benchmark.threshold_table import Criterion, merged, rows
 
@@ -22,19 +23,34 @@ Found = tuple[Row, list[Row]]
 MakeSearch = Callable[..., Found]
 
 
-def training(defense: dict[str, Any] | None, accuracy: float, seed: int, **changed: Any) -> dict[str, Any]:
+def training(
+    defense: dict[str, Any] | None,
+    accuracy: float,
+    seed: int,
+    untrained: float = 0.05,
+    loss: float = 1.0,
+    **changed: Any,
+) -> dict[str, Any]:
+    """A record of a training; an accuracy of 0 is of one that has diverged."""
     config = {"data": {"class": "CIFAR10JPEG"}, "model": {"class": "ConvNet"}, "algorithm": "FedSGD", "clients": 10}
     config |= {"clients_per_round": 10, "rounds": 5, "local_epochs": None, "batch_size": 8, "learning_rate": 0.1}
     config |= {"server_momentum": 0.0, "split": "iid", "batch_norm": "exclude", "train_images": None}
-    config |= {"test_images": None, "defense": defense, "seed": seed, "evaluate_every": 1, "schema": 1} | changed
+    config |= {"test_images": None, "defense": defense, "seed": seed, "evaluate_every": 5, "schema": 1} | changed
+    done = accuracy > 0
     return {
         "key": f"{config}",
         "config": config,
-        "data_sha256": "",
-        "status": "diverged" if accuracy == 0 else "done",
-        "curve": {},
-        "accuracy": accuracy or None,
-        "loss": 1.0,
+        "code_sha256": None,
+        "data_sha256": "0" * 64,
+        "status": "done" if done else "diverged",
+        "round": 5 if done else 2,
+        "curve": {
+            "round": [0, 5] if done else [0],
+            "accuracy": [untrained, accuracy] if done else [untrained],
+            "loss": [2.3, loss] if done else [2.3],
+        },
+        "accuracy": accuracy if done else None,
+        "loss": loss if done else None,
         "provenance": {
             "date": "2026-01-01T00:00:00Z",
             "commit": "of the training",
@@ -43,7 +59,7 @@ def training(defense: dict[str, Any] | None, accuracy: float, seed: int, **chang
             "versions": {"torch": "2"},
             "data_notes": [],
         },
-        "cost": {"seconds": 3600.0},
+        "cost": {"seconds": 3600.0, "ms_per_round": 1.0},
     }
 
 
@@ -57,7 +73,7 @@ def of_masking(folder: Path, searches: list[Found], trained: list[Row]) -> str:
     (folder / "thresholds.json").write_text(json.dumps({"thresholds": named, "ssim": 0.5, "stop": 0.05}))
     (folder / "training").mkdir(exist_ok=True)
     for number, one in enumerate(trained):
-        (folder / "training" / f"{number}.json").write_text(json.dumps(one | {"key": str(number)}))
+        (folder / "training" / f"{number}.json").write_bytes(sealed(one | {"key": str(number)}))
     return masking.page([record for _, records in searches for record in records], folder)
 
 
@@ -89,25 +105,25 @@ def test_the_page_sets_both_attackers_beside_the_accuracy_at_their_strengths(
     trained += [training({"class": "Pruning", "ratio": 0.9}, 0.599 + 0.02 * seed, seed) for seed in SEEDS]
     written = of_masking(tmp_path, searches, trained)
     assert (
-        "| Masking ratio | 0.1 (beyond 0, not certified), IDLG | 0.8 (beyond 0, not certified), IDLG with priors | "
-        "ConvNet FedSGD 61.7 ± 5.2 % | ConvNet FedSGD 42.1 ± 5.2 % | ConvNet FedSGD 62.0 ± 5.0 % |"
+        "| Masking ratio | 0.1 (beyond 0, not certified) | IDLG | 0.8 (beyond 0, not certified) | IDLG with priors |"
     ) in written
-    assert "| Pruning ratio | stopped at the weak end, ratio 0.9, already (0% leak) | not stopped at the" in written
-    assert "| ConvNet FedSGD 61.9 ± 5.0 % | not trained |" in written
+    assert "| Masking ratio | ConvNet FedSGD | 62.0 ± 5.0 % | 61.7 ± 5.2 % | 42.1 ± 5.2 % |" in written
+    assert "| Pruning ratio | stopped at the weak end, ratio 0.9, already (0% leak) | IDLG | not stopped at" in written
+    assert "| Pruning ratio | ConvNet FedSGD | 62.0 ± 5.0 % | 61.9 ± 5.0 % | not trained |" in written
     assert "at most 0, which a leak rate of up to 19% can" in written
     assert "of the training" in written and "12 records, 2026-01-01 to 2026-01-01, 12.0 hours of training" in written
-    oblivious, _, adaptive = written.partition("**At the strengths that stop the adaptive attacker here:**")
+    oblivious, _, adaptive = written.partition("**At the strengths that stop the adaptive attacker:**")
     # 0.4, 0.3 and 0.2 points: 0.3 ± 4.303 x 0.1 / sqrt(3), though each accuracy alone is known to 5 points
-    assert "- Masking ratio: **less than a point**. CIFAR10 LeNet: 0.3 points (0.1 to 0.5, ConvNet FedSGD)" in oblivious
-    assert "- Pruning ratio: **less than a point**. CIFAR10 LeNet: 0.1 points (0.1 to 0.1" in oblivious
-    assert "- Masking ratio: **more than a point**. CIFAR10 LeNet: 19.9 points" in adaptive
-    assert "- Pruning ratio: **not stopped**." in adaptive
+    assert "| Masking ratio | **less than a point** | 0.3 points (0.1 to 0.5, ConvNet FedSGD)" in oblivious
+    assert "| Pruning ratio | **less than a point** | 0.1 points (0.1 to 0.1" in oblivious
+    assert "| Masking ratio | **more than a point** | 19.9 points" in adaptive
+    assert "| Pruning ratio | **not stopped** | not stopped |" in adaptive
     assert "Masking ratio (19.9), Pruning ratio (not stopped everywhere)." in adaptive
     assert (tmp_path / "leakage.png").read_bytes().startswith(b"\x89PNG") and "Rate is" not in written
     faster = [training(masked(0.8), 0.599 + 0.02 * seed, seed, learning_rate=1.0) for seed in SEEDS]
     written = of_masking(tmp_path, searches, trained + faster)
-    assert "| ConvNet FedSGD 61.9 ± 5.0 %, rate 1 (largest tried) | ConvNet FedSGD 62.0" in written
-    assert "- Masking ratio: **less than a point**. CIFAR10 LeNet: 0.1 points" in written and "Rate is" in written
+    assert "| 62.0 ± 5.0 % | 61.7 ± 5.2 % | 61.9 ± 5.0 %, rate 1 (largest tried) |" in written
+    assert "| Masking ratio | **less than a point** | 0.1 points" in written and "Rate is" in written
     assert "- Learning rates were chosen on the test images" in written
     (tmp_path / "thresholds.json").write_text('{"thresholds": [1], "ssim": 0.5, "stop": 0.05}')
     with pytest.raises(UsageError, match="run leakboard threshold SUITE"):
@@ -123,30 +139,44 @@ def test_the_page_names_what_its_rows_cannot_carry(make_search: MakeSearch, tmp_
         for name, argument, victims in (("Masking", "ratio", 100), ("GaussianNoise", "std", 16))
         for adaptive in (False, True)
     ]
-    runs = [training(defense, 0.5 + 0.01 * seed, seed) for defense in (None, masked(0.2)) for seed in SEEDS]
-    runs[-1]["curve"] = {"accuracy": [0.53]}  # untrained, it was as good
+    runs = [training(defense, 0.5 + 0.01 * seed, seed, 0.53) for defense in (None, masked(0.2)) for seed in SEEDS]
     written = of_masking(tmp_path, searches, runs)
     (said,) = (part for part in written.split("\n## ") if part.startswith("What these rows cannot carry"))
     lines = said.splitlines()[2:]
     assert lines[0].startswith("- CIFAR10 LeNet GaussianNoise std have no strengths that are certified to stop both")
     assert lines[1].startswith("- The attacker who knows of Gaussian noise had a prior of a fixed scale (0.3, CIFAR10")
     assert "found on LeNet on CIFAR10, with random" in lines[2] and "ConvNet FedSGD on CIFAR10JPEG were" in lines[2]
-    assert "networks reach ConvNet FedSGD on CIFAR10JPEG 51.0 %" in lines[3]
+    assert "without a defense the networks reach 51.0 % on CIFAR10JPEG." in lines[3]
     assert lines[4].startswith("- 6 of 6 runs, 3 of them without a defense, ended no better than an untrained network")
     assert lines[5] == (
         "- Void, and left out of the verdicts: Masking(ratio=0.2, rescale=False) in ConvNet FedSGD on CIFAR10JPEG "
         "(did not act)."
     )
     assert "These rows neither confirm nor refute it" in written
-    assert "- Masking ratio: **open**. CIFAR10 LeNet: no sound FedSGD trainings; did not act in ConvNet" in written
-    assert "not known of them: Masking ratio, GaussianNoise std." in written
+    assert "| Masking ratio | **open** | no sound FedSGD trainings; did not act in ConvNet FedSGD |" in written
+    assert "a loss or a strength is not known: Masking ratio, GaussianNoise std." in written
 
-    swept = {"class": "IDLG", "total_variation": 1e-5, "prior_scale": 3.0}
-    searches.append(make_search(stops_at(0.5, 1.0), "GaussianNoise", True, argument="std", attack=swept))
+    swept = {"class": "IDLG", "total_variation": 1e-5}
+    searches += [
+        make_search(stops_at(at, 1.0), "GaussianNoise", True, argument="std", attack=swept | {"prior_scale": scale})
+        for scale, at in ((1.0, 0.3), (3.0, 0.5))
+    ]
     lenet = {"model": {"class": "LeNet"}}
     masks = [training(masked(0.2), 0.49, seed, **lenet) for seed in SEEDS]
     written = of_masking(tmp_path, searches, [training(None, 0.5, seed, **lenet) for seed in SEEDS] + masks)
-    assert "fixed scale" not in written and "0.5 (beyond 0, not certified), IDLG with priors" in written
+    assert "fixed scale" not in written
+    assert "| 0.5 (beyond 0, not certified) | IDLG with priors, scale 3 |" in written
+    assert "of 1 and 3 times their mean in public images" in written and "a larger one may need more" in written
+    assert "another attack needs stronger noise" not in written
+    searches.append(
+        make_search(stops_at(0.2, 1.0), "GaussianNoise", True, argument="std", attack=swept | {"prior_scale": 10.0})
+    )
+    unmasked = of_masking(tmp_path, searches, [])
+    assert "a larger one may need more" not in unmasked  # 10 needs weaker noise than 3 does
+    stronger = make_search(stops_at(0.6, 1.0), "GaussianNoise", True, argument="std", attack=swept | {"restarts": 2})
+    unmasked = of_masking(tmp_path, [*searches, stronger], [])
+    assert "On CIFAR10 LeNet another attack needs stronger noise than all of these, and counts." in unmasked
+    assert "| 0.6 (beyond 0, not certified) | IDLG with priors |" in unmasked
     for file in (tmp_path / "training").iterdir():
         file.unlink()
     written = of_masking(tmp_path, searches[:2], [training(None, 0.5, seed, **lenet) for seed in SEEDS] + masks)
@@ -156,11 +186,11 @@ def test_the_page_names_what_its_rows_cannot_carry(make_search: MakeSearch, tmp_
 
 def test_a_defense_that_acted_once_is_not_void(make_search: MakeSearch, tmp_path: Path) -> None:
     searches = [make_search(stops_at(0.2), adaptive=adaptive) for adaptive in (False, True)]
-    trained = [training(defense, 0.5, seed) for defense in (None, masked(0.2)) for seed in SEEDS]
-    trained[-1] |= {"loss": 1.1, "curve": {"loss": [2.3, 1.1]}}
+    trained = [training(defense, 0.5, seed) for defense in (None, masked(0.2)) for seed in SEEDS[:-1]]
+    trained += [training(None, 0.5, SEEDS[-1]), training(masked(0.2), 0.5, SEEDS[-1], loss=1.1)]
     written = of_masking(tmp_path, searches, trained)
     assert "did not act" not in written
-    assert "CIFAR10 LeNet: 0.0 points (0.0 to 0.0, ConvNet FedSGD)" in written  # no loss has no sign
+    assert "| 0.0 points (0.0 to 0.0, ConvNet FedSGD)" in written  # no loss has no sign
 
 
 def test_what_is_not_known_is_open_and_not_ranked(make_search: MakeSearch, tmp_path: Path) -> None:
@@ -173,6 +203,9 @@ def test_what_is_not_known_is_open_and_not_ranked(make_search: MakeSearch, tmp_p
         *both(stops_at(0.2), "Masking", fixed={"rescale": True}),
         *both({1.0: 0, 0.1: 0}, "Clipping", argument="max_norm", without=0, attack={"class": "DLG"}),
         *both(stops_at(0.4, 1.0), "GaussianNoise", argument="std", attack={"class": "IDLG"} | SWEPT),
+        *both(
+            stops_at(0.3, 1.0), "GaussianNoise", argument="std", attack={"class": "IDLG"} | SWEPT | {"prior_scale": 3.0}
+        ),
         *both(stops_at(0.2), "Masking", data="MNIST"),
     ]
     trained = [training(None, 0.6, seed) for seed in SEEDS]
@@ -185,19 +218,16 @@ def test_what_is_not_known_is_open_and_not_ranked(make_search: MakeSearch, tmp_p
     trained += [training(None, 0.9, seed, **averages) for seed in SEEDS]
     trained += [training(masked(0.2), 0.1, seed, **averages) for seed in SEEDS]
     written = of_masking(tmp_path, searches, trained)
-    assert "LeNet FedAvg 10.0 ± 0.0 %" in written and "3 of 3 diverged" in written
-    assert (
-        "- Masking ratio: **open**. CIFAR10 LeNet: 6.0 points (-1.5 to 13.5, ConvNet FedSGD), open; MNIST LeNet: no"
-        in written
-    )
-    assert "- Masking ratio (rescale=True): **open**. CIFAR10 LeNet: no sound FedSGD trainings." in written
-    assert "- Pruning ratio: **open**. CIFAR10 LeNet: no sound FedSGD trainings." in written
-    assert "- Clipping max_norm: **open**. CIFAR10 LeNet: the attack finds nothing without a defense." in written
-    assert "- GaussianNoise std: **more than a point**. CIFAR10 LeNet: 60.0 points" in written
+    assert "| Masking ratio | LeNet FedAvg | 90.0 ± 0.0 % | 10.0 ± 0.0 % |" in written
+    assert "3 of 3 diverged" in written
+    assert "| Masking ratio | **open** | 6.0 points (-1.5 to 13.5, ConvNet FedSGD), open | no sound FedSGD" in written
+    assert "| Masking ratio (rescale=True) | **open** | not trained at this strength | - |" in written
+    assert "| Pruning ratio | **open** | no sound FedSGD trainings | - |" in written
+    assert "| Clipping max_norm | **open** | the attack finds nothing without a defense | - |" in written
+    assert "| GaussianNoise std | **more than a point** | 60.0 points" in written
     assert "Ranked" not in written
-    assert (
-        "not known of them: Pruning ratio, Masking ratio, Masking ratio (rescale=True), Clipping max_norm." in written
-    )
+    unknown = "Pruning ratio, Masking ratio, Masking ratio (rescale=True), Clipping max_norm."
+    assert f"a loss or a strength is not known: {unknown}" in written
 
 
 SWEPT = {"total_variation": 1e-5, "prior_scale": 1.0}
@@ -262,6 +292,11 @@ def test_the_figure_has_a_curve_for_each_attack(make_search: MakeSearch) -> None
         ("IDLG", "adaptive", {0.0: 1.0, 0.9: 0.0}),
         ("IDLG", "oblivious", {0.0: 1.0, 0.1: 0.0, 0.99: 0.0}),
     ]
+    scales = [
+        make_search({0.0: 16, at: 0}, adaptive=True, attack={"class": "IDLG", "prior_scale": scale})
+        for scale, at in ((1.0, 0.5), (3.0, 0.9), (10.0, 0.8))
+    ]
+    assert curves(searched(*scales)) == [("IDLG", "adaptive", {0.0: 1.0, 0.9: 0.0})]  # the strongest of the sweep
     assert of_shares(found) and not of_shares(found[1:2])
     assert not of_shares([found[0] | {"strengths": [0.96, 0.999]}])  # there is room for those on a straight axis
     assert not of_shares([found[0] | {"strengths": [100.0, 1.0, 0.0001]}])

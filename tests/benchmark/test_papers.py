@@ -17,6 +17,8 @@ from benchmark.papers.dlg_fb import Outcome, Setting, gain, passing, saving, set
 from benchmark.papers.idlg import Comparison
 from benchmark.papers.sources import Cell
 from benchmark.registry import spec
+from benchmark.schema import psnr_of, sealed
+from benchmark.suite import digest
 
 Record = dict[str, Any]
 
@@ -32,8 +34,8 @@ def record(
     """A record of victims with one image each; evaluations are 1000 for each."""
     attack = spec("attack", attack["class"], {k: v for k, v in attack.items() if k != "class"}).as_dict()
     config = {"data": {"class": data}, "model": {"class": "LeNet"}, "attack": attack, "defense": None, "seed": 0}
-    config |= {"adaptive": False, "same_class": 1}
-    cell = json.dumps(config, sort_keys=True)
+    config |= {"adaptive": False, "same_class": 1, "batch_size": 1, "schema": 1}
+    cell = digest(config)
     victims = [
         {
             "index": first + row,
@@ -42,7 +44,7 @@ def record(
             "evaluations": 1000,
             "loss": 0.0,
             "mse": [mse],
-            "psnr": [30.0 if mse <= 0.01 else 10.0],
+            "psnr": [psnr_of(mse)],
             "ssim": [0.5],
             "lpips": None,
             "null_psnr": [10.0],
@@ -57,6 +59,7 @@ def record(
         "key": f"{cell}{first}",
         "cell": cell,
         "config": config,
+        "code_sha256": "0" * 64,
         "provenance": {
             "date": "2026-01-01T00:00:00Z",
             "commit": "abc",
@@ -65,10 +68,17 @@ def record(
             "versions": {"torch": "2"},
             "data_notes": ["a part of the images"],
             "lpips": "no weights",
+            "data_sha256": "0" * 64,
         },
-        "cost": {"seconds": 3600.0, "peak_memory_mib": 1, "notes": []},
+        "cost": {"seconds": 3600.0, "victims_at_once": 1, "peak_memory_mib": 1, "notes": []},
         "victims": victims,
-        "curve": {"levels": [0.09, 0.03], "passed": [[p, p] for p in passed or [None] * len(mses)]},
+        "curve": {
+            "evaluations": [],
+            "loss": [[] for _ in mses],
+            "psnr": [[] for _ in mses],
+            "levels": [0.09, 0.03],
+            "passed": [[p, p] for p in passed or [None] * len(mses)],
+        },
         "picture": "",
     }
 
@@ -106,7 +116,7 @@ def test_the_published_loop_stands_beside_ours_where_it_was_run(tmp_path: Path) 
         "| MNIST, DLG, 300 images | 50.0 (40.0-60.0) | 75.0 | 7 | 50.0 (40.0-60.0) | 99.0 | 7 | 3.2x faster" in written
     )
     assert "| 3.2x faster (2 threads, the loop at 1) |" in written
-    assert "MNIST 75.0 % of 300, where ours tells 99.0 % and the paper has 89.9 %." in written
+    assert "MNIST 75.0 % of 300, where ours has 99.0 % and the paper has 89.9 %." in written
     (tmp_path / "published_mnist.json").write_text("{}")
     with pytest.raises(UsageError, match=r"published_mnist\.json cannot be read: write it with leakboard bench"):
         idlg.page(of_idlg(), tmp_path)
@@ -129,7 +139,7 @@ def test_lfw_in_the_papers_label_space_explains_what_it_can(tmp_path: Path) -> N
     assert (
         "Of the same 60 images 60 are found with our rows and 32 with 5,749, where the paper's share is 52.1 % (MSE at "
         "most 0.01): the label space surely moves the share towards the paper's (exact paired test, p = 7.5e-09), and "
-        "there these images do not tell it apart." in written
+        "there these images do not tell it apart from the paper's." in written
     )
 
 
@@ -168,8 +178,8 @@ def test_equal_rates_far_apart_are_rarely_called_equivalent_and_equal_ones_rarel
 
 def test_the_summary_of_idlg_is_made_of_its_records(tmp_path: Path) -> None:
     written = idlg.summary(of_idlg(), tmp_path)
-    assert "MNIST 76.3 and 88.9 %, labels 89.9 and 100.0 %" in written
-    assert "MNIST (100 images) 76.0 (66.8-83.3) and 50.0 (40.4-59.6) %" in written
+    assert "- MNIST (100 images): images 76.0 (66.8-83.3) and 50.0 (40.4-59.6) [76.3 and 88.9]; labels" in written
+    assert "[89.9 and 100.0]" in written
     assert "iDLG finds more images than DLG is open: surely on 0 of 1 data sets" in written
     assert "iDLG's label is always right is confirmed: wrong for 0 of 100." in written
     better = [record("MNIST", {"class": "DLG"}, [1.0] * 30), record("MNIST", {"class": "IDLG"}, [1e-6] * 29 + [1.0])]
@@ -217,8 +227,8 @@ def test_only_victims_that_every_start_attacked_count(tmp_path: Path) -> None:
     assert "10 of 20 victims count, in 5 sequences." in written
     assert gain(setting, "blend", "mean")[0] == 0.5
     assert passing(setting, "mean")[0] == 0.5
-    assert "as means over 1 setting: the blend has +100.0 (+100.0 to +100.0) points of images found" in written
-    assert "no reconstruction, +50.0 (+50.0 to +50.0) points of images found, +50.0 (+50.0 to +50.0) points" in written
+    assert "as means over 1 setting:\n\n- the blend: +100.0 (+100.0 to +100.0) points of images found" in written
+    assert "no reconstruction: +50.0 (+50.0 to +50.0) points of images found, +50.0 (+50.0 to +50.0) points" in written
     told = "confirmed** as a mean over settings, +100.0 (+100.0 to +100.0) points. Of 1 settings it is surely so in 0"
     assert f"- **More images than from noise: {told}, surely the other way in 0, and open in 1." in written
     assert "**Fewer evaluations than from the mean: confirmed** as a mean" in dlg_fb.summary(of_dlg_fb(), tmp_path)
@@ -319,8 +329,8 @@ def test_the_page_of_idlg_has_the_papers_protocol_alone_and_the_same_victims_for
 def test_the_command_writes_the_page_and_names_the_papers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "idlg" / "records"
     folder.mkdir(parents=True)
-    for number, one in enumerate(of_idlg()):
-        (folder / f"{number}.json").write_text(json.dumps(one | {"key": str(number)}))
+    for one in of_idlg():
+        (folder / f"{one['key']}.json").write_bytes(sealed(one))
     with pytest.raises(SystemExit) as ended:
         main(["page", str(tmp_path / "idlg")])
     assert ended.value.code == 0

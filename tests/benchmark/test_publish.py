@@ -1,13 +1,17 @@
 """A published run: no private image in it, and all that its tables need."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from benchmark import threshold_page
 from benchmark.cli import main
+from benchmark.leaderboard import of_records
 from benchmark.markdown import escaped
 from benchmark.papers.sources import provenance
+from benchmark.reporter import write_tables
 from benchmark.store import Store, read_all
 from benchmark.training.store import read_all as read_trainings
 from tests.conftest import MakeRecord
@@ -154,3 +158,26 @@ def test_what_a_record_says_is_no_markup_in_a_page(tmp_path: Path, made_record: 
 )
 def test_a_value_is_shown_as_it_is(text: object, shown: str) -> None:
     assert escaped(text) == shown
+
+
+def test_tables_of_several_runs_in_one_folder_are_of_all_of_them(tmp_path: Path, made_record: MakeRecord) -> None:
+    to = tmp_path / "published"
+    for name, attack in (("first", "DLG"), ("second", "IDLG")):
+        run = tmp_path / name
+        defended = [{"class": "GaussianNoise", "std": std} for std in (0.1, 1.0)]
+        records = [made_record(defense=defense, attack={"class": attack}) for defense in (None, *defended)]
+        for record in records:
+            Store(run).write(record)
+        config = records[0]["config"]
+        scenario = {part: config[part] for part in config if part not in ("schema", "defense", "attack", "adaptive")}
+        search = {"dataset": "Digits", "model": "LeNet", "where": "Digits LeNet", "scenario": scenario, "victims": 2}
+        search |= {"defense": "GaussianNoise", "argument": "std", "fixed": {}, "attack": {"class": attack}}
+        search |= {"adaptive": False, "strengths": [0.1, 1.0]}
+        threshold_page.write(run, records, [search])
+        write_tables(run, name, of_records(records), records)
+        assert leakboard("publish", run, to) == 0
+    found = json.loads((to / "thresholds.json").read_text())["thresholds"]
+    assert [search["attack"]["class"] for search in found] == ["DLG", "IDLG"]
+    assert "| DLG |" in (to / "thresholds.md").read_text()
+    board = (to / "leaderboard.csv").read_text()
+    assert ",DLG," in board and ",IDLG," in board
