@@ -18,19 +18,19 @@ from attacks.gradients import batch_gradients, batch_logits, call, differentiabl
 from defenses.base import Update
 
 TRIALS = 12
-"""Random images for each of which the rows of a layer must tell the label."""
+"""Random networks and images for each of which the rows of a layer must tell the label."""
 
 SAME = {torch.float64: 1e-9, torch.float32: 1e-3}
 """Relative difference up to which two ways to one number agree; a shortcut that does not fit is off by its own size."""
 
 
-def random_weights(model: nn.Module, networks: int) -> Update:
-    """Weights of some networks at random, name -> ``[V, ...]``, the same for the same architecture.
+def random_weights(model: nn.Module, networks: int, seed: int = 0) -> Update:
+    """Weights of some networks at random, name -> ``[V, ...]``, the same for the same architecture and seed.
 
     They are no larger than usual ones, and none of them is zero, as they are in some initialisations: whatever a layer
     does can be seen.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     drawn = {}
     for name, p in model.named_parameters():
         noise = torch.randn((networks, *p.shape), generator=generator)
@@ -239,9 +239,10 @@ def _find_rows(model: nn.Module, image_shape: tuple[int, ...], num_classes: int)
     wide = [name for name in trained_names(model) if model.get_parameter(name).shape[:1] == (num_classes,)]
     if not wide:
         return None
-    parameters, images = random_weights(model, 1), random_images(model, image_shape, TRIALS)
+    images = random_images(model, image_shape, TRIALS)
     right = dict.fromkeys(wide, 0.0)
     for trial, image in enumerate(images):  # one by one: of many classes the gradients of all would not fit
+        parameters = random_weights(model, 1, seed=trial)
         label = torch.tensor([trial % num_classes], device=image.device)
         one_hot = nn.functional.one_hot(label, num_classes)[None].to(image)
         gradients = batch_gradients(model, parameters, image[None], one_hot, create_graph=False)

@@ -23,7 +23,7 @@ from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.blocks import Block, Workbench, checksum, data_chain, short
 from benchmark.client import observe
-from benchmark.errors import UsageError, users_code
+from benchmark.errors import UsageError
 from benchmark.leak import leaked, null_scores
 from benchmark.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.pictures import strip
@@ -62,8 +62,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
         return observation
 
     started = time.perf_counter()
-    with users_code(f"the attack {cell.attack.name} has failed on victims {victims.start} to {victims.stop - 1}"):
-        found = attack_within_memory(attack, seen, victims, callbacks, notes)
+    found = attack_within_memory(attack, seen, victims, callbacks, notes)
     seconds = time.perf_counter() - started
     found = without_nan(found)
     records = []

@@ -14,7 +14,8 @@ class Masking(Defense):
 
     An attacker who knows it matches only what the mask left. A zero is not always the mask's: a unit that is silent
     behind a ReLU, or a pixel that is black, leaves a whole row or column of zeros, and so does a mask with a chance of
-    ratio to the number of its entries. Where that is next to none, the zeros are the gradient's own, and are matched.
+    ratio to the power of the number of its entries. Where that is next to none, the zeros are the gradient's own, and
+    are matched. A zero that stands by itself cannot be told from a removed entry, and is not.
 
     Args:
         ratio: probability that an entry is zeroed, from 0 up to but not including 1; 0 is no defense.
@@ -62,13 +63,18 @@ class Masking(Defense):
         return kept
 
     def _true_zeros(self, observed: Tensor) -> Tensor:
-        """Entries ``[V, O, I, ...]`` of rows or columns in which there are more zeros than a mask would leave."""
+        """Entries ``[V, O, I, ...]`` of rows, columns or taps that are empty, where a mask would leave something.
+
+        A tap is a place in the kernels of a convolution; one that meets nothing but the padding is always zero.
+        """
         zero = (observed == 0).flatten(3) if observed.dim() > 3 else (observed == 0).unsqueeze(3)
-        rows, columns = zero.flatten(2).all(2), zero.all(3).all(1)  # [V, O], [V, I]
-        # A row is empty by chance with the power of what it has outside empty columns, and the other way round.
-        inside_row = zero.shape[3] * (~columns).sum(1).clamp(min=1)
-        inside_column = zero.shape[3] * (~rows).sum(1).clamp(min=1)
-        silent_rows = rows & (self.ratio**inside_row * zero.shape[1] < CHANCE)[:, None]
-        silent_columns = columns & (self.ratio**inside_column * zero.shape[2] < CHANCE)[:, None]
-        silent = silent_rows[:, :, None, None] | silent_columns[:, None, :, None]
-        return silent.expand_as(zero).reshape(observed.shape)
+        empty = [zero.transpose(1, axis).flatten(2).all(2) for axis in (1, 2, 3)]  # [V, O], [V, I], [V, taps]
+        silent = torch.zeros_like(zero)
+        for axis, slices in enumerate(empty):
+            # By chance a slice is empty with the power of what it has outside the empty slices of the other axes.
+            others = [(~other).sum(1).clamp(min=1) for place, other in enumerate(empty) if place != axis]
+            chance = self.ratio ** (others[0] * others[1]) * slices.shape[1]
+            shape = [len(zero), 1, 1, 1]
+            shape[1 + axis] = -1
+            silent |= (slices & (chance < CHANCE)[:, None]).view(shape)
+        return silent.reshape(observed.shape)

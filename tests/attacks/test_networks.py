@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import DLG, IDLG, Observation
+from attacks import IDLG, Observation
 from attacks.gradients import batch_gradients, call
 from attacks.head import linear_head
 from attacks.rgap import stages
@@ -78,7 +78,7 @@ class Twice(LeNet):
     """The last layer's features are used a second time."""
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self[:7](images)
+        features = nn.Sequential(*list(self)[:7])(images)
         return self[7](features) + features[:, :10]
 
 
@@ -216,9 +216,9 @@ def test_rgap_takes_a_chain_however_it_is_written(network: str) -> None:
 
 @pytest.mark.parametrize("network", ["one activation", "normalised", "hooked", "shortcut", "wrapped"])
 def test_digits_are_found_through_every_way_to_write_a_lenet(network: str, digits: Digits) -> None:
-    (images, _), seen = victims(NETWORKS[network](), 4, digits)
+    (images, _), seen = victims(NETWORKS[network](), 8, digits)
     found = IDLG(max_evaluations=300).reconstruct(seen)
-    assert ((found.images - images).square().mean((1, 2, 3, 4)) < 1e-2).sum() >= 3
+    assert ((found.images - images).square().mean((1, 2, 3, 4)) < 1e-2).sum() >= 6
 
 
 def test_a_call_with_other_weights_leaves_shared_ones_shared() -> None:
@@ -232,7 +232,7 @@ def test_a_call_with_other_weights_leaves_shared_ones_shared() -> None:
 def test_what_is_frozen_is_not_shared_and_what_is_unused_is_zero(digits: Digits) -> None:
     network = LeNet(SHAPE, CLASSES)
     network.spare = nn.Linear(3, 2)  # type: ignore[assignment]
-    network.forward = lambda images: nn.Sequential.forward(network[:8], images)  # type: ignore[method-assign]
+    network.forward = nn.Sequential(*list(network)[:8]).forward  # type: ignore[method-assign]
     for name, p in network.named_parameters():
         p.requires_grad_(not name.startswith("0."))
     (_, _), seen = victims(network, 2, digits)
@@ -240,21 +240,19 @@ def test_what_is_frozen_is_not_shared_and_what_is_unused_is_zero(digits: Digits)
     assert not seen.update["spare.weight"].any() and seen.update["2.weight"].any()
 
 
-@pytest.mark.parametrize("attack", [IDLG, DLG])
 @pytest.mark.parametrize("size", [0.1, 0.03])
-def test_small_gradients_are_matched_as_well_as_large_ones(attack: type[IDLG], size: float, digits: Digits) -> None:
+def test_small_gradients_are_matched_as_well_as_large_ones(size: float, digits: Digits) -> None:
     """With weights of the usual size the published tolerances are above the loss of any image at all."""
     images, labels = digits.victims(6)
     public = digits.mean_image(), digits.class_means(), digits.mean_step()
-    model = LeNet(SHAPE, CLASSES, init_range=size)
+    model = LeNet(SHAPE, CLASSES, init_range=size).double()
     seen = observe(model, images, labels, CLASSES, None, False, *public, 0, range(6))
-    found = attack(max_evaluations=400).reconstruct(seen)
-    assert ((found.images - images).square().mean((1, 2, 3, 4)) < 1e-2).sum() >= 4
-    one_hot = nn.functional.one_hot(found.labels, CLASSES).float()
-    if attack is IDLG:  # the loss is told as it is, not as it was scaled
-        dummy = batch_gradients(model, seen.parameters, found.images, one_hot, create_graph=False)
-        off = sum(((dummy[n] - seen.update[n]) ** 2).flatten(1).sum(1) for n in dummy)
-        torch.testing.assert_close(found.loss, off, rtol=1e-2, atol=1e-14)
+    found = IDLG(max_evaluations=200).reconstruct(seen)
+    assert ((found.images - images).square().mean((1, 2, 3, 4)) < 1e-2).sum() >= 5
+    one_hot = nn.functional.one_hot(found.labels, CLASSES).double()
+    dummy = batch_gradients(model, seen.parameters, found.images, one_hot, create_graph=False)
+    off = sum(((dummy[n] - seen.update[n]) ** 2).flatten(1).sum(1) for n in dummy)
+    torch.testing.assert_close(found.loss, off, rtol=1e-4, atol=0)  # as it is, not as it was scaled
 
 
 MODELS = {"LeNet": LeNet, "MLP": lambda *a: MLP(*a, activation="relu"), "ConvNet": ConvNet, "ResNet": ResNet}
@@ -278,7 +276,8 @@ def test_knowing_a_defense_that_takes_next_to_nothing_loses_nothing(
     kept = known.kept_entries(seen.update)
     lost = sum(int((value == 0).sum()) for value in kept.values()) / sum(value.numel() for value in kept.values())
     strength = getattr(defense, "ratio", 0.0)
-    assert lost <= 3 * strength
+    by_themselves = 0.35 if isinstance(defense, Masking) and strength else 0.0  # zeros no row, column or tap explains
+    assert lost <= 3 * strength + (by_themselves if isinstance(made, ConvNet | ResNet) else 0)
     simulated = known.simulate(control.update, seen.update)
     for name, value in simulated.items():
         torch.testing.assert_close(value, seen.update[name], rtol=0, atol=1e-12)

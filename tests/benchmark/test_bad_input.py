@@ -363,7 +363,7 @@ number = 3
         ("attack", "own_bad.Abstract", "must be an attacks.Attack with all its methods"),
         ("defense", "own_bad.NotAnAttack", "must be a defenses.Defense"),
         ("data", "own_bad.NotAnAttack", "must be a datamodules.PrivateData"),
-        ("model", "own_bad.NotAnAttack", "must be a torch.nn.Module with a method draw"),
+        ("model", "own_bad.NotAnAttack", "must be a torch.nn.Module, or a function that makes one"),
         (
             "attack",
             "own_bad.Broken",

@@ -25,6 +25,10 @@ import time
 from pathlib import Path
 
 from attacks import IDLG
+from benchmark.rehearsal import SEED, VICTIMS
+from benchmark.seeds import seed_for
+
+REHEARSED = {seed_for(SEED, victim, "start") for victim in range(VICTIMS)}
 
 
 def begun():
@@ -35,6 +39,8 @@ class Slow(IDLG):
     """IDLG that takes its time."""
 
     def reconstruct(self, observation, callbacks=()):
+        if set(observation.seeds) <= REHEARSED:
+            return super().reconstruct(observation, callbacks)
         with Path("log").open("a") as log:
             log.write(f"{os.getpid()} {observation.seeds}\\n")
         if len(begun()) == int(os.environ.get("HANG_AT", 0)):
@@ -50,6 +56,8 @@ class Removing(IDLG):
 
     def reconstruct(self, observation, callbacks=()):
         found = super().reconstruct(observation, callbacks)
+        if set(observation.seeds) <= REHEARSED:
+            return found
         done = [path for path in Path().glob("removed*")]
         if len(done) < int(os.environ["TIMES"]) and len(list(Path("out/records").glob("*.json"))) > 3:
             Path(f"removed{len(done)}").touch()
@@ -62,6 +70,8 @@ class Endless(IDLG):
     """IDLG that never ends."""
 
     def retire(self):
+        if set(self._observation.seeds) <= REHEARSED:
+            return super().retire()
         Path("log").touch()
         time.sleep(0.01)
         return False

@@ -287,8 +287,8 @@ def test_one_victim_that_does_not_fit_is_told(bench: Workbench, monkeypatch: pyt
 def test_another_error_of_an_attack_is_not_taken_for_a_lack_of_memory(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = of_two_at_most(monkeypatch, RuntimeError("a bug"), most=0)
     (block,) = attacked(plan(suite(victims=2), bench))
+    tried = of_two_at_most(monkeypatch, RuntimeError("a bug"), most=0)
     with pytest.raises(RuntimeError, match="a bug"):
         run_block(block, bench)
     assert tried == [2]
@@ -356,10 +356,10 @@ def test_starts_networks_and_noise_are_the_same_to_the_bit_in_blocks_of_any_size
         seen.append(observation)
         return real(self, observation, callbacks)
 
+    sizes = [attacked(plan(suite(victims=2, evaluations=1, block_size=size), bench)) for size in (1, 2)]
     monkeypatch.setattr(IDLG, "reconstruct", reconstruct)
-    for size in (1, 2):
-        for block in attacked(plan(suite(victims=2, evaluations=1, block_size=size), bench)):
-            run_block(block, bench)
+    for block in [block for blocks in sizes for block in blocks]:
+        run_block(block, bench)
     first, second, both = seen
     assert len(set(both.seeds)) == 2
     for value in both.parameters.values():
@@ -379,8 +379,9 @@ def test_defended_and_undefended_clients_are_the_same_but_for_the_defense(
         seen.append(observation)
         return real(self, observation, callbacks)
 
+    blocks = attacked(plan(suite(2, evaluations=1, defenses=["Masking"]), bench))
     monkeypatch.setattr(IDLG, "reconstruct", reconstruct)
-    for block in attacked(plan(suite(2, evaluations=1, defenses=["Masking"]), bench)):
+    for block in blocks:
         run_block(block, bench)
     control, oblivious, adaptive = seen
     assert control.seeds == oblivious.seeds == adaptive.seeds
