@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attacks import Attack
 from benchmark.code_version import code_checksum, networks_sha256, texts_of
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, users_code
 from benchmark.models import Model
 from benchmark.perceptual import Perceptual
 from benchmark.registry import Spec, build
@@ -237,15 +237,13 @@ def check_fit(scenario: Scenario, bench: Workbench) -> Model:
             + (f"give --victims {held} or fewer" if held else "give a smaller batch_size")
         )
     model = bench.model(scenario)
-    try:
+    shape = " x ".join(map(str, data.image_shape))
+    with users_code(f"{scenario.model.name} does not take the {shape} images of {scenario.data.name}"):
         like = next(model.parameters(), torch.zeros(1))
         logits = model(torch.zeros(1, *data.image_shape, device=bench.device, dtype=like.dtype))
-        assert logits.shape == (1, data.num_classes), f"it gives {list(logits.shape)}, not a logit for each class"
-    except Exception as error:  # a user's own model can raise anything
-        shape = " x ".join(map(str, data.image_shape))
-        raise UsageError(
-            f"{scenario.model.name} does not take the {shape} images of {scenario.data.name} ({short(error)})"
-        ) from None
+    if not isinstance(logits, Tensor) or logits.shape != (1, data.num_classes):
+        gives = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UsageError(f"{scenario.model.name} gives {gives}, not a logit for each of {data.num_classes} classes")
     return model
 
 
@@ -272,7 +270,3 @@ def checksum(*tensors: Tensor) -> str:
     for tensor in tensors:
         together.update(tensor.contiguous().numpy().data)
     return together.hexdigest()
-
-
-def short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120]

@@ -21,9 +21,9 @@ from attacks import Attack, Observation, Reconstruction
 from attacks.base import Trajectory
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
-from benchmark.blocks import Block, Workbench, checksum, data_chain, short
+from benchmark.blocks import Block, Workbench, checksum, data_chain
 from benchmark.client import observe
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, one_line
 from benchmark.leak import leaked, null_scores
 from benchmark.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.pictures import strip
@@ -174,7 +174,9 @@ def attack_within_memory(
         if not is_out_of_memory(error):
             raise
         if len(victims) <= attack.sequence:
-            raise UsageError(f"one victim alone does not fit into the memory of the device ({short(error)})") from None
+            raise UsageError(
+                f"one victim alone does not fit into the memory of the device ({one_line(error)})"
+            ) from None
     notes.append(f"out of memory with {len(victims)} victims at once: split into two halves")
     gc.collect()
     if torch.cuda.is_available():

@@ -7,7 +7,6 @@ true images the matching loss is zero; the defense keeps its contract; and the a
 in one sentence that names the class, the cause and, where it is the user's own code, the line.
 """
 
-import copy
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -142,20 +141,27 @@ class Scene:
             self.check_matching(seen)
 
     def plain_update(self, seen: Observation) -> Update:
-        """The victims' gradients by a loop over the module itself, with the weights written into a copy of it."""
-        module = copy.deepcopy(self.model)
+        """The victims' gradients by a loop over the module itself, hooks and all, with their weights in it."""
+        own = {key: value.detach().clone() for key, value in self.model.named_parameters()}
         rows: list[dict[str, Tensor]] = []
-        for victim in range(VICTIMS):
-            with torch.no_grad():
-                for key, value in module.named_parameters():
-                    if key in seen.parameters:
-                        value.copy_(seen.parameters[key][victim])
-            named = {key: value for key, value in module.named_parameters() if value.requires_grad}
-            logits = module(self.images[victim].to(next(module.parameters())))
-            loss = nn.functional.cross_entropy(logits, self.labels[victim])
-            found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True, allow_unused=True)
-            rows.append(dict(zip(named, found, strict=True)))
+        try:
+            for victim in range(VICTIMS):
+                self.write({key: value[victim] for key, value in seen.parameters.items()})
+                named = {key: value for key, value in self.model.named_parameters() if value.requires_grad}
+                logits = self.model(self.images[victim].to(next(self.model.parameters())))
+                loss = nn.functional.cross_entropy(logits, self.labels[victim])
+                found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True, allow_unused=True)
+                rows.append(dict(zip(named, found, strict=True)))
+        finally:
+            self.write(own)
         return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+
+    @torch.no_grad()
+    def write(self, weights: Update) -> None:
+        """Gives the module these weights."""
+        for key, value in self.model.named_parameters():
+            if key in weights:
+                value.copy_(weights[key])
 
     def check_matching(self, seen: Observation) -> None:
         """UsageError where the matching loss is not zero at the truth, or has no slope in the images elsewhere."""

@@ -1,0 +1,301 @@
+"""What cannot be trusted is told before any work: networks, defenses, attacks and data of the user's own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark.blocks import Workbench, plan
+from benchmark.cli import main
+from benchmark.records import run_block
+from benchmark.suite import parse
+
+pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
+
+OWN = '''
+import numpy
+import torch
+from torch import nn
+
+from attacks import IDLG, Attack, Reconstruction
+from benchmark.models import LeNet
+from defenses import Defense, KnownDefense
+
+
+class Base(nn.Module):
+    def __init__(self, image_shape, num_classes):
+        super().__init__()
+        self.body = nn.Linear(image_shape[0] * image_shape[1] * image_shape[2], 16)
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, images):
+        return self.head(self.body(images.flatten(1)).sigmoid())
+
+
+class Plain(Base):
+    """Without a draw."""
+
+
+class Dropped(Base):
+    def forward(self, images):
+        return self.head(nn.functional.dropout(self.body(images.flatten(1)).sigmoid(), 0.5, self.training))
+
+
+class Noisy(Base):
+    def forward(self, images):
+        return super().forward(images) + torch.randn(())
+
+
+class Detached(Base):
+    def forward(self, images):
+        return self.head(self.body(images.detach().flatten(1)).sigmoid())
+
+
+class Counting(Base):
+    calls = 0
+
+    def forward(self, images):
+        Counting.calls += 1
+        return super().forward(images) * (1 + Counting.calls % 2)
+
+
+class Raises(Base):
+    def forward(self, images):
+        raise RuntimeError("no such thing")
+
+
+class TooWide(Base):
+    def forward(self, images):
+        return torch.cat([super().forward(images)] * 2, 1)
+
+
+class NotANumber(Base):
+    def forward(self, images):
+        return super().forward(images) / 0
+
+
+class FrozenWhole(Base):
+    def __init__(self, image_shape, num_classes):
+        super().__init__(image_shape, num_classes)
+        self.requires_grad_(False)
+
+
+class ForgetsOne(Base):
+    def draw(self, generator):
+        return {"head.weight": torch.zeros(10, 16), "head.bias": torch.zeros(10)}
+
+
+class DrawsBuffers(Base):
+    def draw(self, generator):
+        return dict(self.state_dict()) | {"running_mean": torch.zeros(3)}
+
+
+class DrawsOtherwise(Base):
+    def draw(self, generator):
+        return {name: torch.rand_like(p) for name, p in self.named_parameters()}
+
+
+class HooksGradients(Base):
+    def __init__(self, image_shape, num_classes):
+        super().__init__(image_shape, num_classes)
+        self.body.weight.register_hook(lambda slope: slope * 0)
+
+
+def factory(image_shape, num_classes, width: int = 8):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, num_classes))
+
+
+def no_network(image_shape, num_classes):
+    return 3
+
+
+class Kept(Defense):
+    def protect(self, update, generators):
+        return dict(update)
+
+    def known_to_attacker(self):
+        return KnownDefense()
+
+
+class LateNan(Kept):
+    """Finite for the clients of the rehearsal, and not for one of those that are attacked."""
+
+    def protect(self, update, generators):
+        return {n: v if len(generators) < 4 else v / 0 for n, v in update.items()}
+
+
+class KnowsNothing(Kept):
+    def known_to_attacker(self):
+        return None
+
+
+class KnowsOneName(Kept):
+    def known_to_attacker(self):
+        return KnownDefense(simulate=lambda dummy, observed: {n: dummy[n] for n in list(dummy)[:1]})
+
+
+class KnowsNan(Kept):
+    def known_to_attacker(self):
+        return KnownDefense(simulate=lambda dummy, observed: {n: v / 0 for n, v in dummy.items()})
+
+
+class WeighsWrongly(Kept):
+    def known_to_attacker(self):
+        return KnownDefense(weight=lambda observed: torch.ones(3))
+
+
+class NegativeNoise(Kept):
+    def known_to_attacker(self):
+        return KnownDefense(noise_std=-1)
+
+
+def found(seen, **changes):
+    count, batch = seen.num_victims, seen.image_shape[0]
+    parts = dict(images=torch.zeros(count, *seen.image_shape), labels=torch.zeros(count, batch, dtype=torch.long))
+    parts |= dict(loss=torch.zeros(count), evaluations=torch.zeros(count, dtype=torch.long), status=["found"] * count)
+    return Reconstruction(**parts | changes)
+
+
+class OneTooMany(Attack):
+    def reconstruct(self, observation, callbacks=()):
+        return found(observation, images=torch.zeros(observation.num_victims + 1, *observation.image_shape))
+
+
+class Nothing(Attack):
+    def reconstruct(self, observation, callbacks=()):
+        return None
+
+
+class FarLabels(Attack):
+    def reconstruct(self, observation, callbacks=()):
+        return found(observation, labels=torch.full((observation.num_victims, 1), 10))
+
+
+class NegativeSequence(Attack):
+    sequence = -1
+
+    def reconstruct(self, observation, callbacks=()):
+        return found(observation)
+
+
+class WritesInPlace(Attack):
+    def reconstruct(self, observation, callbacks=()):
+        for value in observation.update.values():
+            value.mul_(2)
+        return found(observation)
+
+
+class OtherNetwork(IDLG):
+    """Matches the gradient of another network than the client's, as a fast path of its own might."""
+
+    def _distances(self):
+        return super()._distances() + 0.5
+
+
+class Leaves(Attack):
+    def reconstruct(self, observation, callbacks=()):
+        raise SystemExit(0)
+'''
+
+
+def run(capsys: pytest.CaptureFixture[str], **parts: str) -> tuple[int | str | None, str]:
+    Path("own_rehearsed.py").write_text(OWN)
+    given = {"data": "Digits", "model": "LeNet", "attack": "IDLG"} | parts
+    words = [f"--{kind}={name}" for kind, name in given.items()]
+    if given["attack"] == "IDLG":
+        words.append("--attack.max_evaluations=5")
+    with pytest.raises(SystemExit) as stop:
+        main(["run", *words, "--victims", "2"])
+    return stop.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("model", "Noisy", "gives other logits each time"),
+        ("model", "Detached", "no slope in the images"),
+        ("model", "Counting", "gives other logits each time"),
+        ("model", "Raises", "no such thing"),
+        ("model", "TooWide", "not a logit for each"),
+        ("model", "NotANumber", "NaN or infinite"),
+        ("model", "FrozenWhole", "trains no parameter"),
+        ("model", "ForgetsOne", "gives no weights for body.weight, body.bias"),
+        ("model", "DrawsBuffers", "gives weights for what is no parameter: running_mean"),
+        ("model", "DrawsOtherwise", "draws other weights from the same generator"),
+        ("model", "HooksGradients", "differs from a plain loop of autograd"),
+        ("model", "no_network", "makes int, not a torch.nn.Module"),
+        ("defense", "KnowsNothing", "must return a KnownDefense, not NoneType"),
+        ("defense", "KnowsOneName", "must return every name of the update"),
+        ("defense", "KnowsNan", "gives NaN or infinity"),
+        ("defense", "WeighsWrongly", "weight of the attacker's model"),
+        ("defense", "NegativeNoise", "noise_std of the attacker's model"),
+        ("attack", "OneTooMany", "must have the shape [2, 1, 1, 8, 8], not [3, 1, 1, 8, 8]"),
+        ("attack", "Nothing", "must return a Reconstruction, not NoneType"),
+        ("attack", "FarLabels", "whole numbers from 0 to 9"),
+        ("attack", "NegativeSequence", "sequence"),
+        ("attack", "WritesInPlace", "changes the update that it was given"),
+        ("attack", "OtherNetwork", "where it must be zero"),
+        ("attack", "Leaves", "calls sys.exit(0)"),
+    ],
+)
+def test_what_cannot_be_trusted_is_one_sentence_before_any_work(
+    kind: str, name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, error = run(capsys, **{kind: f"own_rehearsed.{name}"})
+    assert code == 2 and said in error, error
+    assert name in error or (kind == "model" and "own_rehearsed" in error)
+    assert "Traceback" not in error and not list(Path().glob("runs/*/records/*"))
+
+
+@pytest.mark.parametrize("name", ["Plain", "Dropped", "factory"])
+def test_a_network_needs_no_draw_and_may_come_from_a_function(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, error = run(capsys, model=f"own_rehearsed.{name}")
+    assert code == 0, error
+
+
+def test_a_network_without_draw_has_its_own_initialisation_from_the_seed_alone() -> None:
+    Path("own_rehearsed.py").write_text(OWN)
+    bench = Workbench(torch.device("cpu"))
+    given = {
+        "scenarios": [{"data": "Digits", "model": "own_rehearsed.Plain"}],
+        "attacks": ["ConstantImage"],
+        "victims": 2,
+    }
+    model = bench.model(parse(given, "own").cells[0].scenario)
+    torch.manual_seed(3)
+    first = model.draw(torch.Generator().manual_seed(1))
+    torch.manual_seed(4)
+    again, other = (model.draw(torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["body.weight"], other["body.weight"])
+    bound = 64**-0.5  # of torch's own initialisation
+    assert 0.9 * bound < float(first["body.weight"].abs().max()) <= bound
+
+
+def test_an_update_that_is_not_finite_makes_the_record_void() -> None:
+    Path("own_late.py").write_text(OWN)
+    given = {
+        "scenarios": [{"data": "Digits", "model": "LeNet"}],
+        "attacks": [{"class": "IDLG", "max_evaluations": 3}],
+        "defenses": ["own_late.LateNan"],
+        "victims": 4,
+    }
+    bench = Workbench(torch.device("cpu"))
+    records = [run_block(block, bench) for block in plan(parse(given, "own"), bench) if block.cell.defense]
+    assert len(records) == 2
+    for record in records:
+        assert record["void"] == "the update of 4 of 4 victims was not finite"
+        assert {victim["status"] for victim in record["victims"]} == {"diverged"}
+
+
+def test_a_suite_is_rehearsed_once_for_what_differs_in_strength_alone() -> None:
+    given = {
+        "scenarios": [{"data": "Digits", "model": "LeNet"}],
+        "attacks": [{"class": "IDLG", "sweep": {"max_evaluations": [5, 6, 7]}}],
+        "defenses": [{"class": "Masking", "sweep": {"ratio": [0.1, 0.2, 0.3]}}],
+        "victims": 2,
+    }
+    bench = Workbench(torch.device("cpu"))
+    plan(parse(given, "own"), bench)
+    attacks = [tried for tried in bench.rehearsal.tried if len(tried) == 4 and tried[1] == "IDLG"]
+    assert sorted(tried[2:] for tried in attacks) == [("", "False"), ("Masking", "False"), ("Masking", "True")]
