@@ -21,7 +21,7 @@ class Observation:
         update: what each victim shared, name -> ``[V, ...]``.
         image_shape: (N, C, H, W) of a victim's batch.
         num_classes: K.
-        seeds: V seeds for the attack's own randomness, so that a victim's attack starts the same in any company.
+        seeds: V seeds for the attack's own randomness, so that where it starts on a victim depends on no other victim.
         defense: the attacker's model of the defense where the threat model grants it, else None.
         mean_image: public mean image ``[C, H, W]``.
         class_means: public mean images of the classes ``[K, C, H, W]``.
@@ -121,7 +121,7 @@ class Attack(ABC):
     """A way from observations to reconstructions."""
 
     one_image_only = False
-    """True for an attack that can not take a batch of several images."""
+    """True for an attack that cannot take a batch of several images."""
 
     sequence = 1
     """Victims that follow each other and are attacked one after the other, each with what was learned before."""
@@ -134,7 +134,7 @@ class Attack(ABC):
             image_shape: (N, C, H, W) of a victim's batch.
 
         Raises:
-            ValueError: it can not; with one sentence that says what to do.
+            ValueError: it cannot; with one sentence that says what to do.
         """
         if self.one_image_only and image_shape[0] > 1:
             raise ValueError(f"{type(self).__name__} attacks one image: give batch_size 1, or attack with DLG")

@@ -19,7 +19,7 @@ import datamodules
 import defenses
 from benchmark.arguments import Arguments
 from benchmark.errors import CODE_ERRORS, PACKAGES, UsageError, one_line, unknown, users_fault, users_line
-from benchmark.models import MLP, ConvNet, LeNet, fresh_weights, seeded
+from benchmark.models import MLP, ConvNet, LeNet, drawing_from, fresh_weights
 from benchmark.resnet import ResNet
 from datamodules import DataError
 
@@ -180,7 +180,7 @@ def build(kind: str, made: Spec, **extra: Any) -> Any:
         return cls(**wanted, **known.objects(made.args))
 
     try:
-        with seeded(0) if kind == "model" else nullcontext():  # a frozen body is the same in every process
+        with drawing_from(0) if kind == "model" else nullcontext():  # a frozen body is the same in every process
             instance = make()
     except UsageError:
         raise

@@ -1,4 +1,4 @@
-"""A seed for each victim and purpose, so that a victim is the same in any company and on any device."""
+"""A seed for each victim and purpose, so that a victim is independent of the others and of the device."""
 
 import hashlib
 

@@ -1,18 +1,19 @@
 """What a client of a federated training does: its batches, their gradients, its local steps."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.rnn import pad_sequence
 
+from attacks.gradients import call
 from benchmark.errors import UsageError
-from benchmark.models import drawn_weights
+from benchmark.models import drawing_from, drawn_weights
 from benchmark.training.partition import generator_for
 from defenses.base import Update
 
@@ -111,23 +112,6 @@ def close(first: Update, second: Update, tolerance: float = 1e-3) -> bool:
         for name, value in first.items()
         if value.numel()
     )
-
-
-@contextlib.contextmanager
-def drawing_from(seed: int, device: torch.device) -> Iterator[None]:
-    """What draws from torch's global generator, as Dropout does, draws by this seed, and nobody else notices."""
-    sources = [torch.default_generator]
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        sources.append(torch.cuda.default_generators[index])
-    states = [source.get_state() for source in sources]  # torch.random.fork_rng takes 100 times as long
-    try:
-        for source in sources:
-            source.manual_seed(seed)
-        yield
-    finally:
-        for source, state in zip(sources, states, strict=True):
-            source.set_state(state)
 
 
 def batches_of(
@@ -258,23 +242,12 @@ def one_after_another(
 def logits_of(model: nn.Module, weights: Weights, images: Tensor) -> Tensor:
     """What the model says of images with these weights in place of its own.
 
-    Each place in a module that holds a tensor is given its own value: torch's tie_weights leaves weights untied where
-    a module that stands in two places shares one with another module.
-
     Args:
         model: the architecture.
         weights: name -> values; of a tensor with several names the one that ``named_parameters`` gives.
         images: ``[N, C, H, W]``, bytes or floats in [0, 1].
     """
-    names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    places = {
-        f"{path}.{key}" if path else key: weights[names[id(tensor)]]
-        for path, module in model.named_modules()
-        for own in (module.named_parameters, module.named_buffers)
-        for key, tensor in own(recurse=False, remove_duplicate=False)
-    }
-    floats = as_floats(images, next(model.parameters()).dtype)
-    logits: Tensor = functional_call(model, places, (floats,), tie_weights=False)
+    logits: Tensor = call(model, weights, as_floats(images, next(model.parameters()).dtype))
     return logits
 
 

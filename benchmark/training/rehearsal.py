@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import CODE_ERRORS, UsageError, users_fault
 from benchmark.federated import Federation, defended_part, judged
+from benchmark.models import drawing_from
 from benchmark.registry import Spec, build
 from benchmark.rehearsal_defense import check_protect
 from benchmark.training.clients import (
@@ -17,7 +18,6 @@ from benchmark.training.clients import (
     as_floats,
     client_updates,
     close,
-    drawing_from,
     examine,
     initial_weights,
     too_small,

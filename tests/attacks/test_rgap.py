@@ -191,7 +191,7 @@ def test_where_it_fails_the_attack_starts_from_noise_within_its_budget(victims_o
 
 
 def test_a_restart_goes_on_with_the_best_that_was_found(victims_of: MakeVictims) -> None:
-    """Victims that can not converge stall and start again; the lowest loss of all attempts is kept."""
+    """Victims that cannot converge stall and start again; the lowest loss of all attempts is kept."""
     *_, observation = victims_of(6, defense=Pruning(0.5))
     once, often = (IDLG(max_evaluations=800, restarts=n).reconstruct(observation) for n in (0, 3))
     restarted = [v for v in range(6) if once.status[v] == "stalled" and once.evaluations[v] < 800]

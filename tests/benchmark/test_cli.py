@@ -142,7 +142,7 @@ def test_every_argument_of_a_class_is_explained(leakboard: Leakboard, kind: str,
     said = " ".join(leakboard("run", f"--{kind}.help", name).split())
     for word in words:
         assert word in said
-    assert "configuration file" not in said and "--help" not in said  # these are not to be had
+    assert "configuration file" not in said and "--help" not in said  # these are unavailable
 
 
 def test_what_the_command_line_or_the_data_give_is_no_argument(leakboard: Leakboard) -> None:
