@@ -137,8 +137,11 @@ def fresh_weights(make: Callable[[], nn.Module], generator: torch.Generator) -> 
     return {name: p.detach() for name, p in fresh.named_parameters() if p.requires_grad}
 
 
+CPU = torch.device("cpu")
+
+
 @contextmanager
-def drawing_from(seed: int, device: torch.device = torch.device("cpu")) -> Iterator[None]:
+def drawing_from(seed: int, device: torch.device = CPU) -> Iterator[None]:
     """What draws from torch's global generator, as Dropout does, draws by this seed, and nobody else notices."""
     sources = [torch.default_generator]
     if device.type == "cuda":
