@@ -1,4 +1,4 @@
-"""The last layer, found by what it does: the one that produces the logits, and the one whose rows tell the label.
+"""The last layer, found by what it does: the one that produces the logits.
 
 What a layer is called, where it is registered and which class it has tells nothing of what `forward` makes of it: a
 network may use a layer twice, normalise in `forward` or in a hook, or divide its logits by a temperature. So whatever
@@ -6,7 +6,6 @@ takes a shortcut through a network takes it where it was shown, on random weight
 give the network's own result.
 """
 
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,9 +15,6 @@ from torch.func import vmap
 
 from attacks.gradients import batch_gradients, batch_logits, call, differentiable_twice, squared_distance, trained_names
 from defenses.base import Update
-
-TRIALS = 12
-"""Random networks and images for each of which the rows of a layer must tell the label."""
 
 SAME = {torch.float64: 1e-9, torch.float32: 1e-3}
 """Relative difference up to which two ways to one number agree; a shortcut that does not fit is off by its own size."""
@@ -80,7 +76,6 @@ def features(model: nn.Module, layer: str, parameters: Update, images: Tensor) -
 
 
 _heads: "WeakKeyDictionary[nn.Module, dict[Any, str | None]]" = WeakKeyDictionary()
-_rows: "WeakKeyDictionary[nn.Module, dict[Any, LabelRows | None]]" = WeakKeyDictionary()
 """What was found for a network and the images and classes that it was asked for."""
 
 
@@ -198,62 +193,3 @@ def distance_to_outer_product(
     of_weight = off.square().sum(1) * inputs.square().sum(1) + true_slope.square().sum(1) * inputs_off.square().sum(1)
     of_weight = of_weight + 2 * (off * true_slope).sum(1) * (inputs * inputs_off).sum(1)
     return squared_distance(dict(zip(names, gradients, strict=True)), target) + of_weight + off.square().sum(1)
-
-
-@dataclass(frozen=True)
-class LabelRows:
-    """A parameter whose gradient has a row for each class, of which the label's alone has a negative sum.
-
-    Attributes:
-        name: of the parameter.
-        right: share of random images whose label it tells.
-    """
-
-    name: str
-    right: float
-
-
-def label_rows(model: nn.Module, image_shape: tuple[int, ...], num_classes: int) -> LabelRows | None:
-    """The parameter that tells the label by the sign rule of iDLG (see :func:`attacks.labels.idlg_labels`).
-
-    Of the parameters with K rows the last weight that is right on random images of all kinds of labels; where none is,
-    as behind features that are negative, a bias, whose gradient is the loss's slope itself; or else the one that is
-    right most often.
-
-    Args:
-        model: the architecture.
-        image_shape: (C, H, W).
-        num_classes: K.
-
-    Returns:
-        None where no trained parameter has K rows, or none tells more than a guess.
-    """
-    known = _rows.setdefault(model, {})
-    asked = (image_shape, num_classes)
-    if asked not in known:
-        known[asked] = _find_rows(model, image_shape, num_classes)
-    return known[asked]
-
-
-def _find_rows(model: nn.Module, image_shape: tuple[int, ...], num_classes: int) -> LabelRows | None:
-    wide = [name for name in trained_names(model) if model.get_parameter(name).shape[:1] == (num_classes,)]
-    if not wide:
-        return None
-    images = random_images(model, image_shape, TRIALS)
-    right = dict.fromkeys(wide, 0.0)
-    for trial, image in enumerate(images):  # one by one: of many classes the gradients of all would not fit
-        parameters = random_weights(model, 1, seed=trial)
-        label = torch.tensor([trial % num_classes], device=image.device)
-        one_hot = nn.functional.one_hot(label, num_classes)[None].to(image)
-        gradients = batch_gradients(model, parameters, image[None], one_hot, create_graph=False)
-        for name in wide:
-            right[name] += float((lowest_row(gradients[name]) == label).double().mean()) / TRIALS
-    sure = [name for name in wide if right[name] > 1 - 0.5 / TRIALS]
-    weights = [name for name in sure if model.get_parameter(name).dim() > 1]
-    name = (weights or sure or [max(wide, key=right.__getitem__)])[-1]
-    return LabelRows(name, right[name]) if right[name] > 2 / num_classes or sure else None
-
-
-def lowest_row(gradient: Tensor) -> Tensor:
-    """The row ``[V]`` of a gradient ``[V, K, ...]`` that has the lowest sum."""
-    return gradient.flatten(2).sum(-1).argmin(-1) if gradient.dim() > 2 else gradient.argmin(-1)

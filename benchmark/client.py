@@ -44,7 +44,7 @@ def observe(
     """
     like = torch.empty(0, dtype=next(model.parameters()).dtype, device=images.device)
     parameters = draw_networks(model, generators(seed, victims, "network"))
-    parameters = {name: value.to(like) for name, value in parameters.items()}
+    parameters = {n: v.to(like if v.is_floating_point() else like.device) for n, v in parameters.items()}
     one_hot = torch.nn.functional.one_hot(labels, num_classes).to(like)
     update = batch_gradients(model, parameters, images.to(like), one_hot, create_graph=False)
     if defense is not None:

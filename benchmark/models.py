@@ -125,16 +125,26 @@ class ConvNet(nn.Sequential):
 Model = LeNet | MLP | ConvNet
 
 
-def fresh_weights(make: Callable[[], nn.Module], generator: torch.Generator) -> dict[str, Tensor]:
+def fresh_weights(make: Callable[[], nn.Module], model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
     """The weights that a network is made with: its own initialisation, from a seed that the generator draws.
+
+    Buffers and frozen parameters belong to them where they differ from network to network: spectral normalisation, say,
+    keeps vectors that fit its weights.
 
     Args:
         make: makes the network.
+        model: one that was made.
         generator: source of the seed.
     """
     with drawing_from(int(torch.randint(2**62, (1,), generator=generator))):
         fresh = make()
-    return {name: p.detach() for name, p in fresh.named_parameters() if p.requires_grad}
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    made = dict(fresh.named_parameters()) | dict(fresh.named_buffers())
+    return {
+        name: value.detach()
+        for name, value in made.items()
+        if value.requires_grad or (name in own and not torch.equal(value, own[name].to(value)))
+    }
 
 
 CPU = torch.device("cpu")
@@ -168,7 +178,7 @@ def draw_networks(model: Model, generators: list[torch.Generator]) -> Update:
 
 
 def drawn_weights(model: Model, generator: torch.Generator) -> dict[str, Tensor]:
-    """What the model draws: a weight for each parameter that is trained, and for frozen ones or not.
+    """What the model draws: a weight for each parameter that is trained, and for frozen ones and buffers or not.
 
     Raises:
         UsageError: one is missing, there is one too many, or it is of another shape, or not finite.
@@ -178,7 +188,7 @@ def drawn_weights(model: Model, generator: torch.Generator) -> dict[str, Tensor]
         drawn = model.draw(generator)
     if not isinstance(drawn, dict) or not all(isinstance(value, Tensor) for value in drawn.values()):
         raise UsageError(f"draw of the model {name} must return a dict of tensors by the names of its parameters")
-    own = dict(model.named_parameters())
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
     missing = [key for key, p in own.items() if p.requires_grad and key not in drawn]
     extra = [str(key) for key in drawn if key not in own]
     for what, keys in (("gives no weights for", missing), ("gives weights for what is no parameter:", extra)):

@@ -193,7 +193,7 @@ def build(kind: str, made: Spec, **extra: Any) -> Any:
         if not isinstance(instance, torch.nn.Module):
             raise UsageError(f"the model {made.name!r} makes {type(instance).__name__}, not a torch.nn.Module")
         if not callable(getattr(instance, "draw", None)):
-            object.__setattr__(instance, "draw", partial(fresh_weights, make))
+            object.__setattr__(instance, "draw", partial(fresh_weights, make, instance))
     if kind == "data":
         _check_size(made, instance)
     return instance

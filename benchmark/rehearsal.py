@@ -142,7 +142,7 @@ class Scene:
 
     def plain_update(self, seen: Observation) -> Update:
         """The victims' gradients by a loop over the module itself, hooks and all, with their weights in it."""
-        own = {key: value.detach().clone() for key, value in self.model.named_parameters()}
+        own = {key: value.detach().clone() for key, value in self.held()}
         rows: list[dict[str, Tensor]] = []
         try:
             for victim in range(VICTIMS):
@@ -159,9 +159,13 @@ class Scene:
     @torch.no_grad()
     def write(self, weights: Update) -> None:
         """Gives the module these weights."""
-        for key, value in self.model.named_parameters():
+        for key, value in self.held():
             if key in weights:
                 value.copy_(weights[key])
+
+    def held(self) -> list[tuple[str, Tensor]]:
+        """The parameters and buffers of the module."""
+        return [*self.model.named_parameters(), *self.model.named_buffers()]
 
     def check_matching(self, seen: Observation) -> None:
         """UsageError where the matching loss is not zero at the truth, or has no slope in the images elsewhere."""
@@ -279,7 +283,10 @@ def check_known(known: KnownDefense | None, true: Update, shared: Update, label:
     """UsageError where the attacker's model of a defense is not of the right form."""
     assert known is not None
     dummy = {key: value.clone().requires_grad_() for key, value in true.items()}
+    before = {key: value.clone() for key, value in shared.items()}
     made = {"simulate": known.simulate(dummy, shared), "kept": known.kept_entries(shared)}
+    if any(not torch.equal(shared[key], value) for key, value in before.items()):
+        raise UsageError(f"the attacker's model of {label} changes the observed update: work on a copy of it")
     for what, update in made.items():
         if not isinstance(update, dict) or set(update) != set(true):
             raise UsageError(f"{what} of the attacker's model of {label} must return every name of the update")
@@ -291,6 +298,17 @@ def check_known(known: KnownDefense | None, true: Update, shared: Update, label:
                 )
             if not value.isfinite().all():
                 raise UsageError(f"{what} of the attacker's model of {label} gives NaN or infinity for {key}")
+    total = torch.stack([value.sum() for value in made["simulate"].values()]).sum()
+    slopes = (
+        torch.autograd.grad(total, list(dummy.values()), allow_unused=True, materialize_grads=True)
+        if total.requires_grad
+        else ()
+    )
+    if any(bool(value.any()) for value in shared.values()) and not any(bool(slope.any()) for slope in slopes):
+        raise UsageError(
+            f"simulate of the attacker's model of {label} has no slope in the attacker's own gradient, so that no "
+            "attack could use it: give it one, as in value + (rounded - value).detach()"
+        )
     weight = known.weight(shared)
     if not isinstance(weight, Tensor) or weight.shape != (VICTIMS,) or not bool((weight > 0).all()):
         raise UsageError(f"weight of the attacker's model of {label} must be one number above 0 for each victim")
