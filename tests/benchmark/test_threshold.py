@@ -57,6 +57,7 @@ def test_the_suite_of_the_paper_is_valid() -> None:
         ("GaussianNoise", 1.0),
         ("GaussianNoise", 3.0),
         ("GaussianNoise", 10.0),
+        ("GaussianNoise", 30.0),
     }
     assert len(searches) - len(swept) == 3 * 4 * 3 * 2 + 3 * 2 * 2  # Gauss-Newton for masking and pruning alone
     masks = [one for one in searches if one.of.name == "Masking"]
