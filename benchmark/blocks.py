@@ -14,7 +14,7 @@ from benchmark.code_version import code_checksum, networks_sha256, texts_of
 from benchmark.errors import UsageError, users_code
 from benchmark.models import Model
 from benchmark.perceptual import Perceptual
-from benchmark.registry import Spec, build
+from benchmark.registry import Spec, build, classes
 from benchmark.rehearsal import Rehearsal
 from benchmark.schema import block_identity
 from benchmark.suite import Cell, Scenario, Suite, digest
@@ -157,6 +157,7 @@ class Keys:
     models: dict[str, Model]
     at_once: int
     _codes: dict[tuple[str | None, ...], str] = field(default_factory=dict)
+    _behaviours: dict[str, str] = field(default_factory=dict)
     _networks: dict[tuple[str, int], str] = field(default_factory=dict)
     _chains: dict[Any, list[str]] = field(default_factory=dict)
 
@@ -171,6 +172,13 @@ class Keys:
         return Block(cell, victims, key, code, networks, data)
 
     def _code(self, cell: Cell) -> str:
+        code = self._source(cell)
+        if cell.defense is None or cell.defense.name in classes("defense"):
+            return code
+        does = found_or(self._behaviours, cell.defense.label, partial(behaviour, cell.defense))
+        return hashlib.sha256(f"{code} {does}".encode()).hexdigest()
+
+    def _source(self, cell: Cell) -> str:
         parts = {"model": cell.scenario.model, "attack": cell.attack, "defense": cell.defense}
         given = {kind: part for kind, part in parts.items() if part is not None}
         texts = [f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in given.items()]
@@ -194,6 +202,24 @@ class Keys:
             chain += data_chain(*self.bench.victims(scenario, some), chain[-1])[1:]
         return tuple(chain[victims.start : victims.stop + 1])
 
+
+def behaviour(defense: Spec) -> str:
+    """A digest of what a defense of the user's makes of a small update, to four digits.
+
+    What it does can hang on what its code does not name: a file, an environment variable, a module found by name.
+    """
+    source = torch.Generator().manual_seed(0)
+    update = {f"{n}.{kind}": torch.randn(2, 4, *more, generator=source) for n in (0, 7) for kind, more in SMALL}
+    try:
+        shared = build("defense", defense).protect(update, [torch.Generator().manual_seed(seed) for seed in (1, 2)])
+        values = {str(name): [f"{x:.4g}" for x in value.flatten().tolist()] for name, value in shared.items()}
+    except Exception:  # of such an update, which is none of its network's; the rehearsal has tried that one
+        return "unknown"
+    return digest(values)
+
+
+SMALL: tuple[tuple[str, tuple[int, ...]], ...] = (("weight", (6,)), ("bias", ()))
+"""Shapes of that update, after the number of clients and of rows."""
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -448,3 +448,29 @@ def test_work_does_what_is_not_done_and_tells_of_all_of_it(bench: Workbench, tmp
     assert heard.begun == [keys[0], *keys[2:]]
     assert heard.ended == keys
     assert {record["key"] for record in read_all(tmp_path)} == set(keys)
+
+
+FROM_OUTSIDE = """
+import os
+from defenses import Defense, KnownDefense
+
+class Scaled(Defense):
+    def protect(self, update, generators):
+        return {name: value * float(os.environ["SCALE"]) for name, value in update.items()}
+
+    def known_to_attacker(self):
+        return KnownDefense()
+"""
+
+
+def test_what_a_defense_does_is_in_the_key_whatever_it_hangs_on(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "from_outside.py").write_text(FROM_OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def keys(scale: str) -> list[str]:
+        monkeypatch.setenv("SCALE", scale)
+        return [block.key for block in plan(suite(2, defenses=["from_outside.Scaled"]), bench) if block.cell.defense]
+
+    assert keys("1") == keys("1.0") and not set(keys("1")) & set(keys("0.5"))
