@@ -62,7 +62,7 @@ def test_a_sweep_is_a_grid() -> None:
 
 
 def test_a_sweep_goes_over_the_argument_beside_it() -> None:
-    text = "defenses: [{class: Masking, rescale: true, ratio: 0.9, sweep: {ratio: [0.1]}}]"
+    text = "defenses: [{class: Masking, rescale: true, sweep: {ratio: [0.1]}}]"
     (found,) = [c.defense.args for c in suite(text).cells if c.defense and c.adaptive]
     assert found == {"ratio": 0.1, "rescale": True}
 
