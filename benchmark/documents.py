@@ -93,7 +93,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2's core schema, and no more trust than that."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012, PyYAML's own way
-    yaml_constructors = {  # noqa: RUF012
+    yaml_constructors = {  # noqa: RUF012, as above
         tag: made
         for tag, made in yaml.SafeLoader.yaml_constructors.items()
         if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")

@@ -231,8 +231,8 @@ def test_a_call_with_other_weights_leaves_shared_ones_shared() -> None:
 
 def test_what_is_frozen_is_not_shared_and_what_is_unused_is_zero(digits: Digits) -> None:
     network = LeNet(SHAPE, CLASSES)
-    network.spare = nn.Linear(3, 2)  # type: ignore[assignment]
-    network.forward = nn.Sequential(*list(network)[:8]).forward  # type: ignore[method-assign]
+    network.spare = nn.Linear(3, 2)  # type: ignore[assignment] # as users add layers
+    network.forward = nn.Sequential(*list(network)[:8]).forward  # type: ignore[method-assign] # an unused layer
     for name, p in network.named_parameters():
         p.requires_grad_(not name.startswith("0."))
     (_, _), seen = victims(network, 2, digits)
@@ -299,5 +299,5 @@ class Nested(nn.Module):
 
 
 def test_blocks_in_blocks_are_drawn_too() -> None:
-    drawn = drawn_weights(Nested(), torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    drawn = drawn_weights(Nested(), torch.Generator().manual_seed(0))  # type: ignore[arg-type] # any module
     assert set(drawn) == {"body.0.0.weight", "body.0.0.bias", "head.weight", "head.bias"}

@@ -7,21 +7,22 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from attacks import IDLG
+from attacks import IDLG, Observation
 from attacks.gradient_matching import PROGRESS
 from datamodules.base import USUAL_STEP, PrivateData, Split, TensorSplit
 from defenses import GaussianNoise
 from tests.conftest import MakeVictims
 
 
-def objective(seen: object, victim: int, image: torch.Tensor, label: int, std: float, scale: float) -> float:
+def objective(
+    observation: Observation, victim: int, image: torch.Tensor, label: int, std: float, scale: float
+) -> float:
     """-2 std^2 times the log posterior of an image, up to a constant, by a plain loop."""
-    observation = seen  # an Observation
-    leaves = {n: p[victim].clone().requires_grad_() for n, p in observation.parameters.items()}  # type: ignore[attr-defined]
-    logits = functional_call(observation.model, leaves, (image[None],))  # type: ignore[attr-defined]
+    leaves = {n: p[victim].clone().requires_grad_() for n, p in observation.parameters.items()}
+    logits = functional_call(observation.model, leaves, (image[None],))
     loss = nn.functional.cross_entropy(logits, torch.tensor([label]))
     gradient = torch.autograd.grad(loss, list(leaves.values()))
-    off = sum(((g - observation.update[n][victim]) ** 2).sum() for n, g in zip(leaves, gradient, strict=True))  # type: ignore[attr-defined]
+    off = sum(((g - observation.update[n][victim]) ** 2).sum() for n, g in zip(leaves, gradient, strict=True))
     edge = 1e-3
     steps = torch.cat([image.diff(dim=-1).flatten(), image.diff(dim=-2).flatten()])
     roughness = ((steps**2 + edge**2).sqrt() - edge).sum()

@@ -32,14 +32,14 @@ class Typed:
         flag: bool = False,
         either: int | str = 3,
         wholes: list[int] = [1],  # noqa: B006, as users write it
-        texts: list[str] = ["a"],  # noqa: B006
+        texts: list[str] = ["a"],  # noqa: B006, as above
         pair: tuple[int, float] = (1, 2.0),
-        named: dict[str, float] = {},  # noqa: B006
+        named: dict[str, float] = {},  # noqa: B006, as above
         one_of: Literal["on", "off"] = "on",
         path: Path = Path(),
         colour: Colour = Colour.red,
         untyped=0.5,
-        module=object(),  # noqa: B008
+        module=object(),  # noqa: B008, a default that no suite could give
     ) -> None:
         pass
 

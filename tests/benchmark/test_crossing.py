@@ -118,7 +118,7 @@ def test_the_interval_holds_the_threshold_of_the_population_as_often_as_it_says(
             toughness = generator.uniform(size=victims)
             found = searched(
                 lambda strength: (
-                    (toughness if paired else generator.uniform(size=victims)) < rate(strength)  # noqa: B023
+                    (toughness if paired else generator.uniform(size=victims)) < rate(strength)  # noqa: B023, called within its turn
                 ),
                 steps,
             )

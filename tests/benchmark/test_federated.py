@@ -463,7 +463,7 @@ def test_dropout_differs_from_client_to_client_and_is_off_in_tests(data: Data) -
 
     one, other, again = shared([3, 4, 3])
     assert torch.equal(one, again) and not torch.equal(one, other)
-    assert torch.equal(shared([4])[0], other)  # in any company
+    assert torch.equal(shared([4])[0], other)  # whoever trains beside it
     assert evaluate(model, data, begun).loss == evaluate(model, data, begun).loss
 
 
@@ -485,7 +485,7 @@ def test_what_draw_leaves_out_or_adds_is_told() -> None:
         (drawn | {"module.head": drawn["head.bias"]}, "gives weights for what is no parameter: module.head"),
         (drawn | {"head.bias": torch.zeros(3)}, r"gives head.bias the shape \[3\], not \[10\]"),
     ):
-        model.draw = lambda generator, wrong=wrong: wrong  # type: ignore[assignment,misc]
+        model.draw = lambda generator, wrong=wrong: wrong  # type: ignore[assignment,misc] # wrong on purpose
         with pytest.raises(UsageError, match=sentence):
             start(model, SGD, 0)
 

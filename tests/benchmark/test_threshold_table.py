@@ -99,7 +99,7 @@ def test_the_file_is_made_anew_and_keeps_what_it_names(make_search: MakeSearch, 
     before = (tmp_path / FILE).read_bytes()
     records[2]["victims"][0]["ssim"] = [0.1]  # what the records say has changed
     write(tmp_path, records + more)
-    assert read(tmp_path)["thresholds"][0]["ssim"]["rates"][1] == 7 / 16  # type: ignore[index]
+    assert read(tmp_path)["thresholds"][0]["ssim"]["rates"][1] == 7 / 16  # type: ignore[index] # of parsed JSON
     assert (tmp_path / FILE).read_bytes() != before
 
 

@@ -367,7 +367,7 @@ def test_own_victims_are_checked(change: Callable[[Tensor, Tensor], Any], senten
     class Changed(OwnVictims):
         pass
 
-    Changed.change = staticmethod(change)  # type: ignore[method-assign, assignment]
+    Changed.change = staticmethod(change)  # type: ignore[method-assign, assignment] # wrong on purpose
     Changed.__qualname__ = "Changed"
     with pytest.raises(DataError) as caught:
         open_data(data := Changed())
