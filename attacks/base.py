@@ -94,6 +94,8 @@ class Reconstruction:
             is), "diverged" (NaN or Inf) or "closed form".
         trajectory: present for an attack that iterates.
         starts: for each victim where the attack that is returned started; empty for an attack that does not iterate.
+        label_probabilities: of an attack that optimises the labels, ``[V, N, K]`` at its loss; None where the labels
+            are all there is.
     """
 
     images: Tensor
@@ -103,6 +105,7 @@ class Reconstruction:
     status: list[str] = field(default_factory=list)
     trajectory: Trajectory | None = None
     starts: list[str] = field(default_factory=list)
+    label_probabilities: Tensor | None = None
 
     def take(self, victims: slice) -> "Reconstruction":
         """What was found of some of the victims."""
@@ -114,6 +117,7 @@ class Reconstruction:
             self.status[victims],
             self.trajectory.take(victims) if self.trajectory else None,
             self.starts[victims],
+            None if self.label_probabilities is None else self.label_probabilities[victims],
         )
 
 

@@ -161,5 +161,6 @@ def interleave(steps: list[Reconstruction]) -> Reconstruction:
             trajectories[0].levels,
             joined([trajectory.passed for trajectory in trajectories]),
         ),
+        label_probabilities=joined([one for step in steps if (one := step.label_probabilities) is not None]),
         starts=[start for turn in zip(*(step.starts for step in steps), strict=True) for start in turn],
     )

@@ -197,7 +197,8 @@ class GradientMatching(LightningModule, Attack):
             trainer.fit(self, train_dataloaders=Steps())
             for row in range(len(self.victims)):  # left where a callback of the user's has ended the fit
                 self._store(row, "exhausted")
-            return replace(self._found, trajectory=self._trajectory)
+            probabilities = self._found_best["label_logits"].softmax(-1)
+            return replace(self._found, trajectory=self._trajectory, label_probabilities=probabilities)
         except SystemExit as stop:
             if isinstance(stop.__context__, KeyboardInterrupt):  # how Lightning passes on Ctrl-C
                 raise KeyboardInterrupt from stop

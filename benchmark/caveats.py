@@ -1,7 +1,7 @@
 """What stands under a board: void cells, contradictions, what is missing, and what the numbers cannot show."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from benchmark.leak import LEAKED_PSNR
@@ -23,6 +23,7 @@ def caveats(board: Sequence[Outcome], standings: Sequence[Standing], names: Name
     """
     return [
         *void_cells(standings, names),
+        *not_converged(board, standings, names),
         *contradictions(board, names),
         *unused_knowledge(board, names),
         *without_rank(standings, names),
@@ -39,6 +40,31 @@ def void_cells(standings: Sequence[Standing], names: Names) -> list[str]:
             if reason:
                 of_reason[reason].append(names.cell(outcome))
     return [f"Void: {reason} ({listed(cells)})." for reason, cells in of_reason.items()]
+
+
+def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names: Names) -> list[str]:
+    """The attacks that have failed to fit an update, and the victims of whom nothing is known for it."""
+    failed = [outcome for outcome in board if outcome.unconverged]
+    if not failed:
+        return []
+    failed.sort(key=lambda one: (one.defended, -len(one.unconverged)))
+    cells = [f"{names.cell(one)} ({of_all(one.unconverged, one.indices)})" for one in failed]
+    sentences = [
+        f"Not converged: {listed(cells)}. There the attack ended at images that fit the update much worse than the "
+        "private ones do, so that finding nothing does not mean that nothing leaks."
+    ]
+    unknown = []
+    for standing in standings:
+        victims = frozenset().union(*(outcome.unconverged for outcome in standing.outcomes)) - standing.worst
+        if victims:
+            defense = names.defense(standing.outcomes[0].config["defense"])
+            unknown.append(f"{of_all(victims, standing.indices)} with {defense}")
+    if unknown:
+        sentences.append(
+            f"It is not known whether {listed(unknown)} leak: no attack found them, and at least one did not converge. "
+            "A line search (line_search: true), more starts (restarts) or a larger budget may find them."
+        )
+    return sentences
 
 
 def without_rank(standings: Sequence[Standing], names: Names) -> list[str]:
@@ -137,7 +163,12 @@ def same(first: Outcome, second: Outcome) -> bool:
 
 def rate(outcome: Outcome) -> str:
     """As in "7 of 8 victims"."""
-    return f"{len(outcome.leaked)} of {len(outcome.indices)} victims"
+    return of_all(outcome.leaked, outcome.indices)
+
+
+def of_all(some: Collection[int], victims: Collection[int]) -> str:
+    """As in "7 of 8 victims"."""
+    return f"{len(some)} of {len(victims)} victims"
 
 
 def easy_victims(board: Sequence[Outcome]) -> list[str]:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from benchmark.cells import cells_of_one_code, of_one_data_set
+from benchmark.convergence import unconverged
 from benchmark.leak import leaks, leaks_wholly
 from benchmark.store import Record
 from benchmark.suite import BASELINES
@@ -78,6 +79,11 @@ class Outcome:
     def diverged(self) -> frozenset[int]:
         """The victims on whom the attack diverged: they count as not leaked."""
         return frozenset(index for index, victim in self.victims.items() if victim["status"] == "diverged")
+
+    @cached_property
+    def unconverged(self) -> frozenset[int]:
+        """The victims of whom nothing is known, since the attack has failed to fit their update."""
+        return frozenset(index for index, victim in self.victims.items() if unconverged(victim, self.config))
 
     @cached_property
     def broken(self) -> str | None:

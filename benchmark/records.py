@@ -26,11 +26,12 @@ from benchmark.client import observe
 from benchmark.errors import UsageError, one_line
 from benchmark.leak import leaked, null_scores
 from benchmark.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
+from benchmark.misfit import Misfits, misfits
 from benchmark.pictures import strip
 from benchmark.registry import build
 from benchmark.scores import Scores, matched_psnr, score
 from benchmark.store import Record
-from benchmark.suite import Cell
+from benchmark.suite import BASELINES, Cell
 from defenses.base import Update, flattened
 
 _VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "numpy", "scipy")
@@ -71,6 +72,8 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
         share = found.take(rows)
         scores = score(images[rows], labels[rows], share.images.cpu(), share.labels.cpu(), bench.perceptual)
         null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
+        is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
+        fit = None if is_baseline else misfits(observed(block.victims), share, images[rows], labels[rows])
         sha256 = checksum(images[rows], labels[rows])
         if tuple(data_chain(images[rows], labels[rows], block.data[0])) != block.data:
             raise UsageError(f"the images of {scenario.data.name} have changed since the run began: start it again")
@@ -92,7 +95,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
                     "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
                     "notes": notes,
                 },
-                "victims": victims_table(block.victims, share, scores, *null),
+                "victims": victims_table(block.victims, share, scores, *null, fit),
                 "curve": curve(share.trajectory, images[rows]),
                 "picture": strip(images[rows], share.images.cpu()),
             }
@@ -212,6 +215,9 @@ def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
         status=first.status + second.status,
         trajectory=trajectory,
         starts=first.starts + second.starts,
+        label_probabilities=None
+        if first.label_probabilities is None or second.label_probabilities is None
+        else torch.cat([first.label_probabilities, second.label_probabilities]),
     )
 
 
@@ -226,10 +232,10 @@ def without_nan(found: Reconstruction) -> Reconstruction:
 
 
 def victims_table(
-    victims: range, found: Reconstruction, scores: Scores, null_psnr: Tensor, null_ssim: Tensor
+    victims: range, found: Reconstruction, scores: Scores, null_psnr: Tensor, null_ssim: Tensor, fit: Misfits | None
 ) -> list[dict[str, Any]]:
     """One entry for each victim: scores of each of its images and of their null baselines, whether one of them and
-    whether all of them have leaked, and what the attack says of itself."""
+    whether all of them have leaked, what the attack says of itself, and how well it fits the update."""
     rows = []
     has_leaked = leaked(scores.psnr, null_psnr)
     for row, victim in enumerate(victims):
@@ -250,6 +256,11 @@ def victims_table(
                 "leaked_all": found.status[row] != "diverged" and bool(has_leaked[row].all()),
                 "label_correct": scores.label_correct[row].tolist(),
             }
+            | (
+                {"misfit": finite(float(fit.found[row])), "misfit_of_truth": finite(float(fit.true[row]))}
+                if fit
+                else {}
+            )
         )
     return rows
 

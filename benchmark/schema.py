@@ -97,7 +97,11 @@ class Cost(TypedDict):
 
 
 class Victim(TypedDict):
-    """What became of one victim; lists have an entry for each image of its batch."""
+    """What became of one victim; lists have an entry for each image of its batch.
+
+    The misfits (:mod:`benchmark.convergence`; None where infinite) are missing for null baselines, and in records of
+    before there were any.
+    """
 
     index: Count
     status: str
@@ -113,6 +117,8 @@ class Victim(TypedDict):
     leaked_any: bool
     leaked_all: bool
     label_correct: list[bool]
+    misfit: NotRequired[Amount | None]
+    misfit_of_truth: NotRequired[Amount | None]
 
 
 class Scores(TypedDict):

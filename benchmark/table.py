@@ -65,6 +65,11 @@ COLUMNS = (
         lambda row, board: share(row.diverged, row.victims),
         shown=lambda board: any(row.diverged for row in board.rows),
     ),
+    Column(
+        "not converged",
+        lambda row, board: share(row.unconverged, row.victims),
+        shown=lambda board: any(row.unconverged for row in board.rows),
+    ),
     Column("PSNR", lambda row, board: f"{row.psnr_mean:.1f}"),
     Column("SSIM", lambda row, board: f"{row.ssim_mean:.3f}"),
     Column("LPIPS", lambda row, board: "-" if row.lpips_mean is None else f"{row.lpips_mean:.3f}"),

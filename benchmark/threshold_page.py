@@ -12,7 +12,7 @@ from benchmark.intervals import wilson
 from benchmark.leak import LEAKED_PSNR
 from benchmark.registry import find_class
 from benchmark.store import Record, write_whole
-from benchmark.threshold_table import FILE, NEVER, VOID, Criterion, Row, merged, read, rows, unreadable
+from benchmark.threshold_table import FILE, NEVER, VOID, WEAK, WITHIN, Criterion, Row, merged, read, rows, unreadable
 
 
 def write(folder: Path, records: list[Record], searches: Iterable[Row] = (), criterion: Criterion | None = None) -> str:
@@ -42,6 +42,11 @@ def write(folder: Path, records: list[Record], searches: Iterable[Row] = (), cri
     return page
 
 
+NOT_CONVERGED = (
+    "Not converged: the attack ended at images that fit the update much worse than the private ones do. It has failed "
+    "there, and nothing is known of these victims; leakage may go on beyond the strength at which it stops here."
+)
+
 COLUMNS = ("data", "defense", "attack", "attacker", "stops at, SSIM", "95 %", "stops at, PSNR", "95 %", "remarks")
 
 
@@ -55,11 +60,28 @@ def cells_of(row: Row) -> tuple[str, ...]:
         shown.append("-" if found["stopped"] == VOID else range_of(found))
         remarks += [f"{name.upper()}: {found['note']}"] if found["note"] else []
         remarks += [f"{name.upper()} rises from {first:.3g} to {second:.3g}" for first, second in found["rises"]]
+    if failed := not_converged(row):
+        remarks.append(failed)
     if row["left_out"]:
         remarks.append(f"{len(row['left_out'])} strengths of other code, other images or fewer victims left out")
     attacker = "adaptive" if row["adaptive"] else "oblivious"
     defense = defense_label(row["defense"], row["argument"], row["fixed"])
     return (row["where"], defense, attack_label(row["attack"]), attacker, *shown, "; ".join(remarks))
+
+
+def not_converged(row: Row) -> str:
+    """On how many victims the attack failed without the defense and where leakage stops; empty where on none."""
+    failed = row["unconverged"]
+    stops = {
+        found["strength"] if found["stopped"] == WITHIN else row["strengths"][0]: None
+        for found in (row["ssim"], row["psnr"])
+        if found["stopped"] in (WITHIN, WEAK)
+    }
+    counts = {"without a defense": failed["without"]} | {
+        f"at {strength:.3g}": failed["strengths"][row["strengths"].index(strength)] for strength in stops
+    }
+    places = [f"{count} of {row['victims']} victims {place}" for place, count in counts.items() if count]
+    return f"not converged on {' and '.join(places)}" if places else ""
 
 
 def range_of(found: Row) -> str:
@@ -119,4 +141,6 @@ def as_markdown(table: Sequence[Row], title: str, criterion: Criterion) -> str:
         "|" + "---|" * len(COLUMNS),
         *("| " + " | ".join(cells_of(row)) + " |" for row in table),
     ]
+    if any(map(not_converged, table)):
+        lines += ["", NOT_CONVERGED]
     return "\n".join(lines) + "\n"

@@ -16,6 +16,7 @@ import numpy as np
 from msgspec import Meta
 
 from benchmark.cells import cells_of_one_code
+from benchmark.convergence import unconverged
 from benchmark.crossing import Curve, bracket, interval, rises
 from benchmark.documents import read_json
 from benchmark.errors import UsageError
@@ -91,11 +92,13 @@ class Cell:
 
     Attributes:
         victims: in the order of their numbers.
+        unconverged: how many of them nothing is known of, since the attack has failed to fit their update.
         made_by: checksums of the code and of the images.
         date: of the newest record.
     """
 
     victims: list[Victim]
+    unconverged: int
     made_by: frozenset[tuple[str, str]]
     date: str
 
@@ -133,6 +136,7 @@ class Cells:
         first = [of_cell[index] for index in sorted(of_cell) if index < search["victims"]]
         return Cell(
             victims=[victim for victim, _ in first],
+            unconverged=sum(unconverged(victim, config) for victim, _ in first),
             made_by=frozenset((record["code_sha256"], record["provenance"]["data_sha256"]) for _, record in first),
             date=max((record["provenance"]["date"] for _, record in first), default=""),
         )
@@ -172,17 +176,21 @@ def rows(searches: Iterable[Row], records: list[Record], criterion: Criterion) -
 
 def row(search: Row, cells: Cells, criterion: Criterion) -> Row:
     """One search, with what its records say."""
-    control, tested = cells.at(search, None).victims, cells.curve(search)
-    if not tested or len(control) < search["victims"]:
+    control, tested = cells.at(search, None), cells.curve(search)
+    if not tested or len(control.victims) < search["victims"]:
         raise UsageError(f"{search['where']}, {search['defense']}: there are not all {search['victims']} victims yet")
     found = {name: search[name] for name in ABOUT} | {
         "strengths": list(tested),
         "left_out": [strength for strength in search["strengths"] if strength not in tested],
         "mean_ssim": [fmean(max(victim["ssim"]) for victim in cell.victims) for cell in tested.values()],
+        "unconverged": {
+            "without": control.unconverged,
+            "strengths": [cell.unconverged for cell in tested.values()],
+        },
     }
     for name, leaks_by in criterion.measures.items():
         curve = as_curve(tested, leaks_by)
-        found[name] = measured(curve, fmean(map(leaks_by, control)), criterion.stop, search["argument"])
+        found[name] = measured(curve, fmean(map(leaks_by, control.victims)), criterion.stop, search["argument"])
     return found
 
 

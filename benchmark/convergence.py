@@ -1,0 +1,50 @@
+"""Whether an attack has converged: one definition for boards, threshold searches and pages.
+
+An attack that ends far from the update that it was given has failed to fit it. That nothing was found then says nothing
+of what the update gives away: a better optimizer, another start or a larger budget may find the image. Where the true
+images fit no better than what was found, as for an attacker who does not know of the noise on an update, there was
+nothing to converge to, and the attack has done what could be done.
+"""
+
+from typing import Any
+
+MISFIT = 1e-3
+"""Misfit above which an attack has not converged: the squared distance of an image's update from the one that was
+shared, in parts of that of the public mean image, which owes nothing to the update. The attacks that stop at a
+tolerance come to a hundredth of this and less."""
+
+BEYOND_TRUTH = 10.0
+"""How many times the misfit of the true images it must be, too."""
+
+LEGACY_LOSS = 100.0
+"""The same for records without a misfit, all of them of LeNet in the published setting: loss in parts of the tolerance,
+which there is about 1e-5 of the loss of the public mean image."""
+
+LEGACY_EXACT = ("Clipping", "Masking", "Pruning")
+"""The defenses in such records whose true images an attacker who knows them fits exactly."""
+
+
+def unconverged(victim: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether nothing is known of a victim of a record, because the attack has failed to fit its update.
+
+    Args:
+        victim: of the record; one that leaks has been found, and one that diverged counts as that.
+        config: of its cell.
+    """
+    if victim["leaked_any"] or victim["status"] == "diverged":
+        return False
+    if "misfit" not in victim:
+        return _of_before(victim, config)
+    misfit, of_truth = victim["misfit"], victim["misfit_of_truth"]
+    if of_truth is None:  # the update was not finite
+        return False
+    return misfit is None or misfit > max(MISFIT, BEYOND_TRUTH * of_truth)
+
+
+def _of_before(victim: dict[str, Any], config: dict[str, Any]) -> bool:
+    """The same by the loss, where it is that of the update alone and the attacker's model of the defense is exact."""
+    attack, defense = config["attack"], config["defense"]
+    is_exact = defense is None or (config["adaptive"] and defense["class"] in LEGACY_EXACT)
+    if not is_exact or attack.get("total_variation") or not attack.get("tolerance") or victim.get("loss") is None:
+        return False
+    return bool(victim["loss"] > LEGACY_LOSS * attack["tolerance"])
