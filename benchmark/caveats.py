@@ -61,8 +61,9 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
             unknown.append(f"{of_all(victims, standing.indices)} with {defense}")
     if unknown:
         sentences.append(
-            f"It is not known whether {listed(unknown)} leak: no attack found them, and at least one did not converge. "
-            "A line search (line_search: true), more starts (restarts) or a larger budget may find them."
+            "Not known to leak or not, since no attack found them and at least one did not converge: "
+            f"{listed(unknown)}. A line search (line_search: true), more starts (restarts) or a larger budget may find "
+            "them."
         )
     return sentences
 

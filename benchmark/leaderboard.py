@@ -54,8 +54,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     seconds_per_victim: float
     diverged: int
     """Victims on whom the attack diverged."""
-    unconverged: int
-    """Victims of whom nothing is known, since the attack has failed to fit their update."""
+    unconverged: int | None
+    """Victims of whom nothing is known, since the attack has failed to fit their update; None for null baselines."""
     void: str | None
     """Why the cell shows no protection."""
     worst_victims: int | None
@@ -181,7 +181,7 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         seconds_per_victim=sum(record["cost"]["seconds"] for record in outcome.records)
         / sum(len(record["victims"]) for record in outcome.records),
         diverged=len(outcome.diverged),
-        unconverged=len(outcome.unconverged),
+        unconverged=None if outcome.is_baseline else len(outcome.unconverged),
         void=void,
         **worst_case(standing),
         data_args=arguments(config["data"]),

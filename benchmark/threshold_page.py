@@ -71,17 +71,14 @@ def cells_of(row: Row) -> tuple[str, ...]:
 
 def not_converged(row: Row) -> str:
     """On how many victims the attack failed without the defense and where leakage stops; empty where on none."""
-    failed = row["unconverged"]
-    stops = {
-        found["strength"] if found["stopped"] == WITHIN else row["strengths"][0]: None
-        for found in (row["ssim"], row["psnr"])
-        if found["stopped"] in (WITHIN, WEAK)
-    }
-    counts = {"without a defense": failed["without"]} | {
-        f"at {strength:.3g}": failed["strengths"][row["strengths"].index(strength)] for strength in stops
-    }
-    places = [f"{count} of {row['victims']} victims {place}" for place, count in counts.items() if count]
-    return f"not converged on {' and '.join(places)}" if places else ""
+    failed, weak = row["unconverged"], row["strengths"][0]
+    places = {"without a defense": failed["without"]}
+    for found in (row["ssim"], row["psnr"]):
+        strength = {WITHIN: found["strength"], WEAK: weak}.get(found["stopped"])
+        if strength is not None:
+            places[f"at {strength:.3g}"] = failed["strengths"][row["strengths"].index(strength)]
+    counts = [f"{count} of {row['victims']} victims {place}" for place, count in places.items() if count]
+    return f"not converged on {', '.join(counts)}" if counts else ""
 
 
 def range_of(found: Row) -> str:

@@ -1,5 +1,6 @@
 """What stands under a board, from outcomes that were made by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from benchmark.caveats import (
     caveats,
     contradictions,
     easy_victims,
+    not_converged,
     stronger_attacks,
     unused_knowledge,
     void_cells,
@@ -52,6 +54,38 @@ def outcome(
         for index in range(victims)
     }
     return Outcome(repr(given), given, found, ({},))
+
+
+def failing(made: Outcome, *victims: int) -> Outcome:
+    """The same, but the attack has failed to fit the updates of these victims."""
+    found = {
+        index: one | {"status": "stalled", "misfit": 0.5 if index in victims else 1e-6, "misfit_of_truth": 0.0}
+        for index, one in made.victims.items()
+    }
+    return replace(made, victims=found)
+
+
+def test_an_attack_that_failed_is_not_a_protection() -> None:
+    control = failing(outcome(leaked=2), *range(8))
+    board = [control, failing(outcome(0, MASKING), 7), outcome(0, {"class": "GaussianNoise", "std": 0.1})]
+    cells, unknown = not_converged(board, ranked(board), Names(board))
+    assert cells.startswith("Not converged: IDLG on no defense (6 of 8 victims) and IDLG on Masking")
+    assert "1 of 8 victims" in cells and "Gaussian" not in cells + unknown
+    assert "6 of 8 victims with no defense" in unknown and "1 of 8 victims with Masking" in unknown
+    assert set(not_converged(board, ranked(board), Names(board))) < set(caveats(board, ranked(board), Names(board)))
+
+
+def test_nothing_is_unknown_of_victims_that_another_attack_has_found() -> None:
+    board = [failing(outcome(leaked=2), *range(8)), outcome(8, attack={"class": "RGAP"})]
+    (cells,) = not_converged(board, ranked(board), Names(board))
+    assert cells.startswith("Not converged: IDLG on no defense (6 of 8 victims).")
+    board = [failing(outcome(leaked=2), *range(8)), outcome(7, attack={"class": "RGAP"})]
+    assert "1 of 8 victims with no defense" in not_converged(board, ranked(board), Names(board))[1]
+
+
+def test_of_attacks_that_fit_every_update_nothing_is_said() -> None:
+    board = [outcome(2), failing(outcome(0, MASKING))]
+    assert not_converged(board, ranked(board), Names(board)) == []
 
 
 def contradicted(*board: Outcome) -> list[str]:

@@ -251,6 +251,22 @@ def test_diverged_and_all_images_are_columns_where_they_say_something() -> None:
     assert (row["leak rate"], row["all images"], row["diverged"]) == ("0.67 (2/3)", "0.33 (1/3)", "0.33 (1/3)")
 
 
+def test_victims_of_whom_nothing_is_known_are_a_column_where_there_are_some() -> None:
+    def fits(index: int, psnr: float, misfit: float) -> dict[str, Any]:
+        return victim(index, psnr, misfit=misfit, misfit_of_truth=0.0)
+
+    failed = record([fits(0, LEAKS, 1e-7), fits(1, SAFE, 0.3), fits(2, SAFE, 1e-5)])
+    whole = record([fits(0, LEAKS, 1e-7), fits(1, LEAKS, 1e-7), fits(2, SAFE, 1e-5)])
+    assert "not converged" not in shown([whole])[0]
+    assert [row["not converged"] for row in shown([failed, record(of(SAFE, SAFE, SAFE), attack="MeanImage")])] == [
+        "0.33 (1/3)",
+        "-",
+    ]
+    page = as_markdown(of_records([failed]), "mine", None)
+    assert "Not converged:" in page and "1 of 3 victims with no defense" in page
+    assert "onverge" not in as_markdown(of_records([whole]), "mine", None)
+
+
 def test_a_cell_of_two_versions_of_the_code_shows_the_newest_and_says_so() -> None:
     old, new = record(SIXTEEN), record(of(SAFE, SAFE, SAFE), date="2026-01-02T00:00:00Z", code="b")
     found = of_records([old, new])

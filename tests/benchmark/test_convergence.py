@@ -1,0 +1,143 @@
+"""What it means that an attack has not converged, by attacks that fail in known ways."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks import IDLG, Observation, Reconstruction
+from benchmark.client import observe
+from benchmark.convergence import BEYOND_TRUTH, MISFIT, unconverged
+from benchmark.misfit import misfits
+from benchmark.models import LeNet
+from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning
+
+SHAPE, CLASSES = (1, 8, 8), 4
+CONTROL = {"defense": None, "adaptive": False, "attack": {"class": "IDLG", "tolerance": 1e-6, "total_variation": 0.0}}
+
+
+def victims(count: int = 3, images: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand((count, images, *SHAPE), generator=generator).double(), torch.arange(count * images).view(
+        count, images
+    ) % CLASSES
+
+
+def seen(defense: Defense | None = None, adaptive: bool = False, images: int = 1) -> Observation:
+    model = LeNet(SHAPE, CLASSES).double()
+    means = torch.full((CLASSES, *SHAPE), 0.5)
+    private, labels = victims(images=images)
+    return observe(model, private, labels, CLASSES, defense, adaptive, means[0], means, 0.1, 0, range(len(private)))
+
+
+def returned(images: Tensor, labels: Tensor, **changed: object) -> Reconstruction:
+    count = len(images)
+    made = Reconstruction(
+        images=images,
+        labels=labels,
+        loss=torch.full((count,), torch.inf),
+        evaluations=torch.zeros(count, dtype=torch.long),
+        status=["exhausted"] * count,
+    )
+    return replace(made, **changed)  # type: ignore[arg-type]
+
+
+def judged(observation: Observation, found: Reconstruction, images: int = 1) -> list[bool]:
+    """Of each victim, none of whom leaks."""
+    fit = misfits(observation, found, *victims(images=images))
+    return [
+        unconverged(
+            {"leaked_any": False, "status": "exhausted", "misfit": float(one), "misfit_of_truth": float(true)}, {}
+        )
+        for one, true in zip(fit.found, fit.true, strict=True)
+    ]
+
+
+def by_hand(observation: Observation, victim: int, image: Tensor, label: int) -> float:
+    """The squared distance of the update of one image, by plain autograd."""
+    model = LeNet(SHAPE, CLASSES).double()
+    model.load_state_dict({name: value[victim] for name, value in observation.parameters.items()})
+    loss = nn.functional.cross_entropy(model(image[None]), torch.tensor([label]))
+    pairs = zip(torch.autograd.grad(loss, list(model.parameters())), model.named_parameters(), strict=True)
+    return float(sum((mine - observation.update[name][victim]).square().sum() for mine, (name, _) in pairs))
+
+
+def test_a_misfit_is_a_distance_of_updates_in_parts_of_that_of_the_mean_image() -> None:
+    observation, (images, labels) = seen(), victims()
+    fit = misfits(observation, returned(images + 0.1, labels), images, labels)
+    for victim, label in enumerate(labels[:, 0].tolist()):
+        mean = by_hand(observation, victim, torch.full(SHAPE, 0.5).double(), label)
+        expected = by_hand(observation, victim, images[victim, 0] + 0.1, label) / mean
+        assert float(fit.found[victim]) == pytest.approx(expected, rel=1e-9)
+        assert float(fit.true[victim]) < 1e-20
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_who_stays_at_the_start_has_not_converged(images: int) -> None:
+    private, labels = victims(images=images)
+    noise = torch.randn(private.shape, generator=torch.Generator().manual_seed(1)).double()
+    assert judged(seen(images=images), returned(noise, labels), images) == [True] * 3
+    assert judged(seen(images=images), returned(private, labels), images) == [False] * 3
+
+
+@pytest.mark.parametrize("defense", [Masking(0.3), Pruning(0.3), Clipping(0.1)])
+def test_a_failure_is_seen_through_a_defense_that_is_known(defense: Defense) -> None:
+    (private, labels), observation = victims(), seen(defense, adaptive=True)
+    assert judged(observation, returned(torch.rand_like(private), labels)) == [True] * 3
+    assert judged(observation, returned(private, labels)) == [False] * 3
+
+
+@pytest.mark.parametrize("defense", [GaussianNoise(0.5), Masking(0.5), Clipping(0.1), Pruning(0.95)])
+def test_where_the_truth_does_not_fit_there_is_nothing_to_converge_to(defense: Defense) -> None:
+    private, labels = victims()
+    for found in (private, torch.full_like(private, 0.5), torch.rand_like(private)):
+        assert not any(judged(seen(defense), returned(found, labels)))
+
+
+def test_a_real_attack_that_was_cut_short_has_not_converged_and_one_that_ended_has() -> None:
+    observation = seen()
+    short, whole = (IDLG(max_evaluations=count).reconstruct(observation) for count in (3, 400))
+    assert judged(observation, short) == [True] * 3
+    converged = [status == "converged" for status in whole.status]
+    assert any(converged)
+    assert not any(bad for bad, good in zip(judged(observation, whole), converged, strict=True) if good)
+
+
+def test_labels_that_an_attack_does_not_look_for_are_not_held_against_it() -> None:
+    private, labels = victims()
+    assert judged(seen(), returned(private, torch.full_like(labels, -1))) == [False] * 3
+    soft = torch.nn.functional.one_hot(labels, CLASSES).double()
+    wrong = (labels + 1) % CLASSES
+    assert judged(seen(), returned(private, wrong, label_probabilities=soft)) == [False] * 3
+
+
+def victim(**changed: object) -> dict[str, object]:
+    return {"leaked_any": False, "status": "stalled", "loss": 1.0} | changed
+
+
+def test_the_definition() -> None:
+    def judge(**changed: object) -> bool:
+        return unconverged(victim(**changed), CONTROL)
+
+    assert judge(misfit=2 * MISFIT, misfit_of_truth=0.0)
+    assert judge(misfit=None, misfit_of_truth=0.0), "an infinite misfit is a great one"
+    assert not judge(misfit=MISFIT / 2, misfit_of_truth=0.0)
+    assert not judge(misfit=2 * MISFIT, misfit_of_truth=2 * MISFIT / BEYOND_TRUTH)
+    assert not judge(misfit=None, misfit_of_truth=None), "an update that is not finite voids the cell"
+    assert not judge(misfit=1.0, misfit_of_truth=0.0, leaked_any=True)
+    assert not judge(misfit=1.0, misfit_of_truth=0.0, status="diverged"), "which has a column of its own"
+
+
+def test_a_record_of_before_there_were_misfits_is_judged_by_its_loss() -> None:
+    noisy = {"defense": {"class": "GaussianNoise", "std": 0.1}}
+    masked = {"defense": {"class": "Masking", "ratio": 0.1}}
+    assert unconverged(victim(), CONTROL)
+    assert unconverged(victim(), CONTROL | masked | {"adaptive": True})
+    assert not unconverged(victim(loss=5e-5), CONTROL)
+    assert not unconverged(victim(loss=None), CONTROL)
+    assert not unconverged(victim(), CONTROL | masked), "it does not know of the mask"
+    assert not unconverged(victim(), CONTROL | noisy | {"adaptive": True})
+    with_prior = {"attack": {"class": "IDLG", "tolerance": 1e-6, "total_variation": 1e-5}}
+    assert not unconverged(victim(), CONTROL | with_prior), "the prior is a part of the loss"
+    assert not unconverged(victim(), CONTROL | {"attack": {"class": "RGAP"}})
