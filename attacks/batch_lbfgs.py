@@ -1,10 +1,13 @@
 """L-BFGS for many independent problems at once."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from attacks.line_search import Point, Search, strong_wolfe
 
 
 def rearrange(held: Tensor, rows: list[int], fresh: Tensor) -> Tensor:
@@ -28,11 +31,11 @@ def rearrange(held: Tensor, rows: list[int], fresh: Tensor) -> Tensor:
 
 
 class BatchLBFGS(torch.optim.Optimizer):
-    """L-BFGS without line search on V independent problems, each following ``torch.optim.LBFGS`` on its own.
+    """L-BFGS on V independent problems, each following ``torch.optim.LBFGS`` on its own.
 
     The first dimension of every parameter counts the problems. History, curvature test, first step length and stop
     rule are kept for each problem. One :meth:`step` is one evaluation and one move, so that problems can leave and
-    enter after any evaluation.
+    enter after any evaluation: with a line search, a move to the next point that it wants to see.
 
     The direction comes from the compact representation of the inverse Hessian (Byrd, Nocedal and Schnabel 1994,
     theorem 2.2): it equals the two-loop recursion, but reads the history twice instead of four times, in two
@@ -43,10 +46,13 @@ class BatchLBFGS(torch.optim.Optimizer):
         lr: length of each step but the first, which is ``lr * min(1, 1 / |gradient|_1)``.
         history_size: number m of pairs kept.
         tolerance_grad: a problem with no larger gradient entry has stalled.
-        tolerance_change: a problem whose directional derivative is above minus this has stalled.
+        tolerance_change: a problem whose directional derivative is above minus this has stalled; with a line search,
+            also one of which no entry changes by more.
+        line_search: whether the length of a step is searched for, as by torch's "strong_wolfe".
 
     Attributes:
         stalled: ``[V]``, the problems that will not move again.
+        on_trial: ``[V]``, the problems that were last evaluated at a point that a line search may yet reject.
     """
 
     def __init__(
@@ -56,20 +62,24 @@ class BatchLBFGS(torch.optim.Optimizer):
         history_size: int = 100,
         tolerance_grad: float = 1e-7,
         tolerance_change: float = 1e-9,
+        line_search: bool = False,
     ) -> None:
         super().__init__(params, {"lr": lr})
         self.history_size = history_size
         self.tolerance_grad = tolerance_grad
         self.tolerance_change = tolerance_change
         self._params: list[Tensor] = self.param_groups[0]["params"]
-        self._rows = self._fresh_rows(len(self._params[0]))
+        self.line_search = line_search
+        count = len(self._params[0])
+        self._rows = self._fresh_rows(count)
+        self._searches: list[tuple[Search, float] | None] = [None] * count  # with the step that is evaluated next
 
     def _fresh_rows(self, count: int) -> dict[str, Tensor]:
         """The state of ``count`` problems before their first step."""
         like = self._params[0]
         m, size = self.history_size, sum(p.shape[1:].numel() for p in self._params)
         eye = torch.eye(m, dtype=torch.float64, device=like.device)
-        return {
+        rows = {
             "history": like.new_zeros(count, 2 * m, size),  # S, a ring buffer, then Y, another
             "slot": torch.zeros(count, dtype=torch.long, device=like.device),  # where the next pair goes
             # Products of the pairs, oldest first and the newest last; an empty place has a 1 on R's diagonal.
@@ -80,11 +90,19 @@ class BatchLBFGS(torch.optim.Optimizer):
             "move": like.new_zeros(count, size),
             "started": torch.zeros(count, dtype=torch.bool, device=like.device),
             "stalled": torch.zeros(count, dtype=torch.bool, device=like.device),
+            "on_trial": torch.zeros(count, dtype=torch.bool, device=like.device),
         }
+        if self.line_search:
+            rows |= {"origin": like.new_zeros(count, size), "direction": like.new_zeros(count, size)}
+        return rows
 
     @property
     def stalled(self) -> Tensor:
         return self._rows["stalled"]
+
+    @property
+    def on_trial(self) -> Tensor:
+        return self._rows["on_trial"]
 
     def reindex(self, rows: list[int]) -> None:
         """Makes problem i the former problem ``rows[i]``, or a fresh one where ``rows[i]`` is -1.
@@ -94,6 +112,7 @@ class BatchLBFGS(torch.optim.Optimizer):
         fresh = self._fresh_rows(1)
         for name, value in self._rows.items():
             self._rows[name] = rearrange(value, rows, fresh[name])
+        self._searches = [None if row < 0 else self._searches[row] for row in rows]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override] # torch allows no closure
@@ -108,6 +127,9 @@ class BatchLBFGS(torch.optim.Optimizer):
         with torch.enable_grad():
             losses = closure()
         gradient = torch.cat([p.grad.flatten(1) for p in self._params if p.grad is not None], 1)
+        if self.line_search:
+            self._search(losses.detach(), gradient)
+            return losses
         state = self._rows
         direction = self._direction(gradient)
         first = ~state["started"]
@@ -118,10 +140,72 @@ class BatchLBFGS(torch.optim.Optimizer):
         state["started"] = state["started"] | ~stationary
         state["gradient"] = gradient
         state["move"] = torch.where(state["stalled"], 0.0, length)[:, None] * direction
-        moves = state["move"].split([p.shape[1:].numel() for p in self._params], 1)
-        for p, move in zip(self._params, moves, strict=True):
-            p.add_(move.view_as(p))
+        for p, move in self._split(state["move"]):
+            p.add_(move)
         return losses
+
+    def _split(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The parameters, each with its part of what is ``[V, D]``."""
+        parts = flat.split([p.shape[1:].numel() for p in self._params], 1)
+        return [(p, part.view_as(p)) for p, part in zip(self._params, parts, strict=True)]
+
+    def _search(self, losses: Tensor, gradient: Tensor) -> None:
+        """Tells each problem's line search what is at the point that it wanted to see, and moves to the next one.
+
+        A problem whose search has ended, or that is new, begins another one from the point that is taken.
+
+        Args:
+            losses: ``[V]`` where the problems are.
+            gradient: ``[V, D]`` there.
+        """
+        state = self._rows
+        slopes = (gradient * state["direction"]).sum(1).tolist()
+        stalled = state["stalled"].tolist()
+        taken: dict[int, Point] = {}
+        for row, (loss, slope) in enumerate(zip(losses.tolist(), slopes, strict=True)):
+            search, step = self._searches[row] or (None, 0.0)
+            point = Point(step, loss if math.isfinite(loss) else math.inf, slope, gradient[row].clone())
+            if stalled[row]:
+                continue
+            if search is None:
+                taken[row] = point
+                continue
+            try:
+                self._searches[row] = search, search.send(point)
+            except StopIteration as end:
+                taken[row] = end.value
+        state["on_trial"] = torch.tensor([search is not None for search in self._searches], device=losses.device)
+        if taken:
+            self._begin(taken)
+        steps = losses.new_tensor([search[1] if search else 0.0 for search in self._searches])
+        moved = state["origin"] + steps[:, None] * state["direction"]
+        for p, point in self._split(torch.where(steps[:, None] == 0, state["origin"], moved)):
+            p.copy_(point)
+
+    def _begin(self, taken: dict[int, Point]) -> None:
+        """Moves to the points that were taken, row -> point, and begins the next search from each of them."""
+        state, rows = self._rows, list(taken)
+        steps = state["gradient"].new_tensor([point.step for point in taken.values()])
+        position = torch.cat([p.flatten(1) for p in self._params], 1)
+        first = ~state["started"][rows]
+        state["move"][rows] = steps[:, None] * state["direction"][rows]
+        state["origin"][rows] = torch.where(first[:, None], position[rows], state["origin"][rows] + state["move"][rows])
+        gradient = state["gradient"].clone()
+        gradient[rows] = torch.stack([point.gradient for point in taken.values()])
+        direction = self._direction(gradient)  # of the other rows nothing has changed
+        state["gradient"] = gradient
+        state["direction"][rows] = direction[rows]
+        gradient, direction = gradient[rows], direction[rows]
+        slope, longest = (gradient * direction).sum(1), direction.abs().amax(1)
+        length = torch.where(first, (1 / gradient.abs().sum(1)).clamp(max=1), 1.0) * self.param_groups[0]["lr"]
+        is_still = ~first & (state["move"][rows].abs().amax(1) <= self.tolerance_change)
+        stationary = gradient.abs().amax(1) <= self.tolerance_grad
+        state["started"][rows] = True
+        state["stalled"][rows] = stationary | is_still | ~(slope < -self.tolerance_change)
+        numbers = zip(*(values.tolist() for values in (state["stalled"][rows], slope, longest, length)), strict=True)
+        for (row, point), (is_stalled, down, largest, step) in zip(taken.items(), numbers, strict=True):
+            search = strong_wolfe(point._replace(step=0.0, slope=down), step, largest, self.tolerance_change)
+            self._searches[row] = None if is_stalled else (search, next(search))
 
     def _direction(self, gradient: Tensor) -> Tensor:
         """The quasi-Newton direction ``[V, D]``, after the last pair is added to the history."""

@@ -104,6 +104,8 @@ class GradientMatching(LightningModule, Attack):
             less the prior smooths.
         patience: evaluations after which a victim has stalled whose lowest loss has not fallen by a thousandth
             meanwhile, at least 1; None, as published, for no such rule.
+        line_search: whether the length of each step is searched for by the strong Wolfe conditions; as published it is
+            1. Where the loss rises steeply or is flat far from the images, a step of 1 leads away for good.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class GradientMatching(LightningModule, Attack):
         restarts: int = 0,
         prior_scale: float = 1.0,
         patience: int | None = None,
+        line_search: bool = False,
     ) -> None:
         for name, value, least in (
             ("patience", 1 if patience is None else patience, 1),
@@ -145,6 +148,7 @@ class GradientMatching(LightningModule, Attack):
         self.restarts = restarts
         self.prior_scale = prior_scale
         self.patience = patience
+        self.line_search = line_search
 
     _tolerances: Tensor
 
@@ -258,7 +262,9 @@ class GradientMatching(LightningModule, Attack):
         loss.sum().backward(inputs=list(self._optimised()))
 
     def configure_optimizers(self) -> BatchLBFGS:
-        self.solver = BatchLBFGS(list(self._optimised()), history_size=self.history_size)
+        self.solver = BatchLBFGS(
+            list(self._optimised()), history_size=self.history_size, line_search=self.line_search
+        )
         return self.solver
 
     def _optimised(self) -> Iterator[nn.Parameter]:
@@ -403,7 +409,7 @@ class GradientMatching(LightningModule, Attack):
     def retire(self) -> bool:
         """Lets the victims go that are done and waiting ones in; True when nobody is left."""
         assert self.solver is not None
-        diverged = ~self.losses.isfinite()
+        diverged = ~self.losses.isfinite() & ~self.solver.on_trial
         converged = self._unscaled(self.losses) < self._tolerances
         stalled = self.solver.stalled
         if self.patience is not None:

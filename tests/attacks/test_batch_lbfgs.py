@@ -53,10 +53,20 @@ def start(problem: int, dimensions: int) -> Tensor:
     return 0.3 * torch.randn(dimensions, generator=generator, dtype=torch.float64)
 
 
-def torch_path(objective: Objective, problem: int, dimensions: int, steps: int, history: int = 100) -> list[float]:
-    """The losses at each move of torch's own optimizer, as published: 20 evaluations in a step."""
+def torch_path(
+    objective: Objective, problem: int, dimensions: int, steps: int, history: int = 100, search: bool = False
+) -> list[float]:
+    """The losses of torch's own optimizer: as published, 20 evaluations in a step, or all with its line search."""
     point = start(problem, dimensions)[None].requires_grad_()
-    optimizer = torch.optim.LBFGS([point], lr=1, max_iter=20, history_size=history, tolerance_change=0)
+    optimizer = torch.optim.LBFGS(
+        [point],
+        lr=1,
+        max_iter=steps if search else 20,
+        max_eval=2 * steps if search else None,
+        history_size=history,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe" if search else None,
+    )
     losses: list[float] = []
 
     def closure() -> Tensor:
@@ -75,10 +85,10 @@ def torch_path(objective: Objective, problem: int, dimensions: int, steps: int, 
 
 
 def batch_path(
-    objective: Objective, problems: list[int], dimensions: int, steps: int, history: int = 100
+    objective: Objective, problems: list[int], dimensions: int, steps: int, history: int = 100, search: bool = False
 ) -> tuple[list[list[float]], Tensor]:
     points = torch.stack([start(p, dimensions) for p in problems]).requires_grad_()
-    optimizer = BatchLBFGS([points], history_size=history, tolerance_change=0)
+    optimizer = BatchLBFGS([points], history_size=history, tolerance_change=0, line_search=search)
     paths: list[list[float]] = []
 
     def closure() -> Tensor:
@@ -92,7 +102,16 @@ def batch_path(
     return [list(path) for path in zip(*paths, strict=True)], points.detach()
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+def steep(points: Tensor, problems: Tensor) -> Tensor:
+    """A narrow well, 10,000 deep, in a plain that is flat far away."""
+    scales = torch.logspace(-1, 1, points.shape[1], dtype=points.dtype)
+    return 1e4 * (1 - torch.exp(-(scales * (points - 0.1 * problems[:, None]).square()).sum(1)))
+
+
+OBJECTIVES["steep"] = (steep, 5, 40)
+
+
+@pytest.mark.parametrize("name", ["quadratic", "rosenbrock", "lenet"])
 @pytest.mark.parametrize("history", [100, 7])
 def test_one_problem_follows_torch(name: str, history: int) -> None:
     objective, dimensions, steps = OBJECTIVES[name]
@@ -104,18 +123,49 @@ def test_one_problem_follows_torch(name: str, history: int) -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_many_problems_follow_their_own_runs(name: str) -> None:
+@pytest.mark.parametrize("history", [100, 7])
+def test_every_problem_follows_the_line_search_of_torch(name: str, history: int) -> None:
     objective, dimensions, steps = OBJECTIVES[name]
-    together, _ = batch_path(objective, [4, 0, 2, 1], dimensions, steps)
+    together, _ = batch_path(objective, [1, 0, 3, 2], dimensions, steps, history, search=True)
+    for problem, found in zip([1, 0, 3, 2], together, strict=True):
+        expected = torch_path(objective, problem, dimensions, steps, history, search=True)
+        # It ends where torch cannot go on either; rounding has a say in how a bracket is narrowed around the minimum.
+        same = next((at for at, loss in enumerate(expected) if loss < 1e-7 * expected[0]), len(expected))
+        assert same >= 10
+        assert found[:same] == pytest.approx(expected[:same], rel=1e-5, abs=1e-12)
+
+
+@pytest.mark.parametrize("search", [False, True])
+@pytest.mark.parametrize("name", ["quadratic", "rosenbrock", "lenet"])
+def test_many_problems_follow_their_own_runs(name: str, search: bool) -> None:
+    objective, dimensions, steps = OBJECTIVES[name]
+    together, _ = batch_path(objective, [4, 0, 2, 1], dimensions, steps, search=search)
     for problem, path in zip([4, 0, 2, 1], together, strict=True):
-        (alone,), _ = batch_path(objective, [problem], dimensions, steps)
+        (alone,), _ = batch_path(objective, [problem], dimensions, steps, search=search)
         assert path == pytest.approx(alone, rel=1e-6, abs=1e-12)
 
 
-def test_a_problem_that_enters_late_follows_its_own_run() -> None:
+def test_a_line_search_comes_back_from_where_the_loss_is_not_a_number() -> None:
+    points = torch.tensor([[3.0], [0.5]], dtype=torch.float64, requires_grad=True)
+    optimizer = BatchLBFGS([points], line_search=True)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        losses = (1000 * (points - 4).square() - points.sqrt()).sum(1)  # NaN below 0
+        losses.sum().backward()
+        return losses.detach()
+
+    lowest = torch.full((2,), torch.inf, dtype=torch.float64)
+    for _ in range(60):
+        lowest = torch.fmin(lowest, optimizer.step(closure))
+    assert lowest.tolist() == pytest.approx([-2.0, -2.0], abs=1e-3)
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_a_problem_that_enters_late_follows_its_own_run(search: bool) -> None:
     points = torch.stack([start(p, 2) for p in (0, 1)]).requires_grad_()
     problems = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    optimizer = BatchLBFGS([points], tolerance_change=0)
+    optimizer = BatchLBFGS([points], tolerance_change=0, line_search=search)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -129,8 +179,8 @@ def test_a_problem_that_enters_late_follows_its_own_run() -> None:
     problems = torch.tensor([1.0, 5.0], dtype=torch.float64)
     optimizer.reindex([1, -1])
     path = torch.stack([optimizer.step(closure) for _ in range(30)])
-    (first,), _ = batch_path(rosenbrock, [1], 2, 39)
-    (second,), _ = batch_path(rosenbrock, [5], 2, 30)
+    (first,), _ = batch_path(rosenbrock, [1], 2, 39, search=search)
+    (second,), _ = batch_path(rosenbrock, [5], 2, 30, search=search)
     assert path[:, 0].tolist() == pytest.approx(first[9:], rel=1e-6, abs=1e-12)
     assert path[:, 1].tolist() == pytest.approx(second, rel=1e-6, abs=1e-12)
 
