@@ -179,8 +179,8 @@ class BatchLBFGS(torch.optim.Optimizer):
             self._begin(taken)
         steps = losses.new_tensor([search[1] if search else 0.0 for search in self._searches])
         moved = state["origin"] + steps[:, None] * state["direction"]
-        for p, point in self._split(torch.where(steps[:, None] == 0, state["origin"], moved)):
-            p.copy_(point)
+        for p, position in self._split(torch.where(steps[:, None] == 0, state["origin"], moved)):
+            p.copy_(position)
 
     def _begin(self, taken: dict[int, Point]) -> None:
         """Moves to the points that were taken, row -> point, and begins the next search from each of them."""

@@ -262,9 +262,7 @@ class GradientMatching(LightningModule, Attack):
         loss.sum().backward(inputs=list(self._optimised()))
 
     def configure_optimizers(self) -> BatchLBFGS:
-        self.solver = BatchLBFGS(
-            list(self._optimised()), history_size=self.history_size, line_search=self.line_search
-        )
+        self.solver = BatchLBFGS(list(self._optimised()), history_size=self.history_size, line_search=self.line_search)
         return self.solver
 
     def _optimised(self) -> Iterator[nn.Parameter]:

@@ -88,8 +88,8 @@ def _too_high(found: Point, start: Point) -> bool:
 
 
 def _inside(bracket: list[Point], is_slow: bool) -> tuple[float, bool]:
-    """The next step to try in a bracket, and whether it is close to an end of it: twice in turn would be no progress."""
-    step = cubic_minimum(*bracket)
+    """The next step to try in a bracket, and whether it is close to an end of it, which twice in turn is too slow."""
+    step = cubic_minimum(bracket[0], bracket[1])
     first, last = sorted(point.step for point in bracket)
     margin = 0.1 * (last - first)
     if min(last - step, step - first) >= margin:
@@ -100,11 +100,11 @@ def _inside(bracket: list[Point], is_slow: bool) -> tuple[float, bool]:
 
 
 def cubic_minimum(one: Point, other: Point, bounds: tuple[float, float] | None = None) -> float:
-    """Where the cubic through two points with their slopes is lowest, within bounds; the middle where it has no minimum.
+    """Where the cubic through two points with their slopes is lowest, or the middle where it has no minimum.
 
     Args:
         one, other: the points.
-        bounds: the points themselves where there are none.
+        bounds: the least and the greatest step; those of the points where there are none.
     """
     left, right = sorted((one, other), key=lambda point: point.step)
     least, most = bounds or (left.step, right.step)

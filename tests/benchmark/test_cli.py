@@ -257,6 +257,7 @@ def test_values_are_read_as_in_a_suite_and_defaults_are_recorded(leakboard: Leak
         "at_once": None,
         "history_size": 100,
         "max_evaluations": 5,
+        "line_search": False,
         "patience": None,
         "prior_scale": 1.0,
         "restarts": 0,

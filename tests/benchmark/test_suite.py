@@ -181,6 +181,7 @@ def test_every_argument_is_in_the_config_with_its_default() -> None:
         "at_once": None,
         "history_size": 100,
         "max_evaluations": 7,
+        "line_search": False,
         "patience": None,
         "prior_scale": 1.0,
         "restarts": 0,
