@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.func import grad, jacrev, jvp, vmap
 
 from attacks.base import Attack, Observation, Reconstruction
-from attacks.gradient_matching import outside, total_variation
 from attacks.gradients import call, differentiable_twice
 from attacks.labels import idlg_labels
+from attacks.objective import outside, total_variation
 from attacks.starts import STARTS, draw_start
 from defenses.base import KnownDefense, Update
 

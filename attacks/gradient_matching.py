@@ -15,29 +15,12 @@ from torch import Tensor, nn
 
 from attacks.base import Attack, Observation, Reconstruction, Trajectory
 from attacks.batch_lbfgs import BatchLBFGS, rearrange
-from attacks.gradients import batch_gradients, squared_distance
-from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
+from attacks.objective import Objective
 from attacks.rgap import RGAP, recursive_solution
 from attacks.starts import STARTS, draw_start
-from defenses.base import Update, global_norm, unchanged
 
 SNAPSHOTS = 25
 """Moments of a trajectory that are kept, over the whole budget."""
-
-BOX_EDGE = 0.1
-"""How far outside [0, 1] an attacker who must fight noise lets a pixel be: the edge of a soft uniform prior."""
-
-BOX = 0.01
-"""Weight of the squared distance of pixels from [0, 1] beside the total variation."""
-
-FALL = 1e-5
-"""Share of the loss at a start that owes nothing to the update to which it must fall at least. In the published setting
-the tolerance is far below it; in a network whose gradients are small, or hardly depend on the image, the start would be
-within the tolerance already."""
-
-LEAST_LOSS = 1e-3
-"""A loss at such a start below it is scaled to 1: L-BFGS has tolerances of its own, and would not take a step. In the
-published setting it is above 0.03."""
 
 PROGRESS = 1e-3
 """Share by which the lowest loss of a victim must fall within its patience, or the attack has stopped improving."""
@@ -47,14 +30,7 @@ LEVELS = (0.09, 0.03)
 
 _STATE = (
     "_observation",
-    "_simulate",
-    "_all_loss_weights",
-    "_all_prior_weights",
-    "_all_tolerances",
-    "_head",
-    "_product",
-    "_short",
-    "_scales",
+    "_objective",
     "_found",
     "_found_best",
     "_trajectory",
@@ -62,11 +38,6 @@ _STATE = (
     "_attempts",
 )
 _ROWS = (
-    "_networks",
-    "_target",
-    "_loss_weights",
-    "_prior_weights",
-    "_tolerances",
     "_best",
     "_best_loss",
     "_to_beat",
@@ -150,27 +121,11 @@ class GradientMatching(LightningModule, Attack):
         self.patience = patience
         self.line_search = line_search
 
-    _tolerances: Tensor
-
     # What a subclass is: its labels.
 
     @abstractmethod
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
         """Logits ``[V, N, K]`` of the labels at the start, and whether the attack optimises them."""
-
-    def prior(self, images: Tensor) -> Tensor | float:
-        """What is added to the matching loss of images ``[A, N, C, H, W]`` because of the images alone, ``[A]``.
-
-        Under Gaussian noise the matching loss is 2 std^2 times the negative log likelihood, and the weights of the
-        priors grow as much: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706). Total variation is the
-        prior of Geiping et al. 2020 (arXiv 2003.14053).
-        """
-        variance = self._noise_std**2
-        box, smooth = variance / BOX_EDGE**2, self.total_variation
-        if smooth > 0:
-            box, smooth = box + BOX, smooth + 2 * variance / (self.prior_scale * self._observation.mean_step)
-        prior: Tensor | float = box * outside(images) if box > 0 else 0.0
-        return prior + smooth * total_variation(images) if smooth > 0 else prior
 
     # The attack loop.
 
@@ -212,51 +167,10 @@ class GradientMatching(LightningModule, Attack):
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """The matching losses ``[A]`` of the active victims, independent terms of one sum."""
-        losses = self._loss_weights * self._distances() + self._prior_weights * self.prior(self.images)
-        losses = self._scaled(losses)
+        losses = self._objective.losses(self.images, self.label_logits, self.evaluations == 0)
         with torch.no_grad():
             self._remember(losses)
         return losses
-
-    def _scaled(self, losses: Tensor) -> Tensor:
-        """The losses ``[A]`` times what brings those of small gradients to a size that L-BFGS works with."""
-        if self._owes_nothing and bool((first := self.evaluations == 0).any()):
-            at = losses.detach()
-            begins = first.to(at.device) & at.isfinite() & (at > 0)
-            rows = torch.tensor(self.victims, device=at.device)[begins]
-            self._scales[rows] = torch.where(at < LEAST_LOSS, 1 / at, 1.0)[begins]
-            self._tolerances = torch.where(begins, self._tolerances.minimum(FALL * at), self._tolerances)
-        return losses * self._scales[self.victims]
-
-    def _distances(self) -> Tensor:
-        """The squared distances ``[A]`` of what the active victims would share, had they the dummy images.
-
-        Each victim's is computed in the way that its own update allows, whoever else is under attack.
-        """
-        model, labels, short = self._observation.model, self.label_logits.softmax(-1), self._short[self.victims]
-        parts, order = [], []
-        for is_short in (True, False):
-            rows = (short == is_short).nonzero()[:, 0]
-            if not len(rows):
-                continue
-            every = len(rows) == len(short)  # usually so: then nothing is copied
-            networks, target = (
-                held if every else {name: value[rows] for name, value in held.items()}
-                for held in (self._networks, self._target)
-            )
-            images, probabilities = (held if every else held[rows] for held in (self.images, labels))
-            if is_short and self._product:
-                slope, inputs = (factor[self.victims][rows] for factor in self._product)
-                parts.append(
-                    distance_to_outer_product(
-                        model, self._head, networks, images, probabilities, target, (slope, inputs)
-                    )
-                )
-            else:
-                dummy = batch_gradients(model, networks, images, probabilities, create_graph=True)
-                parts.append(squared_distance(self._simulate(dummy, target), target))
-            order.append(rows)
-        return torch.cat(parts)[torch.cat(order).argsort()] if len(parts) > 1 else parts[0]
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         loss.sum().backward(inputs=list(self._optimised()))
@@ -273,19 +187,20 @@ class GradientMatching(LightningModule, Attack):
     def _begin(self, observation: Observation, start_images: Tensor | None) -> None:
         like = next(iter(observation.update.values()))
         victims = observation.num_victims
-        known = observation.defense
         self._observation = observation
-        self._simulate = known.simulate if known else unchanged
-        self._all_loss_weights = known.weight(observation.update) if known else like.new_ones(victims)
-        self._noise_std = known.noise_std if known else 0.0
-        self._find_short_cut(observation)
         self._starts, optimise_labels = self._draw_starts(observation)
         self._attempts = [0] * victims
-        self._owes_nothing = start_images is None and self.start != "rgap"
-        self._scales = like.new_ones(victims)
         _, first = self._starts[0]
         if start_images is not None:
             first["images"] = start_images.to(like)
+        self._objective = Objective(
+            observation,
+            **first,
+            tolerance=self.tolerance,
+            owes_nothing=start_images is None and self.start != "rgap",
+            smoothness=self.total_variation,
+            prior_scale=self.prior_scale,
+        )
         self._found = Reconstruction(
             images=first["images"].clone(),
             labels=first["label_logits"].argmax(-1),
@@ -312,29 +227,9 @@ class GradientMatching(LightningModule, Attack):
         self.evaluations = torch.zeros(0, dtype=torch.long)
         self.losses = self._best_loss = self._to_beat = like.new_zeros(0)
         self._improved_at = torch.zeros(0, dtype=torch.long, device=like.device)
-        self._loss_weights = self._all_loss_weights[:0]
-        sizes = self._relative_sizes(observation, first)
-        self._all_prior_weights = torch.where(self._all_loss_weights == 1, 1.0, sizes)
-        self._prior_weights = self._all_prior_weights[:0]
-        self._all_tolerances = self.tolerance * sizes.clamp(max=1)
-        self._tolerances = self._all_tolerances[:0]
-        self._networks: Update = {name: value[:0] for name, value in observation.parameters.items()}
-        self._target: Update = {name: value[:0] for name, value in observation.update.items()}
         self._best: dict[str, Tensor] = {name: start[:0] for name, start in first.items()}
         self.solver = None
         self._replace([])
-
-    def _find_short_cut(self, observation: Observation) -> None:
-        """For which victims, of one image each, the last layer's gradient can be matched as an outer product."""
-        self._head = ""
-        self._product: tuple[Tensor, Tensor] | None = None
-        self._short = torch.zeros(observation.num_victims, dtype=torch.bool, device=observation.device)
-        if self._simulate is not unchanged or observation.image_shape[0] > 1:
-            return
-        head = linear_head(observation.model, observation.image_shape[1:], observation.num_classes)
-        if head is not None:
-            self._head, self._product = head, as_outer_product(head, observation.update)
-            self._short = is_outer_product(head, observation.update, self._product)
 
     def _draw_starts(self, observation: Observation) -> tuple[list[tuple[str, dict[str, Tensor]]], bool]:
         """Name, images and label logits of all victims for each attempt, and whether the labels are optimised."""
@@ -360,20 +255,6 @@ class GradientMatching(LightningModule, Attack):
             starts.insert(0, ("rgap", first))
         return starts, optimise_labels
 
-    def _relative_sizes(self, observation: Observation, first: dict[str, Tensor]) -> Tensor:
-        """The squared size ``[V]`` of what is matched, in parts of that of an undefended gradient; 1 without a defense.
-
-        A loss has the size of the squared update times its weight. That of the gradient is not known where a defense
-        has changed the update's, but is at the start of a similar one.
-        """
-        weights = self._all_loss_weights
-        if self._simulate is unchanged and bool((weights == 1).all()):
-            return torch.ones_like(weights)
-        labels = first["label_logits"].softmax(-1)
-        gradient = batch_gradients(observation.model, observation.parameters, first["images"], labels, False)
-        sizes = weights * (global_norm(observation.update) / global_norm(gradient)).square()
-        return torch.where(sizes.isfinite() & (sizes > 0), sizes, 1.0)
-
     def _remember(self, losses: Tensor) -> None:
         """Keeps for each active victim the iterate of the lowest loss, and the trajectory."""
         moment = self.evaluations % self._every == 0
@@ -385,7 +266,7 @@ class GradientMatching(LightningModule, Attack):
         improved = ~(self._best_loss > self._to_beat)
         self._to_beat = torch.where(improved, self._best_loss * (1 - PROGRESS), self._to_beat)
         self._improved_at = torch.where(improved, self.evaluations.to(improved.device), self._improved_at)
-        below = (self._unscaled(self._best_loss)[:, None] <= losses.new_tensor(LEVELS)).cpu()
+        below = (self._objective.unscaled(self._best_loss)[:, None] <= losses.new_tensor(LEVELS)).cpu()
         passed = self._trajectory.passed[self.victims]
         new = below & (passed < 0)
         self._trajectory.passed[self.victims] = torch.where(new, self.evaluations[:, None], passed)
@@ -393,22 +274,18 @@ class GradientMatching(LightningModule, Attack):
             rows = better.view(-1, *[1] * (best.dim() - 1))
             self._best[name] = torch.where(rows, getattr(self, name), best)
 
-    def _unscaled(self, losses: Tensor) -> Tensor:
-        """The losses ``[A]`` of the active victims as they are without their scales."""
-        return losses / self._scales[self.victims]
-
     def _snapshot(self, rows: list[int]) -> None:
         if rows:
             victims = [self.victims[row] for row in rows]
             times = (self.evaluations[rows] // self._every).tolist()
-            self._trajectory.loss[victims, times] = self._unscaled(self._best_loss)[rows].cpu().float()
+            self._trajectory.loss[victims, times] = self._objective.unscaled(self._best_loss)[rows].cpu().float()
             self._trajectory.images[victims, times] = self._best["images"][rows].cpu()
 
     def retire(self) -> bool:
         """Lets the victims go that are done and waiting ones in; True when nobody is left."""
         assert self.solver is not None
         diverged = ~self.losses.isfinite() & ~self.solver.on_trial
-        converged = self._unscaled(self.losses) < self._tolerances
+        converged = self._objective.unscaled(self.losses) < self._objective.tolerances
         stalled = self.solver.stalled
         if self.patience is not None:
             stalled = stalled | (self.evaluations.to(stalled.device) - self._improved_at >= self.patience)
@@ -434,7 +311,7 @@ class GradientMatching(LightningModule, Attack):
         victim = self.victims[row]
         if status != "diverged" or self._attempts[victim] == 0:  # what an earlier attempt found is not lost
             self._found.status[victim] = status
-        best_loss = self._unscaled(self._best_loss)[row]
+        best_loss = self._objective.unscaled(self._best_loss)[row]
         if best_loss < self._found.loss[victim]:
             self._found.starts[victim] = self._starts[self._attempts[victim]][0]
         for name, best in self._found_best.items():
@@ -472,17 +349,12 @@ class GradientMatching(LightningModule, Attack):
             parameter.data = rearrange(parameter.data, rows, first_states(name))
             parameter.grad = None
             self._best[name] = rearrange(self._best[name], rows, best[entering])
-        scales = self._scales[entering]
+        scales = self._objective.scales[entering]
         self._best_loss = rearrange(self._best_loss, rows, self._found.loss[entering] * scales)
         self.evaluations = rearrange(self.evaluations, rows, self._found.evaluations[entering])
         self._to_beat = rearrange(self._to_beat, rows, torch.full_like(self._found.loss[entering], torch.inf))
         self._improved_at = rearrange(self._improved_at, rows, self._found.evaluations[entering].to(self._improved_at))
-        self._loss_weights = rearrange(self._loss_weights, rows, self._all_loss_weights[entering])
-        self._prior_weights = rearrange(self._prior_weights, rows, self._all_prior_weights[entering])
-        self._tolerances = rearrange(self._tolerances, rows, self._all_tolerances[entering])
-        for held, whole in ((self._networks, self._observation.parameters), (self._target, self._observation.update)):
-            for name, value in whole.items():
-                held[name] = rearrange(held[name], rows, value[entering])
+        self._objective.replace(rows, self.victims, entering)
         if self.solver is not None:
             self.solver.reindex(rows)
 
@@ -498,18 +370,6 @@ class GradientMatching(LightningModule, Attack):
     def finished(self) -> int:
         """Victims of this reconstruction that are done."""
         return self._observation.num_victims - len(self.victims) - len(self._waiting)
-
-
-def outside(images: Tensor) -> Tensor:
-    """Sum of the squared distances of pixels from [0, 1], ``[A]``."""
-    return (images - images.clamp(0, 1)).flatten(1).square().sum(1)
-
-
-def total_variation(images: Tensor) -> Tensor:
-    """Sum of the absolute differences of neighbouring pixels of each channel, smooth at 0, ``[A]``."""
-    steps = (images.diff(dim=-2), images.diff(dim=-1))
-    edge = 1e-3  # differences below it, a quarter of a grey level, count as their square
-    return torch.stack([((d.square() + edge**2).sqrt() - edge).flatten(1).sum(1) for d in steps]).sum(0)
 
 
 class ActiveSet(Callback):

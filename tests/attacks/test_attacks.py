@@ -11,9 +11,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from attacks import DLG, IDLG, ClassMeanImage, ConstantImage, MeanImage, Observation, Reconstruction
-from attacks.gradient_matching import GradientMatching, outside, total_variation
+from attacks.gradient_matching import GradientMatching
 from attacks.gradients import batch_gradients, squared_distance
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
+from attacks.objective import outside, total_variation
 from benchmark import bench
 from benchmark.client import observe
 from benchmark.models import MLP, ConvNet, LeNet, Model

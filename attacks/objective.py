@@ -1,0 +1,200 @@
+"""What the attack loop minimises: how far dummy images are from the updates, and from what images look like."""
+
+import torch
+from torch import Tensor
+
+from attacks.base import Observation
+from attacks.batch_lbfgs import rearrange
+from attacks.gradients import batch_gradients, squared_distance
+from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
+from defenses.base import Update, global_norm, unchanged
+
+BOX_EDGE = 0.1
+"""How far outside [0, 1] an attacker who must fight noise lets a pixel be: the edge of a soft uniform prior."""
+
+BOX = 0.01
+"""Weight of the squared distance of pixels from [0, 1] beside the total variation."""
+
+FALL = 1e-5
+"""Share of the loss at a start that owes nothing to the update to which it must fall at least. In the published setting
+the tolerance is far below it; in a network whose gradients are small, or hardly depend on the image, the start would be
+within the tolerance already."""
+
+LEAST_LOSS = 1e-3
+"""A loss at such a start below it is scaled to 1: L-BFGS has tolerances of its own, and would not take a step. In the
+published setting it is above 0.03. One that is large need not be scaled: the steps do not depend on it."""
+
+
+class Objective:
+    """The loss of each victim: the squared distance to its update, and the priors.
+
+    The distance is that of what the client would have shared as far as the attacker knows. Some of the V victims are
+    active, one in each of A rows.
+
+    Args:
+        observation: what the attacker has of the V victims.
+        images: at the start, ``[V, N, C, H, W]``.
+        label_logits: at the start, ``[V, N, K]``.
+        tolerance: loss of an undefended gradient below which an attack has converged.
+        owes_nothing: whether the start is of the attacker's own making, so that its loss tells the size of a loss.
+        smoothness: weight of the total variation.
+        prior_scale: of the image prior against known noise.
+    """
+
+    def __init__(
+        self,
+        observation: Observation,
+        images: Tensor,
+        label_logits: Tensor,
+        tolerance: float,
+        owes_nothing: bool,
+        smoothness: float,
+        prior_scale: float,
+    ) -> None:
+        like = next(iter(observation.update.values()))
+        victims, known = observation.num_victims, observation.defense
+        self._observation = observation
+        self._owes_nothing = owes_nothing
+        self._smoothness, self._prior_scale = smoothness, prior_scale
+        self._simulate = known.simulate if known else unchanged
+        self._noise_std = known.noise_std if known else 0.0
+        self._weights = known.weight(observation.update) if known else like.new_ones(victims)
+        sizes = self._relative_sizes(images, label_logits)
+        self._prior_weights = torch.where(self._weights == 1, 1.0, sizes)
+        self._tolerances = tolerance * sizes.clamp(max=1)
+        self._scales = like.new_ones(victims)
+        self._find_short_cut()
+        self._victims: list[int] = []
+        self._networks: Update = {name: value[:0] for name, value in observation.parameters.items()}
+        self._target: Update = {name: value[:0] for name, value in observation.update.items()}
+
+    def replace(self, rows: list[int], victims: list[int], entering: list[int]) -> None:
+        """Makes row i the former row ``rows[i]``, or the next of the victims that enter where it is -1.
+
+        Args:
+            rows: one for each of the A rows from now on.
+            victims: in these rows.
+            entering: those of them that are new, in their order.
+        """
+        self._victims = victims
+        for held, whole in (
+            (self._networks, self._observation.parameters),
+            (self._target, self._observation.update),
+        ):
+            for name, value in whole.items():
+                held[name] = rearrange(held[name], rows, value[entering])
+
+    @property
+    def tolerances(self) -> Tensor:
+        """Unscaled losses ``[A]`` below which the active victims have converged."""
+        return self._tolerances[self._victims]
+
+    @property
+    def scales(self) -> Tensor:
+        """What the losses of all V victims are multiplied by, ``[V]``."""
+        return self._scales
+
+    def unscaled(self, losses: Tensor) -> Tensor:
+        """The losses ``[A]`` of the active victims as they are without their scales."""
+        return losses / self._scales[self._victims]
+
+    def losses(self, images: Tensor, label_logits: Tensor, is_first: Tensor) -> Tensor:
+        """The losses of the active victims, ``[A]``.
+
+        Args:
+            images: ``[A, N, C, H, W]``.
+            label_logits: ``[A, N, K]``.
+            is_first: whether it is a victim's first evaluation, at its start, ``[A]``; its loss sets the scale.
+        """
+        weights, prior_weights = self._weights[self._victims], self._prior_weights[self._victims]
+        losses = weights * self._distances(images, label_logits.softmax(-1)) + prior_weights * self._prior(images)
+        if self._owes_nothing and bool(is_first.any()):
+            at = losses.detach()
+            begins = is_first.to(at.device) & at.isfinite() & (at > 0)
+            victims, at = torch.tensor(self._victims, device=at.device)[begins], at[begins]
+            self._scales[victims] = torch.where(at < LEAST_LOSS, 1 / at, 1.0)
+            self._tolerances[victims] = self._tolerances[victims].minimum(FALL * at)
+        return losses * self._scales[self._victims]
+
+    def _distances(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The squared distances ``[A]`` of what the active victims would share, had they the dummy images.
+
+        Each victim's is computed in the way that its own update allows, whoever else is under attack.
+        """
+        model, short = self._observation.model, self._short[self._victims]
+        parts, order = [], []
+        for is_short in (True, False):
+            rows = (short == is_short).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            every = len(rows) == len(short)  # usually so: then nothing is copied
+            networks, target = (
+                held if every else {name: value[rows] for name, value in held.items()}
+                for held in (self._networks, self._target)
+            )
+            dummies, probabilities = (held if every else held[rows] for held in (images, labels))
+            if is_short and self._product:
+                slope, inputs = (factor[self._victims][rows] for factor in self._product)
+                parts.append(
+                    distance_to_outer_product(
+                        model, self._head, networks, dummies, probabilities, target, (slope, inputs)
+                    )
+                )
+            else:
+                dummy = batch_gradients(model, networks, dummies, probabilities, create_graph=True)
+                parts.append(squared_distance(self._simulate(dummy, target), target))
+            order.append(rows)
+        return torch.cat(parts)[torch.cat(order).argsort()] if len(parts) > 1 else parts[0]
+
+    def _prior(self, images: Tensor) -> Tensor | float:
+        """What is added to the matching loss of images ``[A, N, C, H, W]`` because of the images alone, ``[A]``.
+
+        Under Gaussian noise the matching loss is 2 std^2 times the negative log likelihood, and the weights of the
+        priors grow as much: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706). Total variation is the
+        prior of Geiping et al. 2020 (arXiv 2003.14053).
+        """
+        variance = self._noise_std**2
+        box, smooth = variance / BOX_EDGE**2, self._smoothness
+        if smooth > 0:
+            box, smooth = box + BOX, smooth + 2 * variance / (self._prior_scale * self._observation.mean_step)
+        prior: Tensor | float = box * outside(images) if box > 0 else 0.0
+        return prior + smooth * total_variation(images) if smooth > 0 else prior
+
+    def _find_short_cut(self) -> None:
+        """For which victims, of one image each, the last layer's gradient can be matched as an outer product."""
+        observation = self._observation
+        self._head = ""
+        self._product: tuple[Tensor, Tensor] | None = None
+        self._short = torch.zeros(observation.num_victims, dtype=torch.bool, device=observation.device)
+        if self._simulate is not unchanged or observation.image_shape[0] > 1:
+            return
+        head = linear_head(observation.model, observation.image_shape[1:], observation.num_classes)
+        if head is not None:
+            self._head, self._product = head, as_outer_product(head, observation.update)
+            self._short = is_outer_product(head, observation.update, self._product)
+
+    def _relative_sizes(self, images: Tensor, label_logits: Tensor) -> Tensor:
+        """The squared size ``[V]`` of what is matched, in parts of that of an undefended gradient; 1 without a defense.
+
+        A loss has the size of the squared update times its weight. That of the gradient is not known where a defense
+        has changed the update's, but is at the start of a similar one.
+        """
+        observation, weights = self._observation, self._weights
+        if self._simulate is unchanged and bool((weights == 1).all()):
+            return torch.ones_like(weights)
+        labels = label_logits.softmax(-1)
+        gradient = batch_gradients(observation.model, observation.parameters, images, labels, create_graph=False)
+        sizes = weights * (global_norm(observation.update) / global_norm(gradient)).square()
+        return torch.where(sizes.isfinite() & (sizes > 0), sizes, 1.0)
+
+
+def outside(images: Tensor) -> Tensor:
+    """Sum of the squared distances of pixels from [0, 1], ``[A]``."""
+    return (images - images.clamp(0, 1)).flatten(1).square().sum(1)
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Sum of the absolute differences of neighbouring pixels of each channel, smooth at 0, ``[A]``."""
+    steps = (images.diff(dim=-2), images.diff(dim=-1))
+    edge = 1e-3  # differences below it, a quarter of a grey level, count as their square
+    return torch.stack([((d.square() + edge**2).sqrt() - edge).flatten(1).sum(1) for d in steps]).sum(0)
