@@ -255,6 +255,17 @@ def test_small_gradients_are_matched_as_well_as_large_ones(size: float, digits: 
     torch.testing.assert_close(found.loss, off, rtol=1e-4, atol=0)  # as it is, not as it was scaled
 
 
+def test_a_small_gradient_is_matched_as_well_from_another_start(digits: Digits) -> None:
+    """A new start is not within the tolerance either."""
+    images, labels = digits.victims(4)
+    public = digits.mean_image(), digits.class_means(), digits.mean_step()
+    seen = observe(LeNet(SHAPE, CLASSES, init_range=0.03), images, labels, CLASSES, None, False, *public, 0, range(4))
+    start = IDLG(max_evaluations=1).reconstruct(seen).loss
+    found = IDLG(max_evaluations=60, restarts=3, patience=1).reconstruct(seen)  # many starts, few evaluations each
+    for victim, status in enumerate(found.status):
+        assert status != "converged" or found.loss[victim] < 1e-4 * start[victim]
+
+
 MODELS = {"LeNet": LeNet, "MLP": lambda *a: MLP(*a, activation="relu"), "ConvNet": ConvNet, "ResNet": ResNet}
 
 
