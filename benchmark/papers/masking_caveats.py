@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from benchmark.outcome import listed
 from benchmark.store import Record
 from benchmark.strengths import ADAPTIVE, DefenseThresholds
+from benchmark.threshold_page import not_converged
 from benchmark.threshold_table import Row as Search
 from benchmark.training.table import Row
 
@@ -15,6 +16,7 @@ def caveats(defenses: list[DefenseThresholds], trainings: list[Row], records: Se
     """What the strengths and the accuracies do not say, one line for each reason that applies."""
     found = (
         uncertified(defenses),
+        unconverged(defenses),
         fixed_prior(defenses),
         swept_prior(defenses),
         other_networks(defenses, trainings),
@@ -33,6 +35,19 @@ def uncertified(defenses: list[DefenseThresholds]) -> str:
         return ""
     which = "No defense has strengths" if len(names) == len(defenses) else f"{', '.join(names)} have no strengths"
     return f"{which} that are certified to stop both attackers: one that surely stops them may cost more accuracy."
+
+
+def unconverged(defenses: list[DefenseThresholds]) -> str:
+    """Of the attacks that set a strength and failed to fit some of the updates."""
+    searches = [search for one in defenses for search in one.strongest.values()]
+    failed = [search for search in searches if not_converged(search)]
+    if not failed:
+        return ""
+    return (
+        f"For {len(failed)} of {len(searches)} strengths the attack that needs the strongest defense did not converge "
+        "on every victim, without the defense or where it stops (see the remarks in thresholds.md). Nothing is known of "
+        "these victims: a better attack may need a stronger defense."
+    )
 
 
 def fixed_prior(defenses: list[DefenseThresholds]) -> str:
