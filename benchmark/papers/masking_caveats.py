@@ -45,8 +45,8 @@ def unconverged(defenses: list[DefenseThresholds]) -> str:
         return ""
     return (
         f"For {len(failed)} of {len(searches)} strengths the attack that needs the strongest defense did not converge "
-        "on every victim, without the defense or where it stops (see the remarks in thresholds.md). Nothing is known of "
-        "these victims: a better attack may need a stronger defense."
+        "on every victim, without the defense or where it stops (see the remarks in thresholds.md). Nothing is known "
+        "of these victims: a better attack may need a stronger defense."
     )
 
 
