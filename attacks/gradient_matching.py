@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from attacks.base import Attack, Observation, Reconstruction, Trajectory
 from attacks.batch_lbfgs import BatchLBFGS, rearrange
 from attacks.objective import Objective
-from attacks.rgap import RGAP, recursive_solution
-from attacks.starts import STARTS, draw_start
+from attacks.rgap import RGAP
+from attacks.slots import refill
+from attacks.starts import STARTS, draw_starts
 
 SNAPSHOTS = 25
 """Moments of a trajectory that are kept, over the whole budget."""
@@ -188,7 +189,9 @@ class GradientMatching(LightningModule, Attack):
         like = next(iter(observation.update.values()))
         victims = observation.num_victims
         self._observation = observation
-        self._starts, optimise_labels = self._draw_starts(observation)
+        self._starts, optimise_labels = draw_starts(
+            observation, self.start, self.restarts, self.at_once, self.start_labels
+        )
         self._attempts = [0] * victims
         _, first = self._starts[0]
         if start_images is not None:
@@ -230,30 +233,6 @@ class GradientMatching(LightningModule, Attack):
         self._best: dict[str, Tensor] = {name: start[:0] for name, start in first.items()}
         self.solver = None
         self._replace([])
-
-    def _draw_starts(self, observation: Observation) -> tuple[list[tuple[str, dict[str, Tensor]]], bool]:
-        """Name, images and label logits of all victims for each attempt, and whether the labels are optimised."""
-        like = next(iter(observation.update.values()))
-        generators = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
-        starts = []
-        for attempt in range(1 + self.restarts):
-            start = "noise" if attempt or self.start == "rgap" else self.start
-            images = draw_start(start, observation, generators)
-            logits, optimise_labels = self.start_labels(observation, generators)
-            starts.append((start, {"images": images, "label_logits": logits.to(like)}))
-        if self.start == "rgap":
-            turns = range(0, observation.num_victims, self.at_once or observation.num_victims)
-            every = range(observation.num_victims)
-            solved = [recursive_solution(observation.take(every[t : t + turns.step])) for t in turns]
-            images, labels = (torch.cat(parts) for parts in zip(*solved, strict=True))
-            logits = (
-                labels.nan_to_num(0).clamp(min=1e-12).log().unsqueeze(1)
-                if optimise_labels
-                else starts[0][1]["label_logits"]
-            )
-            first = {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1), "label_logits": logits}
-            starts.insert(0, ("rgap", first))
-        return starts, optimise_labels
 
     def _remember(self, losses: Tensor) -> None:
         """Keeps for each active victim the iterate of the lowest loss, and the trajectory."""
@@ -324,21 +303,10 @@ class GradientMatching(LightningModule, Attack):
         self._trajectory.images[victim, after:] = self._best["images"][row].cpu()
 
     def _replace(self, done: list[int]) -> None:
-        """Takes the rows in ``done`` out of everything that has a row for each active victim, and fills up.
-
-        A waiting victim takes the row of one that is done; rows that are left over are filled from the end.
-        """
-        kept = len(self.victims) - len(done)
-        entering = self._waiting[: (self.at_once or len(self._attempts)) - kept]
+        """Takes the rows in ``done`` out of everything that has a row for each active victim, and fills up."""
+        most = self.at_once or len(self._attempts)
+        rows, self.victims, entering = refill(self.victims, done, self._waiting, most)
         self._waiting = self._waiting[len(entering) :]
-        count = kept + len(entering)
-        stay = sorted(set(range(len(self.victims))) - set(done))
-        from_the_end = [row for row in stay if row >= count]
-        rows = [row if row in set(stay) else -1 for row in range(count)]
-        for hole in [row for row in range(count) if rows[row] < 0][len(entering) :]:
-            rows[hole] = from_the_end.pop()
-        incoming = iter(entering)
-        self.victims = [self.victims[row] if row >= 0 else next(incoming) for row in rows]
 
         def first_states(name: str) -> Tensor:
             states = [self._starts[self._attempts[victim]][1][name][victim] for victim in entering]

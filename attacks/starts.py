@@ -1,10 +1,13 @@
 """Where an attack starts: images that owe nothing to the gradient, but for the label that it gives away."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
 from attacks.base import Observation
 from attacks.baselines import Baseline, ClassMeanImage, ConstantImage, MeanImage
+from attacks.rgap import recursive_solution
 
 STARTS: dict[str, type[Baseline] | None] = {
     "noise": None,
@@ -28,3 +31,42 @@ def draw_start(start: str, observation: Observation, generators: list[torch.Gene
     baseline = STARTS[start]
     images = noise if baseline is None else baseline().reconstruct(observation).images
     return images.to(next(iter(observation.update.values())))
+
+
+StartLabels = Callable[[Observation, Sequence[torch.Generator]], tuple[Tensor, bool]]
+"""Logits ``[V, N, K]`` of the labels at a start, and whether they are optimised."""
+
+
+def draw_starts(
+    observation: Observation, start: str, restarts: int, at_once: int | None, start_labels: StartLabels
+) -> tuple[list[tuple[str, dict[str, Tensor]]], bool]:
+    """Name, images and label logits of all victims for each attempt, and whether the labels are optimised.
+
+    Args:
+        observation: of V victims.
+        start: one of ``STARTS``, or "rgap": the solution of R-GAP, and then noise.
+        restarts: further attempts, from noise.
+        at_once: victims that are solved together by R-GAP; None for all of them.
+        start_labels: of the attack.
+    """
+    like = next(iter(observation.update.values()))
+    generators = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
+    starts = []
+    for attempt in range(1 + restarts):
+        name = "noise" if attempt or start == "rgap" else start
+        images = draw_start(name, observation, generators)
+        logits, optimise_labels = start_labels(observation, generators)
+        starts.append((name, {"images": images, "label_logits": logits.to(like)}))
+    if start == "rgap":
+        turns = range(0, observation.num_victims, at_once or observation.num_victims)
+        every = range(observation.num_victims)
+        solved = [recursive_solution(observation.take(every[t : t + turns.step])) for t in turns]
+        images, labels = (torch.cat(parts) for parts in zip(*solved, strict=True))
+        logits = (
+            labels.nan_to_num(0).clamp(min=1e-12).log().unsqueeze(1)
+            if optimise_labels
+            else starts[0][1]["label_logits"]
+        )
+        first = {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1), "label_logits": logits}
+        starts.insert(0, ("rgap", first))
+    return starts, optimise_labels
