@@ -190,9 +190,9 @@ class WritesInPlace(Attack):
 class OtherNetwork(IDLG):
     """Matches the gradient of another network than the client's, as a fast path of its own might."""
 
-    def reconstruct(self, observation, callbacks=(), start_images=None):
+    def _begin(self, observation, start_images):
         other = {name: value + 0.1 for name, value in observation.parameters.items()}
-        return super().reconstruct(replace(observation, parameters=other), callbacks, start_images)
+        super()._begin(replace(observation, parameters=other), start_images)
 
 
 class Leaves(Attack):
