@@ -11,8 +11,8 @@ from torch import Tensor
 
 from attacks import Attack
 from benchmark.code_version import code_checksum, networks_sha256, texts_of
-from benchmark.errors import UsageError, users_code
-from benchmark.models import Model
+from benchmark.errors import UsageError, data_fault, users_code
+from benchmark.models import Model, check_logits
 from benchmark.perceptual import Perceptual
 from benchmark.registry import Spec, build, classes
 from benchmark.rehearsal import Rehearsal
@@ -114,7 +114,8 @@ class Workbench:
 
 def from_data(spec: Spec, error: DataError) -> UsageError:
     """The error with the name of the data set, once."""
-    return UsageError(str(error) if spec.name in str(error) else f"{spec.name}: {error}")
+    told = data_fault(error)
+    return told if spec.name in str(told) else UsageError(f"{spec.name}: {told}")
 
 
 def plan(suite: Suite, bench: Workbench) -> list[Block]:
@@ -267,9 +268,7 @@ def check_fit(scenario: Scenario, bench: Workbench) -> Model:
     with users_code(f"{scenario.model.name} does not take the {shape} images of {scenario.data.name}"):
         like = next(model.parameters(), torch.zeros(1))
         logits = model(torch.zeros(1, *data.image_shape, device=bench.device, dtype=like.dtype))
-    if not isinstance(logits, Tensor) or logits.shape != (1, data.num_classes):
-        gives = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UsageError(f"{scenario.model.name} gives {gives}, not a logit for each of {data.num_classes} classes")
+    check_logits(model, scenario.model.name, logits, 1, data.num_classes)
     return model
 
 

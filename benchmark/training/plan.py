@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attacks.gradients import trained_names
 from benchmark import federated
 from benchmark.blocks import Workbench, checksum, from_data
 from benchmark.code_version import checksum_of, networks_sha256
 from benchmark.errors import CODE_ERRORS, UsageError, users_fault
+from benchmark.models import check_logits
 from benchmark.registry import build
+from benchmark.rehearsal import check_frozen
 from benchmark.suite import digest
 from benchmark.training.clients import Data
 from benchmark.training.partition import generator_for
@@ -99,17 +102,19 @@ class TrainingBench(Workbench):
         data = self.data(scenario.data)
         shape, count = data.image_shape, data.num_classes
         model: nn.Module = build("model", scenario.model, image_shape=shape, num_classes=count).to(self.device)
-        if not any(p.requires_grad for p in model.parameters()):
+        trained = trained_names(model)
+        if not trained:
             raise UsageError(f"{scenario.model.name} has no parameter that requires a gradient: nothing can be trained")
         try:
             with torch.no_grad():
                 dtype = next(model.parameters()).dtype
                 logits = model.eval()(torch.zeros(2, *shape, device=self.device, dtype=dtype))
-            assert logits.shape == (2, count), f"it gives {list(logits.shape)}, not a logit for each class"
         except CODE_ERRORS as error:
             pixels = " x ".join(map(str, shape))
             what = f"{scenario.model.name} does not take the {pixels} images of {scenario.data.name}"
             raise users_fault(error, what) from None
+        check_logits(model, scenario.model.name, logits, 2, count)
+        check_frozen(trained, model, scenario.model.name)
         return model
 
 
