@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from attacks import Attack
+from benchmark.behaviour import Behaviours
 from benchmark.code_version import code_checksum, networks_sha256, texts_of
 from benchmark.errors import UsageError, data_fault, users_code
 from benchmark.models import Model, check_logits
 from benchmark.perceptual import Perceptual
-from benchmark.registry import Spec, build, classes
+from benchmark.registry import Spec, build
 from benchmark.rehearsal import Rehearsal
 from benchmark.schema import block_identity
 from benchmark.suite import Cell, Scenario, Suite, digest
@@ -30,6 +31,7 @@ class Block:
         victims: their numbers.
         key: digest of everything that decides their results.
         code_sha256: of the code that does.
+        behaviour: digest of what the user's own classes do, empty where there are none.
         networks: digests of the networks of victim 0 and of the last one of the block.
         data: see :func:`data_chain`.
     """
@@ -38,6 +40,7 @@ class Block:
     victims: range
     key: str
     code_sha256: str
+    behaviour: str
     networks: tuple[str, str]
     data: tuple[str, ...]
 
@@ -56,6 +59,7 @@ class Workbench:
         sharing: those that share the memory of this one's CPU.
         bytes_per_victim: by kind of block, as measured.
         rehearsal: what was tried on public images.
+        behaviours: what the user's own classes were seen to do.
     """
 
     device: torch.device
@@ -67,6 +71,7 @@ class Workbench:
     sharing: int = 1
     bytes_per_victim: dict[Any, int] = field(default_factory=dict)
     rehearsal: Rehearsal = field(default_factory=Rehearsal)
+    behaviours: Behaviours = field(default_factory=Behaviours)
     _data: dict[str, PrivateData] = field(default_factory=dict)
     _models: dict[tuple[str, str], Model] = field(default_factory=dict)
 
@@ -158,30 +163,23 @@ class Keys:
     models: dict[str, Model]
     at_once: int
     _codes: dict[tuple[str | None, ...], str] = field(default_factory=dict)
-    _behaviours: dict[str, str] = field(default_factory=dict)
     _networks: dict[tuple[str, int], str] = field(default_factory=dict)
     _chains: dict[Any, list[str]] = field(default_factory=dict)
 
     def block(self, cell: Cell, victims: range) -> Block:
         """Some victims of a cell, with their key."""
         scenario = cell.scenario
-        code = self._code(cell)
+        code = self.code(cell)
+        does = self.bench.behaviours.of(self.bench.data(scenario.data), cell.parts(), scenario.batch_size)
         networks = self._network(scenario, 0), self._network(scenario, victims[-1])
         data = self._data(scenario, victims)
         lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
-        key = digest(block_identity(cell.id, lpips, code, list(networks), victims, list(data)))
-        return Block(cell, victims, key, code, networks, data)
+        key = digest(block_identity(cell.id, lpips, code, does, list(networks), victims, list(data)))
+        return Block(cell, victims, key, code, does, networks, data)
 
-    def _code(self, cell: Cell) -> str:
-        code = self._source(cell)
-        if cell.defense is None or cell.defense.name in classes("defense"):
-            return code
-        does = found_or(self._behaviours, cell.defense.label, partial(behaviour, cell.defense))
-        return hashlib.sha256(f"{code} {does}".encode()).hexdigest()
-
-    def _source(self, cell: Cell) -> str:
-        parts = {"model": cell.scenario.model, "attack": cell.attack, "defense": cell.defense}
-        given = {kind: part for kind, part in parts.items() if part is not None}
+    def code(self, cell: Cell) -> str:
+        """sha256 of the code that decides what becomes of a cell's victims."""
+        given = cell.parts()
         texts = [f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in given.items()]
         return found_or(self._codes, tuple(texts), partial(code_checksum, given))
 
@@ -203,24 +201,6 @@ class Keys:
             chain += data_chain(*self.bench.victims(scenario, some), chain[-1])[1:]
         return tuple(chain[victims.start : victims.stop + 1])
 
-
-def behaviour(defense: Spec) -> str:
-    """A digest of what a defense of the user's makes of a small update, to four digits.
-
-    What it does can hang on what its code does not name: a file, an environment variable, a module found by name.
-    """
-    source = torch.Generator().manual_seed(0)
-    update = {f"{n}.{kind}": torch.randn(2, 4, *more, generator=source) for n in (0, 7) for kind, more in SMALL}
-    try:
-        shared = build("defense", defense).protect(update, [torch.Generator().manual_seed(seed) for seed in (1, 2)])
-        values = {str(name): [f"{x:.4g}" for x in value.flatten().tolist()] for name, value in shared.items()}
-    except Exception:  # of such an update, which is none of its network's; the rehearsal has tried that one
-        return "unknown"
-    return digest(values)
-
-
-SMALL: tuple[tuple[str, tuple[int, ...]], ...] = (("weight", (6,)), ("bias", ()))
-"""Shapes of that update, after the number of clients and of rows."""
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -64,7 +64,12 @@ def version_of(record: Record) -> tuple[str | None, ...]:
     """What decides a victim's result beside its cell and its data."""
     lpips = record["provenance"].get("lpips")
     network = (record.get("network_sha256") or [None])[0]
-    return record.get("code_sha256"), network, lpips["sha256"] if isinstance(lpips, dict) else None
+    return (
+        record.get("code_sha256"),
+        record.get("behaviour_sha256"),
+        network,
+        lpips["sha256"] if isinstance(lpips, dict) else None,
+    )
 
 
 def of_one_data_set(newest_first: list[Record]) -> tuple[list[Record], list[Record]]:

@@ -27,6 +27,9 @@ from datamodules.contract import images_of
 from datamodules.errors import name_of
 from datamodules.split import Split, TensorSplit
 
+BEHAVIOUR_IMAGES = 4
+"""Images of the client that shows what a user's own classes do: BatchNorm needs more than one."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -175,22 +178,23 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
         rehearsals[alike].check_clients(training.seed)
         if training.defense is not None:
             rehearsals[alike].check_defense(training.defense)
-        code = code_checksum(training, networks[alike])
+        does = bench.behaviours.of(bench.data(scenario.data), training.parts(), BEHAVIOUR_IMAGES, train=True)
+        code = code_checksum(training, networks[alike], does)
         about = training.config() | {"data_sha256": checksums[alike], "code_sha256": code}
         runs.append(Run(training, digest(about), checksums[alike], code))
     return runs
 
 
-def code_checksum(training: Training, network: str) -> str:
+def code_checksum(training: Training, network: str, behaviour: str) -> str:
     """sha256 of the code that decides what the run does: a record of older code is not taken for one of this.
 
     Args:
         training: the run.
         network: digest of what its model draws, which can be in files that the code does not name.
+        behaviour: digest of what the user's own classes do, empty where there are none.
     """
-    parts = [("model", training.scenario.model)] + ([("defense", training.defense)] if training.defense else [])
-    code = checksum_of({Path(federated.__file__)}, parts, [Path(__file__).with_name("work.py")])
-    return hashlib.sha256(f"{code} {network}".encode()).hexdigest()
+    code = checksum_of({Path(federated.__file__)}, training.parts().items(), [Path(__file__).with_name("work.py")])
+    return hashlib.sha256(" ".join(filter(None, (code, network, behaviour))).encode()).hexdigest()
 
 
 def refuse_others(runs: list[Run], store: TrainingStore, folder: Path) -> None:

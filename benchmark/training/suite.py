@@ -113,6 +113,10 @@ class Training:
         defense = self.defense.as_dict() if self.defense else None
         return self.scenario.config() | {"defense": defense, "seed": self.seed, "tuning": self.tuning}
 
+    def parts(self) -> dict[str, Spec]:
+        """Its classes but the data set, by their kind."""
+        return {"model": self.scenario.model} | ({"defense": self.defense} if self.defense else {})
+
     @property
     def label(self) -> str:
         """For people: data, model, algorithm, defense, learning rate, seed."""
