@@ -202,6 +202,38 @@ class Keys:
         return tuple(chain[victims.start : victims.stop + 1])
 
 
+@dataclass
+class Present:
+    """Says which records are of the classes as they are now.
+
+    Attributes:
+        bench: the data.
+    """
+
+    bench: Workbench
+    _codes: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def made(self, record: dict[str, Any]) -> bool:
+        """Whether the classes of a record have the code and do what they did when it was made."""
+        config = record["config"]
+        specs = {kind: spec_of(config[kind]) for kind in ("data", "model", "attack", "defense") if config[kind]}
+        data = specs.pop("data")
+        names = tuple(f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in specs.items())
+        try:
+            code = found_or(self._codes, names, partial(code_checksum, specs))
+            if code != record["code_sha256"]:
+                return False
+            does = record.get("behaviour_sha256", "")
+            return not does or does == self.bench.behaviours.of(self.bench.data(data), specs, config["batch_size"])
+        except UsageError:  # a class or its data are gone
+            return False
+
+
+def spec_of(config: dict[str, Any]) -> Spec:
+    """A class as a record names it."""
+    return Spec(config["class"], {key: value for key, value in config.items() if key != "class"})
+
+
 K = TypeVar("K")
 V = TypeVar("V")
 

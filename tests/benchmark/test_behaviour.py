@@ -181,6 +181,14 @@ def test_a_class_that_does_not_run_alone_has_a_digest_all_the_same(monkeypatch: 
     assert does(defense="Two") == does(defense="Two") != does(defense="D")
 
 
+def test_an_attack_that_finds_something_else_each_time_keeps_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine("the environment")
+    with Path("bh_mine.py").open("a") as file:
+        file.write("\n\nimport numpy as np\n\n\ndef number():\n    return np.random.default_rng().random()\n")
+    written(1.0, monkeypatch)
+    assert does(attack="Guess") == does(attack="Guess")
+
+
 def test_rounding_changes_no_digest() -> None:
     """Of 100,000 numbers of many sizes, and of a sum that is zero but for rounding."""
     source = torch.Generator().manual_seed(0)
