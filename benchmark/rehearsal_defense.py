@@ -144,8 +144,11 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str)
         UsageError: the model is not of the right form, an attacker cannot use it, or it is not that of this defense.
     """
     clients = range(len(next(iter(true.values()))))
+    model, method = f"of the attacker's model of {label}", written(type(defense).known_to_attacker)
+    for name in ("simulate", "weight", "kept"):
+        if not callable(function := getattr(known, name)) and (name != "kept" or function is not None):
+            raise UsageError(f"{name} {model} must be a function, not {a_kind(function)}{method}")
     shared = protected(defense, true, _sources(clients), label)
-    model = f"of the attacker's model of {label}"
     dummy = {key: value.clone().requires_grad_() for key, value in true.items()}
     before = {key: value.clone() for key, value in shared.items()}
     simulated, kept = known.simulate(dummy, shared), known.kept_entries(shared)
@@ -170,7 +173,6 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str)
     weight = known.weight(shared)
     if not isinstance(weight, Tensor) or weight.shape != (len(clients),) or not bool((weight > 0).all()):
         raise UsageError(f"weight {model} must be one number above 0 for each victim{written(known.weight)}")
-    method = written(type(defense).known_to_attacker)
     noise = known.noise_std
     if not isinstance(noise, int | float) or not 0 <= noise < float("inf"):
         raise UsageError(f"noise_std {model} must be a number of at least 0, not {noise!r}{method}")

@@ -217,7 +217,7 @@ def seeds_of(key: str, given: Any) -> list[int]:
     """The seeds of a list.
 
     Raises:
-        UsageError: it is none, or one of them is no seed or stands there twice.
+        UsageError: it is not a list, or an entry is not a seed or is there twice.
     """
     if not isinstance(given, list) or not given:
         raise UsageError(f"{key} must be a list of whole numbers, as in [0, 1, 2], not {given!r}")

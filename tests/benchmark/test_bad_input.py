@@ -322,7 +322,7 @@ def test_rgap_does_not_take_a_network_that_it_cannot_solve(
     )
     monkeypatch.syspath_prepend(tmp_path)
     error = refused("run", "--data", "Digits", "--model", "pooling.Pooling", "--attack", *attack)
-    assert "Pooling is none: choose another attack or start" in error
+    assert "which Pooling is not: choose another attack or start" in error
 
 
 # The user's own classes.

@@ -306,6 +306,11 @@ class Caches(Kept):
         return KnownDefense(simulate=lambda dummy, observed: {n: v * 0.5 for n, v in dummy.items()})
 
 
+class NoFunction(Kept):
+    def known_to_attacker(self):
+        return KnownDefense(simulate=None)
+
+
 class OddlyWrong(Kept):
     def protect(self, update, generators):
         raise GeneratorExit
@@ -367,6 +372,11 @@ def run(capsys: pytest.CaptureFixture[str], **parts: str) -> tuple[int | str | N
         ("defense", "Negates", "makes another update of the true one than protect shares (7.bias)"),
         ("defense", "LoudWithout", "noise_std of the attacker's model of own_rehearsed.LoudWithout is 0.1, but what "),
         ("defense", "LouderThanItIs", "is 0.01, but what protect shares is 0.001 from simulate"),
+        (
+            "defense",
+            "NoFunction",
+            "the attacker's model of own_rehearsed.NoFunction must be a function, not None (",
+        ),
         ("defense", "OddlyWrong", "protect fails (GeneratorExit, "),
         ("defense", "CannotSay", "protect fails (Unspeakable, "),
         ("attack", "OneTooMany", "must have the shape [2, 1, 1, 8, 8], not [3, 1, 1, 8, 8]"),
