@@ -162,26 +162,20 @@ class Keys:
     bench: Workbench
     models: dict[str, Model]
     at_once: int
-    _codes: dict[tuple[str | None, ...], str] = field(default_factory=dict)
+    _codes: dict[tuple[str, ...], str] = field(default_factory=dict)
     _networks: dict[tuple[str, int], str] = field(default_factory=dict)
     _chains: dict[Any, list[str]] = field(default_factory=dict)
 
     def block(self, cell: Cell, victims: range) -> Block:
         """Some victims of a cell, with their key."""
         scenario = cell.scenario
-        code = self.code(cell)
+        code = code_of(cell.parts(), self._codes)
         does = self.bench.behaviours.of(self.bench.data(scenario.data), cell.parts(), scenario.batch_size)
         networks = self._network(scenario, 0), self._network(scenario, victims[-1])
         data = self._data(scenario, victims)
         lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
         key = digest(block_identity(cell.id, lpips, code, does, list(networks), victims, list(data)))
         return Block(cell, victims, key, code, does, networks, data)
-
-    def code(self, cell: Cell) -> str:
-        """sha256 of the code that decides what becomes of a cell's victims."""
-        given = cell.parts()
-        texts = [f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in given.items()]
-        return found_or(self._codes, tuple(texts), partial(code_checksum, given))
 
     def _network(self, scenario: Scenario, victim: int) -> str:
         place = repr(scenario)
@@ -218,15 +212,19 @@ class Present:
         config = record["config"]
         specs = {kind: spec_of(config[kind]) for kind in ("data", "model", "attack", "defense") if config[kind]}
         data = specs.pop("data")
-        names = tuple(f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in specs.items())
         try:
-            code = found_or(self._codes, names, partial(code_checksum, specs))
-            if code != record["code_sha256"]:
+            if code_of(specs, self._codes) != record["code_sha256"]:
                 return False
             does = record.get("behaviour_sha256", "")
             return not does or does == self.bench.behaviours.of(self.bench.data(data), specs, config["batch_size"])
         except UsageError:  # a class or its data are gone
             return False
+
+
+def code_of(parts: dict[str, Spec], known: dict[tuple[str, ...], str]) -> str:
+    """The checksum of the code of classes, which is looked at once for those that differ in their numbers alone."""
+    texts = tuple(f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in parts.items())
+    return found_or(known, texts, partial(code_checksum, parts))
 
 
 def spec_of(config: dict[str, Any]) -> Spec:
