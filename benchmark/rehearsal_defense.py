@@ -112,9 +112,8 @@ def imported_anew() -> Iterator[None]:
 
     def own() -> dict[str, ModuleType]:
         files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
-        return {
-            name: sys.modules[name] for name, file in files.items() if name != "__main__" and file and is_users(file)
-        }
+        scripts = [name for name, file in files.items() if file and file.endswith(".py") and is_users(file)]
+        return {name: sys.modules[name] for name in scripts if name != "__main__"}
 
     before = own()
     for name in before:
