@@ -9,7 +9,7 @@ from benchmark.store import Record
 REASONS = {
     "code": "of other code or another network than the newest and left out",
     "data": "of other data than the newest and left out",
-    "present": "of other code than the present one and left out: run the suite that they are of again",
+    "present": "of other code than the present one and left out: run their suite again",
 }
 """Why victims are left out, as the end of a sentence."""
 

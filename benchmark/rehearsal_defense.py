@@ -148,6 +148,8 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str)
         if not callable(function := getattr(known, name)) and (name != "kept" or function is not None):
             raise UsageError(f"{name} {model} must be a function, not {a_kind(function)}{method}")
     shared = protected(defense, true, _sources(clients), label)
+    if bad := [name for name, value in shared.items() if not value.isfinite().all()]:
+        raise _breach(defense, label, f"returns NaN or infinity once it has been called before ({bad[0]})")
     dummy = {key: value.clone().requires_grad_() for key, value in true.items()}
     before = {key: value.clone() for key, value in shared.items()}
     simulated, kept = known.simulate(dummy, shared), known.kept_entries(shared)

@@ -397,7 +397,7 @@ def test_a_board_is_of_one_code_of_an_own_class(capsys: pytest.CaptureFixture[st
         said.append(" ".join(printed.split()))
         board = Path("out/leaderboard.md").read_text()
         assert f"k={default}" in board and f"k={1.5 - default}" not in board
-    note = "2 victims of own_defense.Mine are of other code than the present one and left out: run the suite that they"
+    note = "2 victims of own_defense.Mine are of other code than the present one and left out: run their suite again"
     assert [note in one for one in said] == [False, True, True]
     assert "everything was done already" in said[2]
     assert strengths("out", capsys) == [0.5]  # the newest, where the present one is unknown
