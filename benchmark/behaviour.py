@@ -58,7 +58,7 @@ class Trial:
 
 @dataclass
 class Behaviours:
-    """Digests that were taken, so that nothing is run twice."""
+    """Digests that were taken for one plan, so that nothing is run twice; the next plan may find another file."""
 
     _trials: dict[tuple[str, ...], Trial | None] = field(default_factory=dict)
     _digests: dict[tuple[str, ...], str] = field(default_factory=dict)

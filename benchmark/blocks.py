@@ -59,7 +59,6 @@ class Workbench:
         sharing: those that share the memory of this one's CPU.
         bytes_per_victim: by kind of block, as measured.
         rehearsal: what was tried on public images.
-        behaviours: what the user's own classes were seen to do.
     """
 
     device: torch.device
@@ -71,7 +70,6 @@ class Workbench:
     sharing: int = 1
     bytes_per_victim: dict[Any, int] = field(default_factory=dict)
     rehearsal: Rehearsal = field(default_factory=Rehearsal)
-    behaviours: Behaviours = field(default_factory=Behaviours)
     _data: dict[str, PrivateData] = field(default_factory=dict)
     _models: dict[tuple[str, str], Model] = field(default_factory=dict)
 
@@ -163,6 +161,7 @@ class Keys:
     models: dict[str, Model]
     at_once: int
     _codes: dict[tuple[str, ...], str] = field(default_factory=dict)
+    _behaviours: Behaviours = field(default_factory=Behaviours)
     _networks: dict[tuple[str, int], str] = field(default_factory=dict)
     _chains: dict[Any, list[str]] = field(default_factory=dict)
 
@@ -170,7 +169,7 @@ class Keys:
         """Some victims of a cell, with their key."""
         scenario = cell.scenario
         code = code_of(cell.parts(), self._codes)
-        does = self.bench.behaviours.of(self.bench.data(scenario.data), cell.parts(), scenario.batch_size)
+        does = self._behaviours.of(self.bench.data(scenario.data), cell.parts(), scenario.batch_size)
         networks = self._network(scenario, 0), self._network(scenario, victims[-1])
         data = self._data(scenario, victims)
         lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
@@ -206,6 +205,7 @@ class Present:
 
     bench: Workbench
     _codes: dict[tuple[str, ...], str] = field(default_factory=dict)
+    _behaviours: Behaviours = field(default_factory=Behaviours)
 
     def made(self, record: dict[str, Any]) -> bool:
         """Whether the classes of a record have the code and do what they did when it was made."""
@@ -216,7 +216,7 @@ class Present:
             if code_of(specs, self._codes) != record["code_sha256"]:
                 return False
             does = record.get("behaviour_sha256", "")
-            return not does or does == self.bench.behaviours.of(self.bench.data(data), specs, config["batch_size"])
+            return not does or does == self._behaviours.of(self.bench.data(data), specs, config["batch_size"])
         except UsageError:  # a class or its data are gone
             return False
 

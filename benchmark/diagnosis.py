@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attacks import IDLG, GaussNewton
 from attacks.base import Observation
+from benchmark.behaviour import Behaviours
 from benchmark.blocks import Workbench, check_attack, check_fit, checksum
 from benchmark.client import observe
 from benchmark.code_version import code_checksum, networks_sha256, source
@@ -246,7 +247,7 @@ def key_of(cell: Cell, bench: Workbench) -> str:
     """Everything that decides a row."""
     data = bench.data(cell.scenario.data)
     code = code_checksum(cell.parts())
-    does = bench.behaviours.of(data, cell.parts(), cell.scenario.batch_size)
+    does = Behaviours().of(data, cell.parts(), cell.scenario.batch_size)
     images = checksum(
         *bench.victims(cell.scenario, range(cell.scenario.victims)), data.mean_image(), data.class_means()
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attacks.gradients import trained_names
 from benchmark import federated
+from benchmark.behaviour import Behaviours
 from benchmark.blocks import Workbench, checksum, from_data
 from benchmark.code_version import checksum_of, networks_sha256
 from benchmark.errors import CODE_ERRORS, UsageError, users_fault
@@ -166,6 +167,7 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
     checksums: dict[str, str] = {}
     rehearsals: dict[str, Rehearsal] = {}
     networks: dict[str, str] = {}
+    behaviours = Behaviours()
     for training in suite.trainings:
         scenario, how = training.scenario, training.scenario.federation
         alike = repr(replace(scenario, federation=replace(how, learning_rate=0.0)))
@@ -178,7 +180,7 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
         rehearsals[alike].check_clients(training.seed)
         if training.defense is not None:
             rehearsals[alike].check_defense(training.defense)
-        does = bench.behaviours.of(bench.data(scenario.data), training.parts(), BEHAVIOUR_IMAGES, train=True)
+        does = behaviours.of(bench.data(scenario.data), training.parts(), BEHAVIOUR_IMAGES, train=True)
         code = code_checksum(training, networks[alike], does)
         about = training.config() | {"data_sha256": checksums[alike], "code_sha256": code}
         runs.append(Run(training, digest(about), checksums[alike], code))
