@@ -192,29 +192,28 @@ def drawn_weights(model: Model, generator: torch.Generator) -> dict[str, Tensor]
     Raises:
         UsageError: one is missing, there is one too many, or it is of another shape, or not finite.
     """
-    name, where = type(model).__name__, written(getattr(model, "draw", None))
+    name = type(model).__name__
+
+    def wrong(what: str) -> UsageError:
+        return UsageError(f"draw of the model {name} {what}{written(getattr(model, 'draw', None))}")
+
     with users_code(f"the model {name} cannot draw its weights"):
         drawn = model.draw(generator)
     if not isinstance(drawn, dict) or not all(isinstance(value, Tensor) for value in drawn.values()):
-        raise UsageError(
-            f"draw of the model {name} must return a dict of tensors by the names of its parameters{where}"
-        )
+        raise wrong("must return a dict of tensors by the names of its parameters")
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     missing = [key for key, p in own.items() if p.requires_grad and key not in drawn]
     extra = [str(key) for key in drawn if key not in own]
     for what, keys in (("gives no weights for", missing), ("gives weights for what is no parameter:", extra)):
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise UsageError(
-                f"draw of the model {name} {what} {', '.join(keys[:3])}{more}: it must return one tensor for each "
-                "trained parameter under its name in named_parameters(), or leave draw out for torch's own weights"
-                + where
+            raise wrong(
+                f"{what} {', '.join(keys[:3])}{more}: it must return one tensor for each trained parameter under its "
+                "name in named_parameters(), or leave draw out for torch's own weights"
             )
     for key, value in drawn.items():
         if value.shape != own[key].shape:
-            raise UsageError(
-                f"draw of the model {name} gives {key} the shape {list(value.shape)}, not {list(own[key].shape)}{where}"
-            )
+            raise wrong(f"gives {key} the shape {list(value.shape)}, not {list(own[key].shape)}")
         if not value.isfinite().all():
-            raise UsageError(f"draw of the model {name} gives {key} values that are not finite{where}")
+            raise wrong(f"gives {key} values that are not finite")
     return drawn
