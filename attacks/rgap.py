@@ -107,7 +107,7 @@ def stages(model: nn.Module, image_shape: tuple[int, ...]) -> list[Stage]:
     if not found or not is_chain(model, found, image_shape):
         raise ValueError(
             "R-GAP solves a chain of convolutions and linear layers with biases, each but the last followed by a "
-            f"sigmoid or a ReLU, and {type(model).__name__} is none: choose another attack or start"
+            f"sigmoid or a ReLU, which {type(model).__name__} is not: choose another attack or start"
         )
     return found
 

@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
 
 from benchmark.documents import load_yaml, storable
-from benchmark.errors import CODE_ERRORS, UsageError, one_line, quoted, unknown, users_code, users_fault
+from benchmark.errors import CODE_ERRORS, UsageError, one_line, quoted, unknown, users_code, users_fault, written
 
 LARGEST_INT = 2**63 - 1
 """What fits into 64 bits, as torch and NumPy count."""
@@ -42,7 +42,7 @@ class Arguments:
     """
 
     def __init__(self, kind: str, name: str, cls: type, hidden: frozenset[str] = frozenset()) -> None:
-        self.kind, self.name = kind, name
+        self.kind, self.name, self._cls = kind, name, cls
         self._parser = parser_of(kind, name, cls, hidden)
         self._all = frozenset(names_of(parser_of(kind, name, cls), kind) if hidden else ())
         with users_code(f"the arguments of {name} cannot be read"):
@@ -116,7 +116,10 @@ class Arguments:
         needed = [key for key, one in self._signature.items() if one.default is one.empty]
         needed = [key for key in needed if key in names_of(self._parser, self.kind)]
         if missing := [key for key in needed if key not in args]:
-            raise UsageError(f"{self.name}: the following arguments are required: {', '.join(missing)}")
+            raise UsageError(
+                f"{self.name}: the following arguments are required: {', '.join(missing)}: give --{self.kind}."
+                f"{missing[0]} VALUE, or {missing[0]}: VALUE beside the class in a suite{written(self._cls)}"
+            )
 
     def _check_numbers(self, args: Mapping[str, Any]) -> None:
         """UsageError for a text where a number belongs; jsonargparse would take 1:30 for 90."""

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from attacks import Attack
+from benchmark.behaviour import Behaviours
 from benchmark.code_version import code_checksum, networks_sha256, texts_of
-from benchmark.errors import UsageError, users_code
-from benchmark.models import Model
+from benchmark.errors import UsageError, data_fault, users_code
+from benchmark.models import Model, check_logits
 from benchmark.perceptual import Perceptual
-from benchmark.registry import Spec, build, classes
+from benchmark.registry import Spec, build
 from benchmark.rehearsal import Rehearsal
 from benchmark.schema import block_identity
 from benchmark.suite import Cell, Scenario, Suite, digest
@@ -30,6 +31,7 @@ class Block:
         victims: their numbers.
         key: digest of everything that decides their results.
         code_sha256: of the code that does.
+        behaviour: digest of what the user's own classes do, empty where there are none.
         networks: digests of the networks of victim 0 and of the last one of the block.
         data: see :func:`data_chain`.
     """
@@ -38,6 +40,7 @@ class Block:
     victims: range
     key: str
     code_sha256: str
+    behaviour: str
     networks: tuple[str, str]
     data: tuple[str, ...]
 
@@ -114,7 +117,8 @@ class Workbench:
 
 def from_data(spec: Spec, error: DataError) -> UsageError:
     """The error with the name of the data set, once."""
-    return UsageError(str(error) if spec.name in str(error) else f"{spec.name}: {error}")
+    told = data_fault(error)
+    return told if spec.name in str(told) else UsageError(f"{spec.name}: {told}")
 
 
 def plan(suite: Suite, bench: Workbench) -> list[Block]:
@@ -156,33 +160,21 @@ class Keys:
     bench: Workbench
     models: dict[str, Model]
     at_once: int
-    _codes: dict[tuple[str | None, ...], str] = field(default_factory=dict)
-    _behaviours: dict[str, str] = field(default_factory=dict)
+    _codes: dict[tuple[str, ...], str] = field(default_factory=dict)
+    _behaviours: Behaviours = field(default_factory=Behaviours)
     _networks: dict[tuple[str, int], str] = field(default_factory=dict)
     _chains: dict[Any, list[str]] = field(default_factory=dict)
 
     def block(self, cell: Cell, victims: range) -> Block:
         """Some victims of a cell, with their key."""
         scenario = cell.scenario
-        code = self._code(cell)
+        code = code_of(cell.parts(), self._codes)
+        does = self._behaviours.of(self.bench.data(scenario.data), cell.parts(), scenario.batch_size)
         networks = self._network(scenario, 0), self._network(scenario, victims[-1])
         data = self._data(scenario, victims)
         lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
-        key = digest(block_identity(cell.id, lpips, code, list(networks), victims, list(data)))
-        return Block(cell, victims, key, code, networks, data)
-
-    def _code(self, cell: Cell) -> str:
-        code = self._source(cell)
-        if cell.defense is None or cell.defense.name in classes("defense"):
-            return code
-        does = found_or(self._behaviours, cell.defense.label, partial(behaviour, cell.defense))
-        return hashlib.sha256(f"{code} {does}".encode()).hexdigest()
-
-    def _source(self, cell: Cell) -> str:
-        parts = {"model": cell.scenario.model, "attack": cell.attack, "defense": cell.defense}
-        given = {kind: part for kind, part in parts.items() if part is not None}
-        texts = [f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in given.items()]
-        return found_or(self._codes, tuple(texts), partial(code_checksum, given))
+        key = digest(block_identity(cell.id, lpips, code, does, list(networks), victims, list(data)))
+        return Block(cell, victims, key, code, does, networks, data)
 
     def _network(self, scenario: Scenario, victim: int) -> str:
         place = repr(scenario)
@@ -203,23 +195,42 @@ class Keys:
         return tuple(chain[victims.start : victims.stop + 1])
 
 
-def behaviour(defense: Spec) -> str:
-    """A digest of what a defense of the user's makes of a small update, to four digits.
+@dataclass
+class Present:
+    """Says which records are of the classes as they are now.
 
-    What it does can hang on what its code does not name: a file, an environment variable, a module found by name.
+    Attributes:
+        bench: the data.
     """
-    source = torch.Generator().manual_seed(0)
-    update = {f"{n}.{kind}": torch.randn(2, 4, *more, generator=source) for n in (0, 7) for kind, more in SMALL}
-    try:
-        shared = build("defense", defense).protect(update, [torch.Generator().manual_seed(seed) for seed in (1, 2)])
-        values = {str(name): [f"{x:.4g}" for x in value.flatten().tolist()] for name, value in shared.items()}
-    except Exception:  # of such an update, which is none of its network's; the rehearsal has tried that one
-        return "unknown"
-    return digest(values)
+
+    bench: Workbench
+    _codes: dict[tuple[str, ...], str] = field(default_factory=dict)
+    _behaviours: Behaviours = field(default_factory=Behaviours)
+
+    def made(self, record: dict[str, Any]) -> bool:
+        """Whether the classes of a record have the code and do what they did when it was made."""
+        config = record["config"]
+        specs = {kind: spec_of(config[kind]) for kind in ("data", "model", "attack", "defense") if config[kind]}
+        data = specs.pop("data")
+        try:
+            if code_of(specs, self._codes) != record["code_sha256"]:
+                return False
+            does = record.get("behaviour_sha256", "")
+            return not does or does == self._behaviours.of(self.bench.data(data), specs, config["batch_size"])
+        except UsageError:  # a class or its data are gone
+            return False
 
 
-SMALL: tuple[tuple[str, tuple[int, ...]], ...] = (("weight", (6,)), ("bias", ()))
-"""Shapes of that update, after the number of clients and of rows."""
+def code_of(parts: dict[str, Spec], known: dict[tuple[str, ...], str]) -> str:
+    """The checksum of the code of classes, which is looked at once for those that differ in their numbers alone."""
+    texts = tuple(f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in parts.items())
+    return found_or(known, texts, partial(code_checksum, parts))
+
+
+def spec_of(config: dict[str, Any]) -> Spec:
+    """A class as a record names it."""
+    return Spec(config["class"], {key: value for key, value in config.items() if key != "class"})
+
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -267,9 +278,7 @@ def check_fit(scenario: Scenario, bench: Workbench) -> Model:
     with users_code(f"{scenario.model.name} does not take the {shape} images of {scenario.data.name}"):
         like = next(model.parameters(), torch.zeros(1))
         logits = model(torch.zeros(1, *data.image_shape, device=bench.device, dtype=like.dtype))
-    if not isinstance(logits, Tensor) or logits.shape != (1, data.num_classes):
-        gives = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UsageError(f"{scenario.model.name} gives {gives}, not a logit for each of {data.num_classes} classes")
+    check_logits(model, scenario.model.name, logits, 1, data.num_classes)
     return model
 
 

@@ -6,6 +6,13 @@ from typing import Any
 
 from benchmark.store import Record
 
+REASONS = {
+    "code": "of other code or another network than the newest and left out",
+    "data": "of other data than the newest and left out",
+    "present": "of other code than the present one and left out: run their suite again",
+}
+"""Why victims are left out, as the end of a sentence."""
+
 Cells = dict[str, dict[int, tuple[dict[str, Any], Record]]]
 """Of each cell, by the victims' numbers in their order: the victim, and its record."""
 
@@ -14,7 +21,8 @@ def cells_of_one_code(records: Iterable[Record], current: Collection[str] = ()) 
     """The victims that each cell shows, and sentences on those that it does not.
 
     Records of one cell can be of different code, networks, LPIPS or data, since its configuration holds none of them.
-    The newest record says which count; of those, a victim that is in two records is taken from the newer.
+    The newest record says which count; of those, a victim that is in two records is taken from the newer. Of a user's
+    own class the newest code counts in all cells: a changed default makes another cell of the same class.
 
     Args:
         records: of a folder, in any order.
@@ -24,17 +32,25 @@ def cells_of_one_code(records: Iterable[Record], current: Collection[str] = ()) 
         The cells, and a sentence for each reason to leave victims out. A victim that is shown from another record is
         not mentioned.
     """
-    of_cell: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        of_cell[record["cell"]].append(record)
+    records = list(records)
+    newest_first = sorted(records, key=lambda r: (r["key"] in current, r["provenance"]["date"], r["key"]), reverse=True)
+    of_cell: dict[str, tuple[list[Record], list[Record]]] = {record["cell"]: ([], []) for record in records}
+    codes: dict[Any, str | None] = {}
+    for record in newest_first:
+        classes = own_classes(record["config"])
+        is_old = bool(classes) and codes.setdefault(classes, record.get("code_sha256")) != record.get("code_sha256")
+        of_cell[record["cell"]][is_old].append(record)
     cells: Cells = {}
     left_out: dict[str, list[tuple[str, int]]] = defaultdict(list)
     mixed: set[tuple[str, ...]] = set()
-    for cell, all_of_it in of_cell.items():
-        newest_first = sorted(
-            all_of_it, key=lambda r: (r["key"] in current, r["provenance"]["date"], r["key"]), reverse=True
-        )
-        same, others = of_one_version(newest_first)
+    for cell, (recent, old) in of_cell.items():
+        if not recent:
+            left_out["code"].append(
+                (what(old[0]), len({victim["index"] for record in old for victim in record["victims"]}))
+            )
+            continue
+        same, others = of_one_version(recent)
+        others += old
         same, contradicting = of_one_data_set(same)
         shown: dict[int, tuple[dict[str, Any], Record]] = {}
         for record in same:
@@ -53,6 +69,21 @@ def cells_of_one_code(records: Iterable[Record], current: Collection[str] = ()) 
     return cells, sentences
 
 
+def own_classes(config: dict[str, Any]) -> tuple[Any, ...]:
+    """The classes of a cell with their texts, if one is a user's own: the code of such cells can be compared."""
+    parts = [part for kind in ("model", "attack", "defense") if (part := config.get(kind))]
+    if not any("." in part["class"] for part in parts):
+        return ()
+    return tuple((part["class"], *(repr(value) for value in part.values() if has_text(value))) for part in parts)
+
+
+def has_text(value: Any) -> bool:
+    """Whether an argument holds a text, which may name a file that is in the code's checksum."""
+    if isinstance(value, dict | list):
+        return any(map(has_text, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str)
+
+
 def of_one_version(newest_first: list[Record]) -> tuple[list[Record], list[Record]]:
     """The records of the code, the network and the LPIPS of the first one, and the others."""
     wanted = version_of(newest_first[0])
@@ -64,7 +95,12 @@ def version_of(record: Record) -> tuple[str | None, ...]:
     """What decides a victim's result beside its cell and its data."""
     lpips = record["provenance"].get("lpips")
     network = (record.get("network_sha256") or [None])[0]
-    return record.get("code_sha256"), network, lpips["sha256"] if isinstance(lpips, dict) else None
+    return (
+        record.get("code_sha256"),
+        record.get("behaviour_sha256"),
+        network,
+        lpips["sha256"] if isinstance(lpips, dict) else None,
+    )
 
 
 def of_one_data_set(newest_first: list[Record]) -> tuple[list[Record], list[Record]]:
@@ -116,7 +152,4 @@ def sentence(why: str, of: list[tuple[str, int]]) -> str:
     count = sum(number for _, number in of)
     names = list(dict.fromkeys(name for name, _ in of))
     listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    reason = "of other code or another network than the newest" if why == "code" else "of other data than the newest"
-    return (
-        f"{count} victim{'s' if count != 1 else ''} of {listed} {'are' if count != 1 else 'is'} {reason} and left out"
-    )
+    return f"{count} victim{'s' if count != 1 else ''} of {listed} {'are' if count != 1 else 'is'} {REASONS[why]}"

@@ -13,7 +13,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmark.errors import CODE_ERRORS, UsageError, one_line, unknown, users_fault, users_function, users_line
+from benchmark.errors import (
+    CODE_ERRORS,
+    UsageError,
+    data_fault,
+    one_line,
+    unknown,
+    users_fault,
+    users_function,
+    users_line,
+)
 
 KINDS = ("data", "model", "defense", "attack")
 
@@ -379,7 +388,7 @@ def dispatch(given: list[str]) -> int:
     try:
         return heavy.COMMANDS[options.command](options, parts)
     except DataError as error:  # a file of public images is read late
-        raise UsageError(str(error)) from None
+        raise data_fault(error) from None
 
 
 Parts = dict[str, dict[str, str]]

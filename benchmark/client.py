@@ -5,7 +5,7 @@ from torch import Tensor
 
 from attacks.base import Observation
 from attacks.gradients import batch_gradients
-from benchmark.errors import UsageError, users_code
+from benchmark.errors import UsageError, a_kind, users_code, written
 from benchmark.models import Model, draw_networks
 from benchmark.seeds import generators, seed_for
 from defenses.base import Defense, KnownDefense
@@ -71,6 +71,6 @@ def known(defense: Defense) -> KnownDefense:
     if not isinstance(model, KnownDefense):
         raise UsageError(
             f"known_to_attacker of the defense {type(defense).__name__} must return a KnownDefense, not "
-            f"{type(model).__name__}"
+            f"{a_kind(model)}{written(type(defense).known_to_attacker)}"
         )
     return model

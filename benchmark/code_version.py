@@ -2,7 +2,9 @@
 
 It is the checksum of the files of the classes and of all that they import outside installed packages, of the files
 that their arguments name, and of those that their code reads by a literal name. Comments, docstrings and the layout
-change nothing; what a model draws, wherever it has that from, is in a checksum of its own (:func:`networks_sha256`).
+change nothing. What a model draws, wherever it has that from, has a checksum of its own (:func:`networks_sha256`), and
+so has what a user's own classes do (:mod:`benchmark.behaviour`), which shows most of what the code does not name. The
+literal names are for what is read only where no short try gets to.
 """
 
 import ast
@@ -29,6 +31,9 @@ FOLLOWED = ("client", "perceptual", "leak")
 
 ALONE = ("records",)
 """Files of ours that do so, but import the whole of Leakboard."""
+
+SILENT = tuple(ROOT / "benchmark" / f"{name}.py" for name in ("errors", "rehearsal_defense"))
+"""Files of ours that say what is wrong and decide no result."""
 
 _STDLIB = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 _READ = {"load", "loadtxt", "genfromtxt", "fromfile", "imread", "read_csv", "read_image", "read_text", "read_bytes"}
@@ -173,8 +178,10 @@ def followed(files: Iterable[Path]) -> dict[Path, Source]:
         file = new.pop()
         if file not in found:
             found[file] = source(file.read_bytes())
-            if not is_installed(file):
-                new += [other for one in found[file].imports for other in imported(file, *one) if other not in found]
+            others = (
+                [] if is_installed(file) else [path for one in found[file].imports for path in imported(file, *one)]
+            )
+            new += [other for other in others if other not in found and other not in SILENT]
     return found
 
 

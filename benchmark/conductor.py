@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from benchmark import executors
-from benchmark.blocks import Block, Workbench, plan
+from benchmark.blocks import Block, Present, Workbench, plan
 from benchmark.errors import UsageError
 from benchmark.executors.worker import (
     Launch,
@@ -100,7 +100,7 @@ class Conductor:
         if self.bench.no_perceptual and not self._said:
             print(f"leakboard: LPIPS is left out: {self.bench.no_perceptual}", file=sys.stderr)
             self._said = True
-        reporter = Reporter(suite, blocks, store, self.tracker)
+        reporter = Reporter(suite, blocks, store, self.tracker, Present(self.bench))
         with ProgressBar(blocks, store, Console(stderr=True)) as bar:
             todo = [block for block in blocks if not bar.was_done(block)]
             bar.resumed()

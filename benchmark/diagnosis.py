@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attacks import IDLG, GaussNewton
 from attacks.base import Observation
+from benchmark.behaviour import Behaviours
 from benchmark.blocks import Workbench, check_attack, check_fit, checksum
 from benchmark.client import observe
 from benchmark.code_version import code_checksum, networks_sha256, source
@@ -244,9 +245,9 @@ def row_of(cell: Cell, bench: Workbench) -> dict[str, Any]:
 
 def key_of(cell: Cell, bench: Workbench) -> str:
     """Everything that decides a row."""
-    parts = {"data": cell.scenario.data, "model": cell.scenario.model, "attack": cell.attack, "defense": cell.defense}
-    code = code_checksum({kind: part for kind, part in parts.items() if part is not None})
     data = bench.data(cell.scenario.data)
+    code = code_checksum(cell.parts())
+    does = Behaviours().of(data, cell.parts(), cell.scenario.batch_size)
     images = checksum(
         *bench.victims(cell.scenario, range(cell.scenario.victims)), data.mean_image(), data.class_means()
     )
@@ -254,6 +255,7 @@ def key_of(cell: Cell, bench: Workbench) -> str:
     networks = [networks_sha256(model, cell.scenario.seed, victim) for victim in (0, cell.scenario.victims - 1)]
     return digest(
         cell.config()
+        | ({"behaviour_sha256": does} if does else {})
         | {"code_sha256": code, "network_sha256": networks, "data_sha256": images}
         | {"victims": cell.scenario.victims, "diagnosis_sha256": source(Path(__file__).read_bytes()).sha256}
     )

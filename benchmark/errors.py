@@ -1,5 +1,6 @@
 """What a user can put right, and where in their own code it is."""
 
+import inspect
 import reprlib
 import sysconfig
 import traceback
@@ -13,8 +14,8 @@ from typing import Any
 PACKAGES = ("attacks", "benchmark", "datamodules", "defenses")
 """Leakboard's own top-level packages."""
 
-CODE_ERRORS = (Exception, SystemExit)
-"""What a user's own code can raise; Ctrl-C is not among it."""
+CODE_ERRORS = (BaseException,)
+"""What a user's own code can raise; :func:`users_fault` lets Ctrl-C pass."""
 
 INSTALLED = {"site-packages", "dist-packages"}
 """Folders of installed packages."""
@@ -28,8 +29,11 @@ class UsageError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, as one line."""
-    said = " ".join(str(error).split())
+    """What an error says, as one line; nothing where its own ``__str__`` fails."""
+    try:
+        said = " ".join(str(error).split())
+    except Exception:
+        return ""
     return said if len(said) <= LONGEST else said[: LONGEST - 3] + "..."
 
 
@@ -45,6 +49,12 @@ def quoted(value: Any) -> str:
     return _SHORT.repr(value)
 
 
+def a_kind(value: Any) -> str:
+    """What a value is, for people, as in ``a list``."""
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
 def users_fault(error: BaseException, what: str) -> UsageError:
     """An error that a user's own code raised, or that what it returned has led to, as one sentence.
 
@@ -54,16 +64,29 @@ def users_fault(error: BaseException, what: str) -> UsageError:
 
     Returns:
         ``what``, the cause, and the last file and line of the user's own code that the error passed through, if any.
+
+    Raises:
+        KeyboardInterrupt: that is what was caught.
     """
+    if isinstance(error, KeyboardInterrupt):
+        raise error
     if isinstance(error, UsageError):
         return error
     if isinstance(error, SystemExit):
-        cause = f"it calls sys.exit({'' if error.code is None else repr(error.code)})"
+        cause = f"it calls sys.exit({'' if error.code is None else quoted(error.code)})"
     else:
         said = one_line(SyntaxError(error.msg) if isinstance(error, SyntaxError) else error)
         cause = f"{type(error).__name__}: {said}" if said else type(error).__name__
     place = users_line(error)
     return UsageError(f"{what} ({cause}{f', {place}' if place else ''})")
+
+
+def data_fault(error: Exception) -> UsageError:
+    """A :class:`datamodules.DataError` as one sentence, with what a user's own class has raised and where it is."""
+    raised: BaseException | None = getattr(error, "raised", None)
+    if raised is not None:
+        return users_fault(raised, str(error))
+    return UsageError(f"{error}{written(getattr(error, 'source', None))}")
 
 
 @contextmanager
@@ -86,15 +109,34 @@ def users_function(error: BaseException) -> str:
 
 
 def users_line(error: BaseException) -> str | None:
-    """The last ``file:line`` outside Leakboard, Python and installed packages that an error passed through."""
+    """The last line outside Leakboard, Python and installed packages that an error passed through."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno and is_users(error.filename):
-        return f"{shown(error.filename)}:{error.lineno}"
+        return place(error.filename, error.lineno)
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         if is_users(frame.f_code.co_filename):
-            return f"{shown(frame.f_code.co_filename)}:{line}"
+            return place(frame.f_code.co_filename, line)
     return None
 
 
+def written(made: Any) -> str:
+    """Where a function or class of the user's own is written, as in `` (mine.py, line 4)``; nothing of any other."""
+    made = getattr(made, "func", made)  # of a partial function
+    try:
+        made = inspect.unwrap(getattr(made, "__func__", made))
+        if not (inspect.isroutine(made) or inspect.isclass(made)):
+            made = type(made)
+        file = inspect.getsourcefile(made)
+        return f" ({place(file, max(1, inspect.getsourcelines(made)[1]))})" if file and is_users(file) else ""
+    except (OSError, TypeError, ValueError, SyntaxError):  # built in, or its file is gone
+        return ""
+
+
+def place(file: str, line: int) -> str:
+    """A line of a file, for people."""
+    return f"{shown(file)}, line {line}"
+
+
+@cache
 def is_users(file: str) -> bool:
     """Whether a source file is the user's own."""
     if file.startswith("<"):  # frozen modules, and code from a string
@@ -126,7 +168,7 @@ def unknown(what: str, given: str, valid: Iterable[str]) -> UsageError:
     """An error that names what was mistyped and the nearest valid names."""
     names = sorted(valid)
     lowered = {name.lower(): name for name in names}
-    near = [lowered[match] for match in get_close_matches(given.lower(), lowered, n=3, cutoff=0.5)]
+    near = [lowered[match] for match in get_close_matches(given[:LONGEST].lower(), lowered, n=3, cutoff=0.5)]
     if near:
-        return UsageError(f"unknown {what} {given!r}: did you mean {' or '.join(near)}?")
-    return UsageError(f"unknown {what} {given!r}: valid are {', '.join(names) or 'none'}")
+        return UsageError(f"unknown {what} {quoted(given)}: did you mean {' or '.join(near)}?")
+    return UsageError(f"unknown {what} {quoted(given)}: valid are {', '.join(names) or 'none'}")

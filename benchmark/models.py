@@ -11,7 +11,7 @@ from math import ceil, inf
 import torch
 from torch import Tensor, nn
 
-from benchmark.errors import UsageError, users_code
+from benchmark.errors import UsageError, a_kind, users_code, written
 from defenses.base import Update
 
 Shape = tuple[int, int, int]
@@ -147,6 +147,15 @@ def fresh_weights(make: Callable[[], nn.Module], model: nn.Module, generator: to
     }
 
 
+def check_logits(model: nn.Module, name: str, logits: object, images: int, classes: int) -> None:
+    """UsageError where what a model makes of some images are not their logits."""
+    if not isinstance(logits, Tensor) or logits.shape != (images, classes):
+        gives = list(logits.shape) if isinstance(logits, Tensor) else a_kind(logits)
+        raise UsageError(
+            f"{name} gives {gives}, not a logit for each of {classes} classes{written(type(model).forward)}"
+        )
+
+
 CPU = torch.device("cpu")
 
 
@@ -184,25 +193,27 @@ def drawn_weights(model: Model, generator: torch.Generator) -> dict[str, Tensor]
         UsageError: one is missing, there is one too many, or it is of another shape, or not finite.
     """
     name = type(model).__name__
+
+    def wrong(what: str) -> UsageError:
+        return UsageError(f"draw of the model {name} {what}{written(getattr(model, 'draw', None))}")
+
     with users_code(f"the model {name} cannot draw its weights"):
         drawn = model.draw(generator)
     if not isinstance(drawn, dict) or not all(isinstance(value, Tensor) for value in drawn.values()):
-        raise UsageError(f"draw of the model {name} must return a dict of tensors by the names of its parameters")
+        raise wrong("must return a dict of tensors by the names of its parameters")
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     missing = [key for key, p in own.items() if p.requires_grad and key not in drawn]
     extra = [str(key) for key in drawn if key not in own]
     for what, keys in (("gives no weights for", missing), ("gives weights for what is no parameter:", extra)):
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-            raise UsageError(
-                f"draw of the model {name} {what} {', '.join(keys[:3])}{more}: it must return one tensor for each "
-                "trained parameter under its name in named_parameters(), or leave draw out for torch's own weights"
+            raise wrong(
+                f"{what} {', '.join(keys[:3])}{more}: it must return one tensor for each trained parameter under its "
+                "name in named_parameters(), or leave draw out for torch's own weights"
             )
     for key, value in drawn.items():
         if value.shape != own[key].shape:
-            raise UsageError(
-                f"draw of the model {name} gives {key} the shape {list(value.shape)}, not {list(own[key].shape)}"
-            )
+            raise wrong(f"gives {key} the shape {list(value.shape)}, not {list(own[key].shape)}")
         if not value.isfinite().all():
-            raise UsageError(f"draw of the model {name} gives {key} values that are not finite")
+            raise wrong(f"gives {key} values that are not finite")
     return drawn

@@ -83,6 +83,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
                 "cell": cell.id,
                 "config": cell.config(),
                 "code_sha256": block.code_sha256,
+                **({"behaviour_sha256": block.behaviour} if block.behaviour else {}),
                 "network_sha256": list(block.networks),
                 "void": why_void(len(broken.intersection(block.victims)), len(block.victims)),
                 "provenance": provenance(bench)

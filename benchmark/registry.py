@@ -18,7 +18,19 @@ import attacks
 import datamodules
 import defenses
 from benchmark.arguments import Arguments
-from benchmark.errors import CODE_ERRORS, PACKAGES, UsageError, one_line, unknown, users_fault, users_line
+from benchmark.errors import (
+    CODE_ERRORS,
+    PACKAGES,
+    UsageError,
+    a_kind,
+    data_fault,
+    one_line,
+    quoted,
+    unknown,
+    users_fault,
+    users_line,
+    written,
+)
 from benchmark.models import MLP, ConvNet, LeNet, drawing_from, fresh_weights
 from benchmark.resnet import ResNet
 from datamodules import DataError
@@ -79,9 +91,10 @@ def classes(kind: str) -> dict[str, type]:
 
 
 def _usable(kind: str, cls: type) -> bool:
-    """Whether a user's own class is of the kind; a model can also come from a function."""
+    """Whether a user's own class is of the kind; a model can also come from a function, but from none of Python's."""
     if kind == "model":
-        return not inspect.isclass(cls) or issubclass(cls, torch.nn.Module)
+        is_python = str(getattr(cls, "__module__", "")).partition(".")[0] in sys.stdlib_module_names
+        return issubclass(cls, torch.nn.Module) if inspect.isclass(cls) else not (is_python and inspect.isroutine(cls))
     bases: dict[str, type] = {"attack": attacks.Attack, "defense": defenses.Defense, "data": datamodules.PrivateData}
     return issubclass(cls, bases[kind]) and not inspect.isabstract(cls)
 
@@ -98,14 +111,17 @@ def find_class(kind: str, name: str) -> type:
     """The class of that name, or of that import path for a user's own.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it is unknown, cannot be imported, or is something else.
     """
     known = classes(kind)
     if name in known:
         return known[name]
-    what = {"data": "data set"}.get(kind, kind)
+    called = {"data": "data set"}.get(kind, kind)
     if "." not in name:
-        raise unknown(what, name, known)
+        raise unknown(called, name, known)
+    what = f"{called} {quoted(name)}"
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UsageError(f"the {what} cannot be imported: give the path of a module and a class in it, as mine.Mine")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # an installed command does not look where it is called
     module, _, attribute = name.rpartition(".")
@@ -115,17 +131,18 @@ def find_class(kind: str, name: str) -> type:
         package = name.partition(".")[0]
         if isinstance(error, ModuleNotFoundError) and package in PACKAGES and beside(package):
             raise UsageError(
-                f"the {what} {name!r} cannot be imported: {package} is the name of a package of Leakboard's own, so "
-                "rename yours"
+                f"the {what} cannot be imported: {package} is the name of a package of Leakboard's own, so rename yours"
             ) from None
         hint = "" if users_line(error) else ": give the path of a module and a class in it"
-        raise UsageError(str(users_fault(error, f"the {what} {name!r} cannot be imported")) + hint) from None
+        raise UsageError(str(users_fault(error, f"the {what} cannot be imported")) + hint) from None
     if not inspect.isclass(found) and not (kind == "model" and callable(found)):
-        raise UsageError(f"the {what} {name!r} is not a class{' or a function' if kind == 'model' else ''}")
+        either = " or a function" if kind == "model" else ""
+        where = written(found) if inspect.isroutine(found) else ""
+        raise UsageError(f"the {what} is not a class{either}, but {a_kind(found)}{where}")
     if not _usable(kind, found):
         missing = sorted(getattr(found, "__abstractmethods__", ()))
         lacks = f", and lacks {' and '.join(missing)}" if missing else ""
-        raise UsageError(f"the {what} {name!r} must be {_MUST_BE[kind]}{lacks}")
+        raise UsageError(f"the {what} must be {_MUST_BE[kind]}{lacks}{written(found)}")
     return found
 
 
@@ -184,14 +201,18 @@ def build(kind: str, made: Spec, **extra: Any) -> Any:
             instance = make()
     except UsageError:
         raise
-    except (ValueError, DataError) as error:
+    except DataError as error:
+        raise UsageError(f"{made.name}: {data_fault(error)}") from None
+    except ValueError as error:
         place = users_line(error)
         raise UsageError(f"{made.name}: {one_line(error)}{f' ({place})' if place else ''}") from None
     except CODE_ERRORS as error:  # a user's own class can raise anything
         raise users_fault(error, f"{made.label} cannot be made") from None
     if kind == "model":
         if not isinstance(instance, torch.nn.Module):
-            raise UsageError(f"the model {made.name!r} makes {type(instance).__name__}, not a torch.nn.Module")
+            raise UsageError(
+                f"the model {quoted(made.name)} makes {a_kind(instance)}, not a torch.nn.Module{written(cls)}"
+            )
         if not callable(getattr(instance, "draw", None)):
             object.__setattr__(instance, "draw", partial(fresh_weights, make, instance))
     if kind == "data":

@@ -8,6 +8,7 @@ in one sentence that names the class, the cause and, where it is the user's own 
 """
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +16,15 @@ from torch import Tensor, nn
 from attacks import Attack, Observation, Reconstruction
 from attacks.gradient_matching import GradientMatching
 from attacks.gradients import batch_gradients, differentiable_twice, squared_distance, trained_names
-from benchmark.client import observe
-from benchmark.errors import UsageError, users_code
-from benchmark.models import Model, drawn_weights
-from benchmark.registry import Spec, build
-from benchmark.rehearsal_defense import check_protect
+from benchmark.client import known, observe
+from benchmark.errors import UsageError, a_kind, users_code, written
+from benchmark.models import Model, check_logits, drawn_weights
+from benchmark.registry import Spec, build, classes
+from benchmark.rehearsal_defense import check_known, check_memory, check_protect
 from benchmark.seeds import generators
 from benchmark.suite import Cell, Scenario
 from datamodules import PrivateData
-from defenses.base import Defense, KnownDefense, Update, flattened, global_norm
+from defenses.base import Defense, Update, flattened, global_norm
 
 VICTIMS = 2
 
@@ -66,7 +67,7 @@ class Rehearsal:
         scene = self._scenes[where]
         defense = build("defense", cell.defense) if cell.defense else None
         if cell.defense and defense and (where, cell.defense.name) not in self.tried:
-            scene.check_defense(defense, cell.defense.label)
+            scene.check_defense(defense, cell.defense)
             self.tried.add((where, cell.defense.name))
         scene.check_attack(cell.attack, defense, cell.adaptive)
         self.tried.add((where, *names))
@@ -95,34 +96,35 @@ class Scene:
         """The scene, after its network was tried.
 
         Raises:
-            UsageError: the network is none whose update can be computed and attacked.
+            UsageError: the network's update cannot be computed or attacked.
         """
         images, labels = public_victims(data, scenario.batch_size)
         scene = cls(scenario.model.name, model, images.to(device), labels.to(device), data)
         scene.check_network()
+        if scenario.model.name not in classes("model"):
+            fresh = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
+            check_frozen(trained_names(fresh), model, scenario.model.name)
         return scene
 
     def check_network(self) -> None:
         """UsageError where the network cannot be attacked, or the client's update is not that of a plain loop."""
-        name = self.name
+        name, where = self.name, written(type(self.model).forward)
         if not trained_names(self.model):
-            raise UsageError(f"the model {name} trains no parameter: a client of it shares nothing")
+            raise UsageError(f"the model {name} trains no parameter: a client of it shares nothing{where}")
         for again in (drawn_weights(self.model, g) for g in generators(SEED, range(1), "network")):
             (once,) = (drawn_weights(self.model, g) for g in generators(SEED, range(1), "network"))
             if any(not torch.equal(value, again[key]) for key, value in once.items()):
                 raise UsageError(
                     f"the model {name} draws other weights from the same generator: draw from the generator alone, or "
-                    "leave draw out for torch's own initialisation"
+                    f"leave draw out for torch's own initialisation{written(self.model.draw)}"
                 )
         with users_code(f"the model {name} does not take the images of {type(self.data).__name__}"):
             logits = [self.model(self.images[0].to(next(self.model.parameters()))) for _ in range(2)]
-        if not isinstance(logits[0], Tensor) or logits[0].shape != (len(self.images[0]), self.data.num_classes):
-            shape = list(logits[0].shape) if isinstance(logits[0], Tensor) else type(logits[0]).__name__
-            raise UsageError(f"the model {name} gives {shape}, not a logit for each of {self.data.num_classes} classes")
+        check_logits(self.model, f"the model {name}", logits[0], len(self.images[0]), self.data.num_classes)
         if not torch.equal(*logits):
             raise UsageError(
                 f"the model {name} gives other logits each time it is called in evaluation mode: draw nothing at "
-                "random in forward"
+                f"random in forward{where}"
             )
         with users_code(f"the gradient of the model {name} cannot be computed"):
             seen = self.observe(None, adaptive=False)
@@ -131,14 +133,16 @@ class Scene:
             if not close(seen.update[key], plain[key]):
                 raise UsageError(
                     f"the update of {name} computed for several clients at once differs from a plain loop of autograd "
-                    f"over it ({key}): it is not a function of its parameters and images alone"
+                    f"over it ({key}): it is not a function of its parameters and images alone{where}"
                 )
         if not all(value.isfinite().all() for value in seen.update.values()):
-            raise UsageError(f"the gradient of the model {name} is NaN or infinite at its initial weights")
+            raise UsageError(f"the gradient of the model {name} is NaN or infinite at its initial weights{where}")
         if not bool((global_norm(seen.update) > 0).all()):
-            raise UsageError(f"the gradient of the model {name} is zero: nothing can leak, and nothing can be shown")
+            raise UsageError(
+                f"the gradient of the model {name} is zero: nothing can leak, and nothing can be shown{where}"
+            )
         with users_code(f"the gradient of the model {name} cannot be differentiated in the images"):
-            self.check_matching(seen)
+            self.check_matching(seen, where)
 
     def plain_update(self, seen: Observation) -> Update:
         """The victims' gradients by a loop over the module itself, hooks and all, with their weights in it."""
@@ -167,14 +171,14 @@ class Scene:
         """The parameters and buffers of the module."""
         return [*self.model.named_parameters(), *self.model.named_buffers()]
 
-    def check_matching(self, seen: Observation) -> None:
+    def check_matching(self, seen: Observation, where: str) -> None:
         """UsageError where the matching loss is not zero at the truth, or has no slope in the images elsewhere."""
         one_hot = nn.functional.one_hot(self.labels, self.data.num_classes).to(next(iter(seen.update.values())))
         like = one_hot.dtype
         dummy = batch_gradients(self.model, seen.parameters, self.images.to(like), one_hot, create_graph=False)
         size = global_norm(seen.update).square()
         if bool((squared_distance(dummy, seen.update) > SAME.get(like, 3e-2) ** 2 * size).any()):
-            raise UsageError(f"the matching loss of the model {self.name} is not zero at the true images")
+            raise UsageError(f"the matching loss of the model {self.name} is not zero at the true images{where}")
         noise = torch.rand(self.images.shape, generator=torch.Generator().manual_seed(SEED))
         images = noise.to(seen.device, like).requires_grad_()
         with differentiable_twice():
@@ -185,10 +189,10 @@ class Scene:
         if bool((slope == 0).all()):
             raise UsageError(
                 f"the matching loss of the model {self.name} has no slope in the images: compute forward with torch "
-                "alone, without detach or no_grad"
+                f"alone, without detach or no_grad{where}"
             )
         if not slope.isfinite().all():
-            raise UsageError(f"the matching loss of the model {self.name} has a slope that is NaN or infinite")
+            raise UsageError(f"the matching loss of the model {self.name} has a slope that is NaN or infinite{where}")
 
     def observe(self, defense: Defense | None, adaptive: bool, victims: range = range(VICTIMS)) -> Observation:
         """What an attacker sees of the two victims, or of one."""
@@ -197,13 +201,15 @@ class Scene:
         images, labels = self.images[rows], self.labels[rows]
         return observe(self.model, images, labels, self.data.num_classes, defense, adaptive, *public, SEED, victims)
 
-    def check_defense(self, defense: Defense, label: str) -> None:
+    def check_defense(self, defense: Defense, given: Spec) -> None:
         """UsageError where the defense or the attacker's model of it breaks its contract."""
-        seen = self.observe(None, adaptive=False)
-        check_protect(defense, seen.update, label)
-        shared = defense.protect(seen.update, generators(SEED, range(VICTIMS), "defense"))
+        label = given.label
+        update = self.observe(None, adaptive=False).update
+        check_protect(defense, update, label)
+        if given.name not in classes("defense"):
+            check_memory(partial(build, "defense", given), update, label)
         with users_code(f"the attacker's model of {label} cannot be used"):
-            check_known(self.observe(defense, adaptive=True).defense, seen.update, shared, label)
+            check_known(defense, known(defense), update, label)
 
     def check_attack(self, attack: Spec, defense: Defense | None, adaptive: bool) -> None:
         """UsageError where one step of the attack fails, or what it returns is of another form."""
@@ -212,6 +218,7 @@ class Scene:
         if not isinstance(sequence, int) or isinstance(sequence, bool) or sequence < 1:
             raise UsageError(
                 f"sequence of the attack {attack.name} must be a whole number of at least 1, not {sequence!r}"
+                f"{written(type(made))}"
             )
         repeats = -(-sequence // VICTIMS) if sequence > 1 else 1
         victims = list(range(VICTIMS)) * repeats
@@ -223,9 +230,12 @@ class Scene:
                 found = made.reconstruct(seen)
             except (torch.OutOfMemoryError, MemoryError):
                 return  # the run takes fewer victims at once, or says what to do
-        check_found(found, seen, attack.name)
+        where = written(type(made).reconstruct)
+        check_found(found, seen, attack.name, where)
         if any(not torch.equal(value.nan_to_num(), before[key].nan_to_num()) for key, value in seen.update.items()):
-            raise UsageError(f"the attack {attack.name} changes the update that it was given: work on a copy of it")
+            raise UsageError(
+                f"the attack {attack.name} changes the update that it was given: work on a copy of it{where}"
+            )
         own_loop = type(made).reconstruct is not GradientMatching.reconstruct
         if isinstance(made, GradientMatching) and defense is None and not own_loop:
             with users_code(f"the attack {attack.name} has failed on the model {self.name}"):
@@ -248,7 +258,21 @@ class Scene:
             raise UsageError(
                 f"the attack {name} has a loss of {float(found.loss[right].max()):.3g} at the true images of the model "
                 f"{self.name}, where it must be zero: it matches something else than the client's update"
+                f"{written(type(attack))}"
             )
+
+
+def check_frozen(fresh: list[str], used: nn.Module, name: str) -> None:
+    """UsageError where a model that was called trains other parameters than it did when it was made.
+
+    What its clients share would depend on whether the model was called in their process before.
+    """
+    if fresh != trained_names(used):
+        changed = sorted(set(fresh) ^ set(trained_names(used)))
+        raise UsageError(
+            f"the model {name} changes requires_grad when it is called ({changed[0]}): freeze parameters in __init__"
+            f"{written(type(used).forward)}"
+        )
 
 
 def public_victims(data: PrivateData, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -279,60 +303,26 @@ def shortened(attack: Spec) -> Spec:
     return replace(attack, args=attack.args | short)
 
 
-def check_known(known: KnownDefense | None, true: Update, shared: Update, label: str) -> None:
-    """UsageError where the attacker's model of a defense is not of the right form."""
-    assert known is not None
-    dummy = {key: value.clone().requires_grad_() for key, value in true.items()}
-    before = {key: value.clone() for key, value in shared.items()}
-    made = {"simulate": known.simulate(dummy, shared), "kept": known.kept_entries(shared)}
-    if any(not torch.equal(shared[key], value) for key, value in before.items()):
-        raise UsageError(f"the attacker's model of {label} changes the observed update: work on a copy of it")
-    for what, update in made.items():
-        if not isinstance(update, dict) or set(update) != set(true):
-            raise UsageError(f"{what} of the attacker's model of {label} must return every name of the update")
-        for key, value in update.items():
-            if not isinstance(value, Tensor) or value.shape != true[key].shape:
-                shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise UsageError(
-                    f"{what} of the attacker's model of {label} gives {shape} for {key}, not {list(true[key].shape)}"
-                )
-            if not value.isfinite().all():
-                raise UsageError(f"{what} of the attacker's model of {label} gives NaN or infinity for {key}")
-    total = torch.stack([value.sum() for value in made["simulate"].values()]).sum()
-    slopes = (
-        torch.autograd.grad(total, list(dummy.values()), allow_unused=True, materialize_grads=True)
-        if total.requires_grad
-        else ()
-    )
-    if any(bool(value.any()) for value in shared.values()) and not any(bool(slope.any()) for slope in slopes):
-        raise UsageError(
-            f"simulate of the attacker's model of {label} has no slope in the attacker's own gradient, so that no "
-            "attack could use it: give it one, as in value + (rounded - value).detach()"
-        )
-    weight = known.weight(shared)
-    if not isinstance(weight, Tensor) or weight.shape != (VICTIMS,) or not bool((weight > 0).all()):
-        raise UsageError(f"weight of the attacker's model of {label} must be one number above 0 for each victim")
-    noise = known.noise_std
-    if not isinstance(noise, int | float) or not 0 <= noise < float("inf"):
-        raise UsageError(f"noise_std of the attacker's model of {label} must be a number of at least 0, not {noise!r}")
-
-
-def check_found(found: Reconstruction, seen: Observation, name: str) -> None:
-    """UsageError where a reconstruction is not of the right form."""
+def check_found(found: Reconstruction, seen: Observation, name: str, where: str) -> None:
+    """UsageError where a reconstruction is not of the right form; ``where`` it is made."""
     if not isinstance(found, Reconstruction):
-        raise UsageError(f"the attack {name} must return a Reconstruction, not {type(found).__name__}")
+        raise UsageError(f"the attack {name} must return a Reconstruction, not {a_kind(found)}{where}")
     victims, shape = seen.num_victims, (seen.num_victims, *seen.image_shape)
     wanted = {"images": shape, "labels": shape[:2], "loss": (victims,), "evaluations": (victims,)}
     for key, size in wanted.items():
         value = getattr(found, key)
         if not isinstance(value, Tensor) or tuple(value.shape) != size:
-            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise UsageError(f"{key} of what the attack {name} returns must have the shape {list(size)}, not {got}")
+            got = list(value.shape) if isinstance(value, Tensor) else a_kind(value)
+            raise UsageError(
+                f"{key} of what the attack {name} returns must have the shape {list(size)}, not {got}{where}"
+            )
     if len(found.status) != victims or not all(isinstance(one, str) for one in found.status):
-        raise UsageError(f"status of what the attack {name} returns must be one text for each of {victims} victims")
+        raise UsageError(
+            f"status of what the attack {name} returns must be one text for each of {victims} victims{where}"
+        )
     if found.labels.is_floating_point() or bool(((found.labels < 0) | (found.labels >= seen.num_classes)).any()):
         raise UsageError(
-            f"labels of what the attack {name} returns must be whole numbers from 0 to {seen.num_classes - 1}"
+            f"labels of what the attack {name} returns must be whole numbers from 0 to {seen.num_classes - 1}{where}"
         )
     if not found.images.is_floating_point():
-        raise UsageError(f"images of what the attack {name} returns must be floats, not {found.images.dtype}")
+        raise UsageError(f"images of what the attack {name} returns must be floats, not {found.images.dtype}{where}")

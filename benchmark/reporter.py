@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark import leaderboard, table
-from benchmark.blocks import Block
+from benchmark.blocks import Block, Present
+from benchmark.cells import sentence, what
 from benchmark.pictures import enlarged
 from benchmark.progress import ProgressBar
 from benchmark.run import Watch
@@ -40,8 +41,10 @@ class Both(Watch):
 class Reporter(Watch):
     """Makes pictures, tables and W&B runs from the records, as cells are completed."""
 
-    def __init__(self, suite: Suite, blocks: list[Block], store: Store, tracker: Tracker | None) -> None:
-        self._suite, self._store, self._tracker = suite, store, tracker
+    def __init__(
+        self, suite: Suite, blocks: list[Block], store: Store, tracker: Tracker | None, present: Present
+    ) -> None:
+        self._suite, self._store, self._tracker, self._present = suite, store, tracker, present
         self._cells = {block.cell.id: block.cell for block in blocks}
         self._keys: dict[str, list[str]] = {}
         for block in blocks:
@@ -71,7 +74,10 @@ class Reporter(Watch):
             if not self._picture(cell).exists() or (self._tracker and cell not in self._reported):
                 self._report(cell)
         records = read_all(self._store.folder, attack_scores)
-        found = leaderboard.of_records(records, {key for keys in self._keys.values() for key in keys})
+        present = [one for one in records if one["cell"] in self._keys or self._present.made(one)]
+        found = leaderboard.of_records(present, {key for keys in self._keys.values() for key in keys})
+        if len(present) < len(records):
+            found = replace(found, left_out=[*found.left_out, changed_since(records, present)])
         write_tables(self._store.folder, self._suite.name, found, records)
         if self._tracker:
             self._tracker.leaderboard([row.as_dict() for row in found.rows], self._store.records)
@@ -106,6 +112,16 @@ class Reporter(Watch):
     def _records(self, cell: str) -> list[Record]:
         found = map(self._store.record, self._keys.get(cell, []))
         return [record for record in found if record]
+
+
+def changed_since(records: list[Record], present: list[Record]) -> str:
+    """A sentence on the records of a folder that are not of the present code."""
+    keys = {record["key"] for record in present}
+    gone: dict[str, set[int]] = {}
+    for record in (one for one in records if one["key"] not in keys):
+        gone.setdefault(record["cell"], set()).update(victim["index"] for victim in record["victims"])
+    others = [(what(record), len(gone.pop(record["cell"]))) for record in records if record["cell"] in gone]
+    return sentence("present", others)
 
 
 def write_tables(folder: Path, title: str, found: leaderboard.Leaderboard, records: list[Record]) -> None:

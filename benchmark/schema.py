@@ -124,14 +124,16 @@ class Victim(TypedDict):
 class Scores(TypedDict):
     """An attack's record without its curve and its picture.
 
-    ``network_sha256`` is that of the networks of the first victim of all and of the last one of the block, ``void`` why
-    nothing can be said of the victims.
+    ``behaviour_sha256`` is of what the user's own classes do (missing where there are none), ``network_sha256`` of the
+    networks of the first victim of all and of the last one of the block, ``void`` why nothing can be said of the
+    victims.
     """
 
     key: str
     cell: str
     config: Config
     code_sha256: Sha256
+    behaviour_sha256: NotRequired[Digest]
     network_sha256: NotRequired[list[Digest]]
     void: NotRequired[str | None]
     provenance: Origin
@@ -277,6 +279,7 @@ class _Brief(TypedDict):
     cell: str
     config: dict[str, Any]
     code_sha256: str
+    behaviour_sha256: NotRequired[str]
     network_sha256: NotRequired[list[str]]
     void: NotRequired[str | None]
     provenance: dict[str, Any]
@@ -500,6 +503,7 @@ def identity(record: Record) -> dict[str, Any]:
         record["cell"],
         origin["lpips"]["sha256"] if isinstance(origin["lpips"], dict) else None,
         record["code_sha256"],
+        record.get("behaviour_sha256", ""),
         record.get("network_sha256", []),
         range(victims[0]["index"], victims[-1]["index"] + 1),
         origin["data_chain"],
@@ -507,10 +511,10 @@ def identity(record: Record) -> dict[str, Any]:
 
 
 def block_identity(
-    cell: str, lpips: str | None, code: str, networks: list[str], victims: range, data: list[str]
+    cell: str, lpips: str | None, code: str, behaviour: str, networks: list[str], victims: range, data: list[str]
 ) -> dict[str, Any]:
     """Everything that decides the result of a block: the cell with its configuration, code, networks, and data."""
-    return {
+    return ({"behaviour_sha256": behaviour} if behaviour else {}) | {
         "cell": cell,
         "lpips_sha256": lpips,
         "code_sha256": code,

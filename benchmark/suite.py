@@ -96,6 +96,11 @@ class Cell:
     def id(self) -> str:
         return digest(self.config())
 
+    def parts(self) -> dict[str, Spec]:
+        """Its classes but the data set, by their kind."""
+        given = {"model": self.scenario.model, "attack": self.attack}
+        return given | ({"defense": self.defense} if self.defense else {})
+
     @property
     def label(self) -> str:
         """For people: data, model, defense, attack."""

@@ -77,7 +77,7 @@ def ranges(given: Any) -> list[Range]:
     """Reads the defenses of a suite whose strengths are searched for: ``{class: Masking, range: {ratio: [0, 0.99]}}``.
 
     Raises:
-        UsageError: a range is missing or is none.
+        UsageError: a range is missing, or is not a pair of strengths.
     """
     if not isinstance(given, list) or not given:
         raise UsageError("defenses must be a list of {class: NAME, range: {argument: [weak end, strong end]}}")

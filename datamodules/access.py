@@ -25,18 +25,18 @@ def open_data(data: PrivateData) -> None:
         check_split(data, split, train)
     with blaming(data, "num_victims"):
         held = data.num_victims()
-    if not is_whole(held):
-        raise DataError(f"{name_of(data)}.num_victims must return a whole number, not {held!r}")
+        if not is_whole(held):
+            raise DataError(f"{name_of(data)}.num_victims must return a whole number, not {held!r}")
     if type(data).mean_step is not PrivateData.mean_step:
         with blaming(data, "mean_step"):
             step = data.mean_step()
-        if not isinstance(step, float) or not 0 < step <= 1:
-            raise DataError(f"{name_of(data)}.mean_step must return a number in (0, 1], not {step!r}")
+            if not isinstance(step, float) or not 0 < step <= 1:
+                raise DataError(f"{name_of(data)}.mean_step must return a number in (0, 1], not {step!r}")
     for method, shape in (("mean_image", ()), ("class_means", (data.num_classes,))):
         if getattr(type(data), method) is not getattr(PrivateData, method):  # else it is checked where it is made
             with blaming(data, method):
                 mean = getattr(data, method)()
-            as_floats(mean, (*shape, *data.image_shape), f"the images of {name_of(data)}.{method}")
+                as_floats(mean, (*shape, *data.image_shape), f"the images of {name_of(data)}.{method}")
 
 
 def take_victims(
@@ -50,12 +50,12 @@ def take_victims(
     Raises:
         DataError: there are not as many, or they do not keep to the contract.
     """
+    what = f"{name_of(data)}.victims"
     with blaming(data, "victims"):
         images, labels = data.victims(count, batch_size, first, same_class)
-    what = f"{name_of(data)}.victims"
-    images = as_floats(images, (count, batch_size, *data.image_shape), f"the images of {what}")
-    labels = integers(labels, f"the labels of {what}")
-    if labels.shape != (count, batch_size):
-        raise DataError(f"the labels of {what} are of shape {list(labels.shape)}, not {[count, batch_size]}")
-    check_range(labels, data.num_classes, f"the labels of {what}")
+        images = as_floats(images, (count, batch_size, *data.image_shape), f"the images of {what}")
+        labels = integers(labels, f"the labels of {what}")
+        if labels.shape != (count, batch_size):
+            raise DataError(f"the labels of {what} are of shape {list(labels.shape)}, not {[count, batch_size]}")
+        check_range(labels, data.num_classes, f"the labels of {what}")
     return images, labels

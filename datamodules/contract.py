@@ -39,19 +39,22 @@ def check_split(data: PrivateData, split: Any, train: bool) -> Split:
     Raises:
         DataError: what is wrong and what to do.
     """
+    with blaming(data, "load"):
+        return _checked_split(data, split, train)
+
+
+def _checked_split(data: PrivateData, split: Any, train: bool) -> Split:
     name = name_of(data)
     where = f"{name} (the {'public' if train else 'private'} ones)"
     if not isinstance(split, Split):
         raise DataError(f"{name}.load must return a Split, such as TensorSplit(pixels, labels), not {_kind(split)}")
     _check_declared(data)
-    with blaming(data, "load"):
-        labels = integers(split.labels, f"the labels of {where}")
+    labels = integers(split.labels, f"the labels of {where}")
     if labels.ndim != 1:
         one = labels.shape[1:].numel() == 1
         do = "flatten them" if one else "give the class of each image, as argmax(1) does for one-hot rows"
         raise DataError(f"the labels of {where} are of shape {list(labels.shape)}, not [n]: {do}")
-    with blaming(data, "load"):
-        count = len(split)
+    count = len(split)
     if type(split) is TensorSplit:  # what a subclass gives is looked at when it leaves the split
         count = len(split.pixels) if isinstance(split.pixels, Tensor) and split.pixels.ndim else count
         split.pixels = check_pixels(split.pixels, (count, *data.image_shape), f"the pixels of {where}")
@@ -61,8 +64,7 @@ def check_split(data: PrivateData, split: Any, train: bool) -> Split:
     if not train:
         _check_private(labels, name)
     if labels is not split.labels:
-        with blaming(data, "load"):
-            split.labels = labels
+        split.labels = labels
     return split
 
 
@@ -74,8 +76,8 @@ def images_of(data: PrivateData, split: Split, start: int, stop: int) -> Tensor:
     """
     with blaming(data, f"{type(split).__name__}.images"):
         images = split.images(start, stop)
-    count = len(range(*slice(start, stop).indices(len(split))))
-    return as_floats(images, (count, *data.image_shape), f"images {start} to {stop - 1} of {name_of(data)}")
+        count = len(range(*slice(start, stop).indices(len(split))))
+        return as_floats(images, (count, *data.image_shape), f"images {start} to {stop - 1} of {name_of(data)}")
 
 
 def as_floats(images: Any, shape: tuple[int, ...], what: str) -> Tensor:

@@ -20,7 +20,7 @@ from typing import TypeVar
 import torch
 
 from benchmark.blocks import Block, Workbench
-from benchmark.errors import CODE_ERRORS, UsageError, users_fault, users_function, users_line
+from benchmark.errors import CODE_ERRORS, UsageError, data_fault, users_fault, users_function, users_line
 from benchmark.perceptual import Perceptual, PerceptualUnavailable, download_backbone, find_backbone, is_cached
 from benchmark.run import Watch, until_all_are_there, work
 from benchmark.store import Store, say
@@ -71,8 +71,10 @@ class Worker:
         try:
             set_up(self.threads)
             self.work_on(given_device(local_rank) if self.device == "auto" else torch.device(self.device))
-        except (UsageError, DataError) as error:
+        except UsageError as error:
             return str(error)
+        except DataError as error:
+            return str(data_fault(error))
         except CODE_ERRORS as error:
             if users_line(error) is None and not isinstance(error, SystemExit):
                 traceback.print_exc()  # not the user's fault

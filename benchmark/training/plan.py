@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attacks.gradients import trained_names
 from benchmark import federated
+from benchmark.behaviour import Behaviours
 from benchmark.blocks import Workbench, checksum, from_data
 from benchmark.code_version import checksum_of, networks_sha256
 from benchmark.errors import CODE_ERRORS, UsageError, users_fault
+from benchmark.models import check_logits
 from benchmark.registry import build
+from benchmark.rehearsal import check_frozen
 from benchmark.suite import digest
 from benchmark.training.clients import Data
 from benchmark.training.partition import generator_for
@@ -23,6 +27,9 @@ from datamodules import DataError, PrivateData
 from datamodules.contract import images_of
 from datamodules.errors import name_of
 from datamodules.split import Split, TensorSplit
+
+BEHAVIOUR_IMAGES = 4
+"""Images of the client that shows what a user's own classes do: BatchNorm needs more than one."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +106,19 @@ class TrainingBench(Workbench):
         data = self.data(scenario.data)
         shape, count = data.image_shape, data.num_classes
         model: nn.Module = build("model", scenario.model, image_shape=shape, num_classes=count).to(self.device)
-        if not any(p.requires_grad for p in model.parameters()):
+        trained = trained_names(model)
+        if not trained:
             raise UsageError(f"{scenario.model.name} has no parameter that requires a gradient: nothing can be trained")
         try:
             with torch.no_grad():
                 dtype = next(model.parameters()).dtype
                 logits = model.eval()(torch.zeros(2, *shape, device=self.device, dtype=dtype))
-            assert logits.shape == (2, count), f"it gives {list(logits.shape)}, not a logit for each class"
         except CODE_ERRORS as error:
             pixels = " x ".join(map(str, shape))
             what = f"{scenario.model.name} does not take the {pixels} images of {scenario.data.name}"
             raise users_fault(error, what) from None
+        check_logits(model, scenario.model.name, logits, 2, count)
+        check_frozen(trained, model, scenario.model.name)
         return model
 
 
@@ -158,6 +167,7 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
     checksums: dict[str, str] = {}
     rehearsals: dict[str, Rehearsal] = {}
     networks: dict[str, str] = {}
+    behaviours = Behaviours()
     for training in suite.trainings:
         scenario, how = training.scenario, training.scenario.federation
         alike = repr(replace(scenario, federation=replace(how, learning_rate=0.0)))
@@ -170,22 +180,23 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
         rehearsals[alike].check_clients(training.seed)
         if training.defense is not None:
             rehearsals[alike].check_defense(training.defense)
-        code = code_checksum(training, networks[alike])
+        does = behaviours.of(bench.data(scenario.data), training.parts(), BEHAVIOUR_IMAGES, train=True)
+        code = code_checksum(training, networks[alike], does)
         about = training.config() | {"data_sha256": checksums[alike], "code_sha256": code}
         runs.append(Run(training, digest(about), checksums[alike], code))
     return runs
 
 
-def code_checksum(training: Training, network: str) -> str:
+def code_checksum(training: Training, network: str, behaviour: str) -> str:
     """sha256 of the code that decides what the run does: a record of older code is not taken for one of this.
 
     Args:
         training: the run.
         network: digest of what its model draws, which can be in files that the code does not name.
+        behaviour: digest of what the user's own classes do, empty where there are none.
     """
-    parts = [("model", training.scenario.model)] + ([("defense", training.defense)] if training.defense else [])
-    code = checksum_of({Path(federated.__file__)}, parts, [Path(__file__).with_name("work.py")])
-    return hashlib.sha256(f"{code} {network}".encode()).hexdigest()
+    code = checksum_of({Path(federated.__file__)}, training.parts().items(), [Path(__file__).with_name("work.py")])
+    return hashlib.sha256(" ".join(filter(None, (code, network, behaviour))).encode()).hexdigest()
 
 
 def refuse_others(runs: list[Run], store: TrainingStore, folder: Path) -> None:

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from benchmark.errors import CODE_ERRORS, UsageError, users_fault
+from benchmark.errors import CODE_ERRORS, UsageError, users_fault, written
 from benchmark.federated import Federation, defended_part, judged
 from benchmark.models import drawing_from
-from benchmark.registry import Spec, build
-from benchmark.rehearsal_defense import check_protect
+from benchmark.registry import Spec, build, classes
+from benchmark.rehearsal_defense import check_memory, check_protect
 from benchmark.training.clients import (
     Data,
     Network,
@@ -73,6 +74,7 @@ class Rehearsal:
             plain = plain_updates(self.network, weights, batches, self.data)
         except CODE_ERRORS as error:
             raise users_fault(error, f"{self.name} cannot be trained on {self.data_name}") from None
+        where = written(type(self.model).forward)
         for other, what in (
             (
                 again,
@@ -84,9 +86,11 @@ class Rehearsal:
             ),
         ):
             if wrong := [name for name in found if not close({name: found[name].float()}, {name: other[name].float()})]:
-                raise UsageError(f"the gradients of {self.name} differ {what} ({wrong[0]})")
+                raise UsageError(f"the gradients of {self.name} differ {what} ({wrong[0]}){where}")
         if wrong := [name for name, value in found.items() if not value.float().isfinite().all()]:
-            raise UsageError(f"the gradients of {self.name} are NaN or infinite at its initial weights ({wrong[0]})")
+            raise UsageError(
+                f"the gradients of {self.name} are NaN or infinite at its initial weights ({wrong[0]}){where}"
+            )
         self.update = {name: value for name, value in found.items() if value.is_floating_point()}
 
     def check_clients(self, seed: int) -> None:
@@ -107,6 +111,8 @@ class Rehearsal:
         if defense.label not in self._checked:
             if given := defended_part(self.network, self.update, self.federation.protect_batch_norm):
                 check_protect(build("defense", defense), given, defense.label)
+                if defense.name not in classes("defense"):
+                    check_memory(partial(build, "defense", defense), given, defense.label)
             self._checked.add(defense.label)
 
 

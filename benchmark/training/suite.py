@@ -113,6 +113,10 @@ class Training:
         defense = self.defense.as_dict() if self.defense else None
         return self.scenario.config() | {"defense": defense, "seed": self.seed, "tuning": self.tuning}
 
+    def parts(self) -> dict[str, Spec]:
+        """Its classes but the data set, by their kind."""
+        return {"model": self.scenario.model} | ({"defense": self.defense} if self.defense else {})
+
     @property
     def label(self) -> str:
         """For people: data, model, algorithm, defense, learning rate, seed."""
@@ -213,7 +217,7 @@ def seeds_of(key: str, given: Any) -> list[int]:
     """The seeds of a list.
 
     Raises:
-        UsageError: it is none, or one of them is no seed or stands there twice.
+        UsageError: it is not a list, or an entry is not a seed or is there twice.
     """
     if not isinstance(given, list) or not given:
         raise UsageError(f"{key} must be a list of whole numbers, as in [0, 1, 2], not {given!r}")

@@ -266,14 +266,17 @@ def test_classes_of_users_are_made_as_they_are_written(own: Callable[..., Any]) 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("Untyped", "own_classes.Untyped: the following arguments are required: std"),
+        (
+            "Untyped",
+            "own_classes.Untyped: the following arguments are required: std: give --defense.std VALUE, or std: VALUE",
+        ),
         ("Forward", "own_classes.Forward: the following arguments are required: x"),
         ("Signature", "the arguments of own_classes.Signature cannot be read (TypeError: "),
         (
             "Raises",
             "own_classes.Raises(size=3) cannot be made (AttributeError: 'int' object has no attribute 'nowhere', ",
         ),
-        ("Exits", "own_classes.Exits cannot be made (it calls sys.exit(0), own_classes.py:"),
+        ("Exits", "own_classes.Exits cannot be made (it calls sys.exit(0), own_classes.py, line"),
         ("Half", "must be a defenses.Defense with all its methods, and lacks known_to_attacker"),
     ],
 )
@@ -307,4 +310,4 @@ def test_whatever_a_method_raises_is_one_sentence(
         main(["run", *cell, "--defense", f"own_classes.{name}", *more])
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and "Traceback" not in said
-    assert cause in said.splitlines()[-1] and "own_classes.py:" in said.splitlines()[-1]
+    assert cause in said.splitlines()[-1] and "own_classes.py, line" in said.splitlines()[-1]

@@ -131,7 +131,7 @@ def test_a_wrong_command_line_is_one_sentence(refused: Refused, words: str, sent
         ("--data MNIST --data-root nowhere", "in nowhere/MNIST/raw, which is not there: point --data-root"),
         ("--data CIFAR10", "in data/cifar-10-batches-py, which is not there: point --data-root"),
         ("--data LFW", "data/lfw-py/lfw-deepfunneled is not there"),
-        ("--data ImageFolder", "ImageFolder: the following arguments are required: path"),
+        ("--data ImageFolder", "ImageFolder: the following arguments are required: path: give --data.path VALUE"),
         ("--data ImageFolder --data.path nowhere", "ImageFolder: data/nowhere is not there"),
         ("--data ImageFolder --data.path ~nobody-here/x", "Could not determine home directory"),
     ],
@@ -322,7 +322,7 @@ def test_rgap_does_not_take_a_network_that_it_cannot_solve(
     )
     monkeypatch.syspath_prepend(tmp_path)
     error = refused("run", "--data", "Digits", "--model", "pooling.Pooling", "--attack", *attack)
-    assert "Pooling is none: choose another attack or start" in error
+    assert "which Pooling is not: choose another attack or start" in error
 
 
 # The user's own classes.
@@ -344,6 +344,9 @@ class NotAnAttack:
     pass
 
 number = 3
+
+def make():
+    return NotAnAttack()
 """
 
 
@@ -357,10 +360,21 @@ number = 3
         ),
         ("defense", "own_bad.Mine", "the defense 'own_bad.Mine' cannot be imported (AttributeError: module 'own_bad'"),
         ("data", "own_syntax.Mine", "the data set 'own_syntax.Mine' cannot be imported (SyntaxError:"),
-        ("model", ".Mine", "the model '.Mine' cannot be imported (ValueError: Empty module name)"),
-        ("attack", "own_bad.number", "the attack 'own_bad.number' is not a class"),
-        ("attack", "own_bad.NotAnAttack", "must be an attacks.Attack"),
-        ("attack", "own_bad.Abstract", "must be an attacks.Attack with all its methods"),
+        ("model", ".Mine", "the model '.Mine' cannot be imported: give the path of a module and a class in it, as "),
+        ("model", "..x.Y", "the model '..x.Y' cannot be imported: give the path of a module and a class in it, as "),
+        ("attack", "own_bad.", "the attack 'own_bad.' cannot be imported: give the path of a module and a class in it"),
+        ("model", "os.system", "the model 'os.system' must be a torch.nn.Module, or a function that makes one"),
+        ("model", "subprocess.run", "'subprocess.run' must be a torch.nn.Module, or a function that makes one"),
+        ("attack", "own_bad.number", "the attack 'own_bad.number' is not a class, but an int"),
+        ("defense", "own_bad.make", "'own_bad.make' is not a class, but a function ("),
+        ("attack", "own_bad.NotAnAttack", "must be an attacks.Attack with all its methods ("),
+        (
+            "attack",
+            "own_bad.Abstract",
+            "must be an attacks.Attack with all its methods, and lacks reconstruct (",
+        ),
+        ("attack", "X" * 5000, f"unknown attack 'X{'X' * 20}"),
+        ("defense", "a." + "X" * 5000, "' cannot be imported (ModuleNotFoundError"),
         ("defense", "own_bad.NotAnAttack", "must be a defenses.Defense"),
         ("data", "own_bad.NotAnAttack", "must be a datamodules.PrivateData"),
         ("model", "own_bad.NotAnAttack", "must be a torch.nn.Module, or a function that makes one"),
@@ -377,7 +391,11 @@ def test_an_own_class_that_cannot_be_used_is_one_sentence(
     (tmp_path / "own_bad.py").write_text(OWN)
     (tmp_path / "own_syntax.py").write_text("def f(:\n")
     cell = [*CELL[:6], "--victims", "2"]
-    assert sentence in refused("run", *cell, f"--{flag}", path)
+    said = refused("run", *cell, f"--{flag}", path)
+    assert sentence in said and len(said) < 400
+    if sentence.endswith("("):  # and the line of the class or function
+        line = OWN.splitlines()[int(said.rpartition("own_bad.py, line ")[2].rstrip(")\n")) - 1]
+        assert line.startswith(("class", "def")) and path.rpartition(".")[2] in line
 
 
 def test_every_kind_of_class_says_what_an_own_one_must_be() -> None:

@@ -106,3 +106,48 @@ def test_cells_are_judged_alone_and_sentences_are_few() -> None:
     cells, said = cells_of_one_code(records)
     assert len(cells) == 50
     assert said == ["100 victims of m.Mine are of other code or another network than the newest and left out"]
+
+
+def cells_of(*records: dict[str, Any], current: tuple[str, ...] = ()) -> tuple[set[str], list[str]]:
+    """The cells that are shown, and what is said."""
+    cells, said = cells_of_one_code(records, current)
+    return set(cells), said
+
+
+def of(config: dict[str, Any], *args: Any, **others: Any) -> dict[str, Any]:
+    made = record(*args, **others)
+    return made | {"config": {"attack": {"class": "IDLG"}, "defense": {"class": "m.Mine"}} | config}
+
+
+def test_cells_of_an_own_class_show_its_newest_code() -> None:
+    weak, strong = {"defense": {"class": "m.Mine", "k": 0.1}}, {"defense": {"class": "m.Mine", "k": 0.9}}
+    old, new = of(weak, 1, 0, ".abc", cell="weak"), of(strong, 2, 0, ".ab", cell="strong", code="b")
+    said = ["3 victims of m.Mine are of other code or another network than the newest and left out"]
+    assert cells_of(old, new) == ({"strong"}, said)
+    assert cells_of(old, new, current=("001",))[0] == {"weak"}
+    again = of(weak, 3, 0, ".abc", cell="weak", code="b")
+    assert cells_of(old, new, again) == ({"weak", "strong"}, [])
+
+
+def test_code_is_compared_where_it_is_of_the_same_files() -> None:
+    """A text can name a file, another attack is other code, and what comes with Leakboard is compared in its cell."""
+    first = of({"defense": {"class": "m.Mine", "file": "a"}}, 1, 0, ".a", cell="1", code="a")
+    for number, config in enumerate(
+        (
+            {"defense": {"class": "m.Mine", "file": "b"}},
+            {"defense": {"class": "m.Mine", "files": ["a"]}},
+            {"defense": {"class": "m.Mine", "file": "a"}, "attack": {"class": "DLG"}},
+            {"defense": {"class": "m.Mine", "file": "a"}, "model": {"class": "MLP"}},
+            {"defense": {"class": "n.Mine", "file": "a"}},
+        )
+    ):
+        second = of(config, 2, 0, ".a", cell="2", code="b")
+        assert cells_of(first, second) == ({"1", "2"}, []), number
+    ours = [of({"defense": {"class": "Masking"}}, n, 0, ".a", cell=str(n), code=str(n)) for n in (1, 2)]
+    assert cells_of(*ours) == ({"1", "2"}, [])
+
+
+def test_what_an_own_class_did_is_told_apart() -> None:
+    old, new = record(1, 0, ".abcd"), record(2, 0, ".ab") | {"behaviour_sha256": "x"}
+    said = ["2 victims of m.Mine are of other code or another network than the newest and left out"]
+    assert shown(old, new) == ({0: 2, 1: 2}, said)

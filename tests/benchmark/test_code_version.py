@@ -75,6 +75,12 @@ def test_the_checksum_of_the_code_is_that_of_the_parts() -> None:
     assert one != checksum(data="Digits", model="LeNet", attack="IDLG", defense="Masking")
 
 
+def test_what_only_says_what_is_wrong_is_not_in_it() -> None:
+    files = [Path(sys.modules[name].__file__ or "") for name in ("benchmark.client", "benchmark.federated")]
+    names = {file.stem for file in followed(files) if file.parent.name == "benchmark"}
+    assert {"client", "models", "federated"} <= names and not {"errors", "rehearsal_defense"} & names
+
+
 def test_our_own_files_that_decide_a_result_are_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """What scores, what takes out NaN, what says whether an image has leaked: a change of each changes the version."""
     parts = {"model": Spec("LeNet"), "attack": Spec("IDLG")}

@@ -2,13 +2,14 @@
 
 import importlib
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmark.errors import UsageError, is_users, users_code, users_fault
+from benchmark.errors import UsageError, is_users, users_code, users_fault, written
 from defenses import Masking
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
@@ -27,20 +28,20 @@ def test_the_last_line_of_the_users_own_is_named_though_a_library_raised() -> No
         mine.f([torch.zeros(1, 2), torch.zeros(3, 4)])
     said = str(caught.value)
     assert said.startswith("the defense own_deep.Mine cannot protect an update (RuntimeError: Sizes of tensors must")
-    assert said.endswith(", own_deep.py:9)") and "\n" not in said
+    assert said.endswith(", own_deep.py, line 9)") and "\n" not in said
 
 
 def test_an_error_that_leakboards_code_raised_at_the_users_call_names_that_call() -> None:
     mine = own("from defenses import Masking\n\nX = lambda: Masking(ratio=7)\n", "own_call")
     with pytest.raises(UsageError, match=re.escape("x (ValueError: ratio is 7")) as caught, users_code("x"):
         mine.X()
-    assert str(caught.value).endswith("own_call.py:3)")
+    assert str(caught.value).endswith("own_call.py, line 3)")
 
 
 def test_a_syntax_error_is_named_with_the_line_it_is_in() -> None:
     with pytest.raises(UsageError, match=re.escape("it (SyntaxError: ")) as caught, users_code("it"):
         own("x = 1\ny = (\nz = 3 4\n", "own_wrong")
-    assert re.search(r"own_wrong\.py:[23]\)$", str(caught.value))
+    assert re.search(r"own_wrong\.py, line [23]\)$", str(caught.value))
 
 
 @pytest.mark.parametrize(("code", "said"), [("", "sys.exit()"), ("0", "sys.exit(0)"), ("'enough'", "'enough'")])
@@ -48,7 +49,7 @@ def test_an_exit_is_an_error_too(code: str, said: str) -> None:
     name = f"own_exit{len(code)}"
     with pytest.raises(UsageError, match=re.escape(said)) as caught, users_code("it"):
         own(f"import sys\nsys.exit({code})\n", name)
-    assert str(caught.value).endswith(f"{name}.py:2)")
+    assert str(caught.value).endswith(f"{name}.py, line 2)")
 
 
 def test_ctrl_c_and_our_own_sentences_pass_through() -> None:
@@ -56,6 +57,42 @@ def test_ctrl_c_and_our_own_sentences_pass_through() -> None:
         raise KeyboardInterrupt
     with pytest.raises(UsageError, match="ours"), users_code("it"):
         raise UsageError("ours")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("raise GeneratorExit", "it (GeneratorExit, own_odd.py, line 1)"),
+        ("class B(BaseException): pass\nraise B('odd')", "it (B: odd, own_odd.py, line 2)"),
+        ("import asyncio\nraise asyncio.CancelledError('no')", "it (CancelledError: no, own_odd.py, line 2)"),
+        (
+            "class E(Exception):\n    def __str__(self): raise ValueError\nraise E",
+            "it (E, own_odd.py, line 3)",
+        ),
+        (
+            "class C:\n    def __repr__(self): raise ValueError\nraise SystemExit(C())",
+            "it (it calls sys.exit(<C instance at ",
+        ),
+    ],
+)
+def test_whatever_is_raised_is_one_sentence(source: str, said: str) -> None:
+    sys.modules.pop("own_odd", None)
+    with pytest.raises(UsageError, match=re.escape(said)), users_code("it"):
+        own(source, "own_odd")
+
+
+def test_where_functions_and_classes_of_the_users_are_written() -> None:
+    mine = own(
+        "from functools import partial\n\n\nclass Mine:\n    def f(self):\n        pass\n\n"
+        "    g = staticmethod(lambda: 0)\n\n\nh = partial(Mine().f)\n",
+        "own_places",
+    )
+    at = {"own_places.Mine": mine.Mine, "f": mine.Mine.f, "bound": mine.Mine().f, "lambda": mine.Mine.g, "h": mine.h}
+    lines = {"own_places.Mine": 4, "f": 5, "bound": 5, "lambda": 8, "h": 5}
+    assert {name: written(made) for name, made in at.items()} == {
+        name: f" (own_places.py, line {line})" for name, line in lines.items()
+    }
+    assert {written(made) for made in (Masking, Masking.protect, torch.nn.Linear, len, None, 3)} == {""}
 
 
 def test_where_no_line_is_the_users_none_is_named_and_long_messages_are_cut() -> None:

@@ -1,5 +1,6 @@
 """What cannot be trusted is told before any work: networks, defenses, attacks and data of the user's own."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,139 @@ class OtherNetwork(IDLG):
         super()._begin(replace(observation, parameters=other), start_images)
 
 
+class Toggles(Base):
+    """Freezes its body once it is called."""
+
+    def forward(self, images):
+        self.body.requires_grad_(False)
+        return super().forward(images)
+
+
+class Answers(Base):
+    def forward(self, images):
+        return {"logits": super().forward(images)}
+
+
+class FirstSize(Kept):
+    """Shares updates in units of the first one that it ever saw."""
+
+    size = None
+
+    def protect(self, update, generators):
+        if FirstSize.size is None:
+            FirstSize.size = max(float(value.abs().max()) for value in update.values())
+        return {name: value / FirstSize.size for name, value in update.items()}
+
+
+LARGEST = {}
+
+
+class LargestSize(Kept):
+    """So, with the largest, in its module."""
+
+    def protect(self, update, generators):
+        LARGEST.setdefault("size", max(float(value.abs().max()) for value in update.values()))
+        return {name: value / LARGEST["size"] for name, value in update.items()}
+
+
+class InItself(Kept):
+    def protect(self, update, generators):
+        self.__dict__.setdefault("size", max(float(value.abs().max()) for value in update.values()))
+        return {name: value.clamp(-self.size, self.size) for name, value in update.items()}
+
+
+class Halves(Kept):
+    def known_to_attacker(self):
+        return KnownDefense(simulate=lambda dummy, observed: {n: v * 0.5 for n, v in dummy.items()})
+
+
+class Negates(Kept):
+    """Of one tensor alone."""
+
+    def protect(self, update, generators):
+        return {name: -value if name == "7.bias" else value for name, value in update.items()}
+
+    def known_to_attacker(self):
+        return KnownDefense(simulate=lambda dummy, observed: {n: v * 1.0 for n, v in dummy.items()})
+
+
+class LoudWithout(Kept):
+    def known_to_attacker(self):
+        return KnownDefense(noise_std=0.1)
+
+
+class LouderThanItIs(Kept):
+    def protect(self, update, generators):
+        return {
+            name: value + 1e-3 * torch.stack([torch.randn(value.shape[1:], generator=g) for g in generators])
+            for name, value in update.items()
+        }
+
+    def known_to_attacker(self):
+        return KnownDefense(noise_std=0.01)
+
+
+class Rounds(Kept):
+    """To bfloat16, straight through for the attacker."""
+
+    def protect(self, update, generators):
+        return {name: value.bfloat16().to(value) for name, value in update.items()}
+
+    def known_to_attacker(self):
+        def simulate(dummy, observed):
+            return {n: v + (v.bfloat16().to(v) - v).detach() for n, v in dummy.items()}
+
+        return KnownDefense(simulate=simulate)
+
+
+class Largest(Kept):
+    """A tenth of the entries, of which the attacker knows which."""
+
+    def protect(self, update, generators):
+        shared = {}
+        for name, value in update.items():
+            flat = value.flatten(1)
+            at = flat.abs().topk(max(1, flat.shape[1] // 10), 1).indices
+            shared[name] = torch.zeros_like(flat).scatter(1, at, flat.gather(1, at)).view_as(value)
+        return shared
+
+    def known_to_attacker(self):
+        return KnownDefense(simulate=lambda dummy, observed: {n: v * (observed[n] != 0) for n, v in dummy.items()})
+
+
+class Caches(Kept):
+    """What it keeps changes nothing."""
+
+    half = None
+
+    def protect(self, update, generators):
+        Caches.half = Caches.half or 0.5
+        return {name: value * Caches.half for name, value in update.items()}
+
+    def known_to_attacker(self):
+        return KnownDefense(simulate=lambda dummy, observed: {n: v * 0.5 for n, v in dummy.items()})
+
+
+class NoFunction(Kept):
+    def known_to_attacker(self):
+        return KnownDefense(simulate=None)
+
+
+class OddlyWrong(Kept):
+    def protect(self, update, generators):
+        raise GeneratorExit
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+class CannotSay(Kept):
+    def protect(self, update, generators):
+        raise Unspeakable
+
+
 class Leaves(Attack):
     def reconstruct(self, observation, callbacks=()):
         raise SystemExit(0)
@@ -226,14 +360,30 @@ def run(capsys: pytest.CaptureFixture[str], **parts: str) -> tuple[int | str | N
         ("model", "DrawsBuffers", "gives weights for what is no parameter: running_mean"),
         ("model", "DrawsOtherwise", "draws other weights from the same generator"),
         ("model", "HooksGradients", "differs from a plain loop of autograd"),
-        ("model", "no_network", "makes int, not a torch.nn.Module"),
-        ("defense", "KnowsNothing", "must return a KnownDefense, not NoneType"),
+        ("model", "no_network", "makes an int, not a torch.nn.Module"),
+        ("defense", "KnowsNothing", "must return a KnownDefense, not None ("),
         ("defense", "KnowsOneName", "must return every name of the update"),
         ("defense", "KnowsNan", "gives NaN or infinity"),
         ("defense", "WeighsWrongly", "weight of the attacker's model"),
         ("defense", "NegativeNoise", "noise_std of the attacker's model"),
+        ("model", "Toggles", "changes requires_grad when it is called (body.bias): freeze parameters in __init__ ("),
+        ("model", "Answers", "gives a dict, not a logit for each of 10 classes ("),
+        ("defense", "FirstSize", "protect shares something else once it has seen other updates"),
+        ("defense", "LargestSize", "protect shares something else once it has seen other updates"),
+        ("defense", "InItself", "protect shares something else once it has seen other updates"),
+        ("defense", "Halves", "makes another update of the true one than protect shares"),
+        ("defense", "Negates", "makes another update of the true one than protect shares (7.bias)"),
+        ("defense", "LoudWithout", "noise_std of the attacker's model of own_rehearsed.LoudWithout is 0.1, but what "),
+        ("defense", "LouderThanItIs", "is 0.01, but what protect shares is 0.001 from simulate"),
+        (
+            "defense",
+            "NoFunction",
+            "the attacker's model of own_rehearsed.NoFunction must be a function, not None (",
+        ),
+        ("defense", "OddlyWrong", "protect fails (GeneratorExit, "),
+        ("defense", "CannotSay", "protect fails (Unspeakable, "),
         ("attack", "OneTooMany", "must have the shape [2, 1, 1, 8, 8], not [3, 1, 1, 8, 8]"),
-        ("attack", "Nothing", "must return a Reconstruction, not NoneType"),
+        ("attack", "Nothing", "must return a Reconstruction, not None ("),
         ("attack", "FarLabels", "whole numbers from 0 to 9"),
         ("attack", "NegativeSequence", "sequence"),
         ("attack", "WritesInPlace", "changes the update that it was given"),
@@ -246,8 +396,16 @@ def test_what_cannot_be_trusted_is_one_sentence_before_any_work(
 ) -> None:
     code, error = run(capsys, **{kind: f"own_rehearsed.{name}"})
     assert code == 2 and said in error, error
+    if name not in ("FrozenWhole", "ForgetsOne", "DrawsBuffers", "no_network"):
+        assert re.search(r"own_rehearsed\.py, line \d+\)", error), error  # where it is to be mended
     assert name in error or (kind == "model" and "own_rehearsed" in error)
     assert "Traceback" not in error and not list(Path().glob("runs/*/records/*"))
+
+
+@pytest.mark.parametrize("name", ["Rounds", "Largest", "Caches"])
+def test_a_defense_whose_attacker_models_it_rightly_passes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, error = run(capsys, defense=f"own_rehearsed.{name}")
+    assert code == 0, error
 
 
 @pytest.mark.parametrize("name", ["Plain", "Dropped", "factory"])

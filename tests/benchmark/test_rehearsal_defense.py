@@ -100,8 +100,11 @@ def without_the_last_client(update: Update, _: Sequence[torch.Generator]) -> obj
         (lambda u, _: {n: v for n, v in u.items() if "bias" not in n}, "leaves out 0.bias (share zeros instead)"),
         (lambda u, _: {f"module.{n}": v for n, v in u.items()}, "leaves out 0.bias (share zeros instead)"),
         (lambda u, _: u | {"more": u["0.bias"]}, "adds more: it must return the names that it was given"),
-        (lambda u, _: 1 / 0, "fails (ZeroDivisionError: division by zero, tests/benchmark/test_rehearsal_defense.py:"),
-        (lambda u, _: exit(0), "fails (it calls sys.exit(0), tests/benchmark/test_rehearsal_defense.py:"),
+        (
+            lambda u, _: 1 / 0,
+            "fails (ZeroDivisionError: division by zero, tests/benchmark/test_rehearsal_defense.py, line",
+        ),
+        (lambda u, _: exit(0), "fails (it calls sys.exit(0), tests/benchmark/test_rehearsal_defense.py, line"),
         (in_place, "changes the update that it was given in place (0.weight)"),
         (each(lambda v: v + torch.randn_like(v)), "draws random numbers from a global generator"),
         (seeded_noise, "draws random numbers from a global generator"),
@@ -121,7 +124,7 @@ def test_what_breaks_the_contract_is_one_sentence(protect: Protect, sentence: st
         check_protect(Mine(protect), an_update(), "mine.Mine(std=1)")
     said = str(told.value)
     assert said.startswith("mine.Mine(std=1): protect ") and sentence in said and "\n" not in said
-    assert re.search(r"test_rehearsal_defense\.py:\d+\)$", said.partition(": it must")[0]) or "it must" in said
+    assert re.search(r"test_rehearsal_defense\.py, line \d+\)$", said.partition(": it must")[0]) or "it must" in said
 
 
 def quantized(update: Update, sources: Sequence[torch.Generator]) -> object:

@@ -1,5 +1,6 @@
 """A run that is killed, interrupted, damaged, out of disk or done by two ends with the same table."""
 
+import csv
 import errno
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from benchmark.cli import main
+from benchmark.registry import arguments
 from benchmark.store import read_all
 
 # An attack that notes each block it begins in a file, and hangs or waits for another process where it is told to.
@@ -357,3 +359,52 @@ def test_a_helper_of_an_own_class_that_is_changed_makes_its_cells_run_again(caps
         ran.append(capsys.readouterr().out.count(" of 4 blocks run"))
     assert ran == [1, 0, 1]
     assert len(record_files("out")) == 5  # the null baselines are of the same code
+
+
+OWN_DEFENSE = """\
+from defenses import Defense, KnownDefense
+
+
+class Mine(Defense):
+    def __init__(self, k: float = {default}) -> None:
+        self.k = k
+
+    def protect(self, update, generators):
+        return {{name: value * self.k for name, value in update.items()}}
+
+    def known_to_attacker(self):
+        return KnownDefense()
+"""
+
+
+def strengths(folder: str, capsys: pytest.CaptureFixture[str]) -> list[float]:
+    """Those of the own defense on the board."""
+    rows = table(folder, capsys)
+    return sorted({row["defense_args"]["k"] for row in rows if row["defense"] == "own_defense.Mine"})
+
+
+def test_a_board_is_of_one_code_of_an_own_class(capsys: pytest.CaptureFixture[str]) -> None:
+    """A changed default makes another cell, whose twin of the older code stands on no board; and so after a revert."""
+    words = ["--data", "Digits", "--model", "LeNet", "--attack", "IDLG", "--attack.max_evaluations", "1"]
+    words += ["--defense", "own_defense.Mine", "--victims", "1", "--out", "out"]
+    said = []
+    for default in (1.0, 0.5, 1.0):
+        Path("own_defense.py").write_text(OWN_DEFENSE.format(default=default))
+        sys.modules.pop("own_defense", None)
+        arguments.cache_clear()
+        run(*words)
+        printed = capsys.readouterr().out
+        said.append(" ".join(printed.split()))
+        board = Path("out/leaderboard.md").read_text()
+        assert f"k={default}" in board and f"k={1.5 - default}" not in board
+    note = "2 victims of own_defense.Mine are of other code than the present one and left out: run their suite again"
+    assert [note in one for one in said] == [False, True, True]
+    assert "everything was done already" in said[2]
+    assert strengths("out", capsys) == [0.5]  # the newest, where the present one is unknown
+    Path("own_defense.py").write_text(OWN_DEFENSE.format(default=0.25))  # changed, and met by another attack alone
+    sys.modules.pop("own_defense", None)
+    arguments.cache_clear()
+    run(*words[:4], "--attack", "DLG", *words[6:])
+    with Path("out/leaderboard.csv").open() as file:
+        rows = [(row["defense"], row["attack"]) for row in csv.DictReader(file)]
+    assert ("none", "IDLG") in rows and ("own_defense.Mine", "DLG") in rows and ("own_defense.Mine", "IDLG") not in rows

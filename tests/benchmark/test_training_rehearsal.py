@@ -110,9 +110,9 @@ def train(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        ("Serving", "mine.Serving cannot be trained on Digits (RuntimeError: for serving only, mine.py:20)"),
+        ("Serving", "mine.Serving cannot be trained on Digits (RuntimeError: for serving only, mine.py, line 20)"),
         ("Auxiliary", "mine.Auxiliary cannot be trained on Digits ("),
-        ("Exits", "mine.Exits does not take the 1 x 8 x 8 images of Digits (it calls sys.exit(0), mine.py:29)"),
+        ("Exits", "mine.Exits does not take the 1 x 8 x 8 images of Digits (it calls sys.exit(0), mine.py, line 29)"),
         ("Hooked", "the gradients of mine.Hooked differ from those of a plain training step: hooks on parameters"),
         ("Noisy", "the gradients of mine.Noisy differ from one call to the next: draw random numbers with torch"),
         ("AllFrozen", "mine.AllFrozen has no parameter that requires a gradient: nothing can be trained"),
@@ -151,7 +151,7 @@ def test_a_defense_that_breaks_its_contract_is_told(train: Train, tmp_path: Path
     code, out, error = train(["mine.Cut"])
     assert code == 2 and out == "" and not (tmp_path / "runs").exists()
     assert error == (
-        "leakboard: mine.Cut: protect returns the shape [2, 128, 1] for 1.weight, not [2, 128, 64] (mine.py:50)\n"
+        "leakboard: mine.Cut: protect returns the shape [2, 128, 1] for 1.weight, not [2, 128, 64] (mine.py, line 50)\n"
     )
 
 
@@ -168,4 +168,4 @@ def test_what_a_defense_raises_in_the_middle_is_told(
 
     monkeypatch.setattr("benchmark.executors.local.launch", launch)
     code, _, error = train(["mine.Late"], *workers)
-    assert code == 2 and "Late: protect fails (ValueError: four are too many, mine.py:58)" in error
+    assert code == 2 and "Late: protect fails (ValueError: four are too many, mine.py, line 58)" in error

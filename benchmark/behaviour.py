@@ -1,0 +1,214 @@
+"""What a user's own classes do, as digests for the keys of records, whatever it depends on.
+
+The code of a class need not name all that its results depend on: a file in an f-string, a module with a computed name,
+an environment variable. So each class is run on one client with an image of noise: a model gives the client's update, a
+defense what is shared of it and what an attacker makes of that, an attack what it finds with next to no budget. All in
+64 bits where the class can, rounded, so that other machines and numbers of threads give the same digest. Classes that
+come with Leakboard have none.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attacks import Attack, Observation, Reconstruction
+from attacks.gradients import trained_names
+from benchmark.client import known
+from benchmark.models import drawing_from, drawn_weights
+from benchmark.registry import Spec, build, classes
+from benchmark.rehearsal import SEED, shortened
+from benchmark.seeds import generators, seed_for
+from datamodules import PrivateData
+from defenses.base import Defense, Update
+
+BITS = 12
+"""Of the mantissa of a number that count."""
+
+NOTHING = 2.0**-26
+"""What counts as zero, relative to the largest number beside it: of a sum that would be zero, all bits are rounding."""
+
+UNKNOWN = "unknown"
+"""The digest of a class that does not run on such a client, though it does in the benchmark."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One client of a network with an image of noise.
+
+    Attributes:
+        model: on the CPU, with the weights of the client.
+        parameters: those, name -> ``[1, ...]``.
+        update: what it computes, name -> ``[1, ...]``.
+        images: ``[1, N, C, H, W]``.
+        num_classes: K.
+    """
+
+    model: nn.Module
+    parameters: Update
+    update: Update
+    images: Tensor
+    num_classes: int
+
+
+@dataclass
+class Behaviours:
+    """Digests that were taken for one plan, so that nothing is run twice; the next plan may find another file."""
+
+    _trials: dict[tuple[str, ...], Trial | None] = field(default_factory=dict)
+    _digests: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def of(self, data: PrivateData, parts: Mapping[str, Spec], batch_size: int = 1, train: bool = False) -> str:
+        """What the user's own among some classes do together; an empty text where there are none.
+
+        Args:
+            data: sets the shape of the images and the number of classes; the images have a checksum of their own.
+            parts: by their kind: the model, and an attack and a defense or not.
+            batch_size: images of the client.
+            train: whether the model is called in training mode.
+        """
+        own = {kind: part for kind, part in parts.items() if kind != "data" and part.name not in classes(kind)}
+        place = parts["model"].label, str(data.image_shape), str(data.num_classes), str(batch_size), str(train)
+
+        def digest(kind: str, part: Spec) -> str:
+            key = *place, kind, part.label
+            if key not in self._digests:
+                self._digests[key] = UNKNOWN
+                for dtype in (torch.float64, None):
+                    here = *place, str(dtype)
+                    if here not in self._trials:
+                        self._trials[here] = trial(parts["model"], data, batch_size, train, dtype)
+                    if found := does(kind, part, self._trials[here]):
+                        self._digests[key] = found
+                        break
+            return self._digests[key]
+
+        said = [f"{kind} {digest(kind, part)}" for kind, part in sorted(own.items())]
+        return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16] if said else ""
+
+
+def trial(model: Spec, data: PrivateData, batch_size: int, train: bool, dtype: torch.dtype | None) -> Trial | None:
+    """A client of a network.
+
+    Args:
+        model: the network.
+        data: sets the shape of the images and the number of classes.
+        batch_size: images of the client.
+        train: whether the model is called in training mode.
+        dtype: of the computation; None for the network's own.
+
+    Returns:
+        None where the network does not run so.
+    """
+    source = torch.Generator().manual_seed(SEED)
+    with_noise = torch.rand((batch_size, *data.image_shape), generator=source)
+    labels = torch.arange(batch_size) % data.num_classes
+    try:
+        made: nn.Module = build("model", model, image_shape=data.image_shape, num_classes=data.num_classes)
+        made = made.to(dtype=dtype).train(train)
+        drawn = drawn_weights(made, generators(SEED, range(1), "network")[0])  # type: ignore[arg-type] # has a draw
+        held = dict(made.named_parameters()) | dict(made.named_buffers())
+        with torch.no_grad():
+            for name, value in drawn.items():
+                held[name].copy_(value)
+        images = with_noise.to(next(made.parameters()))
+        trained = {name: held[name] for name in trained_names(made)}
+        with drawing_from(SEED):
+            loss = nn.functional.cross_entropy(made(images), labels)
+        slopes = torch.autograd.grad(loss, list(trained.values()), materialize_grads=True, allow_unused=True)
+    except Exception:
+        return None
+    return Trial(
+        made,
+        {name: held[name].detach()[None].clone() for name in drawn},
+        {name: slope[None] for name, slope in zip(trained, slopes, strict=True)},
+        images[None],
+        data.num_classes,
+    )
+
+
+def does(kind: str, part: Spec, client: Trial | None) -> str | None:
+    """The digest of what a class does to a client; None where it fails, or does something else each time."""
+    if client is None:
+        return None
+    of: dict[str, Callable[[Spec, Trial], list[Update]]] = {"model": model, "defense": defense, "attack": attack}
+    found = set[str]()
+    try:
+        for _ in range(2 if kind == "attack" else 1):  # the others have been rehearsed
+            with seeded():
+                found.add(digest_of(of[kind](part, client)))
+    except Exception:  # in the benchmark it does not: this client is another one
+        return None
+    return found.pop() if len(found) == 1 else None
+
+
+def model(_: Spec, client: Trial) -> list[Update]:
+    """The client's update."""
+    return [client.update]
+
+
+def defense(part: Spec, client: Trial) -> list[Update]:
+    """What is shared of the update, and what an attacker who knows the defense makes of that."""
+    made: Defense = build("defense", part)
+    shared = made.protect(dict(client.update), generators(SEED, range(1), "defense"))
+    knows = known(made)
+    weight = {"weight": knows.weight(shared), "noise": torch.tensor(float(knows.noise_std))}
+    return [shared, knows.simulate(client.update, shared), knows.kept_entries(shared), weight]
+
+
+def attack(part: Spec, client: Trial) -> list[Update]:
+    """What the attack finds of the update in its first steps."""
+    made: Attack = build("attack", shortened(part))
+    whole = client.images.mean((0, 1))
+    seen = Observation(
+        model=client.model,
+        parameters=client.parameters,
+        update=client.update,
+        image_shape=tuple(client.images.shape[1:]),  # type: ignore[arg-type] # of four numbers
+        num_classes=client.num_classes,
+        seeds=[seed_for(SEED, 0, "start")],
+        defense=None,
+        mean_image=whole,
+        class_means=whole.expand(client.num_classes, *whole.shape).clone(),
+        mean_step=0.1,
+    )
+    found: Reconstruction = made.reconstruct(seen.take([0] * made.sequence))
+    return [{"images": found.images}, {"labels": found.labels}, {"loss": found.loss}]
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """What draws from a global generator gets the same numbers each time, and nobody else notices."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(SEED)
+    np.random.seed(SEED)
+    try:
+        with drawing_from(SEED):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def digest_of(updates: list[Update]) -> str:
+    """A digest of numbers, each rounded beside those of its own update."""
+    together = hashlib.sha256()
+    for update in updates:
+        largest = max((float(value.detach().abs().nan_to_num(0, 0).max()) for value in update.values()), default=0.0)
+        for name, value in sorted(update.items()):
+            together.update(f"{name} {list(value.shape)}".encode())
+            together.update(rounded(value.detach().cpu(), largest * NOTHING).numpy().tobytes())
+    return together.hexdigest()
+
+
+def rounded(value: Tensor, least: float) -> Tensor:
+    """The sign, the exponent and the first bits of the mantissa of each number; 0 of one below ``least``."""
+    numbers = value.double().nan_to_num(float("inf"))
+    numbers = torch.where(numbers.abs() < least, 0.0, numbers).contiguous()
+    drop = 52 - BITS
+    return (numbers.view(torch.int64) + (1 << (drop - 1))) >> drop
