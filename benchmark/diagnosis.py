@@ -19,6 +19,7 @@ from benchmark.client import observe
 from benchmark.code_version import code_checksum, networks_sha256, source
 from benchmark.errors import UsageError
 from benchmark.leak import leaked, null_scores
+from benchmark.markdown import escaped
 from benchmark.records import finite, provenance
 from benchmark.registry import Spec, build
 from benchmark.scores import score
@@ -286,6 +287,6 @@ def as_markdown(table: list[dict[str, Any]]) -> str:
         "",
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),
-        *("| " + " | ".join(cells_of(row, shown)) + " |" for row in table),
+        *("| " + " | ".join(map(escaped, cells_of(row, shown))) + " |" for row in table),
     ]
     return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ from benchmark.bench import BATCHED, FROM_RGAP, ONE_BY_ONE, faster, times
 from benchmark.bench import threads as threads_of
 from benchmark.documents import read_json
 from benchmark.errors import UsageError
+from benchmark.markdown import escaped
 from benchmark.performance import CURVE, SETTINGS
 from benchmark.store import write_whole
 
@@ -103,7 +104,7 @@ def headline(report: dict[str, Any]) -> str:
     alone, batched, from_rgap = (sides[name] for name in (ONE_BY_ONE, BATCHED, FROM_RGAP))
     cores, data = found["machine"]["cores"], SETTINGS[0].data
     said = (
-        f"On {cores} core{'s' if cores > 1 else ''} ({found['machine']['device']}) an image of {data} takes "
+        f"On {cores} core{'s' if cores > 1 else ''} ({escaped(found['machine']['device'])}) an image of {data} takes "
         f"{batched['seconds_per_victim']:.2g} s in a block of {SETTINGS[0].victims} ({threads_of(*batched['threads'])})"
     )
     loop = f"{alone['seconds_per_victim']:.2g} s one by one as published ({threads_of(*alone['threads'])}"
@@ -127,10 +128,10 @@ def section(found: dict[str, Any]) -> list[str]:
     sixty_four = next(point["ms_per_evaluation"] for point in found["curve"] if point["victims"] == 64)
     verdict = "within" if share["Lightning"] <= TARGET_OF_LIGHTNING else "above"
     lines = [
-        f"## {machine['device']}, {threads_of(machine['threads'])}",
+        f"## {escaped(machine['device'])}, {threads_of(machine['threads'])}",
         "",
-        f"torch {machine['torch']}, Python {machine['python']}, commit {machine['commit']}, {machine['date']}, "
-        f"{machine['cores']} cores.",
+        f"torch {escaped(machine['torch'])}, Python {escaped(machine['python'])}, commit {escaped(machine['commit'])}, "
+        f"{escaped(machine['date'])}, {escaped(machine['cores'])} cores.",
         "",
         "| victims per block | ms per victim and evaluation |",
         "|---|---|",

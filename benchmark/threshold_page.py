@@ -10,6 +10,7 @@ from typing import Any
 from benchmark.crossing import victims_to_certify
 from benchmark.intervals import wilson
 from benchmark.leak import LEAKED_PSNR
+from benchmark.markdown import escaped
 from benchmark.registry import find_class
 from benchmark.store import Record, write_whole
 from benchmark.threshold_table import FILE, NEVER, VOID, Criterion, Row, merged, read, rows, unreadable
@@ -106,7 +107,7 @@ def as_markdown(table: Sequence[Row], title: str, criterion: Criterion) -> str:
     """The table as a page."""
     stop, fewest = criterion.stop, min(row["victims"] for row in table)
     lines = [
-        f"# {title}: where leakage stops",
+        f"# {escaped(title)}: where leakage stops",
         "",
         f"The weakest tested strength from which on at most {stop:.0%} of the victims leak, by bisection with the same "
         f"victims at every strength. {sample_size_caveat(fewest, stop)} By SSIM a victim leaks at {criterion.ssim:g} "
@@ -117,6 +118,6 @@ def as_markdown(table: Sequence[Row], title: str, criterion: Criterion) -> str:
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),
-        *("| " + " | ".join(cells_of(row)) + " |" for row in table),
+        *("| " + " | ".join(map(escaped, cells_of(row))) + " |" for row in table),
     ]
     return "\n".join(lines) + "\n"

@@ -14,6 +14,7 @@ from benchmark.cells import cells_of_one_code
 from benchmark.errors import UsageError
 from benchmark.intervals import holm, wilson
 from benchmark.leak import leaks
+from benchmark.markdown import escaped
 from benchmark.papers.clusters import FEW, Difference, of_means, of_parts, of_sums
 from benchmark.papers.dlg_fb_figure import figure
 from benchmark.papers.sources import provenance, same_attack
@@ -80,7 +81,7 @@ class Setting:
     @property
     def order(self) -> str:
         related = RELATED.get(self.data, "images of one class") if self.same_class > 1 else "unrelated images"
-        return f"{self.data}, {related}"
+        return f"{escaped(self.data)}, {related}"
 
     @property
     def label(self) -> str:

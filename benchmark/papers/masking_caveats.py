@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 
+from benchmark.markdown import escaped
 from benchmark.outcome import listed
 from benchmark.store import Record
 from benchmark.strengths import ADAPTIVE, DefenseThresholds
@@ -196,14 +197,14 @@ def data_of(row: Row) -> str:
 def network(row: Row) -> str:
     """What was trained, and how."""
     split = "" if row["split"] == "iid" else f", {row['split']}"
-    return f"{row['model'].partition('(')[0]} {row['algorithm']}{split}"
+    return escaped(f"{row['model'].partition('(')[0]} {row['algorithm']}{split}")
 
 
 def network_of(row: Row) -> str:
     """What was trained, on which data, and how."""
-    return f"{network(row)} on {data_of(row)}"
+    return f"{network(row)} on {escaped(data_of(row))}"
 
 
 def name_of(row: Row) -> str:
     """What was trained, with which defense."""
-    return f"{row['defense']} in {network_of(row)}"
+    return f"{escaped(row['defense'])} in {network_of(row)}"

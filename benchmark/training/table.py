@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmark.markdown import escaped
 from benchmark.store import Record
 
 Row = dict[str, Any]
@@ -379,9 +380,9 @@ def as_csv(table: list[Row]) -> str:
 
 def as_markdown(table: list[Row], title: str) -> str:
     """The table for people."""
-    lines = [f"# {title}: accuracy after federated training", ""]
+    lines = [f"# {escaped(title)}: accuracy after federated training", ""]
     for name, board in boards(table).items():
-        lines += [f"## {name}", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-        lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells_of(found))} |" for found in board]
+        lines += [f"## {escaped(name)}", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+        lines += [f"| {' | '.join(map(escaped, cells_of(found)))} |" for found in board]
         lines.append("")
     return "\n".join([*lines, note(table), ""])
