@@ -256,11 +256,13 @@ def check_fit(scenario: Scenario, bench: Workbench) -> Model:
     data = bench.data(scenario.data)
     held = data.num_victims(scenario.batch_size, scenario.same_class)
     if scenario.victims > held:
-        batches = f" with {scenario.batch_size} images each" if scenario.batch_size > 1 else ""
-        batches += f" in runs of {scenario.same_class} of one class" if scenario.same_class > 1 else ""
+        images = data.num_victims(1, scenario.same_class)
+        runs = f" in runs of {scenario.same_class} of one class" if scenario.same_class > 1 else ""
+        each = f" of {scenario.batch_size:,} images each" if scenario.batch_size > 1 else ""
+        smaller = f"batch_size of at most {images:,}" if images else "smaller same_class"
         raise UsageError(
-            f"{scenario.data.name} holds {held} victims{batches}, but {scenario.victims} were asked for: "
-            + (f"give --victims {held} or fewer" if held else "give a smaller batch_size")
+            f"{scenario.data.name} has {images:,} test images{runs}, too few for {scenario.victims:,} victims{each}: "
+            + (f"reduce --victims to {held:,}" if held else f"give a {smaller}")
         )
     model = bench.model(scenario)
     shape = " x ".join(map(str, data.image_shape))

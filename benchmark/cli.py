@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,6 +17,20 @@ from typing import Any, NoReturn
 from benchmark.errors import CODE_ERRORS, UsageError, one_line, unknown, users_fault, users_function, users_line
 
 KINDS = ("data", "model", "defense", "attack")
+
+
+def whole(text: str) -> int:
+    """A whole number in digits alone, as in a suite: int() would take ``1_000`` and the digits of any script."""
+    if not re.fullmatch(r"[-+]?[0-9]{1,100}", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number in digits, not {text!r}")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """A number in digits, as in a suite."""
+    if not re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"must be a number in digits, not {text!r}")
+    return float(text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,17 +82,17 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     )
     threshold.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
     threshold.add_argument(
-        "--ssim", type=float, default=0.5, metavar="S", help="a victim leaks at this SSIM or more (default: 0.5)"
+        "--ssim", type=number, default=0.5, metavar="S", help="a victim leaks at this SSIM or more (default: 0.5)"
     )
     threshold.add_argument(
         "--stop",
-        type=float,
+        type=number,
         default=0.05,
         metavar="R",
         help="leakage has stopped where no more than this share of victims leaks (default: 0.05)",
     )
     threshold.add_argument(
-        "--steps", type=int, default=5, metavar="N", help="how often what is left is halved (default: 5)"
+        "--steps", type=whole, default=5, metavar="N", help="how often what is left is halved (default: 5)"
     )
     train = add(
         "train",
@@ -101,17 +116,17 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     for command in (run, plan):
         command.add_argument("suite", nargs="?", metavar="SUITE", help="a YAML file, or the name of one in configs/")
         command.add_argument(
-            "--batch-size", type=int, metavar="N", help="private images of each victim, in a single cell"
+            "--batch-size", type=whole, metavar="N", help="private images of each victim, in a single cell"
         )
     for command in (run, plan, threshold):
         command.add_argument(
             "--out", metavar="FOLDER", help="where records, tables and pictures go (default: runs/SUITE)"
         )
         command.add_argument(
-            "--victims", type=int, metavar="N", help="victims of each scenario, instead of the suite's"
+            "--victims", type=whole, metavar="N", help="victims of each scenario, instead of the suite's"
         )
         command.add_argument(
-            "--seed", type=int, metavar="N", help="of networks, noise and starts, instead of the suite's"
+            "--seed", type=whole, metavar="N", help="of networks, noise and starts, instead of the suite's"
         )
         command.add_argument(
             "--download",
@@ -152,10 +167,10 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         command.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
         command.add_argument("--out", metavar="FOLDER", help="where the table goes (default: runs/SUITE)")
         command.add_argument(
-            "--victims", type=int, default=victims, metavar="N", help=f"of each data set (default: {victims})"
+            "--victims", type=whole, default=victims, metavar="N", help=f"of each data set (default: {victims})"
         )
         command.add_argument("--download", action="store_true", help="download a data set that is missing")
-        command.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+        command.add_argument("--threads", type=whole, default=1, metavar="N", help="CPU threads (default: 1)")
 
     page = add(
         "page",
@@ -185,10 +200,10 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "all at once, and all at once from R-GAP's solution, which is another attack. --data, --model and --attack "
         "(DLG or IDLG) choose what, as in leakboard run; default: CIFAR10, LeNet, IDLG.",
     )
-    bench.add_argument("--victims", type=int, metavar="N", help="default: 64")
+    bench.add_argument("--victims", type=whole, metavar="N", help="default: 64")
     bench.add_argument(
         "--reference-victims",
-        type=int,
+        type=whole,
         metavar="N",
         help="how many of them one by one (default: all; 16 in each setting of --report)",
     )
@@ -199,7 +214,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         metavar="FOLDER",
         help="measure all settings of results/performance.md and write it (default: results); about 20 minutes",
     )
-    bench.add_argument("--seed", type=int, metavar="N", help="default: 0")
+    bench.add_argument("--seed", type=whole, metavar="N", help="default: 0")
     bench.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
 
     spectrum.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
@@ -210,10 +225,10 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         )
     for command in (run, plan, threshold, train):
         command.add_argument(
-            "--threads", type=int, default=1, metavar="N", help="CPU threads of a process (default: 1)"
+            "--threads", type=whole, default=1, metavar="N", help="CPU threads of a process (default: 1)"
         )
         command.add_argument(
-            "--workers", type=int, metavar="N", help="processes on the CPU, or jobs of an executor (default: 1)"
+            "--workers", type=whole, metavar="N", help="processes on the CPU, or jobs of an executor (default: 1)"
         )
     plan.set_defaults(executor="local")
     for command in (run, threshold, train):
@@ -233,7 +248,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         )
     bench.add_argument(
         "--threads",
-        type=int,
+        type=whole,
         metavar="N",
         help="the most CPU threads; each side takes as many of them as suit it best (default: all cores)",
     )

@@ -548,7 +548,7 @@ def test_a_defense_that_never_acted_is_void_and_did_not_cost_nothing() -> None:
     ):
         _, row = rows(control + found)
         assert (row["void"], row["difference"], row["pairs"]) == (void, difference, 0 if void else 2)
-        assert cell in as_markdown([row], "mine") and ("| 0 % | 0 % |" if void else "| < 0.1 % | < 0.1 % |") in (
+        assert cell in as_markdown([row], "mine") and ("| 0 % | 0 % |" if void else "| &lt; 0.1 % | &lt; 0.1 % |") in (
             as_markdown([row], "mine")
         )
     assert "clients_changed" in as_csv([row])
@@ -621,7 +621,7 @@ def test_the_published_trainings_are_still_read() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ("- a", "must have the keys name, seeds, tuning_seeds, scenarios, defenses"),
+        ("- a", "must be a mapping with some of the keys name, seeds, tuning_seeds, scenarios, defenses, not a list"),
         (suite() | {"seed": 0}, "unknown key of a training suite 'seed': did you mean seeds or"),
         (suite() | {"attacks": ["IDLG"]}, "attacks is a key of suites for leakboard run: a training has none"),
         (suite(round=3), "unknown key of a scenario 'round': did you mean rounds"),
@@ -640,7 +640,7 @@ def test_the_published_trainings_are_still_read() -> None:
         (suite(algorithm="FedSDG"), "unknown algorithm 'FedSDG': did you mean FedSGD"),
         (suite(local_epochs=2), "local_epochs is for algorithm FedAvg"),
         (suite(learning_rate=0), "learning_rate must be a number above 0, not 0"),
-        (suite(learning_rate="fast"), "learning_rate must be a number above 0, not 'fast'"),
+        (suite(learning_rate="fast"), "learning_rate must be a number above 0, not fast"),
         (suite(learning_rate=[]), "learning_rate must be a number, or a list of them of which the best is taken"),
         (suite(learning_rate=[0.1, 0]), "learning_rate must be a number above 0, not 0"),
         (suite(learning_rate=math.nan), "learning_rate must be a number above 0, not nan"),
