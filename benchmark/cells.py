@@ -116,7 +116,9 @@ def sentence(why: str, of: list[tuple[str, int]]) -> str:
     count = sum(number for _, number in of)
     names = list(dict.fromkeys(name for name, _ in of))
     listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    reason = "of other code or another network than the newest" if why == "code" else "of other data than the newest"
+    reason = (
+        "from other code or another network than the newest" if why == "code" else "from other data than the newest"
+    )
     return (
         f"{count} victim{'s' if count != 1 else ''} of {listed} {'are' if count != 1 else 'is'} {reason} and left out"
     )

@@ -165,7 +165,7 @@ def report(options: argparse.Namespace, parts: Parts, threads: int, device: torc
     from benchmark import performance, performance_page
 
     if parts or options.victims is not None or options.seed is not None:
-        raise UsageError("--report has settings of its own: leave --victims, --seed, --data, --model and --attack out")
+        raise UsageError("--report uses its own settings: leave --victims, --seed, --data, --model and --attack out")
     reference = whole_number("--reference-victims", given_or(options.reference_victims, 16), at_least=1)
     folder = Path(options.report)
     if not (folder.is_dir() and os.access(folder, os.W_OK)):

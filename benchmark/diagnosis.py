@@ -63,7 +63,7 @@ VERDICTS = {
         "the objective is lower at the true image, but the attack does not get there, though it does in 64 bits or "
         "from near it"
     ),
-    "open": "the objective is lower at the true image, but not even from near it does the attack get there",
+    "open": "the objective is lower at the true image, but the attack does not even get there from near it",
     NOT_JUDGED: (
         "Gauss-Newton misses the image, and its runs from the true image and from near it, of an older version, were "
         "those of another attack: with the weight of the prior at its last value from the start"

@@ -196,7 +196,7 @@ def read(path: Path, keys: tuple[str, ...] = _SUITE_KEYS) -> dict[str, Any]:
         given = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = f"; there are {', '.join(near)}" if near else ""
+        hint = f"; beside it: {', '.join(near)}" if near else ""
         raise UsageError(f"the suite {path} cannot be read ({error.strerror}){hint}") from None
     except UnicodeDecodeError:
         raise UsageError(f"the suite {path} is not a text file in UTF-8") from None
@@ -303,7 +303,9 @@ def suite_path(name: str) -> Path:
     """The file of a suite that was given by its path, or by its name in configs/."""
     path = Path(name)
     if path.name == name and (path.is_dir() or not path.exists()):
-        path = CONFIGS / f"{name}.yaml"
+        folder, path = path, CONFIGS / f"{name}.yaml"
+        if not path.exists() and folder.is_dir():
+            raise UsageError(f"{name} is a folder, not a suite: give a YAML file")
         if not path.exists():
             there = [p.name for p in Path().glob("*.yaml")] + [p.stem for p in CONFIGS.glob("*.yaml")]
             raise unknown("suite", name, there)

@@ -97,9 +97,9 @@ def sample_size_caveat(victims: int, stop: float) -> str:
     enough = f"it takes {needed} victims none of whom leaks" if needed else "no number of victims is enough"
     few = needed is None or victims < needed
     return (
-        f"With {victims} victims that means at most {most}, which a leak rate of up to "
-        f"{wilson(most, victims)[1]:.0%} can bring about too (Wilson, 95 %)."
-        + (f" So these strengths are not certified: to be sure of at most {stop:.0%}, {enough}." if few else "")
+        f"With {victims} victims that means at most {most}, which is compatible with a leak rate of up "
+        f"to {wilson(most, victims)[1]:.0%} (Wilson, 95 %)."
+        + (f" So these strengths are not certified: for at most {stop:.0%}, {enough}." if few else "")
     )
 
 

@@ -42,7 +42,7 @@ def executor(folder: Path, options: dict[str, Any]) -> submitit.AutoExecutor:
         made.update_parameters(**given)
     except Exception as error:  # it has no class of its own for what it refuses
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise UsageError(f"submitit refuses this ({reason}): see to --executor-option") from None
+        raise UsageError(f"submitit rejects these options ({reason}): check --executor-option") from None
     return made
 
 
@@ -62,7 +62,7 @@ def launch(options: dict[str, Any], workers: Sequence[Worker]) -> Iterator[Seque
         jobs = made.map_array(Job(), workers)
     except (submitit.core.utils.FailedJobError, OSError) as error:
         raise UsageError(f"the jobs cannot be submitted ({one_line(error)})") from None
-    print(f"leakboard: jobs submitted: {len(jobs)}, with logs in {folder}", file=sys.stderr)
+    print(f"leakboard: {len(jobs)} jobs submitted, with logs in {folder}", file=sys.stderr)
     try:
         yield [partial(ended, job) for job in jobs]
     finally:

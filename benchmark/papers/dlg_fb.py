@@ -384,8 +384,8 @@ def verdict(claim: str, found: list[Setting], base: str, measure: Callable[[Sett
     as_claimed, against = (mean.low > 0, mean.high < 0) if of_images else (mean.high < 0, mean.low > 0)
     word = "confirmed" if as_claimed else "refuted" if against else "open"
     return (
-        f"**{claim}: {word}** as a mean over settings, {told}. Of {len(found)} settings it is surely so in {better}, "
-        f"surely the other way in {worse}, and open in {len(found) - better - worse}."
+        f"**{claim}: {word}** as a mean over settings, {told}. Of {len(found)} settings it holds significantly in "
+        f"{better}, the opposite in {worse}, and it is open in {len(found) - better - worse}."
     )
 
 

@@ -1,4 +1,4 @@
-"""What the strengths and accuracies on the page on masking cannot carry."""
+"""What the strengths and accuracies on the page on masking cannot show."""
 
 import json
 from collections import defaultdict
@@ -33,7 +33,7 @@ def uncertified(defenses: list[DefenseThresholds]) -> str:
     if not names:
         return ""
     which = "No defense has strengths" if len(names) == len(defenses) else f"{', '.join(names)} have no strengths"
-    return f"{which} that are certified to stop both attackers: one that surely stops them may cost more accuracy."
+    return f"{which} that are certified to stop both attackers: one that does may cost more accuracy."
 
 
 def fixed_prior(defenses: list[DefenseThresholds]) -> str:

@@ -96,7 +96,7 @@ def second_order(rows: list[dict[str, Any]]) -> list[str]:
         }
         if missed:
             lines.append(
-                f"Of the {len(missed)} images behind a mask on {escaped(where)} that one of the IDLG runs misses though "
+                f"Of the {len(missed)} images behind a mask on {escaped(where)} that an IDLG run misses although "
                 f"the objective is lower at the true image, Gauss-Newton finds {sum(missed.values())}."
             )
     return ["", *lines] if lines else []

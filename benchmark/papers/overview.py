@@ -50,14 +50,14 @@ def page(folder: Path, read: Callable[[Path], list[Record]]) -> str:
         "# Published results",
         "",
         *wrapped(
-            "Written by `leakboard page results` from what is in the folders: no figure or verdict on this page was "
-            "typed. Each folder is a run that was copied in on purpose (`leakboard publish`): its records without the "
-            "private images, the tables derived from them, and figures. `uv run leakboard show results/quick` makes "
-            "the table again from the records alone, `uv run leakboard page results/idlg` a page and its figures; each "
-            "record says from which commit, versions, device and data it comes."
+            "Written by `leakboard page results` from the folders: no number or verdict on this page was typed. Each "
+            "folder is a published run (`leakboard publish`): its records without the private images, the tables "
+            "derived from them, and figures. `uv run leakboard show results/quick` rebuilds the table from the records "
+            "alone, `uv run leakboard page results/idlg` a page and its figures; each record names its commit, "
+            "versions, device and data."
         ),
         "",
-        "| folder | victims | attacks | defenses | where |",
+        "| folder | victims | attacks | defenses | device |",
         "|---|---|---|---|---|",
         *(contents(name, records, folder) for name, records in published.items()),
         "",

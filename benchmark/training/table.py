@@ -22,16 +22,16 @@ NOTE = (
     "Accuracy and loss are of the test images after the last round, as means over n seeds; ± is half the width of a "
     "95 % t interval over seeds. Rate is the learning rate. The difference is to no defense, in percentage points, "
     "paired by seed. Changed are the shares of the clients' updates, and of their entries, that the defense changed by "
-    "more than rounding: one that never did did not act, and its row is void: it says nothing of what the defense "
-    "costs. A run that ends at or below the accuracy of always naming the most frequent class has collapsed; it counts "
-    "with the accuracy that it has. A diverged run (NaN or infinity) counts as accuracy 0. Where a run without a "
-    "defense collapsed or diverged, there is no difference to it."
+    "more than rounding: a defense that changed none did not act, and its row is void: it says nothing about what "
+    "the defense costs. A run that ends at or below the accuracy of always predicting the most frequent class has "
+    "collapsed; it counts with its accuracy. A diverged run (NaN or infinity) counts as accuracy 0. Where a run "
+    "without a defense collapsed or diverged, no difference is given."
 )
 
 RATES = {
     VALIDATION: "Where several rates were tried, each was trained with one tuning seed, the two best on validation "
-    "images with several, and the better of them with the n seeds that stand here; the validation images are no "
-    "client's and not those of the test, and the tuning seeds are not reported.",
+    "images with several, and the better of them with the n seeds reported here; validation images belong to no "
+    "client and are not test images, and the tuning seeds are not reported.",
     TEST: "Rates in records of an older version are the best on the very test images and seeds that are reported: "
     "those accuracies are too high, and differences between them are uncertain by as much.",
 }

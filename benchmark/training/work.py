@@ -84,7 +84,10 @@ def carry_out(
     store = TrainingStore(folder)
     refuse_others(runs, store, folder)
     if any(run.training.tuning for run in runs):
-        say("learning rates: each is tried with the first tuning seed, the two best with all, the best with every seed")
+        say(
+            "learning rates: all are trained with one tuning seed, the two best with every tuning seed, the best with "
+            "every seed"
+        )
     done, needed = 0, dict[str, Run]()
     for stage in STAGES:
         due = [run for run in stage(runs, store) if run.key not in needed]
@@ -97,7 +100,7 @@ def carry_out(
     write_whole(folder / "training.md", as_markdown(table, suite.name).encode())
     if tracker:
         tracker.finish(records, table, [run.training.config() for run in needed.values()])
-    said = f"{done} of {len(needed)} runs trained" if done else "everything was done already: nothing to train"
+    said = f"{done} of {len(needed)} runs trained" if done else "nothing to train: everything is done already"
     return said, table
 
 

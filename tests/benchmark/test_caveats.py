@@ -63,7 +63,7 @@ def test_a_network_that_only_the_adaptive_attack_sees_right_is_a_contradiction()
     board = [outcome(0, seen="4.5"), outcome(0, IDENTITY, seen="4.5"), outcome(7, IDENTITY, True, seen="48.6")]
     assert contradicted(*board) == [
         "Contradiction: IDLG adaptive on Masking ratio=0.0 leaks 7 of 8 victims, and without the defense 0 of 8 "
-        "victims, although the defense does not change what this attack sees."
+        "victims, although the defense does not change the update that this attack sees."
     ]
 
 

@@ -265,7 +265,7 @@ def test_cells_that_attacked_other_images_than_the_newest_stand_on_no_board() ->
     found = of_records([*old, *new])
     assert [(row.attack, row.leaked) for row in found.rows] == [("IDLG", 4)]
     assert found.left_out == [
-        "left out, since other images were attacked than in the newest cells: "
+        "left out, because they attacked other images than the newest cells: "
         "DLG adaptive on Masking ratio=0.5, DLG on Masking ratio=0.5 and DLG on no defense"
     ]
 

@@ -1,4 +1,4 @@
-"""The page on masking: what stops each attacker, what that costs, and what the rows cannot carry."""
+"""The page on masking: what stops each attacker, what that costs, and what the rows cannot show."""
 
 import json
 from collections.abc import Callable
@@ -141,7 +141,7 @@ def test_the_page_names_what_its_rows_cannot_carry(make_search: MakeSearch, tmp_
     ]
     runs = [training(defense, 0.5 + 0.01 * seed, seed, 0.53) for defense in (None, masked(0.2)) for seed in SEEDS]
     written = of_masking(tmp_path, searches, runs)
-    (said,) = (part for part in written.split("\n## ") if part.startswith("What these rows cannot carry"))
+    (said,) = (part for part in written.split("\n## ") if part.startswith("What these rows cannot show"))
     lines = said.splitlines()[2:]
     assert lines[0].startswith("- CIFAR10 LeNet GaussianNoise std have no strengths that are certified to stop both")
     assert lines[1].startswith("- The attacker who knows of Gaussian noise had a prior of a fixed scale (0.3, CIFAR10")

@@ -196,7 +196,7 @@ def test_ctrl_c_ends_at_once_with_one_line_and_keeps_what_is_done(
     assert time.monotonic() - sent < 5
     assert process.returncode == 130
     assert "Traceback" not in said
-    assert said.count("leakboard: stopped; what is done is kept, and the same command goes on from there") == 1
+    assert said.count("leakboard: stopped; finished work is kept, and the same command resumes") == 1
     assert said.count("nterrupt") == 0, said  # nor Lightning's own message
     assert len(record_files("out")) == 3
     assert {row["attack"] for row in table("out", capsys)} == {"ConstantImage", "MeanImage", "ClassMeanImage"}

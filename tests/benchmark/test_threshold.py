@@ -101,7 +101,7 @@ def test_two_ranges_of_one_attack_are_one_search() -> None:
     assert strengths(first) == [100.0, 2.0, 1.0, 0.01]  # from the weak end to the strong one
     assert [first.of.strength(p) for p in middle(first, (100.0, 2.0))] == pytest.approx([200**0.5], rel=1e-5)
     assert middle(first, (None, 100.0)) == middle(first, (0.01, None)) == set()
-    with pytest.raises(UsageError, match="must all go from the weak end to the strong one"):
+    with pytest.raises(UsageError, match="must all run from the weak end to the strong end"):
         parsed([0.0, 0.9], [0.99, 0.5])
 
 

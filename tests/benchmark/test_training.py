@@ -152,7 +152,7 @@ def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, t
     assert sorted({path.suffix for path in (folder / "training").iterdir()}) == [".json"]  # nothing half done is left
     before = results(folder)
     code, again, _ = leakboard(given)
-    assert code == 0 and "everything was done already: nothing to train" in again
+    assert code == 0 and "nothing to train: everything is done already" in again
     assert results(folder) == before and again.partition("\neverything")[0] == out.partition("\n8 of 8")[0]
 
 
@@ -182,7 +182,7 @@ def test_what_every_worker_died_of_is_told(
     monkeypatch.setattr("benchmark.executors.local.launch", launch)
     code, _, error = leakboard(suite(seeds=[0, 1]), "--workers", 3)
     assert code == 2
-    assert "every worker has ended, and 2 of 2 runs are left (it was ended): the same command goes on" in error
+    assert "all workers ended, and 2 of 2 runs are left (it was ended): the same command goes on" in error
 
 
 @pytest.fixture
