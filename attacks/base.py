@@ -25,7 +25,7 @@ class Observation:
         defense: the attacker's model of the defense where the threat model grants it, else None.
         mean_image: public mean image ``[C, H, W]``.
         class_means: public mean images of the classes ``[K, C, H, W]``.
-        mean_step: mean absolute difference of neighbouring pixels in public images, above 0.
+        mean_step: mean absolute difference of neighboring pixels in public images, above 0.
     """
 
     model: nn.Module

@@ -1,4 +1,4 @@
-"""The optimisation loop that DLG and its successors share, for many victims at once."""
+"""The optimization loop that DLG and its successors share, for many victims at once."""
 
 import logging
 import math
@@ -81,7 +81,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # a line for eac
 class GradientMatching(LightningModule, Attack):
     """Finds the images whose gradient is the observed update, with L-BFGS, V victims at once.
 
-    The parameters of this module are the dummy images (and what else a subclass optimises) of the victims that are
+    The parameters of this module are the dummy images (and what else a subclass optimizes) of the victims that are
     under attack now: ``at_once`` at most. One Lightning step is one evaluation of all of them. A victim that has
     converged, stalled, diverged or spent its budget leaves, and a waiting one takes its place.
 
@@ -99,7 +99,7 @@ class GradientMatching(LightningModule, Attack):
             gradient: natural images are smooth, which stands in for the equations that are missing.
         restarts: how often a victim that has stalled or diverged starts again from new noise within its budget, at
             least 0, as published.
-        prior_scale: against known noise, scale of the Laplace prior on the differences of neighbouring pixels, above 0,
+        prior_scale: against known noise, scale of the Laplace prior on the differences of neighboring pixels, above 0,
             in parts of their mean size in public images, which is its maximum-likelihood estimate. The larger, the
             less the prior smooths.
         patience: evaluations after which a victim has stalled whose lowest loss has not fallen by a thousandth
@@ -152,7 +152,7 @@ class GradientMatching(LightningModule, Attack):
 
     @abstractmethod
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-        """Logits ``[V, N, K]`` of the labels at the start, and whether the attack optimises them."""
+        """Logits ``[V, N, K]`` of the labels at the start, and whether the attack optimizes them."""
 
     def prior(self, images: Tensor) -> Tensor | float:
         """What is added to the matching loss of images ``[A, N, C, H, W]`` because of the images alone, ``[A]``.
@@ -332,7 +332,7 @@ class GradientMatching(LightningModule, Attack):
             self._short = is_outer_product(head, observation.update, self._product)
 
     def _draw_starts(self, observation: Observation) -> tuple[list[tuple[str, dict[str, Tensor]]], bool]:
-        """Name, images and label logits of all victims for each attempt, and whether the labels are optimised."""
+        """Name, images and label logits of all victims for each attempt, and whether the labels are optimized."""
         like = next(iter(observation.update.values()))
         generators = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
         starts = []
@@ -501,7 +501,7 @@ def outside(images: Tensor) -> Tensor:
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Sum of the absolute differences of neighbouring pixels of each channel, smooth at 0, ``[A]``."""
+    """Sum of the absolute differences of neighboring pixels of each channel, smooth at 0, ``[A]``."""
     steps = (images.diff(dim=-2), images.diff(dim=-1))
     edge = 1e-3  # differences below it, a quarter of a grey level, count as their square
     return torch.stack([((d.square() + edge**2).sqrt() - edge).flatten(1).sum(1) for d in steps]).sum(0)

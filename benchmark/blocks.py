@@ -157,7 +157,7 @@ class Keys:
     models: dict[str, Model]
     at_once: int
     _codes: dict[tuple[str | None, ...], str] = field(default_factory=dict)
-    _behaviours: dict[str, str] = field(default_factory=dict)
+    _behaviors: dict[str, str] = field(default_factory=dict)
     _networks: dict[tuple[str, int], str] = field(default_factory=dict)
     _chains: dict[Any, list[str]] = field(default_factory=dict)
 
@@ -175,7 +175,7 @@ class Keys:
         code = self._source(cell)
         if cell.defense is None or cell.defense.name in classes("defense"):
             return code
-        does = found_or(self._behaviours, cell.defense.label, partial(behaviour, cell.defense))
+        does = found_or(self._behaviors, cell.defense.label, partial(behavior, cell.defense))
         return hashlib.sha256(f"{code} {does}".encode()).hexdigest()
 
     def _source(self, cell: Cell) -> str:
@@ -203,7 +203,7 @@ class Keys:
         return tuple(chain[victims.start : victims.stop + 1])
 
 
-def behaviour(defense: Spec) -> str:
+def behavior(defense: Spec) -> str:
     """A digest of what a defense of the user's makes of a small update, to four digits.
 
     What it does can hang on what its code does not name: a file, an environment variable, a module found by name.

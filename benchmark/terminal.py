@@ -108,7 +108,7 @@ def width_of(shown: Table) -> int:
 
 
 def printable(text: str) -> str:
-    """In one line, without what moves the cursor or changes colours."""
+    """In one line, without what moves the cursor or changes colors."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 

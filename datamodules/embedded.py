@@ -26,7 +26,7 @@ class Digits(PrivateData):
 
 
 class Photos(PrivateData):
-    """Photos: 120 colour crops of two photographs that ship with scikit-learn, no download.
+    """Photos: 120 color crops of two photographs that ship with scikit-learn, no download.
 
     The crops are the whole 64x64 squares of a fixed grid, in strides over the photograph, since its
     top row is all sky. The label tells the photograph, and victims alternate between the two. Every

@@ -23,7 +23,7 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 
 
 def read_square(path: Path, size: int) -> Tensor:
-    """The centre square of an image file, float32 in [0, 1], `[3, size, size]`; see `square`.
+    """The center square of an image file, float32 in [0, 1], `[3, size, size]`; see `square`.
 
     Raises:
         DataError: the file cannot be read, or not rightly.
@@ -42,11 +42,11 @@ def read_square(path: Path, size: int) -> Tensor:
 
 
 def square(image: Image.Image, size: int) -> Tensor:
-    """The centre square of an image, resized with antialiasing, `[3, size, size]`.
+    """The center square of an image, resized with antialiasing, `[3, size, size]`.
 
     Of a file of several images it is the first. Transparent images are laid on white. The orientation that a camera
     notes is not followed, as torchvision does not either. Grey images of more than 8 bits and floats keep their
-    precision; colour images of 16 bits are read with 8 bits, which is all that Pillow has for them.
+    precision; color images of 16 bits are read with 8 bits, which is all that Pillow has for them.
 
     Returns:
         uint8, or float32 in [0, 1] where the image has more than 8 bits.

@@ -444,16 +444,14 @@ def figure(found: dict[tuple[str, str], Cell], sets: Sequence[str]) -> bytes:
     every_axes = drawn.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     places = range(len(THRESHOLDS))
     for axes, name in zip(every_axes, sets, strict=True):
-        for attack, colour in zip(ATTACKS, ("tab:orange", "tab:blue"), strict=True):
+        for attack, color in zip(ATTACKS, ("tab:orange", "tab:blue"), strict=True):
             ours = [share(name, found[name, attack], place) for place in places]
             rates = np.array([100 * one.found / one.trials for one in ours])
             ends = 100 * np.array([wilson(one.found, one.trials) for one in ours])
             spread = np.abs(ends.T - rates)
-            axes.errorbar(
-                places, rates, yerr=spread, color=colour, marker="o", ms=4, capsize=3, label=f"{attack}, ours"
-            )
+            axes.errorbar(places, rates, yerr=spread, color=color, marker="o", ms=4, capsize=3, label=f"{attack}, ours")
             paper = [100 * one.paper for one in ours]
-            axes.plot(places, paper, color=colour, linestyle="--", marker="x", alpha=0.7, label=f"{attack}, paper")
+            axes.plot(places, paper, color=color, linestyle="--", marker="x", alpha=0.7, label=f"{attack}, paper")
         axes.set_title(f"{name}, {len(found[name, 'IDLG'].victims):,} images", fontsize=10)
         axes.set_xticks(places, [f"{limit:g}" for limit in THRESHOLDS])
         axes.set_xlabel("MSE at most")

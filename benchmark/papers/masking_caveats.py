@@ -56,7 +56,7 @@ def swept_prior(defenses: list[DefenseThresholds]) -> str:
     if not at_the_end and not by_another:
         return ""
     said = (
-        "The attacker who knows of Gaussian noise expects differences of neighbouring pixels of "
+        "The attacker who knows of Gaussian noise expects differences of neighboring pixels of "
         f"{listed([f'{scale:g}' for scale in scales])} times their mean in public images (the scale of the prior)."
     )
     if at_the_end:

@@ -229,8 +229,8 @@ def test_only_victims_that_every_start_attacked_count(tmp_path: Path) -> None:
     assert passing(setting, "mean")[0] == 0.5
     assert "as means over 1 setting:\n\n- the blend: +100.0 (+100.0 to +100.0) points of images found" in written
     assert "no reconstruction: +50.0 (+50.0 to +50.0) points of images found, +50.0 (+50.0 to +50.0) points" in written
-    told = "confirmed** as a mean over settings, +100.0 (+100.0 to +100.0) points. Of 1 settings it holds significantly in 0"
-    assert f"- **More images than from noise: {told}, the opposite in 0, and it is open in 1." in written
+    told = "confirmed** as a mean over settings, +100.0 (+100.0 to +100.0) points. Of 1 settings it holds"
+    assert f"- **More images than from noise: {told} significantly in 0, the opposite in 0, and it is open" in written
     assert "**Fewer evaluations than from the mean: confirmed** as a mean" in dlg_fb.summary(of_dlg_fb(), tmp_path)
 
 
