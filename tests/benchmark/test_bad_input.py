@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import commands
-from benchmark.cli import main
+from benchmark import commands, registry
+from benchmark.cli import dispatch, main, parsers
+from benchmark.errors import UsageError
 
 BASE = """\
 scenarios: [{data: Digits, model: LeNet}]
@@ -439,3 +440,38 @@ def test_a_sweep_of_a_million_is_refused_before_it_is_made(refused: Refused, tmp
 def test_a_pipe_is_no_suite_and_nobody_waits_for_it(refused: Refused, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "own.yaml")
     assert refused("run", "own.yaml").startswith("the suite own.yaml cannot be read (it is not a regular file)")
+
+
+def slips(name: str) -> set[str]:
+    """A name as somebody may mistype it: a letter too few, two letters swapped."""
+    place = len(name) // 2
+    swapped = name[: place - 1] + name[place] + name[place - 1] + name[place + 1 :]
+    return {name[:place] + name[place + 1 :], swapped} - {name}
+
+
+@pytest.mark.parametrize("command", parsers()[1])
+def test_a_slip_in_a_command_or_a_flag_is_told_with_the_right_name(command: str) -> None:
+    for slip in slips(command):
+        with pytest.raises(UsageError, match=rf"unknown command '{slip}': did you mean .*{command}"):
+            dispatch([slip])
+    for flag in parsers()[1][command]._option_string_actions:
+        for slip in slips(flag) if len(flag) > 4 else ():
+            with pytest.raises(UsageError, match=rf"unknown flag '{slip}': did you mean .*{flag}"):
+                dispatch([command, slip, "x", "y"])
+
+
+@pytest.mark.parametrize("kind", ["attack", "defense", "data", "model"])
+def test_a_slip_in_a_class_or_an_argument_is_told_with_the_right_name(kind: str) -> None:
+    for name in registry.classes(kind):
+        for slip in slips(name):
+            with pytest.raises(UsageError, match=rf"did you mean .*{name}"):
+                registry.spec(kind, slip, {})
+        for argument in registry.arguments(kind, name).names:
+            for slip in slips(argument) if len(argument) > 3 else ():
+                with pytest.raises(UsageError, match=rf"of {name} '{slip}': did you mean .*{argument}"):
+                    registry.spec(kind, name, {slip: 1})
+
+
+def test_a_folder_is_no_suite(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert refused("run", "mine") == "mine is a folder, not a suite: give a YAML file"

@@ -331,4 +331,4 @@ def test_a_table_that_goes_to_a_file_is_whole_and_one_in_a_narrow_terminal_says_
     assert "x" * 300 in printed and all(column.name in printed for column in columns_of(found.boards[0]))
     print_table(of_records([record(SIXTEEN)]), Console(force_terminal=True, width=90))
     narrow = capsys.readouterr().out
-    assert "in a wider window also: s / victim, evaluations" in narrow and "worst case" in narrow
+    assert "columns for a wider window: s / victim, evaluations" in narrow and "worst case" in narrow

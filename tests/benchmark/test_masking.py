@@ -108,7 +108,7 @@ def test_the_page_sets_both_attackers_beside_the_accuracy_at_their_strengths(
         "| Masking ratio | 0.1 (beyond 0, not certified) | IDLG | 0.8 (beyond 0, not certified) | IDLG with priors |"
     ) in written
     assert "| Masking ratio | ConvNet FedSGD | 62.0 ± 5.0 % | 61.7 ± 5.2 % | 42.1 ± 5.2 % |" in written
-    assert "| Pruning ratio | stopped at the weak end, ratio 0.9, already (0% leak) | IDLG | not stopped at" in written
+    assert "| Pruning ratio | already stopped at the weak end, ratio 0.9 (0% leak) | IDLG | not stopped at" in written
     assert "| Pruning ratio | ConvNet FedSGD | 62.0 ± 5.0 % | 61.9 ± 5.0 % | not trained |" in written
     assert "at most 0, which a leak rate of up to 19% can" in written
     assert "of the training" in written and "12 records, 2026-01-01 to 2026-01-01, 12.0 hours of training" in written

@@ -328,7 +328,7 @@ def test_records_that_vanish_during_a_run_are_made_again(
     run("removing.yaml", "--out", "out", "--devices", "cpu", *workers)
     assert Path("removed0").exists()
     said = capsys.readouterr()
-    sentence = r"leakboard: \d+ of 12 records have vanished from \S*out during the run: these blocks go again"
+    sentence = r"leakboard: \d+ of 12 records disappeared from \S*out during the run: running these blocks again"
     assert workers or re.search(sentence, said.err)  # workers say it themselves
     assert len(read_all(Path("out"))) == 12
     assert sum(row["victims"] for row in table("out", capsys)) == 12

@@ -239,7 +239,7 @@ def test_damaged_records_are_left_out_with_a_line_for_each(
     assert read_all(tmp_path) == [record]
     assert capsys.readouterr().err.splitlines() == [
         "leakboard: the record bad.json is damaged (it is cut off, or not a record): it is left out",
-        "leakboard: the record pipe.json is no file: it is left out",
+        "leakboard: the record pipe.json is not a file: it is left out",
     ]
 
 

@@ -109,7 +109,7 @@ def test_the_strengths_that_were_found_are_trained_too(leakboard: Leakboard, tmp
     code, _, err = leakboard(given, "--at", tmp_path)
     assert code == 2 and "has no strength that stops an attacker on CIFAR10JPEG" in err
     code, _, err = leakboard(given, "--at", tmp_path / "nowhere")
-    assert code == 2 and "cannot be read: run leakboard threshold" in err
+    assert code == 2 and "cannot be read: delete it if it is damaged, and run leakboard threshold" in err
 
 
 def test_a_data_set_may_be_trained_on_as_itself_or_as_jpeg() -> None:
@@ -182,7 +182,7 @@ def test_what_every_worker_died_of_is_told(
     monkeypatch.setattr("benchmark.executors.local.launch", launch)
     code, _, error = leakboard(suite(seeds=[0, 1]), "--workers", 3)
     assert code == 2
-    assert "all workers ended, and 2 of 2 runs are left (it was ended): the same command goes on" in error
+    assert "all workers ended, and 2 of 2 runs are left (it was ended): the same command resumes" in error
 
 
 @pytest.fixture
