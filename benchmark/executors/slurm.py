@@ -62,7 +62,7 @@ def launch(options: dict[str, Any], workers: Sequence[Worker]) -> Iterator[Seque
         jobs = made.map_array(Job(), workers)
     except (submitit.core.utils.FailedJobError, OSError) as error:
         raise UsageError(f"the jobs cannot be submitted ({one_line(error)})") from None
-    print(f"leakboard: {len(jobs)} jobs submitted, with logs in {folder}", file=sys.stderr)
+    print(f"leakboard: jobs submitted: {len(jobs)}, with logs in {folder}", file=sys.stderr)
     try:
         yield [partial(ended, job) for job in jobs]
     finally:

@@ -229,7 +229,7 @@ def test_a_suite_that_may_not_be_read_is_told(
 
     (tmp_path / "own.yaml").write_text(BASE)
     monkeypatch.setattr(Path, "read_text", forbidden)
-    assert refused("run", "own.yaml") == "the suite own.yaml cannot be read (Permission denied); there are own.yaml"
+    assert refused("run", "own.yaml") == "the suite own.yaml cannot be read (Permission denied); beside it: own.yaml"
 
 
 @pytest.mark.parametrize(
