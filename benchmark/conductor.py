@@ -108,7 +108,7 @@ class Conductor:
         if todo:  # else all of them have just been read
             again = partial(self._do, store=store, watch=reporter)
             until_all_are_there(blocks, store.vanished, again, self.folder, "blocks")
-        ran = f"{reporter.ran} of {len(blocks)} blocks run" if todo else "nothing to run: everything is done already"
+        ran = f"{reporter.ran} of {len(blocks)} blocks run" if todo else "everything was done already: nothing to run"
         return ran, reporter.finish()
 
     def _do(self, todo: list[Block], store: Store, watch: Watch) -> None:

@@ -100,7 +100,7 @@ def carry_out(
     write_whole(folder / "training.md", as_markdown(table, suite.name).encode())
     if tracker:
         tracker.finish(records, table, [run.training.config() for run in needed.values()])
-    said = f"{done} of {len(needed)} runs trained" if done else "nothing to train: everything is done already"
+    said = f"{done} of {len(needed)} runs trained" if done else "everything was done already: nothing to train"
     return said, table
 
 

@@ -234,7 +234,7 @@ def test_the_same_command_again_does_nothing_and_says_so(leakboard: Leakboard, t
     (out / "leaderboard.md").unlink()
     next((out / "pictures").iterdir()).unlink()
     said = leakboard("run", *CELL, "--out", out)
-    assert "nothing to run: everything is done already" in said
+    assert "everything was done already: nothing to run" in said
     assert times(out) == before
     assert (out / "leaderboard.csv").read_bytes() == csv_before
     assert (out / "leaderboard.md").exists() and len(list((out / "pictures").iterdir())) == 4

@@ -110,7 +110,7 @@ def test_the_page_sets_both_attackers_beside_the_accuracy_at_their_strengths(
     assert "| Masking ratio | ConvNet FedSGD | 62.0 ± 5.0 % | 61.7 ± 5.2 % | 42.1 ± 5.2 % |" in written
     assert "| Pruning ratio | already stopped at the weak end, ratio 0.9 (0% leak) | IDLG | not stopped at" in written
     assert "| Pruning ratio | ConvNet FedSGD | 62.0 ± 5.0 % | 61.9 ± 5.0 % | not trained |" in written
-    assert "at most 0, which a leak rate of up to 19% can" in written
+    assert "at most 0, which is compatible with a leak rate of up to 19%" in written
     assert "of the training" in written and "12 records, 2026-01-01 to 2026-01-01, 12.0 hours of training" in written
     oblivious, _, adaptive = written.partition("**At the strengths that stop the adaptive attacker:**")
     # 0.4, 0.3 and 0.2 points: 0.3 ± 4.303 x 0.1 / sqrt(3), though each accuracy alone is known to 5 points
@@ -343,7 +343,5 @@ def test_what_a_mask_leaves_stands_on_the_page_where_it_was_computed(make_search
     second = row | {"attack": spec("attack", "GaussNewton", {}).as_dict(), "runs": dict.fromkeys(RUNS, reached)}
     (tmp_path / "diagnosis.json").write_text(json.dumps({"rows": [first, second]}))
     written = of_masking(tmp_path, searches, [])
-    assert (
-        "Of the 1 images behind a mask on MNIST LeNet that one of the IDLG runs misses though the objective" in written
-    )
+    assert "Of the 1 images behind a mask on MNIST LeNet that an IDLG run misses although the objective" in written
     assert "is lower at the true image, Gauss-Newton finds 1." in written

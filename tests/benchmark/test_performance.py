@@ -112,7 +112,7 @@ def test_a_report_from_before_threads_were_tried_is_refused(tmp_path: Path) -> N
     for sides in report["cpu"]["settings"].values():
         del sides["one by one"]["threads_tried"]
     (tmp_path / "performance.json").write_text(json.dumps(report))
-    with pytest.raises(UsageError, match="of another version"):
+    with pytest.raises(UsageError, match="from another version"):
         performance_page.read(tmp_path)
 
 

@@ -286,7 +286,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
         patched.setattr(os, "fsync", fsync)
         run("own.yaml", "--out", "out", code=2)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"leakboard: out/.+ cannot be written \(No space left on device\): make room or .+", last)
+    assert re.fullmatch(r"leakboard: out/.+ cannot be written \(No space left on device\): free some space or .+", last)
     assert not list(Path("out").rglob("*.tmp"))
     done = record_files("out")
     assert len(done) <= writes and (done or writes < 20)

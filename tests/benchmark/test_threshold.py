@@ -166,7 +166,7 @@ def test_a_search_ends_with_strengths_and_goes_on_where_it_was_stopped(
     assert "not stopped at the strong end, ratio 0.001 (" in adaptive_mask["psnr"]["note"]
     assert noise["psnr"]["strength"] in noise["strengths"]
     assert "| Digits LeNet | GaussianNoise std |" in said.out and "bisection step 2 of 2" in said.err
-    assert "With 4 victims that means at most 0, which a leak rate of up to 49%" in said.out
+    assert "With 4 victims that means at most 0, which is compatible with a leak rate of up to 49%" in said.out
 
     before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").iterdir())
     assert search(tmp_path) == 0

@@ -40,7 +40,7 @@ def test_a_smaller_number_may_be_stronger(make_search: MakeSearch) -> None:
 @pytest.mark.parametrize(
     ("leaking", "without", "how", "note"),
     [
-        ({0.1: 0, 0.9: 0}, 0, "void", "void: without a defense 0% leak"),
+        ({0.1: 0, 0.9: 0}, 0, "void", "void: 0% leak without a defense"),
         ({0.1: 0, 0.9: 0}, 16, "at the weak end", "already stopped at the weak end, ratio 0.1 (0% leak)"),
         ({0.1: 16, 0.9: 4}, 16, "never", "not stopped at the strong end, ratio 0.9 (25% leak)"),
     ],
@@ -83,7 +83,7 @@ def test_a_strength_without_a_record_is_told(make_search: MakeSearch) -> None:
         rows([search], records[:2] + records[3:], Criterion())
     with pytest.raises(UsageError, match="no record of CIFAR10 LeNet, no defense, IDLG"):
         rows([search], records[1:], Criterion())
-    with pytest.raises(UsageError, match="there are not all 17 victims yet"):
+    with pytest.raises(UsageError, match="not all 17 victims are done yet"):
         rows([search | {"victims": 17}], records, Criterion())
 
 

@@ -152,7 +152,7 @@ def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, t
     assert sorted({path.suffix for path in (folder / "training").iterdir()}) == [".json"]  # nothing half done is left
     before = results(folder)
     code, again, _ = leakboard(given)
-    assert code == 0 and "nothing to train: everything is done already" in again
+    assert code == 0 and "everything was done already: nothing to train" in again
     assert results(folder) == before and again.partition("\neverything")[0] == out.partition("\n8 of 8")[0]
 
 
@@ -403,7 +403,7 @@ def test_each_defense_takes_the_rate_that_is_best_on_validation_images_and_seeds
     pretend(monkeypatch, validation)
     given = suite(MASKING, seeds=[0, 1, 2], learning_rate=[0.1, 0.01, 1])
     code, out, err = leakboard(given)
-    assert code == 0 and "each is tried with the first tuning seed" in err
+    assert code == 0 and "all are trained with one tuning seed" in err
     # Of two defenses each: three rates with one seed, two more seeds of two rates, three reported seeds of one rate.
     assert "20 of 20 runs trained" in out
     free, masked = csv.DictReader((tmp_path / "runs" / "mine" / "training.csv").open())
