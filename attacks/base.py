@@ -25,7 +25,7 @@ class Observation:
         defense: the attacker's model of the defense where the threat model grants it, else None.
         mean_image: public mean image ``[C, H, W]``.
         class_means: public mean images of the classes ``[K, C, H, W]``.
-        mean_step: mean absolute difference of neighbouring pixels in public images, above 0.
+        mean_step: mean absolute difference of neighboring pixels in public images, above 0.
     """
 
     model: nn.Module
@@ -94,7 +94,7 @@ class Reconstruction:
             is), "diverged" (NaN or Inf) or "closed form".
         trajectory: present for an attack that iterates.
         starts: for each victim where the attack that is returned started; empty for an attack that does not iterate.
-        label_probabilities: of an attack that optimises the labels, ``[V, N, K]`` at its loss; None where the labels
+        label_probabilities: of an attack that optimizes the labels, ``[V, N, K]`` at its loss; None where the labels
             are all there is.
     """
 

@@ -11,7 +11,7 @@ from attacks.labels import idlg_labels
 
 
 class Baseline(Attack):
-    """An answer that needs no optimisation; labels are those of the sign rule, which any attacker has for free."""
+    """An answer that needs no optimization; labels are those of the sign rule, which any attacker has for free."""
 
     def guess(self, observation: Observation, labels: Tensor) -> Tensor:
         """Images that can be broadcast to ``[V, N, C, H, W]``; ``labels`` is ``[V, N]``."""

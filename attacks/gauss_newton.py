@@ -17,7 +17,7 @@ from attacks.starts import STARTS, draw_start
 from defenses.base import KnownDefense, Update
 
 EDGE = 1e-3
-"""Differences of neighbouring pixels below it count as their square, as in :func:`total_variation`."""
+"""Differences of neighboring pixels below it count as their square, as in :func:`total_variation`."""
 
 OUTSIDE = 100.0
 """Weight of the squared distance of pixels from [0, 1] beside the total variation."""
@@ -35,7 +35,7 @@ CHUNK = 16
 class GaussNewton(Attack):
     """Solves the equations that a defense has left for the image, and takes the smoothest image that solves them.
 
-    With r(x) the gradient at the image x less the observed one and J its Jacobian, each iteration minimises
+    With r(x) the gradient at the image x less the observed one and J its Jacobian, each iteration minimizes
     ``|r + J s|^2 + w (TV(x + s) + box)`` over the step s, damped as by Levenberg and Marquardt (Nocedal and Wright
     2006, chapter 10.3); total variation is replaced by the quadratic that touches it from above at x (Vogel and Oman
     1996). The weight w falls from iteration to iteration by a fixed factor: the image is smooth at first, and at the
@@ -54,7 +54,7 @@ class GaussNewton(Attack):
         total_variation: weight of the prior at the start, in parts of the squared norm of the entries used; above 0.
         last_total_variation: the weight at the end, above 0 and no greater. Against known noise it does not fall below
             what the noise calls for.
-        prior_scale: against known noise, scale of the Laplace prior on the differences of neighbouring pixels, above 0,
+        prior_scale: against known noise, scale of the Laplace prior on the differences of neighboring pixels, above 0,
             in parts of their mean size in public images.
     """
 

@@ -1,4 +1,4 @@
-"""The optimisation loop that DLG and its successors share, for many victims at once."""
+"""The optimization loop that DLG and its successors share, for many victims at once."""
 
 import logging
 import math
@@ -53,7 +53,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # a line for eac
 class GradientMatching(LightningModule, Attack):
     """Finds the images whose gradient is the observed update, with L-BFGS, V victims at once.
 
-    The parameters of this module are the dummy images (and what else a subclass optimises) of the victims that are
+    The parameters of this module are the dummy images (and what else a subclass optimizes) of the victims that are
     under attack now: ``at_once`` at most. One Lightning step is one evaluation of all of them. A victim that has
     converged, stalled, diverged or spent its budget leaves, and a waiting one takes its place.
 
@@ -71,7 +71,7 @@ class GradientMatching(LightningModule, Attack):
             gradient: natural images are smooth, which stands in for the equations that are missing.
         restarts: how often a victim that has stalled or diverged starts again from new noise within its budget, at
             least 0, as published.
-        prior_scale: against known noise, scale of the Laplace prior on the differences of neighbouring pixels, above 0,
+        prior_scale: against known noise, scale of the Laplace prior on the differences of neighboring pixels, above 0,
             in parts of their mean size in public images, which is its maximum-likelihood estimate. The larger, the
             less the prior smooths.
         patience: evaluations after which a victim has stalled whose lowest loss has not fallen by a thousandth
@@ -126,7 +126,7 @@ class GradientMatching(LightningModule, Attack):
 
     @abstractmethod
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-        """Logits ``[V, N, K]`` of the labels at the start, and whether the attack optimises them."""
+        """Logits ``[V, N, K]`` of the labels at the start, and whether the attack optimizes them."""
 
     # The attack loop.
 
@@ -174,13 +174,13 @@ class GradientMatching(LightningModule, Attack):
         return losses
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        loss.sum().backward(inputs=list(self._optimised()))
+        loss.sum().backward(inputs=list(self._optimized()))
 
     def configure_optimizers(self) -> BatchLBFGS:
-        self.solver = BatchLBFGS(list(self._optimised()), history_size=self.history_size, line_search=self.line_search)
+        self.solver = BatchLBFGS(list(self._optimized()), history_size=self.history_size, line_search=self.line_search)
         return self.solver
 
-    def _optimised(self) -> Iterator[nn.Parameter]:
+    def _optimized(self) -> Iterator[nn.Parameter]:
         return (p for p in (self.images, self.label_logits) if p.requires_grad)
 
     # Bookkeeping of the victims.
@@ -189,7 +189,7 @@ class GradientMatching(LightningModule, Attack):
         like = next(iter(observation.update.values()))
         victims = observation.num_victims
         self._observation = observation
-        self._starts, optimise_labels = draw_starts(
+        self._starts, optimize_labels = draw_starts(
             observation, self.start, self.restarts, self.at_once, self.start_labels
         )
         self._attempts = [0] * victims
@@ -223,7 +223,7 @@ class GradientMatching(LightningModule, Attack):
             torch.full((victims, len(LEVELS)), -1),
         )
         self.images = nn.Parameter(first["images"][:0])
-        self.label_logits = nn.Parameter(first["label_logits"][:0], requires_grad=optimise_labels)
+        self.label_logits = nn.Parameter(first["label_logits"][:0], requires_grad=optimize_labels)
         self.victims: list[int] = []
         """The victims under attack, one for each row of the parameters."""
         self._waiting = list(range(victims))

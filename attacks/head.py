@@ -1,7 +1,7 @@
 """The last layer, found by what it does: the one that produces the logits.
 
 What a layer is called, where it is registered and which class it has tells nothing of what `forward` makes of it: a
-network may use a layer twice, normalise in `forward` or in a hook, or divide its logits by a temperature. So whatever
+network may use a layer twice, normalize in `forward` or in a hook, or divide its logits by a temperature. So whatever
 takes a shortcut through a network takes it where it was shown, on random weights and inputs of this very network, to
 give the network's own result.
 """
@@ -23,7 +23,7 @@ SAME = {torch.float64: 1e-9, torch.float32: 1e-3}
 def random_weights(model: nn.Module, networks: int, seed: int = 0) -> Update:
     """Weights of some networks at random, name -> ``[V, ...]``, the same for the same architecture and seed.
 
-    They are no larger than usual ones, and none of them is zero, as they are in some initialisations: whatever a layer
+    They are no larger than usual ones, and none of them is zero, as they are in some initializations: whatever a layer
     does can be seen.
     """
     generator = torch.Generator().manual_seed(seed)

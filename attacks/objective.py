@@ -1,4 +1,4 @@
-"""What the attack loop minimises: how far dummy images are from the updates, and from what images look like."""
+"""What the attack loop minimizes: how far dummy images are from the updates, and from what images look like."""
 
 import torch
 from torch import Tensor
@@ -194,7 +194,7 @@ def outside(images: Tensor) -> Tensor:
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Sum of the absolute differences of neighbouring pixels of each channel, smooth at 0, ``[A]``."""
+    """Sum of the absolute differences of neighboring pixels of each channel, smooth at 0, ``[A]``."""
     steps = (images.diff(dim=-2), images.diff(dim=-1))
-    edge = 1e-3  # differences below it, a quarter of a grey level, count as their square
+    edge = 1e-3  # differences below it, a quarter of a gray level, count as their square
     return torch.stack([((d.square() + edge**2).sqrt() - edge).flatten(1).sum(1) for d in steps]).sum(0)

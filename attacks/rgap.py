@@ -97,7 +97,7 @@ def stages(model: nn.Module, image_shape: tuple[int, ...]) -> list[Stage]:
     """The linear layers of a network, first to last.
 
     They are taken in the order in which they run on an image, and one after the other must give, with random weights,
-    what the network itself gives: a layer that is used twice, a shortcut, or a normalisation anywhere is no such chain.
+    what the network itself gives: a layer that is used twice, a shortcut, or a normalization anywhere is no such chain.
 
     Raises:
         ValueError: the network is not a chain of convolutions, linear layers, sigmoids and ReLU that ends with a linear

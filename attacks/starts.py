@@ -34,13 +34,13 @@ def draw_start(start: str, observation: Observation, generators: list[torch.Gene
 
 
 StartLabels = Callable[[Observation, Sequence[torch.Generator]], tuple[Tensor, bool]]
-"""Logits ``[V, N, K]`` of the labels at a start, and whether they are optimised."""
+"""Logits ``[V, N, K]`` of the labels at a start, and whether they are optimized."""
 
 
 def draw_starts(
     observation: Observation, start: str, restarts: int, at_once: int | None, start_labels: StartLabels
 ) -> tuple[list[tuple[str, dict[str, Tensor]]], bool]:
-    """Name, images and label logits of all victims for each attempt, and whether the labels are optimised.
+    """Name, images and label logits of all victims for each attempt, and whether the labels are optimized.
 
     Args:
         observation: of V victims.
@@ -55,7 +55,7 @@ def draw_starts(
     for attempt in range(1 + restarts):
         name = "noise" if attempt or start == "rgap" else start
         images = draw_start(name, observation, generators)
-        logits, optimise_labels = start_labels(observation, generators)
+        logits, optimize_labels = start_labels(observation, generators)
         starts.append((name, {"images": images, "label_logits": logits.to(like)}))
     if start == "rgap":
         turns = range(0, observation.num_victims, at_once or observation.num_victims)
@@ -64,9 +64,9 @@ def draw_starts(
         images, labels = (torch.cat(parts) for parts in zip(*solved, strict=True))
         logits = (
             labels.nan_to_num(0).clamp(min=1e-12).log().unsqueeze(1)
-            if optimise_labels
+            if optimize_labels
             else starts[0][1]["label_logits"]
         )
         first = {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1), "label_logits": logits}
         starts.insert(0, ("rgap", first))
-    return starts, optimise_labels
+    return starts, optimize_labels

@@ -75,7 +75,7 @@ class Arguments:
             UsageError: an argument is unknown, missing, or has another type.
         """
         self._check_names(texts)
-        self._check_numbers(texts)
+        self._check_numbers(texts, typed=True)
         words = [f"--{self.kind}.{key}={value}" for key, value in texts.items()]
         parsed = self._parsed(texts, lambda: self._parser.parse_args(words, defaults=True))
         return {key: _plain(parsed[key]) for key in texts}
@@ -121,10 +121,10 @@ class Arguments:
                 f"{missing[0]} VALUE, or {missing[0]}: VALUE beside the class in a suite{written(self._cls)}"
             )
 
-    def _check_numbers(self, args: Mapping[str, Any]) -> None:
-        """UsageError for a text where a number belongs; jsonargparse would take 1:30 for 90."""
+    def _check_numbers(self, args: Mapping[str, Any], typed: bool = False) -> None:
+        """UsageError for a text where a number belongs; jsonargparse would take 1:30 for 90, and "2" for 2."""
         for key, value in args.items():
-            if key in self._hints and is_no_number(value, self._hints[key]):
+            if key in self._hints and is_no_number(value, self._hints[key], typed):
                 raise UsageError(f"{self.name}: {self._expected(key, value)}")
 
     def _parsed(self, args: Mapping[str, Any], parse: Callable[[], Namespace]) -> dict[str, Any]:
@@ -149,9 +149,12 @@ class Arguments:
     def _expected(self, key: str, value: Any) -> str:
         """That an argument has another type."""
         hint = self._hints[key]
-        given = value if isinstance(value, str) and 0 < len(value) <= 80 else quoted(value)
-        as_text = isinstance(value, int | float) and str in (hint, *get_args(hint))
-        return f"{key} must be {in_words(hint)}, not {given}{': put it in quotes' if as_text else ''}"
+        kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        if isinstance(value, int | float) and str in kinds:
+            given = f"{value}: put it in quotes"
+        else:
+            given = as_given(value, float not in kinds) if {int, float} & {*kinds} else shown(value)
+        return f"{key} must be {in_words(hint)}, not {given}"
 
 
 def parser_of(kind: str, name: str, cls: type, hidden: frozenset[str] = frozenset()) -> ArgumentParser:
@@ -199,11 +202,17 @@ def takes_null(hint: Any) -> bool:
     return hint in (Any, None, type(None), object) or (get_origin(hint) is Literal and None in get_args(hint))
 
 
-def is_no_number(value: Any, hint: Any) -> bool:
-    """Whether a text stands, alone or in a list or mapping, where the type wants a number, true or false."""
+def is_no_number(value: Any, hint: Any, typed: bool = False) -> bool:
+    """Whether a text stands, alone or in a list or mapping, where the type wants a number, true or false.
+
+    Args:
+        value: of the argument.
+        hint: its type.
+        typed: whether the value was typed on the command line, where YAML says what it is.
+    """
     if get_origin(hint) in (Union, types.UnionType):
-        return all(is_no_number(value, one) for one in get_args(hint) if one is not type(None))
-    if isinstance(value, str):
+        return all(is_no_number(value, one, typed) for one in get_args(hint) if one is not type(None))
+    if isinstance(value, str) and typed:
         try:
             value = load_yaml(value)
         except (yaml.YAMLError, ValueError):
@@ -217,6 +226,23 @@ def is_no_number(value: Any, hint: Any) -> bool:
     if isinstance(value, dict) and len(inner) == 2:
         return any(is_no_number(one, inner[1]) for one in value.values())
     return False
+
+
+def as_given(value: Any, whole: bool) -> str:
+    """A value that is no number, or no whole one, and how to write it: in digits, without quotes or ``_``."""
+    text = re.sub(r"(?<=\d)[_, ](?=\d)", "", value).strip() if isinstance(value, str) else str(value)
+    if isinstance(value, str | float) and re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?(e[-+]?\d+)?", text, re.ASCII):
+        number = float(text)
+        is_whole = number.is_integer() and abs(number) < 1e15
+        written = f"{number:.0f}" if is_whole else text
+        if is_whole or not whole:
+            return f"{value!r}: write it without quotes" if written == value else f"{value}: write {written}"
+    return shown(value)
+
+
+def shown(value: Any) -> str:
+    """A value, a short text as it is."""
+    return value if isinstance(value, str) and 0 < len(value) <= 80 else quoted(value)
 
 
 def is_whole(hint: Any) -> bool:

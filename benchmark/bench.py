@@ -118,7 +118,7 @@ def published(
         model: the network; its weights are replaced by the victim's.
         observation: of all victims.
         victim: the row.
-        joint_labels: optimise soft labels too (DLG) instead of inferring them (iDLG).
+        joint_labels: optimize soft labels too (DLG) instead of inferring them (iDLG).
         tolerance: the loss below which the published code stops.
         outer_steps: steps of 20 evaluations.
         history_size: pairs that L-BFGS keeps.
@@ -133,14 +133,14 @@ def published(
     weights = list(model.parameters())
     generator = torch.Generator().manual_seed(observation.seeds[victim])
     images = torch.randn(observation.image_shape, generator=generator).to(target[0]).requires_grad_()
-    optimised = [images]
+    optimized = [images]
     if joint_labels:
         shape = (len(images), observation.num_classes)
         logits = torch.randn(shape, generator=generator).to(target[0]).requires_grad_()
-        optimised.append(logits)
+        optimized.append(logits)
     else:
         labels = target[-2].sum(-1).argmin(-1, keepdim=True)
-    optimizer = torch.optim.LBFGS(optimised, lr=1, max_iter=STEP, history_size=history_size)
+    optimizer = torch.optim.LBFGS(optimized, lr=1, max_iter=STEP, history_size=history_size)
     evaluations = 0
 
     def closure() -> Tensor:
@@ -152,7 +152,7 @@ def published(
         dummy = torch.autograd.grad(loss, weights, create_graph=True)
         distance = sum(((a - b) ** 2).sum() for a, b in zip(dummy, target, strict=True))
         assert isinstance(distance, Tensor)
-        distance.backward(inputs=optimised)
+        distance.backward(inputs=optimized)
         return distance.detach()
 
     for step in range(outer_steps):
@@ -197,8 +197,8 @@ def compare(
     null, _ = null_scores(images, labels, data.mean_image(), data.class_means())
 
     def note(side: Side, rows: range, found: Tensor, found_labels: Tensor, diverged: list[bool]) -> None:
-        grey = torch.where(found.isfinite(), found, 0.5)
-        scores = score(images[rows], labels[rows], grey.cpu(), found_labels.cpu(), None)
+        gray = torch.where(found.isfinite(), found, 0.5)
+        scores = score(images[rows], labels[rows], gray.cpu(), found_labels.cpu(), None)
         is_found = leaked(scores.psnr, null[rows]).any(1).tolist()
         side.leaked += [ok and not bad for ok, bad in zip(is_found, diverged, strict=True)]
         side.diverged += diverged

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks import Attack
-from benchmark.behaviour import Behaviours
+from benchmark.behavior import Behaviors
 from benchmark.code_version import code_checksum, networks_sha256, texts_of
 from benchmark.errors import UsageError, data_fault, users_code
 from benchmark.models import Model, check_logits
@@ -31,7 +31,7 @@ class Block:
         victims: their numbers.
         key: digest of everything that decides their results.
         code_sha256: of the code that does.
-        behaviour: digest of what the user's own classes do, empty where there are none.
+        behavior: digest of what the user's own classes do, empty where there are none.
         networks: digests of the networks of victim 0 and of the last one of the block.
         data: see :func:`data_chain`.
     """
@@ -40,7 +40,7 @@ class Block:
     victims: range
     key: str
     code_sha256: str
-    behaviour: str
+    behavior: str
     networks: tuple[str, str]
     data: tuple[str, ...]
 
@@ -161,7 +161,7 @@ class Keys:
     models: dict[str, Model]
     at_once: int
     _codes: dict[tuple[str, ...], str] = field(default_factory=dict)
-    _behaviours: Behaviours = field(default_factory=Behaviours)
+    _behaviors: Behaviors = field(default_factory=Behaviors)
     _networks: dict[tuple[str, int], str] = field(default_factory=dict)
     _chains: dict[Any, list[str]] = field(default_factory=dict)
 
@@ -169,7 +169,7 @@ class Keys:
         """Some victims of a cell, with their key."""
         scenario = cell.scenario
         code = code_of(cell.parts(), self._codes)
-        does = self._behaviours.of(self.bench.data(scenario.data), cell.parts(), scenario.batch_size)
+        does = self._behaviors.of(self.bench.data(scenario.data), cell.parts(), scenario.batch_size)
         networks = self._network(scenario, 0), self._network(scenario, victims[-1])
         data = self._data(scenario, victims)
         lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
@@ -205,7 +205,7 @@ class Present:
 
     bench: Workbench
     _codes: dict[tuple[str, ...], str] = field(default_factory=dict)
-    _behaviours: Behaviours = field(default_factory=Behaviours)
+    _behaviors: Behaviors = field(default_factory=Behaviors)
 
     def made(self, record: dict[str, Any]) -> bool:
         """Whether the classes of a record have the code and do what they did when it was made."""
@@ -215,8 +215,8 @@ class Present:
         try:
             if code_of(specs, self._codes) != record["code_sha256"]:
                 return False
-            does = record.get("behaviour_sha256", "")
-            return not does or does == self._behaviours.of(self.bench.data(data), specs, config["batch_size"])
+            does = record.get("behavior_sha256", "")
+            return not does or does == self._behaviors.of(self.bench.data(data), specs, config["batch_size"])
         except UsageError:  # a class or its data are gone
             return False
 
@@ -267,11 +267,13 @@ def check_fit(scenario: Scenario, bench: Workbench) -> Model:
     data = bench.data(scenario.data)
     held = data.num_victims(scenario.batch_size, scenario.same_class)
     if scenario.victims > held:
-        batches = f" with {scenario.batch_size} images each" if scenario.batch_size > 1 else ""
-        batches += f" in runs of {scenario.same_class} of one class" if scenario.same_class > 1 else ""
+        images = data.num_victims(1, scenario.same_class)
+        runs = f" in runs of {scenario.same_class} of one class" if scenario.same_class > 1 else ""
+        each = f" of {scenario.batch_size:,} images each" if scenario.batch_size > 1 else ""
+        smaller = f"batch_size of at most {images:,}" if images else "smaller same_class"
         raise UsageError(
-            f"{scenario.data.name} holds {held} victims{batches}, but {scenario.victims} were asked for: "
-            + (f"give --victims {held} or fewer" if held else "give a smaller batch_size")
+            f"{scenario.data.name} has {images:,} test images{runs}, too few for {scenario.victims:,} victims{each}: "
+            + (f"reduce --victims to {held:,}" if held else f"give a {smaller}")
         )
     model = bench.model(scenario)
     shape = " x ".join(map(str, data.image_shape))

@@ -82,7 +82,7 @@ def without_rank(standings: Sequence[Standing], names: Names) -> list[str]:
     sentences = [f"No rank for {listed(defenses)}: {reason}." for reason, defenses in of_reason.items()]
     if cells:
         sentences.append(
-            "A defense is ranked once every attack of this board has attacked it on all victims; still missing: "
+            "A defense is ranked once every attack of this board has been run on it with all victims; still missing: "
             f"{listed(cells)}."
         )
     return sentences
@@ -117,7 +117,7 @@ def unused_knowledge(board: Sequence[Outcome], names: Names) -> list[str]:
             found.append(names.cell(outcome))
     if not found:
         return []
-    return [f"Made no use of knowing the defense, since all results are those of not knowing it: {listed(found)}."]
+    return [f"Knowing the defense made no difference, all results are those of the oblivious attack: {listed(found)}."]
 
 
 def beside_control(outcome: Outcome, control: Outcome, identity: bool, names: Names) -> str | None:
@@ -136,8 +136,8 @@ def beside_control(outcome: Outcome, control: Outcome, identity: bool, names: Na
         return None
     rates = f"{names.cell(outcome)} leaks {rate(outcome)}, and without the defense {rate(control)}"
     if identity:
-        return f"{rates}, although the defense does not change what this attack sees"
-    return f"{rates}: a defense cannot add what leaks, so the control is weaker than it should be"
+        return f"{rates}, although the defense does not change the update that this attack sees"
+    return f"{rates}: a defense cannot add leakage, so the control is too weak"
 
 
 def less_than_twin(adaptive: Outcome, oblivious: Outcome, names: Names) -> str | None:
@@ -183,7 +183,7 @@ def easy_victims(board: Sequence[Outcome]) -> list[str]:
         return []
     return [
         f"Null baselines, which do not look at the update, reach {LEAKED_PSNR:.0f} dB on {count} of {len(easy)} "
-        "victims: there only what is better than they are has leaked, and a low rate does not mean that the images "
+        "victims. On these only a better reconstruction counts as leaked, so a low rate does not mean that the images "
         "stay private."
     ]
 
@@ -212,4 +212,4 @@ def stronger_attacks(board: Sequence[Outcome]) -> list[str]:
     lacking = [name for name, is_one in STRONG if not any(is_one(attack) for attack in attacks)]
     if not lacking:
         return []
-    return [f"What leaks may be more than this board shows; stronger attacks that were not run: {listed(lacking)}."]
+    return [f"More may leak than this board shows; stronger attacks that were not run: {listed(lacking)}."]

@@ -7,9 +7,9 @@ from typing import Any
 from benchmark.store import Record
 
 REASONS = {
-    "code": "of other code or another network than the newest and left out",
-    "data": "of other data than the newest and left out",
-    "present": "of other code than the present one and left out: run their suite again",
+    "code": "from other code or another network than the newest and left out",
+    "data": "from other data than the newest and left out",
+    "present": "from other code than the present one and left out: run their suite again",
 }
 """Why victims are left out, as the end of a sentence."""
 
@@ -97,7 +97,7 @@ def version_of(record: Record) -> tuple[str | None, ...]:
     network = (record.get("network_sha256") or [None])[0]
     return (
         record.get("code_sha256"),
-        record.get("behaviour_sha256"),
+        record.get("behavior_sha256"),
         network,
         lpips["sha256"] if isinstance(lpips, dict) else None,
     )

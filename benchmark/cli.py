@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -25,6 +26,20 @@ from benchmark.errors import (
 )
 
 KINDS = ("data", "model", "defense", "attack")
+
+
+def whole(text: str) -> int:
+    """A whole number in digits alone, as in a suite: int() would take ``1_000`` and the digits of any script."""
+    if not re.fullmatch(r"[-+]?[0-9]{1,100}", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number in digits, not {text!r}")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """A number in digits, as in a suite."""
+    if not re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"must be a number in digits, not {text!r}")
+    return float(text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,53 +69,52 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     run = add(
         "run",
         "run a suite (default: the quick one) or a single cell, and show its leaderboard",
-        "What is done is kept: the same command goes on from there. One cell without a file: --data CIFAR10 --model "
-        "LeNet --defense Masking --defense.ratio 0.5 --attack IDLG, with every argument of a class as a flag "
-        "(--attack.max_evaluations 3000); it is run with its control, its adaptive twin and the null baselines. "
-        "--attack.help IDLG explains the arguments of a class; so do --data.help, --model.help and --defense.help.",
+        "Finished work is kept: the same command resumes. A single cell needs no file: --data CIFAR10 --model LeNet "
+        "--defense Masking --defense.ratio 0.5 --attack IDLG, with every argument of a class as a flag "
+        "(--attack.max_evaluations 3000). It is run with its undefended control, the adaptive attack and the null "
+        "baselines. --attack.help IDLG explains the arguments of a class; so do --data.help, --model.help and "
+        "--defense.help.",
     )
     plan = add(
         "plan",
-        "say what a suite (default: the quick one) or a single cell costs, before it is run",
-        "Takes a suite, or the flags of a single cell, as leakboard run does. Time is that of short attacks on this "
-        "machine; evaluations are the mean of finished records of the same attack, in the folder and in results/, or "
-        "else the upper bound. Nothing is written.",
+        "estimate the cost of a suite (default: the quick one) or a single cell before running it",
+        "Takes a suite, or the flags of a single cell, as leakboard run does. Time is estimated from short attacks on "
+        "this machine; evaluations are the mean over finished records of the same attack, in the folder and in "
+        "results/, or else the upper bound. Nothing is written.",
     )
     threshold = add(
         "threshold",
-        "search for the strength at which each defense of a suite stops leakage",
+        "find the strength at which each defense of a suite stops leakage",
         "The suite gives each defense a range from its weak to its strong end, as in {class: Masking, range: {ratio: "
-        "[0, 0.99]}}. Both ends are tested, then the middle of what is left, with the same victims at every strength, "
-        "for each scenario, attack and attacker. Writes thresholds.json and thresholds.md beside the tables of "
-        "leakboard run, and keeps the searches that are there already; the same command resumes where it stopped.",
+        "[0, 0.99]}}. The search tests both ends, then bisects the range, with the same victims at every strength, for "
+        "each scenario, attack and attacker. It writes thresholds.json and thresholds.md beside the tables of "
+        "leakboard run, and keeps earlier searches there; the same command resumes.",
     )
     threshold.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
     threshold.add_argument(
-        "--ssim", type=float, default=0.5, metavar="S", help="a victim leaks at this SSIM or more (default: 0.5)"
+        "--ssim", type=number, default=0.5, metavar="S", help="a victim leaks at this SSIM or above (default: 0.5)"
     )
     threshold.add_argument(
         "--stop",
-        type=float,
+        type=number,
         default=0.05,
         metavar="R",
-        help="leakage has stopped where no more than this share of victims leaks (default: 0.05)",
+        help="leakage has stopped at this leak rate or below (default: 0.05)",
     )
-    threshold.add_argument(
-        "--steps", type=int, default=5, metavar="N", help="how often what is left is halved (default: 5)"
-    )
+    threshold.add_argument("--steps", type=whole, default=5, metavar="N", help="number of bisection steps (default: 5)")
     train = add(
         "train",
-        "train networks by federated learning with the defenses of a suite: what they cost in accuracy",
+        "train networks by federated learning to measure the accuracy that the defenses of a suite cost",
         "The suite has seeds, defenses and scenarios such as {data: Digits, model: ConvNet, algorithm: FedSGD, "
-        "clients: 10, rounds: 100, learning_rate: 0.1}; configs/federated.yaml has all keys. Every scenario is also "
-        "trained without a defense. Writes training.csv and training.md; the same command goes on where it stopped.",
+        "clients: 10, rounds: 100, learning_rate: 0.1}; configs/federated.yaml shows all keys. Every scenario is "
+        "also trained without a defense. Writes training.csv and training.md; the same command resumes.",
     )
     train.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
     train.add_argument(
-        "--at", metavar="FOLDER", help="train also at the strengths that leakboard threshold has found in FOLDER"
+        "--at", metavar="FOLDER", help="also train at the strengths that leakboard threshold found in FOLDER"
     )
-    train.add_argument("--out", metavar="FOLDER", help="where records and tables go (default: runs/SUITE)")
-    train.add_argument("--download", action="store_true", help="download a data set that is missing")
+    train.add_argument("--out", metavar="FOLDER", help="folder for records and tables (default: runs/SUITE)")
+    train.add_argument("--download", action="store_true", help="download missing data sets")
     train.add_argument(
         "--wandb",
         choices=("disabled", "offline", "online"),
@@ -110,25 +124,23 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     for command in (run, plan):
         command.add_argument("suite", nargs="?", metavar="SUITE", help="a YAML file, or the name of one in configs/")
         command.add_argument(
-            "--batch-size", type=int, metavar="N", help="private images of each victim, in a single cell"
+            "--batch-size", type=whole, metavar="N", help="private images per victim, for a single cell"
         )
     for command in (run, plan, threshold):
         command.add_argument(
-            "--out", metavar="FOLDER", help="where records, tables and pictures go (default: runs/SUITE)"
+            "--out", metavar="FOLDER", help="folder for records, tables and pictures (default: runs/SUITE)"
         )
         command.add_argument(
-            "--victims", type=int, metavar="N", help="victims of each scenario, instead of the suite's"
+            "--victims", type=whole, metavar="N", help="victims per scenario, instead of the suite's number"
         )
-        command.add_argument(
-            "--seed", type=int, metavar="N", help="of networks, noise and starts, instead of the suite's"
-        )
+        command.add_argument("--seed", type=whole, metavar="N", help="random seed, instead of the suite's")
         command.add_argument(
             "--download",
             action="store_true",
-            help="download a data set that is missing, and AlexNet's weights for LPIPS",
+            help="download missing data sets and AlexNet's weights for LPIPS",
         )
         command.add_argument(
-            "--lpips-weights", metavar="PATH", help="file or folder of AlexNet's (default: torch's hub cache)"
+            "--lpips-weights", metavar="PATH", help="file or folder with AlexNet's weights (default: torch's hub cache)"
         )
     for command in (run, threshold):
         command.add_argument(
@@ -137,69 +149,69 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
             default="disabled",
             help="track each cell in Weights & Biases (default: disabled)",
         )
-        command.add_argument("--require-lpips", action="store_true", help="end with an error where there is no LPIPS")
+        command.add_argument("--require-lpips", action="store_true", help="fail if LPIPS is unavailable")
 
-    show = add("show", "show the leaderboard of a folder again, from its records")
-    show.add_argument("folder", metavar="FOLDER", help="what leakboard run wrote")
+    show = add("show", "show the leaderboard of a run, from its records")
+    show.add_argument("folder", metavar="FOLDER", help="folder of a run, as in runs/quick")
     show.add_argument("--format", choices=("table", "json", "csv", "markdown"), default="table", help="default: table")
 
     spectrum = add(
         "spectrum",
         "measure how much a defended update still determines the image, by the numerical rank of its Jacobian",
-        "Computes the Jacobian of the first victims' updates in their pixels, and counts its singular values, for "
-        "each data set and model of the suite without a defense and with each of its defenses. Writes spectrum.json "
-        "and spectrum.md.",
+        "Computes the Jacobian of the first victims' updates with respect to their pixels and counts its singular "
+        "values, for each data set and model of the suite, without a defense and with each of its defenses. Writes "
+        "spectrum.json and spectrum.md.",
     )
     diagnose = add(
         "diagnose",
-        "say why attacks that know a defense miss images: the optimizer, its tolerance, or other images that fit",
-        "Attacks the first victims of each cell of the suite as usual, in double precision, from the true image, which "
-        "no attacker has, and from near it, and compares what was found. Writes diagnosis.json and diagnosis.md; the "
-        "same command resumes where it stopped.",
+        "find out why attacks that know a defense miss images: optimizer, tolerance, or other images that fit",
+        "Attacks the first victims of each cell of the suite four times: as usual, in double precision, from the true "
+        "image (which no attacker has), and from near it. Writes diagnosis.json and diagnosis.md; the same command "
+        "resumes.",
     )
     for command, victims in ((spectrum, 4), (diagnose, 8)):
         command.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
-        command.add_argument("--out", metavar="FOLDER", help="where the table goes (default: runs/SUITE)")
+        command.add_argument("--out", metavar="FOLDER", help="folder for the table (default: runs/SUITE)")
         command.add_argument(
-            "--victims", type=int, default=victims, metavar="N", help=f"of each data set (default: {victims})"
+            "--victims", type=whole, default=victims, metavar="N", help=f"victims per data set (default: {victims})"
         )
-        command.add_argument("--download", action="store_true", help="download a data set that is missing")
-        command.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+        command.add_argument("--download", action="store_true", help="download missing data sets")
+        command.add_argument("--threads", type=whole, default=1, metavar="N", help="CPU threads (default: 1)")
 
     page = add(
         "page",
-        "write the page of a paper that was run again, from its records",
-        "Writes FOLDER/README.md and its figures: the paper's figures beside those of the records in FOLDER. For "
-        "masking, thresholds.json, thresholds.md, spectrum.md and diagnosis.md are also written anew. Of the folder "
-        "results it writes the page on all that is published.",
+        "write the page on a paper whose experiments were run again, from the records",
+        "Writes FOLDER/README.md and its figures: the paper's numbers beside those of the records in FOLDER. For "
+        "masking it also rewrites thresholds.json, thresholds.md, spectrum.md and diagnosis.md. For the folder results "
+        "it writes the page on all published results.",
     )
-    page.add_argument("folder", metavar="FOLDER", help="what leakboard run wrote for one of the suites named below")
+    page.add_argument("folder", metavar="FOLDER", help="folder of a run of idlg, dlg_fb or masking, or results")
     page.add_argument(
         "--paper", metavar="NAME", help="idlg, dlg_fb, masking or results (default: the name of the folder)"
     )
 
     publish = add(
         "publish",
-        "copy a run to where results are kept, without its private images",
+        "copy a run without its private images, to be published",
         "Records hold the first private images beside their reconstructions; the copies do not. Everything else is "
-        "copied: show, page and run go on from there as from the run itself.",
+        "copied, so that show, page and run work on the copy as on the run itself.",
     )
-    publish.add_argument("folder", metavar="FOLDER", help="what leakboard run, threshold or train wrote")
-    publish.add_argument("to", metavar="TO", help="as in results/NAME; what is there already stays")
+    publish.add_argument("folder", metavar="FOLDER", help="folder of a run, a threshold search or a training")
+    publish.add_argument("to", metavar="TO", help="target folder, as in results/NAME; other records there are kept")
 
     bench = add(
         "bench",
         "compare the batched attack with the published procedure, one victim at a time",
-        "Attacks the same victims in one process: one by one with torch.optim.LBFGS as published, from the same starts "
-        "all at once, and all at once from R-GAP's solution, which is another attack. --data, --model and --attack "
-        "(DLG or IDLG) choose what, as in leakboard run; default: CIFAR10, LeNet, IDLG.",
+        "Attacks the same victims in one process: one at a time with torch.optim.LBFGS as published, all at once from "
+        "the same starts, and all at once from R-GAP's solution, which is another attack. --data, --model and --attack "
+        "(DLG or IDLG) work as in leakboard run; default: CIFAR10, LeNet, IDLG.",
     )
-    bench.add_argument("--victims", type=int, metavar="N", help="default: 64")
+    bench.add_argument("--victims", type=whole, metavar="N", help="default: 64")
     bench.add_argument(
         "--reference-victims",
-        type=int,
+        type=whole,
         metavar="N",
-        help="how many of them one by one (default: all; 16 in each setting of --report)",
+        help="victims to attack one at a time (default: all; 16 in each setting of --report)",
     )
     bench.add_argument(
         "--report",
@@ -208,21 +220,24 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         metavar="FOLDER",
         help="measure all settings of results/performance.md and write it (default: results); about 20 minutes",
     )
-    bench.add_argument("--seed", type=int, metavar="N", help="default: 0")
+    bench.add_argument("--seed", type=whole, metavar="N", help="default: 0")
     bench.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
 
     spectrum.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
     for command in (run, plan, threshold, bench, train, diagnose):
         command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
         command.add_argument(
-            "--devices", default="auto", metavar="D", help="cpu, or GPU numbers as in 0,1 (default: GPU 0 or cpu)"
+            "--devices",
+            default="auto",
+            metavar="D",
+            help="cpu, or GPU numbers such as 0,1 (default: GPU 0 if there is one, else cpu)",
         )
     for command in (run, plan, threshold, train):
         command.add_argument(
-            "--threads", type=int, default=1, metavar="N", help="CPU threads of a process (default: 1)"
+            "--threads", type=whole, default=1, metavar="N", help="CPU threads per process (default: 1)"
         )
         command.add_argument(
-            "--workers", type=int, metavar="N", help="processes on the CPU, or jobs of an executor (default: 1)"
+            "--workers", type=whole, metavar="N", help="number of CPU processes, or of jobs (default: 1)"
         )
     plan.set_defaults(executor="local")
     for command in (run, threshold, train):
@@ -230,21 +245,21 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
             "--executor",
             choices=("local", "slurm", "ray"),
             default="local",
-            help="what runs the workers: this machine, Slurm (through submitit) or Ray (default: local)",
+            help="where the workers run: on this machine, on Slurm (through submitit) or on Ray (default: local)",
         )
         command.add_argument(
             "--executor-option",
             action="append",
             default=[],
             metavar="KEY=VALUE",
-            help="for each job, as submitit (slurm_partition=gpu, gpus_per_node=1, timeout_min=240) or Ray "
-            "(num_gpus=1) calls it; may be repeated",
+            help="option of each job, as named by submitit (slurm_partition=gpu, gpus_per_node=1, timeout_min=240) "
+            "or Ray (num_gpus=1); may be repeated",
         )
     bench.add_argument(
         "--threads",
-        type=int,
+        type=whole,
         metavar="N",
-        help="the most CPU threads; each side takes as many of them as suit it best (default: all cores)",
+        help="most CPU threads to use; each side takes the number that suits it best (default: all cores)",
     )
 
     return top, {
@@ -258,7 +273,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "page": page,
         "publish": publish,
         "bench": bench,
-        "list": add("list", "name what a suite can be made of"),
+        "list": add("list", "list the attacks, defenses, data sets and models"),
     }
 
 
@@ -274,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = refuse(error)
     except KeyboardInterrupt:
         status = 130
-        say("\nleakboard: stopped; what is done is kept, and the same command goes on from there")
+        say("\nleakboard: stopped; finished work is kept, and the same command resumes")
     except BrokenPipeError:  # the reader of our output, head say, has gone
         status = 141
         drop_output()

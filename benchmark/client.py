@@ -38,7 +38,7 @@ def observe(
         adaptive: whether the attacker knows the defense.
         mean_image: public mean image ``[C, H, W]``.
         class_means: public class means ``[K, C, H, W]``.
-        mean_step: mean absolute difference of neighbouring pixels in public images.
+        mean_step: mean absolute difference of neighboring pixels in public images.
         seed: the suite's seed.
         victims: the victims' numbers.
     """

@@ -3,7 +3,7 @@
 It is the checksum of the files of the classes and of all that they import outside installed packages, of the files
 that their arguments name, and of those that their code reads by a literal name. Comments, docstrings and the layout
 change nothing. What a model draws, wherever it has that from, has a checksum of its own (:func:`networks_sha256`), and
-so has what a user's own classes do (:mod:`benchmark.behaviour`), which shows most of what the code does not name. The
+so has what a user's own classes do (:mod:`benchmark.behavior`), which shows most of what the code does not name. The
 literal names are for what is read only where no short try gets to.
 """
 

@@ -22,9 +22,9 @@ from benchmark.errors import UsageError
 from benchmark.executors.worker import find_devices, find_perceptual, quiet, set_up
 from benchmark.reporter import missing_lpips
 from benchmark.schema import attack_scores
-from benchmark.store import read_all
+from benchmark.store import read_all, say
 from benchmark.suite import Suite, entries, load, parse, suite_path, whole_number
-from benchmark.terminal import Console, print_costs, print_table
+from benchmark.terminal import Console, print_costs, print_table, printable
 
 
 def run(options: argparse.Namespace, parts: Parts) -> int:
@@ -103,6 +103,9 @@ def show(options: argparse.Namespace, parts: Parts) -> int:
     folder = Path(options.folder)
     records = read_all(folder, attack_scores)
     found = leaderboard.of_records(records, intervals=options.format in ("csv", "json"))
+    if options.format in ("csv", "json"):  # which hold rows alone
+        for sentence in found.left_out:
+            say(printable(sentence))
     if options.format == "json":
         print(table.as_json(found))
     elif options.format == "csv":
@@ -162,7 +165,7 @@ def report(options: argparse.Namespace, parts: Parts, threads: int, device: torc
     from benchmark import performance, performance_page
 
     if parts or options.victims is not None or options.seed is not None:
-        raise UsageError("--report has settings of its own: leave --victims, --seed, --data, --model and --attack out")
+        raise UsageError("--report uses its own settings: leave --victims, --seed, --data, --model and --attack out")
     reference = whole_number("--reference-victims", given_or(options.reference_victims, 16), at_least=1)
     folder = Path(options.report)
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
@@ -170,8 +173,8 @@ def report(options: argparse.Namespace, parts: Parts, threads: int, device: torc
     found = performance_page.read(folder)
     perceptual, _ = find_perceptual(None, False)
     bench = Workbench(device, options.data_root, perceptual=perceptual)
-    say = partial(print, file=sys.stderr, flush=True)
-    found["gpu" if device.type == "cuda" else "cpu"] = performance.measure(bench, reference, threads, say)
+    tell = partial(print, file=sys.stderr, flush=True)
+    found["gpu" if device.type == "cuda" else "cpu"] = performance.measure(bench, reference, threads, tell)
     performance_page.write(found, folder)
     print(json.dumps(found, indent=1) if options.format == "json" else performance_page.as_markdown(found).rstrip())
     return 0

@@ -98,7 +98,7 @@ class Conductor:
         blocks = plan(suite, self.bench)
         store = Store(self.folder)
         if self.bench.no_perceptual and not self._said:
-            print(f"leakboard: LPIPS is left out: {self.bench.no_perceptual}", file=sys.stderr)
+            print(f"leakboard: LPIPS is unavailable: {self.bench.no_perceptual}", file=sys.stderr)
             self._said = True
         reporter = Reporter(suite, blocks, store, self.tracker, Present(self.bench))
         with ProgressBar(blocks, store, Console(stderr=True)) as bar:
@@ -144,12 +144,12 @@ def find_workers(options: argparse.Namespace) -> list[str]:
     workers = whole_number("--workers", 1 if options.workers is None else options.workers, at_least=1)
     if options.executor != "local":
         if options.devices not in ("auto", "cpu"):
-            raise UsageError("a job takes the GPU that it is given: with --executor, --devices is cpu or left out")
+            raise UsageError("a job uses the GPU that it is given: with --executor, give --devices cpu or leave it out")
         return [options.devices] * workers
     devices = find_devices(options.devices)
     if workers * WORKER_BYTES > (there := psutil.virtual_memory().total):
         most = max(1, there // WORKER_BYTES)
-        raise UsageError(f"this machine has the memory for {most} workers at most, not {workers}")
+        raise UsageError(f"this machine has memory for at most {most} workers, not {workers}")
     if workers > 1 and devices[0].type == "cuda":
-        raise UsageError("a GPU has one worker: give --devices 0,1 for two of them, or --devices cpu with --workers")
+        raise UsageError("a GPU runs one worker: give --devices 0,1 for two GPUs, or --devices cpu with --workers")
     return [str(device) for device in devices] * workers

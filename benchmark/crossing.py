@@ -96,7 +96,7 @@ def victims_to_certify(stop: float) -> int | None:
 
 
 def rises(curve: Curve) -> list[tuple[float, float]]:
-    """Neighbouring strengths between which the leak rate rises by more than chance.
+    """Neighboring strengths between which the leak rate rises by more than chance.
 
     By exact one-sided tests on the victims that differ (McNemar 1947), corrected for the number of pairs (Holm 1979).
     """

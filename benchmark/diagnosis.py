@@ -14,12 +14,13 @@ from torch import Tensor
 
 from attacks import IDLG, GaussNewton
 from attacks.base import Observation
-from benchmark.behaviour import Behaviours
+from benchmark.behavior import Behaviors
 from benchmark.blocks import Workbench, check_attack, check_fit, checksum
 from benchmark.client import observe
 from benchmark.code_version import code_checksum, networks_sha256, source
 from benchmark.errors import UsageError
 from benchmark.leak import leaked, null_scores
+from benchmark.markdown import escaped
 from benchmark.records import finite, provenance
 from benchmark.registry import Spec, build
 from benchmark.scores import score
@@ -63,7 +64,7 @@ VERDICTS = {
         "the objective is lower at the true image, but the attack does not get there, though it does in 64 bits or "
         "from near it"
     ),
-    "open": "the objective is lower at the true image, but not even from near it does the attack get there",
+    "open": "the objective is lower at the true image, but the attack does not even get there from near it",
     NOT_JUDGED: (
         "Gauss-Newton misses the image, and its runs from the true image and from near it, of an older version, were "
         "those of another attack: with the weight of the prior at its last value from the start"
@@ -247,7 +248,7 @@ def key_of(cell: Cell, bench: Workbench) -> str:
     """Everything that decides a row."""
     data = bench.data(cell.scenario.data)
     code = code_checksum(cell.parts())
-    does = Behaviours().of(data, cell.parts(), cell.scenario.batch_size)
+    does = Behaviors().of(data, cell.parts(), cell.scenario.batch_size)
     images = checksum(
         *bench.victims(cell.scenario, range(cell.scenario.victims)), data.mean_image(), data.class_means()
     )
@@ -255,7 +256,7 @@ def key_of(cell: Cell, bench: Workbench) -> str:
     networks = [networks_sha256(model, cell.scenario.seed, victim) for victim in (0, cell.scenario.victims - 1)]
     return digest(
         cell.config()
-        | ({"behaviour_sha256": does} if does else {})
+        | ({"behavior_sha256": does} if does else {})
         | {"code_sha256": code, "network_sha256": networks, "data_sha256": images}
         | {"victims": cell.scenario.victims, "diagnosis_sha256": source(Path(__file__).read_bytes()).sha256}
     )
@@ -288,6 +289,6 @@ def as_markdown(table: list[dict[str, Any]]) -> str:
         "",
         "| " + " | ".join(columns) + " |",
         "|" + "---|" * len(columns),
-        *("| " + " | ".join(cells_of(row, shown)) + " |" for row in table),
+        *("| " + " | ".join(map(escaped, cells_of(row, shown))) + " |" for row in table),
     ]
     return "\n".join(lines) + "\n"

@@ -2,8 +2,19 @@
 
 import re
 
-_SPECIAL = re.compile(r"[\\`*\[\]|~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+_SPECIAL = re.compile(
+    r"""[\\`*\[\]|~$]                            # code, emphasis, links, cells of a table, formulas
+    | (?<![A-Za-z0-9])_ | _(?![A-Za-z0-9])        # emphasis; within a word it is none
+    | [:/](?=/) | @ | (?<=\w)\.(?=[^\W\d_]) | (?i:(?<=www))\.  # addresses, of which GitHub makes links
+    | ^[#=] | ^[-+](?=[-\ ]) | ^\+$ | (?<=\ )\#(?=\#*$)          # headings, rules and lists
+    """,
+    re.VERBOSE,
+)
+_NUMBERED = re.compile(r"^(\d+)([.)])(?= |$)")
+_EMAIL = re.compile(r"(?<=[\w.+-]@)(?=[\w-]+\.)")
+"""GitHub joins what was escaped before it looks for addresses, so that only another character keeps them apart."""
 
 
 def escaped(text: object) -> str:
@@ -14,4 +25,5 @@ def escaped(text: object) -> str:
     """
     plain = str(text).encode(errors="replace").decode()  # a path can be of any bytes
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in plain).split())
-    return _SPECIAL.sub(r"\\\g<0>", "".join(_HTML.get(letter, letter) for letter in line))
+    line = _NUMBERED.sub(r"\1\\\2", _SPECIAL.sub(r"\\\g<0>", _EMAIL.sub("\u2060", line)))
+    return "".join(_HTML.get(letter, letter) for letter in line)

@@ -63,7 +63,7 @@ def draw_default(model: nn.Module, generator: torch.Generator) -> dict[str, Tens
 
 
 class MLP(nn.Sequential):
-    """A multilayer perceptron with ReLU or sigmoid, in torch's default initialisation.
+    """A multilayer perceptron with ReLU or sigmoid, in torch's default initialization.
 
     Args:
         image_shape: (C, H, W), given by the data.
@@ -126,9 +126,9 @@ Model = LeNet | MLP | ConvNet
 
 
 def fresh_weights(make: Callable[[], nn.Module], model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-    """The weights that a network is made with: its own initialisation, from a seed that the generator draws.
+    """The weights that a network is made with: its own initialization, from a seed that the generator draws.
 
-    Buffers and frozen parameters belong to them where they differ from network to network: spectral normalisation, say,
+    Buffers and frozen parameters belong to them where they differ from network to network: spectral normalization, say,
     keeps vectors that fit its weights.
 
     Args:

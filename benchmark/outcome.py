@@ -114,7 +114,7 @@ def outcomes(records: Iterable[Record], current: Collection[str] = ()) -> tuple[
         others += other
     if others:
         names = listed(sorted(Names(others).cell(outcome) for outcome in others))
-        sentences.append(f"left out, since other images were attacked than in the newest cells: {names}")
+        sentences.append(f"left out, because they attacked other images than the newest cells: {names}")
     return kept, sentences
 
 

@@ -5,7 +5,7 @@ downloaded where that was asked for. It is looked for, checked and loaded here, 
 beside every result: a trunk of random weights gives small, plausible numbers, and neither `lpips`
 nor torchmetrics would notice.
 
-What this LPIPS is, exactly: version 0.1 of the heads, pixels scaled from [0, 1] to [-1, 1], grey
+What this LPIPS is, exactly: version 0.1 of the heads, pixels scaled from [0, 1] to [-1, 1], gray
 repeated to three channels, and images whose shorter side is below `LPIPS_SIZE` enlarged bilinearly,
 with their shape kept, until it is `LPIPS_SIZE`. Nothing else is resized. The AlexNet trunk needs
 31 pixels, and at 32 its last layers see one pixel, hence the enlargement.

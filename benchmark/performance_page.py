@@ -9,6 +9,7 @@ from benchmark.bench import BATCHED, FROM_RGAP, ONE_BY_ONE, faster, times
 from benchmark.bench import threads as threads_of
 from benchmark.documents import read_json
 from benchmark.errors import UsageError
+from benchmark.markdown import escaped
 from benchmark.performance import CURVE, SETTINGS
 from benchmark.store import write_whole
 
@@ -39,7 +40,7 @@ def read(folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
         raise UsageError(
-            f"{path} cannot be read, or is of another version: remove it, or give another folder to --report"
+            f"{path} cannot be read, or is from another version: remove it, or give another folder to --report"
         ) from None
     return report
 
@@ -52,13 +53,13 @@ def as_markdown(report: dict[str, Any]) -> str:
         "",
         "Made by `leakboard bench --report` from performance.json. The unit is the time of one victim, against the",
         "published procedure (`torch.optim.LBFGS`, 300 steps of 20 evaluations) run one victim at a time in the same",
-        "process. Each side has the number of threads that suits it best, of those that were tried on a short piece.",
-        "Where the loop was tried at one number alone, and more cores are there, no speedup over it is given.",
-        "*Batched* is the same procedure for all victims at once; it stops at the first evaluation below the",
-        "tolerance, where the published code looks each 200 evaluations. *From R-GAP* starts it where R-GAP ends",
-        "(`start: rgap`), which is another attack, with the threads of the batched one, and never the default.",
-        "Seconds, evaluations and leaked victims are of the victims that all sides attacked. Threads, evaluations and",
-        "leaked victims stand in the order of the sides.",
+        "process. Each side uses the number of threads that suits it best, of those that were tried in a short test.",
+        "Where the loop was tried with only one number of threads although there are more cores, no speedup over it is",
+        "given. *Batched* is the same procedure for all victims at once; it stops at the first evaluation below the",
+        "tolerance, while the published code checks every 200 evaluations. *From R-GAP* starts from R-GAP's solution",
+        "(`start: rgap`), which is another attack and never the default, with the threads of the batched one. Seconds,",
+        "evaluations and leaked victims refer to the victims that all sides attacked. Threads, evaluations and leaked",
+        "victims are in the order of the sides.",
         "",
         "| setting | target | one by one, s | batched, s | speedup | from R-GAP, another attack, s | speedup | threads "
         "(tried) | evaluations | leaked |",
@@ -103,12 +104,12 @@ def headline(report: dict[str, Any]) -> str:
     alone, batched, from_rgap = (sides[name] for name in (ONE_BY_ONE, BATCHED, FROM_RGAP))
     cores, data = found["machine"]["cores"], SETTINGS[0].data
     said = (
-        f"On {cores} core{'s' if cores > 1 else ''} ({found['machine']['device']}) an image of {data} takes "
+        f"On {cores} core{'s' if cores > 1 else ''} ({escaped(found['machine']['device'])}) an image of {data} takes "
         f"{batched['seconds_per_victim']:.2g} s in a block of {SETTINGS[0].victims} ({threads_of(*batched['threads'])})"
     )
     loop = f"{alone['seconds_per_victim']:.2g} s one by one as published ({threads_of(*alone['threads'])}"
     if not at_its_best(alone, cores):
-        return f"{said} and {loop}; the loop was not tried at another number, which may suit it better)."
+        return f"{said} and {loop}; the loop was not tried with other numbers, which may suit it better)."
     speedup = faster(alone["seconds_per_victim"] / batched["seconds_per_victim"])
     other = faster(alone["seconds_per_victim"] / from_rgap["seconds_per_victim"])
     return (
@@ -127,10 +128,10 @@ def section(found: dict[str, Any]) -> list[str]:
     sixty_four = next(point["ms_per_evaluation"] for point in found["curve"] if point["victims"] == 64)
     verdict = "within" if share["Lightning"] <= TARGET_OF_LIGHTNING else "above"
     lines = [
-        f"## {machine['device']}, {threads_of(machine['threads'])}",
+        f"## {escaped(machine['device'])}, {threads_of(machine['threads'])}",
         "",
-        f"torch {machine['torch']}, Python {machine['python']}, commit {machine['commit']}, {machine['date']}, "
-        f"{machine['cores']} cores.",
+        f"torch {escaped(machine['torch'])}, Python {escaped(machine['python'])}, commit {escaped(machine['commit'])}, "
+        f"{escaped(machine['date'])}, {escaped(machine['cores'])} cores.",
         "",
         "| victims per block | ms per victim and evaluation |",
         "|---|---|",

@@ -51,7 +51,7 @@ def publish(folder: Path, to: Path) -> int:
     searches = [] if (folder / FILE).is_symlink() or not (to / FILE).exists() else searches_of(folder)
     for table in sorted({path for pattern in TABLES for path in folder.glob(pattern) if path.name[0] != "."}):
         if table.is_symlink() or not table.is_file():
-            say(f"{table} is {'a link' if table.is_symlink() else 'no file'}: it is not published")
+            say(f"{table} is {'a link' if table.is_symlink() else 'not a regular file'}: it is not published")
             continue
         if searches and table.name.startswith("thresholds."):
             continue

@@ -14,7 +14,7 @@ LEVEL = 0.05
 
 UNCONTROLLED = "there is no undefended control with the same attack"
 SAFE_CONTROL = "control does not leak"
-WEAK_CONTROL = "it leaks significantly more than its control, which is therefore no control"
+WEAK_CONTROL = "it leaks significantly more than its control, which is therefore invalid"
 DIVERGED = "the attack diverged on more than half of the victims"
 
 

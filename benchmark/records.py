@@ -83,7 +83,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
                 "cell": cell.id,
                 "config": cell.config(),
                 "code_sha256": block.code_sha256,
-                **({"behaviour_sha256": block.behaviour} if block.behaviour else {}),
+                **({"behavior_sha256": block.behavior} if block.behavior else {}),
                 "network_sha256": list(block.networks),
                 "void": why_void(len(broken.intersection(block.victims)), len(block.victims)),
                 "provenance": provenance(bench)
@@ -223,7 +223,7 @@ def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
 
 
 def without_nan(found: Reconstruction) -> Reconstruction:
-    """Grey images, and the status "diverged", for victims of whom an attack returned NaN or Inf."""
+    """Gray images, and the status "diverged", for victims of whom an attack returned NaN or Inf."""
     bad = ~found.images.isfinite().flatten(1).all(1)
     if not bad.any():
         return found

@@ -116,7 +116,7 @@ class Scene:
             if any(not torch.equal(value, again[key]) for key, value in once.items()):
                 raise UsageError(
                     f"the model {name} draws other weights from the same generator: draw from the generator alone, or "
-                    f"leave draw out for torch's own initialisation{written(self.model.draw)}"
+                    f"leave draw out for torch's own initialization{written(self.model.draw)}"
                 )
         with users_code(f"the model {name} does not take the images of {type(self.data).__name__}"):
             logits = [self.model(self.images[0].to(next(self.model.parameters()))) for _ in range(2)]

@@ -18,7 +18,7 @@ SCALES = (1.0, 1e-3, 1e3)
 """Sizes of update that are tried: a bound that mixes clients shows only where it bites."""
 
 FLIPPED = 0.01
-"""Share of a tensor's entries that may differ where rounding alone differs: a quantiser may round one the other way."""
+"""Share of a tensor's entries that may differ where rounding alone differs: a quantizer may round one the other way."""
 
 OFF = 0.1
 """What an attacker's model may be off by, relative to what is shared of a parameter; its square, of all of them."""

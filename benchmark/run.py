@@ -47,12 +47,12 @@ def until_all_are_there(
         gone = vanished(keys)
         if not gone:
             return
-        say(f"{len(gone)} of {len(work)} records have vanished from {folder} during the run: these {name} go again")
+        say(f"{len(gone)} of {len(work)} records disappeared from {folder} during the run: running these {name} again")
         do([one for one in work if one.key in gone])
     if gone := vanished(keys):
         raise UsageError(
-            f"{len(gone)} of {len(work)} records are missing in {folder}, from which something removes them: "
-            "see to that, and the same command goes on from there"
+            f"{len(gone)} of {len(work)} records are missing in {folder}, because something removes them: "
+            "find the cause, and the same command resumes"
         )
 
 

@@ -124,7 +124,7 @@ class Victim(TypedDict):
 class Scores(TypedDict):
     """An attack's record without its curve and its picture.
 
-    ``behaviour_sha256`` is of what the user's own classes do (missing where there are none), ``network_sha256`` of the
+    ``behavior_sha256`` is of what the user's own classes do (missing where there are none), ``network_sha256`` of the
     networks of the first victim of all and of the last one of the block, ``void`` why nothing can be said of the
     victims.
     """
@@ -133,7 +133,7 @@ class Scores(TypedDict):
     cell: str
     config: Config
     code_sha256: Sha256
-    behaviour_sha256: NotRequired[Digest]
+    behavior_sha256: NotRequired[Digest]
     network_sha256: NotRequired[list[Digest]]
     void: NotRequired[str | None]
     provenance: Origin
@@ -279,7 +279,7 @@ class _Brief(TypedDict):
     cell: str
     config: dict[str, Any]
     code_sha256: str
-    behaviour_sha256: NotRequired[str]
+    behavior_sha256: NotRequired[str]
     network_sha256: NotRequired[list[str]]
     void: NotRequired[str | None]
     provenance: dict[str, Any]
@@ -301,18 +301,18 @@ def opened(content: bytes, name: str, decoder: msgspec.json.Decoder[Any] = _as_j
         if not is_sealed(content):
             found = msgspec.json.decode(content, type=_Version)
             raise Unusable(
-                f"is of an older version of Leakboard ({found.schema or 'without a version'}, this one writes {SCHEMA})"
+                f"is from an older version of Leakboard (schema {found.schema or 'unknown'}, this one writes {SCHEMA})"
                 if found.schema < SCHEMA
-                else "is damaged (its checksum is not that of its content)"
+                else "is damaged (its checksum does not match its content)"
             )
         record: Record = decoder.decode(content)
     except msgspec.ValidationError as error:
         raise Unusable(f"is damaged ({error})") from None
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise Unusable("is damaged (it is cut off, or no record at all)") from None
+        raise Unusable("is damaged (it is cut off, or not a record)") from None
     if (version := record.pop("schema", 0)) != SCHEMA:
         which = "a newer" if isinstance(version, int) and version > SCHEMA else "an older"
-        raise Unusable(f"is of {which} version of Leakboard ({version}, this one writes {SCHEMA})")
+        raise Unusable(f"is from {which} version of Leakboard (schema {version}, this one writes {SCHEMA})")
     record.pop("sha256", None)
     if record.get("key") != name:
         raise Unusable(f"is damaged (it is a copy of another, {record.get('key')!r})")
@@ -340,7 +340,7 @@ def run_record(content: bytes, name: str) -> Record:
     """
     record = attack_record(content, name)
     if "data_chain" not in record["provenance"]:
-        raise Unusable("is of an older version of Leakboard, without the checksums of networks and images")
+        raise Unusable("is from an older version of Leakboard, without the checksums of networks and images")
     return record
 
 
@@ -404,16 +404,16 @@ def agree(is_so: bool, what: str) -> None:
 
 def _of_scores(record: Record) -> None:
     config, origin, victims = record["config"], record["provenance"], record["victims"]
-    agree(record["cell"] == digest(config), "its cell is not that of its configuration")
+    agree(record["cell"] == digest(config), "its cell does not match its configuration")
     agree(bool(victims), "it has no victims")
     first, images = victims[0]["index"], config["batch_size"]
     for index, victim in enumerate(victims, first):
-        agree(victim["index"] == index, "its victims do not follow each other")
+        agree(victim["index"] == index, "its victims are not consecutive")
         _of_victim(victim, images, origin)
     agree(("network_sha256" in record) == ("data_chain" in origin), "it lacks a checksum")
     if (chain := origin.get("data_chain")) is not None:
         agree(len(chain) == len(victims) + 1, "its data_chain does not fit its victims")
-        agree(record["key"] == digest(identity(record)), "its key is not that of its configuration, code and data")
+        agree(record["key"] == digest(identity(record)), "its key does not match its configuration, code and data")
 
 
 def _of_victim(victim: Record, images: int, origin: Record) -> None:
@@ -424,14 +424,14 @@ def _of_victim(victim: Record, images: int, origin: Record) -> None:
     elif (victim["lpips"] is None) != isinstance(origin["lpips"], str):
         wrong = "victim {} has LPIPS where there is none, or none where there is"
     elif any(abs(p - psnr_of(mse)) > 1e-3 for p, mse in zip(victim["psnr"], victim["mse"], strict=True)):
-        wrong = "the PSNR of victim {} is not that of its MSE"
+        wrong = "the PSNR of victim {} does not match its MSE"
     else:
         found = victim["status"] != "diverged"
         above = [min(p - LEAKED_PSNR, p - null) for p, null in zip(victim["psnr"], victim["null_psnr"], strict=True)]
         for name, most in (("leaked_any", max(above)), ("leaked_all", min(above))):
             is_near = found and abs(most) <= ROUNDING
             if victim[name] != (found and most > 0) and not is_near:
-                wrong = "whether victim {} has leaked is not what its scores say"
+                wrong = "whether victim {} leaked contradicts its scores"
     if wrong:
         raise Unusable(f"is damaged ({wrong.format(victim['index'])})")
 
@@ -456,7 +456,7 @@ def _of_picture(record: Record) -> None:
             image = base64.b64decode(record["picture"], validate=True)
         except (binascii.Error, ValueError):
             image = b""
-        agree(image[:8] == b"\x89PNG\r\n\x1a\n" and image[-8:-4] == b"IEND", "its picture is no PNG")
+        agree(image[:8] == b"\x89PNG\r\n\x1a\n" and image[-8:-4] == b"IEND", "its picture is not a PNG")
 
 
 def _of_training(record: Record) -> None:
@@ -465,22 +465,22 @@ def _of_training(record: Record) -> None:
     agree(len(times) == len(curve["accuracy"]) == len(curve["loss"]), "its curve has gaps")
     agree(times == sorted(set(times)) and all(at <= config["rounds"] for at in times), "its curve is out of order")
     if status == "diverged":
-        agree(record["accuracy"] is record["loss"] is None, "it has diverged and has an accuracy")
+        agree(record["accuracy"] is record["loss"] is None, "it diverged but has an accuracy")
         agree(max(times, default=0) <= record["round"] <= config["rounds"], "its curve does not fit its rounds")
     else:
         last = curve["accuracy"][-1:], curve["loss"][-1:]
-        agree(last == ([record["accuracy"]], [record["loss"]]), "its accuracy is not the last one of its curve")
-        agree(record["round"] == times[-1] == config["rounds"], "it has not done all its rounds")
+        agree(last == ([record["accuracy"]], [record["loss"]]), "its accuracy is not the last of its curve")
+        agree(record["round"] == times[-1] == config["rounds"], "it did not run all its rounds")
     has_tuning = config["schema"] > 1
     agree(("tuning" in config) == has_tuning, "its configuration is not of its schema")
-    agree(all((name in record) == has_tuning for name in SINCE_TUNING), "its parts are not those of its schema")
+    agree(all((name in record) == has_tuning for name in SINCE_TUNING), "its parts do not match its schema")
     if has_tuning:
         _of_canary(record)
     else:
         agree(status != "collapsed", "its status is not of its schema")
     if record["code_sha256"] is not None:
         about = config | {"data_sha256": record["data_sha256"], "code_sha256": record["code_sha256"]}
-        agree(record["key"] == digest(about), "its key is not that of its configuration, code and data")
+        agree(record["key"] == digest(about), "its key does not match its configuration, code and data")
 
 
 def _of_canary(record: Record) -> None:
@@ -488,7 +488,7 @@ def _of_canary(record: Record) -> None:
     if record["status"] != "diverged":
         above = record["accuracy"] - record["majority"]  # both are rounded: of equal ones either may have been larger
         fits = above <= 0 if record["status"] == "collapsed" else above >= 0
-        agree(fits, "whether it has collapsed is not what its accuracy says")
+        agree(fits, "whether it collapsed contradicts its accuracy")
     agree((record["validation"] is None) == (record["status"] == "diverged"), "its validation does not fit its status")
     clients, entries = record["clients_changed"], record["entries_changed"]
     has_defense = record["config"]["defense"] is not None
@@ -503,7 +503,7 @@ def identity(record: Record) -> dict[str, Any]:
         record["cell"],
         origin["lpips"]["sha256"] if isinstance(origin["lpips"], dict) else None,
         record["code_sha256"],
-        record.get("behaviour_sha256", ""),
+        record.get("behavior_sha256", ""),
         record.get("network_sha256", []),
         range(victims[0]["index"], victims[-1]["index"] + 1),
         origin["data_chain"],
@@ -511,10 +511,10 @@ def identity(record: Record) -> dict[str, Any]:
 
 
 def block_identity(
-    cell: str, lpips: str | None, code: str, behaviour: str, networks: list[str], victims: range, data: list[str]
+    cell: str, lpips: str | None, code: str, behavior: str, networks: list[str], victims: range, data: list[str]
 ) -> dict[str, Any]:
     """Everything that decides the result of a block: the cell with its configuration, code, networks, and data."""
-    return ({"behaviour_sha256": behaviour} if behaviour else {}) | {
+    return ({"behavior_sha256": behavior} if behavior else {}) | {
         "cell": cell,
         "lpips_sha256": lpips,
         "code_sha256": code,

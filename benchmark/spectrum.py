@@ -15,6 +15,7 @@ from torch.func import grad, jvp, vmap
 from attacks.gradients import call, differentiable_twice
 from benchmark.blocks import Workbench
 from benchmark.client import observe
+from benchmark.markdown import escaped
 from benchmark.registry import Spec, build
 from benchmark.suite import Scenario, Suite
 from defenses.base import Update
@@ -163,7 +164,7 @@ def as_markdown(table: list[dict[str, Any]]) -> str:
     for row in table:
         directions = " | ".join(f"{value:,.0f}" for value in row["directions"].values())
         lines.append(
-            f"| {row['dataset']} | {row['defense']} | {row['victims']} | {row['pixels']:,} | {row['equations']:,.0f} | "
-            f"{directions} |"
+            f"| {escaped(row['dataset'])} | {escaped(row['defense'])} | {escaped(row['victims'])} | "
+            f"{row['pixels']:,} | {row['equations']:,.0f} | {directions} |"
         )
     return "\n".join(lines) + "\n"

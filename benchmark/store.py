@@ -212,8 +212,8 @@ def _write(path: Path, content: bytes) -> None:
 def cannot_write(path: Path, error: OSError) -> UsageError:
     """The disk is full, or the folder is not writable any more."""
     return UsageError(
-        f"{path} cannot be written ({error.strerror}): make room or give another folder with --out; "
-        "what is done is kept, and the same command goes on from there"
+        f"{path} cannot be written ({error.strerror}): free some space or give another folder with --out; "
+        "finished work is kept, and the same command resumes"
     )
 
 
@@ -236,9 +236,9 @@ def read(path: Path, parse: Parse, name: str | None = None) -> Record:
     except FileNotFoundError:
         raise
     except NotAFile:
-        raise Unusable("is no file") from None
+        raise Unusable("is not a file") from None
     except OSError as error:
-        raise UsageError(f"the record {path} cannot be read ({error.strerror}): see to its permissions") from None
+        raise UsageError(f"the record {path} cannot be read ({error.strerror}): check its permissions") from None
     return parse(content, name or path.stem)
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 import msgspec
 
 from benchmark import threshold_table
+from benchmark.markdown import escaped
 from benchmark.registry import Spec, spec
 from benchmark.threshold_page import defense_label
 from benchmark.threshold_table import NEVER, WEAK, WITHIN, Row
@@ -28,7 +29,7 @@ class DefenseThresholds:
 
     Attributes:
         dataset: which was attacked.
-        where: the scenario, for people.
+        where: the scenario, for people, as a page can show it.
         scenario: all that decides it.
         defense, argument: the defense, and what its strength is called.
         fixed: its other arguments.
@@ -47,8 +48,8 @@ class DefenseThresholds:
 
     @property
     def label(self) -> str:
-        """The defense without its strength, for people."""
-        return defense_label(self.defense, self.argument, self.fixed)
+        """The defense without its strength, for people, as a page can show it."""
+        return escaped(defense_label(self.defense, self.argument, self.fixed))
 
     def at(self, attacker: str) -> Spec | None:
         """The defense at the weakest tested strength that stops the attacker; None where there is none."""
@@ -129,7 +130,9 @@ def by_defense(searches: list[Row]) -> list[DefenseThresholds]:
         oblivious = [search for search in group if not search["adaptive"]]
         published = [search for search in oblivious if not search["attack"].get("total_variation")] or oblivious
         strongest = {OBLIVIOUS: strongest_attack(published or group), ADAPTIVE: strongest_attack(group)}
-        made.append(DefenseThresholds(**json.loads(key), searches=group, strongest=strongest))
+        common = json.loads(key)
+        common["where"] = escaped(common["where"])
+        made.append(DefenseThresholds(**common, searches=group, strongest=strongest))
     return made
 
 

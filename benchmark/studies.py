@@ -31,13 +31,15 @@ def search_thresholds(options: argparse.Namespace, parts: Parts) -> int:
     suite, searches = threshold.load(suite_path(options.suite), options.victims, options.seed)
     conductor = Conductor.of(options, suite.name)
     if conductor.tracker and conductor.tracker.has_one_run:
-        raise UsageError("a W&B sweep has one run for each command, and a search has no single cell: use leakboard run")
+        raise UsageError(
+            "a W&B sweep has one run per command, but a threshold search has many cells: use leakboard run"
+        )
     folder = conductor.folder
     threshold_table.read(folder)  # a damaged one is told before any work is done
     bisection = threshold.Bisection(suite, searches, criterion)
     for step in range(steps + 1):
         whole = bisection.as_suite()
-        what = "both ends of each range" if step == 0 else f"halving {step} of {steps}"
+        what = "both ends of each range" if step == 0 else f"bisection step {step} of {steps}"
         print(f"leakboard: {what}, {len(whole.cells)} cells", file=sys.stderr)
         conductor.run(whole)
         records = read_all(folder, attack_scores)
@@ -162,5 +164,5 @@ def publish(options: argparse.Namespace, parts: Parts) -> int:
     from benchmark.publish import publish
 
     count = publish(Path(options.folder), Path(options.to))
-    print(f"{count:,} records without their pictures, and the tables: {options.to}")
+    print(f"published {count:,} records, without pictures, and the tables: {options.to}")
     return 0

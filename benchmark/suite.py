@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from benchmark.arguments import LARGEST_INT
+from benchmark.arguments import LARGEST_INT, as_given
 from benchmark.documents import load_yaml, regular, storable
 from benchmark.errors import UsageError, one_line, quoted, unknown
 from benchmark.registry import Spec, spec
@@ -201,17 +201,20 @@ def read(path: Path, keys: tuple[str, ...] = _SUITE_KEYS) -> dict[str, Any]:
         given = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = f"; there are {', '.join(near)}" if near else ""
+        hint = f"; beside it: {', '.join(near)}" if near else ""
         raise UsageError(f"the suite {path} cannot be read ({error.strerror}){hint}") from None
     except UnicodeDecodeError:
         raise UsageError(f"the suite {path} is not a text file in UTF-8") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}, line {line}: {error.problem or 'this is not YAML'}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a number of 5,000 digits is a ValueError
+    except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {one_line(error)}") from None
+    if given is None:
+        raise UsageError(f"{path} is empty: give it some of the keys {', '.join(keys)}")
     if not isinstance(given, dict):
-        raise UsageError(f"{path} must have the keys {', '.join(keys)}")
+        what = "a list" if isinstance(given, list) else quoted(given)
+        raise UsageError(f"{path} must be a mapping with some of the keys {', '.join(keys)}, not {what}")
     return given
 
 
@@ -295,7 +298,7 @@ def folder_name(name: Any) -> str:
 def whole_number(name: str, value: Any, at_least: int, at_most: int = LARGEST_INT) -> int:
     """``value`` where it is a whole number in range, else a UsageError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise UsageError(f"{name} must be a whole number of at least {at_least}, not {quoted(value)}")
+        raise UsageError(f"{name} must be a whole number of at least {at_least}, not {as_given(value, whole=True)}")
     if value > at_most:
         raise UsageError(f"{name} must be a whole number of at most {at_most:,}, not {quoted(value)}")
     return value
@@ -305,7 +308,9 @@ def suite_path(name: str) -> Path:
     """The file of a suite that was given by its path, or by its name in configs/."""
     path = Path(name)
     if path.name == name and (path.is_dir() or not path.exists()):
-        path = CONFIGS / f"{name}.yaml"
+        folder, path = path, CONFIGS / f"{name}.yaml"
+        if not path.exists() and folder.is_dir():
+            raise UsageError(f"{name} is a folder, not a suite: give a YAML file")
         if not path.exists():
             there = [p.name for p in Path().glob("*.yaml")] + [p.stem for p in CONFIGS.glob("*.yaml")]
             raise unknown("suite", name, there)

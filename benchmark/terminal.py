@@ -57,7 +57,7 @@ def print_table(leaderboard: Leaderboard, console: Console) -> None:
         console.print(shown)
         names = {column.name for column in table.columns_of(board)}
         if hidden := [name for name in SPARED[:spared] if name in names]:
-            console.print(f"(in a wider window also: {', '.join(hidden)})\n", style="dim", highlight=False)
+            console.print(f"(columns for a wider window: {', '.join(hidden)})\n", style="dim", highlight=False)
         for note in board.notes:
             console.print(f"- {printable(note)}", highlight=False, markup=False)
         console.print()
@@ -83,8 +83,8 @@ def print_costs(costs: list[Row], workers: int, folder: Path, console: Console) 
     shared = f", shared by {workers} workers" if workers > 1 else ""
     console.print(
         f"Evaluations are gradient evaluations of all victims: the mean of finished records of the same attack, in "
-        f"{folder} and in results/, or else the upper bound. Time is that of short attacks on this machine{shared}. "
-        f"Left is what has no record in {folder}.",
+        f"{folder} and in results/, or else the upper bound. Time is estimated from short attacks on this "
+        f"machine{shared}. Left is the work without a record in {folder}.",
         style="dim",
         highlight=False,
     )
@@ -108,7 +108,7 @@ def width_of(shown: Table) -> int:
 
 
 def printable(text: str) -> str:
-    """In one line, without what moves the cursor or changes colours."""
+    """In one line, without what moves the cursor or changes colors."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 

@@ -154,7 +154,9 @@ class Search:
         ends = [self.of.strength(p) for p in self.positions] + [other.weak, other.strong]
         rising = self.of.strong > self.of.weak
         if rising != (other.strong > other.weak):
-            raise UsageError(f"ranges of {other.name} {other.argument} must all go from the weak end to the strong one")
+            raise UsageError(
+                f"ranges of {other.name} {other.argument} must all run from the weak end to the strong end"
+            )
         weak, strong = (min(ends), max(ends)) if rising else (max(ends), min(ends))
         whole = replace(self.of, weak=weak, strong=strong)
         return Search(self.scenario, whole, self.attack, self.adaptive, {whole.position(end) for end in ends})

@@ -10,6 +10,7 @@ from typing import Any
 from benchmark.crossing import victims_to_certify
 from benchmark.intervals import wilson
 from benchmark.leak import LEAKED_PSNR
+from benchmark.markdown import escaped
 from benchmark.registry import find_class
 from benchmark.store import Record, write_whole
 from benchmark.threshold_table import FILE, NEVER, VOID, WEAK, WITHIN, Criterion, Row, merged, read, rows, unreadable
@@ -115,9 +116,9 @@ def sample_size_caveat(victims: int, stop: float) -> str:
     enough = f"it takes {needed} victims none of whom leaks" if needed else "no number of victims is enough"
     few = needed is None or victims < needed
     return (
-        f"With {victims} victims that means at most {most}, which a leak rate of up to "
-        f"{wilson(most, victims)[1]:.0%} can bring about too (Wilson, 95 %)."
-        + (f" So these strengths are not certified: to be sure of at most {stop:.0%}, {enough}." if few else "")
+        f"With {victims} victims that means at most {most}, which is compatible with a leak rate of up "
+        f"to {wilson(most, victims)[1]:.0%} (Wilson, 95 %)."
+        + (f" So these strengths are not certified: for at most {stop:.0%}, {enough}." if few else "")
     )
 
 
@@ -125,7 +126,7 @@ def as_markdown(table: Sequence[Row], title: str, criterion: Criterion) -> str:
     """The table as a page."""
     stop, fewest = criterion.stop, min(row["victims"] for row in table)
     lines = [
-        f"# {title}: where leakage stops",
+        f"# {escaped(title)}: where leakage stops",
         "",
         f"The weakest tested strength from which on at most {stop:.0%} of the victims leak, by bisection with the same "
         f"victims at every strength. {sample_size_caveat(fewest, stop)} By SSIM a victim leaks at {criterion.ssim:g} "
@@ -136,7 +137,7 @@ def as_markdown(table: Sequence[Row], title: str, criterion: Criterion) -> str:
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),
-        *("| " + " | ".join(cells_of(row)) + " |" for row in table),
+        *("| " + " | ".join(map(escaped, cells_of(row))) + " |" for row in table),
     ]
     if any(map(not_converged, table)):
         lines += ["", NOT_CONVERGED]

@@ -131,7 +131,7 @@ class Cells:
             at = "no defense" if strength is None else f"{search['defense']} {search['argument']} {strength:g}"
             raise UsageError(
                 f"there is no record of {search['where']}, {at}, {search['attack']['class']}, though {FILE} names it: "
-                "run leakboard threshold again, or take the search out of the file"
+                "run leakboard threshold again, or remove the search from the file"
             )
         first = [of_cell[index] for index in sorted(of_cell) if index < search["victims"]]
         return Cell(
@@ -178,7 +178,7 @@ def row(search: Row, cells: Cells, criterion: Criterion) -> Row:
     """One search, with what its records say."""
     control, tested = cells.at(search, None), cells.curve(search)
     if not tested or len(control.victims) < search["victims"]:
-        raise UsageError(f"{search['where']}, {search['defense']}: there are not all {search['victims']} victims yet")
+        raise UsageError(f"{search['where']}, {search['defense']}: not all {search['victims']} victims are done yet")
     found = {name: search[name] for name in ABOUT} | {
         "strengths": list(tested),
         "left_out": [strength for strength in search["strengths"] if strength not in tested],
@@ -207,8 +207,8 @@ def measured(curve: Curve, without: float, stop: float, argument: str) -> Row:
     low, high = interval(curve, stop)
     how = VOID if without <= stop else NEVER if stops is None else WEAK if leaking is None else WITHIN
     note = {
-        VOID: f"void: without a defense {without:.0%} leak, so that there is nothing to stop",
-        WEAK: f"stopped at the weak end, {argument} {weak:g}, already ({curve[weak].mean():.0%} leak)",
+        VOID: f"void: {without:.0%} leak without a defense, so there is nothing to stop",
+        WEAK: f"already stopped at the weak end, {argument} {weak:g} ({curve[weak].mean():.0%} leak)",
         NEVER: f"not stopped at the strong end, {argument} {strong:g} ({curve[strong].mean():.0%} leak)",
     }
     return {
@@ -266,5 +266,5 @@ def read(folder: Path) -> dict[str, Any] | None:
 def unreadable(folder: Path) -> UsageError:
     """There is no thresholds.json, or it is damaged."""
     return UsageError(
-        f"{folder / FILE} cannot be read: run leakboard threshold SUITE --out {folder}, after deleting a damaged one"
+        f"{folder / FILE} cannot be read: delete it if it is damaged, and run leakboard threshold SUITE --out {folder}"
     )

@@ -210,7 +210,9 @@ class Tracker:
             if self._mode == "online" and isinstance(error, TimeoutError):  # the upload at the end
                 self._go_offline(error, "sync --no-skip-online")  # it began as an online run
             else:
-                print(f"leakboard: W&B failed for {name} ({_first_line(error)}): going on without", file=sys.stderr)
+                print(
+                    f"leakboard: W&B failed for {name} ({_first_line(error)}): continuing without it", file=sys.stderr
+                )
 
     def _start(self, about: dict[str, Any]) -> Any:
         settings = self._wandb.Settings(
@@ -262,7 +264,7 @@ class Tracker:
         if "did not respond in time" in reason:  # W&B blames its own service process, which waits for the server
             reason = "the server does not answer"
         print(
-            f"leakboard: W&B cannot be reached ({reason}): going on offline; later: "
+            f"leakboard: W&B cannot be reached ({reason}): continuing offline; to sync later: "
             f"wandb {later} {self._folder / 'wandb'}",
             file=sys.stderr,
         )

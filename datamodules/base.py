@@ -15,7 +15,7 @@ from datamodules.split import Split, TensorSplit
 __all__ = ["DataError", "PrivateData", "Split", "TensorSplit"]
 
 USUAL_STEP = 0.06
-"""Mean absolute difference of neighbouring pixels in photographs of 32 x 32 (0.058 in CIFAR-10, 0.064 in LFW)."""
+"""Mean absolute difference of neighboring pixels in photographs of 32 x 32 (0.058 in CIFAR-10, 0.064 in LFW)."""
 
 BLOCK = 64  # images that are held as float at the same time while a mean is taken
 
@@ -23,7 +23,7 @@ BLOCK = 64  # images that are held as float at the same time while a mean is tak
 class PrivateData(LightningDataModule):
     """Base of all data modules: a public train split, and a test split that holds the victims.
 
-    Images are float32 in [0, 1] everywhere; normalisation belongs to the model. A subclass writes
+    Images are float32 in [0, 1] everywhere; normalization belongs to the model. A subclass writes
     `load`, and sets `num_classes` and `image_shape` at the latest there; `datamodules/contract.py`
     checks what it gives. The train split is read when it is first needed, so that victims cost no
     more than the test split.
@@ -170,7 +170,7 @@ class PrivateData(LightningDataModule):
         return images.view(count, batch_size, *self.image_shape), labels.view(count, batch_size)
 
     def mean_image(self) -> Tensor:
-        """Return the mean train image `[C, H, W]`; mid-grey where there are no train images."""
+        """Return the mean train image `[C, H, W]`; mid-gray where there are no train images."""
         return self._public_statistics()[0].clone()
 
     def class_means(self) -> Tensor:
@@ -181,7 +181,7 @@ class PrivateData(LightningDataModule):
         return self._public_statistics()[1].clone()
 
     def mean_step(self) -> float:
-        """Return the mean absolute difference of neighbouring pixels in the train images.
+        """Return the mean absolute difference of neighboring pixels in the train images.
 
         It is the maximum-likelihood scale of the Laplace prior that total variation is. Without train
         images, or where they are flat, it is that of photographs, `USUAL_STEP`.

@@ -18,7 +18,7 @@ from datamodules.pickles import read_arrays
 
 
 class CIFAR10(TorchvisionData):
-    """CIFAR-10: 32x32 colour images of 10 classes, 50,000 train and 10,000 test images.
+    """CIFAR-10: 32x32 color images of 10 classes, 50,000 train and 10,000 test images.
 
     Reads cifar-10-batches-py below the root. The files are pickles, of which only numbers, texts and
     arrays are read: no code in them is run.
@@ -53,7 +53,7 @@ class CIFAR10(TorchvisionData):
 
 
 class CIFAR100(CIFAR10):
-    """CIFAR-100: 32x32 colour images of 100 classes, 50,000 train and 10,000 test images.
+    """CIFAR-100: 32x32 color images of 100 classes, 50,000 train and 10,000 test images.
 
     Reads cifar-100-python below the root; the labels are the 100 fine ones. The files are pickles,
     of which only numbers, texts and arrays are read: no code in them is run.

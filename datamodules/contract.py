@@ -1,7 +1,7 @@
 """What every data set must keep to, built in or a user's own: checked where a split is opened and images leave it.
 
 Scores, attacks and the threshold of 20 dB all take pixels in [0, 1] and labels in 0 to K - 1 for granted: images that
-were normalised, say, would be found by the attack and scored as if they had not.
+were normalized, say, would be found by the attack and scored as if they had not.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def check_pixels(pixels: Any, shape: tuple[int, ...], what: str) -> Tensor:
     else:
         do = "leave it out here"
     raise DataError(
-        f"{what} run from {low:.4g} to {high:.4g}, but must lie in [0, 1], as normalisation belongs to the model: {do}"
+        f"{what} run from {low:.4g} to {high:.4g}, but must lie in [0, 1], as normalization belongs to the model: {do}"
     )
 
 

@@ -9,7 +9,7 @@ from datamodules.images import square
 
 
 class Digits(PrivateData):
-    """Digits: 8x8 grey handwritten digits that ship with scikit-learn, no download.
+    """Digits: 8x8 gray handwritten digits that ship with scikit-learn, no download.
 
     The 1,797 images of the UCI "Optical Recognition of Handwritten Digits" test set: the first
     1,297 are public (train), the last 500 private (test).
@@ -26,7 +26,7 @@ class Digits(PrivateData):
 
 
 class Photos(PrivateData):
-    """Photos: 120 colour crops of two photographs that ship with scikit-learn, no download.
+    """Photos: 120 color crops of two photographs that ship with scikit-learn, no download.
 
     The crops are the whole 64x64 squares of a fixed grid, in strides over the photograph, since its
     top row is all sky. The label tells the photograph, and victims alternate between the two. Every

@@ -71,7 +71,7 @@ class FolderData(DiskData):
         if not any(map(_public, classes)):
             notes.append(
                 f"{type(self).__name__} has no class of four images, so there are no train images "
-                "and its mean image is mid-grey"
+                "and its mean image is mid-gray"
             )
         return notes
 
@@ -115,7 +115,7 @@ class FolderData(DiskData):
 
 
 class LFW(FolderData):
-    """Labeled Faces in the Wild: colour photographs of faces, one class for each person.
+    """Labeled Faces in the Wild: color photographs of faces, one class for each person.
 
     Reads lfw-py/lfw-deepfunneled (or lfw_funneled, or lfw) below the root, whole or in part. The
     label is the person's place in the sorted list of folders. Every fourth image of a person is
@@ -172,8 +172,8 @@ class ImageFolder(FolderData):
     """Any folder of images, with one folder for each class.
 
     Reads PATH/CLASS/image.jpg (or .png, .bmp, .webp, ...); hidden files and folders without images
-    are passed over. The label is the class's place in the sorted list of folders. The centre square
-    of an image is resized; grey images of 16 bits and floats in [0, 1] keep their range, transparent
+    are passed over. The label is the class's place in the sorted list of folders. The center square
+    of an image is resized; gray images of 16 bits and floats in [0, 1] keep their range, transparent
     ones are laid on white, and the orientation that a camera notes is not followed. Every fourth
     image of a class is public (train), the others are private (test). Victims come in turns, the
     first image of every class, then the second of every class. Public means are taken over the first

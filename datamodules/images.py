@@ -23,7 +23,7 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 
 
 def read_square(path: Path, size: int) -> Tensor:
-    """The centre square of an image file, float32 in [0, 1], `[3, size, size]`; see `square`.
+    """The center square of an image file, float32 in [0, 1], `[3, size, size]`; see `square`.
 
     Raises:
         DataError: the file cannot be read, or not rightly.
@@ -42,11 +42,11 @@ def read_square(path: Path, size: int) -> Tensor:
 
 
 def square(image: Image.Image, size: int) -> Tensor:
-    """The centre square of an image, resized with antialiasing, `[3, size, size]`.
+    """The center square of an image, resized with antialiasing, `[3, size, size]`.
 
     Of a file of several images it is the first. Transparent images are laid on white. The orientation that a camera
-    notes is not followed, as torchvision does not either. Grey images of more than 8 bits and floats keep their
-    precision; colour images of 16 bits are read with 8 bits, which is all that Pillow has for them.
+    notes is not followed, as torchvision does not either. Gray images of more than 8 bits and floats keep their
+    precision; color images of 16 bits are read with 8 bits, which is all that Pillow has for them.
 
     Returns:
         uint8, or float32 in [0, 1] where the image has more than 8 bits.
@@ -55,8 +55,8 @@ def square(image: Image.Image, size: int) -> Tensor:
     side = min(pixels.size)
     left, top = (pixels.width - side) // 2, (pixels.height - side) // 2
     # cropped first: resize(box=...) would blend in pixels from outside the square
-    centre = pixels.crop((left, top, left + side, top + side))
-    small = torch.from_numpy(numpy.array(centre.resize((size, size), Image.Resampling.BILINEAR)))  # antialiases
+    center = pixels.crop((left, top, left + side, top + side))
+    small = torch.from_numpy(numpy.array(center.resize((size, size), Image.Resampling.BILINEAR)))  # antialiases
     return small.permute(2, 0, 1) if small.ndim == 3 else small.clamp(0, 1).expand(3, -1, -1)
 
 
@@ -70,13 +70,13 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _deep(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits or floats as floats in [0, 1], scaled by what its kind of file can hold, not by what this
+    """A gray image of 16 bits or floats as floats in [0, 1], scaled by what its kind of file can hold, not by what this
     one holds: a dark image stays dark."""
     tags: Any = getattr(image, "tag_v2", {})
     if 2 in _all(tags.get(_SAMPLE_FORMAT)):
         raise _Unreadable("has signed pixels, whose black and white are unknown: convert it to unsigned 16 bits")
     if "transparency" in image.info:
-        raise _Unreadable("has 16 bits and a transparent grey: convert it to an image without transparency")
+        raise _Unreadable("has 16 bits and a transparent gray: convert it to an image without transparency")
     values = numpy.asarray(image).astype(numpy.float64)
     if image.mode in _SIXTEEN_BITS or (image.mode == "I" and image.format in ("PPM", "PNG")):
         white = 2.0 ** min([*_all(tags.get(_BITS)), 16]) - 1
@@ -104,7 +104,7 @@ def _opaque(image: Image.Image) -> Image.Image:
     layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     laid = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     if _is_flat(laid) and not _is_flat(layer):
-        raise _Unreadable("shows nothing on white, as it is transparent: lay it on another colour")
+        raise _Unreadable("shows nothing on white, as it is transparent: lay it on another color")
     return laid
 
 

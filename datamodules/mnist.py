@@ -16,7 +16,7 @@ from datamodules.errors import DataError
 
 
 class MNIST(TorchvisionData):
-    """MNIST: 28x28 grey handwritten digits, 60,000 train and 10,000 test images.
+    """MNIST: 28x28 gray handwritten digits, 60,000 train and 10,000 test images.
 
     Reads MNIST/raw below the root, unpacked or as .gz. The md5 of .gz files is checked; of unpacked
     files torchvision knows none, so there the number of images is checked.
@@ -58,7 +58,7 @@ class MNIST(TorchvisionData):
 
 
 class FashionMNIST(MNIST):
-    """Fashion-MNIST: 28x28 grey pictures of clothes, 60,000 train and 10,000 test images.
+    """Fashion-MNIST: 28x28 gray pictures of clothes, 60,000 train and 10,000 test images.
 
     Reads FashionMNIST/raw below the root, unpacked or as .gz. The md5 of .gz files is checked; of
     unpacked files torchvision knows none, so there the number of images is checked.

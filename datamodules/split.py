@@ -1,4 +1,4 @@
-"""Labelled images in a fixed order, in memory or decoded where they are asked for."""
+"""Labeled images in a fixed order, in memory or decoded where they are asked for."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch.utils.data import Dataset
 
 
 class Split(Dataset[tuple[Tensor, Tensor]]):
-    """Labelled images in a fixed order, turned into floats (or decoded) only where asked for."""
+    """Labeled images in a fixed order, turned into floats (or decoded) only where asked for."""
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels

@@ -44,4 +44,4 @@ def ended(process: SpawnProcess, receiver: Connection) -> str | None:
         return str(receiver.recv())
     except EOFError:
         code = process.exitcode or 0
-        return f"its process was ended by signal {-code}" if code < 0 else f"its process ended with exit code {code}"
+        return f"its process was killed by signal {-code}" if code < 0 else f"its process ended with exit code {code}"

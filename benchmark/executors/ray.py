@@ -32,7 +32,9 @@ def prepare(options: dict[str, Any]) -> Launch:
     try:
         ray.remote(run).options(**options)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"Ray refuses this ({one_line(error).rstrip('.')}): see to --executor-option") from None
+        raise UsageError(
+            f"Ray rejects these options ({one_line(error).rstrip('.')}): check --executor-option"
+        ) from None
     return partial(launch, options)
 
 
@@ -49,7 +51,7 @@ def launch(options: dict[str, Any], workers: Sequence[Worker]) -> Iterator[Seque
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(
-            f"Ray cannot be reached ({one_line(error)}): see to RAY_ADDRESS, or set RAY_AUTH_MODE=token"
+            f"Ray cannot be reached ({one_line(error)}): check RAY_ADDRESS, or set RAY_AUTH_MODE=token"
         ) from None
     tasks: list[Any] = []
     try:

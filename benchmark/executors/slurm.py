@@ -42,7 +42,7 @@ def executor(folder: Path, options: dict[str, Any]) -> submitit.AutoExecutor:
         made.update_parameters(**given)
     except Exception as error:  # it has no class of its own for what it refuses
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise UsageError(f"submitit refuses this ({reason}): see to --executor-option") from None
+        raise UsageError(f"submitit rejects these options ({reason}): check --executor-option") from None
     return made
 
 

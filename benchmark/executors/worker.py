@@ -65,7 +65,7 @@ class Worker:
         """
         for shared in (self.here, self.folder):
             if not shared.is_dir():
-                return f"{shared} is not there: the machines of a run must share its folders"
+                return f"{shared} does not exist here: all machines of a run must share its folders"
         os.chdir(self.here)
         quiet()
         try:
@@ -121,12 +121,12 @@ def watch_over(pending: list[T], look: Callable[[list[T]], list[T]], name: str, 
         for what in filter(None, said):
             last = what
             if running or not pending:  # else the line below says it
-                say(f"a worker has ended{', the others go on' if pending else ''}: {what}")
+                say(f"a worker ended{', the others continue' if pending else ''}: {what}")
         if pending and not running:
             raise UsageError(
-                f"every worker has ended, and {len(pending)} of {count} {name} are left"
+                f"all workers ended, and {len(pending)} of {count} {name} are left"
                 + (f" ({last})" if last else "")
-                + ": the same command goes on from there"
+                + ": the same command resumes"
             )
         time.sleep(0.3)
     stop = time.monotonic() + 5  # there is nothing left to do, so that workers end by themselves, but not while queued

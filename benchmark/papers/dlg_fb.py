@@ -14,6 +14,7 @@ from benchmark.cells import cells_of_one_code
 from benchmark.errors import UsageError
 from benchmark.intervals import holm, wilson
 from benchmark.leak import leaks
+from benchmark.markdown import escaped
 from benchmark.papers.clusters import FEW, Difference, of_means, of_parts, of_sums
 from benchmark.papers.dlg_fb_figure import figure
 from benchmark.papers.sources import provenance, same_attack
@@ -80,7 +81,7 @@ class Setting:
     @property
     def order(self) -> str:
         related = RELATED.get(self.data, "images of one class") if self.same_class > 1 else "unrelated images"
-        return f"{self.data}, {related}"
+        return f"{escaped(self.data)}, {related}"
 
     @property
     def label(self) -> str:
@@ -383,8 +384,8 @@ def verdict(claim: str, found: list[Setting], base: str, measure: Callable[[Sett
     as_claimed, against = (mean.low > 0, mean.high < 0) if of_images else (mean.high < 0, mean.low > 0)
     word = "confirmed" if as_claimed else "refuted" if against else "open"
     return (
-        f"**{claim}: {word}** as a mean over settings, {told}. Of {len(found)} settings it is surely so in {better}, "
-        f"surely the other way in {worse}, and open in {len(found) - better - worse}."
+        f"**{claim}: {word}** as a mean over settings, {told}. Of {len(found)} settings it holds significantly in "
+        f"{better}, the opposite in {worse}, and it is open in {len(found) - better - worse}."
     )
 
 

@@ -5,7 +5,7 @@ import io
 from benchmark.papers.clusters import Difference
 
 SIDES = ("images found, points more", "evaluations, % more")
-COLOURS = {"DLG": "tab:orange", "IDLG": "tab:blue"}
+COLORS = {"DLG": "tab:orange", "IDLG": "tab:blue"}
 
 
 def figure(found: dict[str, dict[str, tuple[list[Difference], list[Difference]]]], starts: list[str]) -> bytes:
@@ -28,9 +28,9 @@ def figure(found: dict[str, dict[str, tuple[list[Difference], list[Difference]]]
                 upper = [100 * (one.high - one.value) if one.is_bounded else 0 for one in differences[side]]
                 heights = [height + 0.2 * (place - (len(attacks) - 1) / 2) for height in range(len(starts))]
                 lines[attack] = axes.errorbar(
-                    values, heights, xerr=[lower, upper], fmt="o", markersize=4, capsize=2, color=COLOURS[attack]
+                    values, heights, xerr=[lower, upper], fmt="o", markersize=4, capsize=2, color=COLORS[attack]
                 )
-            axes.axvline(0, color="grey", linewidth=0.8)
+            axes.axvline(0, color="gray", linewidth=0.8)
             axes.set_title(order, fontsize=9)
             axes.tick_params(labelsize=8)
         row[0].set_yticks(range(len(starts)), starts)

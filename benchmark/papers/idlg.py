@@ -277,7 +277,7 @@ def published(folder: Path) -> list[Published]:
 def speeds(measured: list[Published]) -> str:
     """How fast ours was beside the published loop, in a sentence."""
     each = "; ".join(f"{of.attack} on {of.data}, {of.victims} images at once: {of.speed}" for of in measured)
-    return f"Beside the published loop on the page of iDLG: {each}."
+    return f"Against the published loop, on the page of iDLG: {each}."
 
 
 def one_by_one(measured: list[Published]) -> list[str]:
@@ -375,9 +375,7 @@ def why_lfw(outside: Sequence[str], found: dict[tuple[str, str], Cell]) -> list[
                 EQUIVALENT: f"and there it is equivalent within {100 * MARGIN:g} points",
                 OPEN: "and there these images do not tell it apart from the paper's",
             }[there.verdict]
-            verdict = (
-                f"the label space surely moves the share towards the paper's (exact paired test, p = {p:.2g}), {left}"
-            )
+            verdict = f"the label space moves the share toward the paper's (exact paired test, p = {p:.2g}), {left}"
         said.append(
             f"**Shares of LFW, {attack}.** The last layer has a row for each class: 5,749 in the paper, fewer here. Of "
             f"the same {here.trials} images {here.found} are found with our rows and {there.found} with 5,749, where "
@@ -428,12 +426,12 @@ def conclusions(found: dict[tuple[str, str], Cell], sets: Sequence[str]) -> list
     differing = f" ({', '.join(dict.fromkeys(each[DIFFERS]))})" if each[DIFFERS] else ""
     labels = [name for name in sets if label(name, found[name, "DLG"]).verdict == DIFFERS]
     said = [
-        f"That iDLG finds more images than DLG is {'confirmed' if all(surely) else 'open'}: surely on {sum(surely)} of "
-        f"{len(sets)} data sets (exact paired tests, Holm).",
+        f"That iDLG finds more images than DLG is {'confirmed' if all(surely) else 'open'}: significantly on "
+        f"{sum(surely)} of {len(sets)} data sets (exact paired tests, Holm).",
         f"That iDLG's label is always right is {'refuted' if wrong else 'confirmed'}: wrong for {wrong} of {images:,}.",
         f"Of the {sum(map(len, each.values()))} shares of figure 1, {len(each[EQUIVALENT])} are equivalent within "
-        f"{100 * MARGIN:g} points, {len(each[OPEN])} are not told apart by so many images, and {len(each[DIFFERS])} "
-        f"differ{differing}.",
+        f"{100 * MARGIN:g} points, {len(each[OPEN])} cannot be told apart at this sample size, and "
+        f"{len(each[DIFFERS])} differ{differing}.",
     ]
     return [*said, f"DLG's label differs on {', '.join(labels)}; the page says why."] if labels else said
 
@@ -446,16 +444,14 @@ def figure(found: dict[tuple[str, str], Cell], sets: Sequence[str]) -> bytes:
     every_axes = drawn.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     places = range(len(THRESHOLDS))
     for axes, name in zip(every_axes, sets, strict=True):
-        for attack, colour in zip(ATTACKS, ("tab:orange", "tab:blue"), strict=True):
+        for attack, color in zip(ATTACKS, ("tab:orange", "tab:blue"), strict=True):
             ours = [share(name, found[name, attack], place) for place in places]
             rates = np.array([100 * one.found / one.trials for one in ours])
             ends = 100 * np.array([wilson(one.found, one.trials) for one in ours])
             spread = np.abs(ends.T - rates)
-            axes.errorbar(
-                places, rates, yerr=spread, color=colour, marker="o", ms=4, capsize=3, label=f"{attack}, ours"
-            )
+            axes.errorbar(places, rates, yerr=spread, color=color, marker="o", ms=4, capsize=3, label=f"{attack}, ours")
             paper = [100 * one.paper for one in ours]
-            axes.plot(places, paper, color=colour, linestyle="--", marker="x", alpha=0.7, label=f"{attack}, paper")
+            axes.plot(places, paper, color=color, linestyle="--", marker="x", alpha=0.7, label=f"{attack}, paper")
         axes.set_title(f"{name}, {len(found[name, 'IDLG'].victims):,} images", fontsize=10)
         axes.set_xticks(places, [f"{limit:g}" for limit in THRESHOLDS])
         axes.set_xlabel("MSE at most")

@@ -65,7 +65,7 @@ def page(records: list[Record], folder: Path) -> str:
         of_scenario = [one for one in found.defenses if one.where == where]
         lines += ["", f"## {where}", "", *strengths_table(of_scenario), "", *accuracies_table(of_scenario, trainings)]
     told, origins = information(folder)
-    lines += ["", "## What these rows cannot carry", "", *caveats(found.defenses, trainings, trained_so_far)]
+    lines += ["", "## What these rows cannot show", "", *caveats(found.defenses, trainings, trained_so_far)]
     lines += ["", "## Finding", "", *finding(found.defenses, trainings), *told]
     lines += ["", *provenance(records, trained_so_far, origins)]
     return "\n".join(lines) + "\n"

@@ -1,9 +1,10 @@
-"""What the strengths and accuracies on the page on masking cannot carry."""
+"""What the strengths and accuracies on the page on masking cannot show."""
 
 import json
 from collections import defaultdict
 from collections.abc import Sequence
 
+from benchmark.markdown import escaped
 from benchmark.outcome import listed
 from benchmark.store import Record
 from benchmark.strengths import ADAPTIVE, DefenseThresholds
@@ -34,7 +35,7 @@ def uncertified(defenses: list[DefenseThresholds]) -> str:
     if not names:
         return ""
     which = "No defense has strengths" if len(names) == len(defenses) else f"{', '.join(names)} have no strengths"
-    return f"{which} that are certified to stop both attackers: one that surely stops them may cost more accuracy."
+    return f"{which} that are certified to stop both attackers: one that does may cost more accuracy."
 
 
 def unconverged(defenses: list[DefenseThresholds]) -> str:
@@ -70,7 +71,7 @@ def swept_prior(defenses: list[DefenseThresholds]) -> str:
     if not at_the_end and not by_another:
         return ""
     said = (
-        "The attacker who knows of Gaussian noise expects differences of neighbouring pixels of "
+        "The attacker who knows of Gaussian noise expects differences of neighboring pixels of "
         f"{listed([f'{scale:g}' for scale in scales])} times their mean in public images (the scale of the prior)."
     )
     if at_the_end:
@@ -211,14 +212,14 @@ def data_of(row: Row) -> str:
 def network(row: Row) -> str:
     """What was trained, and how."""
     split = "" if row["split"] == "iid" else f", {row['split']}"
-    return f"{row['model'].partition('(')[0]} {row['algorithm']}{split}"
+    return escaped(f"{row['model'].partition('(')[0]} {row['algorithm']}{split}")
 
 
 def network_of(row: Row) -> str:
     """What was trained, on which data, and how."""
-    return f"{network(row)} on {data_of(row)}"
+    return f"{network(row)} on {escaped(data_of(row))}"
 
 
 def name_of(row: Row) -> str:
     """What was trained, with which defense."""
-    return f"{row['defense']} in {network_of(row)}"
+    return f"{escaped(row['defense'])} in {network_of(row)}"

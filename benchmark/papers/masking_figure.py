@@ -16,7 +16,7 @@ RATIOS = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 NO_SHARE = 0.003
 """Where 0 stands on it, which a logit scale has no place for."""
 
-COLOURS = {OBLIVIOUS: "tab:blue", ADAPTIVE: "tab:red"}
+COLORS = {OBLIVIOUS: "tab:blue", ADAPTIVE: "tab:red"}
 
 
 def figure(searches: list[Search], stop: float) -> bytes:
@@ -44,12 +44,12 @@ def figure(searches: list[Search], stop: float) -> bytes:
                     [max(at, least) for at in points],
                     [100 * rate for rate in points.values()],
                     styles[name],
-                    color=COLOURS[attacker],
+                    color=COLORS[attacker],
                     marker=".",
                     alpha=0.8,
                 )
             scale(axes, here)
-            axes.axhline(100 * stop, color="grey", linewidth=0.8)
+            axes.axhline(100 * stop, color="gray", linewidth=0.8)
             axes.set_title(f"{dataset}, {defense} {argument}", fontsize=9)
             axes.tick_params(labelsize=8)
             axes.set_ylim(-3, 103)

@@ -7,6 +7,7 @@ from typing import Any
 from benchmark import diagnosis, spectrum
 from benchmark.documents import read_json
 from benchmark.errors import UsageError
+from benchmark.markdown import escaped
 from benchmark.store import write_whole
 from benchmark.threshold_page import attack_label
 
@@ -48,7 +49,7 @@ def ranks(rows: list[dict[str, Any]]) -> list[str]:
         "| data | masked | entries left | rank | pixels |",
         "|---|---|---|---|---|",
         *(
-            f"| {row['dataset']} | {row['defense'].partition('ratio=')[2].partition(',')[0]} "
+            f"| {escaped(row['dataset'])} | {escaped(row['defense'].partition('ratio=')[2].partition(',')[0])} "
             f"| {row['equations']:,.0f} | {row['directions']['1e-06']:,.0f} | {row['pixels']:,} |"
             for row in rows
             if row["defense"].startswith("Masking")
@@ -61,7 +62,7 @@ def causes(rows: list[dict[str, Any]]) -> list[str]:
     verdicts: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         if row["defense"].startswith("Masking"):
-            verdicts[f"{row['where']}, {attack_label(row['attack'])}"] += diagnosis.verdicts_of(row)
+            verdicts[escaped(f"{row['where']}, {attack_label(row['attack'])}")] += diagnosis.verdicts_of(row)
     said = [
         f"- {name}: {', '.join(f'{kind} {of.count(kind)}' for kind in diagnosis.VERDICTS if kind in of)} of {len(of)}"
         for name, of in verdicts.items()
@@ -95,7 +96,7 @@ def second_order(rows: list[dict[str, Any]]) -> list[str]:
         }
         if missed:
             lines.append(
-                f"Of the {len(missed)} images behind a mask on {where} that one of the IDLG runs misses though the "
-                f"objective is lower at the true image, Gauss-Newton finds {sum(missed.values())}."
+                f"Of the {len(missed)} images behind a mask on {escaped(where)} that an IDLG run misses although "
+                f"the objective is lower at the true image, Gauss-Newton finds {sum(missed.values())}."
             )
     return ["", *lines] if lines else []

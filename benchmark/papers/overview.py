@@ -11,6 +11,7 @@ from benchmark.bench import threads
 from benchmark.errors import UsageError
 from benchmark.intervals import wilson
 from benchmark.leak import leaks
+from benchmark.markdown import escaped
 from benchmark.papers import dlg_fb, idlg, masking_summary
 from benchmark.papers.sources import Cell, cells
 from benchmark.registry import Spec
@@ -49,18 +50,18 @@ def page(folder: Path, read: Callable[[Path], list[Record]]) -> str:
         "# Published results",
         "",
         *wrapped(
-            "Written by `leakboard page results` from what is in the folders: no figure or verdict on this page was "
-            "typed. Each folder is a run that was copied in on purpose (`leakboard publish`): its records without the "
-            "private images, the tables derived from them, and figures. `uv run leakboard show results/quick` makes "
-            "the table again from the records alone, `uv run leakboard page results/idlg` a page and its figures; each "
-            "record says from which commit, versions, device and data it comes."
+            "Written by `leakboard page results` from the folders: no number or verdict on this page was typed. Each "
+            "folder is a published run (`leakboard publish`): its records without the private images, the tables "
+            "derived from them, and figures. `uv run leakboard show results/quick` rebuilds the table from the records "
+            "alone, `uv run leakboard page results/idlg` a page and its figures; each record names its commit, "
+            "versions, device and data."
         ),
         "",
-        "| folder | victims | attacks | defenses | where |",
+        "| folder | victims | attacks | defenses | device |",
         "|---|---|---|---|---|",
         *(contents(name, records, folder) for name, records in published.items()),
         "",
-        *(f"- {note}" for note in notes(published)),
+        *(f"- {escaped(note)}" for note in notes(published)),
     ]
     if "cpu" in speed:
         said = f"{speed_of(speed, folder)} [performance.md](performance.md) has more."
@@ -102,10 +103,10 @@ def contents(name: str, records: list[Record], folder: Path) -> str:
             if config[kind]:
                 names[config[kind]["class"]] = None
     origins = [record["provenance"] for record in records]
-    where = sorted({f"{origin['device']}, {threads(origin['threads'])}" for origin in origins})
+    where = sorted({escaped(f"{origin['device']}, {threads(origin['threads'])}") for origin in origins})
     target = "README.md" if (folder / name / "README.md").exists() else "leaderboard.md"
-    each = ", ".join(f"{count:,} of {data}" for data, count in sorted(victims.items()))
-    listed = (", ".join(sorted(of_kind)) or "none" for of_kind in kinds.values())
+    each = ", ".join(f"{count:,} of {escaped(data)}" for data, count in sorted(victims.items()))
+    listed = (escaped(", ".join(sorted(of_kind))) or "none" for of_kind in kinds.values())
     return f"| [{name}]({name}/{target}) | {each} | " + " | ".join(listed) + f" | {'; '.join(where)} |"
 
 
@@ -128,8 +129,8 @@ def quick(records: list[Record]) -> str:
     if gap:
         defense, data, oblivious, adaptive, victims = gap
         said += (
-            f", and why a defense meets attackers who know it: {defense} leaves {oblivious} of {victims} {data} to the "
-            f"best attack that does not know it, and {adaptive} to the best that does"
+            f", and why a defense meets attackers who know it: {escaped(defense)} leaves {oblivious} of {victims} "
+            f"{escaped(data)} to the best attack that does not know it, and {adaptive} to the best that does"
         )
     return (
         f"{said}. `quick/picture.png` is of the cell Photos, Masking(ratio=0.2), IDLG that knows the mask: the first "

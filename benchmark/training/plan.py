@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attacks.gradients import trained_names
 from benchmark import federated
-from benchmark.behaviour import Behaviours
+from benchmark.behavior import Behaviors
 from benchmark.blocks import Workbench, checksum, from_data
 from benchmark.code_version import checksum_of, networks_sha256
 from benchmark.errors import CODE_ERRORS, UsageError, users_fault
@@ -28,7 +28,7 @@ from datamodules.contract import images_of
 from datamodules.errors import name_of
 from datamodules.split import Split, TensorSplit
 
-BEHAVIOUR_IMAGES = 4
+BEHAVIOR_IMAGES = 4
 """Images of the client that shows what a user's own classes do: BatchNorm needs more than one."""
 
 
@@ -167,7 +167,7 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
     checksums: dict[str, str] = {}
     rehearsals: dict[str, Rehearsal] = {}
     networks: dict[str, str] = {}
-    behaviours = Behaviours()
+    behaviors = Behaviors()
     for training in suite.trainings:
         scenario, how = training.scenario, training.scenario.federation
         alike = repr(replace(scenario, federation=replace(how, learning_rate=0.0)))
@@ -180,23 +180,23 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
         rehearsals[alike].check_clients(training.seed)
         if training.defense is not None:
             rehearsals[alike].check_defense(training.defense)
-        does = behaviours.of(bench.data(scenario.data), training.parts(), BEHAVIOUR_IMAGES, train=True)
+        does = behaviors.of(bench.data(scenario.data), training.parts(), BEHAVIOR_IMAGES, train=True)
         code = code_checksum(training, networks[alike], does)
         about = training.config() | {"data_sha256": checksums[alike], "code_sha256": code}
         runs.append(Run(training, digest(about), checksums[alike], code))
     return runs
 
 
-def code_checksum(training: Training, network: str, behaviour: str) -> str:
+def code_checksum(training: Training, network: str, behavior: str) -> str:
     """sha256 of the code that decides what the run does: a record of older code is not taken for one of this.
 
     Args:
         training: the run.
         network: digest of what its model draws, which can be in files that the code does not name.
-        behaviour: digest of what the user's own classes do, empty where there are none.
+        behavior: digest of what the user's own classes do, empty where there are none.
     """
     code = checksum_of({Path(federated.__file__)}, training.parts().items(), [Path(__file__).with_name("work.py")])
-    return hashlib.sha256(" ".join(filter(None, (code, network, behaviour))).encode()).hexdigest()
+    return hashlib.sha256(" ".join(filter(None, (code, network, behavior))).encode()).hexdigest()
 
 
 def refuse_others(runs: list[Run], store: TrainingStore, folder: Path) -> None:

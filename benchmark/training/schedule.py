@@ -14,7 +14,7 @@ def rate_at(rate: float, decay: str, done: int, rounds: int) -> float:
 
     Args:
         rate: of the first round.
-        decay: ``none``, or ``cosine``: from ``rate`` towards 0 (Loshchilov and Hutter 2017, arXiv 1608.03983, equation
+        decay: ``none``, or ``cosine``: from ``rate`` toward 0 (Loshchilov and Hutter 2017, arXiv 1608.03983, equation
             5, without restarts).
         done: rounds before this one.
         rounds: of the whole training.

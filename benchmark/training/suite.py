@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import strengths
-from benchmark.arguments import LARGEST_FLOAT
+from benchmark.arguments import LARGEST_FLOAT, as_given
 from benchmark.errors import UsageError, quoted, unknown
 from benchmark.federated import Federation
 from benchmark.registry import Spec
@@ -331,7 +331,7 @@ def number(
     if not right or not (above < value and at_least <= value < below and abs(value) < math.inf):
         limits = {"above": above, "of at least": at_least, "below": below}
         said = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
-        raise UsageError(f"{name} must be a number {said}, not {quoted(value)}")
+        raise UsageError(f"{name} must be a number {said}, not {as_given(value, whole=False)}")
     if abs(value) > LARGEST_FLOAT:
         raise UsageError(
             f"{name} must be at most {LARGEST_FLOAT:.2g}, the most that float32 holds, not {quoted(value)}"

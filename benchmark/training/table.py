@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmark.markdown import escaped
 from benchmark.store import Record
 
 Row = dict[str, Any]
@@ -21,16 +22,16 @@ NOTE = (
     "Accuracy and loss are of the test images after the last round, as means over n seeds; ± is half the width of a "
     "95 % t interval over seeds. Rate is the learning rate. The difference is to no defense, in percentage points, "
     "paired by seed. Changed are the shares of the clients' updates, and of their entries, that the defense changed by "
-    "more than rounding: one that never did did not act, and its row is void: it says nothing of what the defense "
-    "costs. A run that ends at or below the accuracy of always naming the most frequent class has collapsed; it counts "
-    "with the accuracy that it has. A diverged run (NaN or infinity) counts as accuracy 0. Where a run without a "
-    "defense collapsed or diverged, there is no difference to it."
+    "more than rounding: a defense that changed none did not act, and its row is void: it says nothing about what "
+    "the defense costs. A run that ends at or below the accuracy of always predicting the most frequent class has "
+    "collapsed; it counts with its accuracy. A diverged run (NaN or infinity) counts as accuracy 0. Where a run "
+    "without a defense collapsed or diverged, no difference is given."
 )
 
 RATES = {
     VALIDATION: "Where several rates were tried, each was trained with one tuning seed, the two best on validation "
-    "images with several, and the better of them with the n seeds that stand here; the validation images are no "
-    "client's and not those of the test, and the tuning seeds are not reported.",
+    "images with several, and the better of them with the n seeds reported here; validation images belong to no "
+    "client and are not test images, and the tuning seeds are not reported.",
     TEST: "Rates in records of an older version are the best on the very test images and seeds that are reported: "
     "those accuracies are too high, and differences between them are uncertain by as much.",
 }
@@ -379,9 +380,9 @@ def as_csv(table: list[Row]) -> str:
 
 def as_markdown(table: list[Row], title: str) -> str:
     """The table for people."""
-    lines = [f"# {title}: accuracy after federated training", ""]
+    lines = [f"# {escaped(title)}: accuracy after federated training", ""]
     for name, board in boards(table).items():
-        lines += [f"## {name}", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-        lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells_of(found))} |" for found in board]
+        lines += [f"## {escaped(name)}", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+        lines += [f"| {' | '.join(map(escaped, cells_of(found)))} |" for found in board]
         lines.append("")
     return "\n".join([*lines, note(table), ""])

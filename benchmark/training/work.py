@@ -84,7 +84,10 @@ def carry_out(
     store = TrainingStore(folder)
     refuse_others(runs, store, folder)
     if any(run.training.tuning for run in runs):
-        say("learning rates: each is tried with the first tuning seed, the two best with all, the best with every seed")
+        say(
+            "learning rates: all are trained with one tuning seed, the two best with every tuning seed, the best with "
+            "every seed"
+        )
     done, needed = 0, dict[str, Run]()
     for stage in STAGES:
         due = [run for run in stage(runs, store) if run.key not in needed]

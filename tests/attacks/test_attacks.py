@@ -92,7 +92,7 @@ def loop_gradients(model: Model, parameters: Update, images: Tensor, labels: Ten
 
 
 @every_attack
-def test_most_digits_are_found_to_a_hundredth_of_a_grey_level(
+def test_most_digits_are_found_to_a_hundredth_of_a_gray_level(
     attack: type[GradientMatching], victims_of: MakeVictims
 ) -> None:
     images, labels, observation = victims_of(16)
@@ -506,9 +506,9 @@ def test_the_squared_distance_is_a_sum_over_all_parameters_of_each_victim() -> N
 # The priors.
 
 
-def test_total_variation_is_the_sum_of_steps_between_neighbours() -> None:
+def test_total_variation_is_the_sum_of_steps_between_neighbors() -> None:
     images = torch.zeros(2, 1, 2, 3, 3)
-    images[0, 0, 1, 1, 1] = 0.5  # four neighbours
+    images[0, 0, 1, 1, 1] = 0.5  # four neighbors
     images[1, 0, :, :, 2] = 1.0  # an edge of three pixels in each of two channels
     assert total_variation(images).tolist() == pytest.approx([2.0, 6.0], rel=1e-2)
     assert outside(torch.tensor([[[[[1.5, -0.5], [0.2, 1.0]]]]])).tolist() == [0.5]
@@ -592,7 +592,7 @@ def check_baseline(found: Reconstruction, expected: Tensor) -> None:
     assert found.loss.tolist() == [torch.inf] * 2 and found.trajectory is None
 
 
-def test_the_constant_baseline_is_grey(told_labels: Observation) -> None:
+def test_the_constant_baseline_is_gray(told_labels: Observation) -> None:
     check_baseline(ConstantImage().reconstruct(told_labels), torch.full((2, 2, 1, 2, 2), 0.5))
 
 

@@ -27,7 +27,7 @@ def test_the_rule_finds_the_label_of_a_gradient_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize("model", [LeNet, MLP, ConvNet])
-def test_every_digit_is_labelled(model: type[Model], victims_of: MakeVictims) -> None:
+def test_every_digit_is_labeled(model: type[Model], victims_of: MakeVictims) -> None:
     _, labels, observation = victims_of(64, model=model)
     assert torch.equal(idlg_labels(observation), labels[:, 0])
 
@@ -76,8 +76,8 @@ class Transposed(nn.Module):
         return self.body(images.flatten(1)).sigmoid() @ self.weight
 
 
-def labelled(network: nn.Module, victims_of: MakeVictims) -> float:
-    """The share of digits that are labelled right from plain gradients of the network."""
+def labeled(network: nn.Module, victims_of: MakeVictims) -> float:
+    """The share of digits that are labeled right from plain gradients of the network."""
     images, labels, seen = victims_of(20)
     weights = {name: p.detach().expand(20, *p.shape).clone() for name, p in network.named_parameters()}
     updates: list[list[Tensor]] = []
@@ -97,12 +97,12 @@ def test_the_last_layer_is_the_one_that_makes_the_logits(
     first: str, activation: nn.Module, hidden: int, victims_of: MakeVictims
 ) -> None:
     torch.manual_seed(0)
-    assert labelled(Ordered(first, activation, hidden), victims_of) == 1
+    assert labeled(Ordered(first, activation, hidden), victims_of) == 1
 
 
 def test_a_convolution_can_be_the_last_layer(victims_of: MakeVictims) -> None:
     torch.manual_seed(0)
-    assert labelled(Pooled(), victims_of) == 1
+    assert labeled(Pooled(), victims_of) == 1
 
 
 @pytest.mark.parametrize("activation", [nn.SiLU(), nn.GELU(), nn.LeakyReLU(0.5), nn.LayerNorm(12)])
@@ -112,7 +112,7 @@ def test_labels_are_found_behind_features_of_any_sign(
 ) -> None:
     """By the bias, where there is one; else by the gradient at the mean image, which is right most of the time."""
     torch.manual_seed(0)
-    assert labelled(Ordered("body", activation, bias=bias), victims_of) >= (1 if bias else 0.75)
+    assert labeled(Ordered("body", activation, bias=bias), victims_of) >= (1 if bias else 0.75)
 
 
 class Negated(Defense):
@@ -141,10 +141,10 @@ def test_a_label_is_told_through_the_defense_that_is_known(defense: Defense, vic
     assert float((idlg_labels(seen) == labels[:, 0]).double().mean()) >= 0.9
 
 
-def test_a_network_without_rows_for_classes_is_labelled_by_its_gradient_at_the_mean_image(
+def test_a_network_without_rows_for_classes_is_labeled_by_its_gradient_at_the_mean_image(
     victims_of: MakeVictims,
 ) -> None:
     torch.manual_seed(0)
-    assert labelled(Transposed(), victims_of) >= 0.9
+    assert labeled(Transposed(), victims_of) >= 0.9
     _, labels, seen = victims_of(20)
     assert float((likeliest_labels(seen) == labels[:, 0]).double().mean()) >= 0.9

@@ -23,7 +23,7 @@ class Confident(LeNet):
 
 
 class Twist(nn.Module):
-    """Group normalisation, a mirrored input and a shortcut: no network of ours."""
+    """Group normalization, a mirrored input and a shortcut: no network of ours."""
 
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()

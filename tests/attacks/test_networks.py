@@ -42,7 +42,7 @@ class OneActivation(LeNet):
         self[3] = self[5] = self[1]
 
 
-class Normalised(LeNet):
+class Normalized(LeNet):
     def forward(self, images: Tensor) -> Tensor:
         return super().forward((images - 0.1307) / 0.3081)
 
@@ -139,7 +139,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "stock": lenet(LeNet),
     "wrapped": Own,
     "one activation": OneActivation,
-    "normalised": lenet(Normalised),
+    "normalized": lenet(Normalized),
     "hooked": lenet(Hooked),
     "shortcut": lenet(Shortcut),
     "temperature": lenet(Cooled),
@@ -195,12 +195,12 @@ def test_the_loss_of_an_attack_is_that_of_a_plain_loop_over_the_network(network:
 
 def test_the_shortcut_is_taken_where_it_is_one(digits: Digits) -> None:
     heads = {name: linear_head(make(), SHAPE, CLASSES) for name, make in NETWORKS.items()}
-    assert heads["stock"] == heads["one activation"] == heads["normalised"] == heads["hooked"] == "7"
+    assert heads["stock"] == heads["one activation"] == heads["normalized"] == heads["hooked"] == "7"
     assert heads["wrapped"] == "net.7" and heads["tied"] == "head"
     assert heads["temperature"] is heads["hooked head"] is heads["features twice"] is heads["recurrent"] is None
 
 
-NO_CHAINS = ["normalised", "hooked", "shortcut", "temperature", "hooked head", "features twice"]
+NO_CHAINS = ["normalized", "hooked", "shortcut", "temperature", "hooked head", "features twice"]
 
 
 @pytest.mark.parametrize("network", NO_CHAINS)
@@ -214,7 +214,7 @@ def test_rgap_takes_a_chain_however_it_is_written(network: str) -> None:
     assert len(stages(NETWORKS[network](), SHAPE)) == 4
 
 
-@pytest.mark.parametrize("network", ["one activation", "normalised", "hooked", "shortcut", "wrapped"])
+@pytest.mark.parametrize("network", ["one activation", "normalized", "hooked", "shortcut", "wrapped"])
 def test_digits_are_found_through_every_way_to_write_a_lenet(network: str, digits: Digits) -> None:
     (images, _), seen = victims(NETWORKS[network](), 8, digits)
     found = IDLG(max_evaluations=300).reconstruct(seen)

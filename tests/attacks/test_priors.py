@@ -1,4 +1,4 @@
-"""What an attacker who knows of noise optimises, and when it has stopped improving."""
+"""What an attacker who knows of noise optimizes, and when it has stopped improving."""
 
 from dataclasses import replace
 
@@ -56,7 +56,7 @@ def test_the_scale_of_the_prior_is_that_of_public_images(victims_of: MakeVictims
     assert not torch.equal(images(0.25, 2.0), images(0.25, 1.0))
 
 
-def test_the_mean_step_is_that_of_all_neighbouring_pixels_of_public_images() -> None:
+def test_the_mean_step_is_that_of_all_neighboring_pixels_of_public_images() -> None:
     pixels = torch.rand(70, 3, 5, 4, generator=torch.Generator().manual_seed(0))
 
     class Own(PrivateData):

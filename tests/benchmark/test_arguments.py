@@ -15,7 +15,7 @@ from benchmark.errors import UsageError
 from benchmark.registry import build, spec
 
 
-class Colour(Enum):
+class Color(Enum):
     red = 1
 
 
@@ -37,7 +37,7 @@ class Typed:
         named: dict[str, float] = {},  # noqa: B006, as above
         one_of: Literal["on", "off"] = "on",
         path: Path = Path(),
-        colour: Colour = Colour.red,
+        color: Color = Color.red,
         untyped=0.5,
         module=object(),  # noqa: B008, a default that no suite could give
     ) -> None:
@@ -119,7 +119,7 @@ def test_anything_else_is_read_as_its_type_says(key: str, typed: str, value: Any
         ("wholes", "3", "Typed: wholes must be a list of whole numbers, not 3"),
         ("named", "{a: 1, a: 2}", "Typed: named must be a mapping, not {a: 1, a: 2}"),
         ("one_of", "maybe", "Typed: one_of must be one of on, off, not maybe"),
-        ("nothing", "1", "unknown argument of Typed 'nothing': valid are colour, either, flag"),
+        ("nothing", "1", "unknown argument of Typed 'nothing': valid are color, either, flag"),
     ],
 )
 def test_a_value_of_another_type_is_one_sentence(key: str, typed: str, sentence: str) -> None:

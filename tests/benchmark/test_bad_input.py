@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import commands
-from benchmark.cli import main
+from benchmark import commands, registry
+from benchmark.cli import dispatch, main, parsers
+from benchmark.errors import UsageError
 
 BASE = """\
 scenarios: [{data: Digits, model: LeNet}]
@@ -65,7 +66,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         ("run --defence Masking", "unknown flag '--defence': did you mean --defense"),
         ("run a b", "unexpected argument 'b'"),
         ("run --victims", "argument --victims: expected one argument"),
-        ("run --victims two", "argument --victims: invalid int value: 'two'"),
+        ("run --victims two", "argument --victims: must be a whole number in digits, not 'two'"),
         ("run --attack", "--attack needs a value"),
         ("run --attack IDLG", "a single cell needs --data NAME"),
         (
@@ -74,6 +75,11 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         ),
         ("run quick --attack IDLG", "give either a suite or --data"),
         ("run quick --batch-size 2", "--batch-size is for a single cell"),
+        ("run quick --victims 1_000", "argument --victims: must be a whole number in digits, not '1_000'"),
+        ("run quick --victims 2.0", "argument --victims: must be a whole number in digits, not '2.0'"),
+        ("run quick --seed \N{ARABIC-INDIC DIGIT THREE}", "argument --seed: must be a whole number in digits"),
+        ("threshold masking --ssim 0_5", "argument --ssim: must be a number in digits, not '0_5'"),
+        ("threshold masking --stop nan", "argument --stop: must be a number in digits, not 'nan'"),
         ("run quick --victims 0", "victims must be a whole number of at least 1, not 0"),
         ("run quick --seed -1", "seed must be a whole number of at least 0, not -1"),
         ("run quik", "unknown suite 'quik': did you mean quick?"),
@@ -117,11 +123,11 @@ def test_a_wrong_command_line_is_one_sentence(refused: Refused, words: str, sent
         ("--attack.max_evaluations 2020-13-45", "IDLG: max_evaluations must be a whole number, not 2020-13-45"),
         ("--model MLP --model.activation tanh", "MLP: activation is 'tanh', but must be one of relu, sigmoid"),
         ("--victims 0", "victims must be a whole number of at least 1, not 0"),
-        ("--victims 501", "Digits holds 500 victims"),
+        ("--victims 501", "Digits has 500 test images, too few for 501 victims: reduce --victims to 500"),
         ("--batch-size 0", "batch_size must be a whole number of at least 1, not 0"),
         (
             "--batch-size 501",
-            "Digits holds 0 victims with 501 images each, but 2 were asked for: give a smaller batch_size",
+            "Digits has 500 test images, too few for 2 victims of 501 images each: give a batch_size of at most 500",
         ),
         ("--devices foo", "--devices is cpu or different GPU numbers as in 0,1, not 'foo'"),
         ("--devices 0,0", "--devices is cpu or different GPU numbers"),
@@ -143,19 +149,26 @@ def test_a_wrong_cell_is_one_sentence(refused: Refused, words: str, sentence: st
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "must have the keys name, seed, victims, block_size, scenarios, attacks, defenses"),
-        ("- a\n- b\n", "must have the keys"),
-        ("just text", "must have the keys"),
-        ("a: 1\nb: [1\nc: 2\n", "line 3: expected ',' or ']'"),
-        ("a: 1\na: b: c\n", "line 2: mapping values are not allowed here"),
-        ("a: !!python/name:os.system\n", "line 1: could not determine a constructor"),
-        ("a: 1\n---\nb: 1\n", "line 2: but found another document"),
-        (BASE + "seed: 2020-13-45", "seed must be a whole number of at least 0, not '2020-13-45'"),
+        ("", "own.yaml is empty: give it some of the keys name, seed, victims, block_size, scenarios, attacks, "),
+        ("- a\n- b\n", "own.yaml must be a mapping with some of the keys name, seed, victims, block_size, "),
+        ("just text", "scenarios, attacks, defenses, not 'just text'"),
+        ("a: 1\nb: [1\nc: 2\n", "own.yaml, line 3: a comma or ] is missing"),
+        ("a: 1\na: b: c\n", "own.yaml, line 2: unexpected colon: check the indentation, or quote the text"),
+        (
+            "a: !!python/name:os.system\n",
+            "own.yaml, line 1: the tag !!python/name:os.system is not accepted: leave it out",
+        ),
+        ("a: 1\n---\nb: 1\n", "own.yaml, line 2: a second document begins here (---)"),
+        (BASE + "seed: 2020-13-45", "seed must be a whole number of at least 0, not 2020-13-45"),
         (BASE + "victim: 3", "unknown key of a suite 'victim': did you mean victims?"),
         (BASE + "1: 3", "unknown key of a suite '1': valid are"),
         (BARE + "victims: 0", "victims must be a whole number of at least 1, not 0"),
-        (BARE + "victims: two", "victims must be a whole number of at least 1, not 'two'"),
+        (BARE + "victims: two", "victims must be a whole number of at least 1, not two"),
         (BARE + "victims: 2.5", "victims must be a whole number of at least 1, not 2.5"),
+        (BARE + "victims: 2.0", "victims must be a whole number of at least 1, not 2.0: write 2"),
+        (BARE + "victims: 2e3", "victims must be a whole number of at least 1, not 2000.0: write 2000"),
+        (BARE + "victims: '2'", "victims must be a whole number of at least 1, not '2': write it without quotes"),
+        (BARE + "victims: 1_000", "victims must be a whole number of at least 1, not 1_000: write 1000"),
         (BARE + "victims: true", "victims must be a whole number of at least 1, not true"),
         (BASE + "seed: -1", "seed must be a whole number of at least 0, not -1"),
         (BASE + "block_size: 0", "block_size must be a whole number of at least 1, not 0"),
@@ -179,7 +192,10 @@ def test_a_wrong_cell_is_one_sentence(refused: Refused, words: str, sentence: st
         ("scenarios: [{data: Digit, model: LeNet}]\nattacks: [IDLG]", "unknown data set 'Digit': did you mean Digits"),
         ("scenarios: [{data: Digits, model: LeNet, batch: 2}]\nattacks: [IDLG]", "did you mean batch_size"),
         ("scenarios: [{data: [Digits], model: LeNet}]\nattacks: [IDLG]", "data must be a class name or"),
-        ("scenarios: [{data: Digits, model: LeNet, victims: 501}]\nattacks: [IDLG]", "Digits holds 500 victims"),
+        (
+            "scenarios: [{data: Digits, model: LeNet, victims: 501}]\nattacks: [IDLG]",
+            "Digits has 500 test images, too few for 501 victims: reduce --victims to 500",
+        ),
     ],
 )
 def test_a_wrong_suite_is_one_sentence_that_names_what_is_near(
@@ -192,7 +208,9 @@ def test_a_wrong_suite_is_one_sentence_that_names_what_is_near(
 @pytest.mark.parametrize("content", [bytes(range(256)), b"\0\1\2"])
 def test_a_binary_file_is_no_suite(refused: Refused, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "own.yaml").write_bytes(content)
-    assert re.search("own.yaml is not (YAML|a text file in UTF-8)", refused("run", "own.yaml"))
+    assert re.search(
+        r"own.yaml(, line 1: the character U\+0000| is not a text file in UTF-8)", refused("run", "own.yaml")
+    )
 
 
 def test_a_suite_that_is_missing_is_told_with_those_beside_it(refused: Refused, tmp_path: Path) -> None:
@@ -211,7 +229,7 @@ def test_a_suite_that_may_not_be_read_is_told(
 
     (tmp_path / "own.yaml").write_text(BASE)
     monkeypatch.setattr(Path, "read_text", forbidden)
-    assert refused("run", "own.yaml") == "the suite own.yaml cannot be read (Permission denied); there are own.yaml"
+    assert refused("run", "own.yaml") == "the suite own.yaml cannot be read (Permission denied); beside it: own.yaml"
 
 
 @pytest.mark.parametrize(
@@ -440,3 +458,38 @@ def test_a_sweep_of_a_million_is_refused_before_it_is_made(refused: Refused, tmp
 def test_a_pipe_is_no_suite_and_nobody_waits_for_it(refused: Refused, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "own.yaml")
     assert refused("run", "own.yaml").startswith("the suite own.yaml cannot be read (it is not a regular file)")
+
+
+def slips(name: str) -> set[str]:
+    """A name as somebody may mistype it: a letter too few, two letters swapped."""
+    place = len(name) // 2
+    swapped = name[: place - 1] + name[place] + name[place - 1] + name[place + 1 :]
+    return {name[:place] + name[place + 1 :], swapped} - {name}
+
+
+@pytest.mark.parametrize("command", parsers()[1])
+def test_a_slip_in_a_command_or_a_flag_is_told_with_the_right_name(command: str) -> None:
+    for slip in slips(command):
+        with pytest.raises(UsageError, match=rf"unknown command '{slip}': did you mean .*{command}"):
+            dispatch([slip])
+    for flag in parsers()[1][command]._option_string_actions:
+        for slip in slips(flag) if len(flag) > 4 else ():
+            with pytest.raises(UsageError, match=rf"unknown flag '{slip}': did you mean .*{flag}"):
+                dispatch([command, slip, "x", "y"])
+
+
+@pytest.mark.parametrize("kind", ["attack", "defense", "data", "model"])
+def test_a_slip_in_a_class_or_an_argument_is_told_with_the_right_name(kind: str) -> None:
+    for name in registry.classes(kind):
+        for slip in slips(name):
+            with pytest.raises(UsageError, match=rf"did you mean .*{name}"):
+                registry.spec(kind, slip, {})
+        for argument in registry.arguments(kind, name).names:
+            for slip in slips(argument) if len(argument) > 3 else ():
+                with pytest.raises(UsageError, match=rf"of {name} '{slip}': did you mean .*{argument}"):
+                    registry.spec(kind, name, {slip: 1})
+
+
+def test_a_folder_is_no_suite(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert refused("run", "mine") == "mine is a folder, not a suite: give a YAML file"

@@ -97,7 +97,7 @@ def test_a_network_that_only_the_adaptive_attack_sees_right_is_a_contradiction()
     board = [outcome(0, seen="4.5"), outcome(0, IDENTITY, seen="4.5"), outcome(7, IDENTITY, True, seen="48.6")]
     assert contradicted(*board) == [
         "Contradiction: IDLG adaptive on Masking ratio=0.0 leaks 7 of 8 victims, and without the defense 0 of 8 "
-        "victims, although the defense does not change what this attack sees."
+        "victims, although the defense does not change the update that this attack sees."
     ]
 
 
@@ -156,9 +156,9 @@ def test_the_cells_that_are_missing_are_named_and_counted() -> None:
     long = {"class": "IDLG", "start": "mean"}
     board = [outcome(8), outcome(8, attack=long), outcome(3, MASKING), outcome(3, MASKING, attack=long, victims=3)]
     assert without_rank(ranked(board), Names(board)) == [
-        "A defense is ranked once every attack of this board has attacked it on all victims; still missing: IDLG "
-        "start=noise adaptive on Masking ratio=0.2, IDLG start=mean on Masking ratio=0.2 (3 victims so far) and IDLG "
-        "start=mean adaptive on Masking ratio=0.2."
+        "A defense is ranked once every attack of this board has been run on it with all victims; still missing: "
+        "IDLG start=noise adaptive on Masking ratio=0.2, IDLG start=mean on Masking ratio=0.2 (3 victims so far) and "
+        "IDLG start=mean adaptive on Masking ratio=0.2."
     ]
     many = [outcome(8), *(outcome(3, {"class": "Masking", "ratio": ratio / 100}) for ratio in range(20))]
     assert without_rank(ranked(many), Names(many))[0].endswith(

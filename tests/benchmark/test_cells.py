@@ -47,7 +47,7 @@ def test_a_victim_counts_once_and_that_of_the_newer_record() -> None:
 
 
 def test_older_code_is_left_out_and_counted() -> None:
-    said = ["2 victims of m.Mine are of other code or another network than the newest and left out"]
+    said = ["2 victims of m.Mine are from other code or another network than the newest and left out"]
     assert shown(record(1, 0, ".abcd"), record(2, 0, ".ab", code="b")) == ({0: 2, 1: 2}, said)
     assert shown(record(1, 0, ".abcd", network="x"), record(2, 0, ".ab", network="y")) == ({0: 2, 1: 2}, said)
     assert shown(record(1, 0, ".abcd", lpips="x"), record(2, 0, ".ab", lpips="y"))[0] == {0: 2, 1: 2}
@@ -60,7 +60,7 @@ def test_the_code_that_is_known_to_be_present_counts_before_the_newest() -> None
 
 
 def test_other_data_are_left_out() -> None:
-    said = ["2 victims of m.Mine are of other data than the newest and left out"]
+    said = ["2 victims of m.Mine are from other data than the newest and left out"]
     assert shown(record(1, 0, ".abcd"), record(2, 0, ".xy")) == ({0: 2, 1: 2}, said)
     assert shown(record(1, 0, ".abcd"), record(2, 0, "!xy")) == ({0: 2, 1: 2}, said)  # the public images changed
 
@@ -76,7 +76,7 @@ def test_other_data_are_left_out_where_a_third_record_contradicts() -> None:
     blocks = record(1, 0, ".abcd"), record(2, 4, "def")
     assert shown(*blocks, record(3, 0, ".xy")) == (
         {0: 3, 1: 3},
-        ["4 victims of m.Mine are of other data than the newest and left out"],
+        ["4 victims of m.Mine are from other data than the newest and left out"],
     )
     assert shown(*blocks, record(3, 0, ".ab"))[0] == {0: 3, 1: 3, 2: 1, 3: 1, 4: 2, 5: 2}
     assert shown(*blocks, record(3, 0, ".ax"))[0] == {0: 3, 1: 3}  # the first image is the same
@@ -105,7 +105,7 @@ def test_cells_are_judged_alone_and_sentences_are_few() -> None:
     records += [record(2, 0, ".a", code="b", cell=str(cell)) for cell in range(50)]
     cells, said = cells_of_one_code(records)
     assert len(cells) == 50
-    assert said == ["100 victims of m.Mine are of other code or another network than the newest and left out"]
+    assert said == ["100 victims of m.Mine are from other code or another network than the newest and left out"]
 
 
 def cells_of(*records: dict[str, Any], current: tuple[str, ...] = ()) -> tuple[set[str], list[str]]:
@@ -122,7 +122,7 @@ def of(config: dict[str, Any], *args: Any, **others: Any) -> dict[str, Any]:
 def test_cells_of_an_own_class_show_its_newest_code() -> None:
     weak, strong = {"defense": {"class": "m.Mine", "k": 0.1}}, {"defense": {"class": "m.Mine", "k": 0.9}}
     old, new = of(weak, 1, 0, ".abc", cell="weak"), of(strong, 2, 0, ".ab", cell="strong", code="b")
-    said = ["3 victims of m.Mine are of other code or another network than the newest and left out"]
+    said = ["3 victims of m.Mine are from other code or another network than the newest and left out"]
     assert cells_of(old, new) == ({"strong"}, said)
     assert cells_of(old, new, current=("001",))[0] == {"weak"}
     again = of(weak, 3, 0, ".abc", cell="weak", code="b")
@@ -148,6 +148,6 @@ def test_code_is_compared_where_it_is_of_the_same_files() -> None:
 
 
 def test_what_an_own_class_did_is_told_apart() -> None:
-    old, new = record(1, 0, ".abcd"), record(2, 0, ".ab") | {"behaviour_sha256": "x"}
-    said = ["2 victims of m.Mine are of other code or another network than the newest and left out"]
+    old, new = record(1, 0, ".abcd"), record(2, 0, ".ab") | {"behavior_sha256": "x"}
+    said = ["2 victims of m.Mine are from other code or another network than the newest and left out"]
     assert shown(old, new) == ({0: 2, 1: 2}, said)

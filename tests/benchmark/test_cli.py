@@ -191,7 +191,7 @@ def test_a_picture_shows_the_private_images_above_those_that_were_found(leakboar
     for place, true in enumerate(data.victims(2)[0][:, 0, 0].numpy()):
         tile = tiles[4:side:12, place * side : (place + 1) * side - 4 : 12]
         assert np.abs(tile / 255 - true).max() < 1 / 255
-    assert set(np.unique(tiles[side + 4 : -4])) == {128, 255}  # the baseline's grey, and white gaps
+    assert set(np.unique(tiles[side + 4 : -4])) == {128, 255}  # the baseline's gray, and white gaps
 
 
 def test_the_tables_on_disk_are_those_that_show_makes(leakboard: Leakboard, tmp_path: Path) -> None:
@@ -333,11 +333,11 @@ from datamodules.base import TensorSplit
 from defenses import Defense, KnownDefense
 
 
-class Grey(Baseline):
+class Gray(Baseline):
     """An own attack.
 
     Args:
-        level: of grey.
+        level: of gray.
     """
 
     def __init__(self, level: float = 0.25) -> None:
@@ -380,15 +380,15 @@ class Linear(torch.nn.Sequential):
 
 def test_own_classes_are_run_by_their_import_path(leakboard: Leakboard, tmp_path: Path) -> None:
     (tmp_path / "own_good.py").write_text(OWN)
-    own = [f"--{kind}=own_good.{name}" for kind, name in zip(KINDS, ("Grey", "Zero", "Stripes", "Linear"), strict=True)]
+    own = [f"--{kind}=own_good.{name}" for kind, name in zip(KINDS, ("Gray", "Zero", "Stripes", "Linear"), strict=True)]
     leakboard("run", *own, "--victims", 2, "--out", tmp_path / "out")
     rows = shown(leakboard, tmp_path / "out")
-    (found,) = [row for row in rows if row["attack"] == "own_good.Grey" and row["adaptive"]]
+    (found,) = [row for row in rows if row["attack"] == "own_good.Gray" and row["adaptive"]]
     assert (found["dataset"], found["model"], found["defense"]) == (
         "own_good.Stripes",
         "own_good.Linear",
         "own_good.Zero",
     )
     assert found["attack_args"] == {"level": 0.25}
-    assert found["psnr_mean"] == 100 and found["leaked"] == 0  # all images are that grey, and so is their mean
-    assert "of grey. (type: float, default: 0.25)" in leakboard("run", "--attack.help", "own_good.Grey")
+    assert found["psnr_mean"] == 100 and found["leaked"] == 0  # all images are that gray, and so is their mean
+    assert "of gray. (type: float, default: 0.25)" in leakboard("run", "--attack.help", "own_good.Gray")

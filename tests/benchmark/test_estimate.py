@@ -120,7 +120,7 @@ def test_a_single_cell_and_the_number_of_victims_are_given_as_to_run(capsys: pyt
     [
         (["nope"], "unknown suite 'nope'"),
         (["own.yaml", "--victims", "0"], "victims must be a whole number of at least 1, not 0"),
-        (["own.yaml", "--victims", "501"], "Digits holds 500 victims, but 501 were asked for"),
+        (["own.yaml", "--victims", "501"], "Digits has 500 test images, too few for 501 victims"),
         (["own.yaml", "--workers", "0"], "--workers must be a whole number of at least 1, not 0"),
         (["own.yaml", "--threads", "0"], "--threads must be a whole number of at least 1, not 0"),
         (["own.yaml", "--devices", "tpu"], "--devices is cpu or different GPU numbers"),

@@ -176,7 +176,7 @@ def test_two_workers_end_with_the_records_of_one_even_where_one_is_killed(
     killer.join()
     assert f"{BLOCKS} of {BLOCKS} blocks run" in out
     # The other one may have done all that was left before anybody looked.
-    said = r"leakboard: a worker has ended(, the others go on)?: its process was ended by signal 9\n"
+    said = r"leakboard: a worker ended(, the others go on)?: its process was killed by signal 9\n"
     assert len(re.findall(said, err)) == 1
     assert os.getpid() not in begun()
     assert is_like_alone("by-two")
@@ -195,7 +195,7 @@ def test_ctrl_c_ends_all_workers_at_once(run: Callable[..., Said]) -> None:
     presser.join()
     assert time.monotonic() - pressed[0] < 10  # nobody waits for an endless attack
     assert all(map(is_gone, begun()))
-    assert err.count("leakboard: stopped; what is done is kept, and the same command goes on from there") == 1
+    assert err.count("leakboard: stopped; finished work is kept, and the same command resumes") == 1
     assert "Traceback" not in err and err.count("nterrupt") == 0, err
     assert len(list(Path("out/records").iterdir())) == 6 and not list(Path("out").rglob("*.tmp"))
 
@@ -327,8 +327,8 @@ def test_a_run_ends_where_no_worker_is_left(capsys: pytest.CaptureFixture[str]) 
         UsageError, match=re.escape(f"{BLOCKS} of {BLOCKS} blocks are left (it fell): the same command")
     ):
         watch_over(blocks, look, "blocks", ends)
-    assert capsys.readouterr().err == "leakboard: a worker has ended, the others go on: it broke\n"
-    with pytest.raises(UsageError, match="every worker has ended, and 12 of 12 blocks are left: the same command"):
+    assert capsys.readouterr().err == "leakboard: a worker ended, the others continue: it broke\n"
+    with pytest.raises(UsageError, match="all workers ended, and 12 of 12 blocks are left: the same command"):
         watch_over(blocks, look, "blocks", [lambda: ""])
 
 
@@ -355,16 +355,22 @@ def test_a_worker_takes_a_gpu_that_it_is_given(
         ("--executor ray --executor-option a=[1", "--executor-option is KEY=VALUE with a value as in YAML, not 'a=[1'"),
         pytest.param(
             "--executor ray --executor-option num_gpu=1",
-            "Ray refuses this (Invalid option keyword num_gpu",
+            "Ray rejects these options (Invalid option keyword num_gpu",
             marks=needs_ray,
         ),
-        ("--executor slurm", 'submitit refuses this (Could not detect "srun", are you indeed on a slurm cluster?)'),
-        ("--executor slurm --executor-option cluster=moon", "submitit refuses this (AutoExecutor doesn't know"),
+        (
+            "--executor slurm",
+            'submitit rejects these options (Could not detect "srun", are you indeed on a slurm cluster?)',
+        ),
+        (
+            "--executor slurm --executor-option cluster=moon",
+            "submitit rejects these options (AutoExecutor doesn't know",
+        ),
         (
             "--executor slurm --executor-option cluster=local --executor-option slurm_partitoin=gpu",
-            "submitit refuses this (Unknown argument 'partitoin' for executor 'slurm'",
+            "submitit rejects these options (Unknown argument 'partitoin' for executor 'slurm'",
         ),
-        ("--executor slurm --devices 0", "with --executor, --devices is cpu or left out"),
+        ("--executor slurm --devices 0", "with --executor, give --devices cpu or leave it out"),
     ],
 )
 def test_a_wrong_use_is_one_sentence(run: Callable[..., Said], words: str, sentence: str) -> None:
@@ -378,7 +384,7 @@ def test_several_workers_do_not_share_a_gpu(run: Callable[..., Said], monkeypatc
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for devices in ("auto", "1", "0,1"):
         _, err = run("own.yaml", "--workers", "2", "--devices", devices, code=2)
-        assert err.startswith("leakboard: a GPU has one worker: give --devices 0,1 for two of them, or --devices cpu")
+        assert err.startswith("leakboard: a GPU runs one worker: give --devices 0,1 for two GPUs, or --devices cpu")
 
 
 @pytest.mark.parametrize(("executor", "package"), [("slurm", "submitit"), ("ray", "ray")])

@@ -281,7 +281,7 @@ def test_cells_that_attacked_other_images_than_the_newest_stand_on_no_board() ->
     found = of_records([*old, *new])
     assert [(row.attack, row.leaked) for row in found.rows] == [("IDLG", 4)]
     assert found.left_out == [
-        "left out, since other images were attacked than in the newest cells: "
+        "left out, because they attacked other images than the newest cells: "
         "DLG adaptive on Masking ratio=0.5, DLG on Masking ratio=0.5 and DLG on no defense"
     ]
 
@@ -347,4 +347,4 @@ def test_a_table_that_goes_to_a_file_is_whole_and_one_in_a_narrow_terminal_says_
     assert "x" * 300 in printed and all(column.name in printed for column in columns_of(found.boards[0]))
     print_table(of_records([record(SIXTEEN)]), Console(force_terminal=True, width=90))
     narrow = capsys.readouterr().out
-    assert "in a wider window also: s / victim, evaluations" in narrow and "worst case" in narrow
+    assert "columns for a wider window: s / victim, evaluations" in narrow and "worst case" in narrow

@@ -19,7 +19,7 @@ def test_twenty_decibels_are_the_first_threshold_of_the_mse() -> None:
 def test_the_null_baselines_of_an_image_are_those_of_its_own_class_whatever_stands_beside_it() -> None:
     class_means = torch.stack([torch.full((1, 12, 12), level) for level in (0.0, 1.0)])
     mean = torch.full((1, 12, 12), 0.3)
-    # Of one victim: an image near the mean of its class, one near that of the other class, one near grey, one near
+    # Of one victim: an image near the mean of its class, one near that of the other class, one near gray, one near
     # the mean of all.
     images = torch.stack([torch.full((1, 12, 12), level) for level in (0.1, 0.9, 0.5, 0.35)])[None]
     labels = torch.tensor([[0, 0, 1, 1]])

@@ -1,4 +1,4 @@
-"""The page on masking: what stops each attacker, what that costs, and what the rows cannot carry."""
+"""The page on masking: what stops each attacker, what that costs, and what the rows cannot show."""
 
 import json
 from collections.abc import Callable
@@ -108,9 +108,9 @@ def test_the_page_sets_both_attackers_beside_the_accuracy_at_their_strengths(
         "| Masking ratio | 0.1 (beyond 0, not certified) | IDLG | 0.8 (beyond 0, not certified) | IDLG with priors |"
     ) in written
     assert "| Masking ratio | ConvNet FedSGD | 62.0 ± 5.0 % | 61.7 ± 5.2 % | 42.1 ± 5.2 % |" in written
-    assert "| Pruning ratio | stopped at the weak end, ratio 0.9, already (0% leak) | IDLG | not stopped at" in written
+    assert "| Pruning ratio | already stopped at the weak end, ratio 0.9 (0% leak) | IDLG | not stopped at" in written
     assert "| Pruning ratio | ConvNet FedSGD | 62.0 ± 5.0 % | 61.9 ± 5.0 % | not trained |" in written
-    assert "at most 0, which a leak rate of up to 19% can" in written
+    assert "at most 0, which is compatible with a leak rate of up to 19%" in written
     assert "of the training" in written and "12 records, 2026-01-01 to 2026-01-01, 12.0 hours of training" in written
     oblivious, _, adaptive = written.partition("**At the strengths that stop the adaptive attacker:**")
     # 0.4, 0.3 and 0.2 points: 0.3 ± 4.303 x 0.1 / sqrt(3), though each accuracy alone is known to 5 points
@@ -141,7 +141,7 @@ def test_the_page_names_what_its_rows_cannot_carry(make_search: MakeSearch, tmp_
     ]
     runs = [training(defense, 0.5 + 0.01 * seed, seed, 0.53) for defense in (None, masked(0.2)) for seed in SEEDS]
     written = of_masking(tmp_path, searches, runs)
-    (said,) = (part for part in written.split("\n## ") if part.startswith("What these rows cannot carry"))
+    (said,) = (part for part in written.split("\n## ") if part.startswith("What these rows cannot show"))
     lines = said.splitlines()[2:]
     assert lines[0].startswith("- CIFAR10 LeNet GaussianNoise std have no strengths that are certified to stop both")
     assert lines[1].startswith("- The attacker who knows of Gaussian noise had a prior of a fixed scale (0.3, CIFAR10")
@@ -343,7 +343,5 @@ def test_what_a_mask_leaves_stands_on_the_page_where_it_was_computed(make_search
     second = row | {"attack": spec("attack", "GaussNewton", {}).as_dict(), "runs": dict.fromkeys(RUNS, reached)}
     (tmp_path / "diagnosis.json").write_text(json.dumps({"rows": [first, second]}))
     written = of_masking(tmp_path, searches, [])
-    assert (
-        "Of the 1 images behind a mask on MNIST LeNet that one of the IDLG runs misses though the objective" in written
-    )
+    assert "Of the 1 images behind a mask on MNIST LeNet that an IDLG run misses although the objective" in written
     assert "is lower at the true image, Gauss-Newton finds 1." in written

@@ -1,18 +1,23 @@
 """Where the program writes: closed, full, ASCII or a terminal with markup, and Ctrl-C while it does."""
 
+import csv
 import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.table import Table
 
 from benchmark.cli import main, one_ctrl_c
 from benchmark.progress import bar
+from benchmark.store import Store
 from benchmark.terminal import Console
 
 PROGRAM = "from benchmark.cli import main; main()"
@@ -79,6 +84,20 @@ def test_names_and_paths_are_no_markup(capsys: pytest.CaptureFixture[str]) -> No
     with bar(terminal) as progress:
         progress.add_task(name, total=1, counts=name, before=0)
     assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_what_a_table_for_programs_leaves_out_is_told_beside_it(
+    form: str, tmp_path: Path, made_record: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for first, code in ((0, "old"), (2, "new")):
+        Store(tmp_path).write(made_record(first, code=code))
+    with pytest.raises(SystemExit):
+        main(["show", str(tmp_path), "--format", form])
+    said = capsys.readouterr()
+    assert re.fullmatch(r"leakboard: 2 victims of IDLG are of other code .* left out\n", said.err)
+    rows = json.loads(said.out) if form == "json" else list(csv.DictReader(said.out.splitlines()))
+    assert [int(row["victims"]) for row in rows] == [2]
 
 
 @pytest.mark.parametrize("module", ["resource", "fcntl"])

@@ -138,7 +138,7 @@ def test_lfw_in_the_papers_label_space_explains_what_it_can(tmp_path: Path) -> N
     written = idlg.page(few + whole, tmp_path)
     assert (
         "Of the same 60 images 60 are found with our rows and 32 with 5,749, where the paper's share is 52.1 % (MSE at "
-        "most 0.01): the label space surely moves the share towards the paper's (exact paired test, p = 7.5e-09), and "
+        "most 0.01): the label space moves the share toward the paper's (exact paired test, p = 7.5e-09), and "
         "there these images do not tell it apart from the paper's." in written
     )
 
@@ -180,11 +180,11 @@ def test_the_summary_of_idlg_is_made_of_its_records(tmp_path: Path) -> None:
     written = idlg.summary(of_idlg(), tmp_path)
     assert "- MNIST (100 images): images 76.0 (66.8-83.3) and 50.0 (40.4-59.6) [76.3 and 88.9]; labels" in written
     assert "[89.9 and 100.0]" in written
-    assert "iDLG finds more images than DLG is open: surely on 0 of 1 data sets" in written
+    assert "iDLG finds more images than DLG is open: significantly on 0 of 1 data sets" in written
     assert "iDLG's label is always right is confirmed: wrong for 0 of 100." in written
     better = [record("MNIST", {"class": "DLG"}, [1.0] * 30), record("MNIST", {"class": "IDLG"}, [1e-6] * 29 + [1.0])]
     written = idlg.summary(better, tmp_path)
-    assert "than DLG is confirmed: surely on 1 of 1" in written and "refuted: wrong for 1 of 30." in written
+    assert "than DLG is confirmed: significantly on 1 of 1" in written and "refuted: wrong for 1 of 30." in written
 
 
 def test_records_of_another_suite_are_told(tmp_path: Path) -> None:
@@ -229,8 +229,8 @@ def test_only_victims_that_every_start_attacked_count(tmp_path: Path) -> None:
     assert passing(setting, "mean")[0] == 0.5
     assert "as means over 1 setting:\n\n- the blend: +100.0 (+100.0 to +100.0) points of images found" in written
     assert "no reconstruction: +50.0 (+50.0 to +50.0) points of images found, +50.0 (+50.0 to +50.0) points" in written
-    told = "confirmed** as a mean over settings, +100.0 (+100.0 to +100.0) points. Of 1 settings it is surely so in 0"
-    assert f"- **More images than from noise: {told}, surely the other way in 0, and open in 1." in written
+    told = "confirmed** as a mean over settings, +100.0 (+100.0 to +100.0) points. Of 1 settings it holds"
+    assert f"- **More images than from noise: {told} significantly in 0, the opposite in 0, and it is open" in written
     assert "**Fewer evaluations than from the mean: confirmed** as a mean" in dlg_fb.summary(of_dlg_fb(), tmp_path)
 
 

@@ -317,10 +317,10 @@ def test_identical_images_are_at_zero(perceptual: Perceptual) -> None:
     assert (perceptual(a, images(2, 3, 32, 32, seed=1)) > 0).all()
 
 
-def test_grey_is_colour_without_colour(perceptual: Perceptual) -> None:
+def test_gray_is_color_without_color(perceptual: Perceptual) -> None:
     a, b = images(2, 1, 28, 28), images(2, 1, 28, 28, seed=1)
-    colour = perceptual(a.repeat(1, 3, 1, 1), b.repeat(1, 3, 1, 1))
-    torch.testing.assert_close(perceptual(a, b), colour)
+    color = perceptual(a.repeat(1, 3, 1, 1), b.repeat(1, 3, 1, 1))
+    torch.testing.assert_close(perceptual(a, b), color)
 
 
 @pytest.mark.parametrize(("size", "enlarged"), [((8, 8), (64, 64)), ((32, 48), (64, 96)), ((100, 50), (128, 64))])

@@ -48,7 +48,7 @@ def test_the_tables_come_out_again_and_the_run_goes_on_without_a_private_image(
 ) -> None:
     to = run.parent / "published"
     assert leakboard("publish", run, to) == 0
-    assert "4 records without their pictures" in capsys.readouterr().out
+    assert "published 4 records, without pictures" in capsys.readouterr().out
     before = {record["key"]: record for record in read_all(run)}
     assert all(record["picture"] for record in before.values())
     assert {record["key"]: record | {"picture": before[record["key"]]["picture"]} for record in read_all(to)} == before

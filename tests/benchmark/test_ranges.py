@@ -8,7 +8,7 @@ import pytest
 from benchmark.errors import UsageError
 from benchmark.threshold import Range, ranges
 
-QUANTISING = """
+QUANTIZING = """
 from defenses import Defense, KnownDefense
 
 
@@ -27,7 +27,7 @@ class Bits(Defense):
 
 @pytest.fixture(autouse=True)
 def own_bits(nothing_of_the_developers: None) -> None:
-    Path("own_bits.py").write_text(QUANTISING)
+    Path("own_bits.py").write_text(QUANTIZING)
     sys.modules.pop("own_bits", None)
 
 
@@ -39,7 +39,7 @@ def of(argument: str, *ends: float) -> Range:
 
 @pytest.mark.parametrize("argument", ["bits", "levels", "untyped"])
 @pytest.mark.parametrize("ends", [(16, 1), (1, 16), (1, 1000), (5000, 1), (-5, 5), (-1, -1000), (3, 4), (8.0, 2.0)])
-def test_bisection_between_whole_numbers_stays_on_them_and_ends_between_neighbours(
+def test_bisection_between_whole_numbers_stays_on_them_and_ends_between_neighbors(
     argument: str, ends: tuple[int, int]
 ) -> None:
     made = of(argument, *ends)

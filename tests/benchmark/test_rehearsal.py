@@ -414,7 +414,7 @@ def test_a_network_needs_no_draw_and_may_come_from_a_function(name: str, capsys:
     assert code == 0, error
 
 
-def test_a_network_without_draw_has_its_own_initialisation_from_the_seed_alone() -> None:
+def test_a_network_without_draw_has_its_own_initialization_from_the_seed_alone() -> None:
     Path("own_rehearsed.py").write_text(OWN)
     bench = Workbench(torch.device("cpu"))
     given = {
@@ -429,7 +429,7 @@ def test_a_network_without_draw_has_its_own_initialisation_from_the_seed_alone()
     again, other = (model.draw(torch.Generator().manual_seed(seed)) for seed in (1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["body.weight"], other["body.weight"])
-    bound = 64**-0.5  # of torch's own initialisation
+    bound = 64**-0.5  # of torch's own initialization
     assert 0.9 * bound < float(first["body.weight"].abs().max()) <= bound
 
 

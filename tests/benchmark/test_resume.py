@@ -198,7 +198,7 @@ def test_ctrl_c_ends_at_once_with_one_line_and_keeps_what_is_done(
     assert time.monotonic() - sent < 5
     assert process.returncode == 130
     assert "Traceback" not in said
-    assert said.count("leakboard: stopped; what is done is kept, and the same command goes on from there") == 1
+    assert said.count("leakboard: stopped; finished work is kept, and the same command resumes") == 1
     assert said.count("nterrupt") == 0, said  # nor Lightning's own message
     assert len(record_files("out")) == 3
     assert {row["attack"] for row in table("out", capsys)} == {"ConstantImage", "MeanImage", "ClassMeanImage"}
@@ -288,7 +288,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
         patched.setattr(os, "fsync", fsync)
         run("own.yaml", "--out", "out", code=2)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"leakboard: out/.+ cannot be written \(No space left on device\): make room or .+", last)
+    assert re.fullmatch(r"leakboard: out/.+ cannot be written \(No space left on device\): free some space or .+", last)
     assert not list(Path("out").rglob("*.tmp"))
     done = record_files("out")
     assert len(done) <= writes and (done or writes < 20)
@@ -330,7 +330,7 @@ def test_records_that_vanish_during_a_run_are_made_again(
     run("removing.yaml", "--out", "out", "--devices", "cpu", *workers)
     assert Path("removed0").exists()
     said = capsys.readouterr()
-    sentence = r"leakboard: \d+ of 12 records have vanished from \S*out during the run: these blocks go again"
+    sentence = r"leakboard: \d+ of 12 records disappeared from \S*out during the run: running these blocks again"
     assert workers or re.search(sentence, said.err)  # workers say it themselves
     assert len(read_all(Path("out"))) == 12
     assert sum(row["victims"] for row in table("out", capsys)) == 12
@@ -397,7 +397,7 @@ def test_a_board_is_of_one_code_of_an_own_class(capsys: pytest.CaptureFixture[st
         said.append(" ".join(printed.split()))
         board = Path("out/leaderboard.md").read_text()
         assert f"k={default}" in board and f"k={1.5 - default}" not in board
-    note = "2 victims of own_defense.Mine are of other code than the present one and left out: run their suite again"
+    note = "2 victims of own_defense.Mine are from other code than the present one and left out: run their suite again"
     assert [note in one for one in said] == [False, True, True]
     assert "everything was done already" in said[2]
     assert strengths("out", capsys) == [0.5]  # the newest, where the present one is unknown

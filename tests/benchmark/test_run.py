@@ -424,7 +424,7 @@ def test_numbers_that_are_not_finite_are_null() -> None:
 
 
 def test_too_many_victims_are_told_before_any_work(bench: Workbench) -> None:
-    with pytest.raises(UsageError, match="Digits holds 500 victims"):
+    with pytest.raises(UsageError, match="Digits has 500 test images"):
         plan(suite(victims=501), bench)
 
 

@@ -29,7 +29,7 @@ def scored(true: Tensor, found: Tensor) -> Scores:
     return score(true, labels, found, labels, None)
 
 
-def grey(*levels: float) -> Tensor:
+def gray(*levels: float) -> Tensor:
     """One victim whose images are flat, `[1, N, 1, 8, 8]`."""
     return torch.tensor(levels)[None, :, None, None, None].expand(-1, -1, 1, 8, 8).contiguous()
 
@@ -53,7 +53,7 @@ def test_match_where_greedy_pairs_wrongly() -> None:
     #   true 0.4                0.01        0.04
     # True 0.4 alone would take 0.3 (0.01 against 0.04); so would greedy from that row, at a
     # total of 0.17. The best total is 0.05.
-    assert match(grey(0.4, 0.2), grey(0.3, 0.6)).tolist() == [[1, 0]]
+    assert match(gray(0.4, 0.2), gray(0.3, 0.6)).tolist() == [[1, 0]]
 
 
 def test_match_is_on_squared_error() -> None:
@@ -65,13 +65,13 @@ def test_match_is_on_squared_error() -> None:
 
 
 def test_match_never_uses_an_image_twice() -> None:
-    permutation = match(grey(0.5, 0.5, 0.5), grey(0.5, 0.9, 0.1))
+    permutation = match(gray(0.5, 0.5, 0.5), gray(0.5, 0.9, 0.1))
     assert sorted(permutation[0].tolist()) == [0, 1, 2]
 
 
 def test_match_tells_nearly_identical_images_apart() -> None:
     # Distances that float32 matrix products would round to zero.
-    true = grey(0.9, 0.9 + 1e-6, 0.9 + 2e-6)
+    true = gray(0.9, 0.9 + 1e-6, 0.9 + 2e-6)
     assert match(true, true[:, [2, 0, 1]]).tolist() == [[1, 2, 0]]
 
 
@@ -84,8 +84,8 @@ def test_match_of_single_images_and_of_no_victims() -> None:
 
 
 def test_scores_follow_the_order_of_the_true_images() -> None:
-    true = grey(0.2, 0.8)
-    found = grey(0.7, 0.2)  # in the other order; off by 0.1 from the second
+    true = gray(0.2, 0.8)
+    found = gray(0.7, 0.2)  # in the other order; off by 0.1 from the second
     result = score(true, torch.tensor([[3, 4]]), found, torch.tensor([[4, 5]]), None)
     assert result.mse[0].tolist() == pytest.approx([0.0, 0.01], abs=1e-8)
     assert result.label_correct.tolist() == [[False, True]]
@@ -96,7 +96,7 @@ def test_scores_follow_the_order_of_the_true_images() -> None:
 def test_psnr_by_hand() -> None:
     # One pixel of 64 is off by 0.8: MSE 0.64 / 64 = 0.01, hence 20 dB. Off by 0.5 everywhere:
     # MSE 0.25, 10 log10(4) dB.
-    true = grey(0.1, 0.5)
+    true = gray(0.1, 0.5)
     found = true.clone()
     found[0, 0, 0, 3, 3] = 0.9
     found[0, 1] = 1.0
@@ -203,13 +203,13 @@ def test_identical_images_get_the_cap() -> None:
     assert (result.psnr == PSNR_CAP).all()
     torch.testing.assert_close(result.ssim, torch.ones_like(result.ssim))
     # Nearly identical must not come out better than identical.
-    assert scored(grey(0.5), grey(0.5 + 1e-6)).psnr.item() == PSNR_CAP
+    assert scored(gray(0.5), gray(0.5 + 1e-6)).psnr.item() == PSNR_CAP
 
 
 def test_flat_images_have_an_exact_ssim() -> None:
     # No structure: only the luminance term is left, (2ab + c1) / (a^2 + b^2 + c1), c1 = 1e-4.
     expected = (2 * 0.25 * 0.75 + 1e-4) / (0.25**2 + 0.75**2 + 1e-4)
-    assert scored(grey(0.25), grey(0.75)).ssim.item() == pytest.approx(expected, abs=1e-7)
+    assert scored(gray(0.25), gray(0.75)).ssim.item() == pytest.approx(expected, abs=1e-7)
 
 
 def test_found_pixels_are_clamped_first() -> None:

@@ -107,7 +107,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     path = tmp_path / "file"
     write_whole(path, b"old")
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(UsageError, match=r"cannot be written \(No space left on device\): make room"):
+    with pytest.raises(UsageError, match=r"cannot be written \(No space left on device\): free some space"):
         write_whole(path, b"new")
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == b"old"
@@ -165,7 +165,7 @@ def test_a_record_of_before_there_were_all_checksums_is_shown_but_not_taken_for_
     del record["network_sha256"], record["provenance"]["data_chain"]
     (store.records / f"{KEY}.json").write_bytes(sealed(record | {"key": KEY}))
     assert len(read_all(tmp_path)) == 1 and not store.done(KEY)
-    assert "is of an older version of Leakboard" in capsys.readouterr().err
+    assert "is from an older version of Leakboard" in capsys.readouterr().err
 
 
 def test_a_whole_record_is_read_once(tmp_path: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,8 +238,8 @@ def test_damaged_records_are_left_out_with_a_line_for_each(
     os.mkfifo(store.records / "pipe.json")
     assert read_all(tmp_path) == [record]
     assert capsys.readouterr().err.splitlines() == [
-        "leakboard: the record bad.json is damaged (it is cut off, or no record at all): it is left out",
-        "leakboard: the record pipe.json is no file: it is left out",
+        "leakboard: the record bad.json is damaged (it is cut off, or not a record): it is left out",
+        "leakboard: the record pipe.json is not a file: it is left out",
     ]
 
 

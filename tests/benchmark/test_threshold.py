@@ -101,7 +101,7 @@ def test_two_ranges_of_one_attack_are_one_search() -> None:
     assert strengths(first) == [100.0, 2.0, 1.0, 0.01]  # from the weak end to the strong one
     assert [first.of.strength(p) for p in middle(first, (100.0, 2.0))] == pytest.approx([200**0.5], rel=1e-5)
     assert middle(first, (None, 100.0)) == middle(first, (0.01, None)) == set()
-    with pytest.raises(UsageError, match="must all go from the weak end to the strong one"):
+    with pytest.raises(UsageError, match="must all run from the weak end to the strong end"):
         parsed([0.0, 0.9], [0.99, 0.5])
 
 
@@ -165,8 +165,8 @@ def test_a_search_ends_with_strengths_and_goes_on_where_it_was_stopped(
     assert adaptive_mask["psnr"]["without"] > 0.5 and noise["psnr"]["stopped"] == "within"
     assert "not stopped at the strong end, ratio 0.001 (" in adaptive_mask["psnr"]["note"]
     assert noise["psnr"]["strength"] in noise["strengths"]
-    assert "| Digits LeNet | GaussianNoise std |" in said.out and "halving 2 of 2" in said.err
-    assert "With 4 victims that means at most 0, which a leak rate of up to 49%" in said.out
+    assert "| Digits LeNet | GaussianNoise std |" in said.out and "bisection step 2 of 2" in said.err
+    assert "With 4 victims that means at most 0, which is compatible with a leak rate of up to 49%" in said.out
 
     before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").iterdir())
     assert search(tmp_path) == 0

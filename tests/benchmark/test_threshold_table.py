@@ -40,8 +40,8 @@ def test_a_smaller_number_may_be_stronger(make_search: MakeSearch) -> None:
 @pytest.mark.parametrize(
     ("leaking", "without", "how", "note"),
     [
-        ({0.1: 0, 0.9: 0}, 0, "void", "void: without a defense 0% leak"),
-        ({0.1: 0, 0.9: 0}, 16, "at the weak end", "stopped at the weak end, ratio 0.1, already (0% leak)"),
+        ({0.1: 0, 0.9: 0}, 0, "void", "void: 0% leak without a defense"),
+        ({0.1: 0, 0.9: 0}, 16, "at the weak end", "already stopped at the weak end, ratio 0.1 (0% leak)"),
         ({0.1: 16, 0.9: 4}, 16, "never", "not stopped at the strong end, ratio 0.9 (25% leak)"),
     ],
 )
@@ -83,7 +83,7 @@ def test_a_strength_without_a_record_is_told(make_search: MakeSearch) -> None:
         rows([search], records[:2] + records[3:], Criterion())
     with pytest.raises(UsageError, match="no record of CIFAR10 LeNet, no defense, IDLG"):
         rows([search], records[1:], Criterion())
-    with pytest.raises(UsageError, match="there are not all 17 victims yet"):
+    with pytest.raises(UsageError, match="not all 17 victims are done yet"):
         rows([search | {"victims": 17}], records, Criterion())
 
 
@@ -110,7 +110,7 @@ def test_the_page_says_what_is_not_certified(make_search: MakeSearch, tmp_path: 
         "| CIFAR10 LeNet | Masking ratio | IDLG | oblivious | 0.75 | beyond 0.5, not certified | 0.75 | beyond 0.5, not"
     )
     assert any(line.startswith(row) for line in lines)
-    assert any("not certified: to be sure of at most 5%, it takes 73 victims" in line for line in lines)
+    assert any("not certified: for at most 5%, it takes 73 victims" in line for line in lines)
     search, records = make_search({0.0: 100, 0.5: 0, 1.0: 0}, victims=100)
     written = write(tmp_path / "100", records, [search])
     assert "| 0.5 | 0 to 0.5 | 0.5 | 0 to 0.5 |  |" in written and "it takes" not in written
@@ -140,7 +140,7 @@ def test_a_damaged_file_is_told_before_any_work(tmp_path: Path, content: str | N
         os.mkfifo(tmp_path / FILE)
     else:
         (tmp_path / FILE).write_text(content, errors="surrogateescape")
-    with pytest.raises(UsageError, match=r"thresholds\.json cannot be read: run leakboard threshold SUITE"):
+    with pytest.raises(UsageError, match=r"thresholds\.json cannot be read: delete it if it is damaged, and run"):
         write(tmp_path, [])
 
 

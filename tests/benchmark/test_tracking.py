@@ -370,7 +370,7 @@ def test_online_without_network_is_offline_within_20_seconds(
     assert process.returncode == 0, err
     assert err.count("\n") == 1, err
     assert err.startswith("leakboard: W&B cannot be reached (")
-    assert err.endswith(f"): going on offline; later: wandb sync {folder / 'wandb'}\n")
+    assert err.endswith(f"): continuing offline; to sync later: wandb sync {folder / 'wandb'}\n")
     assert ("no API key" in err) == (name == "no key")
     assert float(out) < 20
     for cell in (CELL, BASELINE):

@@ -109,7 +109,7 @@ def test_the_strengths_that_were_found_are_trained_too(leakboard: Leakboard, tmp
     code, _, err = leakboard(given, "--at", tmp_path)
     assert code == 2 and "has no strength that stops an attacker on CIFAR10JPEG" in err
     code, _, err = leakboard(given, "--at", tmp_path / "nowhere")
-    assert code == 2 and "cannot be read: run leakboard threshold" in err
+    assert code == 2 and "cannot be read: delete it if it is damaged, and run leakboard threshold" in err
 
 
 def test_a_data_set_may_be_trained_on_as_itself_or_as_jpeg() -> None:
@@ -182,7 +182,7 @@ def test_what_every_worker_died_of_is_told(
     monkeypatch.setattr("benchmark.executors.local.launch", launch)
     code, _, error = leakboard(suite(seeds=[0, 1]), "--workers", 3)
     assert code == 2
-    assert "every worker has ended, and 2 of 2 runs are left (it was ended): the same command goes on" in error
+    assert "all workers ended, and 2 of 2 runs are left (it was ended): the same command resumes" in error
 
 
 @pytest.fixture
@@ -403,7 +403,7 @@ def test_each_defense_takes_the_rate_that_is_best_on_validation_images_and_seeds
     pretend(monkeypatch, validation)
     given = suite(MASKING, seeds=[0, 1, 2], learning_rate=[0.1, 0.01, 1])
     code, out, err = leakboard(given)
-    assert code == 0 and "each is tried with the first tuning seed" in err
+    assert code == 0 and "all are trained with one tuning seed" in err
     # Of two defenses each: three rates with one seed, two more seeds of two rates, three reported seeds of one rate.
     assert "20 of 20 runs trained" in out
     free, masked = csv.DictReader((tmp_path / "runs" / "mine" / "training.csv").open())
@@ -548,7 +548,7 @@ def test_a_defense_that_never_acted_is_void_and_did_not_cost_nothing() -> None:
     ):
         _, row = rows(control + found)
         assert (row["void"], row["difference"], row["pairs"]) == (void, difference, 0 if void else 2)
-        assert cell in as_markdown([row], "mine") and ("| 0 % | 0 % |" if void else "| < 0.1 % | < 0.1 % |") in (
+        assert cell in as_markdown([row], "mine") and ("| 0 % | 0 % |" if void else "| &lt; 0.1 % | &lt; 0.1 % |") in (
             as_markdown([row], "mine")
         )
     assert "clients_changed" in as_csv([row])
@@ -621,7 +621,7 @@ def test_the_published_trainings_are_still_read() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ("- a", "must have the keys name, seeds, tuning_seeds, scenarios, defenses"),
+        ("- a", "must be a mapping with some of the keys name, seeds, tuning_seeds, scenarios, defenses, not a list"),
         (suite() | {"seed": 0}, "unknown key of a training suite 'seed': did you mean seeds or"),
         (suite() | {"attacks": ["IDLG"]}, "attacks is a key of suites for leakboard run: a training has none"),
         (suite(round=3), "unknown key of a scenario 'round': did you mean rounds"),
@@ -640,7 +640,7 @@ def test_the_published_trainings_are_still_read() -> None:
         (suite(algorithm="FedSDG"), "unknown algorithm 'FedSDG': did you mean FedSGD"),
         (suite(local_epochs=2), "local_epochs is for algorithm FedAvg"),
         (suite(learning_rate=0), "learning_rate must be a number above 0, not 0"),
-        (suite(learning_rate="fast"), "learning_rate must be a number above 0, not 'fast'"),
+        (suite(learning_rate="fast"), "learning_rate must be a number above 0, not fast"),
         (suite(learning_rate=[]), "learning_rate must be a number, or a list of them of which the best is taken"),
         (suite(learning_rate=[0.1, 0]), "learning_rate must be a number above 0, not 0"),
         (suite(learning_rate=math.nan), "learning_rate must be a number above 0, not nan"),

@@ -19,9 +19,9 @@ from benchmark.training.plan import first
 from datamodules import DataError, Digits, PrivateData, open_data, take_victims
 from datamodules.base import Split, TensorSplit
 
-GREY = Digits().load(False)
-assert isinstance(GREY, TensorSplit)
-PIXELS, LABELS = GREY.pixels[:40], GREY.labels[:40]
+GRAY = Digits().load(False)
+assert isinstance(GRAY, TensorSplit)
+PIXELS, LABELS = GRAY.pixels[:40], GRAY.labels[:40]
 BYTES = (PIXELS * 255).round().byte()
 
 
@@ -100,7 +100,7 @@ def refusal_of_both(pixels: Tensor) -> str:
 def test_floats_out_of_range_are_refused(change: Callable[[Tensor], Tensor], range_: str, what_to_do: str) -> None:
     for dtype in (torch.float32, torch.float64):
         said = refusal_of_both(change(PIXELS.to(dtype)))
-        assert said.count("as normalisation belongs to the model") == 2
+        assert said.count("as normalization belongs to the model") == 2
         assert said.count(f"{range_}") == said.count(what_to_do) == 2
 
 
@@ -373,7 +373,7 @@ def test_an_init_that_forgets_its_base_is_right() -> None:
     torch.testing.assert_close(one.mean_image(), PIXELS.mean(0))
 
 
-def normalised(pixels: Tensor) -> Tensor:
+def normalized(pixels: Tensor) -> Tensor:
     return (pixels - 0.1307) / 0.3081
 
 
@@ -387,7 +387,7 @@ class OwnVictims(Own):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda x, y: (normalised(x), y), "leave it out here"),
+        (lambda x, y: (normalized(x), y), "leave it out here"),
         (lambda x, y: (x * float("nan"), y), "are not all finite"),
         (lambda x, y: (x[:, 0], y), "of shape [40, 1, 8, 8], not [40, 1, 1, 8, 8]"),
         (lambda x, y: (x[:5], y), "not [40, 1, 1, 8, 8]"),
@@ -413,18 +413,18 @@ def test_own_victims_are_checked(change: Callable[[Tensor, Tensor], Any], senten
 class OwnTrainSplit(Own):
     @property
     def train_split(self) -> Split:
-        return TensorSplit(normalised(PIXELS), LABELS)
+        return TensorSplit(normalized(PIXELS), LABELS)
 
 
 class OwnTestSplit(Own):
     @property
     def test_split(self) -> Split:
-        return Lazy(normalised(PIXELS), LABELS)
+        return Lazy(normalized(PIXELS), LABELS)
 
 
 class OwnMean(Own):
     def mean_image(self) -> Tensor:
-        return normalised(super().mean_image())
+        return normalized(super().mean_image())
 
 
 class OwnClassMeans(Own):
@@ -434,11 +434,11 @@ class OwnClassMeans(Own):
 
 class OwnSplit(Own):
     def load(self, train: bool) -> Split:
-        class Normalised(TensorSplit):
+        class Normalized(TensorSplit):
             def images(self, start: int, stop: int) -> Tensor:
-                return normalised(super().images(start, stop))
+                return normalized(super().images(start, stop))
 
-        return Normalised(PIXELS, LABELS)
+        return Normalized(PIXELS, LABELS)
 
 
 class OwnCount(Own):
@@ -489,7 +489,7 @@ def test_the_benchmark_tells_the_users_class(tmp_path: Path, monkeypatch: pytest
     said, _, where = str(caught.value).rpartition(" (")
     assert said == (
         "the pixels of mine_data.Normal (the private ones) run from -0.4242 to 2.821, but must lie in [0, 1], as "
-        "normalisation belongs to the model: leave it out here"
+        "normalization belongs to the model: leave it out here"
     )
     assert where.endswith("mine_data.py, line 7)")
     monkeypatch.delitem(sys.modules, "mine_data")

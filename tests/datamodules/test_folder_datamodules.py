@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 
 def write(folder: Path, classes: dict[str, int], suffix: str = "png", side: int = 40) -> None:
-    """Write one-coloured images: red tells the class, green the place in the class."""
+    """Write one-colored images: red tells the class, green the place in the class."""
     for c, (name, count) in enumerate(classes.items()):
         (folder / name).mkdir(parents=True)
         for i in range(count):
@@ -22,8 +22,8 @@ def write(folder: Path, classes: dict[str, int], suffix: str = "png", side: int 
 
 
 def places(images: torch.Tensor) -> list[tuple[int, int]]:
-    colours = (images.flatten(0, 1)[:, :2, 0, 0] * 255 / 10).round().int()
-    return [(c, i) for c, i in colours.tolist()]
+    colors = (images.flatten(0, 1)[:, :2, 0, 0] * 255 / 10).round().int()
+    return [(c, i) for c, i in colors.tolist()]
 
 
 def test_victims_take_turns_and_every_fourth_image_is_public(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_lfw(tmp_path: Path, image_set: Any, folder: str) -> None:
 
 def test_resized_with_antialiasing_from_the_centre_square(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
-    image = Image.new("L", (96, 64), 255)  # white margins, which the centre square leaves out
+    image = Image.new("L", (96, 64), 255)  # white margins, which the center square leaves out
     board = Image.new("L", (64, 64))
     board.putdata([255 * ((x + y) % 2) for y in range(64) for x in range(64)])
     image.paste(board, (16, 0))
@@ -93,7 +93,7 @@ def test_no_train_images(tmp_path: Path) -> None:
     data = ImageFolder(str(tmp_path), size=2)
     data.setup()
     assert (data.mean_image() == 0.5).all() and (data.class_means() == 0.5).all()
-    assert data.train_images.shape == (0, 3, 2, 2) and "mid-grey" in data.notes[1]
+    assert data.train_images.shape == (0, 3, 2, 2) and "mid-gray" in data.notes[1]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0 no image", None])

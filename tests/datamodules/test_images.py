@@ -42,14 +42,14 @@ def assert_is(found: Array, expected: Array, within: float = 1e-6) -> None:
     assert expected.std() > 0.1, "else white or black would pass"
 
 
-def png(pixels: Array, colour: int) -> bytes:
-    """A PNG of 16 bits, written by hand: Pillow writes none in colour."""
+def png(pixels: Array, color: int) -> bytes:
+    """A PNG of 16 bits, written by hand: Pillow writes none in color."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", SIDE, SIDE, 16, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 16, color, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -77,13 +77,13 @@ def tiff(pixels: Array, bits: int, photometric: int = 1, kind: int = 1, content:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.ppm", "a.webp"])
-def test_colour_and_grey_of_8_bits_are_what_they_were(tmp_path: Path, name: str) -> None:
+def test_color_and_gray_of_8_bits_are_what_they_were(tmp_path: Path, name: str) -> None:
     lossless = {"lossless": True} if name == "a.webp" else {}
     assert_is(read(tmp_path, Image.fromarray(noise(3)), name, **lossless), noise(3) / 255)
     assert_is(read(tmp_path, Image.fromarray(noise()), name, **lossless), noise() / 255)
 
 
-def test_colour_of_8_bits_is_resized_as_it_always_was(tmp_path: Path) -> None:
+def test_color_of_8_bits_is_resized_as_it_always_was(tmp_path: Path) -> None:
     """Checksums of published records rest on it."""
     pixels = numpy.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=numpy.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -100,14 +100,14 @@ def test_black_and_white(tmp_path: Path) -> None:
 
 
 def test_palette(tmp_path: Path) -> None:
-    colours, index = noise(3).reshape(-1, 3)[:8], noise(high=8)
+    colors, index = noise(3).reshape(-1, 3)[:8], noise(high=8)
     image = Image.fromarray(index, "P")
-    image.putpalette(colours.tobytes())
+    image.putpalette(colors.tobytes())
     for bits in (8, 4):
-        assert_is(read(tmp_path, image, bits=bits), colours[index] / 255)
+        assert_is(read(tmp_path, image, bits=bits), colors[index] / 255)
 
 
-def test_grey_of_2_and_4_bits_has_a_range_of_its_own(tmp_path: Path) -> None:
+def test_gray_of_2_and_4_bits_has_a_range_of_its_own(tmp_path: Path) -> None:
     for bits in (2, 4):
         values = noise(high=2**bits)
         rows = numpy.unpackbits(values[..., None], axis=-1)[..., -bits:].reshape(SIDE, -1)
@@ -160,8 +160,8 @@ def test_premultiplied_and_palette_transparency() -> None:
     pixels = noise(4)
     expected = square(Image.fromarray(pixels, "RGBA"), SIDE).int()
     assert (square(Image.fromarray(pixels, "RGBA").convert("RGBa"), SIDE).int() - expected).abs().float().mean() < 3
-    grey = Image.fromarray(noise(2), "LA")
-    assert (square(grey.convert("La"), SIDE).int() - square(grey, SIDE).int()).abs().float().mean() < 3
+    gray = Image.fromarray(noise(2), "LA")
+    assert (square(gray.convert("La"), SIDE).int() - square(gray, SIDE).int()).abs().float().mean() < 3
     palette = Image.fromarray(noise(high=8), "P")
     palette.putpalette(noise(3).tobytes())
     laid = square(palette.convert("PA"), SIDE)
@@ -183,7 +183,7 @@ def test_a_drawing_that_is_all_in_its_transparency_is_not_read_as_black(tmp_path
 # More than 8 bits
 
 
-def test_grey_of_16_bits(tmp_path: Path) -> None:
+def test_gray_of_16_bits(tmp_path: Path) -> None:
     values = noise(high=65536, dtype=numpy.uint16)
     assert_is(read(tmp_path, Image.fromarray(values)), values / 65535)
     assert_is(read(tmp_path, Image.fromarray(values), "a.tif"), values / 65535)
@@ -214,7 +214,7 @@ def test_12_bits_are_scaled_by_what_the_file_can_hold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["png", "ppm", "tif"])
-def test_colour_of_16_bits_has_the_precision_of_8(tmp_path: Path, kind: str) -> None:
+def test_color_of_16_bits_has_the_precision_of_8(tmp_path: Path, kind: str) -> None:
     values = noise(3, high=65536, dtype=numpy.uint16)
     content = {
         "png": lambda: png(values, 2),
@@ -224,8 +224,8 @@ def test_colour_of_16_bits_has_the_precision_of_8(tmp_path: Path, kind: str) -> 
     assert_is(read(tmp_path, content, f"a.{kind}"), values / 65535, within=1.01 / 255)
 
 
-def test_grey_of_16_bits_keeps_its_precision_when_it_is_resized(tmp_path: Path) -> None:
-    values = numpy.linspace(30000, 30400, 32 * 48).reshape(32, 48).astype(numpy.uint16)  # two grey levels of 8 bits
+def test_gray_of_16_bits_keeps_its_precision_when_it_is_resized(tmp_path: Path) -> None:
+    values = numpy.linspace(30000, 30400, 32 * 48).reshape(32, 48).astype(numpy.uint16)  # two gray levels of 8 bits
     Image.fromarray(values).save(tmp_path / "a.png")
     found = read_square(tmp_path / "a.png", 8)
     assert found.shape == (3, 8, 8) and len(found.unique()) > 50

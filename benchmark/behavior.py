@@ -57,7 +57,7 @@ class Trial:
 
 
 @dataclass
-class Behaviours:
+class Behaviors:
     """Digests that were taken for one plan, so that nothing is run twice; the next plan may find another file."""
 
     _trials: dict[tuple[str, ...], Trial | None] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark.behaviour import Behaviours, digest_of
+from benchmark.behavior import Behaviors, digest_of
 from benchmark.blocks import Workbench, plan
 from benchmark.registry import Spec
 from benchmark.suite import parse
@@ -128,7 +128,7 @@ def does(train: bool = False, **parts: str) -> str:
     """The digest of some classes, of which those of the user's are given without their module."""
     given = {"model": "LeNet"} | {kind: f"bh_mine.{name}" for kind, name in parts.items()}
     specs = {kind: Spec(name) for kind, name in given.items()}
-    return Behaviours().of(Digits(), specs, 1 if "attack" in parts else 2, train)
+    return Behaviors().of(Digits(), specs, 1 if "attack" in parts else 2, train)
 
 
 def mine(reader: str) -> None:
@@ -168,7 +168,7 @@ def test_a_model_counts_as_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_classes_that_come_with_leakboard_have_none() -> None:
     parts = {"model": Spec("LeNet"), "attack": Spec("IDLG"), "defense": Spec("Masking", {"ratio": 0.5})}
-    assert Behaviours().of(Digits(), parts) == ""
+    assert Behaviors().of(Digits(), parts) == ""
 
 
 def test_a_class_that_does_not_run_alone_has_a_digest_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +232,7 @@ def test_keys_hold_it_and_those_without_an_own_class_do_not(monkeypatch: pytest.
         written(number, monkeypatch)
         blocks = plan(parse(given, "mine"), Workbench(torch.device("cpu")))
         keys.append({block.cell.label: block.key for block in blocks})
-        assert all(bool(block.behaviour) == ("bh_mine" in block.cell.label) for block in blocks)
+        assert all(bool(block.behavior) == ("bh_mine" in block.cell.label) for block in blocks)
     assert keys[0] == keys[2]
     assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {n for n in keys[0] if "bh_mine" in n}
 
