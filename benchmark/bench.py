@@ -17,10 +17,10 @@ from benchmark.blocks import Workbench, check_fit
 from benchmark.client import observe
 from benchmark.errors import UsageError
 from benchmark.intervals import wilson
-from benchmark.leak import leaked, null_scores
+from benchmark.leak import leaked
 from benchmark.records import peak_memory
 from benchmark.registry import Spec, build
-from benchmark.scores import score
+from benchmark.scores import null_scores, score
 from benchmark.suite import Scenario
 from benchmark.terminal import Console
 

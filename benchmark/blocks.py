@@ -12,12 +12,12 @@ from torch import Tensor
 from attacks import Attack
 from benchmark.code_version import code_checksum, networks_sha256, texts_of
 from benchmark.errors import UsageError, users_code
+from benchmark.identity import block_identity, digest
 from benchmark.models import Model
 from benchmark.perceptual import Perceptual
 from benchmark.registry import Spec, build, classes
 from benchmark.rehearsal import Rehearsal
-from benchmark.schema import block_identity
-from benchmark.suite import Cell, Scenario, Suite, digest
+from benchmark.suite import Cell, Scenario, Suite
 from datamodules import DataError, PrivateData, open_data, take_victims
 
 

@@ -14,11 +14,12 @@ import numpy as np
 from scipy.optimize import nnls
 
 from benchmark.blocks import Block, Workbench
+from benchmark.identity import digest
 from benchmark.records import room, run_block
 from benchmark.registry import build
 from benchmark.schema import attack_scores, spent
 from benchmark.store import Parse, records_in
-from benchmark.suite import Cell, digest
+from benchmark.suite import Cell
 from benchmark.terminal import Console
 
 RESULTS = Path(__file__).parent.parent / "results"

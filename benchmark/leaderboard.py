@@ -10,9 +10,9 @@ import msgspec
 
 from benchmark.caveats import caveats
 from benchmark.intervals import bootstrap_mean, wilson
+from benchmark.leak import THRESHOLDS
 from benchmark.outcome import Names, Outcome, outcomes
 from benchmark.ranking import Standing, ranked
-from benchmark.scores import THRESHOLDS
 from benchmark.store import Record
 
 

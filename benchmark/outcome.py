@@ -7,9 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from benchmark.cells import cells_of_one_code, of_one_data_set
-from benchmark.leak import leaks, leaks_wholly
+from benchmark.leak import BASELINES, leaks, leaks_wholly
 from benchmark.store import Record
-from benchmark.suite import BASELINES
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from filelock import FileLock, Timeout
 
 from benchmark.documents import NotAFile, regular
 from benchmark.errors import UsageError
-from benchmark.schema import Record as Record
-from benchmark.schema import Unusable, attack_record, run_record, sealed
+from benchmark.schema import attack_record, run_record
+from benchmark.sealing import Record as Record
+from benchmark.sealing import Unusable, sealed
 
 Parse = Callable[[bytes, str], Record]
 """From the content of a file and its name without the suffix to a record; raises Unusable."""

@@ -1,8 +1,6 @@
 """From a suite in YAML to the cells and blocks of work that it means."""
 
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +13,8 @@ import yaml
 from benchmark.arguments import LARGEST_INT
 from benchmark.documents import load_yaml, regular, storable
 from benchmark.errors import UsageError, one_line, quoted, unknown
+from benchmark.identity import digest
+from benchmark.leak import BASELINES
 from benchmark.registry import Spec, spec
 
 CONFIGS = next(
@@ -26,13 +26,6 @@ CONFIGS = next(
 
 SCHEMA = 1
 """Version of the records; a change of what a record means, or of what decides it, raises this."""
-
-BASELINES = ("ConstantImage", "MeanImage", "ClassMeanImage")
-
-
-def digest(value: Any) -> str:
-    """A short name for a JSON value: equal values, equal names."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

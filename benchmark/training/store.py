@@ -12,8 +12,9 @@ import torch
 
 from benchmark.errors import UsageError, one_line
 from benchmark.federated import State
-from benchmark.schema import Record, sealed, training_record
+from benchmark.sealing import Record, sealed
 from benchmark.store import claimed, keys_in, make_writable, records_in, say, tidy, usable, write_whole
+from benchmark.training.schema import training_record
 
 
 class TrainingStore:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from benchmark.cells import cells_of_one_code
-from benchmark.schema import SCHEMA, Unusable, attack_record, attack_scores, identity, sealed, training_record
+from benchmark.identity import digest, identity
+from benchmark.schema import attack_record, attack_scores
+from benchmark.sealing import SCHEMA, Unusable, sealed
 from benchmark.store import Store, read_all
-from benchmark.suite import digest
+from benchmark.training.schema import training_record
 from tests.conftest import MakeRecord
 
 RESULTS = Path(__file__).parents[2] / "results"

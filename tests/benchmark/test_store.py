@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from benchmark.errors import UsageError
-from benchmark.schema import Unusable, run_record, sealed
+from benchmark.schema import run_record
+from benchmark.sealing import Unusable, sealed
 from benchmark.store import Store, keys_in, read, read_all, set_aside, write_whole
 from tests.conftest import MakeRecord
 

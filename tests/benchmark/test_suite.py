@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from benchmark.errors import UsageError
+from benchmark.identity import digest
+from benchmark.leak import BASELINES
 from benchmark.registry import Spec, spec
-from benchmark.suite import BASELINES, Suite, digest, entries, load, parse
+from benchmark.suite import Suite, entries, load, parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
