@@ -1,9 +1,11 @@
 """A run copied to where results are kept: all that its tables and pages need, and no private image."""
 
+import argparse
 import contextlib
 from pathlib import Path
 
 from benchmark import threshold_page
+from benchmark.cli import Parts
 from benchmark.errors import UsageError
 from benchmark.leaderboard import of_records
 from benchmark.papers.sources import changed_files, trainings
@@ -15,6 +17,13 @@ from benchmark.training.store import TrainingStore
 
 TABLES = ("*.csv", "*.md", "*.json", "*.png")
 """Files of a run that stand beside its records."""
+
+
+def publish_run(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard publish``."""
+    count = publish(Path(options.folder), Path(options.to))
+    print(f"{count:,} records without their pictures, and the tables: {options.to}")
+    return 0
 
 
 def publish(folder: Path, to: Path) -> int:

@@ -111,9 +111,4 @@ class Reporter(Watch):
 def write_tables(folder: Path, title: str, found: leaderboard.Leaderboard, records: list[Record]) -> None:
     """leaderboard.csv and leaderboard.md."""
     write_whole(folder / "leaderboard.csv", table.as_csv(found).encode())
-    write_whole(folder / "leaderboard.md", table.as_markdown(found, title, missing_lpips(records)).encode())
-
-
-def missing_lpips(records: list[Record]) -> str | None:
-    """Why the LPIPS column is empty, where it is."""
-    return next((r["provenance"]["lpips"] for r in records if isinstance(r["provenance"]["lpips"], str)), None)
+    write_whole(folder / "leaderboard.md", table.as_markdown(found, title, table.missing_lpips(records)).encode())

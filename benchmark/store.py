@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from benchmark.documents import NotAFile, regular
 from benchmark.errors import UsageError
+from benchmark.garbage import uncollected
 from benchmark.schema import attack_record, run_record
 from benchmark.sealing import Record as Record
 from benchmark.sealing import Unusable, sealed
@@ -254,7 +255,8 @@ def read_all(folder: Path, parse: Parse = attack_record, links: bool = True) -> 
     Raises:
         UsageError: there is no folder of records, or none of them can be used.
     """
-    records = list(records_in(folder / "records", parse, links))
+    with uncollected():
+        records = list(records_in(folder / "records", parse, links))
     if not records:
         if not any((folder / "records").glob("*.json")):
             raise UsageError(f"there are no records in {folder}: give the folder that leakboard run wrote to")

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -12,6 +12,7 @@ from benchmark.leaderboard import Board, Leaderboard, Row
 from benchmark.leak import LEAKED_PSNR
 from benchmark.markdown import escaped
 from benchmark.outcome import strength
+from benchmark.sealing import Record
 
 
 @dataclass(frozen=True)
@@ -130,3 +131,8 @@ def as_markdown(leaderboard: Leaderboard, title: str, no_lpips: str | None) -> s
     if leaderboard.left_out:
         lines += [f"- {escaped(sentence)}" for sentence in leaderboard.left_out] + [""]
     return "\n".join(lines)
+
+
+def missing_lpips(records: Sequence[Record]) -> str | None:
+    """Why the LPIPS column is empty, where it is."""
+    return next((r["provenance"]["lpips"] for r in records if isinstance(r["provenance"]["lpips"], str)), None)
