@@ -89,6 +89,8 @@ def of_one_data_set(newest_first: list[Record]) -> tuple[list[Record], list[Reco
         else:
             same.append(record)
             known |= of_it
+    if not refused:
+        return same, []
     # A record can be of the data of one that was refused after it: it touches that one, but none of those that count.
     late = [record["key"] for record in same if not refused.isdisjoint(checksums(record).items())]
     return (

@@ -7,7 +7,10 @@ from typing import Any
 
 def digest(value: Any) -> str:
     """A short name for a JSON value: equal values, equal names."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(_sorted.encode(value).encode()).hexdigest()[:16]
+
+
+_sorted = json.JSONEncoder(sort_keys=True)
 
 
 def identity(record: dict[str, Any]) -> dict[str, Any]:

@@ -273,7 +273,7 @@ def records_in(folder: Path, parse: Parse, links: bool = True) -> Iterator[Recor
         links: whether symbolic links are followed.
     """
     for path in (folder / f"{name}.json" for name in sorted(keys_in(folder))):
-        if path.is_symlink() and not links:
+        if not links and path.is_symlink():
             say(f"the record {path.name} is a link: it is left out")
             continue
         try:
