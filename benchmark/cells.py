@@ -81,8 +81,8 @@ def of_one_data_set(newest_first: list[Record]) -> tuple[list[Record], list[Reco
     refused: set[tuple[Any, str]] = set()
     for record in newest_first:
         of_it = checksums(record)
-        wrong = [place for place in known.keys() & of_it.keys() if known[place] != of_it[place]]
-        if wrong or not refused.isdisjoint(of_it.items()):
+        wrong = [place for place, sha in of_it.items() if known.get(place, sha) != sha]
+        if wrong or (refused and not refused.isdisjoint(of_it.items())):
             contradicting.append(record)
             since = min((place for place in wrong if isinstance(place, int)), default=0)
             refused.update((place, sha) for place, sha in of_it.items() if not isinstance(place, int) or place >= since)

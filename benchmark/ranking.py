@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -37,12 +38,12 @@ class Standing:
     rank: int | None
     unranked: str | None
 
-    @property
+    @cached_property
     def indices(self) -> frozenset[int]:
         """The victims that were attacked."""
         return frozenset().union(*(outcome.indices for outcome in self.outcomes))
 
-    @property
+    @cached_property
     def worst(self) -> frozenset[int]:
         """The victims that leak to any of the attacks. A void cell counts too: what leaked has leaked."""
         return frozenset().union(*(outcome.leaked for outcome in self.outcomes))
