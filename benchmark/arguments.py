@@ -3,10 +3,11 @@
 import contextlib
 import inspect
 import io
+import itertools
 import math
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -99,6 +100,41 @@ class Arguments:
         for key, value in filled.items():
             check_value(f"{self.name}: {key}", value)
         return filled
+
+    def swept(self, args: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+        """What :meth:`filled` says of each combination of swept values, in the order of :func:`itertools.product`.
+
+        Numbers are read by their types all at once, however many there are: jsonargparse takes a millisecond for each
+        call. Whatever is refused so, or is no number, is read one by one, which has the sentence.
+
+        Raises:
+            UsageError: as :meth:`filled` for the first combination that is refused.
+        """
+        keys = list(sweep)
+        grid = [dict(zip(keys, values, strict=True)) for values in itertools.product(*sweep.values())]
+        lists = {key: self._list_of(key, sweep[key]) for key in keys} if len(grid) > 1 else {}
+        if not lists or None in lists.values():
+            return [self.filled({**args, **values}) for values in grid]
+        first = self.filled({**args, **grid[0]})
+        read = itertools.product(*(lists[key] for key in keys))
+        found = [first | dict(zip(keys, values, strict=True)) for values in read]
+        for one in found:
+            for key in keys:
+                check_value(f"{self.name}: {key}", one[key])
+        return found
+
+    def _list_of(self, key: str, values: Sequence[Any]) -> list[Any] | None:
+        """Numbers as the type of an argument reads them; None where that is for :meth:`filled` to say."""
+        hint = self._hints.get(key)
+        if hint is None or key not in self.names or not all(isinstance(value, int | float) for value in values):
+            return None
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_argument("--values", type=list[hint])
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                return list(parser.parse_object({"values": list(values)}).values)
+        except CODE_ERRORS:
+            return None
 
     def objects(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         """The arguments for the constructor: those that describe an object (``{class_path: ...}``) as that object."""

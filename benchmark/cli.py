@@ -1,6 +1,7 @@
 """The command line. Nothing heavy is imported before it is known what to do."""
 
 import argparse
+import atexit
 import contextlib
 import gc
 import io
@@ -410,7 +411,8 @@ def handler(name: str) -> Any:
     module, _, function = name.partition(".")
     with uncollected():
         found = getattr(import_module(f"benchmark.{module}"), function)
-    gc.freeze()  # modules stay
+    gc.freeze()  # modules stay, until Python ends and looks whether all of them have gone
+    atexit.register(gc.unfreeze)
     return found
 
 

@@ -15,7 +15,7 @@ from benchmark.documents import load_yaml, regular, storable
 from benchmark.errors import UsageError, one_line, quoted, unknown
 from benchmark.identity import digest
 from benchmark.leak import BASELINES
-from benchmark.registry import Spec, spec
+from benchmark.registry import Spec, spec, specs
 
 CONFIGS = next(
     folder
@@ -139,8 +139,7 @@ def entries(kind: str, given: Any) -> list[Spec]:
     if twice := [key for key in keys if key in args]:
         raise UsageError(f"{given['class']} has {twice[0]} and sweeps it too: give one of the two")
     at_most_cells(math.prod(map(len, sweep.values())), f"the sweep of {given['class']}")
-    grid = itertools.product(*sweep.values())
-    return [spec(kind, given["class"], args | dict(zip(keys, values, strict=True))) for values in grid]
+    return specs(kind, given["class"], args, dict(zip(keys, sweep.values(), strict=True)))
 
 
 MOST_CELLS = 100_000
