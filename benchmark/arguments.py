@@ -104,37 +104,28 @@ class Arguments:
     def swept(self, args: Mapping[str, Any], sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         """What :meth:`filled` says of each combination of swept values, in the order of :func:`itertools.product`.
 
-        Numbers are read by their types all at once, however many there are: jsonargparse takes a millisecond for each
-        call. Whatever is refused so, or is no number, is read one by one, which has the sentence.
+        jsonargparse takes a millisecond for each call: of numbers that an argument takes whatever they are, it reads
+        the first of each type, and the others are made of the type that it has made of that one.
 
         Raises:
             UsageError: as :meth:`filled` for the first combination that is refused.
         """
         keys = list(sweep)
         grid = [dict(zip(keys, values, strict=True)) for values in itertools.product(*sweep.values())]
-        lists = {key: self._list_of(key, sweep[key]) for key in keys} if len(grid) > 1 else {}
-        if not lists or None in lists.values():
-            return [self.filled({**args, **values}) for values in grid]
-        first = self.filled({**args, **grid[0]})
-        read = itertools.product(*(lists[key] for key in keys))
-        found = [first | dict(zip(keys, values, strict=True)) for values in read]
-        for one in found:
-            for key in keys:
-                check_value(f"{self.name}: {key}", one[key])
+        alike: dict[tuple[tuple[str, type], ...], dict[str, Any]] = {}
+        found = []
+        for values in grid:
+            if not all(is_any_number(value, self._hints.get(key)) for key, value in values.items()):
+                found.append(self.filled({**args, **values}))
+                continue
+            kind = tuple((key, type(value)) for key, value in values.items())
+            if kind not in alike:
+                alike[kind] = self.filled({**args, **values})
+            read = {key: type(alike[kind][key])(value) for key, value in values.items()}
+            for key, value in read.items():
+                check_value(f"{self.name}: {key}", value)
+            found.append(alike[kind] | read)
         return found
-
-    def _list_of(self, key: str, values: Sequence[Any]) -> list[Any] | None:
-        """Numbers as the type of an argument reads them; None where that is for :meth:`filled` to say."""
-        hint = self._hints.get(key)
-        if hint is None or key not in self.names or not all(isinstance(value, int | float) for value in values):
-            return None
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_argument("--values", type=list[hint])
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):
-                return list(parser.parse_object({"values": list(values)}).values)
-        except CODE_ERRORS:
-            return None
 
     def objects(self, args: Mapping[str, Any]) -> Mapping[str, Any]:
         """The arguments for the constructor: those that describe an object (``{class_path: ...}``) as that object."""
@@ -250,6 +241,17 @@ def is_no_number(value: Any, hint: Any) -> bool:
     if isinstance(value, dict) and len(inner) == 2:
         return any(is_no_number(one, inner[1]) for one in value.values())
     return False
+
+
+def is_any_number(value: Any, hint: Any) -> bool:
+    """Whether a value is a number, true or false, and the type takes every value of its type (a whole one as a float,
+    too), as far as 64 bits hold it."""
+    takes = set(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else {hint}
+    if (takes := takes - {type(None)}) not in ({int}, {float}, {bool}):
+        return False
+    if type(value) is int:
+        return takes != {bool} and abs(value) <= LARGEST_INT
+    return takes == {type(value)}
 
 
 def is_whole(hint: Any) -> bool:

@@ -4,7 +4,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -76,7 +76,13 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return Cost(
+            self.blocks + other.blocks,
+            self.victims + other.victims,
+            self.evaluations + other.evaluations,
+            self.at_most + other.at_most,
+            self.seconds + other.seconds,
+        )
 
 
 @dataclass
@@ -231,9 +237,10 @@ def timing(block: Block, bench: Workbench) -> Timing:
     budgets = [{}] if budget is None else [{"max_evaluations": min(budget, most)} for most in TIMED_EVALUATIONS]
     grows_with, seconds, evaluations = [], [], [0]
     sequence = build("attack", attack).sequence
-    for sequences in (1, 1, min(TIMED_VICTIMS, len(block.victims) // sequence)):
+    most = min(TIMED_VICTIMS, len(block.victims) // sequence)
+    for sequences, tried in ((1, budgets[:1]), (1, budgets), (most, budgets)):
         count = sequences * sequence
-        for args in budgets:
+        for args in tried:
             alone = {"at_once": count} if attack.args.get("at_once", 0) is None else {}  # memory is not measured here
             cell = replace(block.cell, attack=replace(attack, args=attack.args | args | alone))
             started = time.perf_counter()
@@ -242,8 +249,7 @@ def timing(block: Block, bench: Workbench) -> Timing:
             seconds.append(time.perf_counter() - started)
             evaluations = [victim["evaluations"] for victim in record["victims"]]
             grows_with.append([1, count] + ([0, 0] if budget is None else [max(evaluations), sum(evaluations)]))
-    warm = len(budgets)  # the first runs of all take longer
-    fit, _ = nnls(np.array(grows_with[warm:], dtype=float), np.array(seconds[warm:]))
+    fit, _ = nnls(np.array(grows_with[1:], dtype=float), np.array(seconds[1:]))  # the first run of all takes longer
     of_block, of_victim, of_step, of_evaluation = map(float, fit)
     at_once = room(block, bench) if bench.device.type == "cuda" else 0
     return Timing(of_block, of_victim, of_step, of_evaluation, fmean(evaluations), at_once)
