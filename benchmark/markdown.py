@@ -1,4 +1,4 @@
-"""Text from elsewhere, written into a page."""
+"""Text from elsewhere, and numbers with their word, written into a page."""
 
 import re
 
@@ -15,3 +15,8 @@ def escaped(text: object) -> str:
     plain = str(text).encode(errors="replace").decode()  # a path can be of any bytes
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in plain).split())
     return _SPECIAL.sub(r"\\\g<0>", "".join(_HTML.get(letter, letter) for letter in line))
+
+
+def threads(count: int) -> str:
+    """As in "1 thread"."""
+    return f"{count} thread{'s' if count > 1 else ''}"

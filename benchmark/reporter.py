@@ -72,7 +72,7 @@ class Reporter(Watch):
                 self._report(cell)
         records = read_all(self._store.folder, attack_scores)
         found = leaderboard.of_records(records, {key for keys in self._keys.values() for key in keys})
-        write_tables(self._store.folder, self._suite.name, found, records)
+        table.write(self._store.folder, self._suite.name, found, records)
         if self._tracker:
             self._tracker.leaderboard([row.as_dict() for row in found.rows], self._store.records)
         return found
@@ -106,9 +106,3 @@ class Reporter(Watch):
     def _records(self, cell: str) -> list[Record]:
         found = map(self._store.record, self._keys.get(cell, []))
         return [record for record in found if record]
-
-
-def write_tables(folder: Path, title: str, found: leaderboard.Leaderboard, records: list[Record]) -> None:
-    """leaderboard.csv and leaderboard.md."""
-    write_whole(folder / "leaderboard.csv", table.as_csv(found).encode())
-    write_whole(folder / "leaderboard.md", table.as_markdown(found, title, table.missing_lpips(records)).encode())

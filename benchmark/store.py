@@ -236,6 +236,8 @@ def read(path: Path, parse: Parse, name: str | None = None) -> Record:
         regular(path)
         content = path.read_bytes()
     except FileNotFoundError:
+        if path.is_symlink():
+            raise Unusable("is a link that leads nowhere") from None
         raise
     except NotAFile:
         raise Unusable("is no file") from None
