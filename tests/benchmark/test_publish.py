@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmark import threshold_page
+from benchmark import table, threshold_page
 from benchmark.cli import main
 from benchmark.leaderboard import of_records
 from benchmark.markdown import escaped
