@@ -237,10 +237,9 @@ def timing(block: Block, bench: Workbench) -> Timing:
     budgets = [{}] if budget is None else [{"max_evaluations": min(budget, most)} for most in TIMED_EVALUATIONS]
     grows_with, seconds, evaluations = [], [], [0]
     sequence = build("attack", attack).sequence
-    most = min(TIMED_VICTIMS, len(block.victims) // sequence)
-    for sequences, tried in ((1, budgets[:1]), (1, budgets), (most, budgets)):
+    for sequences in (1, 1, min(TIMED_VICTIMS, len(block.victims) // sequence)):
         count = sequences * sequence
-        for args in tried:
+        for args in budgets:
             alone = {"at_once": count} if attack.args.get("at_once", 0) is None else {}  # memory is not measured here
             cell = replace(block.cell, attack=replace(attack, args=attack.args | args | alone))
             started = time.perf_counter()
@@ -249,7 +248,8 @@ def timing(block: Block, bench: Workbench) -> Timing:
             seconds.append(time.perf_counter() - started)
             evaluations = [victim["evaluations"] for victim in record["victims"]]
             grows_with.append([1, count] + ([0, 0] if budget is None else [max(evaluations), sum(evaluations)]))
-    fit, _ = nnls(np.array(grows_with[1:], dtype=float), np.array(seconds[1:]))  # the first run of all takes longer
+    warm = len(budgets)  # the first runs of all take longer
+    fit, _ = nnls(np.array(grows_with[warm:], dtype=float), np.array(seconds[warm:]))
     of_block, of_victim, of_step, of_evaluation = map(float, fit)
     at_once = room(block, bench) if bench.device.type == "cuda" else 0
     return Timing(of_block, of_victim, of_step, of_evaluation, fmean(evaluations), at_once)
