@@ -121,7 +121,7 @@ class Curve(TypedDict):
     passed: list[list[Count | None]]
 
 
-class _Found(msgspec.Struct, kw_only=True):
+class _Found(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An attack's record but for its curve and its picture.
 
     ``network_sha256`` is that of the networks of the first victim of all and of the last one of the block, ``void`` why
@@ -138,11 +138,13 @@ class _Found(msgspec.Struct, kw_only=True):
     provenance: Origin
     cost: Cost
     victims: list[Victim]
+    sha256: str
 
 
 class _Scores(_Found, kw_only=True):
     """A record without what takes memory and time: the picture is seen to be a text, the curve to be JSON."""
 
+    curve: Raw
     picture: str
 
 
@@ -181,7 +183,7 @@ def attack_scores(content: bytes, name: str) -> Record:
         Unusable: as :func:`attack_record`, but for the curve and the picture.
     """
     record = checked(opened(content, name, _as_scores))
-    del record["picture"]
+    del record["curve"], record["picture"]
     return record
 
 
@@ -193,7 +195,7 @@ def run_record(content: bytes, name: str) -> Record:
     """
     record = attack_record(content, name)
     if "data_chain" not in record["provenance"]:
-        raise Unusable("is of an older version of Leakboard, without the checksums of networks and images")
+        raise Unusable("is from an older version of Leakboard, without the checksums of networks and images")
     return record
 
 
@@ -227,7 +229,7 @@ def spent(content: bytes, name: str) -> Record:
 def checked(found: _Found) -> Record:
     """The record as it was written, whose parts agree with each other."""
     record = written(found, cell_of)
-    agree(found.cell == cell_of(bytes(found.config)), "its cell is not that of its configuration")
+    agree(found.cell == cell_of(bytes(found.config)), "its cell does not match its configuration")
     agree(bool(found.victims), "it has no victims")
     check_victims(found.victims, record["config"]["batch_size"], isinstance(found.provenance["lpips"], str))
     check_date(found.provenance["date"])
@@ -237,7 +239,7 @@ def checked(found: _Found) -> Record:
         agree(found.provenance["date"] < CHAINED, "it lacks the checksums of its networks and data")
     else:
         agree(len(chain) == len(found.victims) + 1, "its data_chain does not fit its victims")
-        agree(found.key == digest(identity(record)), "its key is not that of its configuration, code and data")
+        agree(found.key == digest(identity(record)), "its key does not match its configuration, code and data")
     return record
 
 
@@ -256,7 +258,7 @@ def cell_of(config: bytes) -> str:
 def check_victims(victims: Sequence[Victim], images: int, no_lpips: bool) -> None:
     """Raises :class:`Unusable` where victims of so many images each contradict themselves or each other."""
     for index, victim in enumerate(victims, victims[0]["index"]):
-        agree(victim["index"] == index, "its victims do not follow each other")
+        agree(victim["index"] == index, "its victims are not consecutive")
         if wrong := contradiction(victim, images, no_lpips):
             raise Unusable(f"is damaged ({wrong.format(index)})")
 
@@ -272,13 +274,13 @@ def contradiction(victim: Victim, images: int, no_lpips: bool) -> str | None:
     above = []
     for p, error, of_null in zip(psnr, mse, null, strict=True):
         if abs(p - psnr_of(error)) > 1e-3:
-            return "the PSNR of victim {} is not that of its MSE"
+            return "the PSNR of victim {} does not match its MSE"
         above.append(p - max(LEAKED_PSNR, of_null))
     found = victim["status"] != "diverged"
     for says, most in ((victim["leaked_any"], max(above)), (victim["leaked_all"], min(above))):
         is_near = found and abs(most) <= ROUNDING
         if says != (found and most > 0) and not is_near:
-            return "whether victim {} has leaked is not what its scores say"
+            return "whether victim {} leaked contradicts its scores"
     return None
 
 
@@ -302,4 +304,4 @@ def _of_picture(record: Record) -> None:
             image = base64.b64decode(record["picture"], validate=True)
         except (binascii.Error, ValueError):
             image = b""
-        agree(image[:8] == b"\x89PNG\r\n\x1a\n" and image[-8:-4] == b"IEND", "its picture is no PNG")
+        agree(image[:8] == b"\x89PNG\r\n\x1a\n" and image[-8:-4] == b"IEND", "its picture is not a PNG")

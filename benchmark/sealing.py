@@ -90,7 +90,7 @@ def opened(content: bytes, name: str, decoder: msgspec.json.Decoder[Form]) -> Fo
         if not is_sealed(content):
             found = msgspec.json.decode(content, type=_Old)
             refuse_other(min(found.schema, SCHEMA))
-            raise Unusable("is damaged (its checksum is not that of its content)")
+            raise Unusable("is damaged (its checksum does not match its content)")
         try:
             found = decoder.decode(content)
         except msgspec.ValidationError:
@@ -99,7 +99,7 @@ def opened(content: bytes, name: str, decoder: msgspec.json.Decoder[Form]) -> Fo
     except msgspec.ValidationError as error:
         raise Unusable(f"is damaged ({error})") from None
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise Unusable("is damaged (it is cut off, or no record at all)") from None
+        raise Unusable("is damaged (it is cut off, or not a record)") from None
     refuse_other(found.schema)
     if found.key != name:
         raise Unusable(f"is damaged (it is a copy of another, {found.key!r})")
@@ -111,9 +111,7 @@ def refuse_other(schema: int) -> None:
     """Raises :class:`Unusable` for another version of the form."""
     if schema != SCHEMA:
         which = "a newer" if schema > SCHEMA else "an older"
-        raise Unusable(
-            f"is of {which} version of Leakboard ({schema or 'without a version'}, this one writes {SCHEMA})"
-        )
+        raise Unusable(f"is from {which} version of Leakboard (schema {schema or 'unknown'}, this one writes {SCHEMA})")
 
 
 def written(found: msgspec.Struct, check: Callable[[bytes], object]) -> Record:
@@ -126,7 +124,7 @@ def written(found: msgspec.Struct, check: Callable[[bytes], object]) -> Record:
     Raises:
         Unusable: the configuration does not have its form.
     """
-    parts = ((name, getattr(found, name)) for name in found.__struct_fields__ if name != "schema")
+    parts = ((name, getattr(found, name)) for name in found.__struct_fields__ if name not in ("schema", "sha256"))
     record = {name: part for name, part in parts if part is not UNSET}
     config = bytes(record["config"])
     try:
@@ -148,4 +146,4 @@ def check_date(date: str) -> None:
     try:
         datetime.fromisoformat(date)
     except ValueError:
-        raise Unusable(f"is damaged ({date} is no date)") from None
+        raise Unusable(f"is damaged ({date} is not a date)") from None

@@ -237,10 +237,10 @@ def read(path: Path, parse: Parse, name: str | None = None) -> Record:
         content = path.read_bytes()
     except FileNotFoundError:
         if path.is_symlink():
-            raise Unusable("is a link that leads nowhere") from None
+            raise Unusable("is a broken link") from None
         raise
     except NotAFile:
-        raise Unusable("is no file") from None
+        raise Unusable("is not a file") from None
     except OSError as error:
         raise UsageError(f"the record {path} cannot be read ({error.strerror}): see to its permissions") from None
     return parse(content, name or path.stem)

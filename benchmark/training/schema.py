@@ -73,7 +73,7 @@ class Cost(TypedDict):
     ms_per_round: Amount
 
 
-class _Training(msgspec.Struct):
+class _Training(msgspec.Struct, forbid_unknown_fields=True):
     """The code of those of before it was kept is None.
 
     What :data:`SINCE_TUNING` names is missing where the configuration is of schema 1.
@@ -91,6 +91,7 @@ class _Training(msgspec.Struct):
     loss: Loss | None
     curve: Curve
     cost: Cost
+    sha256: str
     majority: Share | UnsetType = UNSET
     validation: Judged | UnsetType | None = UNSET
     clients_changed: Share | UnsetType | None = UNSET
@@ -126,22 +127,22 @@ def _of_training(record: Record) -> None:
     agree(len(times) == len(curve["accuracy"]) == len(curve["loss"]), "its curve has gaps")
     agree(times == sorted(set(times)) and all(at <= config["rounds"] for at in times), "its curve is out of order")
     if status == "diverged":
-        agree(record["accuracy"] is record["loss"] is None, "it has diverged and has an accuracy")
+        agree(record["accuracy"] is record["loss"] is None, "it diverged but has an accuracy")
         agree(max(times, default=0) <= record["round"] <= config["rounds"], "its curve does not fit its rounds")
     else:
         last = curve["accuracy"][-1:], curve["loss"][-1:]
-        agree(last == ([record["accuracy"]], [record["loss"]]), "its accuracy is not the last one of its curve")
-        agree(record["round"] == times[-1] == config["rounds"], "it has not done all its rounds")
+        agree(last == ([record["accuracy"]], [record["loss"]]), "its accuracy is not the last of its curve")
+        agree(record["round"] == times[-1] == config["rounds"], "it did not run all its rounds")
     has_tuning = config["schema"] > 1
     agree(("tuning" in config) == has_tuning, "its configuration is not of its schema")
-    agree(all((name in record) == has_tuning for name in SINCE_TUNING), "its parts are not those of its schema")
+    agree(all((name in record) == has_tuning for name in SINCE_TUNING), "its parts do not match its schema")
     if has_tuning:
         _of_canary(record)
     else:
         agree(status != "collapsed", "its status is not of its schema")
     if record["code_sha256"] is not None:
         about = config | {"data_sha256": record["data_sha256"], "code_sha256": record["code_sha256"]}
-        agree(record["key"] == digest(about), "its key is not that of its configuration, code and data")
+        agree(record["key"] == digest(about), "its key does not match its configuration, code and data")
 
 
 def _of_canary(record: Record) -> None:
@@ -149,7 +150,7 @@ def _of_canary(record: Record) -> None:
     if record["status"] != "diverged":
         above = record["accuracy"] - record["majority"]  # both are rounded: of equal ones either may have been larger
         fits = above <= 0 if record["status"] == "collapsed" else above >= 0
-        agree(fits, "whether it has collapsed is not what its accuracy says")
+        agree(fits, "whether it collapsed contradicts its accuracy")
     agree((record["validation"] is None) == (record["status"] == "diverged"), "its validation does not fit its status")
     clients, entries = record["clients_changed"], record["entries_changed"]
     has_defense = record["config"]["defense"] is not None

@@ -169,7 +169,7 @@ def test_a_record_of_before_there_were_all_checksums_is_shown_but_not_taken_for_
     del record["network_sha256"], record["provenance"]["data_chain"]
     (store.records / f"{KEY}.json").write_bytes(sealed(record | {"key": KEY}))
     assert len(read_all(tmp_path)) == 1 and not store.done(KEY)
-    assert "is of an older version of Leakboard" in capsys.readouterr().err
+    assert "is from an older version of Leakboard" in capsys.readouterr().err
 
 
 def test_a_whole_record_is_read_once(tmp_path: Path, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,8 +242,8 @@ def test_damaged_records_are_left_out_with_a_line_for_each(
     os.mkfifo(store.records / "pipe.json")
     assert read_all(tmp_path) == [record]
     assert capsys.readouterr().err.splitlines() == [
-        "leakboard: the record bad.json is damaged (it is cut off, or no record at all): it is left out",
-        "leakboard: the record pipe.json is no file: it is left out",
+        "leakboard: the record bad.json is damaged (it is cut off, or not a record): it is left out",
+        "leakboard: the record pipe.json is not a file: it is left out",
     ]
 
 
@@ -253,7 +253,7 @@ def test_a_link_that_leads_nowhere_is_no_record(
     store = Store(tmp_path)
     store.write(record)
     (store.records / f"{KEY}.json").symlink_to(tmp_path / "nowhere")
-    said = f"leakboard: the record {KEY}.json is a link that leads nowhere: "
+    said = f"leakboard: the record {KEY}.json is a broken link: "
     assert read_all(tmp_path) == [record] and capsys.readouterr().err == f"{said}it is left out\n"
     assert not store.done(KEY)
     assert capsys.readouterr().err == f"{said}set aside as {KEY}.json.damaged and run again\n"
