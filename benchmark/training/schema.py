@@ -30,7 +30,7 @@ class Config(TypedDict):
     data: Part
     model: Part
     rounds: Count
-    learning_rate: Amount
+    learning_rate: float
     defense: Part | None
     seed: Count
     tuning: NotRequired[bool]
