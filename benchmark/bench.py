@@ -17,10 +17,11 @@ from benchmark.blocks import Workbench, check_fit
 from benchmark.client import observe
 from benchmark.errors import UsageError
 from benchmark.intervals import wilson
-from benchmark.leak import leaked, null_scores
+from benchmark.leak import leaked
+from benchmark.markdown import threads
 from benchmark.records import peak_memory
 from benchmark.registry import Spec, build
-from benchmark.scores import score
+from benchmark.scores import null_scores, score
 from benchmark.suite import Scenario
 from benchmark.terminal import Console
 
@@ -352,10 +353,6 @@ def faster(speedup: float) -> str:
 def times(ratio: float) -> str:
     """A ratio with two digits, or all before the point."""
     return f"{ratio:.1f}x" if ratio < 9.95 else f"{ratio:.0f}x"
-
-
-def threads(count: int) -> str:
-    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def as_table(found: dict[str, Any]) -> str:

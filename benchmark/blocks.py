@@ -13,12 +13,12 @@ from attacks import Attack
 from benchmark.behavior import Behaviors
 from benchmark.code_version import code_checksum, networks_sha256, texts_of
 from benchmark.errors import UsageError, data_fault, users_code
+from benchmark.identity import block_identity, digest
 from benchmark.models import Model, check_logits
 from benchmark.perceptual import Perceptual
 from benchmark.registry import Spec, build
 from benchmark.rehearsal import Rehearsal
-from benchmark.schema import block_identity
-from benchmark.suite import Cell, Scenario, Suite, digest
+from benchmark.suite import Cell, Scenario, Suite
 from datamodules import DataError, PrivateData, open_data, take_victims
 
 

@@ -117,14 +117,16 @@ def of_one_data_set(newest_first: list[Record]) -> tuple[list[Record], list[Reco
     refused: set[tuple[Any, str]] = set()
     for record in newest_first:
         of_it = checksums(record)
-        wrong = [place for place in known.keys() & of_it.keys() if known[place] != of_it[place]]
-        if wrong or not refused.isdisjoint(of_it.items()):
+        wrong = [place for place, sha in of_it.items() if known.get(place, sha) != sha]
+        if wrong or (refused and not refused.isdisjoint(of_it.items())):
             contradicting.append(record)
             since = min((place for place in wrong if isinstance(place, int)), default=0)
             refused.update((place, sha) for place, sha in of_it.items() if not isinstance(place, int) or place >= since)
         else:
             same.append(record)
             known |= of_it
+    if not refused:
+        return same, []
     # A record can be of the data of one that was refused after it: it touches that one, but none of those that count.
     late = [record["key"] for record in same if not refused.isdisjoint(checksums(record).items())]
     return (

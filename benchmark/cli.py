@@ -1,7 +1,9 @@
 """The command line. Nothing heavy is imported before it is known what to do."""
 
 import argparse
+import atexit
 import contextlib
+import gc
 import io
 import os
 import re
@@ -9,7 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,8 +27,12 @@ from benchmark.errors import (
     users_function,
     users_line,
 )
+from benchmark.garbage import uncollected
 
 KINDS = ("data", "model", "defense", "attack")
+
+Parts = dict[str, dict[str, str]]
+"""Kind -> arguments as they were typed, the class under the key ``class``."""
 
 
 def whole(text: str) -> int:
@@ -395,19 +402,42 @@ def dispatch(given: list[str]) -> int:
     if not find_spec("fcntl") or not find_spec("resource"):
         raise UsageError("Leakboard runs on Linux and macOS: on Windows, run it in WSL")
 
-    from benchmark import commands as heavy  # torch and Lightning
-    from datamodules import DataError
-
     if wants_help:
-        return heavy.explain(*wants_help)
+        explain: Callable[[str, str], int] = handler("commands.explain")
+        return explain(*wants_help)
+    carry_out: Callable[[argparse.Namespace, Parts], int] = handler(COMMANDS[options.command])
     try:
-        return heavy.COMMANDS[options.command](options, parts)
-    except DataError as error:  # a file of public images is read late
-        raise data_fault(error) from None
+        return carry_out(options, parts)
+    except Exception as error:  # a file of public images is read late, if torch and the data sets were imported at all
+        if (data := sys.modules.get("datamodules")) and isinstance(error, data.DataError):
+            raise data_fault(error) from None
+        raise
 
 
-Parts = dict[str, dict[str, str]]
-"""Kind -> arguments as they were typed, the class under the key ``class``."""
+COMMANDS = {
+    "run": "commands.run",
+    "plan": "commands.plan_costs",
+    "threshold": "studies.search_thresholds",
+    "spectrum": "studies.show_spectrum",
+    "diagnose": "studies.diagnose",
+    "train": "studies.train",
+    "show": "show.show",
+    "page": "page.page",
+    "publish": "publish.publish_run",
+    "list": "commands.list_all",
+    "bench": "commands.bench",
+}
+"""Module and function of each command's handler."""
+
+
+def handler(name: str) -> Any:
+    """The function of that name, whose module is imported now: most need torch and Lightning, which take seconds."""
+    module, _, function = name.partition(".")
+    with uncollected():
+        found = getattr(import_module(f"benchmark.{module}"), function)
+    gc.freeze()  # modules stay, until Python ends and looks whether all of them have gone
+    atexit.register(gc.unfreeze)
+    return found
 
 
 def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | None]:

@@ -26,7 +26,7 @@ from benchmark.models import Model, draw_networks
 from benchmark.registry import OURS, ROOT, Spec, find_class
 from benchmark.seeds import generators
 
-FOLLOWED = ("client", "perceptual", "leak")
+FOLLOWED = ("client", "perceptual", "leak", "scores")
 """Files of ours that decide every attack's result, with all that they import."""
 
 ALONE = ("records",)

@@ -1,11 +1,10 @@
-"""Handlers of the commands run, plan, show, list and bench; those of the others are in studies.py."""
+"""Handlers of the commands run, plan, list and bench."""
 
 import argparse
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,16 @@ from typing import Any
 import torch
 import yaml
 
-from benchmark import leaderboard, registry, studies, table
+from benchmark import registry
 from benchmark.blocks import Workbench, plan
 from benchmark.cli import Parts
 from benchmark.conductor import Conductor, find_workers
 from benchmark.documents import load_yaml
 from benchmark.errors import UsageError
+from benchmark.estimate import rows
 from benchmark.executors.worker import find_devices, find_perceptual, quiet, set_up
-from benchmark.reporter import missing_lpips
-from benchmark.schema import attack_scores
-from benchmark.store import read_all, say
 from benchmark.suite import Suite, entries, load, parse, suite_path, whole_number
-from benchmark.terminal import Console, print_costs, print_table, printable
+from benchmark.terminal import Console, print_costs, print_table
 
 
 def run(options: argparse.Namespace, parts: Parts) -> int:
@@ -43,8 +40,6 @@ def run(options: argparse.Namespace, parts: Parts) -> int:
 
 def plan_costs(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard plan``."""
-    from benchmark.estimate import rows  # scipy
-
     quiet()
     suite = single_cell(options, parts) if parts else find_suite(options)
     set_up(options.threads)
@@ -96,25 +91,6 @@ def find_suite(options: argparse.Namespace) -> Suite:
     if options.batch_size is not None:
         raise UsageError("--batch-size is for a single cell: a suite gives batch_size in its scenarios")
     return load(suite_path("quick" if options.suite is None else options.suite), options.victims, options.seed)
-
-
-def show(options: argparse.Namespace, parts: Parts) -> int:
-    """``leakboard show``."""
-    folder = Path(options.folder)
-    records = read_all(folder, attack_scores)
-    found = leaderboard.of_records(records, intervals=options.format in ("csv", "json"))
-    if options.format in ("csv", "json"):  # which hold rows alone
-        for sentence in found.left_out:
-            say(printable(sentence))
-    if options.format == "json":
-        print(table.as_json(found))
-    elif options.format == "csv":
-        print(table.as_csv(found), end="")
-    elif options.format == "markdown":
-        print(table.as_markdown(found, folder.resolve().name, missing_lpips(records)), end="")
-    else:
-        print_table(found, Console())
-    return 0
 
 
 def list_all(options: argparse.Namespace, parts: Parts) -> int:
@@ -178,18 +154,3 @@ def report(options: argparse.Namespace, parts: Parts, threads: int, device: torc
     performance_page.write(found, folder)
     print(json.dumps(found, indent=1) if options.format == "json" else performance_page.as_markdown(found).rstrip())
     return 0
-
-
-COMMANDS: dict[str, Callable[[argparse.Namespace, Parts], int]] = {
-    "run": run,
-    "plan": plan_costs,
-    "threshold": studies.search_thresholds,
-    "spectrum": studies.show_spectrum,
-    "diagnose": studies.diagnose,
-    "train": studies.train,
-    "show": show,
-    "page": studies.page,
-    "publish": studies.publish,
-    "list": list_all,
-    "bench": bench,
-}

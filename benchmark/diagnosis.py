@@ -19,13 +19,14 @@ from benchmark.blocks import Workbench, check_attack, check_fit, checksum
 from benchmark.client import observe
 from benchmark.code_version import code_checksum, networks_sha256, source
 from benchmark.errors import UsageError
-from benchmark.leak import leaked, null_scores
+from benchmark.identity import digest
+from benchmark.leak import BASELINES, leaked
 from benchmark.markdown import escaped
 from benchmark.records import finite, provenance
 from benchmark.registry import Spec, build
-from benchmark.scores import score
+from benchmark.scores import null_scores, score
 from benchmark.seeds import generators
-from benchmark.suite import BASELINES, Cell, Suite, digest
+from benchmark.suite import Cell, Suite
 from benchmark.threshold_page import attack_label
 from defenses.base import global_norm
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -14,11 +14,12 @@ import numpy as np
 from scipy.optimize import nnls
 
 from benchmark.blocks import Block, Workbench
+from benchmark.identity import digest
 from benchmark.records import room, run_block
 from benchmark.registry import build
 from benchmark.schema import attack_scores, spent
 from benchmark.store import Parse, records_in
-from benchmark.suite import Cell, digest
+from benchmark.suite import Cell
 from benchmark.terminal import Console
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -75,7 +76,13 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return Cost(
+            self.blocks + other.blocks,
+            self.victims + other.victims,
+            self.evaluations + other.evaluations,
+            self.at_most + other.at_most,
+            self.seconds + other.seconds,
+        )
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """The leaderboard: a ranked table for each scenario, made from records alone."""
 
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -10,9 +11,9 @@ import msgspec
 
 from benchmark.caveats import caveats
 from benchmark.intervals import bootstrap_mean, wilson
+from benchmark.leak import THRESHOLDS
 from benchmark.outcome import Names, Outcome, outcomes
 from benchmark.ranking import Standing, ranked
-from benchmark.scores import THRESHOLDS
 from benchmark.store import Record
 
 
@@ -152,8 +153,9 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         intervals: whether the means have theirs.
     """
     config, victims = outcome.config, list(outcome.victims.values())
-    mse, psnr, ssim = ([fmean(victim[name]) for victim in victims] for name in ("mse", "psnr", "ssim"))
-    lpips = [fmean(victim["lpips"]) for victim in victims if victim["lpips"] is not None]
+    mse, psnr, ssim = (means([victim[name] for victim in victims]) for name in ("mse", "psnr", "ssim"))
+    lpips = means([victim["lpips"] for victim in victims if victim["lpips"] is not None])
+    least = sorted(min(victim["mse"]) for victim in victims)
     defense, attack = config["defense"] or {"class": "none"}, config["attack"]
     low, high = wilson(len(outcome.leaked), len(victims))
     return Row(
@@ -172,12 +174,12 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         leak_rate_high=high,
         leaked_wholly=len(outcome.leaked_wholly),
         mse_median=median(mse),
-        mse_at_most={str(limit): fmean(min(v["mse"]) <= limit for v in victims) for limit in THRESHOLDS},
+        mse_at_most={str(limit): bisect_right(least, limit) / len(least) for limit in THRESHOLDS},
         **mean_of("psnr", psnr, intervals),
         **mean_of("ssim", ssim, intervals),
         **mean_of("lpips", lpips if len(lpips) == len(victims) else [], intervals),
-        label_accuracy=fmean(fmean(v["label_correct"]) for v in victims),
-        evaluations_mean=fmean(v["evaluations"] for v in victims),
+        label_accuracy=fmean(means([victim["label_correct"] for victim in victims])),
+        evaluations_mean=fmean([victim["evaluations"] for victim in victims]),
         seconds_per_victim=sum(record["cost"]["seconds"] for record in outcome.records)
         / sum(len(record["victims"]) for record in outcome.records),
         diverged=len(outcome.diverged),
@@ -196,6 +198,11 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
 def arguments(part: dict[str, Any]) -> dict[str, Any]:
     """Of a class in a configuration."""
     return {key: value for key, value in part.items() if key != "class"}
+
+
+def means(of_victims: Sequence[Sequence[float]]) -> list[float]:
+    """The mean over the images of each victim."""
+    return [of_images[0] if len(of_images) == 1 else fmean(of_images) for of_images in of_victims]
 
 
 def mean_of(name: str, values: list[float], intervals: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Text from elsewhere, written into a page."""
+"""Text from elsewhere, and numbers with their word, written into a page."""
 
 import re
 
@@ -27,3 +27,8 @@ def escaped(text: object) -> str:
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in plain).split())
     line = _NUMBERED.sub(r"\1\\\2", _SPECIAL.sub(r"\\\g<0>", _EMAIL.sub("\u2060", line)))
     return "".join(_HTML.get(letter, letter) for letter in line)
+
+
+def threads(count: int) -> str:
+    """As in "1 thread"."""
+    return f"{count} thread{'s' if count > 1 else ''}"

@@ -8,9 +8,8 @@ from typing import Any
 
 from benchmark.cells import cells_of_one_code, of_one_data_set
 from benchmark.convergence import unconverged
-from benchmark.leak import leaks, leaks_wholly
+from benchmark.leak import BASELINES, leaks, leaks_wholly
 from benchmark.store import Record
-from benchmark.suite import BASELINES
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,11 @@ def of_the_same_images(board: list[Outcome], current: Collection[str] = ()) -> t
         records.values(), key=lambda r: (r["key"] in current, r["provenance"]["date"], r["key"]), reverse=True
     )
     other = {record["key"] for record in of_one_data_set(newest_first)[1]}
-    kept = [outcome for outcome in board if not any(record["key"] in other for record in outcome.records)]
-    return kept, [outcome for outcome in board if outcome not in kept]
+    kept: list[Outcome] = []
+    left_out: list[Outcome] = []
+    for outcome in board:
+        (left_out if any(record["key"] in other for record in outcome.records) else kept).append(outcome)
+    return kept, left_out
 
 
 class Names:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.bench import BATCHED, FROM_RGAP, ONE_BY_ONE, faster, times
-from benchmark.bench import threads as threads_of
 from benchmark.documents import read_json
 from benchmark.errors import UsageError
 from benchmark.markdown import escaped
+from benchmark.markdown import threads as threads_of
 from benchmark.performance import CURVE, SETTINGS
 from benchmark.store import write_whole
 

@@ -1,13 +1,14 @@
 """A run copied to where results are kept: all that its tables and pages need, and no private image."""
 
+import argparse
 import contextlib
 from pathlib import Path
 
-from benchmark import threshold_page
+from benchmark import table
+from benchmark.cli import Parts
 from benchmark.errors import UsageError
 from benchmark.leaderboard import of_records
 from benchmark.papers.sources import changed_files, trainings
-from benchmark.reporter import write_tables
 from benchmark.schema import attack_scores
 from benchmark.store import Store, cannot_write, read_all, say, write_whole
 from benchmark.threshold_table import FILE, Row, read
@@ -15,6 +16,13 @@ from benchmark.training.store import TrainingStore
 
 TABLES = ("*.csv", "*.md", "*.json", "*.png")
 """Files of a run that stand beside its records."""
+
+
+def publish_run(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard publish``."""
+    count = publish(Path(options.folder), Path(options.to))
+    print(f"published {count:,} records, without pictures, and the tables: {options.to}")
+    return 0
 
 
 def publish(folder: Path, to: Path) -> int:
@@ -49,21 +57,23 @@ def publish(folder: Path, to: Path) -> int:
     for training in trained:
         TrainingStore(to).write(training)
     searches = [] if (folder / FILE).is_symlink() or not (to / FILE).exists() else searches_of(folder)
-    for table in sorted({path for pattern in TABLES for path in folder.glob(pattern) if path.name[0] != "."}):
-        if table.is_symlink() or not table.is_file():
-            say(f"{table} is {'a link' if table.is_symlink() else 'not a regular file'}: it is not published")
+    for file in sorted({path for pattern in TABLES for path in folder.glob(pattern) if path.name[0] != "."}):
+        if file.is_symlink() or not file.is_file():
+            say(f"{file} is {'a link' if file.is_symlink() else 'not a regular file'}: it is not published")
             continue
-        if searches and table.name.startswith("thresholds."):
+        if searches and file.name.startswith("thresholds."):
             continue
         try:
-            content = table.read_bytes()
+            content = file.read_bytes()
         except OSError as error:
-            raise cannot_write(to / table.name, error) from None
-        write_whole(to / table.name, content)
+            raise cannot_write(to / file.name, error) from None
+        write_whole(to / file.name, content)
     if searches or others:  # tables of this run alone would leave out what is there already
         everything = read_all(to, attack_scores, links=False)
-        write_tables(to, to.resolve().name, of_records(everything), everything)
+        table.write(to, to.resolve().name, of_records(everything), everything)
         if searches:
+            from benchmark import threshold_page  # torch, by the classes that were searched
+
             threshold_page.write(to, everything, searches)
     with contextlib.suppress(OSError):  # a run is going on there, or was killed
         (to / "locks").rmdir()

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -37,12 +38,12 @@ class Standing:
     rank: int | None
     unranked: str | None
 
-    @property
+    @cached_property
     def indices(self) -> frozenset[int]:
         """The victims that were attacked."""
         return frozenset().union(*(outcome.indices for outcome in self.outcomes))
 
-    @property
+    @cached_property
     def worst(self) -> frozenset[int]:
         """The victims that leak to any of the attacks. A void cell counts too: what leaked has leaked."""
         return frozenset().union(*(outcome.leaked for outcome in self.outcomes))
@@ -169,9 +170,10 @@ def ranks(leaked: np.ndarray) -> list[int]:
     Returns:
         D ranks; all are 1 where nothing is told apart, as with 5 victims or fewer.
     """
-    counts = leaked.astype(np.int64)
-    only = counts @ (1 - counts).T  # [D, D]: victims that leak to the one of the row and not to the one of the column
-    worse = [0] * len(counts)
-    for less, more in np.argwhere(only < only.T).tolist():
-        worse[more] += mcnemar(int(only[less, more]), int(only[more, less])) <= LEVEL
-    return [1 + number for number in worse]
+    # [D, D]: victims that leak to the one of the row and not to the one of the column; floats, which BLAS multiplies
+    only = (leaked.astype(float) @ (~leaked).T.astype(float)).astype(np.int64)
+    less, more = np.nonzero(only < only.T)
+    base = leaked.shape[1] + 1
+    pairs, of_pair = np.unique(only[less, more] * base + only[more, less], return_inverse=True)
+    significant = np.array([mcnemar(*divmod(pair, base)) <= LEVEL for pair in pairs.tolist()], dtype=bool)
+    return [1 + int(number) for number in np.bincount(more, significant[of_pair], minlength=len(leaked))]

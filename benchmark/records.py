@@ -24,14 +24,14 @@ from attacks.gradient_matching import GradientMatching
 from benchmark.blocks import Block, Workbench, checksum, data_chain
 from benchmark.client import observe
 from benchmark.errors import UsageError, one_line
-from benchmark.leak import leaked, null_scores
+from benchmark.leak import BASELINES, leaked
 from benchmark.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.misfit import Misfits, misfits
 from benchmark.pictures import strip
 from benchmark.registry import build
-from benchmark.scores import Scores, matched_psnr, score
+from benchmark.scores import Scores, matched_psnr, null_scores, score
 from benchmark.store import Record
-from benchmark.suite import BASELINES, Cell
+from benchmark.suite import Cell
 from defenses.base import Update, flattened
 
 _VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "numpy", "scipy")

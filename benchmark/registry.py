@@ -173,9 +173,20 @@ def spec(kind: str, name: str, args: dict[str, Any]) -> Spec:
     Raises:
         UsageError: says what is wrong, and which names are near.
     """
-    made = Spec(name, dict(sorted(arguments(kind, name).filled(args).items())))
+    (made,) = specs(kind, name, args, {})
+    return made
+
+
+def specs(kind: str, name: str, args: dict[str, Any], sweep: dict[str, list[Any]]) -> list[Spec]:
+    """:func:`spec` for each combination of swept values.
+
+    Raises:
+        UsageError: as there.
+    """
+    made = [Spec(name, dict(sorted(filled.items()))) for filled in arguments(kind, name).swept(args, sweep)]
     if kind != "model":  # a model needs its data: the plan makes it
-        build(kind, made)
+        for one in made:
+            build(kind, one)
     return made
 
 

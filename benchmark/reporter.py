@@ -78,7 +78,7 @@ class Reporter(Watch):
         found = leaderboard.of_records(present, {key for keys in self._keys.values() for key in keys})
         if len(present) < len(records):
             found = replace(found, left_out=[*found.left_out, changed_since(records, present)])
-        write_tables(self._store.folder, self._suite.name, found, records)
+        table.write(self._store.folder, self._suite.name, found, records)
         if self._tracker:
             self._tracker.leaderboard([row.as_dict() for row in found.rows], self._store.records)
         return found
@@ -122,14 +122,3 @@ def changed_since(records: list[Record], present: list[Record]) -> str:
         gone.setdefault(record["cell"], set()).update(victim["index"] for victim in record["victims"])
     others = [(what(record), len(gone.pop(record["cell"]))) for record in records if record["cell"] in gone]
     return sentence("present", others)
-
-
-def write_tables(folder: Path, title: str, found: leaderboard.Leaderboard, records: list[Record]) -> None:
-    """leaderboard.csv and leaderboard.md."""
-    write_whole(folder / "leaderboard.csv", table.as_csv(found).encode())
-    write_whole(folder / "leaderboard.md", table.as_markdown(found, title, missing_lpips(records)).encode())
-
-
-def missing_lpips(records: list[Record]) -> str | None:
-    """Why the LPIPS column is empty, where it is."""
-    return next((r["provenance"]["lpips"] for r in records if isinstance(r["provenance"]["lpips"], str)), None)

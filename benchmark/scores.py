@@ -20,13 +20,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-PSNR_CAP = 100.0
-"""PSNR of identical images in dB. The true value is infinite, and one such image would make every
-mean infinite; 100 dB is an MSE of 1e-10, far below the step of an 8-bit pixel (48 dB) and about
-where float32 pixels end. Everything better is cut to this value."""
-
-THRESHOLDS = (0.01, 0.005, 0.001, 0.0005, 0.0001)
-"""MSE thresholds of figure 1 of iDLG (Zhao et al. 2020, arXiv 2001.02610), loosest first."""
+from benchmark.leak import PSNR_CAP
 
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
@@ -131,6 +125,29 @@ def score(
         lpips=_perceptual(perceptual, true_images, paired),
         label_correct=labels == true_labels.cpu(),
     )
+
+
+def null_scores(images: Tensor, labels: Tensor, mean_image: Tensor, class_means: Tensor) -> tuple[Tensor, Tensor]:
+    """The best that an attacker reaches who does not look at the update, for each image.
+
+    The null baselines are 0.5 everywhere, the public mean image, and the public mean image of the image's true class.
+
+    Args:
+        images: private images, ``[V, N, C, H, W]`` in [0, 1].
+        labels: their labels, ``[V, N]``.
+        mean_image: ``[C, H, W]``.
+        class_means: ``[K, C, H, W]``.
+
+    Returns:
+        PSNR in dB and SSIM, ``[V, N]`` each, float64.
+    """
+    guesses = (torch.full_like(images, 0.5), mean_image.expand_as(images), class_means[labels])
+    # As victims of one image each, or the matching would pair a guess with another image of the batch.
+    alone = images.flatten(0, 1).unsqueeze(1)
+    of_one = labels.flatten().unsqueeze(1)
+    scores = [score(alone, of_one, guess.to(images).flatten(0, 1).unsqueeze(1), of_one, None) for guess in guesses]
+    psnr, ssim = (torch.stack([getattr(one, name) for one in scores]).amax(0) for name in ("psnr", "ssim"))
+    return psnr.view(labels.shape), ssim.view(labels.shape)
 
 
 def matched_psnr(true_images: Tensor, found_images: Tensor) -> Tensor:

@@ -12,8 +12,10 @@ from filelock import FileLock, Timeout
 
 from benchmark.documents import NotAFile, regular
 from benchmark.errors import UsageError
-from benchmark.schema import Record as Record
-from benchmark.schema import Unusable, attack_record, run_record, sealed
+from benchmark.garbage import uncollected
+from benchmark.schema import attack_record, run_record
+from benchmark.sealing import Record as Record
+from benchmark.sealing import Unusable, sealed
 
 Parse = Callable[[bytes, str], Record]
 """From the content of a file and its name without the suffix to a record; raises Unusable."""
@@ -234,6 +236,8 @@ def read(path: Path, parse: Parse, name: str | None = None) -> Record:
         regular(path)
         content = path.read_bytes()
     except FileNotFoundError:
+        if path.is_symlink():
+            raise Unusable("is a broken link") from None
         raise
     except NotAFile:
         raise Unusable("is not a file") from None
@@ -253,7 +257,8 @@ def read_all(folder: Path, parse: Parse = attack_record, links: bool = True) -> 
     Raises:
         UsageError: there is no folder of records, or none of them can be used.
     """
-    records = list(records_in(folder / "records", parse, links))
+    with uncollected():
+        records = list(records_in(folder / "records", parse, links))
     if not records:
         if not any((folder / "records").glob("*.json")):
             raise UsageError(f"there are no records in {folder}: give the folder that leakboard run wrote to")
@@ -270,7 +275,7 @@ def records_in(folder: Path, parse: Parse, links: bool = True) -> Iterator[Recor
         links: whether symbolic links are followed.
     """
     for path in (folder / f"{name}.json" for name in sorted(keys_in(folder))):
-        if path.is_symlink() and not links:
+        if not links and path.is_symlink():
             say(f"the record {path.name} is a link: it is left out")
             continue
         try:

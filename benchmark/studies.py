@@ -1,9 +1,8 @@
-"""Handlers of the commands threshold, spectrum, diagnose, train, page and publish."""
+"""Handlers of the commands threshold, spectrum, diagnose and train."""
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ from benchmark.blocks import Workbench, check_fit
 from benchmark.cli import Parts
 from benchmark.conductor import Conductor, find_workers
 from benchmark.documents import read_json
-from benchmark.errors import UsageError, unknown
+from benchmark.errors import UsageError
 from benchmark.executors.worker import find_devices, quiet, set_up
-from benchmark.papers import dlg_fb, idlg, masking, overview
 from benchmark.records import provenance
 from benchmark.schema import attack_scores
-from benchmark.store import Record, make_writable, read_all, write_whole
+from benchmark.store import make_writable, read_all, write_whole
 from benchmark.suite import load, parse, read, suite_path, whole_number
 from benchmark.terminal import Console, print_training
 
@@ -133,36 +131,4 @@ def train(options: argparse.Namespace, parts: Parts) -> int:
     ran, table = work.carry_out(suite, bench, folder, devices, None if alone else launch, tracker)
     print_training(table, Console())
     print(f"\n{ran}\nrecords: {folder / 'training'}\ntables: {folder / 'training.csv'}, {folder / 'training.md'}")
-    return 0
-
-
-PAPERS: dict[str, Callable[[list[Record], Path], str]] = {
-    "idlg": idlg.page,
-    "dlg_fb": dlg_fb.page,
-    "masking": masking.page,
-}
-
-
-OVERVIEW = "results"
-"""Name of the page on all that is published."""
-
-
-def page(options: argparse.Namespace, parts: Parts) -> int:
-    """``leakboard page``."""
-    folder = Path(options.folder)
-    paper = options.paper or folder.resolve().name
-    if paper not in (OVERVIEW, *PAPERS):
-        raise unknown("paper", paper, (OVERVIEW, *PAPERS))
-    written = overview.page(folder, read_all) if paper == OVERVIEW else PAPERS[paper](read_all(folder), folder)
-    write_whole(folder / "README.md", written.encode())
-    print(written, end="")
-    return 0
-
-
-def publish(options: argparse.Namespace, parts: Parts) -> int:
-    """``leakboard publish``."""
-    from benchmark.publish import publish
-
-    count = publish(Path(options.folder), Path(options.to))
-    print(f"published {count:,} records, without pictures, and the tables: {options.to}")
     return 0

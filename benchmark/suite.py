@@ -1,8 +1,6 @@
 """From a suite in YAML to the cells and blocks of work that it means."""
 
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +13,9 @@ import yaml
 from benchmark.arguments import LARGEST_INT, as_given
 from benchmark.documents import load_yaml, regular, storable
 from benchmark.errors import UsageError, one_line, quoted, unknown
-from benchmark.registry import Spec, spec
+from benchmark.identity import digest
+from benchmark.leak import BASELINES
+from benchmark.registry import Spec, spec, specs
 
 CONFIGS = next(
     folder
@@ -26,13 +26,6 @@ CONFIGS = next(
 
 SCHEMA = 1
 """Version of the records; a change of what a record means, or of what decides it, raises this."""
-
-BASELINES = ("ConstantImage", "MeanImage", "ClassMeanImage")
-
-
-def digest(value: Any) -> str:
-    """A short name for a JSON value: equal values, equal names."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -151,8 +144,7 @@ def entries(kind: str, given: Any) -> list[Spec]:
     if twice := [key for key in keys if key in args]:
         raise UsageError(f"{given['class']} has {twice[0]} and sweeps it too: give one of the two")
     at_most_cells(math.prod(map(len, sweep.values())), f"the sweep of {given['class']}")
-    grid = itertools.product(*sweep.values())
-    return [spec(kind, given["class"], args | dict(zip(keys, values, strict=True))) for values in grid]
+    return specs(kind, given["class"], args, dict(zip(keys, sweep.values(), strict=True)))
 
 
 MOST_CELLS = 100_000

@@ -3,8 +3,9 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -12,6 +13,7 @@ from benchmark.leaderboard import Board, Leaderboard, Row
 from benchmark.leak import LEAKED_PSNR
 from benchmark.markdown import escaped
 from benchmark.outcome import strength
+from benchmark.store import Record, write_whole
 
 
 @dataclass(frozen=True)
@@ -135,3 +137,14 @@ def as_markdown(leaderboard: Leaderboard, title: str, no_lpips: str | None) -> s
     if leaderboard.left_out:
         lines += [f"- {escaped(sentence)}" for sentence in leaderboard.left_out] + [""]
     return "\n".join(lines)
+
+
+def write(folder: Path, title: str, found: Leaderboard, records: Sequence[Record]) -> None:
+    """leaderboard.csv and leaderboard.md of the records."""
+    write_whole(folder / "leaderboard.csv", as_csv(found).encode())
+    write_whole(folder / "leaderboard.md", as_markdown(found, title, missing_lpips(records)).encode())
+
+
+def missing_lpips(records: Sequence[Record]) -> str | None:
+    """Why the LPIPS column is empty, where it is."""
+    return next((r["provenance"]["lpips"] for r in records if isinstance(r["provenance"]["lpips"], str)), None)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich.console
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -95,10 +96,12 @@ def rich_table(board: Board, hidden: tuple[str, ...] = ()) -> Table:
     columns = [column for column in table.columns_of(board) if column.name not in hidden]
     title = Text(printable(board.heading))
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    for column in columns:
-        shown.add_column(column.name, justify="left" if column.words else "right", no_wrap=True)
-    for row in board.rows:
-        shown.add_row(*(Text(printable(column.text(row, board))) for column in columns))
+    cells = [[printable(column.text(row, board)) for row in board.rows] for column in columns]
+    for column, texts in zip(columns, cells, strict=True):
+        width = max(map(cell_len, [column.name, *texts]))  # rich would measure every text three times
+        shown.add_column(column.name, justify="left" if column.words else "right", no_wrap=True, width=width)
+    for row in zip(*cells, strict=True):
+        shown.add_row(*map(Text, row))
     return shown
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from benchmark.arguments import LARGEST_FLOAT
 from benchmark.crossing import bracket
 from benchmark.errors import UsageError, quoted
+from benchmark.leak import BASELINES
 from benchmark.registry import Spec, is_whole, spec
 from benchmark.store import Record
-from benchmark.suite import BASELINES, Cell, Scenario, Suite, parse, read
+from benchmark.suite import Cell, Scenario, Suite, parse, read
 from benchmark.threshold_table import Cells, Criterion, Row, as_curve, identity
 
 LOG_FROM = 100

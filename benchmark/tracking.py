@@ -18,6 +18,7 @@ from statistics import fmean, median
 from typing import Any, Literal
 
 from benchmark.errors import UsageError
+from benchmark.leak import BASELINES
 
 PROJECT = "leakboard"
 
@@ -279,8 +280,6 @@ def worst(cells: list[TrackedCell]) -> tuple[TrackedCell, TrackedCell | None]:
     Args:
         cells: at least one.
     """
-    from benchmark.suite import BASELINES  # torch
-
     attacks = [cell for cell in cells if cell.config["attack"]["class"] not in BASELINES]
     asked = [cell for cell in attacks if cell.config["defense"] is not None] or attacks or cells
     chosen = max(asked, key=lambda cell: tuple(cell.row.get(key) or 0.0 for key in ("leak_rate", "psnr_mean")))

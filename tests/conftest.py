@@ -11,9 +11,8 @@ from torch import Tensor
 
 from attacks import Observation
 from benchmark.client import observe
+from benchmark.identity import digest, identity
 from benchmark.models import LeNet, Model
-from benchmark.schema import identity
-from benchmark.suite import digest
 from datamodules import Digits
 from defenses import Defense
 

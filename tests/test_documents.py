@@ -11,9 +11,9 @@ import pytest
 
 from benchmark import leaderboard, performance_page, table, threshold
 from benchmark.cli import main
+from benchmark.page import PAPERS
 from benchmark.papers import overview
 from benchmark.store import Record, read_all
-from benchmark.studies import PAPERS
 from benchmark.suite import load
 from benchmark.training import suite as training_suite
 

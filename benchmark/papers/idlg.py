@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.bench import BATCHED, ONE_BY_ONE, faster, threads
+from benchmark.bench import BATCHED, ONE_BY_ONE, faster
 from benchmark.documents import read_json
 from benchmark.errors import UsageError
 from benchmark.intervals import equivalent, holm, paired_p, rate_difference, wilson
+from benchmark.leak import THRESHOLDS
+from benchmark.markdown import threads
 from benchmark.papers.sources import Cell, cells, provenance, same_attack
 from benchmark.registry import spec
-from benchmark.scores import THRESHOLDS
 from benchmark.store import Record, write_whole
 
 ATTACKS = ("DLG", "IDLG")

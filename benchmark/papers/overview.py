@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import performance_page
-from benchmark.bench import threads
 from benchmark.errors import UsageError
 from benchmark.intervals import wilson
 from benchmark.leak import leaks
-from benchmark.markdown import escaped
+from benchmark.markdown import escaped, threads
 from benchmark.papers import dlg_fb, idlg, masking_summary
 from benchmark.papers.sources import Cell, cells
 from benchmark.registry import Spec

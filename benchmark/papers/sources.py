@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.bench import threads
 from benchmark.cells import cells_of_one_code
-from benchmark.markdown import escaped
+from benchmark.markdown import escaped, threads
 from benchmark.store import Record
 from benchmark.training.store import read_all as read_trainings
 

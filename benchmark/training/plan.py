@@ -14,10 +14,10 @@ from benchmark.behavior import Behaviors
 from benchmark.blocks import Workbench, checksum, from_data
 from benchmark.code_version import checksum_of, networks_sha256
 from benchmark.errors import CODE_ERRORS, UsageError, users_fault
+from benchmark.identity import digest
 from benchmark.models import check_logits
 from benchmark.registry import build
 from benchmark.rehearsal import check_frozen
-from benchmark.suite import digest
 from benchmark.training.clients import Data
 from benchmark.training.partition import generator_for
 from benchmark.training.rehearsal import Rehearsal

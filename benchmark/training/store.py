@@ -1,4 +1,9 @@
-"""The folder of a training: a JSON file for each run that is done, a checkpoint for each that is not."""
+"""The folder of a training: a JSON file for each run that is done, a checkpoint for each that is not.
+
+Only checkpoints need torch, so it is imported where they are read and written.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import io
@@ -6,14 +11,17 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import UsageError, one_line
-from benchmark.federated import State
-from benchmark.schema import Record, sealed, training_record
+from benchmark.sealing import Record, sealed
 from benchmark.store import claimed, keys_in, make_writable, records_in, say, tidy, usable, write_whole
+from benchmark.training.schema import training_record
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmark.federated import State
 
 
 class TrainingStore:
@@ -72,6 +80,8 @@ class TrainingStore:
             state: to go on from.
             seconds: spent so far.
         """
+        import torch
+
         content = io.BytesIO()
         torch.save({"about": json.dumps(about), "state": asdict(state), "seconds": seconds}, content)
         write_whole(self.runs / f"{key}.pt", content.getvalue())
@@ -85,6 +95,8 @@ class TrainingStore:
 
     def checkpoint(self, key: str, device: torch.device) -> tuple[State, float] | None:
         """State and seconds of a run that was stopped; a damaged checkpoint is reported and removed."""
+        from benchmark.federated import State
+
         path = self.runs / f"{key}.pt"
         try:
             found = load(path, device)
@@ -104,7 +116,7 @@ class TrainingStore:
         found = [about(record) for record in records_in(self.runs, training_record)]
         for path in sorted(self.runs.glob("*.pt")):
             with contextlib.suppress(Exception):  # damaged: reported where it is needed
-                found.append(json.loads(load(path, torch.device("cpu"))["about"]))
+                found.append(json.loads(load(path, "cpu")["about"]))
         return found
 
 
@@ -113,8 +125,10 @@ def about(record: Record) -> dict[str, Any]:
     return record["config"] | {"data_sha256": record["data_sha256"]}
 
 
-def load(path: Path, device: torch.device) -> dict[str, Any]:
+def load(path: Path, device: torch.device | str) -> dict[str, Any]:
     """What a checkpoint holds; it cannot run code."""
+    import torch
+
     return torch.load(path, map_location=device, weights_only=True)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from jsonargparse import ArgumentParser
 
 from benchmark.arguments import Arguments
 from benchmark.cli import main
@@ -311,3 +312,68 @@ def test_whatever_a_method_raises_is_one_sentence(
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and "Traceback" not in said
     assert cause in said.splitlines()[-1] and "own_classes.py, line" in said.splitlines()[-1]
+
+
+# Sweeps.
+
+NUMBERS = [0, 1, 2, -1, 3.0, 0.5, 1e-5, True, False, 10**30, 1e300, float("nan"), float("inf"), None, "1", "x", [1]]
+
+
+class Swept:
+    """Takes everything that a sweep can be over."""
+
+    def __init__(
+        self,
+        std: float = 1.0,
+        bits: int = 3,
+        on: bool = False,
+        limit: float | None = None,
+        most: int | None = None,
+        either: int | float = 1,
+        bound: bool | int = 1,
+        name: str = "a",
+        untyped=None,  # type: ignore[no-untyped-def]
+    ) -> None: ...
+
+
+@pytest.fixture
+def swept() -> Arguments:
+    return Arguments("defense", "Swept", Swept)
+
+
+def said(call: Callable[[], list[dict[str, Any]]]) -> str:
+    """What comes out, with the types, or the sentence."""
+    try:
+        return repr(call())
+    except UsageError as error:
+        return f"refused: {error}"
+
+
+def test_a_sweep_reads_values_as_if_each_was_given_alone(swept: Arguments) -> None:
+    for key in swept.names:
+        alone = [said(lambda: [swept.filled({key: value})]) for value in NUMBERS]  # noqa: B023, called here
+        for one, first in zip(alone, NUMBERS, strict=True):
+            found = said(lambda: swept.swept({}, {key: [first, first]}))  # noqa: B023, as above
+            assert found == (one if one.startswith("refused") else f"[{one[1:-1]}, {one[1:-1]}]")
+        taken = [value for value, one in zip(NUMBERS, alone, strict=True) if not one.startswith("refused")]
+        whole = ", ".join(one[1:-1] for one in alone if not one.startswith("refused"))
+        assert said(lambda: swept.swept({}, {key: taken})) == f"[{whole}]"  # noqa: B023, as above
+    grid = [{"bits": bits, "std": std, "on": True} for bits in (1, 2) for std in (1, 0.5)]
+    both = swept.swept({"on": True}, {"bits": [1, 2], "std": [1, 0.5]})
+    assert repr(both) == repr([swept.filled(one) for one in grid])
+    assert [type(one["std"]) for one in both] == [float] * 4
+
+
+def test_the_number_of_parses_does_not_grow_with_a_sweep(swept: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    parses: list[int] = []
+    real = ArgumentParser.parse_object
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        parses.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(ArgumentParser, "parse_object", counting)
+    for count in (2, 200):
+        parses.clear()
+        found = swept.swept({}, {"std": [n / 7 for n in range(count)], "bits": list(range(3)), "on": [True, False]})
+        assert len(found) == 6 * count and len(parses) == 1

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.cli import main
+from benchmark.cli import COMMANDS, handler, main, parsers
 from benchmark.registry import KINDS, classes
-from benchmark.store import read_all
+from benchmark.store import Store, read_all
 from datamodules import Digits
+from tests.conftest import MakeRecord
 
 CELL = ["--data", "Digits", "--model", "LeNet", "--attack", "IDLG", "--attack.max_evaluations", "5", "--victims", "2"]
 DEFENDED = [*CELL, "--defense", "Masking", "--defense.ratio", "0.25"]
@@ -106,6 +107,29 @@ def test_help_and_typing_errors_do_not_load_torch(words: list[str]) -> None:
         assert done.returncode == 2
     else:
         assert done.returncode == 0 and done.stdout.startswith("usage: leakboard")
+
+
+def test_what_only_reads_records_does_not_load_torch(tmp_path: Path, made_record: MakeRecord) -> None:
+    """Nor scipy.stats, which takes the better part of a second, too."""
+    store = Store(tmp_path / "run")
+    store.write(made_record())
+    store.write(made_record(attack={"class": "MeanImage"}))
+    commands = [["show", str(tmp_path / "run")], ["publish", str(tmp_path / "run"), str(tmp_path / "to")]]
+    commands += [["show", str(tmp_path / "to"), "--format", style] for style in ("json", "csv", "markdown")]
+    code = (
+        "import sys\nfrom benchmark.cli import main\n"
+        f"for words in {commands!r}:\n    try:\n        main(words)\n    except SystemExit as end:\n"
+        "        assert end.code == 0, words\n"
+        "assert not {'torch', 'lightning', 'torchmetrics', 'matplotlib', 'scipy.stats'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
+def test_every_command_has_a_handler() -> None:
+    _, commands = parsers()
+    assert set(COMMANDS) == set(commands)
+    assert all(callable(handler(name)) for name in COMMANDS.values())
 
 
 def test_the_help_of_run_names_every_kind_of_class(leakboard: Leakboard) -> None:

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 from benchmark.intervals import (
     RESAMPLES,
@@ -13,6 +13,7 @@ from benchmark.intervals import (
     bootstrap_mean,
     equivalent,
     holm,
+    mcnemar,
     paired_p,
     rate_difference,
     wilson,
@@ -30,6 +31,17 @@ def closed_form(successes: int, trials: int, z: float) -> tuple[float, float]:
 def test_wilson_is_the_closed_form(successes: int, trials: int) -> None:
     expected = closed_form(successes, trials, z=1.959963984540054)
     assert wilson(successes, trials) == pytest.approx(expected, abs=1e-9)
+
+
+def test_wilson_and_mcnemar_are_those_of_scipy_stats() -> None:
+    """Which is too slow to import for a table."""
+    for trials in (1, 2, 7, 16, 64, 1000):
+        for successes in {*range(0, trials + 1, max(1, trials // 16)), trials}:
+            for confidence in (0.9, 0.95):
+                theirs = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+                assert wilson(successes, trials, confidence) == pytest.approx((theirs.low, theirs.high), abs=1e-15)
+            other = trials - successes
+            assert mcnemar(successes, other) == pytest.approx(binomtest(successes, trials).pvalue, rel=1e-12)
 
 
 def test_wilson_by_hand() -> None:

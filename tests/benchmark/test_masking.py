@@ -12,7 +12,7 @@ from benchmark.errors import UsageError
 from benchmark.papers import masking
 from benchmark.papers.masking_figure import curves, of_shares
 from benchmark.registry import spec
-from benchmark.schema import sealed
+from benchmark.sealing import sealed
 from benchmark.strengths import by_defense, strongest_attack
 from benchmark.threshold_table import Criterion, merged, rows
 

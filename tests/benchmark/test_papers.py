@@ -11,14 +11,15 @@ import pytest
 
 from benchmark.cli import main
 from benchmark.errors import UsageError
+from benchmark.identity import digest
 from benchmark.papers import dlg_fb, idlg, overview
 from benchmark.papers.clusters import Difference, of_means
 from benchmark.papers.dlg_fb import Outcome, Setting, gain, passing, saving, settings
 from benchmark.papers.idlg import Comparison
 from benchmark.papers.sources import Cell
 from benchmark.registry import spec
-from benchmark.schema import psnr_of, sealed
-from benchmark.suite import digest
+from benchmark.schema import psnr_of
+from benchmark.sealing import sealed
 
 Record = dict[str, Any]
 

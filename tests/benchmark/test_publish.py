@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmark import threshold_page
+from benchmark import table, threshold_page
 from benchmark.cli import main
 from benchmark.leaderboard import of_records
 from benchmark.markdown import escaped
 from benchmark.papers.sources import provenance
-from benchmark.reporter import write_tables
 from benchmark.store import Store, read_all
 from benchmark.training.store import read_all as read_trainings
 from tests.conftest import MakeRecord
@@ -174,7 +173,7 @@ def test_tables_of_several_runs_in_one_folder_are_of_all_of_them(tmp_path: Path,
         search |= {"defense": "GaussianNoise", "argument": "std", "fixed": {}, "attack": {"class": attack}}
         search |= {"adaptive": False, "strengths": [0.1, 1.0]}
         threshold_page.write(run, records, [search])
-        write_tables(run, name, of_records(records), records)
+        table.write(run, name, of_records(records), records)
         assert leakboard("publish", run, to) == 0
     found = json.loads((to / "thresholds.json").read_text())["thresholds"]
     assert [search["attack"]["class"] for search in found] == ["DLG", "IDLG"]

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from benchmark.cells import cells_of_one_code
-from benchmark.schema import SCHEMA, Unusable, attack_record, attack_scores, identity, sealed, training_record
+from benchmark.identity import digest, identity
+from benchmark.schema import attack_record, attack_scores
+from benchmark.sealing import SCHEMA, Unusable, sealed
 from benchmark.store import Store, read_all
-from benchmark.suite import digest
+from benchmark.training.schema import training_record
 from tests.conftest import MakeRecord
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -110,6 +112,12 @@ def why_not(record: dict[str, Any]) -> str:
     return json.dumps(record)[:500]
 
 
+def without_checksums(record: dict[str, Any]) -> None:
+    """As records were written before they had them, but later."""
+    del record["network_sha256"], record["provenance"]["data_chain"]
+    record["provenance"]["date"] = "2026-12-01T00:00:00Z"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -135,6 +143,28 @@ def why_not(record: dict[str, Any]) -> str:
         (lambda r: r.update(picture="aGVsbG8="), "its picture is not a PNG"),
         (lambda r: r.update(picture="%"), "its picture is not a PNG"),
         (lambda r: r.update(key="0" * 16), "it is a copy of another"),
+        (
+            lambda r: r["victims"][1].update(ssim=[5.0, 0.9]),
+            "Expected `float` <= 1.0",
+        ),
+        (lambda r: r["victims"][1].update(ssim=[0.9, -1.1]), "Expected `float` >= -1.0"),
+        (lambda r: r["victims"][1].update(null_ssim=[0.9, 1.01]), "Expected `float` <= 1.0"),
+        (lambda r: r["victims"][1].update(psnr=[101.0, 30.0]), "Expected `float` <= 100.0"),
+        (lambda r: r["victims"][1].update(null_psnr=[-0.1, 11.5]), "Expected `float` >= 0.0"),
+        (lambda r: r["victims"][1].update(mse=[1.5, 0.001]), "Expected `float` <= 1.0"),
+        (lambda r: r["provenance"].update(lpips={"sha256": "0" * 64}), "victim 3 has LPIPS where there is none"),
+        (lambda r: r["victims"][1].update(lpips=[-0.1, 0.2]), "Expected `float` >= 0.0"),
+        (lambda r: r["victims"][1].update(evaluations=10**15), "Expected `int` <= 1000000000000"),
+        (lambda r: r["victims"][1].update(evaluations=2.5), "Expected `int`, got `float`"),
+        (lambda r: r["cost"].update(seconds=1e13), "Expected `float` <= "),
+        (lambda r: r["cost"].update(victims_at_once=0), "Expected `int` >= 1"),
+        (lambda r: r["curve"].update(psnr=[[5.0, 130.0]] * 2), "Expected `float` <= 100.0"),
+        (lambda r: r["provenance"].update(date="2024-13-45T99:99:99Z"), "2024-13-45T99:99:99Z is not a date"),
+        (lambda r: r["provenance"].update(date="2023-02-29T00:00:00Z"), "2023-02-29T00:00:00Z is not a date"),
+        (lambda r: r["provenance"].update(date="yesterday"), "at `[$].provenance.date`"),
+        (lambda r: r.pop("network_sha256"), "it lacks a checksum"),
+        (lambda r: r["provenance"].pop("data_chain"), "it lacks a checksum"),
+        (without_checksums, "it lacks the checksums of its networks and data"),
     ],
 )
 def test_a_contradiction_is_named(record: dict[str, Any], change: Callable[[dict[str, Any]], Any], said: str) -> None:
@@ -245,6 +275,10 @@ def test_a_training_that_was_sealed_again_is_refused_where_it_contradicts_itself
         (lambda r: r.update(status="diverged"), "it diverged but has an accuracy"),
         (lambda r: r["config"].update(seed=9), "its key does not match its configuration, code and data"),
         (lambda r: r.update(round=3), "it did not run all its rounds"),
+        (lambda r: r["curve"]["accuracy"].__setitem__(1, 1.5), "Expected `float` <= 1.0"),
+        (lambda r: r["curve"]["loss"].__setitem__(1, -0.5), "Expected `float` >= 0.0"),
+        (lambda r: r["provenance"].update(date="2024-06-31T00:00:00Z"), "2024-06-31T00:00:00Z is not a date"),
+        (lambda r: r["cost"].update(ms_per_round=1e15), "Expected `float` <= "),
         (lambda r: r.update(config={}), "Object missing required field `schema` - at `[$].config`"),
     ],
 )

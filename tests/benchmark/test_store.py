@@ -1,6 +1,8 @@
 """The store keeps whole records, and gives a block to one process at a time."""
 
 import errno
+import gc
+import json
 import os
 import shutil
 import signal
@@ -11,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from benchmark import schema, sealing
 from benchmark.errors import UsageError
-from benchmark.schema import Unusable, run_record, sealed
+from benchmark.schema import attack_scores, run_record
+from benchmark.sealing import Unusable, sealed
 from benchmark.store import Store, keys_in, read, read_all, set_aside, write_whole
 from tests.conftest import MakeRecord
 
@@ -241,6 +245,64 @@ def test_damaged_records_are_left_out_with_a_line_for_each(
         "leakboard: the record bad.json is damaged (it is cut off, or not a record): it is left out",
         "leakboard: the record pipe.json is not a file: it is left out",
     ]
+
+
+def test_a_link_that_leads_nowhere_is_no_record(
+    tmp_path: Path, record: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    store.write(record)
+    (store.records / f"{KEY}.json").symlink_to(tmp_path / "nowhere")
+    said = f"leakboard: the record {KEY}.json is a broken link: "
+    assert read_all(tmp_path) == [record] and capsys.readouterr().err == f"{said}it is left out\n"
+    assert not store.done(KEY)
+    assert capsys.readouterr().err == f"{said}set aside as {KEY}.json.damaged and run again\n"
+    assert store.keys() == {record["key"]}
+
+
+def test_each_record_of_a_folder_is_read_and_decoded_once(
+    tmp_path: Path, made_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside its configuration, which is decoded on its own, and checked once for all records of a cell."""
+    store = Store(tmp_path)
+    records = [made_record(first) for first in range(0, 10, 2)]
+    for one in records:
+        store.write(one)
+    read, decoded = [], []
+    real, opened = Path.read_bytes, sealing.opened
+
+    class Counting:
+        def __init__(self, decoder: Any) -> None:
+            self.decoder = decoder
+
+        def decode(self, content: bytes) -> Any:
+            decoded.append(content)
+            return self.decoder.decode(content)
+
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path.stem), real(path))[1])
+    monkeypatch.setattr("benchmark.schema.opened", lambda c, n, decoder: opened(c, n, Counting(decoder)))
+    monkeypatch.setattr("benchmark.schema._as_config", Counting(schema._as_config))
+    schema.cell_of.cache_clear()
+    assert len(read_all(tmp_path, attack_scores)) == 5
+    assert sorted(read) == sorted(one["key"] for one in records)
+    (configuration,) = [content for content in decoded if content.startswith(b'{"config":')]
+    assert json.loads(configuration) == {"config": records[0]["config"]}
+    decoded.remove(configuration)
+    assert sorted(decoded) == sorted(map(sealed, records))
+
+
+def test_the_collector_is_off_while_records_are_read_and_back_on_after(
+    tmp_path: Path, record: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Store(tmp_path).write(record)
+
+    def look(content: bytes, name: str) -> dict[str, Any]:
+        assert not gc.isenabled()
+        raise Unusable("is damaged")
+
+    with pytest.raises(UsageError):
+        read_all(tmp_path, look)
+    assert gc.isenabled() and "is damaged" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_whole_record_is_an_error(tmp_path: Path) -> None:

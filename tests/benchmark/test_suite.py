@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from benchmark.errors import UsageError
-from benchmark.registry import Spec, spec
-from benchmark.suite import BASELINES, Suite, digest, entries, load, parse
+from benchmark.identity import digest
+from benchmark.leak import BASELINES
+from benchmark.registry import Spec, spec, specs
+from benchmark.suite import Suite, entries, load, parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -71,11 +73,12 @@ def test_each_entry_is_checked_once_however_many_cells_it_is_in(monkeypatch: pyt
     suite()  # the baselines are checked for all suites
     checked: list[str] = []
 
-    def counting(kind: str, name: str, args: dict[str, Any]) -> Spec:
-        checked.append(name)
-        return spec(kind, name, args)
+    def counting(kind: str, name: str, args: dict[str, Any], sweep: dict[str, list[Any]]) -> list[Spec]:
+        made = specs(kind, name, args, sweep)
+        checked.extend(one.name for one in made)
+        return made
 
-    monkeypatch.setattr("benchmark.suite.spec", counting)
+    monkeypatch.setattr("benchmark.suite.specs", counting)
     scenarios = "[{data: Digits, model: LeNet}, {data: Photos, model: MLP}]"
     made = suite("defenses: [{class: Masking, sweep: {ratio: [0.1, 0.2, 0.3]}}]", "[IDLG, DLG]", scenarios)
     assert len(made.cells) == 2 * (3 + 2 + 3 * 2 * 2)
