@@ -90,9 +90,9 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         ("show nowhere --format xml", "invalid choice: 'xml'"),
         ("show nowhere --attack IDLG", "takes no --data, --model, --defense or --attack"),
         ("list all", "unexpected argument 'all'"),
-        ("bench --report --victims 3", "--report has settings of its own"),
-        ("bench --report --attack DLG", "--report has settings of its own"),
-        ("bench --report --seed 1", "--report has settings of its own"),
+        ("bench --report --victims 3", "--report uses its own settings"),
+        ("bench --report --attack DLG", "--report uses its own settings"),
+        ("bench --report --seed 1", "--report uses its own settings"),
         ("bench --report here --reference-victims 0", "must be a whole number of at least 1, not 0"),
     ],
 )
@@ -438,7 +438,7 @@ def test_a_text_on_the_command_line_reaches_the_class_as_it_was_typed(refused: R
         ("--victims 99999999999999999999", "victims must be a whole number of at most"),
         ("--threads 5000", "--threads must be a whole number of at most 1,024"),
         ("--threads 2147483648", "--threads must be a whole number of at most 1,024"),
-        ("--workers 1000000 --devices cpu", "this machine has the memory for"),
+        ("--workers 1000000 --devices cpu", "this machine has memory for"),
         ("--devices mps", "Leakboard runs on CPUs and on CUDA's GPUs, whose cuda:0 is 0"),
     ],
 )

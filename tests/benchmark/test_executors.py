@@ -176,7 +176,7 @@ def test_two_workers_end_with_the_records_of_one_even_where_one_is_killed(
     killer.join()
     assert f"{BLOCKS} of {BLOCKS} blocks run" in out
     # The other one may have done all that was left before anybody looked.
-    said = r"leakboard: a worker ended(, the others go on)?: its process was killed by signal 9\n"
+    said = r"leakboard: a worker ended(, the others continue)?: its process was killed by signal 9\n"
     assert len(re.findall(said, err)) == 1
     assert os.getpid() not in begun()
     assert is_like_alone("by-two")
@@ -315,7 +315,7 @@ def test_a_mistake_that_ends_a_worker_is_what_it_says() -> None:
     store = Store(Path("out"))
     assert "one victim alone does not fit into the memory of the device (no room)" in worker()()
     assert len(list(store.records.iterdir())) == 6
-    assert "nowhere is not there: the machines of a run must share" in worker(folder=Path("nowhere").resolve())()
+    assert "nowhere does not exist here: all machines of a run must share" in worker(folder=Path("nowhere").resolve())()
     assert "--threads must be a whole number" in worker(threads=0)()
     assert "LPIPS weights" in worker(lpips_weights=Path("nowhere.pth"))()
 

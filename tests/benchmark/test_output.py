@@ -95,7 +95,7 @@ def test_what_a_table_for_programs_leaves_out_is_told_beside_it(
     with pytest.raises(SystemExit):
         main(["show", str(tmp_path), "--format", form])
     said = capsys.readouterr()
-    assert re.fullmatch(r"leakboard: 2 victims of IDLG are of other code .* left out\n", said.err)
+    assert re.fullmatch(r"leakboard: 2 victims of IDLG are from other code .* left out\n", said.err)
     rows = json.loads(said.out) if form == "json" else list(csv.DictReader(said.out.splitlines()))
     assert [int(row["victims"]) for row in rows] == [2]
 

@@ -344,7 +344,7 @@ def test_a_run_from_which_records_go_on_vanishing_does_not_say_that_it_is_comple
     monkeypatch.setenv("TIMES", "1000")
     run("removing.yaml", "--out", "out", "--devices", "cpu", code=2)
     last = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"leakboard: \d+ of 12 records are missing in out, from which something removes them: .*", last)
+    assert re.fullmatch(r"leakboard: \d+ of 12 records are missing in out, because something removes them: .*", last)
 
 
 def test_a_helper_of_an_own_class_that_is_changed_makes_its_cells_run_again(capsys: pytest.CaptureFixture[str]) -> None:
@@ -383,12 +383,15 @@ def strengths(folder: str, capsys: pytest.CaptureFixture[str]) -> list[float]:
     return sorted({row["defense_args"]["k"] for row in rows if row["defense"] == "own_defense.Mine"})
 
 
-def test_a_board_is_of_one_code_of_an_own_class(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_board_is_of_one_code_of_an_own_class(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A changed default makes another cell, whose twin of the older code stands on no board; and so after a revert."""
     words = ["--data", "Digits", "--model", "LeNet", "--attack", "IDLG", "--attack.max_evaluations", "1"]
     words += ["--defense", "own_defense.Mine", "--victims", "1", "--out", "out"]
     said = []
-    for default in (1.0, 0.5, 1.0):
+    for day, default in enumerate((1.0, 0.5, 1.0), 1):
+        monkeypatch.setattr(time, "strftime", lambda *_, day=day: f"2027-01-0{day}T00:00:00Z")  # else of one second
         Path("own_defense.py").write_text(OWN_DEFENSE.format(default=default))
         sys.modules.pop("own_defense", None)
         arguments.cache_clear()

@@ -315,7 +315,7 @@ def test_a_search_does_not_go_into_a_sweep(sweep: Path, capfd: pytest.CaptureFix
         "defenses: [{class: Masking, range: {ratio: [0, 0.9]}}]\nvictims: 2\n"
     )
     assert leakboard("threshold", "mine.yaml", "--wandb", "offline") == 2
-    assert capfd.readouterr().err.startswith("leakboard: a W&B sweep has one run for each command")
+    assert capfd.readouterr().err.startswith("leakboard: a W&B sweep has one run per command")
 
 
 SCRIPT = """

@@ -416,7 +416,7 @@ def test_each_defense_takes_the_rate_that_is_best_on_validation_images_and_seeds
     )
     assert (free["learning_rates"], free["rate_chosen_on"]) == ("0.01 0.1 1", "validation")
     written = (tmp_path / "runs" / "mine" / "training.md").read_text()
-    assert "| 0.01 (smallest tried) | 3 |" in written and "validation images are no client's" in written
+    assert "| 0.01 (smallest tried) | 3 |" in written and "validation images belong to no" in written
     for record in read_all(tmp_path / "runs" / "mine"):
         assert record["config"]["tuning"] == (record["config"]["seed"] in (1000, 1001, 1002))
         assert record["validation"]["accuracy"] != record["accuracy"]
