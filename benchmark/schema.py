@@ -274,9 +274,10 @@ def check_victims(victims: Sequence[Victim], images: int, no_lpips: bool) -> Non
 def contradiction(victim: Victim, images: int, no_lpips: bool) -> str | None:
     """How a victim of so many images contradicts itself, with a gap for its number; None where it does not."""
     psnr, mse, null, lpips = victim["psnr"], victim["mse"], victim["null_psnr"], victim["lpips"]
-    for scores in (psnr, mse, null, lpips or psnr, victim["ssim"], victim["null_ssim"], victim["label_correct"]):
-        if len(scores) != images:
-            return "victim {} does not have a score for each of its images"
+    ssim, null_ssim, right = victim["ssim"], victim["null_ssim"], victim["label_correct"]
+    lengths = {len(psnr), len(mse), len(null), len(lpips or psnr), len(ssim), len(null_ssim), len(right)}
+    if lengths != {images}:
+        return "victim {} does not have a score for each of its images"
     if (lpips is None) != no_lpips:
         return "victim {} has LPIPS where there is none, or none where there is"
     above = []
