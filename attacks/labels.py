@@ -10,8 +10,8 @@ from defenses.base import Update, flattened, global_norm, unchanged
 TRIALS = 8
 """Images of the attacker's own, for each of which the rows of a gradient must tell the label."""
 
-AT_ONCE = 8
-"""Victims that are tried together: with many classes a gradient is large."""
+AT_ONCE = TRIALS
+"""Gradients that are computed together: with many classes one is large."""
 
 
 def idlg_labels(observation: Observation) -> Tensor:
@@ -27,53 +27,43 @@ def idlg_labels(observation: Observation) -> Tensor:
     what is right most often. Where nothing is right in more than half of the trials, it is the label whose gradient at
     the public mean image points most nearly as the update does.
     """
-    parts = [
-        _labels(observation.take(range(first, min(first + AT_ONCE, observation.num_victims))))
-        for first in range(0, observation.num_victims, AT_ONCE)
-    ]
-    return torch.cat(parts)
+    victims = range(observation.num_victims)
+    telling = [_telling(observation.take([victim])) for victim in victims]
+    labels = torch.zeros(len(victims), dtype=torch.long, device=observation.device)
+    for victim, name in enumerate(telling):
+        if name is not None:
+            labels[victim] = lowest_row(observation.update[name][victim : victim + 1])[0]
+    without = [victim for victim in victims if telling[victim] is None]
+    for first in range(0, len(without), AT_ONCE):
+        rows = without[first : first + AT_ONCE]
+        labels[rows] = likeliest_labels(observation.take(rows))
+    return labels
 
 
-def _labels(observation: Observation) -> Tensor:
-    classes, update = observation.num_classes, observation.update
-    wide = [name for name in trained_names(observation.model) if update[name].shape[1:2] == (classes,)]
-    right = dict.fromkeys(wide, torch.zeros(observation.num_victims, device=observation.device))
-    if wide:
-        generator = torch.Generator().manual_seed(1)
-        noise = torch.rand(TRIALS, *observation.image_shape[1:], generator=generator).to(observation.mean_image)
-    for trial in range(TRIALS if wide else 0):
-        share = trial / (TRIALS - 1)  # from the public mean image to noise
-        image = (1 - share) * observation.mean_image + share * noise[trial]
-        gradient = as_shared_of(observation, image, trial % classes)
-        for name in wide:
-            right[name] = right[name] + (lowest_row(gradient[name]) == trial % classes) / TRIALS
-    chosen = [_choice(wide, right, update, victim) for victim in range(observation.num_victims)]
-    likely = likeliest_labels(observation) if None in chosen else None
-    found = [
-        likely[victim] if name is None and likely is not None else lowest_row(update[str(name)][victim : victim + 1])[0]
-        for victim, name in enumerate(chosen)
-    ]
-    return torch.stack(found)
-
-
-def _choice(wide: list[str], right: dict[str, Tensor], update: Update, victim: int) -> str | None:
-    """The parameter that tells a victim's label; None where none does."""
-    usable = [name for name in wide if bool(update[name][victim].any())]
-    sure = [name for name in usable if right[name][victim] > 1 - 0.5 / TRIALS]
-    weights = [name for name in sure if update[name].dim() > 2]
+def _telling(alone: Observation) -> str | None:
+    """The parameter that tells the label of one victim; None where none does."""
+    classes, update = alone.num_classes, alone.update
+    usable = [n for n in trained_names(alone.model) if update[n].shape[1:2] == (classes,) and bool(update[n].any())]
+    if not usable:
+        return None
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.rand(TRIALS, *alone.image_shape[1:], generator=generator).to(alone.mean_image)
+    share = torch.linspace(0, 1, TRIALS).to(noise).view(-1, 1, 1, 1)  # from the public mean image to noise
+    labels = torch.arange(TRIALS, device=noise.device) % classes
+    gradient = as_shared_of(alone.take([0] * TRIALS), (1 - share) * alone.mean_image + share * noise, labels)
+    right = {name: int((lowest_row(gradient[name]) == labels).sum()) for name in usable}
+    sure = [name for name in usable if right[name] == TRIALS]
     if sure:
+        weights = [name for name in sure if update[name].dim() > 2]
         return (weights or sure)[-1]
-    best = max(usable, key=lambda name: float(right[name][victim]), default=None)
-    return best if best is not None and right[best][victim] > 0.5 else None
+    best = max(usable, key=right.__getitem__)
+    return best if right[best] > TRIALS / 2 else None
 
 
-def as_shared_of(observation: Observation, image: Tensor, label: int) -> Update:
-    """What each victim would share, as far as the attacker knows, had it this image ``[C, H, W]`` with this label."""
-    victims = observation.num_victims
-    images = image.expand(victims, 1, *image.shape)
-    one_hot = torch.zeros(victims, 1, observation.num_classes).to(images)
-    one_hot[..., label] = 1
-    gradient = batch_gradients(observation.model, observation.parameters, images, one_hot, create_graph=False)
+def as_shared_of(observation: Observation, images: Tensor, labels: Tensor) -> Update:
+    """What each victim would share, as far as the attacker knows, had it one of these ``[V, C, H, W]``, ``[V]``."""
+    one_hot = torch.nn.functional.one_hot(labels, observation.num_classes).to(images).unsqueeze(1)
+    gradient = batch_gradients(observation.model, observation.parameters, images.unsqueeze(1), one_hot, False)
     simulate = observation.defense.simulate if observation.defense else unchanged
     return simulate(gradient, observation.update)
 
@@ -81,8 +71,10 @@ def as_shared_of(observation: Observation, image: Tensor, label: int) -> Update:
 def likeliest_labels(observation: Observation) -> Tensor:
     """Labels ``[V]`` whose gradient at the public mean image has the greatest cosine with the update."""
     cosines = []
+    images = observation.mean_image.expand(observation.num_victims, *observation.mean_image.shape)
     for label in range(observation.num_classes):
-        gradient = as_shared_of(observation, observation.mean_image, label)
+        labels = torch.full((observation.num_victims,), label, device=images.device)
+        gradient = as_shared_of(observation, images, labels)
         product = torch.stack([flattened(g * observation.update[n]).sum(1) for n, g in gradient.items()]).sum(0)
         size = global_norm(gradient)
         cosines.append(product / size.clamp(min=torch.finfo(size.dtype).tiny))

@@ -53,24 +53,25 @@ class Rehearsal:
         """Tries a cell, as far as none like it was tried before.
 
         Cells that differ in a strength or a budget alone are alike: each argument by itself is checked by the class.
+        So are, to an attack of ours that does not know the defense, all defenses of ours.
 
         Raises:
             UsageError: something does not hold; with one sentence.
         """
-        scenario = cell.scenario
+        scenario, attack, given = cell.scenario, cell.attack, cell.defense
         where = repr((scenario.data, scenario.model, scenario.batch_size, scenario.same_class))
-        names = (cell.attack.name, cell.defense.name if cell.defense else "", str(cell.adaptive))
-        if (where, *names) in self.tried:
-            return
         if where not in self._scenes:
             self._scenes[where] = Scene.of(scenario, model, data, device)
         scene = self._scenes[where]
-        defense = build("defense", cell.defense) if cell.defense else None
-        if cell.defense and defense and (where, cell.defense.name) not in self.tried:
-            scene.check_defense(defense, cell.defense)
-            self.tried.add((where, cell.defense.name))
-        scene.check_attack(cell.attack, defense, cell.adaptive)
-        self.tried.add((where, *names))
+        if given and (where, given.name) not in self.tried:
+            scene.check_defense(build("defense", given), given)
+            self.tried.add((where, given.name))
+        ours = attack.name in classes("attack") and (given is None or given.name in classes("defense"))
+        against = given if given and (cell.adaptive or not ours) else None
+        together = where, attack.name, against.name if against else "", str(cell.adaptive)
+        if together not in self.tried:
+            scene.check_attack(attack, build("defense", against) if against else None, cell.adaptive)
+            self.tried.add(together)
 
 
 @dataclass(frozen=True)

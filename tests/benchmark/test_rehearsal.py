@@ -450,13 +450,21 @@ def test_an_update_that_is_not_finite_makes_the_record_void() -> None:
 
 
 def test_a_suite_is_rehearsed_once_for_what_differs_in_strength_alone() -> None:
-    given = {
-        "scenarios": [{"data": "Digits", "model": "LeNet"}],
-        "attacks": [{"class": "IDLG", "sweep": {"max_evaluations": [5, 6, 7]}}],
-        "defenses": [{"class": "Masking", "sweep": {"ratio": [0.1, 0.2, 0.3]}}],
-        "victims": 2,
-    }
-    bench = Workbench(torch.device("cpu"))
-    plan(parse(given, "own"), bench)
-    attacks = [tried for tried in bench.rehearsal.tried if len(tried) == 4 and tried[1] == "IDLG"]
-    assert sorted(tried[2:] for tried in attacks) == [("", "False"), ("Masking", "False"), ("Masking", "True")]
+    """And for all defenses of ours, where an attack of ours does not know them; an own one can do anything to it."""
+    Path("own_rehearsed.py").write_text(OWN)
+    own = "own_rehearsed.Kept"
+    for defenses, expected in (
+        ([{"class": "Masking", "sweep": {"ratio": [0.1, 0.2, 0.3]}}], [("", "False"), ("Masking", "True")]),
+        (["Clipping", {"class": "Masking", "ratio": 0.1}], [("", "False"), ("Clipping", "True"), ("Masking", "True")]),
+        ([own], [("", "False"), (own, "False"), (own, "True")]),
+    ):
+        given = {
+            "scenarios": [{"data": "Digits", "model": "LeNet"}],
+            "attacks": [{"class": "IDLG", "sweep": {"max_evaluations": [5, 6, 7]}}],
+            "defenses": defenses,
+            "victims": 2,
+        }
+        bench = Workbench(torch.device("cpu"))
+        plan(parse(given, "own"), bench)
+        attacks = [tried for tried in bench.rehearsal.tried if len(tried) == 4 and tried[1] == "IDLG"]
+        assert sorted(tried[2:] for tried in attacks) == expected
