@@ -29,7 +29,7 @@ from benchmark.seeds import generators
 FOLLOWED = ("client", "perceptual", "leak", "scores")
 """Files of ours that decide every attack's result, with all that they import."""
 
-ALONE = ("records",)
+ALONE = ("records", "misfit")
 """Files of ours that do so, but import the whole of Leakboard."""
 
 SILENT = tuple(ROOT / "benchmark" / f"{name}.py" for name in ("errors", "rehearsal_defense"))

@@ -9,6 +9,13 @@ from attacks import Observation, Reconstruction
 from attacks.gradients import batch_gradients, squared_distance
 from defenses.base import unchanged
 
+EXPLAINED = 0.5
+"""Misfit of the private batch up to which an attacker's model explains the update: with right models of a score of
+defenses it was 0.16 at most, with wrong ones 1."""
+
+NOISE = 1.5
+"""Squared noise that an update may have, in parts of what is expected."""
+
 AT_ONCE = 8
 """Victims that are measured together: a gradient can be large."""
 
@@ -19,10 +26,13 @@ class Misfits(NamedTuple):
     Attributes:
         found: of what the attack returned.
         true: of the private batch: 0 where the attacker's model of the defense is exact.
+        explained: bool, whether the private batch fits clearly better than the mean image, as far as the noise that the
+            attacker knows of lets it; if not, the attacker has the wrong model of the defense, or none.
     """
 
     found: Tensor
     true: Tensor
+    explained: Tensor
 
 
 def misfits(observation: Observation, found: Reconstruction, images: Tensor, labels: Tensor) -> Misfits:
@@ -46,9 +56,16 @@ def misfits(observation: Observation, found: Reconstruction, images: Tensor, lab
         mean = distances(seen, seen.mean_image.expand_as(images_here), truth)
         # Also with the true labels: an attack of images alone may return any.
         tries = [distances(seen, share.images.to(images_here), each) for each in (as_found, truth)]
-        parts.append((torch.minimum(*tries) / mean, distances(seen, images_here, truth) / mean))
-    of_found, of_truth = (torch.cat(each) for each in zip(*parts, strict=True))
-    return Misfits(of_found, of_truth)
+        of_truth = distances(seen, images_here, truth)
+        explained = ~(of_truth > EXPLAINED * mean + NOISE * expected_noise(seen))  # not where one is NaN
+        parts.append((torch.minimum(*tries) / mean, of_truth / mean, explained))
+    return Misfits(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def expected_noise(seen: Observation) -> float:
+    """The squared norm of the noise on an update that the attacker knows of."""
+    entries = sum(value[0].numel() for value in seen.update.values())
+    return entries * seen.defense.noise_std**2 if seen.defense else 0.0
 
 
 def one_hot(labels: Tensor, seen: Observation) -> Tensor:

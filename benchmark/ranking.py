@@ -17,6 +17,7 @@ UNCONTROLLED = "there is no undefended control with the same attack"
 SAFE_CONTROL = "control does not leak"
 WEAK_CONTROL = "it leaks significantly more than its control, which is therefore invalid"
 DIVERGED = "the attack diverged on more than half of the victims"
+UNTESTED = "no attack that knows it converged on more than half of its victims"
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,14 @@ def nothing_shown(group: Sequence[Outcome], reasons: Sequence[str | None]) -> st
     if broken:
         return broken
     if not group[0].defended:
-        return None if any(outcome.leaked for outcome in group) else "nothing leaks without a defense"
+        return None if any(outcome.leaked for outcome in group) else "no attack found anything without a defense"
     if all(reasons):
         return "all its cells are void"
+    knowing = [outcome for outcome in group if outcome.adaptive]
+    settled = set().union(*(outcome.indices - outcome.unconverged - outcome.diverged for outcome in knowing))
+    settled = settled.union(*(outcome.leaked for outcome in group))
+    if knowing and 2 * len(settled) < max(len(outcome.indices) for outcome in knowing):
+        return UNTESTED
     of_attack: dict[str, set[str | None]] = defaultdict(set)
     for outcome, reason in zip(group, reasons, strict=True):
         of_attack[outcome.attack].add(reason)

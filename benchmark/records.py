@@ -23,12 +23,13 @@ from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.blocks import Block, Workbench, checksum, data_chain
 from benchmark.client import observe
-from benchmark.errors import UsageError, one_line
+from benchmark.errors import UsageError, one_line, written
 from benchmark.leak import BASELINES, leaked
 from benchmark.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.misfit import Misfits, misfits
 from benchmark.pictures import strip
 from benchmark.registry import build
+from benchmark.rehearsal import check_found
 from benchmark.scores import Scores, matched_psnr, null_scores, score
 from benchmark.store import Record
 from benchmark.suite import Cell
@@ -63,7 +64,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
         return observation
 
     started = time.perf_counter()
-    found = attack_within_memory(attack, seen, victims, callbacks, notes)
+    found = attack_within_memory(cell.attack.name, attack, seen, victims, callbacks, notes)
     seconds = time.perf_counter() - started
     found = without_nan(found)
     records = []
@@ -74,6 +75,8 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
         null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
         is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
         fit = None if is_baseline else misfits(observed(block.victims), share, images[rows], labels[rows])
+        knows = fit is not None and cell.defense is not None and cell.adaptive
+        unexplained = int((~fit.explained).sum()) if knows else 0
         sha256 = checksum(images[rows], labels[rows])
         if tuple(data_chain(images[rows], labels[rows], block.data[0])) != block.data:
             raise UsageError(f"the images of {scenario.data.name} have changed since the run began: start it again")
@@ -85,7 +88,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
                 "code_sha256": block.code_sha256,
                 **({"behavior_sha256": block.behavior} if block.behavior else {}),
                 "network_sha256": list(block.networks),
-                "void": why_void(len(broken.intersection(block.victims)), len(block.victims)),
+                "void": why_void(len(broken.intersection(block.victims)), unexplained, len(block.victims)),
                 "provenance": provenance(bench)
                 | {"data_sha256": sha256, "data_notes": data.notes, "data_chain": list(block.data)},
                 "cost": {
@@ -109,9 +112,23 @@ def is_finite(update: Update) -> list[bool]:
     return torch.stack([flattened(value).isfinite().all(1) for value in update.values()]).all(0).tolist()
 
 
-def why_void(broken: int, victims: int) -> str | None:
-    """The sentence of a record some of whose updates could not be attacked."""
-    return f"the update of {broken} of {victims} victims was not finite" if broken else None
+def why_void(broken: int, unexplained: int, victims: int) -> str | None:
+    """Why a record says nothing: some updates could not be attacked, or were, with the wrong model of the defense.
+
+    Args:
+        broken: victims whose update was not finite.
+        unexplained: victims whose update the model of an attacker who knows the defense does not explain, see
+            :class:`benchmark.misfit.Misfits`.
+        victims: all of them.
+    """
+    if broken:
+        return f"the update of {broken} of {victims} victims was not finite"
+    if 2 * unexplained > victims:
+        return (
+            "the attacker's model of the defense does not explain what was shared, even at the true images: "
+            "known_to_attacker must model what protect does, and give the noise_std of what it cannot"
+        )
+    return None
 
 
 def seen_by(
@@ -165,15 +182,23 @@ def room(block: Block, bench: Workbench) -> int:
 
 
 def attack_within_memory(
+    name: str,
     attack: Attack,
     observed: Callable[[range], Observation],
     victims: range,
     callbacks: Sequence[Callback],
     notes: list[str],
 ) -> Reconstruction:
-    """The reconstruction of all victims; where memory runs out, in two halves, which is noted."""
+    """The reconstruction of all victims; where memory runs out, in two halves, which is noted.
+
+    Raises:
+        UsageError: one victim does not fit, or what the attack returns is not of the right form.
+    """
     try:
-        return attack.reconstruct(observed(victims), callbacks)
+        seen = observed(victims)
+        found = attack.reconstruct(seen, callbacks)
+        check_found(found, seen, name, written(type(attack).reconstruct))
+        return found
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -187,7 +212,7 @@ def attack_within_memory(
         torch.cuda.empty_cache()
     middle = victims.start + len(victims) // attack.sequence // 2 * attack.sequence
     halves = [range(victims.start, middle), range(middle, victims.stop)]
-    first, second = (attack_within_memory(attack, observed, half, callbacks, notes) for half in halves)
+    first, second = (attack_within_memory(name, attack, observed, half, callbacks, notes) for half in halves)
     return join(first, second)
 
 

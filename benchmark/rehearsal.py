@@ -228,7 +228,7 @@ class Scene:
         before = {key: value.clone() for key, value in seen.update.items()}
         with users_code(f"the attack {attack.name} has failed on the model {self.name}"):
             try:
-                found = made.reconstruct(seen)
+                found = made.reconstruct(seen, ())
             except (torch.OutOfMemoryError, MemoryError):
                 return  # the run takes fewer victims at once, or says what to do
         where = written(type(made).reconstruct)
@@ -321,6 +321,8 @@ def check_found(found: Reconstruction, seen: Observation, name: str, where: str)
         raise UsageError(
             f"status of what the attack {name} returns must be one text for each of {victims} victims{where}"
         )
+    if any(getattr(found, key).is_meta for key in wanted):
+        raise UsageError(f"what the attack {name} returns holds no numbers: it is on the meta device{where}")
     if found.labels.is_floating_point() or bool(((found.labels < 0) | (found.labels >= seen.num_classes)).any()):
         raise UsageError(
             f"labels of what the attack {name} returns must be whole numbers from 0 to {seen.num_classes - 1}{where}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import CODE_ERRORS, UsageError, a_kind, is_users, users_fault, written
+from benchmark.misfit import EXPLAINED, NOISE
 from benchmark.seeds import generators
 from defenses.base import Defense, KnownDefense, Update, flattened, unchanged
 
@@ -22,6 +23,9 @@ FLIPPED = 0.01
 
 OFF = 0.1
 """What an attacker's model may be off by, relative to what is shared of a parameter; its square, of all of them."""
+
+SAME = 1e-5
+"""Relative difference that is rounding."""
 
 LOUDER = 3.0
 """How many times the noise that a defense adds an attacker may take it for."""
@@ -187,7 +191,17 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str)
             f"update: give the noise that protect adds, 0 for none{method}"
         )
     if known.simulate is unchanged:
-        return  # an attacker who makes no use of the defense
+        return  # an attacker who makes no use of the defense, of which the record says so
+    other = {key: value.roll(1, 0) for key, value in true.items()}
+    from_true, from_other = (
+        norm({key: shared[key] - value for key, value in known.simulate(one, shared).items()}) for one in (true, other)
+    )
+    loud = (NOISE * sum(value[0].numel() for value in true.values())) ** 0.5 * noise
+    if bool((from_true > EXPLAINED**0.5 * from_other + loud + SAME * size).any()):
+        raise UsageError(
+            f"simulate {model} is as far from what protect shares with the true update as with another client's: make "
+            f"it do what protect does, as far as the attacker can know{written(known.simulate) or method}"
+        )
     others = protected(defense, true, generators(1, clients, "rehearsal"), label)
     if any(not torch.equal(value, others[key]) for key, value in shared.items()):
         return  # at random

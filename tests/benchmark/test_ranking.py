@@ -13,6 +13,7 @@ from benchmark.ranking import (
     DIVERGED,
     SAFE_CONTROL,
     UNCONTROLLED,
+    UNTESTED,
     WEAK_CONTROL,
     Standing,
     leaks_more,
@@ -30,8 +31,9 @@ def outcome(
     adaptive: bool = False,
     diverged: int = 0,
     broken: str | None = None,
+    unconverged: int = 0,
 ) -> Outcome:
-    """The first so many victims leaked, or those that are given; on the last so many the attack diverged."""
+    """The first so many victims leaked, or those that are given; on the last so many the attack failed."""
     found = set(range(leaked)) if isinstance(leaked, int) else leaked
     config = {
         "data": {"class": "Digits"},
@@ -47,6 +49,8 @@ def outcome(
             "leaked_any": index in found,
             "leaked_all": index in found,
             "status": "diverged" if index >= victims - diverged else "converged",
+            "misfit": 0.9 if index >= victims - unconverged else 1e-6,
+            "misfit_of_truth": 0.0,
         }
         for index in range(victims)
     }
@@ -204,6 +208,23 @@ def test_an_attack_that_diverged_both_ways_leaves_no_rank_and_one_that_diverged_
     assert rank_of([*whole, *both(2, defense="A"), *one_way])["A"] == 1
 
 
+@pytest.mark.parametrize("failed", ["unconverged", "diverged"])
+def test_a_defense_has_no_rank_where_no_attack_that_knows_it_converged_on_most_victims(failed: str) -> None:
+    def rank(adaptive: Outcome, *others: Outcome) -> str | int | None:
+        standing = by_name(ranked([outcome(16), outcome(0, defense="A"), adaptive, *others]))["A"]
+        return standing.rank or standing.unranked
+
+    knows: dict[str, Any] = {"defense": "A", "adaptive": True}
+    assert rank(outcome(0, **knows, **{failed: 9})) == UNTESTED
+    assert rank(outcome(0, **knows, **{failed: 8})) == 1
+    assert rank(outcome(7, **knows, **{failed: 9})) == UNTESTED
+    # What was found settles a victim, whichever attack found it.
+    assert rank(outcome(0, **knows, **{failed: 9}), outcome({15}, attack="IDLG", defense="A")) is None
+    # Another attack did converge: the update was tried.
+    another = [outcome(16, attack="IDLG"), *both(0, attack="IDLG", defense="A")]
+    assert rank(outcome(0, **knows, **{failed: 9}), *another) == 1
+
+
 def test_what_leaked_in_a_void_cell_has_leaked() -> None:
     board = [outcome(16), outcome(2, attack="IDLG"), *both(3, defense="A"), *both(14, attack="IDLG", defense="A")]
     standing = by_name(ranked(board))["A"]
@@ -212,7 +233,7 @@ def test_what_leaked_in_a_void_cell_has_leaked() -> None:
 
 def test_no_defense_has_a_rank_where_it_leaks() -> None:
     assert rank_of([outcome(0), *both(0, defense="A")]) == {"none": None, "A": None}
-    assert by_name(ranked([outcome(0)]))["none"].unranked == "nothing leaks without a defense"
+    assert by_name(ranked([outcome(0)]))["none"].unranked == "no attack found anything without a defense"
 
 
 def test_every_attack_of_the_board_must_have_met_a_defense_before_it_has_a_rank() -> None:

@@ -195,7 +195,7 @@ def test_ctrl_c_ends_at_once_with_one_line_and_keeps_what_is_done(
     sent = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert time.monotonic() - sent < 15  # about 2 s on an idle machine
+    assert time.monotonic() - sent < 5
     assert process.returncode == 130
     assert "Traceback" not in said
     assert said.count("leakboard: stopped; finished work is kept, and the same command resumes") == 1
