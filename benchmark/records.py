@@ -75,8 +75,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
         null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
         is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
         fit = None if is_baseline else misfits(observed(block.victims), share, images[rows], labels[rows])
-        knows = fit is not None and cell.defense is not None and cell.adaptive
-        unexplained = int((~fit.explained).sum()) if knows else 0
+        unexplained = int((~fit.explained).sum()) if fit is not None and cell.defense and cell.adaptive else 0
         sha256 = checksum(images[rows], labels[rows])
         if tuple(data_chain(images[rows], labels[rows], block.data[0])) != block.data:
             raise UsageError(f"the images of {scenario.data.name} have changed since the run began: start it again")
