@@ -277,7 +277,7 @@ def check_fit(scenario: Scenario, bench: Workbench) -> Model:
         )
     model = bench.model(scenario)
     shape = " x ".join(map(str, data.image_shape))
-    with users_code(f"{scenario.model.name} does not take the {shape} images of {scenario.data.name}"):
+    with users_code(f"{scenario.model.name} does not take the {shape} images of {scenario.data.name}", model.forward):
         like = next(model.parameters(), torch.zeros(1))
         logits = model(torch.zeros(1, *data.image_shape, device=bench.device, dtype=like.dtype))
     check_logits(model, scenario.model.name, logits, 1, data.num_classes)

@@ -44,18 +44,26 @@ def void_cells(standings: Sequence[Standing], names: Names) -> list[str]:
 
 def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names: Names) -> list[str]:
     """The attacks that have failed to fit an update, and the victims of whom nothing is known for it."""
-    failed = [outcome for outcome in board if outcome.unconverged]
-    if not failed:
-        return []
-    failed.sort(key=lambda one: (one.defended, -len(one.unconverged)))
-    cells = [f"{names.cell(one)} ({of_all(one.unconverged, one.indices)})" for one in failed]
-    sentences = [
-        f"Not converged: {listed(cells)}. There the attack ended at images that fit the update much worse than the "
-        "private ones do, so that finding nothing does not mean that nothing leaks."
-    ]
+
+    def cells(victims_of: Callable[[Outcome], frozenset[int]]) -> str:
+        some = [(outcome, victims) for outcome in board if (victims := victims_of(outcome))]
+        some.sort(key=lambda one: (one[0].defended, -len(one[1])))
+        return listed([f"{names.cell(outcome)} ({of_all(victims, outcome.indices)})" for outcome, victims in some])
+
+    sentences = []
+    if failed := cells(stalled):
+        sentences.append(
+            f"Not converged: {failed}. There the attack ended at images that fit the update much worse than the "
+            "private ones do, so that finding nothing does not mean that nothing leaks."
+        )
+    if mistaken := cells(lambda outcome: frozenset() if outcome.mistaken else outcome.unexplained):  # others are void
+        sentences.append(
+            f"Attacked with a wrong model of the defense, or none: {mistaken}. There not even the private images fit "
+            "the update, so that finding nothing does not mean that nothing leaks."
+        )
     unknown = []
     for standing in standings:
-        victims = frozenset().union(*(outcome.unconverged for outcome in standing.outcomes)) - standing.worst
+        victims = frozenset().union(*map(stalled, standing.outcomes)) - standing.worst
         if victims:
             defense = names.defense(standing.outcomes[0].config["defense"])
             unknown.append(f"{of_all(victims, standing.indices)} with {defense}")
@@ -66,6 +74,11 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
             "them."
         )
     return sentences
+
+
+def stalled(outcome: Outcome) -> frozenset[int]:
+    """The victims on whom an attack that was to fit the right update failed to."""
+    return outcome.unconverged - outcome.unexplained
 
 
 def without_rank(standings: Sequence[Standing], names: Names) -> list[str]:

@@ -48,7 +48,7 @@ def observe(
     one_hot = torch.nn.functional.one_hot(labels, num_classes).to(like)
     update = batch_gradients(model, parameters, images.to(like), one_hot, create_graph=False)
     if defense is not None:
-        with users_code(f"the defense {type(defense).__name__} cannot protect an update"):
+        with users_code(f"the defense {type(defense).__name__} cannot protect an update", defense.protect):
             update = defense.protect(update, generators(seed, victims, "defense"))
     return Observation(
         model=model,
@@ -66,7 +66,8 @@ def observe(
 
 def known(defense: Defense) -> KnownDefense:
     """The attacker's model of a defense, which a class of the user's may fail to give."""
-    with users_code(f"the defense {type(defense).__name__} cannot tell what an attacker knows of it"):
+    failed = f"the defense {type(defense).__name__} cannot tell what an attacker knows of it"
+    with users_code(failed, defense.known_to_attacker):
         model = defense.known_to_attacker()
     if not isinstance(model, KnownDefense):
         raise UsageError(

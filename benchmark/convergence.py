@@ -3,7 +3,8 @@
 An attack that ends far from the update that it was given has failed to fit it. That nothing was found then says nothing
 of what the update gives away: a better optimizer, another start or a larger budget may find the image. Where the true
 images fit no better than what was found, as for an attacker who does not know of the noise on an update, there was
-nothing to converge to, and the attack has done what could be done.
+nothing to converge to, and the attack has done what could be done. But of an attacker who is said to know the defense,
+that means that he does not: his model of it is wrong or missing, and again nothing is known.
 """
 
 from typing import Any
@@ -25,7 +26,8 @@ LEGACY_EXACT = ("Clipping", "Masking", "Pruning")
 
 
 def unconverged(victim: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether nothing is known of a victim of a record, because the attack has failed to fit its update.
+    """Whether nothing is known of a victim of a record, because the attack has failed to fit its update, or was to fit
+    another one.
 
     Args:
         victim: of the record; one that leaks has been found, and one that diverged counts as that.
@@ -33,12 +35,20 @@ def unconverged(victim: dict[str, Any], config: dict[str, Any]) -> bool:
     """
     if victim["leaked_any"] or victim["status"] == "diverged":
         return False
+    if unexplained(victim):
+        return True
     if "misfit" not in victim:
         return _of_before(victim, config)
     misfit, of_truth = victim["misfit"], victim["misfit_of_truth"]
     if of_truth is None:  # the update was not finite
         return False
     return misfit is None or misfit > max(MISFIT, BEYOND_TRUTH * of_truth)
+
+
+def unexplained(victim: dict[str, Any]) -> bool:
+    """Whether the attacker's model of the defense does not explain the update even at the true images, of one that he
+    found nothing of."""
+    return victim.get("explained") is False and not victim["leaked_any"]
 
 
 def _of_before(victim: dict[str, Any], config: dict[str, Any]) -> bool:

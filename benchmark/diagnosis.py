@@ -22,6 +22,7 @@ from benchmark.errors import UsageError
 from benchmark.identity import digest
 from benchmark.leak import BASELINES, leaked
 from benchmark.markdown import escaped
+from benchmark.outcome import listed
 from benchmark.records import finite, provenance
 from benchmark.registry import Spec, build
 from benchmark.scores import null_scores, score
@@ -193,19 +194,29 @@ def verdict(runs: dict[str, Found], victim: int) -> str:
 
 
 def adaptive_cells(suite: Suite, victims: int, bench: Workbench) -> list[Cell]:
-    """The cells of the suite whose attacker knows the defense, with so many victims.
+    """The cells of the suite whose attacker knows the defense and can be started at the true image.
+
+    Args:
+        suite: of which they are.
+        victims: that each of them gets.
+        bench: with their networks and data.
 
     Raises:
-        UsageError: there is none, or one that cannot be diagnosed.
+        UsageError: there is none, or its network or data cannot be used.
     """
     found = [cell for cell in suite.cells if cell.defense and cell.adaptive and cell.attack.name not in BASELINES]
     if not found:
         raise UsageError(f"{suite.name} has no attack on a defense that it knows: give it attacks and defenses")
-    cells = [replace(cell, scenario=replace(cell.scenario, victims=victims)) for cell in found]
+    # The label that DLG looks for would not start at the true one.
+    cells = [
+        replace(cell, scenario=replace(cell.scenario, victims=victims))
+        for cell in found
+        if isinstance(build("attack", cell.attack), IDLG | GaussNewton)
+    ]
+    if not cells:
+        names = listed(sorted({cell.attack.name for cell in found}))
+        raise UsageError(f"{names} cannot be started at the true image: give IDLG or GaussNewton")
     for cell in cells:
-        attack = build("attack", cell.attack)
-        if not isinstance(attack, IDLG | GaussNewton):  # the label that DLG looks for would not start at the true one
-            raise UsageError(f"{cell.attack.name} cannot be started at the true image: give IDLG or GaussNewton")
         check_attack(cell.scenario, cell.attack, check_fit(cell.scenario, bench), bench)
     return cells
 

@@ -55,15 +55,17 @@ def a_kind(value: Any) -> str:
     return "None" if value is None else f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
-def users_fault(error: BaseException, what: str) -> UsageError:
+def users_fault(error: BaseException, what: str, called: Any = None) -> UsageError:
     """An error that a user's own code raised, or that what it returned has led to, as one sentence.
 
     Args:
         error: as it was caught; a UsageError is returned as it is.
         what: what failed, with the name of the class, as in ``the defense mine.Mine cannot be made``.
+        called: the user's class or function that was called.
 
     Returns:
-        ``what``, the cause, and the last file and line of the user's own code that the error passed through, if any.
+        ``what``, the cause, and the last file and line of the user's own code that the error passed through; where it
+        passed through none, as with arguments that a function does not take, those of ``called``.
 
     Raises:
         KeyboardInterrupt: that is what was caught.
@@ -77,7 +79,7 @@ def users_fault(error: BaseException, what: str) -> UsageError:
     else:
         said = one_line(SyntaxError(error.msg) if isinstance(error, SyntaxError) else error)
         cause = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    place = users_line(error)
+    place = users_line(error) or place_of(called)
     return UsageError(f"{what} ({cause}{f', {place}' if place else ''})")
 
 
@@ -90,7 +92,7 @@ def data_fault(error: Exception) -> UsageError:
 
 
 @contextmanager
-def users_code(what: str) -> Iterator[None]:
+def users_code(what: str, called: Any = None) -> Iterator[None]:
     """Turns whatever is raised within into the sentence of :func:`users_fault`; Ctrl-C passes through.
 
     Raises:
@@ -99,7 +101,7 @@ def users_code(what: str) -> Iterator[None]:
     try:
         yield
     except CODE_ERRORS as error:
-        raise users_fault(error, what) from None
+        raise users_fault(error, what, called) from None
 
 
 def users_function(error: BaseException) -> str:
@@ -120,15 +122,21 @@ def users_line(error: BaseException) -> str | None:
 
 def written(made: Any) -> str:
     """Where a function or class of the user's own is written, as in `` (mine.py, line 4)``; nothing of any other."""
+    found = place_of(made)
+    return f" ({found})" if found else ""
+
+
+def place_of(made: Any) -> str | None:
+    """The file and line of a function or class of the user's own; None of any other."""
     made = getattr(made, "func", made)  # of a partial function
     try:
         made = inspect.unwrap(getattr(made, "__func__", made))
         if not (inspect.isroutine(made) or inspect.isclass(made)):
             made = type(made)
         file = inspect.getsourcefile(made)
-        return f" ({place(file, max(1, inspect.getsourcelines(made)[1]))})" if file and is_users(file) else ""
+        return place(file, max(1, inspect.getsourcelines(made)[1])) if file and is_users(file) else None
     except (OSError, TypeError, ValueError, SyntaxError):  # built in, or its file is gone
-        return ""
+        return None
 
 
 def place(file: str, line: int) -> str:

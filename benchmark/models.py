@@ -197,7 +197,7 @@ def drawn_weights(model: Model, generator: torch.Generator) -> dict[str, Tensor]
     def wrong(what: str) -> UsageError:
         return UsageError(f"draw of the model {name} {what}{written(getattr(model, 'draw', None))}")
 
-    with users_code(f"the model {name} cannot draw its weights"):
+    with users_code(f"the model {name} cannot draw its weights", model.draw):
         drawn = model.draw(generator)
     if not isinstance(drawn, dict) or not all(isinstance(value, Tensor) for value in drawn.values()):
         raise wrong("must return a dict of tensors by the names of its parameters")

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from benchmark.cells import cells_of_one_code, of_one_data_set
-from benchmark.convergence import unconverged
+from benchmark.convergence import unconverged, unexplained
 from benchmark.leak import BASELINES, leaks, leaks_wholly
 from benchmark.store import Record
 
@@ -81,8 +81,18 @@ class Outcome:
 
     @cached_property
     def unconverged(self) -> frozenset[int]:
-        """The victims of whom nothing is known, since the attack has failed to fit their update."""
+        """The victims of whom nothing is known, since the attack has failed to fit their update, the next included."""
         return frozenset(index for index, victim in self.victims.items() if unconverged(victim, self.config))
+
+    @cached_property
+    def unexplained(self) -> frozenset[int]:
+        """The victims of whom nothing is known, since the attacker's model of the defense is wrong or missing."""
+        return frozenset(index for index, victim in self.victims.items() if unexplained(victim))
+
+    @property
+    def mistaken(self) -> bool:
+        """Whether those are more than half of the victims."""
+        return 2 * len(self.unexplained) > len(self.indices)
 
     @cached_property
     def broken(self) -> str | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attacks.gradient_matching import GradientMatching
 from benchmark.blocks import Block
-from benchmark.leak import leaks
+from benchmark.leak import BASELINES, leaks
 from benchmark.run import Watch
 from benchmark.store import Store
 from benchmark.terminal import Console
@@ -45,7 +45,7 @@ def bar(console: Console) -> Progress:
 
 
 class ProgressBar(Watch):
-    """Cells and victims done, the share that leaked so far, and the time left.
+    """Cells and victims done, the share that leaked to an attack so far, null baselines aside, and the time left.
 
     Args:
         blocks: the whole plan.
@@ -60,7 +60,7 @@ class ProgressBar(Watch):
         for block in blocks:
             self._blocks_left[block.cell.id] = self._blocks_left.get(block.cell.id, 0) + 1
         self._cells = len(self._blocks_left)
-        self._done = self._victims = self._leaked = 0
+        self._done = self._victims = self._attacked = self._leaked = 0
         self._progress = bar(console)
         self._task = self._progress.add_task(
             "starting", total=sum(len(block.victims) for block in blocks), counts="", before=0
@@ -97,7 +97,9 @@ class ProgressBar(Watch):
         self._blocks_left[block.cell.id] -= 1
         self._done += self._blocks_left[block.cell.id] == 0
         self._victims += len(record["victims"])
-        self._leaked += sum(map(leaks, record["victims"]))
+        if block.cell.attack.name not in BASELINES:
+            self._attacked += len(record["victims"])
+            self._leaked += sum(map(leaks, record["victims"]))
         return True
 
     def resumed(self) -> None:
@@ -113,7 +115,7 @@ class ProgressBar(Watch):
             self._console.print(f"{self._counts(self._victims)}: {what}", highlight=False, soft_wrap=True)
 
     def _counts(self, victims: int) -> str:
-        share = f", {self._leaked / self._victims:.0%} leaked" if self._victims else ""
+        share = f", {self._leaked / self._attacked:.0%} leaked" if self._attacked else ""
         return f"{self._done}/{self._cells} cells, {victims} victims{share}"
 
     def _show(self, victims: int) -> None:

@@ -70,7 +70,7 @@ def publish(folder: Path, to: Path) -> int:
         write_whole(to / file.name, content)
     if searches or others:  # tables of this run alone would leave out what is there already
         everything = read_all(to, attack_scores, links=False)
-        table.write(to, to.resolve().name, of_records(everything), everything)
+        table.write(to, of_records(everything), everything)
         if searches:
             from benchmark import threshold_page  # torch, by the classes that were searched
 

@@ -17,7 +17,11 @@ UNCONTROLLED = "there is no undefended control with the same attack"
 SAFE_CONTROL = "control does not leak"
 WEAK_CONTROL = "it leaks significantly more than its control, which is therefore invalid"
 DIVERGED = "the attack diverged on more than half of the victims"
-UNTESTED = "no attack that knows it converged on more than half of its victims"
+UNEXPLAINED = (
+    "the attacker's model of the defense does not explain what is shared, even at the true images: known_to_attacker "
+    "must model what protect does, and give the noise_std of what it cannot"
+)
+UNTESTED = "on more than half of its victims, no attack that knows it converged"
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ def void(outcome: Outcome, control: Outcome | None) -> str | None:
     """
     if outcome.broken:
         return outcome.broken
+    if outcome.mistaken:
+        return UNEXPLAINED
     if outcome.defended:
         if control is None:
             return UNCONTROLLED
@@ -145,13 +151,15 @@ def nothing_shown(group: Sequence[Outcome], reasons: Sequence[str | None]) -> st
         return broken
     if not group[0].defended:
         return None if any(outcome.leaked for outcome in group) else "no attack found anything without a defense"
-    if all(reasons):
-        return "all its cells are void"
+    if UNEXPLAINED in reasons:
+        return UNEXPLAINED
     knowing = [outcome for outcome in group if outcome.adaptive]
     settled = set().union(*(outcome.indices - outcome.unconverged - outcome.diverged for outcome in knowing))
     settled = settled.union(*(outcome.leaked for outcome in group))
     if knowing and 2 * len(settled) < max(len(outcome.indices) for outcome in knowing):
         return UNTESTED
+    if all(reasons):
+        return "all its cells are void"
     of_attack: dict[str, set[str | None]] = defaultdict(set)
     for outcome, reason in zip(group, reasons, strict=True):
         of_attack[outcome.attack].add(reason)

@@ -75,7 +75,6 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
         null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
         is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
         fit = None if is_baseline else misfits(observed(block.victims), share, images[rows], labels[rows])
-        unexplained = int((~fit.explained).sum()) if fit is not None and cell.defense and cell.adaptive else 0
         sha256 = checksum(images[rows], labels[rows])
         if tuple(data_chain(images[rows], labels[rows], block.data[0])) != block.data:
             raise UsageError(f"the images of {scenario.data.name} have changed since the run began: start it again")
@@ -87,7 +86,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
                 "code_sha256": block.code_sha256,
                 **({"behavior_sha256": block.behavior} if block.behavior else {}),
                 "network_sha256": list(block.networks),
-                "void": why_void(len(broken.intersection(block.victims)), unexplained, len(block.victims)),
+                "void": why_void(len(broken.intersection(block.victims)), len(block.victims)),
                 "provenance": provenance(bench)
                 | {"data_sha256": sha256, "data_notes": data.notes, "data_chain": list(block.data)},
                 "cost": {
@@ -98,7 +97,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
                     "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
                     "notes": notes,
                 },
-                "victims": victims_table(block.victims, share, scores, *null, fit),
+                "victims": victims_table(block.victims, share, scores, *null, fit, cell.adaptive),
                 "curve": curve(share.trajectory, images[rows]),
                 "picture": strip(images[rows], share.images.cpu()),
             }
@@ -111,23 +110,9 @@ def is_finite(update: Update) -> list[bool]:
     return torch.stack([flattened(value).isfinite().all(1) for value in update.values()]).all(0).tolist()
 
 
-def why_void(broken: int, unexplained: int, victims: int) -> str | None:
-    """Why a record says nothing: some updates could not be attacked, or were, with the wrong model of the defense.
-
-    Args:
-        broken: victims whose update was not finite.
-        unexplained: victims whose update the model of an attacker who knows the defense does not explain, see
-            :class:`benchmark.misfit.Misfits`.
-        victims: all of them.
-    """
-    if broken:
-        return f"the update of {broken} of {victims} victims was not finite"
-    if 2 * unexplained > victims:
-        return (
-            "the attacker's model of the defense does not explain what was shared, even at the true images: "
-            "known_to_attacker must model what protect does, and give the noise_std of what it cannot"
-        )
-    return None
+def why_void(broken: int, victims: int) -> str | None:
+    """The sentence of a record some of whose updates could not be attacked."""
+    return f"the update of {broken} of {victims} victims was not finite" if broken else None
 
 
 def seen_by(
@@ -257,10 +242,17 @@ def without_nan(found: Reconstruction) -> Reconstruction:
 
 
 def victims_table(
-    victims: range, found: Reconstruction, scores: Scores, null_psnr: Tensor, null_ssim: Tensor, fit: Misfits | None
+    victims: range,
+    found: Reconstruction,
+    scores: Scores,
+    null_psnr: Tensor,
+    null_ssim: Tensor,
+    fit: Misfits | None,
+    knows: bool,
 ) -> list[dict[str, Any]]:
     """One entry for each victim: scores of each of its images and of their null baselines, whether one of them and
-    whether all of them have leaked, what the attack says of itself, and how well it fits the update."""
+    whether all of them have leaked, what the attack says of itself, how well it fits the update, and, of an attacker
+    who knows a defense, whether his model of it explains the update."""
     rows = []
     has_leaked = leaked(scores.psnr, null_psnr)
     for row, victim in enumerate(victims):
@@ -286,6 +278,7 @@ def victims_table(
                 if fit
                 else {}
             )
+            | ({"explained": bool(fit.explained[row])} if fit and knows else {})
         )
     return rows
 

@@ -218,11 +218,16 @@ def build(kind: str, made: Spec, **extra: Any) -> Any:
         place = users_line(error)
         raise UsageError(f"{made.name}: {one_line(error)}{f' ({place})' if place else ''}") from None
     except CODE_ERRORS as error:  # a user's own class can raise anything
-        raise users_fault(error, f"{made.label} cannot be made") from None
+        raise users_fault(error, f"{made.label} cannot be made", cls) from None
     if kind == "model":
         if not isinstance(instance, torch.nn.Module):
             raise UsageError(
                 f"the model {quoted(made.name)} makes {a_kind(instance)}, not a torch.nn.Module{written(cls)}"
+            )
+        if names := [name for name, parameter in instance.named_parameters() if parameter.is_complex()]:
+            raise UsageError(
+                f"the model {quoted(made.name)} has complex parameters ({', '.join(names)}), which no attack can take: "
+                f"make each two real ones{written(cls)}"
             )
         if not callable(getattr(instance, "draw", None)):
             object.__setattr__(instance, "draw", partial(fresh_weights, make, instance))

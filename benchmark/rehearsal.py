@@ -119,13 +119,15 @@ class Scene:
                     f"the model {name} draws other weights from the same generator: draw from the generator alone, or "
                     f"leave draw out for torch's own initialization{written(self.model.draw)}"
                 )
-        with users_code(f"the model {name} does not take the images of {type(self.data).__name__}"):
+        with users_code(
+            f"the model {name} does not take the images of {type(self.data).__name__}", type(self.model).forward
+        ):
             logits = [self.model(self.images[0].to(next(self.model.parameters()))) for _ in range(2)]
         check_logits(self.model, f"the model {name}", logits[0], len(self.images[0]), self.data.num_classes)
         if not torch.equal(*logits):
             raise UsageError(
-                f"the model {name} gives other logits each time it is called in evaluation mode: draw nothing at "
-                f"random in forward{where}"
+                f"the model {name} gives other logits each time it is called in evaluation mode: in forward, draw "
+                f"nothing at random and change nothing that the next call uses{where}"
             )
         with users_code(f"the gradient of the model {name} cannot be computed"):
             seen = self.observe(None, adaptive=False)
@@ -226,7 +228,7 @@ class Scene:
         victims = victims[: sequence if sequence > 1 else VICTIMS]
         seen = self.observe(defense, adaptive).take(victims)
         before = {key: value.clone() for key, value in seen.update.items()}
-        with users_code(f"the attack {attack.name} has failed on the model {self.name}"):
+        with users_code(f"the attack {attack.name} has failed on the model {self.name}", type(made).reconstruct):
             try:
                 found = made.reconstruct(seen, ())
             except (torch.OutOfMemoryError, MemoryError):
@@ -239,7 +241,7 @@ class Scene:
             )
         own_loop = type(made).reconstruct is not GradientMatching.reconstruct
         if isinstance(made, GradientMatching) and defense is None and not own_loop:
-            with users_code(f"the attack {attack.name} has failed on the model {self.name}"):
+            with users_code(f"the attack {attack.name} has failed on the model {self.name}", type(made).reconstruct):
                 self.check_loss_at_truth(made, attack.name)
 
     def check_loss_at_truth(self, attack: GradientMatching, name: str) -> None:

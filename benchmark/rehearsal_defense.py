@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import CODE_ERRORS, UsageError, a_kind, is_users, users_fault, written
-from benchmark.misfit import EXPLAINED, NOISE
+from benchmark.misfit import NOISE
 from benchmark.seeds import generators
 from defenses.base import Defense, KnownDefense, Update, flattened, unchanged
 
@@ -23,6 +23,9 @@ FLIPPED = 0.01
 
 OFF = 0.1
 """What an attacker's model may be off by, relative to what is shared of a parameter; its square, of all of them."""
+
+NEARER = 0.7
+"""How far simulate of the true update may be from what is shared, in parts of what it is of another client's."""
 
 SAME = 1e-5
 """Relative difference that is rounding."""
@@ -197,7 +200,7 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str)
         norm({key: shared[key] - value for key, value in known.simulate(one, shared).items()}) for one in (true, other)
     )
     loud = (NOISE * sum(value[0].numel() for value in true.values())) ** 0.5 * noise
-    if bool((from_true > EXPLAINED**0.5 * from_other + loud + SAME * size).any()):
+    if bool((from_true > NEARER * from_other + loud + SAME * size).any()):
         raise UsageError(
             f"simulate {model} is as far from what protect shares with the true update as with another client's: make "
             f"it do what protect does, as far as the attacker can know{written(known.simulate) or method}"
@@ -253,7 +256,7 @@ def protected(defense: Defense, update: Update, sources: Sequence[torch.Generato
     try:
         shared = defense.protect(update, sources)
     except CODE_ERRORS as error:
-        raise users_fault(error, f"{label}: protect fails") from None
+        raise users_fault(error, f"{label}: protect fails", defense.protect) from None
     if not isinstance(shared, dict):
         raise _breach(defense, label, f"must return the update as a dict, not {a_kind(shared)}")
     if set(shared) != set(update):

@@ -78,7 +78,7 @@ class Reporter(Watch):
         found = leaderboard.of_records(present, {key for keys in self._keys.values() for key in keys})
         if len(present) < len(records):
             found = replace(found, left_out=[*found.left_out, changed_since(records, present)])
-        table.write(self._store.folder, self._suite.name, found, records)
+        table.write(self._store.folder, found, records)
         if self._tracker:
             self._tracker.leaderboard([row.as_dict() for row in found.rows], self._store.records)
         return found

@@ -115,6 +115,7 @@ class Victim(TypedDict):
     label_correct: list[bool]
     misfit: NotRequired[Amount | None]
     misfit_of_truth: NotRequired[Amount | None]
+    explained: NotRequired[bool]
 
 
 class Curve(TypedDict):

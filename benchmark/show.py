@@ -18,7 +18,8 @@ def show(options: argparse.Namespace, parts: Parts) -> int:
     records = read_all(folder, attack_scores)
     found = leaderboard.of_records(records, intervals=options.format in ("csv", "json"))
     if options.format in ("csv", "json"):  # which hold rows alone
-        for sentence in found.left_out:
+        notes = [f"{board.heading}: {note}" for board in found.boards for note in board.notes]
+        for sentence in (*notes, *found.left_out):
             say(printable(sentence))
     if options.format == "json":
         print(table.as_json(found))

@@ -15,9 +15,11 @@ from benchmark.conductor import Conductor, find_workers
 from benchmark.documents import read_json
 from benchmark.errors import UsageError
 from benchmark.executors.worker import find_devices, quiet, set_up
+from benchmark.leak import BASELINES
+from benchmark.outcome import listed
 from benchmark.records import provenance
 from benchmark.schema import attack_scores
-from benchmark.store import make_writable, read_all, write_whole
+from benchmark.store import make_writable, read_all, say, write_whole
 from benchmark.suite import load, parse, read, suite_path, whole_number
 from benchmark.terminal import Console, print_training
 
@@ -89,6 +91,8 @@ def diagnose(options: argparse.Namespace, parts: Parts) -> int:
         raise UsageError("diagnose runs on one device")
     bench = Workbench(devices[0], options.data_root, options.download)
     cells = diagnosis.adaptive_cells(suite, victims, bench)
+    if others := {cell.attack.name for cell in suite.cells} - {cell.attack.name for cell in cells} - set(BASELINES):
+        say(f"not diagnosed, since they cannot be started at the true image: {listed(sorted(others))}")
     folder = Path(options.out) if options.out else Path("runs") / suite.name
     make_writable(folder, folder)
     path = folder / "diagnosis.json"

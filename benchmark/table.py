@@ -139,10 +139,11 @@ def as_markdown(leaderboard: Leaderboard, title: str, no_lpips: str | None) -> s
     return "\n".join(lines)
 
 
-def write(folder: Path, title: str, found: Leaderboard, records: Sequence[Record]) -> None:
+def write(folder: Path, found: Leaderboard, records: Sequence[Record]) -> None:
     """leaderboard.csv and leaderboard.md of the records."""
     write_whole(folder / "leaderboard.csv", as_csv(found).encode())
-    write_whole(folder / "leaderboard.md", as_markdown(found, title, missing_lpips(records)).encode())
+    page = as_markdown(found, folder.resolve().name, missing_lpips(records))
+    write_whole(folder / "leaderboard.md", page.encode())
 
 
 def missing_lpips(records: Sequence[Record]) -> str | None:

@@ -83,6 +83,16 @@ def test_nothing_is_unknown_of_victims_that_another_attack_has_found() -> None:
     assert "1 of 8 victims with no defense" in not_converged(board, ranked(board), Names(board))[1]
 
 
+def test_a_wrong_model_of_the_defense_is_not_called_a_failure_to_converge() -> None:
+    mistaken = outcome(2, MASKING, adaptive=True)
+    mistaken = replace(mistaken, victims={n: one | {"explained": n > 4} for n, one in mistaken.victims.items()})
+    board = [outcome(8), outcome(0, MASKING), mistaken]
+    (sentence,) = not_converged(board, ranked(board), Names(board))
+    assert sentence.startswith(
+        "Attacked with a wrong model of the defense, or none: IDLG adaptive on Masking ratio=0.2 (3 of 8 victims)."
+    )
+
+
 def test_of_attacks_that_fit_every_update_nothing_is_said() -> None:
     board = [outcome(2), failing(outcome(0, MASKING))]
     assert not_converged(board, ranked(board), Names(board)) == []

@@ -1,5 +1,6 @@
 """What it means that an attack has not converged, by attacks that fail in known ways."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from benchmark.client import observe
 from benchmark.convergence import BEYOND_TRUTH, MISFIT, unconverged
 from benchmark.misfit import misfits
 from benchmark.models import LeNet
-from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning
+from defenses import Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
 
 SHAPE, CLASSES = (1, 8, 8), 4
 CONTROL = {"defense": None, "adaptive": False, "attack": {"class": "IDLG", "tolerance": 1e-6, "total_variation": 0.0}}
@@ -93,6 +94,53 @@ def test_where_the_truth_does_not_fit_there_is_nothing_to_converge_to(defense: D
     private, labels = victims()
     for found in (private, torch.full_like(private, 0.5), torch.rand_like(private)):
         assert not any(judged(seen(defense), returned(found, labels)))
+
+
+KNOWN = [
+    *[GaussianNoise(std) for std in (0.0, 0.01, 0.1, 1.0)],
+    *[Masking(ratio) for ratio in (0.0, 0.1, 0.5, 0.99)],
+    *[Pruning(ratio) for ratio in (0.0, 0.3, 0.95)],
+    *[Clipping(norm) for norm in (0.01, 1.0, 100.0)],
+]
+
+
+class Mistaken(Defense):
+    """A defense of whom the attacker has a wrong idea."""
+
+    def __init__(self, of: Defense, simulate: Callable[[Update, Update], Update]) -> None:
+        self.of, self.simulate = of, simulate
+
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        return self.of.protect(update, generators)
+
+    def known_to_attacker(self) -> KnownDefense:
+        return KnownDefense(self.simulate)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("defense", KNOWN, ids=lambda one: str(vars(one)))
+def test_a_right_model_explains_the_update(defense: Defense, images: int) -> None:
+    private, labels = victims(images=images)
+    for found in (private, torch.rand_like(private)):  # whatever the attack found
+        fit = misfits(seen(defense, adaptive=True, images=images), returned(found, labels), private, labels)
+        assert fit.explained.all()
+
+
+@pytest.mark.parametrize(
+    "simulate",
+    [
+        lambda dummy, _: {name: -value for name, value in dummy.items()},
+        lambda dummy, _: {name: 1.7 * value for name, value in dummy.items()},
+        lambda dummy, _: {name: value.flip(-1) for name, value in dummy.items()},
+        lambda dummy, seen: {name: value * (seen[name] == 0) for name, value in dummy.items()},
+    ],
+    ids=["sign", "size", "order", "mask"],
+)
+@pytest.mark.parametrize("defense", [Masking(0.3), Pruning(0.3), Clipping(0.1)], ids=lambda one: type(one).__name__)
+def test_a_wrong_model_does_not(defense: Defense, simulate: Callable[[Update, Update], Update]) -> None:
+    private, labels = victims()
+    observation = seen(Mistaken(defense, simulate), adaptive=True)
+    assert not misfits(observation, returned(private, labels), private, labels).explained.any()
 
 
 def test_a_real_attack_that_was_cut_short_has_not_converged_and_one_that_ended_has() -> None:

@@ -185,7 +185,7 @@ def test_what_cannot_be_diagnosed_is_refused_before_any_work(
 def test_the_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suite = tmp_path / "mine.yaml"
     text = (
-        "scenarios: [{data: Digits, model: LeNet}]\nattacks: [{class: IDLG, max_evaluations: 4}]\n"
+        "scenarios: [{data: Digits, model: LeNet}]\nattacks: [RGAP, DLG, {class: IDLG, max_evaluations: 4}]\n"
         "defenses: [{class: Masking, sweep: {ratio: [0.5, 0.9]}}]"
     )
     suite.write_text(text)
@@ -197,8 +197,11 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest
 
     path = tmp_path / "out" / "diagnosis.json"
     assert call() == 0
+    said = capsys.readouterr()
+    assert "not diagnosed, since they cannot be started at the true image: DLG and RGAP\n" in said.err
     first = json.loads(path.read_text())["rows"]
-    assert (tmp_path / "out" / "diagnosis.md").read_text() == capsys.readouterr().out
+    assert {row["attack"]["class"] for row in first} == {"IDLG"}
+    assert (tmp_path / "out" / "diagnosis.md").read_text() == said.out
     assert "| Digits LeNet | Masking(ratio=0.9, rescale=False) | IDLG max_evaluations=4 | 1 |" in as_markdown(first)
     first[1]["marked"] = True  # what was done is taken over, and other cells stay
     first[0]["key"] = "of other code"

@@ -13,6 +13,7 @@ from benchmark.ranking import (
     DIVERGED,
     SAFE_CONTROL,
     UNCONTROLLED,
+    UNEXPLAINED,
     UNTESTED,
     WEAK_CONTROL,
     Standing,
@@ -32,6 +33,7 @@ def outcome(
     diverged: int = 0,
     broken: str | None = None,
     unconverged: int = 0,
+    unexplained: int = 0,
 ) -> Outcome:
     """The first so many victims leaked, or those that are given; on the last so many the attack failed."""
     found = set(range(leaked)) if isinstance(leaked, int) else leaked
@@ -51,6 +53,7 @@ def outcome(
             "status": "diverged" if index >= victims - diverged else "converged",
             "misfit": 0.9 if index >= victims - unconverged else 1e-6,
             "misfit_of_truth": 0.0,
+            **({"explained": index < victims - unexplained} if adaptive else {}),
         }
         for index in range(victims)
     }
@@ -206,6 +209,16 @@ def test_an_attack_that_diverged_both_ways_leaves_no_rank_and_one_that_diverged_
         outcome(0, attack="RGAP", adaptive=True, defense="A"),
     ]
     assert rank_of([*whole, *both(2, defense="A"), *one_way])["A"] == 1
+
+
+def test_a_wrong_model_of_the_defense_leaves_no_rank_unless_most_victims_leaked_to_it() -> None:
+    def rank(leaked: int, unexplained: int) -> str | int | None:
+        cell = outcome(leaked, defense="A", adaptive=True, unexplained=unexplained)
+        standing = by_name(ranked([outcome(16), outcome(0, defense="A"), cell]))["A"]
+        return standing.rank or standing.unranked
+
+    assert rank(0, 16) == rank(0, 9) == rank(7, 16) == UNEXPLAINED
+    assert rank(0, 8) == rank(9, 16) == 1
 
 
 @pytest.mark.parametrize("failed", ["unconverged", "diverged"])

@@ -8,6 +8,8 @@ import torch
 
 from benchmark.blocks import Workbench, plan
 from benchmark.cli import main
+from benchmark.outcome import outcomes
+from benchmark.ranking import UNEXPLAINED, UNTESTED, ranked
 from benchmark.records import run_block
 from benchmark.suite import parse
 
@@ -60,6 +62,15 @@ class Counting(Base):
     def forward(self, images):
         Counting.calls += 1
         return super().forward(images) * (1 + Counting.calls % 2)
+
+
+class Complex(Base):
+    def __init__(self, image_shape, num_classes):
+        super().__init__(image_shape, num_classes)
+        self.phase = nn.Parameter(torch.randn(16, dtype=torch.cfloat))
+
+    def forward(self, images):
+        return self.head((self.body(images.flatten(1)) * self.phase).abs().sigmoid())
 
 
 class Raises(Base):
@@ -309,6 +320,88 @@ class Caches(Kept):
         return KnownDefense(simulate=lambda dummy, observed: {n: v * 0.5 for n, v in dummy.items()})
 
 
+def scaled(update, factors):
+    return {n: torch.stack([f * row for f, row in zip(factors, v, strict=True)]) for n, v in update.items()}
+
+
+class Drops(Kept):
+    """Three tenths of the entries, at random: of which the attacker knows which."""
+
+    def protect(self, update, generators):
+        keeps = [{n: torch.rand(v.shape[1:], generator=g) > 0.3 for n, v in update.items()} for g in generators]
+        return {n: v * torch.stack([one[n] for one in keeps]) for n, v in update.items()}
+
+    def known_to_attacker(self):
+        return KnownDefense(simulate=lambda dummy, observed: {n: v * (observed[n] != 0) for n, v in dummy.items()})
+
+
+class DropsOthers(Drops):
+    def known_to_attacker(self):
+        return KnownDefense(simulate=lambda dummy, observed: {n: v * (observed[n] == 0) for n, v in dummy.items()})
+
+
+class SecretScale(Kept):
+    """From 5 to 10, which the attacker takes from the size of what he sees."""
+
+    def protect(self, update, generators):
+        return scaled(update, [5 + 5 * torch.rand((), generator=g) for g in generators])
+
+    def known_to_attacker(self):
+        def size(update):
+            return torch.stack([value.flatten(1).square().sum(1) for value in update.values()]).sum(0).sqrt()
+
+        return KnownDefense(simulate=lambda dummy, observed: scaled(dummy, size(observed) / size(dummy)))
+
+
+class OneScale(SecretScale):
+    def known_to_attacker(self):
+        return KnownDefense(simulate=lambda dummy, observed: {n: 1.5 * v for n, v in dummy.items()})
+
+
+class Turns(Kept):
+    """Each tensor by one place."""
+
+    def protect(self, update, generators):
+        return {n: v.flatten(1).roll(1, 1).view_as(v) for n, v in update.items()}
+
+    def known_to_attacker(self):
+        return KnownDefense(simulate=lambda dummy, observed: self.protect(dummy, []))
+
+
+class TurnsBack(Turns):
+    """And the attacker turns each tensor round; with a last digit at random."""
+
+    def protect(self, update, generators):
+        return scaled(super().protect(update, generators), [1 + 1e-5 * torch.rand((), generator=g) for g in generators])
+
+    def known_to_attacker(self):
+        return KnownDefense(
+            simulate=lambda dummy, observed: {n: v.flatten(1).flip(1).view_as(v) for n, v in dummy.items()}
+        )
+
+
+class CopiesWhatItSees(Turns):
+    def known_to_attacker(self):
+        return KnownDefense(simulate=lambda dummy, observed: {n: observed[n] + 1e-3 * v for n, v in dummy.items()})
+
+
+class KeepsNothing(Turns):
+    """An attacker who says that every entry was removed."""
+
+    def known_to_attacker(self):
+        return KnownDefense(
+            simulate=lambda dummy, observed: {n: -v for n, v in dummy.items()},
+            kept=lambda observed: {n: torch.zeros_like(v) for n, v in observed.items()},
+        )
+
+
+class TurnsUnknown(Turns):
+    """The attacker is not told."""
+
+    def known_to_attacker(self):
+        return KnownDefense()
+
+
 class NoFunction(Kept):
     def known_to_attacker(self):
         return KnownDefense(simulate=None)
@@ -327,6 +420,36 @@ class Unspeakable(Exception):
 class CannotSay(Kept):
     def protect(self, update, generators):
         raise Unspeakable
+
+
+class TakesNoCallbacks(Attack):
+    def reconstruct(self, observation):
+        return found(observation)
+
+
+class OnNoDevice(Attack):
+    def reconstruct(self, observation, callbacks=()):
+        return found(observation, images=torch.zeros(observation.num_victims, *observation.image_shape, device="meta"))
+
+
+class WrongAtLast(Attack):
+    """As it should be, but for what it returns at the full budget."""
+
+    def __init__(self, wrong: str, max_evaluations: int = 100):
+        self.wrong, self.max_evaluations = wrong, max_evaluations
+
+    def reconstruct(self, observation, callbacks=()):
+        whole = found(observation)
+        if self.max_evaluations < 100:
+            return whole
+        return {
+            "nothing": None,
+            "shape": replace(whole, images=whole.images[..., :4]),
+            "meta": replace(whole, images=whole.images.to("meta")),
+            "labels": replace(whole, labels=whole.labels + 10),
+            "status": replace(whole, status=["found"]),
+            "loss": replace(whole, loss=None),
+        }[self.wrong]
 
 
 class Leaves(Attack):
@@ -352,6 +475,7 @@ def run(capsys: pytest.CaptureFixture[str], **parts: str) -> tuple[int | str | N
         ("model", "Noisy", "gives other logits each time"),
         ("model", "Detached", "no slope in the images"),
         ("model", "Counting", "gives other logits each time"),
+        ("model", "Complex", "has complex parameters (phase), which no attack can take"),
         ("model", "Raises", "no such thing"),
         ("model", "TooWide", "not a logit for each"),
         ("model", "NotANumber", "NaN or infinite"),
@@ -375,6 +499,11 @@ def run(capsys: pytest.CaptureFixture[str], **parts: str) -> tuple[int | str | N
         ("defense", "Negates", "makes another update of the true one than protect shares (7.bias)"),
         ("defense", "LoudWithout", "noise_std of the attacker's model of own_rehearsed.LoudWithout is 0.1, but what "),
         ("defense", "LouderThanItIs", "is 0.01, but what protect shares is 0.001 from simulate"),
+        ("defense", "DropsOthers", "as far from what protect shares with the true update as with another client's"),
+        ("defense", "OneScale", "as far from what protect shares with the true update as with another client's"),
+        ("defense", "TurnsBack", "as far from what protect shares with the true update as with another client's"),
+        ("defense", "CopiesWhatItSees", "as far from what protect shares with the true update as with another"),
+        ("defense", "KeepsNothing", "as far from what protect shares with the true update as with another client's"),
         (
             "defense",
             "NoFunction",
@@ -389,6 +518,8 @@ def run(capsys: pytest.CaptureFixture[str], **parts: str) -> tuple[int | str | N
         ("attack", "WritesInPlace", "changes the update that it was given"),
         ("attack", "OtherNetwork", "where it must be zero"),
         ("attack", "Leaves", "calls sys.exit(0)"),
+        ("attack", "TakesNoCallbacks", "has failed on the model LeNet"),
+        ("attack", "OnNoDevice", "holds no numbers: it is on the meta device"),
     ],
 )
 def test_what_cannot_be_trusted_is_one_sentence_before_any_work(
@@ -402,7 +533,7 @@ def test_what_cannot_be_trusted_is_one_sentence_before_any_work(
     assert "Traceback" not in error and not list(Path().glob("runs/*/records/*"))
 
 
-@pytest.mark.parametrize("name", ["Rounds", "Largest", "Caches"])
+@pytest.mark.parametrize("name", ["Rounds", "Largest", "Caches", "Drops", "SecretScale", "Turns", "TurnsUnknown"])
 def test_a_defense_whose_attacker_models_it_rightly_passes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, error = run(capsys, defense=f"own_rehearsed.{name}")
     assert code == 0, error
@@ -447,6 +578,34 @@ def test_an_update_that_is_not_finite_makes_the_record_void() -> None:
     for record in records:
         assert record["void"] == "the update of 4 of 4 victims was not finite"
         assert {victim["status"] for victim in record["victims"]} == {"diverged"}
+
+
+@pytest.mark.parametrize(("defense", "right"), [("TurnsUnknown", False), ("Turns", True), ("Drops", True)])
+def test_whether_the_model_of_an_attacker_explains_the_update_is_told_of_who_is_to_know_the_defense(
+    defense: str, right: bool
+) -> None:
+    Path("own_void.py").write_text(OWN)
+    given = {
+        "scenarios": [{"data": "Digits", "model": "LeNet"}],
+        "attacks": [{"class": "IDLG", "max_evaluations": 3}, "MeanImage"],
+        "defenses": [f"own_void.{defense}"],
+        "victims": 3,
+    }
+    bench = Workbench(torch.device("cpu"))
+    records = [run_block(block, bench) for block in plan(parse(given, "own"), bench)]
+    told = [victim["explained"] for record in records for victim in record["victims"] if "explained" in victim]
+    assert told == [right] * 3
+    standing = next(one for one in ranked(outcomes(records)[0]) if one.outcomes[0].defended)
+    assert standing.unranked == (UNTESTED if right else UNEXPLAINED)  # three evaluations are too few
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "shape", "meta", "labels", "status", "loss"])
+def test_what_an_attack_returns_wrongly_at_its_full_budget_alone_is_one_sentence(
+    wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, error = run(capsys, **{"attack": "own_rehearsed.WrongAtLast", "attack.wrong": wrong})
+    assert code == 2 and "Traceback" not in error
+    assert re.search(r"^leakboard: .*own_rehearsed\.WrongAtLast.*own_rehearsed\.py, line \d+\)$", error, re.M), error
 
 
 def test_a_suite_is_rehearsed_once_for_what_differs_in_strength_alone() -> None:
