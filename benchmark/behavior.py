@@ -9,6 +9,7 @@ come with Leakboard have none.
 
 import hashlib
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,21 +21,19 @@ from torch import Tensor, nn
 from attacks import Attack, Observation, Reconstruction
 from attacks.gradients import trained_names
 from benchmark.client import known
+from benchmark.errors import UsageError, is_users
+from benchmark.held import digest_of, held, module_held
 from benchmark.models import drawing_from, drawn_weights
+from benchmark.opened import opened
 from benchmark.registry import Spec, build, classes
 from benchmark.rehearsal import SEED, shortened
+from benchmark.rehearsal_defense import SCALES, imported_anew
 from benchmark.seeds import generators, seed_for
 from datamodules import PrivateData
 from defenses.base import Defense, Update
 
-BITS = 12
-"""Of the mantissa of a number that count."""
-
-NOTHING = 2.0**-26
-"""What counts as zero, relative to the largest number beside it: of a sum that would be zero, all bits are rounding."""
-
-UNKNOWN = "unknown"
-"""The digest of a class that does not run on such a client, though it does in the benchmark."""
+ITS_OWN = frozenset({"_parameters", "_buffers"})
+"""Of a model: they have a digest of their own, :func:`benchmark.code_version.networks_sha256`."""
 
 
 @dataclass(frozen=True)
@@ -64,32 +63,91 @@ class Behaviors:
     _digests: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     def of(self, data: PrivateData, parts: Mapping[str, Spec], batch_size: int = 1, train: bool = False) -> str:
-        """What the user's own among some classes do together; an empty text where there are none.
+        """What the user's own among some classes hold, read and do together; an empty text where there are none.
 
         Args:
             data: sets the shape of the images and the number of classes; the images have a checksum of their own.
             parts: by their kind: the model, and an attack and a defense or not.
             batch_size: images of the client.
             train: whether the model is called in training mode.
+
+        Raises:
+            UsageError: one cannot be made any more.
         """
         own = {kind: part for kind, part in parts.items() if kind != "data" and part.name not in classes(kind)}
-        place = parts["model"].label, str(data.image_shape), str(data.num_classes), str(batch_size), str(train)
+        network = parts["model"]
+        place = network.label, str(data.image_shape), str(data.num_classes), str(batch_size), str(train)
+
+        def client(dtype: torch.dtype | None) -> Trial | None:
+            if network.name not in classes("model"):  # with the module that it is in, which is imported anew
+                return trial(network, data, batch_size, train, dtype)
+            here = *place, str(dtype)
+            if here not in self._trials:
+                self._trials[here] = trial(network, data, batch_size, train, dtype)
+            return self._trials[here]
 
         def digest(kind: str, part: Spec) -> str:
             key = *place, kind, part.label
             if key not in self._digests:
-                self._digests[key] = UNKNOWN
-                for dtype in (torch.float64, None):
-                    here = *place, str(dtype)
-                    if here not in self._trials:
-                        self._trials[here] = trial(parts["model"], data, batch_size, train, dtype)
-                    if found := does(kind, part, self._trials[here]):
-                        self._digests[key] = found
-                        break
+                self._digests[key] = identity(kind, part, client, data)
             return self._digests[key]
 
         said = [f"{kind} {digest(kind, part)}" for kind, part in sorted(own.items())]
         return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16] if said else ""
+
+
+Clients = Callable[[torch.dtype | None], Trial | None]
+"""Makes a client that computes in a type, or in the network's own."""
+
+
+def identity(kind: str, part: Spec, client: Clients, data: PrivateData) -> str:
+    """A digest of what a class of the user's holds, reads and does, as far as it comes out the same twice.
+
+    Args:
+        kind: of the class.
+        part: the class with its arguments.
+        client: on which it is tried.
+        data: what a model is made for.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        with imported_anew():
+            first = seen(kind, part, client, data, first=True)
+        with imported_anew():
+            second = seen(kind, part, client, data, first=False)
+    except UsageError:  # some module can be imported only once
+        first, second = (seen(kind, part, client, data, first=turn) for turn in (True, False))
+    together = "\n".join(sorted(first & second))
+    return hashlib.sha256(together.encode(errors="surrogatepass")).hexdigest()
+
+
+def seen(kind: str, part: Spec, client: Clients, data: PrivateData, first: bool) -> set[str]:
+    """One line for each thing that a class holds, reads or does.
+
+    Args:
+        kind: of the class.
+        part: the class with its arguments.
+        client: on which it is tried.
+        data: what a model is made for.
+        first: whether this is the first of two times; see :meth:`benchmark.opened.Opened.inputs`.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    before = set(sys.modules)
+    with seeded(), opened() as files:
+        shape = {"image_shape": data.image_shape, "num_classes": data.num_classes} if kind == "model" else {}
+        made = build(kind, part, **shape)
+        names = {part.name.rpartition(".")[0], type(made).__module__} | (set(sys.modules) - before)
+        modules = [sys.modules[name] for name in names if name in sys.modules]
+        modules = [module for module in modules if is_users(getattr(module, "__file__", None) or "<none>")]
+        lines = held(kind, made, ITS_OWN if kind == "model" else frozenset())
+        for module in modules:
+            lines |= module_held(module)
+        lines |= {f"does {digest}" for digest in [does(kind, part, client)] if digest}
+    return lines | files.inputs(first)
 
 
 def trial(model: Spec, data: PrivateData, batch_size: int, train: bool, dtype: torch.dtype | None) -> Trial | None:
@@ -108,8 +166,8 @@ def trial(model: Spec, data: PrivateData, batch_size: int, train: bool, dtype: t
     source = torch.Generator().manual_seed(SEED)
     with_noise = torch.rand((batch_size, *data.image_shape), generator=source)
     labels = torch.arange(batch_size) % data.num_classes
+    made: nn.Module = build("model", model, image_shape=data.image_shape, num_classes=data.num_classes)
     try:
-        made: nn.Module = build("model", model, image_shape=data.image_shape, num_classes=data.num_classes)
         made = made.to(dtype=dtype).train(train)
         drawn = drawn_weights(made, generators(SEED, range(1), "network")[0])  # type: ignore[arg-type] # has a draw
         held = dict(made.named_parameters()) | dict(made.named_buffers())
@@ -132,19 +190,17 @@ def trial(model: Spec, data: PrivateData, batch_size: int, train: bool, dtype: t
     )
 
 
-def does(kind: str, part: Spec, client: Trial | None) -> str | None:
-    """The digest of what a class does to a client; None where it fails, or does something else each time."""
-    if client is None:
-        return None
+def does(kind: str, part: Spec, client: Clients) -> str | None:
+    """The digest of what a class does to a client; None where it fails, though in the benchmark it does not."""
     of: dict[str, Callable[[Spec, Trial], list[Update]]] = {"model": model, "defense": defense, "attack": attack}
-    found = set[str]()
-    try:
-        for _ in range(2 if kind == "attack" else 1):  # the others have been rehearsed
-            with seeded():
-                found.add(digest_of(of[kind](part, client)))
-    except Exception:  # in the benchmark it does not: this client is another one
-        return None
-    return found.pop() if len(found) == 1 else None
+    for dtype in (torch.float64, None):
+        if (made := client(dtype)) is not None:
+            try:
+                with seeded():
+                    return digest_of(of[kind](part, made))
+            except Exception:  # this client is another one
+                continue
+    return None
 
 
 def model(_: Spec, client: Trial) -> list[Update]:
@@ -153,12 +209,16 @@ def model(_: Spec, client: Trial) -> list[Update]:
 
 
 def defense(part: Spec, client: Trial) -> list[Update]:
-    """What is shared of the update, and what an attacker who knows the defense makes of that."""
+    """What is shared of the update and of larger and smaller ones, and what an attacker who knows makes of that."""
     made: Defense = build("defense", part)
-    shared = made.protect(dict(client.update), generators(SEED, range(1), "defense"))
-    knows = known(made)
-    weight = {"weight": knows.weight(shared), "noise": torch.tensor(float(knows.noise_std))}
-    return [shared, knows.simulate(client.update, shared), knows.kept_entries(shared), weight]
+    found: list[Update] = []
+    for scale in SCALES:
+        update = {name: scale * value for name, value in client.update.items()}
+        shared = made.protect(dict(update), generators(SEED, range(1), "defense"))
+        knows = known(made)
+        weight = {"weight": knows.weight(shared), "noise": torch.tensor(float(knows.noise_std))}
+        found += [shared, knows.simulate(update, shared), knows.kept_entries(shared), weight]
+    return found
 
 
 def attack(part: Spec, client: Trial) -> list[Update]:
@@ -193,22 +253,3 @@ def seeded() -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-
-
-def digest_of(updates: list[Update]) -> str:
-    """A digest of numbers, each rounded beside those of its own update."""
-    together = hashlib.sha256()
-    for update in updates:
-        largest = max((float(value.detach().abs().nan_to_num(0, 0).max()) for value in update.values()), default=0.0)
-        for name, value in sorted(update.items()):
-            together.update(f"{name} {list(value.shape)}".encode())
-            together.update(rounded(value.detach().cpu(), largest * NOTHING).numpy().tobytes())
-    return together.hexdigest()
-
-
-def rounded(value: Tensor, least: float) -> Tensor:
-    """The sign, the exponent and the first bits of the mantissa of each number; 0 of one below ``least``."""
-    numbers = value.double().nan_to_num(float("inf"))
-    numbers = torch.where(numbers.abs() < least, 0.0, numbers).contiguous()
-    drop = 52 - BITS
-    return (numbers.view(torch.int64) + (1 << (drop - 1))) >> drop

@@ -249,10 +249,10 @@ def checksum_of(ours: Iterable[Path], parts: Iterable[tuple[str, Spec]], alone: 
     """
     parts = list(parts)
     sources = followed({*ours, *(file for kind, part in parts for file in files_of(kind, part.name))})
-    together = {_place(file): one.sha256 for file, one in sources.items()}
-    together |= {_place(file): source(file.read_bytes()).sha256 for file in alone}
+    together = {place_of(file): one.sha256 for file, one in sources.items()}
+    together |= {place_of(file): source(file.read_bytes()).sha256 for file in alone}
     read = {
-        _place(path): contents(path)
+        place_of(path): contents(path)
         for file, one in sources.items()
         if not is_ours(file)
         for name in one.reads
@@ -265,7 +265,7 @@ def checksum_of(ours: Iterable[Path], parts: Iterable[tuple[str, Spec]], alone: 
     return hashlib.sha256("".join(lines).encode(errors="surrogatepass")).hexdigest()
 
 
-def _place(file: Path) -> str:
+def place_of(file: Path) -> str:
     """A name for a file that is the same on another machine, as far as there is one."""
     file = file.resolve()
     for folder in (ROOT, Path.cwd()):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark.behavior import Behaviors, digest_of
+from benchmark.behavior import Behaviors
 from benchmark.blocks import Workbench, plan
+from benchmark.held import digest_of
 from benchmark.registry import Spec
 from benchmark.suite import parse
 from benchmark.training import plan as training_plan
