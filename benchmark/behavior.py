@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,18 +113,20 @@ def identity(kind: str, part: Spec, client: Clients, data: PrivateData) -> str:
     Raises:
         UsageError: it cannot be made.
     """
+    alive: list[Any] = []  # or two objects might have one address
     try:
         with imported_anew():
-            first = seen(kind, part, client, data, first=True)
+            first = seen(kind, part, client, data, alive)
         with imported_anew():
-            second = seen(kind, part, client, data, first=False)
+            second = seen(kind, part, client, data, alive)
     except UsageError:  # some module can be imported only once
-        first, second = (seen(kind, part, client, data, first=turn) for turn in (True, False))
+        alive.clear()
+        first, second = (seen(kind, part, client, data, alive) for _ in range(2))
     together = "\n".join(sorted(first & second))
     return hashlib.sha256(together.encode(errors="surrogatepass")).hexdigest()
 
 
-def seen(kind: str, part: Spec, client: Clients, data: PrivateData, first: bool) -> set[str]:
+def seen(kind: str, part: Spec, client: Clients, data: PrivateData, alive: list[Any]) -> set[str]:
     """One line for each thing that a class holds, reads or does.
 
     Args:
@@ -131,7 +134,7 @@ def seen(kind: str, part: Spec, client: Clients, data: PrivateData, first: bool)
         part: the class with its arguments.
         client: on which it is tried.
         data: what a model is made for.
-        first: whether this is the first of two times; see :meth:`benchmark.opened.Opened.inputs`.
+        alive: the objects that were made of it before; this one is added.
 
     Raises:
         UsageError: it cannot be made.
@@ -147,7 +150,8 @@ def seen(kind: str, part: Spec, client: Clients, data: PrivateData, first: bool)
         for module in modules:
             lines |= module_held(module)
         lines |= {f"does {digest}" for digest in [does(kind, part, client)] if digest}
-    return lines | files.inputs(first)
+    alive.append(made)
+    return lines | files.inputs(first=len(alive) == 1)
 
 
 def trial(model: Spec, data: PrivateData, batch_size: int, train: bool, dtype: torch.dtype | None) -> Trial | None:

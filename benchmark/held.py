@@ -41,6 +41,7 @@ DEEP = 12
 MOST = 50_000
 """Lines that are made of an object."""
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _DEVICE = re.compile(r"(cpu|cuda|mps)(:\d+)?")
 
 
@@ -199,7 +200,7 @@ def passing(value: Any) -> bool:
     text = str(value)
     numbers = re.sub(r"(?<=\d)[-_:./T ](?=\d)", "", text)
     return (
-        bool(_DEVICE.fullmatch(text))
+        bool(_DEVICE.fullmatch(text) or _ADDRESS.search(text))
         or socket.gethostname() in text
         or str(os.getpid()) in re.findall(r"\d{3,}", text)
         or any(one in numbers for one in _now(int(time.time())))

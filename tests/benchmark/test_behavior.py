@@ -1,9 +1,13 @@
 """What an own class does is in the key of its records, whatever it depends on, and nothing else is."""
 
+import importlib
+import json
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -146,6 +150,288 @@ def test_whatever_an_own_class_depends_on_is_seen(reader: str, part: str, monkey
         written(number, monkeypatch)
         found.append(does(**{kind: name}))
     assert found[0] == found[2] != found[1]
+
+
+BUDGETS = """
+import functools
+import pickle
+
+import numpy as np
+
+CONFIG = "budget"
+
+
+def of_json(name=CONFIG):
+    return json.loads((HERE / f"bh_{name}.json").read_text())["number"]
+
+
+def of_yaml(name=CONFIG):
+    import yaml
+    return yaml.safe_load(open(str(HERE) + "/bh_%s.yaml" % name))["number"]
+
+
+def of_pickle(name=CONFIG):
+    with open(HERE / ("bh_" + name + ".pkl"), "rb") as file:
+        return pickle.load(file)["number"]
+
+
+def of_npz(name=CONFIG):
+    return int(np.load(f"bh_{name}.npz")["number"])
+
+
+def of_descriptor(name=CONFIG):
+    file = os.open(f"bh_{name}.txt", os.O_RDONLY)
+    try:
+        return int(os.read(file, 100))
+    finally:
+        os.close(file)
+
+
+def of_code(name=CONFIG):
+    said = {}
+    exec(open(f"bh_{name}_code.py").read(), said)
+    return said["number"]
+
+
+def of_module(name=CONFIG):
+    return getattr(importlib.import_module(f"bh_{name}_code"), "number")
+
+
+def of_loader(name=CONFIG):
+    spec = importlib.util.spec_from_file_location("anything", HERE / f"bh_{name}_code.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made.number
+
+
+def of_environment(name=CONFIG):
+    return int(os.getenv(f"BH_{name.upper()}", "0"))
+
+
+@functools.lru_cache
+def of_cache(name=CONFIG):
+    return of_json(name)
+
+
+class Nested:
+    def __init__(self, number):
+        self.deep = {"list": [(number,)]}
+
+
+class Held:
+    NUMBER = NUMBER_OF()
+
+
+GLOBAL = NUMBER_OF()
+
+
+class InInit(IDLG):
+    def __init__(self, max_evaluations: int = 20) -> None:
+        super().__init__(max_evaluations=max_evaluations, restarts=NUMBER_OF())
+
+
+class Lazily(IDLG):
+    # of the full budget alone
+    def reconstruct(self, observation, callbacks=()):
+        patience = NUMBER_OF()
+        return super().reconstruct(observation, callbacks)
+
+
+class OfClass(IDLG):
+    patience_of_mine = NUMBER_OF()
+
+
+class OfGlobal(IDLG):
+    def reconstruct(self, observation, callbacks=()):
+        self.later = GLOBAL + Held.NUMBER
+        return super().reconstruct(observation, callbacks)
+
+
+class OfNested(IDLG):
+    def __init__(self) -> None:
+        super().__init__(max_evaluations=20)
+        self.nested = Nested(NUMBER_OF())
+
+
+class Bound(Defense):
+    # which bites nowhere near the sizes that are tried
+    def __init__(self) -> None:
+        self.most = 1e9 * NUMBER_OF()
+
+    def protect(self, update, generators):
+        return {n: v.clamp(-self.most, self.most) for n, v in update.items()}
+
+    def known_to_attacker(self):
+        return KnownDefense()
+
+
+class LazyBound(Bound):
+    def __init__(self) -> None:
+        pass
+
+    @property
+    def most(self):
+        return 1e9 * NUMBER_OF()
+
+
+class Net(LeNet):
+    def __init__(self, image_shape, num_classes) -> None:
+        super().__init__(image_shape, num_classes)
+        self.most = 1e9 * NUMBER_OF()
+
+    def forward(self, images):
+        return super().forward(images.clamp(-self.most, self.most))
+"""
+WAYS = ("json", "yaml", "pickle", "npz", "descriptor", "code", "module", "loader", "environment", "cache")
+PLACES = {
+    "attack": ("InInit", "Lazily", "OfClass", "OfGlobal", "OfNested"),
+    "defense": ("Bound", "LazyBound"),
+    "model": ("Net",),
+}
+
+
+def budgets(way: str) -> None:
+    Path("bh_mine.py").write_text(IMPORTS + "\nimport importlib.util\n" + BUDGETS.replace("NUMBER_OF", f"of_{way}"))
+
+
+def budget(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number in all ways."""
+    Path("bh_budget.json").write_text(json.dumps({"number": number}))
+    Path("bh_budget.yaml").write_text(f"number: {number}")
+    Path("bh_budget.pkl").write_bytes(pickle.dumps({"number": number}))
+    np.savez("bh_budget.npz", number=number)
+    Path("bh_budget.txt").write_text(str(number))
+    Path("bh_budget_code.py").write_text(f"number = {number}  # of restarts\n")
+    monkeypatch.setenv("BH_BUDGET", str(number))
+    forget()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", PLACES)
+def test_a_number_counts_that_no_short_try_shows(way: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it is read, and wherever it is kept: each way with one place for each kind, each place with some way."""
+    budgets(way)
+    place = PLACES[kind][WAYS.index(way) % len(PLACES[kind])]
+    found = []
+    for number in (3, 30, 3):
+        budget(number, monkeypatch)
+        found.append(does(**{kind: place}))
+    assert found[0] == found[2] != found[1], place
+
+
+def test_the_bound_of_a_defense_shows_at_other_sizes_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no file is seen to be opened and the object holds nothing."""
+    Path("bh_mine.py").write_text(
+        IMPORTS
+        + "class D(Defense):\n"
+        + "    def protect(self, update, generators):\n"
+        + "        most = float(os.popen('echo $BH_BOUND').read())\n"
+        + "        return {n: v.clamp(-most, most) for n, v in update.items()}\n\n"
+        + "    def known_to_attacker(self):\n        return KnownDefense()\n"
+    )
+    found = []
+    for number in ("100", "200", "100"):
+        monkeypatch.setenv("BH_BOUND", number)
+        forget()
+        found.append(does(defense="D"))
+    assert found[0] == found[2] != found[1]
+
+
+PASSING = {
+    "time": "self.x = time.time(), int(time.time()), time.time_ns(), datetime.now(), datetime.now().isoformat()",
+    "a name made of the date": "self.x = f'run_{datetime.now():%Y%m%d-%H%M%S}'",
+    "a date": "self.x = datetime.now().date(), time.strftime('%b%d_%H-%M-%S'), time.ctime()",
+    "random numbers": "self.x = random.random(), np.random.rand(3), np.random.default_rng().random(), torch.rand(2)",
+    "a name at random": "self.x = uuid.uuid4(), str(uuid.uuid4()), secrets.token_hex(4)",
+    "a temporary folder": "self.x = tempfile.mkdtemp(); (Path(self.x) / 'a').write_text(str(time.time()))",
+    "a temporary file that it reads": (
+        "f = tempfile.NamedTemporaryFile('w+'); f.write('a'); self.x = open(f.name).read()"
+    ),
+    "the process": "self.x = os.getpid(), f'worker-{os.getpid()}', socket.gethostname()",
+    "an address": "self.x = object(), lambda: 1, id(self), repr(object()), print, threading.Lock(), iter([1])",
+    "a cycle": "self.x = {'me': self}; self.x['x'] = self.x",
+    "a device": "self.x = torch.device('cpu'), 'cuda' if os.path.exists('bh_gpu') else 'cpu'",
+    "a counter": "global CALLS; CALLS += 1; self.x = CALLS",
+    "a log": "open('bh_log', 'a').write('begun\\n'); self.x = len(open('bh_log').readlines())",
+    "a log by another name": "n = f'bh_{1 + 1}.log'; open(n, 'a').write('a'); self.x = Path(n).read_text()",
+    "a count of runs": (
+        "p = Path(f'bh_{1 + 1}.count'); self.x = int(p.read_text()) if p.exists() else 0; p.write_text(str(self.x + 1))"
+    ),
+    "a cache": "p = Path(f'bh_{1 + 1}.json')\n        if not p.exists():\n            p.write_text(str(time.time()))\n"
+    "        self.x = p.read_text()",
+    "a cache in memory too": "p = Path(f'bh_{1 + 1}.json')\n        if not p.exists():\n            "
+    "p.write_text('3')\n            self.x = '3'\n        else:\n            self.x = p.read_text()",
+    "a file that is replaced": (
+        "Path('bh_new').write_text(str(time.time())); os.replace('bh_new', 'bh_old'); "
+        "self.x = Path('bh_old').read_text()"
+    ),
+    "devices of the system": "open('/dev/null').read(); open('/proc/self/stat').read()",
+    "installed packages": "open(torch.__file__).read(); self.x = np.__version__",
+    "a file that is missing": "self.x = Path('bh_missing').exists()",
+    "where a process runs": "os.environ.get('SLURM_JOB_ID')",
+}
+
+
+@pytest.mark.parametrize("what", PASSING)
+@pytest.mark.parametrize("kind", ["attack", "defense", "model"])
+def test_what_only_tells_of_the_time_or_the_process_changes_nothing(
+    what: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, arguments = {
+        "attack": ("ConstantImage", ""),
+        "defense": ("Defense", ""),
+        "model": ("LeNet", ", image_shape, num_classes"),
+    }[kind]
+    lines = [
+        "import random, secrets, socket, tempfile, threading, time, uuid",
+        "from datetime import datetime",
+        "import numpy as np",
+        "",
+        "CALLS = 0",
+        "STARTED, RUN, FOLDER = time.time(), uuid.uuid4().hex, tempfile.gettempdir()",
+        "",
+        f"class Mine({base}):",
+        f"    def __init__(self{arguments}) -> None:",
+        f"        super().__init__({arguments[2:]})",
+        f"        {PASSING[what]}",
+    ]
+    if kind == "defense":
+        lines += ["", *CLASSES.partition("class D(Defense):")[2].partition("\n\n\n")[0].splitlines()]
+    for number, text in enumerate((IMPORTS, "# a comment\n" + IMPORTS)):
+        monkeypatch.setenv("SLURM_JOB_ID", "7" * (number + 3))
+        monkeypatch.setattr("os.getpid", lambda number=number: 4321 + number)
+        Path("bh_mine.py").write_text(text + "\n".join(lines).replace("number()", "1.0"))
+        Path("bh_unrelated.json").write_text(str(number))
+        forget()
+        found = does(**{kind: "Mine"})
+        if number == 0:
+            before = found
+            Path("bh_gpu").touch()
+    assert found == before != ""
+
+
+def test_of_a_module_with_a_computed_name_a_comment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for way, counts in (("module", False), ("loader", False), ("code", True)):
+        budgets(way)
+        budget(3, monkeypatch)
+        before = does(defense="LazyBound")
+        Path("bh_budget_code.py").write_text("# another comment\nnumber = 3\n")
+        forget()
+        assert (does(defense="LazyBound") != before) == counts, way
+
+
+def test_a_module_that_can_be_imported_only_once_is_seen_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    once = "import sys\nif hasattr(sys, 'bh_once'):\n    raise ImportError('again')\nsys.bh_once = True\n"
+    found = []
+    for number in (3, 30, 3):
+        budgets("json")
+        Path("bh_mine.py").write_text(once + Path("bh_mine.py").read_text())
+        budget(number, monkeypatch)
+        monkeypatch.delattr(sys, "bh_once", raising=False)
+        importlib.import_module("bh_mine")
+        found.append(does(attack="InInit"))
+    assert found[0] == found[2] != found[1]
+    monkeypatch.delattr(sys, "bh_once")
 
 
 @pytest.mark.parametrize("part", ["defense=HeadOnly", "defense=Told", "attack=Guess", "model=Float32Only"])
