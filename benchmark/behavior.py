@@ -1,10 +1,12 @@
-"""What a user's own classes do, as digests for the keys of records, whatever it depends on.
+"""What a user's own classes hold, read and do, as digests for the keys of records, whatever it depends on.
 
 The code of a class need not name all that its results depend on: a file in an f-string, a module with a computed name,
-an environment variable. So each class is run on one client with an image of noise: a model gives the client's update, a
-defense what is shared of it and what an attacker makes of that, an attack what it finds with next to no budget. All in
-64 bits where the class can, rounded, so that other machines and numbers of threads give the same digest. Classes that
-come with Leakboard have none.
+an environment variable. So each class is imported anew, made, and tried on one client with an image of noise: a model
+gives the client's update, a defense what is shared of it at several sizes and what an attacker makes of that, an attack
+what it finds with next to no budget. What shows only with the full budget, as a number of restarts, is seen by what the
+objects, classes and modules hold (:mod:`benchmark.held`) and by what is read meanwhile (:mod:`benchmark.opened`). All
+of it is done twice, and only what comes out the same counts. In 64 bits where the class can, rounded, so that other
+machines and numbers of threads give the same digest. Classes that come with Leakboard have none.
 """
 
 import hashlib

@@ -73,7 +73,7 @@ def held(name: str, value: Any, skip: frozenset[str] = frozenset()) -> set[str]:
             for number, one in enumerate(value):
                 yield from walk(f"{path}[{number}]", one, deep + 1)
         else:
-            for key, one in _parts(value).items():
+            for key, one in _parts_if_any(value).items():
                 word = _leaf(key) or _type(key)
                 if word.strip("'") not in skip:
                     yield from walk(f"{path}.{word}", one, deep + 1)
@@ -109,22 +109,34 @@ def _leaf(value: Any) -> str | None:
     if isinstance(value, Tensor):
         return _array(value)
     if isinstance(value, np.ndarray) and value.dtype != object:
-        if value.dtype.kind in "fiub":
-            return _array(torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("=")))))
+        if value.dtype.kind == "f":
+            return _array(torch.from_numpy(np.ascontiguousarray(value, dtype=np.float64)))
         return f"{value.dtype} {value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
     return None
 
 
 def _array(value: Tensor) -> str:
     """A digest of an array, of one of floats with the rounding of :func:`digest_of`."""
-    if value.is_meta or value.layout != torch.strided or value.is_quantized:
-        return f"{value.dtype} {list(value.shape)}"
-    whole = value.detach().cpu()
-    if whole.is_complex():
-        whole = torch.view_as_real(whole.resolve_conj())
-    if whole.is_floating_point():
-        return digest_of([{str(value.dtype): whole}])
-    return f"{value.dtype} {list(value.shape)} {hashlib.sha256(whole.contiguous().numpy().tobytes()).hexdigest()}"
+    form = f"{value.dtype} {list(value.shape)}"
+    if value.is_meta or not value.numel():
+        return form
+    try:
+        whole = value.detach().cpu().to_dense() if value.is_sparse else value.detach().cpu()
+        if whole.is_complex():
+            whole = torch.view_as_real(whole.resolve_conj())
+        if whole.is_floating_point():
+            return f"{form} {digest_of([{'': whole}])}"
+        return f"{form} {hashlib.sha256(whole.contiguous().numpy().tobytes()).hexdigest()}"
+    except (RuntimeError, TypeError, NotImplementedError):  # of a type or layout that torch does little with
+        return form
+
+
+def _parts_if_any(value: Any) -> dict[Any, Any]:
+    """:func:`_parts`, of an object that may run code of its own when it is looked at."""
+    try:
+        return _parts(value)
+    except Exception:
+        return {}
 
 
 def _parts(value: Any) -> dict[Any, Any]:
@@ -192,8 +204,10 @@ def passing(value: Any) -> bool:
     """Whether a value tells of the time, of this process or of this machine, and thus of no result."""
     if isinstance(value, torch.device | torch.Generator):
         return True
-    if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+    if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
         now = time.time()
+        if not abs(value) < 1e20:
+            return False
         return value == os.getpid() or any(abs(value - now * unit) < 3600 * unit for unit in (1, 10**3, 10**6, 10**9))
     if not isinstance(value, str | datetime.date):
         return False

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import IDLG
+from benchmark import client, federated
 from benchmark.code_version import checksum_of, code_checksum, followed, networks_sha256, source
 from benchmark.registry import Spec
 
@@ -76,7 +77,7 @@ def test_the_checksum_of_the_code_is_that_of_the_parts() -> None:
 
 
 def test_what_only_says_what_is_wrong_is_not_in_it() -> None:
-    files = [Path(sys.modules[name].__file__ or "") for name in ("benchmark.client", "benchmark.federated")]
+    files = [Path(one.__file__ or "") for one in (client, federated)]
     names = {file.stem for file in followed(files) if file.parent.name == "benchmark"}
     assert {"client", "models", "federated"} <= names and not {"errors", "rehearsal_defense"} & names
 
