@@ -205,10 +205,11 @@ def passing(value: Any) -> bool:
     if isinstance(value, torch.device | torch.Generator):
         return True
     if isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool):
+        number: Any = value
         now = time.time()
-        if not abs(value) < 1e20:
+        if not abs(number) < 1e20:
             return False
-        return value == os.getpid() or any(abs(value - now * unit) < 3600 * unit for unit in (1, 10**3, 10**6, 10**9))
+        return number == os.getpid() or any(abs(number - now * unit) < 3600 * unit for unit in (1, 1e3, 1e6, 1e9))
     if not isinstance(value, str | datetime.date):
         return False
     text = str(value)
