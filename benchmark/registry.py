@@ -54,6 +54,10 @@ class Spec:
     args: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
+        return dict(self._as_json)
+
+    @cached_property
+    def _as_json(self) -> dict[str, Any]:
         return {"class": self.name, **{k: _plain(v) for k, v in self.args.items()}}
 
     @cached_property
