@@ -328,15 +328,9 @@ def provenance(bench: Workbench) -> dict[str, Any]:
         "commit": commit(),
         "device": device,
         "threads": torch.get_num_threads(),
-        "versions": versions(),
+        "versions": {"python": python_version()} | {name: version(name) for name in _VERSIONS},
         "lpips": bench.perceptual.describe() if bench.perceptual else bench.no_perceptual,
     }
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that take part in a result."""
-    return {"python": python_version()} | {name: version(name) for name in _VERSIONS}
 
 
 @cache
