@@ -131,15 +131,15 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
     models: dict[str, Model] = {}
     sequences: dict[tuple[str, str], int] = {}
     for cell in suite.cells:
-        place = repr(cell.scenario)
+        place = cell.scenario.name
         model = found_or(models, place, partial(check_fit, cell.scenario, bench))
         check = partial(check_attack, cell.scenario, cell.attack, model, bench)
         found_or(sequences, (place, cell.attack.label), check)
     for cell in suite.cells:
-        bench.rehearsal.of(cell, models[repr(cell.scenario)], bench.data(cell.scenario.data), bench.device)
+        bench.rehearsal.of(cell, models[cell.scenario.name], bench.data(cell.scenario.data), bench.device)
     keys = Keys(bench, models, suite.block_size)
     for cell in suite.cells:
-        sequence = sequences[repr(cell.scenario), cell.attack.label]
+        sequence = sequences[cell.scenario.name, cell.attack.label]
         block_size = max(1, suite.block_size // sequence) * sequence
         count = cell.scenario.victims
         for first in range(0, count, block_size):
@@ -153,7 +153,7 @@ class Keys:
 
     Attributes:
         bench: the data.
-        models: of the scenarios, by their repr.
+        models: of the scenarios, by their names.
         at_once: victims whose images are held at the same time.
     """
 
@@ -167,9 +167,9 @@ class Keys:
 
     def block(self, cell: Cell, victims: range) -> Block:
         """Some victims of a cell, with their key."""
-        scenario = cell.scenario
-        code = code_of(cell.parts(), self._codes)
-        does = self._behaviors.of(self.bench.data(scenario.data), cell.parts(), scenario.batch_size)
+        scenario, parts = cell.scenario, cell.parts()
+        code = code_of(parts, self._codes)
+        does = self._behaviors.of(self.bench.data(scenario.data), parts, scenario.batch_size)
         networks = self._network(scenario, 0), self._network(scenario, victims[-1])
         data = self._data(scenario, victims)
         lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
@@ -177,7 +177,7 @@ class Keys:
         return Block(cell, victims, key, code, does, networks, data)
 
     def _network(self, scenario: Scenario, victim: int) -> str:
-        place = repr(scenario)
+        place = scenario.name
         draw = partial(networks_sha256, self.models[place], scenario.seed, victim)
         return found_or(self._networks, (place, victim), draw)
 

@@ -187,16 +187,16 @@ def of_all(some: Collection[int], victims: Collection[int]) -> str:
 
 def easy_victims(board: Sequence[Outcome]) -> list[str]:
     """The victims whom a null baseline comes as near to as what counts as leaked, without any update."""
-    easy: dict[int, bool] = {}
+    victims: set[int] = set()
+    easy: set[int] = set()
     for outcome in board:
-        for index, victim in outcome.victims.items():
-            easy[index] = easy.get(index, False) or max(victim["null_psnr"]) >= LEAKED_PSNR
-    count = sum(easy.values())
-    if not count:
+        victims |= outcome.indices
+        easy |= {index for index, victim in outcome.victims.items() if max(victim["null_psnr"]) >= LEAKED_PSNR}
+    if not easy:
         return []
     return [
-        f"Null baselines, which do not look at the update, reach {LEAKED_PSNR:.0f} dB on {count} of {len(easy)} "
-        "victims. On these only a better reconstruction counts as leaked, so a low rate does not mean that the images "
+        f"Null baselines, which do not look at the update, reach {LEAKED_PSNR:.0f} dB on {of_all(easy, victims)}. "
+        "On these only a better reconstruction counts as leaked, so a low rate does not mean that the images "
         "stay private."
     ]
 

@@ -36,8 +36,10 @@ def cells_of_one_code(records: Iterable[Record], current: Collection[str] = ()) 
     newest_first = sorted(records, key=lambda r: (r["key"] in current, r["provenance"]["date"], r["key"]), reverse=True)
     of_cell: dict[str, tuple[list[Record], list[Record]]] = {record["cell"]: ([], []) for record in records}
     codes: dict[Any, str | None] = {}
+    configs = {record["cell"]: record["config"] for record in records}
+    classes_of = {cell: own_classes(config) for cell, config in configs.items()}
     for record in newest_first:
-        classes = own_classes(record["config"])
+        classes = classes_of[record["cell"]]
         is_old = bool(classes) and codes.setdefault(classes, record.get("code_sha256")) != record.get("code_sha256")
         of_cell[record["cell"]][is_old].append(record)
     cells: Cells = {}
@@ -87,8 +89,11 @@ def has_text(value: Any) -> bool:
 def of_one_version(newest_first: list[Record]) -> tuple[list[Record], list[Record]]:
     """The records of the code, the network and the LPIPS of the first one, and the others."""
     wanted = version_of(newest_first[0])
-    same = [record for record in newest_first if version_of(record) == wanted]
-    return same, [record for record in newest_first if version_of(record) != wanted]
+    same: list[Record] = []
+    others: list[Record] = []
+    for record in newest_first:
+        (same if version_of(record) == wanted else others).append(record)
+    return same, others
 
 
 def version_of(record: Record) -> tuple[str | None, ...]:

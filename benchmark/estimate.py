@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,7 +16,7 @@ from scipy.optimize import nnls
 from benchmark.blocks import Block, Workbench
 from benchmark.identity import digest
 from benchmark.records import room, run_block
-from benchmark.registry import build
+from benchmark.registry import Spec, build
 from benchmark.schema import attack_scores, spent
 from benchmark.store import Parse, records_in
 from benchmark.suite import Cell
@@ -206,18 +206,19 @@ def means(blocks: Iterable[Found]) -> dict[str, Evaluations]:
     return {name: Evaluations(fmean(chain.from_iterable(of)), fmean(map(max, of))) for name, of in found.items()}
 
 
-def kind(cell: Cell) -> str:
+def kind(cell: Cell) -> tuple[str, ...]:
     """A name for what decides the seconds of an evaluation; a defense, known or not, changes them by little."""
-    attack = {key: value for key, value in cell.attack.as_dict().items() if key != "max_evaluations"}
-    return digest([cell.scenario.data.as_dict(), cell.scenario.model.as_dict(), cell.scenario.batch_size, attack])
+    scenario = cell.scenario
+    attack = Spec(cell.attack.name, {key: v for key, v in cell.attack.args.items() if key != "max_evaluations"})
+    return scenario.data.label, scenario.model.label, str(scenario.batch_size), attack.label
 
 
-def timings(blocks: Sequence[Block], bench: Workbench, console: Console) -> dict[str, Timing]:
+def timings(blocks: Sequence[Block], bench: Workbench, console: Console) -> dict[tuple[str, ...], Timing]:
     """The timing of each kind of cell."""
-    firsts: dict[str, Block] = {}
+    firsts: dict[tuple[str, ...], Block] = {}
     for block in blocks:
         firsts.setdefault(kind(block.cell), block)
-    found: dict[str, Timing] = {}
+    found: dict[tuple[str, ...], Timing] = {}
     of_line: dict[tuple[str, str], Timing] = {}
     started = time.perf_counter()
     with console.status("timing") as status:
@@ -237,19 +238,19 @@ def timing(block: Block, bench: Workbench) -> Timing:
     budgets = [{}] if budget is None else [{"max_evaluations": min(budget, most)} for most in TIMED_EVALUATIONS]
     grows_with, seconds, evaluations = [], [], [0]
     sequence = build("attack", attack).sequence
-    for sequences in (1, 1, min(TIMED_VICTIMS, len(block.victims) // sequence)):
+    many = min(TIMED_VICTIMS, len(block.victims) // sequence)
+    for sequences, args in ((1, budgets[0]), *product((1, many), budgets)):
         count = sequences * sequence
-        for args in budgets:
-            alone = {"at_once": count} if attack.args.get("at_once", 0) is None else {}  # memory is not measured here
-            cell = replace(block.cell, attack=replace(attack, args=attack.args | args | alone))
-            started = time.perf_counter()
-            few = replace(block, cell=cell, victims=block.victims[:count], data=block.data[: count + 1])
-            record = run_block(few, bench)
-            seconds.append(time.perf_counter() - started)
-            evaluations = [victim["evaluations"] for victim in record["victims"]]
-            grows_with.append([1, count] + ([0, 0] if budget is None else [max(evaluations), sum(evaluations)]))
-    warm = len(budgets)  # the first runs of all take longer
-    fit, _ = nnls(np.array(grows_with[warm:], dtype=float), np.array(seconds[warm:]))
+        alone = {"at_once": count} if attack.args.get("at_once", 0) is None else {}  # memory is not measured here
+        cell = replace(block.cell, attack=replace(attack, args=attack.args | args | alone))
+        started = time.perf_counter()
+        few = replace(block, cell=cell, victims=block.victims[:count], data=block.data[: count + 1])
+        record = run_block(few, bench)
+        seconds.append(time.perf_counter() - started)
+        evaluations = [victim["evaluations"] for victim in record["victims"]]
+        grows_with.append([1, count] + ([0, 0] if budget is None else [max(evaluations), sum(evaluations)]))
+    # The first run of all takes longer, and is not counted.
+    fit, _ = nnls(np.array(grows_with[1:], dtype=float), np.array(seconds[1:]))
     of_block, of_victim, of_step, of_evaluation = map(float, fit)
     at_once = room(block, bench) if bench.device.type == "cuda" else 0
     return Timing(of_block, of_victim, of_step, of_evaluation, fmean(evaluations), at_once)

@@ -24,6 +24,9 @@ RESAMPLES = 10_000
 SEED = 20100261
 """Seed of the bootstrap. Fixed, so that a table made again from the same records is the same."""
 
+MANY = 1000
+"""Values beyond which the bootstrap of a mean is computed by its expansion: resampling would take half a second."""
+
 _CHUNK = 1_000_000  # weights that are made at a time: 8 MB, however many victims there are
 
 
@@ -177,7 +180,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean (Efron 1979).
+    """Percentile bootstrap interval of a mean (Efron 1979); of more than 1,000 values by its expansion.
 
     Give one value for each victim: images of one batch are not independent, victims are.
 
@@ -201,12 +204,29 @@ def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> tuple[f
         raise ValueError("a mean needs finite values; say what a diverged victim counts as first")
     if scores[0] == scores[-1]:  # a mean of equal values can miss the value by a rounding error
         return float(scores[0]), float(scores[0])
+    if scores.size > MANY:
+        low, high = _expanded(scores, ndtri([(1 - confidence) / 2, (1 + confidence) / 2]))
+        return float(low), float(high)
     rows = max(1, _CHUNK // scores.size)
     means = np.concatenate(
         [np.einsum("rv,v->r", _weights(scores.size, first, rows), scores) for first in range(0, RESAMPLES, rows)]
     )
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def _expanded(scores: NDArray[np.float64], z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Quantiles of the bootstrap distribution of the mean of many scores, those of the normal distribution being z.
+
+    The expansion of Cornish and Fisher (1938) with the skewness of the scores: what it leaves out is less than another
+    seed would change.
+    """
+    centered = scores - scores.mean()
+    std = float(np.sqrt(np.mean(centered**2)))
+    skewness = float(np.mean(centered**3)) / std**3
+    root = math.sqrt(scores.size)
+    quantiles: NDArray[np.float64] = scores.mean() + std / root * (z + skewness * (z**2 - 1) / (6 * root))
+    return quantiles
 
 
 @lru_cache(maxsize=12)

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean, median
 from typing import Any
 
@@ -155,7 +156,7 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
     config, victims = outcome.config, list(outcome.victims.values())
     mse, psnr, ssim = (means([victim[name] for victim in victims]) for name in ("mse", "psnr", "ssim"))
     lpips = means([victim["lpips"] for victim in victims if victim["lpips"] is not None])
-    least = sorted(min(victim["mse"]) for victim in victims)
+    least = sorted(map(min, (victim["mse"] for victim in victims)))
     defense, attack = config["defense"] or {"class": "none"}, config["attack"]
     low, high = wilson(len(outcome.leaked), len(victims))
     return Row(
@@ -202,7 +203,9 @@ def arguments(part: dict[str, Any]) -> dict[str, Any]:
 
 def means(of_victims: Sequence[Sequence[float]]) -> list[float]:
     """The mean over the images of each victim."""
-    return [of_images[0] if len(of_images) == 1 else fmean(of_images) for of_images in of_victims]
+    if set(map(len, of_victims)) == {1}:
+        return list(chain.from_iterable(of_victims))
+    return [fmean(of_images) for of_images in of_victims]
 
 
 def mean_of(name: str, values: list[float], intervals: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,13 @@ class Spec:
     args: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
+        return dict(self._as_json)
+
+    @cached_property
+    def _as_json(self) -> dict[str, Any]:
         return {"class": self.name, **{k: _plain(v) for k, v in self.args.items()}}
 
-    @property
+    @cached_property
     def label(self) -> str:
         """The class with its arguments, for people."""
         return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.args.items())})" if self.args else self.name

@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections.abc import Sequence
 from functools import lru_cache
-from math import log10
+from math import inf, log10
 from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
@@ -275,28 +275,33 @@ def check_victims(victims: Sequence[Victim], images: int, no_lpips: bool) -> Non
 def contradiction(victim: Victim, images: int, no_lpips: bool) -> str | None:
     """How a victim of so many images contradicts itself, with a gap for its number; None where it does not."""
     psnr, mse, null, lpips = victim["psnr"], victim["mse"], victim["null_psnr"], victim["lpips"]
-    ssim, null_ssim, right = victim["ssim"], victim["null_ssim"], victim["label_correct"]
-    lengths = {len(psnr), len(mse), len(null), len(lpips or psnr), len(ssim), len(null_ssim), len(right)}
-    if lengths != {images}:
+    others = len(victim["ssim"]), len(victim["null_ssim"]), len(victim["label_correct"]), len(lpips or psnr)
+    if not len(psnr) == len(mse) == len(null) == images or others != (images,) * 4:
         return "victim {} does not have a score for each of its images"
     if (lpips is None) != no_lpips:
         return "victim {} has LPIPS where there is none, or none where there is"
-    above = []
+    most, least = -inf, inf  # how far an image is above what counts as leaked
     for p, error, of_null in zip(psnr, mse, null, strict=True):
         if abs(p - psnr_of(error)) > 1e-3:
             return "the PSNR of victim {} does not match its MSE"
-        above.append(p - max(LEAKED_PSNR, of_null))
+        above = p - (of_null if of_null > LEAKED_PSNR else LEAKED_PSNR)  # max and min take longer than all else here
+        most = above if above > most else most
+        least = above if above < least else least
     found = victim["status"] != "diverged"
-    for says, most in ((victim["leaked_any"], max(above)), (victim["leaked_all"], min(above))):
-        is_near = found and abs(most) <= ROUNDING
-        if says != (found and most > 0) and not is_near:
-            return "whether victim {} leaked contradicts its scores"
+    if contradicts(victim["leaked_any"], found, most) or contradicts(victim["leaked_all"], found, least):
+        return "whether victim {} leaked contradicts its scores"
     return None
+
+
+def contradicts(says: bool, found: bool, above: float) -> bool:
+    """Whether something is said to leak, or not, against a score that is so far above what counts as leaked."""
+    return says != (found and above > 0) and not (found and abs(above) <= ROUNDING)
 
 
 def psnr_of(mse: float) -> float:
     """In dB, for pixels in [0, 1]."""
-    return min(PSNR_CAP, -10 * log10(mse)) if mse > 0 else PSNR_CAP
+    psnr = -10 * log10(mse) if mse > 0 else PSNR_CAP
+    return psnr if psnr < PSNR_CAP else PSNR_CAP
 
 
 def _of_curve(record: Record) -> None:

@@ -58,6 +58,11 @@ class Scenario:
             "seed": self.seed,
         }
 
+    @cached_property
+    def name(self) -> str:
+        """All of it, the number of victims too."""
+        return repr(self)
+
     @property
     def label(self) -> str:
         """For people: data, model, and what is not usual."""

@@ -213,12 +213,12 @@ TRUE = Timing(block=0.5, victim=0.25, step=0.125, evaluation=0.0625, mean=2, roo
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
-    """Blocks take the time of ``TRUE``, the first two much more; yields the sizes and budgets of those that are run."""
+    """Blocks take the time of ``TRUE``, the first one much more; yields the sizes and budgets of those that are run."""
     now, ran = [0.0], []
 
     def run_block(block: Block, bench: Workbench) -> dict[str, Any]:
         count, budget = len(block.victims), block.cell.attack.args.get("max_evaluations", 0)
-        now[0] += TRUE.seconds(block, Evaluations(budget, budget), 1) + 100 * (len(ran) < 2)
+        now[0] += TRUE.seconds(block, Evaluations(budget, budget), 1) + 100 * (not ran)
         ran.append((count, budget))
         return {"victims": [{"evaluations": budget}] * count}
 
@@ -233,7 +233,7 @@ def test_seconds_are_taken_apart_into_what_they_grow_with(
     monkeypatch.setattr(estimate, "TIMED_VICTIMS", 16)
     block = plan(suite(victims=64, block_size=64), bench)[-1]
     found = timing(block, bench)
-    assert clock == [(1, 1), (1, 2), (1, 1), (1, 2), (16, 1), (16, 2)]
+    assert clock == [(1, 1), (1, 1), (1, 2), (16, 1), (16, 2)]
     for name in ("block", "victim", "step", "evaluation"):
         assert getattr(found, name) == pytest.approx(getattr(TRUE, name))
     spent = Evaluations(mean=3.0, longest=10.0)
@@ -270,7 +270,7 @@ def test_a_defense_and_a_budget_need_no_timing_of_their_own(
     blocks = plan(suite(attacks, defenses=["Masking", "Pruning"]), bench)
     assert len({kind(block.cell) for block in blocks}) == 3 + 2
     assert len(rows(blocks, Path("out"), bench, silent())) == 3 + 1
-    assert len(clock) == 3 * 3 + 2 * 6
+    assert len(clock) == 3 * 3 + 2 * 5
 
 
 def test_when_patience_is_at_its_end_the_first_of_a_sweep_stands_for_the_rest(
@@ -279,7 +279,7 @@ def test_when_patience_is_at_its_end_the_first_of_a_sweep_stands_for_the_rest(
     monkeypatch.setattr(estimate, "PATIENCE", 0.0)
     attacks = [{"class": "IDLG", "sweep": {"tolerance": [0, 1e-3, 1e-2]}}, "DLG"]
     rows(plan(suite(attacks), bench), Path("out"), bench, silent())
-    assert len(clock) == 3 * 3 + 2 * 6  # of three tolerances, the first one
+    assert len(clock) == 3 * 3 + 2 * 5  # of three tolerances, the first one
 
 
 def test_workers_share_the_time() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
+from benchmark import intervals
 from benchmark.intervals import (
     RESAMPLES,
     SEED,
@@ -220,3 +221,19 @@ def test_rates_that_are_the_margin_apart_are_called_equivalent_in_about_one_of_t
 def test_an_equivalence_needs_a_margin_and_a_level(margin: float, level: float) -> None:
     with pytest.raises(ValueError):
         equivalent(1, 2, 1, 2, margin, level)
+
+
+@pytest.mark.parametrize("draw", ["skewed", "psnr", "cap"])
+def test_bootstrap_of_many_values_is_that_of_resampling(draw: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = np.random.default_rng(1)
+    values = {
+        "skewed": source.exponential(1, intervals.MANY + 1) ** 2,
+        "psnr": source.exponential(10, intervals.MANY + 1),
+        "cap": np.where(source.random(intervals.MANY + 1) < 0.9, 100.0, 12.0),
+    }[draw]
+    low, high = intervals.bootstrap_mean(values.tolist())
+    monkeypatch.setattr(intervals, "MANY", len(values))
+    resampled = intervals.bootstrap_mean(values.tolist())
+    width = resampled[1] - resampled[0]
+    assert low == pytest.approx(resampled[0], abs=0.03 * width)
+    assert high == pytest.approx(resampled[1], abs=0.03 * width)
