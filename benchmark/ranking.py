@@ -21,7 +21,7 @@ UNEXPLAINED = (
     "the attacker's model of the defense does not explain what is shared, even at the true images: known_to_attacker "
     "must model what protect does, and give the noise_std of what it cannot"
 )
-UNTESTED = "on more than half of its victims, no attack that knows it converged"
+UNTESTED = "on more than half of the victims, no attack that knows the defense converged"
 
 
 @dataclass(frozen=True)
