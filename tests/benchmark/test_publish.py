@@ -173,7 +173,7 @@ def test_tables_of_several_runs_in_one_folder_are_of_all_of_them(tmp_path: Path,
         search |= {"defense": "GaussianNoise", "argument": "std", "fixed": {}, "attack": {"class": attack}}
         search |= {"adaptive": False, "strengths": [0.1, 1.0]}
         threshold_page.write(run, records, [search])
-        table.write(run, name, of_records(records), records)
+        table.write(run, of_records(records), records)
         assert leakboard("publish", run, to) == 0
     found = json.loads((to / "thresholds.json").read_text())["thresholds"]
     assert [search["attack"]["class"] for search in found] == ["DLG", "IDLG"]
