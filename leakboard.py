@@ -20,6 +20,6 @@ def main() -> None:
                 file=sys.stderr,
             )
             raise SystemExit(2)
-    from benchmark.cli import main as run
+    from benchmark.cli.main import main as run
 
     run()

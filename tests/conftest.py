@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from attacks import Observation
-from benchmark.client import observe
+from benchmark.federation.client import observe
 from benchmark.identity import digest, identity
-from benchmark.models import LeNet, Model
+from benchmark.models.networks import LeNet, Model
 from datamodules import Digits
 from defenses import Defense
 

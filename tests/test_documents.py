@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import leaderboard, performance_page, table, threshold
-from benchmark.cli import main
-from benchmark.page import PAPERS
+from benchmark.boards import leaderboard, table
+from benchmark.cli.main import main
+from benchmark.cli.page import PAPERS
 from benchmark.papers import overview
-from benchmark.store import Record, read_all
-from benchmark.suite import load
+from benchmark.store.store import Record, read_all
+from benchmark.studies import performance_page
+from benchmark.suite.suite import load
+from benchmark.thresholds import search as threshold
 from benchmark.training import suite as training_suite
 
 ROOT = Path(__file__).parent.parent

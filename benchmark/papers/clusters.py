@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.intervals import SEED
+from benchmark.metrics.intervals import SEED
 
 FEW = 5
 """Of fewer clusters that differ there is no interval: those that are rarer than that, ten clusters can lack."""

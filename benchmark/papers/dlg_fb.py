@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.cells import cells_of_one_code
+from benchmark.boards.cells import cells_of_one_code
+from benchmark.boards.markdown import escaped
 from benchmark.errors import UsageError
-from benchmark.intervals import holm, wilson
-from benchmark.leak import leaks
-from benchmark.markdown import escaped
+from benchmark.metrics.intervals import holm, wilson
+from benchmark.metrics.leak import leaks
 from benchmark.papers.clusters import FEW, Difference, of_means, of_parts, of_sums
 from benchmark.papers.dlg_fb_figure import figure
 from benchmark.papers.sources import provenance, same_attack
-from benchmark.registry import spec
-from benchmark.store import Record, write_whole
+from benchmark.store.store import Record, write_whole
+from benchmark.suite.registry import spec
 
 STARTS = {
     "noise": "noise",

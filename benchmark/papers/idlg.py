@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.bench import BATCHED, ONE_BY_ONE, faster
-from benchmark.documents import read_json
+from benchmark.boards.markdown import threads
 from benchmark.errors import UsageError
-from benchmark.intervals import equivalent, holm, paired_p, rate_difference, wilson
-from benchmark.leak import THRESHOLDS
-from benchmark.markdown import threads
+from benchmark.metrics.intervals import equivalent, holm, paired_p, rate_difference, wilson
+from benchmark.metrics.leak import THRESHOLDS
 from benchmark.papers.sources import Cell, cells, provenance, same_attack
-from benchmark.registry import spec
-from benchmark.store import Record, write_whole
+from benchmark.store.store import Record, write_whole
+from benchmark.studies.bench import BATCHED, ONE_BY_ONE, faster
+from benchmark.suite.documents import read_json
+from benchmark.suite.registry import spec
 
 ATTACKS = ("DLG", "IDLG")
 

@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
-from benchmark import strengths, threshold_page
 from benchmark.papers.masking_caveats import caveats, data_of, network, prior_scale
 from benchmark.papers.masking_figure import figure, short_name
 from benchmark.papers.masking_finding import chosen, finding, trained
 from benchmark.papers.masking_information import information
 from benchmark.papers.sources import provenance
 from benchmark.papers.sources import trainings as trainings_of
-from benchmark.store import Record, write_whole
-from benchmark.strengths import DefenseThresholds
-from benchmark.threshold_page import range_of, sample_size_caveat
-from benchmark.threshold_table import WITHIN
-from benchmark.threshold_table import Row as Search
+from benchmark.store.store import Record, write_whole
+from benchmark.thresholds import page as threshold_page
+from benchmark.thresholds import strengths
+from benchmark.thresholds.page import range_of, sample_size_caveat
+from benchmark.thresholds.strengths import DefenseThresholds
+from benchmark.thresholds.table import WITHIN
+from benchmark.thresholds.table import Row as Search
 from benchmark.training.table import Row, half, rate, scenario_of
 from benchmark.training.table import rows as training_rows
 

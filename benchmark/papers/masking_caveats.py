@@ -4,12 +4,12 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 
-from benchmark.markdown import escaped
-from benchmark.outcome import listed
-from benchmark.store import Record
-from benchmark.strengths import ADAPTIVE, DefenseThresholds
-from benchmark.threshold_page import not_converged
-from benchmark.threshold_table import Row as Search
+from benchmark.boards.markdown import escaped
+from benchmark.boards.outcome import listed
+from benchmark.store.store import Record
+from benchmark.thresholds.page import not_converged
+from benchmark.thresholds.strengths import ADAPTIVE, DefenseThresholds
+from benchmark.thresholds.table import Row as Search
 from benchmark.training.table import Row
 
 

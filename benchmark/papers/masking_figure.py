@@ -6,9 +6,9 @@ import math
 from collections import defaultdict
 from typing import Any
 
-from benchmark.strengths import ADAPTIVE, OBLIVIOUS, strongest_attack
-from benchmark.threshold import LOG_FROM
-from benchmark.threshold_table import Row as Search
+from benchmark.thresholds.search import LOG_FROM
+from benchmark.thresholds.strengths import ADAPTIVE, OBLIVIOUS, strongest_attack
+from benchmark.thresholds.table import Row as Search
 
 RATIOS = (0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 """Ticks of an axis of shares."""

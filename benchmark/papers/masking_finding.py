@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from benchmark.papers.masking_caveats import data_of, is_lower_bound, network, scope
-from benchmark.strengths import ADAPTIVE, OBLIVIOUS, DefenseThresholds
-from benchmark.threshold_table import NEVER, VOID
+from benchmark.thresholds.strengths import ADAPTIVE, OBLIVIOUS, DefenseThresholds
+from benchmark.thresholds.table import NEVER, VOID
 from benchmark.training.table import Row, label, rate, scenario_of
 
 CLAIM = "masking and clipping that stop the attack cost close to nothing, noise and pruning can cost more."

@@ -4,12 +4,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmark import diagnosis, spectrum
-from benchmark.documents import read_json
+from benchmark.boards.markdown import escaped
 from benchmark.errors import UsageError
-from benchmark.markdown import escaped
-from benchmark.store import write_whole
-from benchmark.threshold_page import attack_label
+from benchmark.store.store import write_whole
+from benchmark.studies import diagnosis, spectrum
+from benchmark.suite.documents import read_json
+from benchmark.thresholds.page import attack_label
 
 
 def information(folder: Path) -> tuple[list[str], list[dict[str, Any]]]:

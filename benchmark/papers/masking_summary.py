@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from benchmark import strengths
 from benchmark.papers.masking_caveats import scope
 from benchmark.papers.masking_finding import CLAIM, ranking, together, verdicts
 from benchmark.papers.sources import trainings
-from benchmark.store import Record
-from benchmark.strengths import ADAPTIVE, OBLIVIOUS
+from benchmark.store.store import Record
+from benchmark.thresholds import strengths
+from benchmark.thresholds.strengths import ADAPTIVE, OBLIVIOUS
 from benchmark.training.table import rows as training_rows
 
 

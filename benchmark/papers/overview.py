@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark import performance_page
+from benchmark.boards.markdown import escaped, threads
 from benchmark.errors import UsageError
-from benchmark.intervals import wilson
-from benchmark.leak import leaks
-from benchmark.markdown import escaped, threads
+from benchmark.metrics.intervals import wilson
+from benchmark.metrics.leak import leaks
 from benchmark.papers import dlg_fb, idlg, masking_summary
 from benchmark.papers.sources import Cell, cells
-from benchmark.registry import Spec
-from benchmark.store import Record
+from benchmark.store.store import Record
+from benchmark.studies import performance_page
+from benchmark.suite.registry import Spec
 
 WIDTH = 118
 """Characters of a line."""

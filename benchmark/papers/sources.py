@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.cells import cells_of_one_code
-from benchmark.markdown import escaped, threads
-from benchmark.store import Record
-from benchmark.training.store import read_all as read_trainings
+from benchmark.boards.cells import cells_of_one_code
+from benchmark.boards.markdown import escaped, threads
+from benchmark.store.store import Record
+from benchmark.store.training_store import read_all as read_trainings
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from attacks.gradients import trained_names
-from benchmark import federated
-from benchmark.behavior import Behaviors
-from benchmark.blocks import Workbench, checksum, from_data
-from benchmark.code_version import checksum_of, networks_sha256
 from benchmark.errors import CODE_ERRORS, UsageError, users_fault
+from benchmark.federation import server as federated
+from benchmark.federation.clients import Data
+from benchmark.federation.partition import generator_for
 from benchmark.identity import digest
-from benchmark.models import check_logits
-from benchmark.registry import build
-from benchmark.rehearsal import check_frozen
-from benchmark.training.clients import Data
-from benchmark.training.partition import generator_for
-from benchmark.training.rehearsal import Rehearsal
-from benchmark.training.store import TrainingStore
+from benchmark.jobs.blocks import Workbench, checksum, from_data
+from benchmark.models.networks import check_logits
+from benchmark.rehearsal.scene import check_frozen
+from benchmark.rehearsal.training import Rehearsal
+from benchmark.store.training_store import TrainingStore
+from benchmark.suite.registry import build
 from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite
+from benchmark.versions.behavior import Behaviors
+from benchmark.versions.code import checksum_of, networks_sha256
 from datamodules import DataError, PrivateData
 from datamodules.contract import images_of
 from datamodules.errors import name_of

@@ -1,9 +1,9 @@
 """The progress bar of a training."""
 
-from benchmark.federated import State
-from benchmark.progress import bar
-from benchmark.store import Record
-from benchmark.terminal import Console
+from benchmark.boards.terminal import Console
+from benchmark.federation.server import State
+from benchmark.jobs.progress import bar
+from benchmark.store.store import Record
 from benchmark.training.plan import Run
 
 

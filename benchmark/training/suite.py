@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import strengths
-from benchmark.arguments import LARGEST_FLOAT, as_given
 from benchmark.errors import UsageError, quoted, unknown
-from benchmark.federated import Federation
-from benchmark.registry import Spec
-from benchmark.store import say
-from benchmark.strengths import Thresholds, defenses_at
-from benchmark.suite import check_keys, entries, folder_name, read, whole_number
-from benchmark.training.schedule import DECAYS
+from benchmark.federation.schedule import DECAYS
+from benchmark.federation.server import Federation
+from benchmark.store.store import say
+from benchmark.suite.arguments import LARGEST_FLOAT, as_given
+from benchmark.suite.registry import Spec
+from benchmark.suite.suite import check_keys, entries, folder_name, read, whole_number
+from benchmark.thresholds import strengths
+from benchmark.thresholds.strengths import Thresholds, defenses_at
 
 SCHEMA = 2
 """Version of the records of training; a change of what one means raises this."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmark.markdown import escaped
-from benchmark.store import Record
+from benchmark.boards.markdown import escaped
+from benchmark.store.store import Record
 
 Row = dict[str, Any]
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from benchmark.store import Record
-from benchmark.tracking import Tracker, numbers
+from benchmark.jobs.tracking import Tracker, numbers
+from benchmark.store.store import Record
 from benchmark.training.table import Row, label, rows, scenario_of
 
 _POINT = ("round", "accuracy", "loss")

@@ -8,8 +8,8 @@ that is reported. The better one has the higher accuracy on the validation image
 
 from collections.abc import Callable, Sequence
 
+from benchmark.store.training_store import TrainingStore
 from benchmark.training.plan import Run
-from benchmark.training.store import TrainingStore
 from benchmark.training.table import as_text, best_rate, finalists
 
 Contest = dict[float, list[Run]]

@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
+from benchmark.boards.terminal import Console
 from benchmark.errors import CODE_ERRORS, users_fault, users_line
-from benchmark.executors.worker import Launch, Worker, watch_over
-from benchmark.federated import State, train
-from benchmark.records import brief, finite, provenance
-from benchmark.registry import build
-from benchmark.run import until_all_are_there
-from benchmark.store import Record, say, write_whole
-from benchmark.terminal import Console
+from benchmark.federation.server import State, train
+from benchmark.jobs.executors.worker import Launch, Worker, watch_over
+from benchmark.jobs.records import brief, finite, provenance
+from benchmark.jobs.run import until_all_are_there
+from benchmark.store.store import Record, say, write_whole
+from benchmark.store.training_store import TrainingStore, read_all
+from benchmark.suite.registry import build
 from benchmark.training.plan import Run, TrainingBench, plan, refuse_others
 from benchmark.training.progress import TrainingBar
-from benchmark.training.store import TrainingStore, read_all
 from benchmark.training.suite import TrainingSuite
 from benchmark.training.table import Row, as_csv, as_markdown, rows
 from benchmark.training.tracking import TrainingTracker

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import Attack, Observation
-from benchmark import registry
-from benchmark.client import observe
-from benchmark.models import LeNet
+from benchmark.federation.client import observe
+from benchmark.models.networks import LeNet
+from benchmark.suite import registry
 from datamodules import Digits
 from defenses import Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning
 
@@ -86,7 +86,7 @@ def test_defense_code_can_lead_no_further() -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "import benchmark.client",
+        "import benchmark.federation.client",
         "from datamodules import Digits",
         "def late():\n    from benchmark import run",
         "import gc",

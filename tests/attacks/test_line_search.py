@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from attacks import DLG, IDLG
 from attacks.gradient_matching import GradientMatching
 from attacks.line_search import Point, cubic_minimum
-from benchmark.client import observe
-from benchmark.models import LeNet
+from benchmark.federation.client import observe
+from benchmark.models.networks import LeNet
 from datamodules import Digits
 from defenses import Clipping
 

@@ -11,9 +11,9 @@ from attacks import IDLG, Observation
 from attacks.gradients import batch_gradients, call
 from attacks.head import linear_head
 from attacks.rgap import stages
-from benchmark.client import observe
-from benchmark.models import MLP, ConvNet, LeNet, draw_default, drawn_weights
-from benchmark.resnet import ResNet
+from benchmark.federation.client import observe
+from benchmark.models.networks import MLP, ConvNet, LeNet, draw_default, drawn_weights
+from benchmark.models.resnet import ResNet
 from datamodules import Digits
 from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning
 

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import pytest
 from jsonargparse import ArgumentParser
 
-from benchmark.arguments import Arguments
-from benchmark.cli import main
+from benchmark.cli.main import main
 from benchmark.errors import UsageError
-from benchmark.registry import build, spec
+from benchmark.suite.arguments import Arguments
+from benchmark.suite.registry import build, spec
 
 
 class Color(Enum):
@@ -163,7 +163,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from defenses import Defense, KnownDefense, Masking
-from benchmark.models import LeNet
+from benchmark.models.networks import LeNet
 
 
 class Own(Defense):

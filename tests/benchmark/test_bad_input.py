@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark import commands, registry
-from benchmark.cli import dispatch, main, parsers
+from benchmark.cli.flags import parsers
+from benchmark.cli.main import dispatch, main
 from benchmark.errors import UsageError
+from benchmark.suite import registry
 
 BASE = """\
 scenarios: [{data: Digits, model: LeNet}]
@@ -417,7 +418,7 @@ def test_an_own_class_that_cannot_be_used_is_one_sentence(
 
 
 def test_every_kind_of_class_says_what_an_own_one_must_be() -> None:
-    assert set(commands.registry.KINDS) == set(commands.registry._MUST_BE)
+    assert set(registry.KINDS) == set(registry._MUST_BE)
 
 
 def test_a_text_on_the_command_line_reaches_the_class_as_it_was_typed(refused: Refused, tmp_path: Path) -> None:

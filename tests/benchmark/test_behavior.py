@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.behavior import Behaviors
-from benchmark.blocks import Workbench, plan
-from benchmark.held import digest_of
-from benchmark.registry import Spec
-from benchmark.suite import parse
+from benchmark.jobs.blocks import Workbench, plan
+from benchmark.suite.registry import Spec
+from benchmark.suite.suite import parse
 from benchmark.training import plan as training_plan
 from benchmark.training import suite as training_suite
+from benchmark.versions.behavior import Behaviors
+from benchmark.versions.held import digest_of
 from datamodules import Digits
 
 IMPORTS = """
@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from attacks import IDLG, ConstantImage
-from benchmark.models import LeNet
+from benchmark.models.networks import LeNet
 from defenses import Defense, KnownDefense
 
 HERE = Path(__file__).parent
@@ -115,7 +115,7 @@ def forget() -> None:
     """As in a new process."""
     for name in [name for name in sys.modules if name.startswith("bh_")]:
         del sys.modules[name]
-    from benchmark.registry import arguments
+    from benchmark.suite.registry import arguments
 
     arguments.cache_clear()
 

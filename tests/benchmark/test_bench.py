@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from attacks import IDLG, Observation
-from benchmark import bench
-from benchmark.blocks import Workbench
 from benchmark.errors import UsageError
-from benchmark.models import LeNet
-from benchmark.registry import Spec, spec
+from benchmark.jobs.blocks import Workbench
+from benchmark.models.networks import LeNet
+from benchmark.studies import bench
+from benchmark.suite.registry import Spec, spec
 
 MakeVictims = Callable[..., Any]
 TOLERANCE = 1e-6

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmark.caveats import (
+from benchmark.boards.caveats import (
     caveats,
     contradictions,
     easy_victims,
@@ -15,8 +15,8 @@ from benchmark.caveats import (
     void_cells,
     without_rank,
 )
-from benchmark.outcome import Names, Outcome, listed
-from benchmark.ranking import ranked
+from benchmark.boards.outcome import Names, Outcome, listed
+from benchmark.boards.ranking import ranked
 
 MASKING = {"class": "Masking", "ratio": 0.2, "rescale": False}
 IDENTITY = {"class": "Masking", "ratio": 0.0, "rescale": False}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmark.cells import cells_of_one_code
+from benchmark.boards.cells import cells_of_one_code
 
 
 def record(

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.cli import COMMANDS, handler, main, parsers
-from benchmark.registry import KINDS, classes
-from benchmark.store import Store, read_all
+from benchmark.cli.flags import parsers
+from benchmark.cli.main import handler, main
+from benchmark.store.store import Store, read_all
+from benchmark.suite.registry import KINDS, classes
 from datamodules import Digits
 from tests.conftest import MakeRecord
 
@@ -99,7 +100,7 @@ def times(folder: Path) -> dict[str, int]:
 )
 def test_help_and_typing_errors_do_not_load_torch(words: list[str]) -> None:
     code = (
-        f"import sys\nfrom benchmark.cli import main\ntry:\n    main({words})\n"
+        f"import sys\nfrom benchmark.cli.main import main\ntry:\n    main({words})\n"
         "finally:\n    assert not {'torch', 'lightning', 'numpy', 'rich'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -118,7 +119,7 @@ def test_what_only_reads_records_does_not_load_torch(tmp_path: Path, made_record
     commands = [["show", str(tmp_path / "run")], ["publish", str(tmp_path / "run"), str(tmp_path / "to")]]
     commands += [["show", str(tmp_path / "to"), "--format", style] for style in ("json", "csv", "markdown")]
     code = (
-        "import sys\nfrom benchmark.cli import main\n"
+        "import sys\nfrom benchmark.cli.main import main\n"
         f"for words in {commands!r}:\n    try:\n        main(words)\n    except SystemExit as end:\n"
         "        assert end.code == 0, words\n"
         "assert not {'torch', 'lightning', 'torchmetrics', 'matplotlib', 'scipy.stats'} & set(sys.modules)"
@@ -129,8 +130,7 @@ def test_what_only_reads_records_does_not_load_torch(tmp_path: Path, made_record
 
 def test_every_command_has_a_handler() -> None:
     _, commands = parsers()
-    assert set(COMMANDS) == set(commands)
-    assert all(callable(handler(name)) for name in COMMANDS.values())
+    assert len(commands) == 11 and all(callable(handler(name)) for name in commands)
 
 
 def test_the_help_of_run_names_every_kind_of_class(leakboard: Leakboard) -> None:
@@ -352,7 +352,7 @@ OWN = '''
 import torch
 
 from attacks.baselines import Baseline
-from benchmark.models import draw_default
+from benchmark.models.networks import draw_default
 from datamodules import PrivateData
 from datamodules.base import TensorSplit
 from defenses import Defense, KnownDefense

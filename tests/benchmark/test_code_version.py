@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from attacks import IDLG
-from benchmark import client, federated
-from benchmark.code_version import checksum_of, code_checksum, followed, networks_sha256, source
-from benchmark.registry import Spec
+from benchmark.federation import client
+from benchmark.federation import server as federated
+from benchmark.suite.registry import Spec
+from benchmark.versions.code import checksum_of, code_checksum, followed, networks_sha256, source
 
 DEFENSE = '''"""Mine."""
 {imports}

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from attacks import IDLG, Observation, Reconstruction
-from benchmark.client import observe
-from benchmark.convergence import BEYOND_TRUTH, MISFIT, unconverged
-from benchmark.misfit import misfits
-from benchmark.models import LeNet
+from benchmark.federation.client import observe
+from benchmark.metrics.convergence import BEYOND_TRUTH, MISFIT, unconverged
+from benchmark.metrics.misfit import misfits
+from benchmark.models.networks import LeNet
 from defenses import Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
 
 SHAPE, CLASSES = (1, 8, 8), 4

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
-from benchmark.crossing import (
+from benchmark.thresholds.crossing import (
     Curve,
     bracket,
     interval,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.blocks import Workbench
-from benchmark.cli import main
-from benchmark.diagnosis import (
+from benchmark.cli.main import main
+from benchmark.jobs.blocks import Workbench
+from benchmark.studies.diagnosis import (
     DOUBLE,
     NEAR,
     OWN,
@@ -22,8 +22,8 @@ from benchmark.diagnosis import (
     verdicts_of,
     without_restarts,
 )
-from benchmark.registry import Spec, spec
-from benchmark.suite import Cell, Scenario
+from benchmark.suite.registry import Spec, spec
+from benchmark.suite.suite import Cell, Scenario
 
 
 def run(leaked: bool, objective: float | None, **changed: Any) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmark.documents import load_yaml, read_json, regular
 from benchmark.errors import UsageError
-from benchmark.suite import CONFIGS, read
+from benchmark.suite.documents import load_yaml, read_json, regular
+from benchmark.suite.suite import CONFIGS, read
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmark import estimate
-from benchmark.blocks import Block, Workbench, plan
-from benchmark.cli import main
-from benchmark.estimate import Cost, Evaluations, Row, Timing, alike, cells_of, kind, means, rows, timing, total
-from benchmark.store import Store, read_all
-from benchmark.suite import Suite, parse
+from benchmark.cli.main import main
+from benchmark.jobs import estimate
+from benchmark.jobs.blocks import Block, Workbench, plan
+from benchmark.jobs.estimate import Cost, Evaluations, Row, Timing, alike, cells_of, kind, means, rows, timing, total
+from benchmark.store.store import Store, read_all
+from benchmark.suite.suite import Suite, parse
 from tests.conftest import MakeRecord
 
 SUITE = """\

@@ -17,13 +17,13 @@ import psutil
 import pytest
 import torch
 
-from benchmark.blocks import Workbench, plan
-from benchmark.cli import main
+from benchmark.cli.main import main
 from benchmark.errors import UsageError
-from benchmark.executors.worker import Worker, given_device, look_at_records, watch_over
-from benchmark.run import Watch
-from benchmark.store import Store, read_all
-from benchmark.suite import load
+from benchmark.jobs.blocks import Workbench, plan
+from benchmark.jobs.executors.worker import Worker, given_device, look_at_records, watch_over
+from benchmark.jobs.run import Watch
+from benchmark.store.store import Store, read_all
+from benchmark.suite.suite import load
 
 # An attack that notes whose process begins it; the first one then waits for its end, or all do.
 NOTED = '''
@@ -32,7 +32,7 @@ import time
 from pathlib import Path
 
 from attacks import IDLG
-from benchmark.rehearsal import SEED, VICTIMS
+from benchmark.rehearsal.scene import SEED, VICTIMS
 from benchmark.seeds import seed_for
 
 REHEARSED = {seed_for(SEED, victim, "start") for victim in range(VICTIMS)}
@@ -203,7 +203,7 @@ def test_ctrl_c_ends_all_workers_at_once(run: Callable[..., Said]) -> None:
 PARENT = """\
 import os, signal, sys, time
 from pathlib import Path
-from benchmark import lifeline
+from benchmark.jobs.executors import lifeline
 import multiprocessing, pickle
 
 class Call:
@@ -393,7 +393,7 @@ def test_a_missing_package_is_named_with_its_extra(
     run: Callable[..., Said], executor: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"benchmark.executors.{executor}", raising=False)
+    monkeypatch.delitem(sys.modules, f"benchmark.jobs.executors.{executor}", raising=False)
     _, err = run("own.yaml", "--executor", executor, code=2)
     needs = f"--executor {executor} needs the package {package}: uv run --extra {executor} leakboard run ..."
     assert err == f"leakboard: {needs}\n"

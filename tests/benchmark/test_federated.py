@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmark import federated
 from benchmark.errors import UsageError
-from benchmark.federated import Federation, State, evaluate, next_round, server_step, start, train
-from benchmark.models import MLP, ConvNet
-from benchmark.resnet import ResNet
-from benchmark.training import clients
-from benchmark.training.clients import Data, Network, batch_norm_names, batches_of, client_updates, examine
-from benchmark.training.partition import split
+from benchmark.federation import clients
+from benchmark.federation import server as federated
+from benchmark.federation.clients import Data, Network, batch_norm_names, batches_of, client_updates, examine
+from benchmark.federation.partition import split
+from benchmark.federation.server import Federation, State, evaluate, next_round, server_step, start, train
+from benchmark.models.networks import MLP, ConvNet
+from benchmark.models.resnet import ResNet
 from datamodules import Digits
 from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning, Update
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.held import held
+from benchmark.versions.held import held
 
 
 @dataclass

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
-from benchmark import intervals
-from benchmark.intervals import (
+from benchmark.metrics import intervals
+from benchmark.metrics.intervals import (
     RESAMPLES,
     SEED,
     bootstrap_mean,

@@ -11,9 +11,9 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from benchmark.leaderboard import Row, of_records
-from benchmark.table import as_csv, as_json, as_markdown, columns_of
-from benchmark.terminal import print_table
+from benchmark.boards.leaderboard import Row, of_records
+from benchmark.boards.table import as_csv, as_json, as_markdown, columns_of
+from benchmark.boards.terminal import print_table
 
 Record = dict[str, Any]
 LEAKS, SAFE = 25.0, 12.0

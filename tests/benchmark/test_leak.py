@@ -2,8 +2,8 @@
 
 import torch
 
-from benchmark.leak import LEAKED_PSNR, THRESHOLDS, leaked
-from benchmark.scores import null_scores, score
+from benchmark.metrics.leak import LEAKED_PSNR, THRESHOLDS, leaked
+from benchmark.metrics.scores import null_scores, score
 
 
 def test_a_leak_starts_at_twenty_decibels_and_above_the_null_baselines() -> None:

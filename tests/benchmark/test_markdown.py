@@ -7,7 +7,7 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from benchmark.markdown import escaped
+from benchmark.boards.markdown import escaped
 
 PIECES = [
     *"`*_~[]()<>|\\!#+-=.:/@&;$\"'{}^ 1a\N{LATIN SMALL LETTER E WITH ACUTE}",

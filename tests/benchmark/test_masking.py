@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from benchmark.diagnosis import RUNS
 from benchmark.errors import UsageError
 from benchmark.papers import masking
 from benchmark.papers.masking_figure import curves, of_shares
-from benchmark.registry import spec
-from benchmark.sealing import sealed
-from benchmark.strengths import by_defense, strongest_attack
-from benchmark.threshold_table import Criterion, merged, rows
+from benchmark.store.sealing import sealed
+from benchmark.studies.diagnosis import RUNS
+from benchmark.suite.registry import spec
+from benchmark.thresholds.strengths import by_defense, strongest_attack
+from benchmark.thresholds.table import Criterion, merged, rows
 
 Row = dict[str, Any]
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from attacks import IDLG
-from benchmark import memory
-from benchmark.memory import bytes_per_victim, free_bytes, peak_bytes
+from benchmark.jobs import memory
+from benchmark.jobs.memory import bytes_per_victim, free_bytes, peak_bytes
 
 MakeVictims = Callable[..., Any]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.models import MLP, ConvNet, LeNet, Model, draw_networks
-from benchmark.registry import MODELS
-from benchmark.resnet import ResNet
+from benchmark.models.networks import MLP, ConvNet, LeNet, Model, draw_networks
+from benchmark.models.resnet import ResNet
+from benchmark.suite.registry import MODELS
 
 CIFAR, MNIST, DIGITS = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from rich.table import Table
 
-from benchmark.cli import main, one_ctrl_c
-from benchmark.leaderboard import of_records
-from benchmark.progress import bar
-from benchmark.schema import attack_scores
-from benchmark.store import Store, read_all
-from benchmark.terminal import Console
+from benchmark.boards.leaderboard import of_records
+from benchmark.boards.terminal import Console
+from benchmark.cli.main import main, one_ctrl_c
+from benchmark.jobs.progress import bar
+from benchmark.store.schema import attack_scores
+from benchmark.store.store import Store, read_all
 
-PROGRAM = "from benchmark.cli import main; main()"
+PROGRAM = "from benchmark.cli.main import main; main()"
 
 
 def program(redirected: str, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

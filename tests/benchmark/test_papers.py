@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark.cli import main
+from benchmark.cli.main import main
 from benchmark.errors import UsageError
 from benchmark.identity import digest
 from benchmark.papers import dlg_fb, idlg, overview
@@ -17,9 +17,9 @@ from benchmark.papers.clusters import Difference, of_means
 from benchmark.papers.dlg_fb import Outcome, Setting, gain, passing, saving, settings
 from benchmark.papers.idlg import Comparison
 from benchmark.papers.sources import Cell
-from benchmark.registry import spec
-from benchmark.schema import psnr_of
-from benchmark.sealing import sealed
+from benchmark.store.schema import psnr_of
+from benchmark.store.sealing import sealed
+from benchmark.suite.registry import spec
 
 Record = dict[str, Any]
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torchvision.models import AlexNet_Weights
 
-from benchmark.cli import main
+from benchmark.cli.main import main
 from benchmark.errors import UsageError
-from benchmark.executors.worker import find_perceptual
-from benchmark.perceptual import (
+from benchmark.jobs.executors.worker import find_perceptual
+from benchmark.metrics.perceptual import (
     LPIPS_SIZE,
     Backbone,
     Perceptual,
@@ -296,7 +296,7 @@ def test_commands_that_measure_lpips_download_it_when_asked(
 
     for place in ("conductor", "commands"):
         monkeypatch.setattr(f"benchmark.{place}.find_perceptual", find)
-    monkeypatch.setattr("benchmark.threshold.load", lambda *_: (SimpleNamespace(name="quick"), []))
+    monkeypatch.setattr("benchmark.thresholds.search.load", lambda *_: (SimpleNamespace(name="quick"), []))
     with pytest.raises(SystemExit):
         main([*words, *(["--download"] if given else [])])
     assert asked == [(None, False, given)]

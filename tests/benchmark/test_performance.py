@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from attacks import IDLG
-from benchmark import performance, performance_page
-from benchmark.bench import times
-from benchmark.blocks import Workbench
 from benchmark.errors import UsageError
-from benchmark.performance import Clock, ClockedIDLG, Setting
+from benchmark.jobs.blocks import Workbench
+from benchmark.studies import performance, performance_page
+from benchmark.studies.bench import times
+from benchmark.studies.performance import Clock, ClockedIDLG, Setting
 
 RESULTS = Path(__file__).parents[2] / "results"
 

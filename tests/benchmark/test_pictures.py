@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.pictures import SHOWN, enlarged, strip
+from benchmark.jobs.pictures import SHOWN, enlarged, strip
 
 
 def opened(content: bytes) -> Image.Image:

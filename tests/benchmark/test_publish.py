@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmark import table, threshold_page
-from benchmark.cli import main
-from benchmark.leaderboard import of_records
-from benchmark.markdown import escaped
+from benchmark.boards import table
+from benchmark.boards.leaderboard import of_records
+from benchmark.boards.markdown import escaped
+from benchmark.cli.main import main
 from benchmark.papers.sources import provenance
-from benchmark.store import Store, read_all
-from benchmark.training.store import read_all as read_trainings
+from benchmark.store.store import Store, read_all
+from benchmark.store.training_store import read_all as read_trainings
+from benchmark.thresholds import page as threshold_page
 from tests.conftest import MakeRecord
 
 ATTACKED = {

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.errors import UsageError
-from benchmark.threshold import Range, ranges
+from benchmark.thresholds.search import Range, ranges
 
 QUANTIZING = """
 from defenses import Defense, KnownDefense

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from benchmark.outcome import Outcome
-from benchmark.ranking import (
+from benchmark.boards.outcome import Outcome
+from benchmark.boards.ranking import (
     DIVERGED,
     SAFE_CONTROL,
     UNCONTROLLED,

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark.blocks import Workbench, plan
-from benchmark.cli import main
-from benchmark.outcome import outcomes
-from benchmark.ranking import UNEXPLAINED, UNTESTED, ranked
-from benchmark.records import run_block
-from benchmark.suite import parse
+from benchmark.boards.outcome import outcomes
+from benchmark.boards.ranking import UNEXPLAINED, UNTESTED, ranked
+from benchmark.cli.main import main
+from benchmark.jobs.blocks import Workbench, plan
+from benchmark.jobs.records import run_block
+from benchmark.suite.suite import parse
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
 
@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from attacks import IDLG, Attack, Reconstruction
-from benchmark.models import LeNet
+from benchmark.models.networks import LeNet
 from defenses import Defense, KnownDefense
 
 

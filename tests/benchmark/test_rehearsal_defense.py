@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import UsageError
-from benchmark.rehearsal_defense import check_protect
+from benchmark.rehearsal.defense import check_protect
 from benchmark.seeds import generators
 from defenses import Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from benchmark.cli import main
-from benchmark.registry import arguments
-from benchmark.store import read_all
+from benchmark.cli.main import main
+from benchmark.store.store import read_all
+from benchmark.suite.registry import arguments
 
 # An attack that notes each block it begins in a file, and hangs or waits for another process where it is told to.
 SLOW = '''
@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 
 from attacks import IDLG
-from benchmark.rehearsal import SEED, VICTIMS
+from benchmark.rehearsal.scene import SEED, VICTIMS
 from benchmark.seeds import seed_for
 
 REHEARSED = {seed_for(SEED, victim, "start") for victim in range(VICTIMS)}

@@ -15,16 +15,16 @@ from lightning.pytorch.callbacks import Callback
 
 from attacks import IDLG, Observation, Reconstruction
 from attacks.base import Trajectory
-from benchmark import blocks as blocks_module
-from benchmark.blocks import Block, Workbench, plan
 from benchmark.errors import UsageError
-from benchmark.memory import MARGIN
-from benchmark.models import LeNet
-from benchmark.records import finite, is_out_of_memory, join, run_block, run_blocks
-from benchmark.registry import Spec
-from benchmark.run import Watch, claim_together, work
-from benchmark.store import Store, read_all
-from benchmark.suite import Scenario, Suite, parse
+from benchmark.jobs import blocks as blocks_module
+from benchmark.jobs.blocks import Block, Workbench, plan
+from benchmark.jobs.memory import MARGIN
+from benchmark.jobs.records import finite, is_out_of_memory, join, run_block, run_blocks
+from benchmark.jobs.run import Watch, claim_together, work
+from benchmark.models.networks import LeNet
+from benchmark.store.store import Store, read_all
+from benchmark.suite.registry import Spec
+from benchmark.suite.suite import Scenario, Suite, parse
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_plan_reads_the_code_of_the_same_classes_once(bench: Workbench, monkey
         read.append(tuple(part.name for part in parts.values()))
         return "code"
 
-    monkeypatch.setattr("benchmark.blocks.code_checksum", counting)
+    monkeypatch.setattr("benchmark.jobs.blocks.code_checksum", counting)
     strengths = {"class": "Masking", "sweep": {"ratio": [0.1, 0.2, 0.3]}}
     plan(suite(defenses=[strengths]), bench)
     assert len(read) == len(set(read)) == 3 + 1 + 1
@@ -226,7 +226,7 @@ def test_no_more_victims_are_attacked_at_once_than_fit_as_measured(
     assert whole["cost"]["victims_at_once"] == 6
     (size,) = bench.bytes_per_victim.values()
     assert 100_000 < size < 10_000_000  # the history of 100 pairs of 64 values, the networks, the gradients' graph
-    monkeypatch.setattr("benchmark.records.free_bytes", lambda device: int(size * 2.6 / MARGIN))
+    monkeypatch.setattr("benchmark.jobs.records.free_bytes", lambda device: int(size * 2.6 / MARGIN))
     few = run_block(block, bench)
     assert few["cost"]["victims_at_once"] == 2 and few["cost"]["notes"] == []
     assert_close(few["victims"], whole["victims"])
@@ -258,7 +258,7 @@ def test_a_gpu_takes_the_blocks_of_a_cell_together_as_far_as_they_fit(
     blocks = plan(suite(victims=10, block_size=2, attacks=["IDLG", "DLG"]), bench)
     pending = attacked(blocks)
     store = Store(tmp_path)
-    monkeypatch.setattr("benchmark.run.room", lambda block, bench: 7)
+    monkeypatch.setattr("benchmark.jobs.run.room", lambda block, bench: 7)
 
     def claimed(first: Block, device: str) -> list[range]:
         bench.device = torch.device(device)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from benchmark.cells import cells_of_one_code
+from benchmark.boards.cells import cells_of_one_code
 from benchmark.identity import digest, identity
-from benchmark.schema import attack_record, attack_scores
-from benchmark.sealing import SCHEMA, Unusable, sealed
-from benchmark.store import Store, read_all
-from benchmark.training.schema import training_record
+from benchmark.store.schema import attack_record, attack_scores
+from benchmark.store.sealing import SCHEMA, Unusable, sealed
+from benchmark.store.store import Store, read_all
+from benchmark.store.training_schema import training_record
 from tests.conftest import MakeRecord
 
 RESULTS = Path(__file__).parents[2] / "results"

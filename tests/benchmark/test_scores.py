@@ -6,7 +6,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from benchmark.scores import (
+from benchmark.metrics.scores import (
     PSNR_CAP,
     Scores,
     match,

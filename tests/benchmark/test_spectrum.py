@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from attacks.gradients import batch_gradients
-from benchmark.blocks import Workbench
-from benchmark.cli import main
-from benchmark.registry import spec
-from benchmark.spectrum import LEVELS, as_markdown, jacobian, rank_per_defense, rows, singular_values
-from benchmark.suite import Scenario
+from benchmark.cli.main import main
+from benchmark.jobs.blocks import Workbench
+from benchmark.studies.spectrum import LEVELS, as_markdown, jacobian, rank_per_defense, rows, singular_values
+from benchmark.suite.registry import spec
+from benchmark.suite.suite import Scenario
 
 MakeVictims = Callable[..., Any]
 

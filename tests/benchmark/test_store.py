@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from benchmark import schema, sealing
 from benchmark.errors import UsageError
-from benchmark.schema import attack_scores, run_record
-from benchmark.sealing import Unusable, sealed
-from benchmark.store import Store, keys_in, read, read_all, set_aside, write_whole
+from benchmark.store import schema, sealing
+from benchmark.store.schema import attack_scores, run_record
+from benchmark.store.sealing import Unusable, sealed
+from benchmark.store.store import Store, keys_in, read, read_all, set_aside, write_whole
 from tests.conftest import MakeRecord
 
 KEY = "0123456789abcdef"
@@ -34,7 +34,8 @@ def full_disk(*_: Any, **__: Any) -> None:
 
 def in_other_process(folder: Path, body: str) -> "subprocess.Popen[str]":
     """Runs lines with a ``store`` in another process, which prints what it finds."""
-    code = f"from pathlib import Path\nfrom benchmark.store import Store\nstore = Store(Path({str(folder)!r}))\n{body}"
+    code = "from pathlib import Path\nfrom benchmark.store.store import Store\n"
+    code += f"store = Store(Path({str(folder)!r}))\n{body}"
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
@@ -137,7 +138,7 @@ def test_the_file_is_not_there_before_it_is_whole(tmp_path: Path, monkeypatch: p
 
 def test_a_full_disk_is_told_when_a_block_is_claimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
-    monkeypatch.setattr("benchmark.store.FileLock.acquire", full_disk)
+    monkeypatch.setattr("benchmark.store.store.FileLock.acquire", full_disk)
     with pytest.raises(UsageError, match="No space left on device"), store.claim(KEY):
         pass
 
@@ -218,7 +219,7 @@ def test_a_damaged_record_that_another_process_set_aside_first_is_no_error(
         path.unlink()
         raise Unusable("is damaged")
 
-    monkeypatch.setattr("benchmark.store.run_record", slower)
+    monkeypatch.setattr("benchmark.store.store.run_record", slower)
     assert not store.done(KEY)
 
 
@@ -280,8 +281,8 @@ def test_each_record_of_a_folder_is_read_and_decoded_once(
             return self.decoder.decode(content)
 
     monkeypatch.setattr(Path, "read_bytes", lambda path: (read.append(path.stem), real(path))[1])
-    monkeypatch.setattr("benchmark.schema.opened", lambda c, n, decoder: opened(c, n, Counting(decoder)))
-    monkeypatch.setattr("benchmark.schema._as_config", Counting(schema._as_config))
+    monkeypatch.setattr("benchmark.store.schema.opened", lambda c, n, decoder: opened(c, n, Counting(decoder)))
+    monkeypatch.setattr("benchmark.store.schema._as_config", Counting(schema._as_config))
     schema.cell_of.cache_clear()
     assert len(read_all(tmp_path, attack_scores)) == 5
     assert sorted(read) == sorted(one["key"] for one in records)
@@ -319,7 +320,7 @@ def test_a_folder_without_a_whole_record_is_an_error(tmp_path: Path) -> None:
 def test_what_killed_writers_left_is_removed_and_what_living_ones_write_is_not(tmp_path: Path) -> None:
     """One is stopped in the midst of a write, by a signal that lets it live; then it is killed."""
     writes = (
-        "import os, signal\nfrom benchmark.store import write_whole\n"
+        "import os, signal\nfrom benchmark.store.store import write_whole\n"
         "os.fsync = lambda _: (print('writing', flush=True), os.kill(os.getpid(), signal.SIGSTOP))\n"
         "write_whole(store.records / 'x.json', b'content')"
     )

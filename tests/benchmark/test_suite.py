@@ -9,9 +9,9 @@ import yaml
 
 from benchmark.errors import UsageError
 from benchmark.identity import digest
-from benchmark.leak import BASELINES
-from benchmark.registry import Spec, spec, specs
-from benchmark.suite import Suite, entries, load, parse
+from benchmark.metrics.leak import BASELINES
+from benchmark.suite.registry import Spec, spec, specs
+from benchmark.suite.suite import Suite, entries, load, parse
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -78,7 +78,7 @@ def test_each_entry_is_checked_once_however_many_cells_it_is_in(monkeypatch: pyt
         checked.extend(one.name for one in made)
         return made
 
-    monkeypatch.setattr("benchmark.suite.specs", counting)
+    monkeypatch.setattr("benchmark.suite.suite.specs", counting)
     scenarios = "[{data: Digits, model: LeNet}, {data: Photos, model: MLP}]"
     made = suite("defenses: [{class: Masking, sweep: {ratio: [0.1, 0.2, 0.3]}}]", "[IDLG, DLG]", scenarios)
     assert len(made.cells) == 2 * (3 + 2 + 3 * 2 * 2)

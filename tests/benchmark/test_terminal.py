@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmark import table
-from benchmark.terminal import Grid, letters
+from benchmark.boards import table
+from benchmark.boards.terminal import Grid, letters
 
 CELLS = (["1", "2", "-"], ["0.50 (8/16)", "-", "0.00 (0/8)"], ["Masking", "mine.Größe", "my.防御"])
 

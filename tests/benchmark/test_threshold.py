@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmark.cli import main
+from benchmark.cli.main import main
 from benchmark.errors import UsageError
-from benchmark.registry import spec
-from benchmark.suite import Scenario
-from benchmark.threshold import Range, Search, load, middle, parse_searches, ranges
-from benchmark.threshold_page import attack_label, defense_label, sample_size_caveat
-from benchmark.threshold_table import Criterion
+from benchmark.suite.registry import spec
+from benchmark.suite.suite import Scenario
+from benchmark.thresholds.page import attack_label, defense_label, sample_size_caveat
+from benchmark.thresholds.search import Range, Search, load, middle, parse_searches, ranges
+from benchmark.thresholds.table import Criterion
 
 
 def test_strengths_far_apart_are_on_a_logarithmic_scale_whichever_end_is_weak() -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from benchmark.errors import UsageError
-from benchmark.threshold_page import write
-from benchmark.threshold_table import FILE, Criterion, merged, read, rows
+from benchmark.thresholds.page import write
+from benchmark.thresholds.table import FILE, Criterion, merged, read, rows
 
 MakeSearch = Callable[..., tuple[dict[str, Any], list[dict[str, Any]]]]
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmark.cli import main
+from benchmark.cli.main import main
 from benchmark.errors import UsageError
-from benchmark.tracking import TrackedCell, Tracker, curve, tags_of, worst
+from benchmark.jobs.tracking import TrackedCell, Tracker, curve, tags_of, worst
 
 wandb = pytest.importorskip("wandb", reason="the core runs without wandb, its tracking does not")
 
@@ -321,12 +321,12 @@ def test_a_search_does_not_go_into_a_sweep(sweep: Path, capfd: pytest.CaptureFix
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
-import benchmark.tracking
+import benchmark.jobs.tracking
 assert "wandb" not in sys.modules and "torch" not in sys.modules
 if sys.argv[1] == "lost":  # the network was there in the beginning
-    benchmark.tracking.Tracker._log_in = lambda self: None
+    benchmark.jobs.tracking.Tracker._log_in = lambda self: None
 started = time.perf_counter()
-tracker = benchmark.tracking.Tracker("online", "quick", Path(sys.argv[2]))
+tracker = benchmark.jobs.tracking.Tracker("online", "quick", Path(sys.argv[2]))
 for cell in ("0123456789abcdef", "fedcba9876543210"):
     tracker.cell(cell, json.loads(sys.argv[3]), [], {"leak_rate": 0.5}, None)
 print(time.perf_counter() - started)

@@ -19,14 +19,14 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmark.cli import main
+from benchmark.cli.main import main
 from benchmark.errors import UsageError
-from benchmark.federated import Federation, State
-from benchmark.store import Record
-from benchmark.strengths import DefenseThresholds, Thresholds, defenses_at
+from benchmark.federation.server import Federation, State
+from benchmark.store.store import Record
+from benchmark.store.training_store import TrainingStore, read_all
+from benchmark.thresholds.strengths import DefenseThresholds, Thresholds, defenses_at
 from benchmark.training import work as training
 from benchmark.training.plan import Run, TrainingBench
-from benchmark.training.store import TrainingStore, read_all
 from benchmark.training.suite import parse
 from benchmark.training.table import as_csv, as_markdown, best_rate, note, rows, t_interval
 from benchmark.training.tracking import is_of
@@ -166,7 +166,7 @@ def test_workers_do_what_one_process_does(
 
     given = suite(MASKING, seeds=[0])
     assert leakboard(given, "--out", tmp_path / "alone")[0] == 0
-    monkeypatch.setattr("benchmark.executors.local.launch", launch)
+    monkeypatch.setattr("benchmark.jobs.executors.local.launch", launch)
     code, out, err = leakboard(given, "--out", tmp_path / "two", "--workers", 2)
     assert code == 0 and "2 of 2 runs trained" in out, err
     assert results(tmp_path / "two") == results(tmp_path / "alone")
@@ -179,7 +179,7 @@ def test_what_every_worker_died_of_is_told(
     def launch(workers: list[Any]) -> Iterator[list[Callable[[], str]]]:
         yield [lambda: "it was ended" for _ in workers]
 
-    monkeypatch.setattr("benchmark.executors.local.launch", launch)
+    monkeypatch.setattr("benchmark.jobs.executors.local.launch", launch)
     code, _, error = leakboard(suite(seeds=[0, 1]), "--workers", 3)
     assert code == 2
     assert "all workers ended, and 2 of 2 runs are left (it was ended): the same command resumes" in error

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmark.cli import main
+from benchmark.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
 
@@ -166,6 +166,6 @@ def test_what_a_defense_raises_in_the_middle_is_told(
     def launch(started: list[Any]) -> Any:
         yield [partial(worker, 0) for worker in started]
 
-    monkeypatch.setattr("benchmark.executors.local.launch", launch)
+    monkeypatch.setattr("benchmark.jobs.executors.local.launch", launch)
     code, _, error = train(["mine.Late"], *workers)
     assert code == 2 and "Late: protect fails (ValueError: four are too many, mine.py, line 58)" in error

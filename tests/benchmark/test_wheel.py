@@ -33,7 +33,7 @@ try:
     main()
 finally:
     import benchmark
-    from benchmark.suite import load, suite_path
+    from benchmark.suite.suite import load, suite_path
     assert benchmark.__file__.startswith(wheel), benchmark.__file__
     assert load(suite_path("quick")).cells
 """

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from benchmark.blocks import Workbench
 from benchmark.errors import UsageError, data_fault
-from benchmark.registry import Spec
-from benchmark.suite import Scenario
+from benchmark.jobs.blocks import Workbench
+from benchmark.suite.registry import Spec
+from benchmark.suite.suite import Scenario
 from benchmark.training.plan import first
 from datamodules import DataError, Digits, PrivateData, open_data, take_victims
 from datamodules.base import Split, TensorSplit

@@ -1,0 +1,1 @@
+"""Tables of records: which cells belong together, what is void, ranks, and what stands under them."""

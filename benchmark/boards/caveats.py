@@ -1,0 +1,228 @@
+"""What stands under a board: void cells, contradictions, what is missing, and what the numbers cannot show."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from benchmark.boards.outcome import Names, Outcome, listed
+from benchmark.boards.ranking import Standing, controls, leaks_more
+from benchmark.metrics.leak import LEAKED_PSNR
+
+SAME_LEVEL = 0.5
+"""Two-sided level where two cells should be one and the same: two victims that differ the same way are enough. One may
+differ by rounding."""
+
+
+def caveats(board: Sequence[Outcome], standings: Sequence[Standing], names: Names) -> list[str]:
+    """All sentences under the table of one scenario.
+
+    Args:
+        board: the outcomes of the scenario, null baselines included.
+        standings: of its defenses.
+        names: of the board.
+    """
+    return [
+        *void_cells(standings, names),
+        *not_converged(board, standings, names),
+        *contradictions(board, names),
+        *unused_knowledge(board, names),
+        *without_rank(standings, names),
+        *easy_victims(board),
+        *stronger_attacks(board),
+    ]
+
+
+def void_cells(standings: Sequence[Standing], names: Names) -> list[str]:
+    """The void cells, by reason."""
+    of_reason: dict[str, list[str]] = defaultdict(list)
+    for standing in standings:
+        for outcome, reason in zip(standing.outcomes, standing.void, strict=True):
+            if reason:
+                of_reason[reason].append(names.cell(outcome))
+    return [f"Void: {reason} ({listed(cells)})." for reason, cells in of_reason.items()]
+
+
+def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names: Names) -> list[str]:
+    """The attacks that have failed to fit an update, and the victims of whom nothing is known for it."""
+
+    def cells(victims_of: Callable[[Outcome], frozenset[int]]) -> str:
+        some = [(outcome, victims) for outcome in board if (victims := victims_of(outcome))]
+        some.sort(key=lambda one: (one[0].defended, -len(one[1])))
+        return listed([f"{names.cell(outcome)} ({of_all(victims, outcome.indices)})" for outcome, victims in some])
+
+    sentences = []
+    if failed := cells(stalled):
+        sentences.append(
+            f"Not converged: {failed}. There the attack ended at images that fit the update much worse than the "
+            "private ones do, so that finding nothing does not mean that nothing leaks."
+        )
+    if mistaken := cells(lambda outcome: frozenset() if outcome.mistaken else outcome.unexplained):  # others are void
+        sentences.append(
+            f"Attacked with a wrong model of the defense, or none: {mistaken}. There not even the private images fit "
+            "the update, so that finding nothing does not mean that nothing leaks."
+        )
+    unknown = []
+    for standing in standings:
+        victims = frozenset().union(*map(stalled, standing.outcomes)) - standing.worst
+        if victims:
+            defense = names.defense(standing.outcomes[0].config["defense"])
+            unknown.append(f"{of_all(victims, standing.indices)} with {defense}")
+    if unknown:
+        sentences.append(
+            "Not known to leak or not, since no attack found them and at least one did not converge: "
+            f"{listed(unknown)}. A line search (line_search: true), more starts (restarts) or a larger budget may find "
+            "them."
+        )
+    return sentences
+
+
+def stalled(outcome: Outcome) -> frozenset[int]:
+    """The victims on whom an attack that was to fit the right update failed to."""
+    return outcome.unconverged - outcome.unexplained
+
+
+def without_rank(standings: Sequence[Standing], names: Names) -> list[str]:
+    """The defenses without a rank: those of which nothing was shown, by reason, and the cells that are missing."""
+    of_reason: dict[str, list[str]] = defaultdict(list)
+    cells = []
+    for standing in standings:
+        defense = names.defense(standing.outcomes[0].config["defense"])
+        if standing.unranked:
+            of_reason[standing.unranked].append(defense)
+        for attack, adaptive, there in standing.missing:
+            so_far = f" ({there} victims so far)" if there else ""
+            cells.append(f"{names.attack(attack.config['attack'], adaptive)} on {defense}{so_far}")
+    sentences = [f"No rank for {listed(defenses)}: {reason}." for reason, defenses in of_reason.items()]
+    if cells:
+        sentences.append(
+            "A defense is ranked once every attack of this board has been run on it with all victims; still missing: "
+            f"{listed(cells)}."
+        )
+    return sentences
+
+
+def contradictions(board: Sequence[Outcome], names: Names) -> list[str]:
+    """What cannot be, or hardly, if attacks, defenses and networks are what they are said to be."""
+    control_of = controls(board)
+    pairs: dict[tuple[str, str], dict[bool, Outcome]] = defaultdict(dict)
+    for outcome in board:
+        if outcome.defended:
+            pairs[outcome.attack, outcome.defense][outcome.adaptive] = outcome
+    sentences = []
+    for (attack, _), pair in pairs.items():
+        control, oblivious, adaptive = control_of.get(attack), pair.get(False), pair.get(True)
+        identity = bool(control and oblivious and same(oblivious, control))
+        if control:
+            sentences += [beside_control(outcome, control, identity, names) for outcome in pair.values()]
+        if oblivious and adaptive:
+            sentences.append(less_than_twin(adaptive, oblivious, names))
+    return [f"Contradiction: {sentence}." for sentence in sentences if sentence]
+
+
+def unused_knowledge(board: Sequence[Outcome], names: Names) -> list[str]:
+    """The attacks that find the same whether they know a defense or not, although it does change the update."""
+    control_of = controls(board)
+    oblivious = {(outcome.attack, outcome.defense): outcome for outcome in board if not outcome.adaptive}
+    found = []
+    for outcome in board:
+        twin, control = oblivious.get((outcome.attack, outcome.defense)), control_of.get(outcome.attack)
+        if outcome.adaptive and twin and control and same(outcome, twin) and not same(twin, control):
+            found.append(names.cell(outcome))
+    if not found:
+        return []
+    return [f"Knowing the defense made no difference, all results are those of the oblivious attack: {listed(found)}."]
+
+
+def beside_control(outcome: Outcome, control: Outcome, identity: bool, names: Names) -> str | None:
+    """What is wrong with a defended cell beside its undefended control.
+
+    Args:
+        outcome: of the defended cell.
+        control: of the same attack without the defense.
+        identity: whether the defense leaves the update as it is, as far as the attack that does not know it can tell.
+        names: of the board.
+    """
+    strict = identity or not control.leaked & outcome.indices
+    more = leaks_more(outcome, control, SAME_LEVEL) if strict else leaks_more(outcome, control)
+    less = identity and leaks_more(control, outcome, SAME_LEVEL)
+    if not (more or less):
+        return None
+    rates = f"{names.cell(outcome)} leaks {rate(outcome)}, and without the defense {rate(control)}"
+    if identity:
+        return f"{rates}, although the defense does not change the update that this attack sees"
+    return f"{rates}: a defense cannot add leakage, so the control is too weak"
+
+
+def less_than_twin(adaptive: Outcome, oblivious: Outcome, names: Names) -> str | None:
+    """What is wrong with an attack that knows the defense beside the same attack that does not."""
+    if not leaks_more(oblivious, adaptive):
+        return None
+    return (
+        f"{names.cell(adaptive)} leaks {rate(adaptive)}, and without knowledge of the defense {rate(oblivious)}: "
+        "an attacker who knows more should not find less"
+    )
+
+
+def same(first: Outcome, second: Outcome) -> bool:
+    """Whether two attacks found the same on the same victims, digit for digit; not where nothing was found at all."""
+    measured = ("status", "evaluations", "loss", "mse", "psnr", "label_correct")
+    return (
+        first.indices == second.indices
+        and first.diverged != first.indices
+        and all(
+            first.victims[index][name] == second.victims[index][name] for index in first.indices for name in measured
+        )
+    )
+
+
+def rate(outcome: Outcome) -> str:
+    """As in "7 of 8 victims"."""
+    return of_all(outcome.leaked, outcome.indices)
+
+
+def of_all(some: Collection[int], victims: Collection[int]) -> str:
+    """As in "7 of 8 victims"."""
+    return f"{len(some)} of {len(victims)} victims"
+
+
+def easy_victims(board: Sequence[Outcome]) -> list[str]:
+    """The victims whom a null baseline comes as near to as what counts as leaked, without any update."""
+    victims: set[int] = set()
+    easy: set[int] = set()
+    for outcome in board:
+        victims |= outcome.indices
+        easy |= {index for index, victim in outcome.victims.items() if max(victim["null_psnr"]) >= LEAKED_PSNR}
+    if not easy:
+        return []
+    return [
+        f"Null baselines, which do not look at the update, reach {LEAKED_PSNR:.0f} dB on {of_all(easy, victims)}. "
+        "On these only a better reconstruction counts as leaked, so a low rate does not mean that the images "
+        "stay private."
+    ]
+
+
+STRONG: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
+    (
+        "R-GAP or a start from it (on networks it can invert layer by layer)",
+        lambda attack: attack["class"] == "RGAP" or attack.get("start") == "rgap",
+    ),
+    ("GaussNewton (on images of up to 10,000 pixels)", lambda attack: attack["class"] == "GaussNewton"),
+    (
+        "IDLG with priors (start=mean, total_variation above 0)",
+        lambda attack: (
+            attack["class"] == "IDLG" and attack.get("start") == "mean" and attack.get("total_variation", 0) > 0
+        ),
+    ),
+)
+"""Attacks on single images that find more than DLG and IDLG as published, and whether a configuration is of them."""
+
+
+def stronger_attacks(board: Sequence[Outcome]) -> list[str]:
+    """The known stronger attacks that a board of single images lacks: its numbers are then lower bounds."""
+    attacks = [outcome.config["attack"] for outcome in board if not outcome.is_baseline]
+    if not attacks or board[0].config["batch_size"] > 1:
+        return []
+    lacking = [name for name, is_one in STRONG if not any(is_one(attack) for attack in attacks)]
+    if not lacking:
+        return []
+    return [f"More may leak than this board shows; stronger attacks that were not run: {listed(lacking)}."]

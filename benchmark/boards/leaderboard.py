@@ -1,0 +1,240 @@
+"""The leaderboard: a ranked table for each scenario, made from records alone."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from statistics import fmean, median
+from typing import Any
+
+import msgspec
+
+from benchmark.boards.caveats import caveats
+from benchmark.boards.outcome import Names, Outcome, outcomes
+from benchmark.boards.ranking import Standing, ranked
+from benchmark.metrics.intervals import bootstrap_mean, wilson
+from benchmark.metrics.leak import THRESHOLDS
+from benchmark.store.store import Record
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell, as it stands in ``leaderboard.csv``.
+
+    Rates are shares of victims, from 0 to 1, with their 95 % Wilson intervals; means are over victims, with 95 %
+    bootstrap intervals. A victim leaks where at least one image of its batch does.
+    """
+
+    rank: int | None
+    dataset: str
+    model: str
+    defense: str
+    defense_args: dict[str, Any]
+    attack: str
+    attack_args: dict[str, Any]
+    adaptive: bool
+    victims: int
+    leaked: int
+    leak_rate: float
+    leak_rate_low: float
+    leak_rate_high: float
+    leaked_wholly: int
+    """Victims of whom all images leak."""
+    mse_median: float
+    mse_at_most: dict[str, float]
+    psnr_mean: float
+    psnr_mean_low: float | None
+    psnr_mean_high: float | None
+    ssim_mean: float
+    ssim_mean_low: float | None
+    ssim_mean_high: float | None
+    lpips_mean: float | None
+    lpips_mean_low: float | None
+    lpips_mean_high: float | None
+    label_accuracy: float
+    evaluations_mean: float
+    seconds_per_victim: float
+    diverged: int
+    """Victims on whom the attack diverged."""
+    unconverged: int | None
+    """Victims of whom nothing is known, since the attack has failed to fit their update; None for null baselines."""
+    void: str | None
+    """Why the cell shows no protection."""
+    worst_victims: int | None
+    worst_leaked: int | None
+    """Victims that leak to any of the attacks on this defense; of ``worst_victims``. This is what ranks."""
+    worst_leak_rate: float | None
+    worst_leak_rate_low: float | None
+    worst_leak_rate_high: float | None
+    data_args: dict[str, Any]
+    model_args: dict[str, Any]
+    batch_size: int
+    same_class: int
+    seed: int
+    cell: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """By the names of the columns."""
+        return msgspec.structs.asdict(self)
+
+
+@dataclass(frozen=True)
+class Board:
+    """The table of one scenario.
+
+    Attributes:
+        heading: data set, model, and what is not usual.
+        rows: null baselines last.
+        names: of the attacks on it.
+        notes: sentences that stand under the table.
+    """
+
+    heading: str
+    rows: list[Row]
+    names: Names
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All tables of a folder.
+
+    Attributes:
+        boards: one for each scenario.
+        left_out: sentences about records that stand in none of them.
+    """
+
+    boards: list[Board]
+    left_out: list[str]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Of all boards."""
+        return [row for board in self.boards for row in board.rows]
+
+
+def of_records(records: Iterable[Record], current: Collection[str] = (), intervals: bool = True) -> Leaderboard:
+    """The leaderboard of a folder's records.
+
+    Args:
+        records: in any order.
+        current: keys of the records that are known to be of the present code and data.
+        intervals: whether the means have theirs, which take longer than all else and which no text shows.
+    """
+    found, left_out = outcomes(records, current)
+    scenarios: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in found:
+        scenarios[outcome.scenario].append(outcome)
+    return Leaderboard([board_of(scenarios[name], intervals) for name in sorted(scenarios)], left_out)
+
+
+def board_of(board: list[Outcome], intervals: bool = True) -> Board:
+    """The table of a scenario: defenses by rank, and of each defense the cell first that leaks most."""
+    names, standings = Names(board), ranked(board)
+    rows = []
+    for standing in standings:
+        pairs = zip(standing.outcomes, standing.void, strict=True)
+        rows += sorted((row_of(outcome, standing, void, intervals) for outcome, void in pairs), key=place)
+    rows += sorted((row_of(outcome, None, None, intervals) for outcome in board if outcome.is_baseline), key=place)
+    return Board(heading(rows[0]), rows, names, caveats(board, standings, names))
+
+
+def place(row: Row) -> tuple[Any, ...]:
+    """Of a row among those of its defense."""
+    return -row.leak_rate, row.attack, row.adaptive, repr(row.attack_args)
+
+
+def row_of(outcome: Outcome, standing: Standing | None, void: str | None, intervals: bool) -> Row:
+    """The scores of one cell.
+
+    Args:
+        outcome: of the cell.
+        standing: of its defense; None for a null baseline.
+        void: why the cell shows no protection.
+        intervals: whether the means have theirs.
+    """
+    config, victims = outcome.config, list(outcome.victims.values())
+    mse, psnr, ssim = (means([victim[name] for victim in victims]) for name in ("mse", "psnr", "ssim"))
+    lpips = means([victim["lpips"] for victim in victims if victim["lpips"] is not None])
+    least = sorted(map(min, (victim["mse"] for victim in victims)))
+    defense, attack = config["defense"] or {"class": "none"}, config["attack"]
+    low, high = wilson(len(outcome.leaked), len(victims))
+    return Row(
+        rank=standing.rank if standing else None,
+        dataset=config["data"]["class"],
+        model=config["model"]["class"],
+        defense=defense["class"],
+        defense_args=arguments(defense),
+        attack=attack["class"],
+        attack_args=arguments(attack),
+        adaptive=outcome.adaptive,
+        victims=len(victims),
+        leaked=len(outcome.leaked),
+        leak_rate=len(outcome.leaked) / len(victims),
+        leak_rate_low=low,
+        leak_rate_high=high,
+        leaked_wholly=len(outcome.leaked_wholly),
+        mse_median=median(mse),
+        mse_at_most={str(limit): bisect_right(least, limit) / len(least) for limit in THRESHOLDS},
+        **mean_of("psnr", psnr, intervals),
+        **mean_of("ssim", ssim, intervals),
+        **mean_of("lpips", lpips if len(lpips) == len(victims) else [], intervals),
+        label_accuracy=fmean(means([victim["label_correct"] for victim in victims])),
+        evaluations_mean=fmean([victim["evaluations"] for victim in victims]),
+        seconds_per_victim=sum(record["cost"]["seconds"] for record in outcome.records)
+        / sum(len(record["victims"]) for record in outcome.records),
+        diverged=len(outcome.diverged),
+        unconverged=None if outcome.is_baseline else len(outcome.unconverged),
+        void=void,
+        **worst_case(standing),
+        data_args=arguments(config["data"]),
+        model_args=arguments(config["model"]),
+        batch_size=config["batch_size"],
+        same_class=config.get("same_class", 1),  # records of before there were runs of a class have none
+        seed=config["seed"],
+        cell=outcome.cell,
+    )
+
+
+def arguments(part: dict[str, Any]) -> dict[str, Any]:
+    """Of a class in a configuration."""
+    return {key: value for key, value in part.items() if key != "class"}
+
+
+def means(of_victims: Sequence[Sequence[float]]) -> list[float]:
+    """The mean over the images of each victim."""
+    if set(map(len, of_victims)) == {1}:
+        return list(chain.from_iterable(of_victims))
+    return [fmean(of_images) for of_images in of_victims]
+
+
+def mean_of(name: str, values: list[float], intervals: bool) -> dict[str, Any]:
+    """Mean and interval, None where there are no values."""
+    low, high = bootstrap_mean(values) if values and intervals else (None, None)
+    return {f"{name}_mean": fmean(values) if values else None, f"{name}_mean_low": low, f"{name}_mean_high": high}
+
+
+def worst_case(standing: Standing | None) -> dict[str, Any]:
+    """The ranked number of a defense; None for null baselines."""
+    if standing is None:
+        return dict.fromkeys(
+            ("worst_victims", "worst_leaked", "worst_leak_rate", "worst_leak_rate_low", "worst_leak_rate_high")
+        )
+    leaked, victims = len(standing.worst), len(standing.indices)
+    low, high = wilson(leaked, victims)
+    return {
+        "worst_victims": victims,
+        "worst_leaked": leaked,
+        "worst_leak_rate": leaked / victims,
+        "worst_leak_rate_low": low,
+        "worst_leak_rate_high": high,
+    }
+
+
+def heading(row: Row) -> str:
+    """The title of the board on which a row stands."""
+    args = ", ".join(f"{key}={value}" for part in (row.data_args, row.model_args) for key, value in part.items())
+    batch = f", batches of {row.batch_size}" if row.batch_size > 1 else ""
+    batch += f", runs of {row.same_class} images of a class" if row.same_class > 1 else ""
+    seed = f", seed {row.seed}" if row.seed else ""
+    return f"{row.dataset} with {row.model}{batch}{seed}" + (f" ({args})" if args else "")

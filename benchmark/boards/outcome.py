@@ -1,0 +1,184 @@
+"""What came out of a cell: its victims, which of them leaked, and what the cell is called in a sentence."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from benchmark.boards.cells import cells_of_one_code, of_one_data_set
+from benchmark.metrics.convergence import unconverged, unexplained
+from benchmark.metrics.leak import BASELINES, leaks, leaks_wholly
+from benchmark.store.store import Record
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell with all its victims.
+
+    Attributes:
+        cell: its id.
+        config: everything that decides a victim's result, but the victim.
+        victims: what the records say of each, by the victims' numbers.
+        records: they come from.
+    """
+
+    cell: str
+    config: dict[str, Any]
+    victims: dict[int, dict[str, Any]]
+    records: tuple[Record, ...]
+
+    @cached_property
+    def scenario(self) -> str:
+        """Outcomes of one scenario are attacks on the same victims: they stand on one board."""
+        named = {key: self.config[key] for key in ("data", "model", "batch_size", "seed")}
+        # Records of before there were runs of a class have no such number.
+        return repr(sorted({**named, "same_class": self.config.get("same_class", 1)}.items()))
+
+    @cached_property
+    def attack(self) -> str:
+        """Class and arguments of the attack."""
+        return repr(sorted(self.config["attack"].items(), key=str))
+
+    @cached_property
+    def defense(self) -> str:
+        """Class and arguments of the defense, "none" without one."""
+        return repr(sorted(self.config["defense"].items(), key=str)) if self.defended else "none"
+
+    @property
+    def defended(self) -> bool:
+        return self.config["defense"] is not None
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the attacker knows the defense."""
+        return bool(self.config["adaptive"])
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is a null baseline, which does not look at the update."""
+        return self.config["attack"]["class"] in BASELINES
+
+    @cached_property
+    def indices(self) -> frozenset[int]:
+        """The victims' numbers."""
+        return frozenset(self.victims)
+
+    @cached_property
+    def leaked(self) -> frozenset[int]:
+        """The victims of whom at least one image leaked."""
+        return frozenset(index for index, victim in self.victims.items() if leaks(victim))
+
+    @cached_property
+    def leaked_wholly(self) -> frozenset[int]:
+        """The victims of whom all images leaked."""
+        return frozenset(index for index, victim in self.victims.items() if leaks_wholly(victim))
+
+    @cached_property
+    def diverged(self) -> frozenset[int]:
+        """The victims on whom the attack diverged: they count as not leaked."""
+        return frozenset(index for index, victim in self.victims.items() if victim["status"] == "diverged")
+
+    @cached_property
+    def unconverged(self) -> frozenset[int]:
+        """The victims of whom nothing is known, since the attack has failed to fit their update, the next included."""
+        return frozenset(index for index, victim in self.victims.items() if unconverged(victim, self.config))
+
+    @cached_property
+    def unexplained(self) -> frozenset[int]:
+        """The victims of whom nothing is known, since the attacker's model of the defense is wrong or missing."""
+        return frozenset(index for index, victim in self.victims.items() if unexplained(victim))
+
+    @property
+    def mistaken(self) -> bool:
+        """Whether those are more than half of the victims."""
+        return 2 * len(self.unexplained) > len(self.indices)
+
+    @cached_property
+    def broken(self) -> str | None:
+        """Why the records say that nothing can be concluded from them, an update that is not finite say."""
+        said = dict.fromkeys(record["void"] for record in self.records if record.get("void"))
+        return "; ".join(sentence.strip().rstrip(".") for sentence in said) or None
+
+
+def outcomes(records: Iterable[Record], current: Collection[str] = ()) -> tuple[list[Outcome], list[str]]:
+    """The outcome of each cell, of one code and one data set, and sentences about what is left out.
+
+    Args:
+        records: of a folder.
+        current: keys of the records that are known to be of the present code and data.
+    """
+    cells, sentences = cells_of_one_code(records, current)
+    of_scenario: dict[str, list[Outcome]] = defaultdict(list)
+    for cell, victims in cells.items():
+        sources = {record["key"]: record for _, record in victims.values()}
+        config = next(iter(sources.values()))["config"]
+        numbered = {index: victim for index, (victim, _) in victims.items()}
+        outcome = Outcome(cell, config, numbered, tuple(sources.values()))
+        of_scenario[outcome.scenario].append(outcome)
+    kept, others = [], []
+    for scenario in sorted(of_scenario):
+        same, other = of_the_same_images(of_scenario[scenario], current)
+        kept += same
+        others += other
+    if others:
+        names = listed(sorted(Names(others).cell(outcome) for outcome in others))
+        sentences.append(f"left out, because they attacked other images than the newest cells: {names}")
+    return kept, sentences
+
+
+def of_the_same_images(board: list[Outcome], current: Collection[str] = ()) -> tuple[list[Outcome], list[Outcome]]:
+    """The outcomes of a scenario whose images are those of the newest one, and the others, which cannot be compared."""
+    records = {record["key"]: record for outcome in board for record in outcome.records}
+    newest_first = sorted(
+        records.values(), key=lambda r: (r["key"] in current, r["provenance"]["date"], r["key"]), reverse=True
+    )
+    other = {record["key"] for record in of_one_data_set(newest_first)[1]}
+    kept: list[Outcome] = []
+    left_out: list[Outcome] = []
+    for outcome in board:
+        (left_out if any(record["key"] in other for record in outcome.records) else kept).append(outcome)
+    return kept, left_out
+
+
+class Names:
+    """Names of attacks, defenses and cells as they stand in a table and in the sentences under it.
+
+    Args:
+        board: outcomes; an argument of an attack stands beside its class where it differs among them.
+    """
+
+    def __init__(self, board: Iterable[Outcome]) -> None:
+        values: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for outcome in board:
+            attack = outcome.config["attack"]
+            for name, value in attack.items():
+                values[attack["class"], name].add(repr(value))
+        self._differing = {argument for argument, different in values.items() if len(different) > 1}
+
+    def attack(self, config: dict[str, Any], adaptive: bool) -> str:
+        """As in "IDLG max_evaluations=300 adaptive"."""
+        args = ", ".join(f"{key}={value}" for key, value in config.items() if (config["class"], key) in self._differing)
+        return config["class"] + (f" {args}" if args else "") + (" adaptive" if adaptive else "")
+
+    def defense(self, config: dict[str, Any] | None) -> str:
+        """As in "Masking ratio=0.2"."""
+        return f"{config['class']} {strength(config)}".rstrip() if config else "no defense"
+
+    def cell(self, outcome: Outcome) -> str:
+        """As in "IDLG adaptive on Masking ratio=0.2"."""
+        config = outcome.config
+        return f"{self.attack(config['attack'], outcome.adaptive)} on {self.defense(config['defense'])}"
+
+
+def strength(defense: dict[str, Any]) -> str:
+    """The arguments of a defense, without those that are off."""
+    return ", ".join(f"{key}={value}" for key, value in defense.items() if key != "class" and value is not False)
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """As in "a, b, c and 5 more"; with semicolons where a name has commas."""
+    comma = "; " if any("," in name for name in names) else ", "
+    if len(names) > most:
+        return f"{comma.join(names[: most - 1])} and {len(names) - most + 1} more"
+    return " and ".join(filter(None, (comma.join(names[:-1]), *names[-1:])))

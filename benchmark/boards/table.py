@@ -1,0 +1,151 @@
+"""The leaderboard as text: columns, Markdown, CSV and JSON; the terminal prints the same columns."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from benchmark.boards.leaderboard import Board, Leaderboard, Row
+from benchmark.boards.markdown import escaped
+from benchmark.boards.outcome import strength
+from benchmark.metrics.leak import LEAKED_PSNR
+from benchmark.store.store import Record, write_whole
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as a person reads it.
+
+    Attributes:
+        name: its title.
+        text: of a row on a board.
+        words: whether it holds words, which stand on the left, or numbers.
+        shown: whether a board has it.
+    """
+
+    name: str
+    text: Callable[[Row, Board], str]
+    words: bool = False
+    shown: Callable[[Board], bool] = lambda board: True
+
+
+def in_batches(board: Board) -> bool:
+    return board.rows[0].batch_size > 1
+
+
+def attack_of(row: Row, board: Board) -> str:
+    """Class, arguments that differ on the board, what it knows, and whether the cell is void."""
+    name = board.names.attack({"class": row.attack, **row.attack_args}, row.adaptive)
+    return name + (" (void)" if row.void else "")
+
+
+def share(count: int | None, of: int | None) -> str:
+    """As in "0.50 (8/16)"; "-" where there is none."""
+    return f"{count / of:.2f} ({count}/{of})" if count is not None and of else "-"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None else f"{low:.2f}-{high:.2f}"
+
+
+COLUMNS = (
+    Column("rank", lambda row, board: "-" if row.rank is None else str(row.rank), words=True),
+    Column("worst case", lambda row, board: share(row.worst_leaked, row.worst_victims)),
+    Column("its interval", lambda row, board: interval(row.worst_leak_rate_low, row.worst_leak_rate_high)),
+    Column("defense", lambda row, board: row.defense, words=True),
+    Column("strength", lambda row, board: strength(row.defense_args) or "-", words=True),
+    Column("attack", attack_of, words=True),
+    Column("leak rate", lambda row, board: share(row.leaked, row.victims)),
+    Column("95 % interval", lambda row, board: interval(row.leak_rate_low, row.leak_rate_high)),
+    Column("all images", lambda row, board: share(row.leaked_wholly, row.victims), shown=in_batches),
+    Column(
+        "diverged",
+        lambda row, board: share(row.diverged, row.victims),
+        shown=lambda board: any(row.diverged for row in board.rows),
+    ),
+    Column(
+        "not converged",
+        lambda row, board: share(row.unconverged, row.victims),
+        shown=lambda board: any(row.unconverged for row in board.rows),
+    ),
+    Column("PSNR", lambda row, board: f"{row.psnr_mean:.1f}"),
+    Column("SSIM", lambda row, board: f"{row.ssim_mean:.3f}"),
+    Column("LPIPS", lambda row, board: "-" if row.lpips_mean is None else f"{row.lpips_mean:.3f}"),
+    Column("label acc.", lambda row, board: f"{row.label_accuracy:.2f}"),
+    Column("evaluations", lambda row, board: f"{row.evaluations_mean:.0f}"),
+    Column("s / victim", lambda row, board: f"{row.seconds_per_victim:.3f}"),
+)
+
+NOTE = (
+    f"Leak rate: share of victims with a leaked image, that is, one reconstructed with a PSNR of at least "
+    f"{LEAKED_PSNR:.0f} dB and better than by any null baseline; one image of a batch is enough (all images: all of "
+    "them leaked). Worst case: share of victims that leak to any of the attacks on the defense, with or without "
+    "knowledge of it. Rank: by the worst case; 1 plus the number of defenses that leak significantly less, so "
+    "defenses share a rank unless an exact paired test on the same victims tells them apart (5 % level). Intervals are "
+    "95 % Wilson. Void: the cell cannot show that a defense protects, for the reason under the table. A victim on whom "
+    "an attack diverged counts as not leaked. PSNR in dB and SSIM are means over victims; evaluations are gradient "
+    "evaluations of one victim. The last rows are null baselines, which do not look at the update."
+)
+
+
+def columns_of(board: Board) -> list[Column]:
+    """Those that the board has."""
+    return [column for column in COLUMNS if column.shown(board)]
+
+
+def as_csv(leaderboard: Leaderboard) -> str:
+    """All columns of all rows."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=Row.__struct_fields__, lineterminator="\n")
+    writer.writeheader()
+    for row in leaderboard.rows:
+        values = row.as_dict()
+        writer.writerow(
+            {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
+        )
+    return file.getvalue()
+
+
+def as_json(leaderboard: Leaderboard) -> str:
+    """All columns of all rows, as a list."""
+    return msgspec.json.format(msgspec.json.encode(leaderboard.rows), indent=1).decode()
+
+
+def as_markdown(leaderboard: Leaderboard, title: str, no_lpips: str | None) -> str:
+    """A page with a table for each data set and model.
+
+    Args:
+        leaderboard: what it shows.
+        title: of the page.
+        no_lpips: why the column LPIPS is empty, where it is.
+    """
+    lines = [f"# {escaped(title)}", "", NOTE, ""]
+    if no_lpips:
+        lines += [f"LPIPS is empty: {escaped(no_lpips)}", ""]
+    for board in leaderboard.boards:
+        columns = columns_of(board)
+        lines += [f"## {escaped(board.heading)}", "", "| " + " | ".join(column.name for column in columns) + " |"]
+        lines += ["|" + "---|" * len(columns)]
+        lines += [
+            "| " + " | ".join(escaped(column.text(row, board)) for column in columns) + " |" for row in board.rows
+        ]
+        lines += ["", *(f"- {escaped(note)}" for note in board.notes), *([""] if board.notes else [])]
+    if leaderboard.left_out:
+        lines += [f"- {escaped(sentence)}" for sentence in leaderboard.left_out] + [""]
+    return "\n".join(lines)
+
+
+def write(folder: Path, found: Leaderboard, records: Sequence[Record]) -> None:
+    """leaderboard.csv and leaderboard.md of the records."""
+    write_whole(folder / "leaderboard.csv", as_csv(found).encode())
+    page = as_markdown(found, folder.resolve().name, missing_lpips(records))
+    write_whole(folder / "leaderboard.md", page.encode())
+
+
+def missing_lpips(records: Sequence[Record]) -> str | None:
+    """Why the LPIPS column is empty, where it is."""
+    return next((r["provenance"]["lpips"] for r in records if isinstance(r["provenance"]["lpips"], str)), None)

@@ -1,0 +1,256 @@
+"""The flags of each command."""
+
+import argparse
+import re
+from typing import Any, NoReturn
+
+from benchmark.errors import UsageError, one_line
+
+
+def whole(text: str) -> int:
+    """A whole number in digits alone, as in a suite: int() would take ``1_000`` and the digits of any script."""
+    if not re.fullmatch(r"[-+]?[0-9]{1,100}", text):
+        raise argparse.ArgumentTypeError(f"must be a whole number in digits, not {text!r}")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """A number in digits, as in a suite."""
+    if not re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"must be a number in digits, not {text!r}")
+    return float(text)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are ours: one sentence, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{one_line(ValueError(message))}; see {self.prog} --help")
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)  # argparse would say nothing of a full disk
+
+
+def parsers() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the program, and those of its commands."""
+    top = Parser(
+        prog="leakboard",
+        description="How much private data a federated update gives away, and what it costs to stop that.",
+        allow_abbrev=False,
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+
+    def add(name: str, summary: str, more: str = "") -> Parser:
+        return commands.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=more, allow_abbrev=False
+        )
+
+    run = add(
+        "run",
+        "run a suite (default: the quick one) or a single cell, and show its leaderboard",
+        "Finished work is kept: the same command resumes. A single cell needs no file: --data CIFAR10 --model LeNet "
+        "--defense Masking --defense.ratio 0.5 --attack IDLG, with every argument of a class as a flag "
+        "(--attack.max_evaluations 3000). It is run with its undefended control, the adaptive attack and the null "
+        "baselines. --attack.help IDLG explains the arguments of a class; so do --data.help, --model.help and "
+        "--defense.help.",
+    )
+    plan = add(
+        "plan",
+        "estimate the cost of a suite (default: the quick one) or a single cell before running it",
+        "Takes a suite, or the flags of a single cell, as leakboard run does. Time is estimated from short attacks on "
+        "this machine; evaluations are the mean over finished records of the same attack, in the folder and in "
+        "results/, or else the upper bound. Nothing is written.",
+    )
+    threshold = add(
+        "threshold",
+        "find the strength at which each defense of a suite stops leakage",
+        "The suite gives each defense a range from its weak to its strong end, as in {class: Masking, range: {ratio: "
+        "[0, 0.99]}}. The search tests both ends, then bisects the range, with the same victims at every strength, for "
+        "each scenario, attack and attacker. It writes thresholds.json and thresholds.md beside the tables of "
+        "leakboard run, and keeps earlier searches there; the same command resumes.",
+    )
+    threshold.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
+    threshold.add_argument(
+        "--ssim", type=number, default=0.5, metavar="S", help="a victim leaks at this SSIM or above (default: 0.5)"
+    )
+    threshold.add_argument(
+        "--stop",
+        type=number,
+        default=0.05,
+        metavar="R",
+        help="leakage has stopped at this leak rate or below (default: 0.05)",
+    )
+    threshold.add_argument("--steps", type=whole, default=5, metavar="N", help="number of bisection steps (default: 5)")
+    train = add(
+        "train",
+        "train networks by federated learning to measure the accuracy that the defenses of a suite cost",
+        "The suite has seeds, defenses and scenarios such as {data: Digits, model: ConvNet, algorithm: FedSGD, "
+        "clients: 10, rounds: 100, learning_rate: 0.1}; configs/federated.yaml shows all keys. Every scenario is "
+        "also trained without a defense. Writes training.csv and training.md; the same command resumes.",
+    )
+    train.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
+    train.add_argument(
+        "--at", metavar="FOLDER", help="also train at the strengths that leakboard threshold found in FOLDER"
+    )
+    train.add_argument("--out", metavar="FOLDER", help="folder for records and tables (default: runs/SUITE)")
+    train.add_argument("--download", action="store_true", help="download missing data sets")
+    train.add_argument(
+        "--wandb",
+        choices=("disabled", "offline", "online"),
+        default="disabled",
+        help="track each run in Weights & Biases (default: disabled)",
+    )
+    for command in (run, plan):
+        command.add_argument("suite", nargs="?", metavar="SUITE", help="a YAML file, or the name of one in configs/")
+        command.add_argument(
+            "--batch-size", type=whole, metavar="N", help="private images per victim, for a single cell"
+        )
+    for command in (run, plan, threshold):
+        command.add_argument(
+            "--out", metavar="FOLDER", help="folder for records, tables and pictures (default: runs/SUITE)"
+        )
+        command.add_argument(
+            "--victims", type=whole, metavar="N", help="victims per scenario, instead of the suite's number"
+        )
+        command.add_argument("--seed", type=whole, metavar="N", help="random seed, instead of the suite's")
+        command.add_argument(
+            "--download",
+            action="store_true",
+            help="download missing data sets and AlexNet's weights for LPIPS",
+        )
+        command.add_argument(
+            "--lpips-weights", metavar="PATH", help="file or folder with AlexNet's weights (default: torch's hub cache)"
+        )
+    for command in (run, threshold):
+        command.add_argument(
+            "--wandb",
+            choices=("disabled", "offline", "online"),
+            default="disabled",
+            help="track each cell in Weights & Biases (default: disabled)",
+        )
+        command.add_argument("--require-lpips", action="store_true", help="fail if LPIPS is unavailable")
+
+    show = add("show", "show the leaderboard of a run, from its records")
+    show.add_argument("folder", metavar="FOLDER", help="folder of a run, as in runs/quick")
+    show.add_argument("--format", choices=("table", "json", "csv", "markdown"), default="table", help="default: table")
+
+    spectrum = add(
+        "spectrum",
+        "measure how much a defended update still determines the image, by the numerical rank of its Jacobian",
+        "Computes the Jacobian of the first victims' updates with respect to their pixels and counts its singular "
+        "values, for each data set and model of the suite, without a defense and with each of its defenses. Writes "
+        "spectrum.json and spectrum.md.",
+    )
+    diagnose = add(
+        "diagnose",
+        "find out why attacks that know a defense miss images: optimizer, tolerance, or other images that fit",
+        "Attacks the first victims of each cell of the suite four times: as usual, in double precision, from the true "
+        "image (which no attacker has), and from near it. Writes diagnosis.json and diagnosis.md; the same command "
+        "resumes.",
+    )
+    for command, victims in ((spectrum, 4), (diagnose, 8)):
+        command.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
+        command.add_argument("--out", metavar="FOLDER", help="folder for the table (default: runs/SUITE)")
+        command.add_argument(
+            "--victims", type=whole, default=victims, metavar="N", help=f"victims per data set (default: {victims})"
+        )
+        command.add_argument("--download", action="store_true", help="download missing data sets")
+        command.add_argument("--threads", type=whole, default=1, metavar="N", help="CPU threads (default: 1)")
+
+    page = add(
+        "page",
+        "write the page on a paper whose experiments were run again, from the records",
+        "Writes FOLDER/README.md and its figures: the paper's numbers beside those of the records in FOLDER. For "
+        "masking it also rewrites thresholds.json, thresholds.md, spectrum.md and diagnosis.md. For the folder results "
+        "it writes the page on all published results.",
+    )
+    page.add_argument("folder", metavar="FOLDER", help="folder of a run of idlg, dlg_fb or masking, or results")
+    page.add_argument(
+        "--paper", metavar="NAME", help="idlg, dlg_fb, masking or results (default: the name of the folder)"
+    )
+
+    publish = add(
+        "publish",
+        "copy a run without its private images, to be published",
+        "Records hold the first private images beside their reconstructions; the copies do not. Everything else is "
+        "copied, so that show, page and run work on the copy as on the run itself.",
+    )
+    publish.add_argument("folder", metavar="FOLDER", help="folder of a run, a threshold search or a training")
+    publish.add_argument("to", metavar="TO", help="target folder, as in results/NAME; other records there are kept")
+
+    bench = add(
+        "bench",
+        "compare the batched attack with the published procedure, one victim at a time",
+        "Attacks the same victims in one process: one at a time with torch.optim.LBFGS as published, all at once from "
+        "the same starts, and all at once from R-GAP's solution, which is another attack. --data, --model and --attack "
+        "(DLG or IDLG) work as in leakboard run; default: CIFAR10, LeNet, IDLG.",
+    )
+    bench.add_argument("--victims", type=whole, metavar="N", help="default: 64")
+    bench.add_argument(
+        "--reference-victims",
+        type=whole,
+        metavar="N",
+        help="victims to attack one at a time (default: all; 16 in each setting of --report)",
+    )
+    bench.add_argument(
+        "--report",
+        nargs="?",
+        const="results",
+        metavar="FOLDER",
+        help="measure all settings of results/performance.md and write it (default: results); about 20 minutes",
+    )
+    bench.add_argument("--seed", type=whole, metavar="N", help="default: 0")
+    bench.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
+
+    spectrum.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
+    for command in (run, plan, threshold, bench, train, diagnose):
+        command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
+        command.add_argument(
+            "--devices",
+            default="auto",
+            metavar="D",
+            help="cpu, or GPU numbers such as 0,1 (default: GPU 0 if there is one, else cpu)",
+        )
+    for command in (run, plan, threshold, train):
+        command.add_argument(
+            "--threads", type=whole, default=1, metavar="N", help="CPU threads per process (default: 1)"
+        )
+        command.add_argument(
+            "--workers", type=whole, metavar="N", help="number of CPU processes, or of jobs (default: 1)"
+        )
+    plan.set_defaults(executor="local")
+    for command in (run, threshold, train):
+        command.add_argument(
+            "--executor",
+            choices=("local", "slurm", "ray"),
+            default="local",
+            help="where the workers run: on this machine, on Slurm (through submitit) or on Ray (default: local)",
+        )
+        command.add_argument(
+            "--executor-option",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="option of each job, as named by submitit (slurm_partition=gpu, gpus_per_node=1, timeout_min=240) "
+            "or Ray (num_gpus=1); may be repeated",
+        )
+    bench.add_argument(
+        "--threads",
+        type=whole,
+        metavar="N",
+        help="most CPU threads to use; each side takes the number that suits it best (default: all cores)",
+    )
+
+    return top, {
+        "run": run,
+        "plan": plan,
+        "threshold": threshold,
+        "train": train,
+        "show": show,
+        "spectrum": spectrum,
+        "diagnose": diagnose,
+        "page": page,
+        "publish": publish,
+        "bench": bench,
+        "list": add("list", "list the attacks, defenses, data sets and models"),
+    }

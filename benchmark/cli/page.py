@@ -1,0 +1,32 @@
+"""Handler of the command page."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmark.cli.parts import Parts
+from benchmark.errors import unknown
+from benchmark.papers import dlg_fb, idlg, masking, overview
+from benchmark.store.store import Record, read_all, write_whole
+
+PAPERS: dict[str, Callable[[list[Record], Path], str]] = {
+    "idlg": idlg.page,
+    "dlg_fb": dlg_fb.page,
+    "masking": masking.page,
+}
+
+
+OVERVIEW = "results"
+"""Name of the page on all that is published."""
+
+
+def carry_out(options: argparse.Namespace, parts: Parts) -> int:
+    """``leakboard page``."""
+    folder = Path(options.folder)
+    paper = options.paper or folder.resolve().name
+    if paper not in (OVERVIEW, *PAPERS):
+        raise unknown("paper", paper, (OVERVIEW, *PAPERS))
+    written = overview.page(folder, read_all) if paper == OVERVIEW else PAPERS[paper](read_all(folder), folder)
+    write_whole(folder / "README.md", written.encode())
+    print(written, end="")
+    return 0

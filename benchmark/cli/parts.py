@@ -1,0 +1,56 @@
+"""Flags of classes on the command line, as in ``--attack IDLG --attack.tolerance 0``."""
+
+from typing import Any
+
+import yaml
+
+from benchmark.errors import UsageError
+
+KINDS = ("data", "model", "defense", "attack")
+
+Parts = dict[str, dict[str, str]]
+"""Kind -> arguments as they were typed, the class under the key ``class``."""
+
+
+def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | None]:
+    """Takes the flags of classes, as in ``--attack IDLG --attack.tolerance 0``, out of the command line.
+
+    Returns:
+        What is left, the parts, and the kind and class of a ``--KIND.help CLASS``.
+    """
+    left: list[str] = []
+    parts: Parts = {}
+    wants_help = None
+    words = iter(given)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        kind, dot, key = flag.removeprefix("--").partition(".")
+        if not flag.startswith("--") or kind not in KINDS:
+            left.append(word)
+            continue
+        if not equals:
+            value = next(words, "--")
+            if value.startswith("--"):
+                raise UsageError(f"{flag} needs a value; one that begins with -- is given as {flag}=VALUE")
+        if key == "help":
+            wants_help = (kind, value)
+        elif dot and not key:
+            raise UsageError(f"{flag} needs the name of an argument after the dot")
+        else:
+            parts.setdefault(kind, {})[key or "class"] = value
+    return left, parts, wants_help
+
+
+def typed_part(kind: str, args: dict[str, str]) -> dict[str, Any]:
+    """A class and its arguments as they were typed, in the types that the class says; a sweep is read as YAML."""
+    from benchmark.suite import registry  # torch
+    from benchmark.suite.documents import load_yaml
+
+    texts = {key: value for key, value in args.items() if key not in ("class", "sweep")}
+    swept: dict[str, Any] = {}
+    if "sweep" in args:
+        try:
+            swept["sweep"] = load_yaml(args["sweep"])
+        except (yaml.YAMLError, ValueError):
+            raise UsageError(f"the value of --{kind}.sweep cannot be read as YAML: {args['sweep']}") from None
+    return {"class": args["class"], **registry.typed(kind, args["class"], texts), **swept}

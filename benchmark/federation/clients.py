@@ -1,0 +1,287 @@
+"""What a client of a federated training does: its batches, their gradients, its local steps."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.rnn import pad_sequence
+
+from attacks.gradients import call
+from benchmark.errors import UsageError
+from benchmark.federation.partition import generator_for
+from benchmark.models.networks import drawing_from, drawn_weights
+from defenses.base import Update
+
+Weights = dict[str, Tensor]
+"""Name -> values of a network: its parameters, frozen ones too, then its buffers."""
+
+FEW_IMAGES = 16
+"""Up to so many images in a batch, all clients in one batched step are faster on a CPU than one after another."""
+
+
+class Data(NamedTuple):
+    """What is trained on, chosen by, and tested on.
+
+    Attributes:
+        images: of all clients together, ``[M, C, H, W]``, bytes or float32 in [0, 1].
+        labels: ``[M]``.
+        test_images: ``[T, C, H, W]``, as the images.
+        test_labels: ``[T]``.
+        num_classes: K.
+        validation_images: ``[A, C, H, W]``, of no client and not of the test.
+        validation_labels: ``[A]``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    num_classes: int
+    validation_images: Tensor
+    validation_labels: Tensor
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model as clients train it.
+
+    Attributes:
+        model: the architecture; its own values are not used.
+        trained: names of the parameters that are trained and shared; frozen ones are neither.
+        batched: whether many clients in one batched step were shown to give what one after another gives.
+        smallest_batch: images of the smallest batch that it can be trained on: 2 where it refuses one alone, as
+            BatchNorm after a linear layer does.
+        refusal: what it says of a batch of one image, then.
+    """
+
+    model: nn.Module
+    trained: tuple[str, ...]
+    batched: bool = False
+    smallest_batch: int = 1
+    refusal: str = ""
+
+
+def initial_weights(model: nn.Module, generator: torch.Generator) -> Weights:
+    """What a network starts with: drawn parameters, and the buffers that its constructor made.
+
+    Args:
+        model: the architecture, with a method ``draw``. A frozen parameter that is not drawn stays as it was made.
+        generator: of the draw.
+
+    Raises:
+        UsageError: what the model draws are not its own weights.
+    """
+    drawn = drawn_weights(model, generator)  # type: ignore[arg-type] # any module with a method draw will do
+    started = {name: drawn[name].to(p) if name in drawn else p for name, p in model.named_parameters()}
+    return {name: value.detach().clone() for name, value in (started | dict(model.named_buffers())).items()}
+
+
+def examine(model: nn.Module, weights: Weights, data: Data) -> Network:
+    """Tries out how the model's clients can be trained.
+
+    Args:
+        model: the architecture, on the device of the computation.
+        weights: to try it with.
+        data: of which a few images are used.
+    """
+    network = Network(model, tuple(name for name, p in model.named_parameters() if p.requires_grad))
+    few = torch.arange(5) % len(data.labels)
+    try:
+        one_after_another(network, weights, expanded(network, weights, 1), [few[:1]], data, [0])
+    except Exception as error:  # whatever makes it refuse one image; what it makes of more is seen below or in training
+        network = replace(network, smallest_batch=2, refusal=" ".join(str(error).split())[:120])
+    pair = [few[:3], few[3:]]  # of different size, so that padding matters
+    looped, batched = (expanded(network, weights, 2) for _ in range(2))
+    with contextlib.suppress(Exception):  # what cannot be batched is done one after another
+        slopes = one_after_another(network, weights, looped, pair, data, [0, 1])
+        moved = any(not torch.equal(looped[name], batched[name]) for name in looped if name not in network.trained)
+        if not moved and close(all_at_once(network, weights, batched, pair, data), slopes):
+            return replace(network, batched=True)
+    return network
+
+
+def close(first: Update, second: Update, tolerance: float = 1e-3) -> bool:
+    """Whether two updates are equal but for rounding: each tensor relative to its largest entry."""
+    return all(
+        torch.allclose(value, second[name], rtol=tolerance, atol=1e-2 * tolerance * float(second[name].abs().max()))
+        for name, value in first.items()
+        if value.numel()
+    )
+
+
+def batches_of(
+    share: Tensor, turn: int, algorithm: str, batch_size: int, epochs: int, smallest: int, seed: int, client: int
+) -> list[Tensor]:
+    """The images of each batch of a client in its next round.
+
+    FedSGD takes the next batch of the endless row of the client's shuffled epochs, FedAvg the next epochs, without a
+    last batch that is smaller than the smallest one that the network can be trained on.
+
+    Args:
+        share: the client's images, ``[n]``.
+        turn: rounds in which the client took part before.
+        algorithm: ``FedSGD`` or ``FedAvg``.
+        batch_size: images of a batch; a client with fewer has all of its own in each.
+        epochs: of FedAvg in a round.
+        smallest: images of the smallest batch.
+        seed: of the order.
+        client: its number.
+    """
+
+    def order(epoch: int) -> Tensor:
+        return torch.randperm(len(share), generator=generator_for(seed, client, f"order/{epoch}"))
+
+    size = min(batch_size, len(share))
+    if algorithm == "FedAvg":
+        first = turn * epochs
+        batches = [share[batch] for epoch in range(first, first + epochs) for batch in order(epoch).split(size)]
+        return [batch for batch in batches if len(batch) >= smallest]
+    epoch, begin = divmod(turn * size, len(share))
+    row = order(epoch) if begin + size <= len(share) else torch.cat([order(epoch), order(epoch + 1)])
+    return [share[row[begin : begin + size]]]
+
+
+def client_updates(
+    network: Network,
+    weights: Weights,
+    batches: Sequence[Sequence[Tensor]],
+    data: Data,
+    local_rate: float | None,
+    seeds: Sequence[int],
+) -> Update:
+    """What V clients would share without a defense, name -> ``[V, ...]``.
+
+    For a trained parameter that is the gradient of the one batch, or what local steps have changed: the value at the
+    start minus that at the end. So it is for a buffer, which is shared where it is a running statistic.
+
+    Args:
+        network: what they train.
+        weights: the server's.
+        batches: of each client, those with most batches first.
+        data: which the batches are of.
+        local_rate: learning rate of local steps; None where the gradient is shared.
+        seeds: of each client's randomness, such as Dropout's, in this round.
+    """
+    local = expanded(network, weights, len(batches))
+    for step in range(len(batches[0])):
+        now = [of_client[step] for of_client in batches if len(of_client) > step]
+        front = {name: value[: len(now)] for name, value in local.items()}  # views
+        slopes = gradients(network, weights, front, now, data, [seed + step for seed in seeds])
+        if local_rate is None:
+            return slopes | {n: weights[n] - value for n, value in local.items() if n not in slopes}
+        for name, slope in slopes.items():
+            front[name].sub_(slope, alpha=local_rate)
+    return {name: weights[name] - value for name, value in local.items()}
+
+
+def expanded(network: Network, weights: Weights, clients: int) -> Weights:
+    """Copies for each client of what training changes: trained parameters and buffers, ``[V, ...]``."""
+    names = [*network.trained, *(n for n, b in network.model.named_buffers() if b.dtype != torch.bool)]
+    return {name: weights[name].expand(clients, *weights[name].shape).clone() for name in names}
+
+
+def gradients(
+    network: Network, weights: Weights, local: Weights, batches: Sequence[Tensor], data: Data, seeds: Sequence[int]
+) -> Update:
+    """Gradient of the mean cross entropy of each client's batch in train mode, name -> ``[V, ...]``.
+
+    A parameter that the loss does not depend on has a gradient of zeros. Buffers in ``local`` move, in place, as the
+    model moves them in training.
+
+    Args:
+        network: what they train.
+        weights: the server's.
+        local: each client's own, ``[V, ...]``.
+        batches: images of each client.
+        data: which the batches are of.
+        seeds: of each client's randomness.
+    """
+    if network.batched and max(map(len, batches)) <= FEW_IMAGES:
+        return all_at_once(network, weights, local, batches, data)
+    return one_after_another(network, weights, local, batches, data, seeds)
+
+
+def all_at_once(network: Network, weights: Weights, local: Weights, batches: Sequence[Tensor], data: Data) -> Update:
+    """:func:`gradients` in one batched step, for a network that was shown to allow it."""
+    network.model.train()
+    index = pad_sequence(list(batches), batch_first=True)
+    sizes = torch.tensor([len(batch) for batch in batches])[:, None]
+    # A row of padding weighs nothing, and the others make up for it in the mean.
+    weigh = ((torch.arange(index.shape[1]) < sizes) * (index.shape[1] / sizes)).to(data.images.device)
+    targets = nn.functional.one_hot(data.labels[index], data.num_classes) * weigh[..., None]
+    leaves = {name: local[name].detach().requires_grad_() for name in network.trained}
+    rest = {name: value for name, value in weights.items() if name not in leaves}
+
+    logits = vmap(lambda own, images: logits_of(network.model, rest | own, images))(leaves, data.images[index])
+    losses = -(targets * logits.log_softmax(-1)).sum(-1).mean(1)
+    slopes = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
+    return dict(zip(leaves, slopes, strict=True))
+
+
+def one_after_another(
+    network: Network, weights: Weights, local: Weights, batches: Sequence[Tensor], data: Data, seeds: Sequence[int]
+) -> Update:
+    """:func:`gradients` by a plain step of each client."""
+    network.model.train()
+    each = []
+    for number, (batch, seed) in enumerate(zip(batches, seeds, strict=False)):  # of clients that still train
+        own = {name: value[number].detach() for name, value in local.items()}
+        leaves = [own[name].requires_grad_() for name in network.trained]
+        with drawing_from(seed, data.images.device):
+            logits = logits_of(network.model, weights | own, data.images[batch])
+            loss = nn.functional.cross_entropy(logits, data.labels[batch])
+            each.append(torch.autograd.grad(loss, leaves, materialize_grads=True))
+    return {name: torch.stack(one) for name, one in zip(network.trained, zip(*each, strict=True), strict=True)}
+
+
+def logits_of(model: nn.Module, weights: Weights, images: Tensor) -> Tensor:
+    """What the model says of images with these weights in place of its own.
+
+    Args:
+        model: the architecture.
+        weights: name -> values; of a tensor with several names the one that ``named_parameters`` gives.
+        images: ``[N, C, H, W]``, bytes or floats in [0, 1].
+    """
+    logits: Tensor = call(model, weights, as_floats(images, next(model.parameters()).dtype))
+    return logits
+
+
+def as_floats(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Images in [0, 1]."""
+    return images.to(dtype) / 255 if images.dtype == torch.uint8 else images.to(dtype)
+
+
+def batch_norm_names(model: nn.Module) -> set[str]:
+    """The names of the scales, shifts and running statistics of BatchNorm layers."""
+    return {
+        f"{name}.{kind}" if name else kind
+        for name, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm)
+        for kind in ("weight", "bias", "running_mean", "running_var")
+    }
+
+
+def too_small(shares: Sequence[Tensor], batch_size: int, network: Network, name: str) -> UsageError | None:
+    """What is wrong where a client cannot be trained because its batches are too small for the network.
+
+    Args:
+        shares: images of each client.
+        batch_size: images of a batch.
+        network: what is trained.
+        name: of the model, for people.
+    """
+    smallest = network.smallest_batch
+    why = f"{name} cannot be trained on a batch of one image ({network.refusal})"
+    if batch_size < smallest:
+        return UsageError(f"batch_size is {batch_size}, but {why}: give {smallest} or more")
+    short = [client for client, share in enumerate(shares) if len(share) < smallest]
+    if short:
+        return UsageError(
+            f"client {short[0]} has one image, and {why}: give fewer clients, a larger dirichlet or more train_images"
+        )
+    return None

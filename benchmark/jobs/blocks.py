@@ -1,0 +1,309 @@
+"""Blocks: a suite cut into units of work, checked before any of them is done."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from attacks import Attack
+from benchmark.errors import UsageError, data_fault, users_code
+from benchmark.identity import block_identity, digest
+from benchmark.metrics.perceptual import Perceptual
+from benchmark.models.networks import Model, check_logits
+from benchmark.rehearsal.scene import Rehearsal
+from benchmark.suite.registry import Spec, build
+from benchmark.suite.suite import Cell, Scenario, Suite
+from benchmark.versions.behavior import Behaviors
+from benchmark.versions.code import code_checksum, networks_sha256, texts_of
+from datamodules import DataError, PrivateData, open_data, take_victims
+
+
+@dataclass(frozen=True)
+class Block:
+    """The unit of work: some victims of one cell.
+
+    Attributes:
+        cell: of which they are.
+        victims: their numbers.
+        key: digest of everything that decides their results.
+        code_sha256: of the code that does.
+        behavior: digest of what the user's own classes do, empty where there are none.
+        networks: digests of the networks of victim 0 and of the last one of the block.
+        data: see :func:`data_chain`.
+    """
+
+    cell: Cell
+    victims: range
+    key: str
+    code_sha256: str
+    behavior: str
+    networks: tuple[str, str]
+    data: tuple[str, ...]
+
+
+@dataclass
+class Workbench:
+    """What blocks share: the data sets that are open, the device, and the perceptual metric.
+
+    Attributes:
+        device: where attacks run.
+        root: folder of the data sets, or None for the default.
+        download: whether a data set that is missing may be downloaded.
+        perceptual: LPIPS, or None where it is unavailable.
+        no_perceptual: then the reason.
+        workers: processes of this run.
+        sharing: those that share the memory of this one's CPU.
+        bytes_per_victim: by kind of block, as measured.
+        rehearsal: what was tried on public images.
+    """
+
+    device: torch.device
+    root: str | None = None
+    download: bool = False
+    perceptual: Perceptual | None = None
+    no_perceptual: str = ""
+    workers: int = 1
+    sharing: int = 1
+    bytes_per_victim: dict[Any, int] = field(default_factory=dict)
+    rehearsal: Rehearsal = field(default_factory=Rehearsal)
+    _data: dict[str, PrivateData] = field(default_factory=dict)
+    _models: dict[tuple[str, str], Model] = field(default_factory=dict)
+
+    def data(self, spec: Spec) -> PrivateData:
+        """The data set, opened once.
+
+        Raises:
+            UsageError: it is unavailable.
+        """
+        if spec.label not in self._data:
+            data: PrivateData = build("data", spec, root=self.root, download=self.download)
+            try:
+                open_data(data)
+            except DataError as error:
+                raise from_data(spec, error) from None
+            self._data[spec.label] = data
+        return self._data[spec.label]
+
+    def victims(self, scenario: Scenario, victims: range) -> tuple[Tensor, Tensor]:
+        """Private batches and labels.
+
+        Raises:
+            UsageError: there are not as many, or an image is damaged.
+        """
+        try:
+            data = self.data(scenario.data)
+            return take_victims(data, len(victims), scenario.batch_size, victims.start, scenario.same_class)
+        except DataError as error:
+            raise from_data(scenario.data, error) from None
+
+    def model(self, scenario: Scenario) -> Model:
+        """The network for the data's images, made once, in evaluation mode.
+
+        Raises:
+            UsageError: they do not fit.
+        """
+        place = scenario.data.label, scenario.model.label
+        if place not in self._models:
+            data = self.data(scenario.data)
+            model: Model = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
+            # Clients compute their updates in evaluation mode: BatchNorm by its running statistics, Dropout off.
+            self._models[place] = model.to(self.device).eval()
+        return self._models[place]
+
+
+def from_data(spec: Spec, error: DataError) -> UsageError:
+    """The error with the name of the data set, once."""
+    told = data_fault(error)
+    return told if spec.name in str(told) else UsageError(f"{spec.name}: {told}")
+
+
+def plan(suite: Suite, bench: Workbench) -> list[Block]:
+    """The blocks of a suite. A key holds everything that decides the block's result, the pixels included.
+
+    Raises:
+        UsageError: data are missing or too few, or a model does not fit them.
+    """
+    blocks: list[Block] = []
+    models: dict[str, Model] = {}
+    sequences: dict[tuple[str, str], int] = {}
+    for cell in suite.cells:
+        place = cell.scenario.name
+        model = found_or(models, place, partial(check_fit, cell.scenario, bench))
+        check = partial(check_attack, cell.scenario, cell.attack, model, bench)
+        found_or(sequences, (place, cell.attack.label), check)
+    for cell in suite.cells:
+        bench.rehearsal.of(cell, models[cell.scenario.name], bench.data(cell.scenario.data), bench.device)
+    keys = Keys(bench, models, suite.block_size)
+    for cell in suite.cells:
+        sequence = sequences[cell.scenario.name, cell.attack.label]
+        block_size = max(1, suite.block_size // sequence) * sequence
+        count = cell.scenario.victims
+        for first in range(0, count, block_size):
+            blocks.append(keys.block(cell, range(first, min(first + block_size, count))))
+    return blocks
+
+
+@dataclass
+class Keys:
+    """What decides the results of blocks, each part of which is looked at once.
+
+    Attributes:
+        bench: the data.
+        models: of the scenarios, by their names.
+        at_once: victims whose images are held at the same time.
+    """
+
+    bench: Workbench
+    models: dict[str, Model]
+    at_once: int
+    _codes: dict[tuple[str, ...], str] = field(default_factory=dict)
+    _behaviors: Behaviors = field(default_factory=Behaviors)
+    _networks: dict[tuple[str, int], str] = field(default_factory=dict)
+    _chains: dict[Any, list[str]] = field(default_factory=dict)
+
+    def block(self, cell: Cell, victims: range) -> Block:
+        """Some victims of a cell, with their key."""
+        scenario, parts = cell.scenario, cell.parts()
+        code = code_of(parts, self._codes)
+        does = self._behaviors.of(self.bench.data(scenario.data), parts, scenario.batch_size)
+        networks = self._network(scenario, 0), self._network(scenario, victims[-1])
+        data = self._data(scenario, victims)
+        lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
+        key = digest(block_identity(cell.id, lpips, code, does, list(networks), victims, list(data)))
+        return Block(cell, victims, key, code, does, networks, data)
+
+    def _network(self, scenario: Scenario, victim: int) -> str:
+        place = scenario.name
+        draw = partial(networks_sha256, self.models[place], scenario.seed, victim)
+        return found_or(self._networks, (place, victim), draw)
+
+    def _data(self, scenario: Scenario, victims: range) -> tuple[str, ...]:
+        """The victims' part of the chain, which is made as far as it is needed."""
+        place = scenario.data.label, scenario.batch_size, scenario.same_class
+        if place not in self._chains:
+            data = self.bench.data(scenario.data)
+            public = data.mean_image(), data.class_means(), torch.tensor(data.mean_step())
+            self._chains[place] = [checksum(*public)[:16]]
+        chain = self._chains[place]
+        for first in range(len(chain) - 1, scenario.victims, self.at_once):
+            some = range(first, min(first + self.at_once, scenario.victims))
+            chain += data_chain(*self.bench.victims(scenario, some), chain[-1])[1:]
+        return tuple(chain[victims.start : victims.stop + 1])
+
+
+@dataclass
+class Present:
+    """Says which records are of the classes as they are now.
+
+    Attributes:
+        bench: the data.
+    """
+
+    bench: Workbench
+    _codes: dict[tuple[str, ...], str] = field(default_factory=dict)
+    _behaviors: Behaviors = field(default_factory=Behaviors)
+
+    def made(self, record: dict[str, Any]) -> bool:
+        """Whether the classes of a record have the code and do what they did when it was made."""
+        config = record["config"]
+        specs = {kind: spec_of(config[kind]) for kind in ("data", "model", "attack", "defense") if config[kind]}
+        data = specs.pop("data")
+        try:
+            if code_of(specs, self._codes) != record["code_sha256"]:
+                return False
+            does = record.get("behavior_sha256", "")
+            return not does or does == self._behaviors.of(self.bench.data(data), specs, config["batch_size"])
+        except UsageError:  # a class or its data are gone
+            return False
+
+
+def code_of(parts: dict[str, Spec], known: dict[tuple[str, ...], str]) -> str:
+    """The checksum of the code of classes, which is looked at once for those that differ in their numbers alone."""
+    texts = tuple(f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in parts.items())
+    return found_or(known, texts, partial(code_checksum, parts))
+
+
+def spec_of(config: dict[str, Any]) -> Spec:
+    """A class as a record names it."""
+    return Spec(config["class"], {key: value for key, value in config.items() if key != "class"})
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def found_or(known: dict[K, V], key: K, make: Callable[[], V]) -> V:
+    """What is known under a key, made and kept where nothing is."""
+    if key not in known:
+        known[key] = make()
+    return known[key]
+
+
+def data_chain(images: Tensor, labels: Tensor, before: str) -> list[str]:
+    """Digests of the data up to each victim: each holds all before it, the first one the public images.
+
+    Two records are thus of one data set where they agree on the last victim that both know of.
+
+    Args:
+        images: of victims that follow each other, ``[V, ...]``.
+        labels: theirs, ``[V, ...]``.
+        before: the digest up to the victim before them.
+
+    Returns:
+        ``before``, and one for each victim.
+    """
+    chain = [before]
+    for image, label in zip(images, labels, strict=True):
+        chain.append(hashlib.sha256((chain[-1] + checksum(image, label)).encode()).hexdigest()[:16])
+    return chain
+
+
+def check_fit(scenario: Scenario, bench: Workbench) -> Model:
+    """The model; raises UsageError where the data hold too few victims or it does not take their images."""
+    data = bench.data(scenario.data)
+    held = data.num_victims(scenario.batch_size, scenario.same_class)
+    if scenario.victims > held:
+        images = data.num_victims(1, scenario.same_class)
+        runs = f" in runs of {scenario.same_class} of one class" if scenario.same_class > 1 else ""
+        each = f" of {scenario.batch_size:,} images each" if scenario.batch_size > 1 else ""
+        smaller = f"batch_size of at most {images:,}" if images else "smaller same_class"
+        raise UsageError(
+            f"{scenario.data.name} has {images:,} test images{runs}, too few for {scenario.victims:,} victims{each}: "
+            + (f"reduce --victims to {held:,}" if held else f"give a {smaller}")
+        )
+    model = bench.model(scenario)
+    shape = " x ".join(map(str, data.image_shape))
+    with users_code(f"{scenario.model.name} does not take the {shape} images of {scenario.data.name}", model.forward):
+        like = next(model.parameters(), torch.zeros(1))
+        logits = model(torch.zeros(1, *data.image_shape, device=bench.device, dtype=like.dtype))
+    check_logits(model, scenario.model.name, logits, 1, data.num_classes)
+    return model
+
+
+def check_attack(scenario: Scenario, attack: Spec, model: Model, bench: Workbench) -> int:
+    """The attack's victims of a sequence, which stay in one block; UsageError where it cannot take such victims."""
+    made: Attack = build("attack", attack)
+    channels, height, width = bench.data(scenario.data).image_shape
+    try:
+        made.check(model, (scenario.batch_size, channels, height, width))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if scenario.victims % made.sequence:
+        whole = scenario.victims // made.sequence * made.sequence or made.sequence
+        raise UsageError(
+            f"{attack.name} attacks sequences of {made.sequence} victims, and {scenario.victims} are not a whole "
+            f"number of them: give --victims {whole}, or another length"
+        )
+    return made.sequence
+
+
+def checksum(*tensors: Tensor) -> str:
+    """sha256 of the values."""
+    together = hashlib.sha256()
+    for tensor in tensors:
+        together.update(tensor.contiguous().numpy().data)
+    return together.hexdigest()

@@ -1,0 +1,256 @@
+"""What a suite will cost on this machine, before it is run."""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from benchmark.boards.terminal import Console
+from benchmark.identity import digest
+from benchmark.jobs.blocks import Block, Workbench
+from benchmark.jobs.records import room, run_block
+from benchmark.store.schema import attack_scores, spent
+from benchmark.store.store import Parse, records_in
+from benchmark.suite.registry import Spec, build
+from benchmark.suite.suite import Cell
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+TIMED_VICTIMS = 16
+TIMED_EVALUATIONS = (2, 50)
+"""The short attacks that are timed: on one victim and on this many, with each of these budgets."""
+
+PATIENCE = 60.0
+"""Seconds after which the first attack of a sweep stands for the rest of it."""
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """Evaluations of a block: the mean of its victims, and those of the victim that takes longest."""
+
+    mean: float
+    longest: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a block, by what they grow with: itself, its victims, its steps, the evaluations of its victims.
+
+    A step evaluates all victims that are still under attack: there are as many as the longest victim has evaluations,
+    and the last ones are for few.
+    """
+
+    block: float
+    victim: float
+    step: float
+    evaluation: float
+    mean: float
+    """Evaluations of a victim of an attack that has no ``max_evaluations``."""
+    room: int
+    """Victims of a cell that a GPU attacks at once, in blocks that share their steps."""
+
+    def seconds(self, block: Block, of: Evaluations, fair: int) -> float:
+        """Seconds of the block where each worker has a fair share of all victims, beyond which a GPU takes none."""
+        victims = len(block.victims)
+        share = victims / max(victims, min(self.room, block.cell.scenario.victims, fair))
+        shared = self.block + self.step * of.longest
+        return share * shared + self.victim * victims + self.evaluation * victims * of.mean
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some blocks cost; ``at_most`` is the upper bound of their evaluations."""
+
+    blocks: int = 0
+    victims: int = 0
+    evaluations: float = 0.0
+    at_most: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.blocks + other.blocks,
+            self.victims + other.victims,
+            self.evaluations + other.evaluations,
+            self.at_most + other.at_most,
+            self.seconds + other.seconds,
+        )
+
+
+@dataclass
+class Row:
+    """The cells of a data set, model, batch size and attack; a sweep is in one row.
+
+    Attributes:
+        scenario: data, model and batch size, for people.
+        attack: class.
+        cells: their ids.
+        sources: where the expected evaluations come from: "records", "upper bound", or "timing" of an attack that has
+            no ``max_evaluations``.
+        whole: the cost of all blocks.
+        left: the cost of those that have no record.
+    """
+
+    scenario: str
+    attack: str
+    cells: set[str] = field(default_factory=set)
+    sources: set[str] = field(default_factory=set)
+    whole: Cost = Cost()
+    left: Cost = Cost()
+
+
+def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Console) -> list[Row]:
+    """What the blocks of a plan cost, measured with short attacks and without writing anything.
+
+    Args:
+        blocks: the plan.
+        folder: of the run, or where it will be.
+        bench: the data, the device to time on, and how many workers there will be.
+        console: where the progress is shown.
+    """
+    here = finished([folder / "records"], attack_scores)
+    known = [means(here.values()), means(finished(RESULTS.glob("*/records"), spent).values())]
+    timing_of = timings(blocks, bench, console)
+    fair = sum(len(block.victims) for block in blocks) // bench.workers
+    table: dict[tuple[str, str], Row] = {}
+    for block in blocks:
+        cell, victims, timed = block.cell, len(block.victims), timing_of[kind(block.cell)]
+        budget = cell.attack.args.get("max_evaluations")
+        bound = timed.mean if budget is None else budget
+        seen = next((of[name] for name in alike(cell.config()) for of in known if name in of), None)
+        expected = seen or Evaluations(bound, bound)
+        cost = Cost(1, victims, victims * expected.mean, victims * bound, timed.seconds(block, expected, fair))
+        row = table.setdefault(line(cell), Row(*line(cell)))
+        row.cells.add(cell.id)
+        row.sources.add("records" if seen else "timing" if budget is None else "upper bound")
+        row.whole += cost
+        row.left += Cost() if block.key in here else cost
+    return list(table.values())
+
+
+def total(table: Sequence[Row]) -> Row:
+    """One row for all."""
+    cells, sources = (set().union(*of) for of in zip(*((row.cells, row.sources) for row in table), strict=True))
+    return Row("all", "", cells, sources, sum((r.whole for r in table), Cost()), sum((r.left for r in table), Cost()))
+
+
+COLUMNS = (
+    *("scenario", "attack", "cells", "blocks", "victims", "evaluations", "at most", "from", "h:mm:ss"),
+    *("blocks left", "evaluations left", "h:mm:ss left"),
+)
+
+
+def cells_of(row: Row, workers: int) -> tuple[str, ...]:
+    """The row as a person reads it, in the order of ``COLUMNS``."""
+    whole, left = row.whole, row.left
+    return (
+        row.scenario,
+        row.attack,
+        f"{len(row.cells):,}",
+        f"{whole.blocks:,}",
+        f"{whole.victims:,}",
+        f"{whole.evaluations:,.0f}",
+        f"{whole.at_most:,.0f}",
+        ", ".join(sorted(row.sources)),
+        clock(whole.seconds / workers),
+        f"{left.blocks:,}",
+        f"{left.evaluations:,.0f}",
+        clock(left.seconds / workers),
+    )
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, rounded up."""
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def line(cell: Cell) -> tuple[str, str]:
+    """Scenario and attack of the cell's row."""
+    scenario = cell.scenario
+    batches = f", batches of {scenario.batch_size}" if scenario.batch_size > 1 else ""
+    runs = f", {scenario.same_class} of a class" if scenario.same_class > 1 else ""
+    return f"{scenario.data.name} {scenario.model.name}{batches}{runs}", cell.attack.name
+
+
+Found = tuple[dict[str, Any], list[int]]
+"""Configuration and evaluations of the victims of a finished block."""
+
+
+def finished(folders: Iterable[Path], parse: Parse) -> dict[str, Found]:
+    """The finished blocks in folders of records, by their keys; records that cannot be used are reported."""
+    records = (record for folder in folders for record in records_in(folder, parse))
+    return {r["key"]: (r["config"], [victim["evaluations"] for victim in r["victims"]]) for r in records}
+
+
+def alike(config: dict[str, Any]) -> tuple[str, str]:
+    """Names for the configurations that tell of a cell's evaluations: its own, then that with any defense."""
+    attacked = {key: config.get(key) for key in ("schema", "data", "model", "batch_size", "same_class", "attack")}
+    return digest(attacked | {key: config[key] for key in ("defense", "adaptive")}), digest(attacked)
+
+
+def means(blocks: Iterable[Found]) -> dict[str, Evaluations]:
+    """What the victims of finished blocks took, by the names of :func:`alike`."""
+    found: dict[str, list[list[int]]] = defaultdict(list)
+    for config, evaluations in blocks:
+        for name in alike(config):
+            found[name].append(evaluations)
+    return {name: Evaluations(fmean(chain.from_iterable(of)), fmean(map(max, of))) for name, of in found.items()}
+
+
+def kind(cell: Cell) -> tuple[str, ...]:
+    """A name for what decides the seconds of an evaluation; a defense, known or not, changes them by little."""
+    scenario = cell.scenario
+    attack = Spec(cell.attack.name, {key: v for key, v in cell.attack.args.items() if key != "max_evaluations"})
+    return scenario.data.label, scenario.model.label, str(scenario.batch_size), attack.label
+
+
+def timings(blocks: Sequence[Block], bench: Workbench, console: Console) -> dict[tuple[str, ...], Timing]:
+    """The timing of each kind of cell."""
+    firsts: dict[tuple[str, ...], Block] = {}
+    for block in blocks:
+        firsts.setdefault(kind(block.cell), block)
+    found: dict[tuple[str, ...], Timing] = {}
+    of_line: dict[tuple[str, str], Timing] = {}
+    started = time.perf_counter()
+    with console.status("timing") as status:
+        for number, (name, block) in enumerate(firsts.items(), 1):
+            row = line(block.cell)
+            status.update(f"timing {number} of {len(firsts)}: {', '.join(row)}")
+            if row not in of_line or time.perf_counter() - started < PATIENCE:
+                of_line[row] = timing(block, bench)
+            found[name] = of_line[row]
+    return found
+
+
+def timing(block: Block, bench: Workbench) -> Timing:
+    """Fits short attacks on the first victims of a block."""
+    attack = block.cell.attack
+    budget = attack.args.get("max_evaluations")
+    budgets = [{}] if budget is None else [{"max_evaluations": min(budget, most)} for most in TIMED_EVALUATIONS]
+    grows_with, seconds, evaluations = [], [], [0]
+    sequence = build("attack", attack).sequence
+    many = min(TIMED_VICTIMS, len(block.victims) // sequence)
+    for sequences, args in ((1, budgets[0]), *product((1, many), budgets)):
+        count = sequences * sequence
+        alone = {"at_once": count} if attack.args.get("at_once", 0) is None else {}  # memory is not measured here
+        cell = replace(block.cell, attack=replace(attack, args=attack.args | args | alone))
+        started = time.perf_counter()
+        few = replace(block, cell=cell, victims=block.victims[:count], data=block.data[: count + 1])
+        record = run_block(few, bench)
+        seconds.append(time.perf_counter() - started)
+        evaluations = [victim["evaluations"] for victim in record["victims"]]
+        grows_with.append([1, count] + ([0, 0] if budget is None else [max(evaluations), sum(evaluations)]))
+    # The first run of all takes longer, and is not counted.
+    fit, _ = nnls(np.array(grows_with[1:], dtype=float), np.array(seconds[1:]))
+    of_block, of_victim, of_step, of_evaluation = map(float, fit)
+    at_once = room(block, bench) if bench.device.type == "cuda" else 0
+    return Timing(of_block, of_victim, of_step, of_evaluation, fmean(evaluations), at_once)

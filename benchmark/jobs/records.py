@@ -1,0 +1,348 @@
+"""From a block of victims to its record: client, attack, scores, cost and provenance."""
+
+import gc
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from subprocess import DEVNULL, CalledProcessError, check_output
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from attacks import Attack, Observation, Reconstruction
+from attacks.base import Trajectory
+from attacks.dlg_fb import DLGFB
+from attacks.gradient_matching import GradientMatching
+from benchmark.errors import UsageError, one_line, written
+from benchmark.federation.client import observe
+from benchmark.jobs.blocks import Block, Workbench, checksum, data_chain
+from benchmark.jobs.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
+from benchmark.jobs.pictures import strip
+from benchmark.metrics.leak import BASELINES, leaked
+from benchmark.metrics.misfit import Misfits, misfits
+from benchmark.metrics.scores import Scores, matched_psnr, null_scores, score
+from benchmark.rehearsal.scene import check_found
+from benchmark.store.store import Record
+from benchmark.suite.registry import build
+from benchmark.suite.suite import Cell
+from defenses.base import Update, flattened
+
+_VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "numpy", "scipy")
+
+
+def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()) -> Record:
+    """Attacks and scores the victims of one block."""
+    return run_blocks([block], bench, callbacks)[0]
+
+
+def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callback] = ()) -> list[Record]:
+    """Attacks and scores the victims of blocks that follow each other in one cell, all at once."""
+    cell, scenario = blocks[0].cell, blocks[0].cell.scenario
+    victims = range(blocks[0].victims.start, blocks[-1].victims.stop)
+    data = bench.data(scenario.data)
+    images, labels = bench.victims(scenario, victims)
+    attack: Attack = build("attack", cell.attack)
+    if isinstance(attack, GradientMatching | DLGFB) and attack.at_once is None:
+        attack.at_once = room(blocks[0], bench)
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    notes: list[str] = []
+    broken: set[int] = set()
+    observed = seen_by(cell, images, labels, victims, bench)
+
+    def seen(some: range) -> Observation:
+        observation = observed(some)
+        broken.update(victim for victim, whole in zip(some, is_finite(observation.update), strict=True) if not whole)
+        return observation
+
+    started = time.perf_counter()
+    found = attack_within_memory(cell.attack.name, attack, seen, victims, callbacks, notes)
+    seconds = time.perf_counter() - started
+    found = without_nan(found)
+    records = []
+    for block in blocks:
+        rows = slice(block.victims.start - victims.start, block.victims.stop - victims.start)
+        share = found.take(rows)
+        scores = score(images[rows], labels[rows], share.images.cpu(), share.labels.cpu(), bench.perceptual)
+        null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
+        is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
+        fit = None if is_baseline else misfits(observed(block.victims), share, images[rows], labels[rows])
+        sha256 = checksum(images[rows], labels[rows])
+        if tuple(data_chain(images[rows], labels[rows], block.data[0])) != block.data:
+            raise UsageError(f"the images of {scenario.data.name} have changed since the run began: start it again")
+        records.append(
+            {
+                "key": block.key,
+                "cell": cell.id,
+                "config": cell.config(),
+                "code_sha256": block.code_sha256,
+                **({"behavior_sha256": block.behavior} if block.behavior else {}),
+                "network_sha256": list(block.networks),
+                "void": why_void(len(broken.intersection(block.victims)), len(block.victims)),
+                "provenance": provenance(bench)
+                | {"data_sha256": sha256, "data_notes": data.notes, "data_chain": list(block.data)},
+                "cost": {
+                    "seconds": brief(seconds * len(block.victims) / len(victims)),
+                    "victims_at_once": min(
+                        len(victims) // attack.sequence, getattr(attack, "at_once", None) or len(victims)
+                    ),
+                    "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
+                    "notes": notes,
+                },
+                "victims": victims_table(block.victims, share, scores, *null, fit, cell.adaptive),
+                "curve": curve(share.trajectory, images[rows]),
+                "picture": strip(images[rows], share.images.cpu()),
+            }
+        )
+    return records
+
+
+def is_finite(update: Update) -> list[bool]:
+    """For each victim whether its update is without NaN and infinity."""
+    return torch.stack([flattened(value).isfinite().all(1) for value in update.values()]).all(0).tolist()
+
+
+def why_void(broken: int, victims: int) -> str | None:
+    """The sentence of a record some of whose updates could not be attacked."""
+    return f"the update of {broken} of {victims} victims was not finite" if broken else None
+
+
+def seen_by(
+    cell: Cell, images: Tensor, labels: Tensor, victims: range, bench: Workbench
+) -> Callable[[range], Observation]:
+    """What the attacker sees of any of the victims, of whom there are images and labels."""
+    scenario = cell.scenario
+    data, model = bench.data(scenario.data), bench.model(scenario)
+    defense = build("defense", cell.defense) if cell.defense else None
+
+    def observed(some: range) -> Observation:
+        rows = slice(some.start - victims.start, some.stop - victims.start)
+        return observe(
+            model,
+            images[rows].to(bench.device),
+            labels[rows].to(bench.device),
+            data.num_classes,
+            defense,
+            cell.adaptive,
+            data.mean_image(),
+            data.class_means(),
+            data.mean_step(),
+            scenario.seed,
+            some,
+        )
+
+    return observed
+
+
+def room(block: Block, bench: Workbench) -> int:
+    """How many victims such as the block's fit into the memory that is free, by what a few of them take."""
+    cell, scenario = block.cell, block.cell.scenario
+    sequence = build("attack", cell.attack).sequence
+    if len(block.victims) <= max(PROBES) * sequence or "max_evaluations" not in cell.attack.args:
+        return len(block.victims)
+    kind = (scenario.data.label, scenario.model.label, scenario.batch_size, cell.attack.label)
+    if kind not in bench.bytes_per_victim:
+        victims = block.victims[: max(PROBES) * sequence]
+        observed = seen_by(cell, *bench.victims(scenario, victims), victims, bench)
+        short = replace(cell.attack, args=cell.attack.args | {"max_evaluations": 3})
+        try:
+            bench.bytes_per_victim[kind] = bytes_per_victim(
+                lambda count: build("attack", short).reconstruct(observed(victims[: count * sequence]))
+            )
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                return 1
+            raise
+    free = MARGIN * free_bytes(bench.device) / (bench.sharing if bench.device.type == "cpu" else 1)
+    return max(1, int(free / bench.bytes_per_victim[kind]))
+
+
+def attack_within_memory(
+    name: str,
+    attack: Attack,
+    observed: Callable[[range], Observation],
+    victims: range,
+    callbacks: Sequence[Callback],
+    notes: list[str],
+) -> Reconstruction:
+    """The reconstruction of all victims; where memory runs out, in two halves, which is noted.
+
+    Raises:
+        UsageError: one victim does not fit, or what the attack returns is not of the right form.
+    """
+    try:
+        seen = observed(victims)
+        found = attack.reconstruct(seen, callbacks)
+        check_found(found, seen, name, written(type(attack).reconstruct))
+        return found
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(victims) <= attack.sequence:
+            raise UsageError(
+                f"one victim alone does not fit into the memory of the device ({one_line(error)})"
+            ) from None
+    notes.append(f"out of memory with {len(victims)} victims at once: split into two halves")
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = victims.start + len(victims) // attack.sequence // 2 * attack.sequence
+    halves = [range(victims.start, middle), range(middle, victims.stop)]
+    first, second = (attack_within_memory(name, attack, observed, half, callbacks, notes) for half in halves)
+    return join(first, second)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the machine has run out of memory; not everything in torch has a class of error for it."""
+    said = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in said)
+
+
+def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
+    """Two reconstructions of different victims as one."""
+    trajectory = None
+    if first.trajectory is not None and second.trajectory is not None:
+        trajectory = Trajectory(
+            first.trajectory.evaluations,
+            torch.cat([first.trajectory.loss, second.trajectory.loss]),
+            torch.cat([first.trajectory.images, second.trajectory.images]),
+            first.trajectory.levels,
+            torch.cat([first.trajectory.passed, second.trajectory.passed]),
+        )
+    return Reconstruction(
+        images=torch.cat([first.images, second.images]),
+        labels=torch.cat([first.labels, second.labels]),
+        loss=torch.cat([first.loss, second.loss]),
+        evaluations=torch.cat([first.evaluations, second.evaluations]),
+        status=first.status + second.status,
+        trajectory=trajectory,
+        starts=first.starts + second.starts,
+        label_probabilities=None
+        if first.label_probabilities is None or second.label_probabilities is None
+        else torch.cat([first.label_probabilities, second.label_probabilities]),
+    )
+
+
+def without_nan(found: Reconstruction) -> Reconstruction:
+    """Gray images, and the status "diverged", for victims of whom an attack returned NaN or Inf."""
+    bad = ~found.images.isfinite().flatten(1).all(1)
+    if not bad.any():
+        return found
+    images = torch.where(bad.view(-1, 1, 1, 1, 1), 0.5, found.images)
+    status = ["diverged" if is_bad else old for is_bad, old in zip(bad.tolist(), found.status, strict=True)]
+    return replace(found, images=images, status=status)
+
+
+def victims_table(
+    victims: range,
+    found: Reconstruction,
+    scores: Scores,
+    null_psnr: Tensor,
+    null_ssim: Tensor,
+    fit: Misfits | None,
+    knows: bool,
+) -> list[dict[str, Any]]:
+    """One entry for each victim: scores of each of its images and of their null baselines, whether one of them and
+    whether all of them have leaked, what the attack says of itself, how well it fits the update, and, of an attacker
+    who knows a defense, whether his model of it explains the update."""
+    rows = []
+    has_leaked = leaked(scores.psnr, null_psnr)
+    for row, victim in enumerate(victims):
+        rows.append(
+            {
+                "index": victim,
+                "status": found.status[row],
+                "start": found.starts[row] if found.starts else None,
+                "evaluations": int(found.evaluations[row]),
+                "loss": finite(float(found.loss[row])),
+                "mse": [brief(x) for x in scores.mse[row].tolist()],
+                "psnr": [brief(x) for x in scores.psnr[row].tolist()],
+                "ssim": [brief(x) for x in scores.ssim[row].tolist()],
+                "lpips": None if scores.lpips is None else [brief(x) for x in scores.lpips[row].tolist()],
+                "null_psnr": [brief(x) for x in null_psnr[row].tolist()],
+                "null_ssim": [brief(x) for x in null_ssim[row].tolist()],
+                "leaked_any": found.status[row] != "diverged" and bool(has_leaked[row].any()),
+                "leaked_all": found.status[row] != "diverged" and bool(has_leaked[row].all()),
+                "label_correct": scores.label_correct[row].tolist(),
+            }
+            | (
+                {"misfit": finite(float(fit.found[row])), "misfit_of_truth": finite(float(fit.true[row]))}
+                if fit
+                else {}
+            )
+            | ({"explained": bool(fit.explained[row])} if fit and knows else {})
+        )
+    return rows
+
+
+def curve(trajectory: Trajectory | None, images: Tensor) -> dict[str, Any]:
+    """Loss and PSNR of each victim over its evaluations, and when its loss passed some levels.
+
+    It is made after the attack, which never sees a PSNR.
+    """
+    if trajectory is None:
+        return {"evaluations": [], "loss": [], "psnr": [], "levels": [], "passed": []}
+    times = len(trajectory.evaluations)
+    found = trajectory.images.cpu().flatten(0, 1)
+    found = torch.where(found.isfinite(), found, 0.5)
+    psnr = matched_psnr(images.repeat_interleave(times, 0), found).mean(1).unflatten(0, (-1, times))
+    return {
+        "evaluations": trajectory.evaluations,
+        "loss": [[finite(x) for x in row] for row in trajectory.loss.tolist()],
+        "psnr": [[round(x, 3) for x in row] for row in psnr.tolist()],
+        "levels": list(trajectory.levels),
+        "passed": [[None if x < 0 else x for x in row] for row in trajectory.passed.tolist()],
+    }
+
+
+def brief(value: float) -> float:
+    """Six significant digits: more would be noise in a file that is kept."""
+    return float(f"{value:.6g}")
+
+
+def finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return brief(value) if abs(value) < float("inf") else None
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that torch had on a GPU, or the most that this process ever held on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def provenance(bench: Workbench) -> dict[str, Any]:
+    """Where a result comes from."""
+    device = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "cpu"
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": commit(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": python_version()} | {name: version(name) for name in _VERSIONS},
+        "lpips": bench.perceptual.describe() if bench.perceptual else bench.no_perceptual,
+    }
+
+
+@cache
+def commit() -> str | None:
+    """The commit of this source tree, with a plus where files differ from it."""
+    here = Path(__file__).resolve().parents[2]
+    git = partial(check_output, cwd=here, stderr=DEVNULL, text=True)
+    try:
+        if Path(git(["git", "rev-parse", "--show-toplevel"]).strip()).resolve() != here:
+            return None  # installed below somebody's repository, whose commit says nothing of this code
+        head = git(["git", "rev-parse", "--short=12", "HEAD"]).strip()
+        changed = git(["git", "status", "--porcelain", "-uno"]).strip()
+    except (OSError, CalledProcessError):
+        return None
+    return head + ("+" if changed else "")

@@ -1,0 +1,124 @@
+"""Tables, pictures and W&B runs, made from the records while a run goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.boards import leaderboard, table
+from benchmark.boards.cells import sentence, what
+from benchmark.jobs.blocks import Block, Present
+from benchmark.jobs.pictures import enlarged
+from benchmark.jobs.progress import ProgressBar
+from benchmark.jobs.run import Watch
+from benchmark.store.schema import attack_scores
+from benchmark.store.store import Record, Store, read_all, write_whole
+from benchmark.suite.suite import Suite
+
+if TYPE_CHECKING:
+    from benchmark.jobs.tracking import Tracker
+
+
+class Both(Watch):
+    """Forwards events to the progress bar and to the reporter."""
+
+    def __init__(self, bar: ProgressBar, reporter: Reporter) -> None:
+        self._bar, self._reporter = bar, reporter
+
+    def begins(self, block: Block) -> None:
+        self._bar.begins(block)
+        self._reporter.begins(block)
+
+    def ends(self, block: Block) -> None:
+        self._bar.ends(block)
+        self._reporter.ends(block)
+
+    def callbacks(self) -> list[Any]:
+        return self._bar.callbacks()
+
+
+class Reporter(Watch):
+    """Makes pictures, tables and W&B runs from the records, as cells are completed."""
+
+    def __init__(
+        self, suite: Suite, blocks: list[Block], store: Store, tracker: Tracker | None, present: Present
+    ) -> None:
+        self._suite, self._store, self._tracker, self._present = suite, store, tracker, present
+        self._cells = {block.cell.id: block.cell for block in blocks}
+        self._keys: dict[str, list[str]] = {}
+        for block in blocks:
+            self._keys.setdefault(block.cell.id, []).append(block.key)
+        self._mine: set[str] = set()
+        self._reported: set[str] = set()
+        self._ran: set[str] = set()
+
+    @property
+    def ran(self) -> int:
+        """Blocks that this process ran."""
+        return len(self._ran)
+
+    def begins(self, block: Block) -> None:
+        self._mine.add(block.cell.id)
+        self._ran.add(block.key)
+
+    def ends(self, block: Block) -> None:
+        cell = block.cell.id
+        if cell in self._mine and all(self._store.done(key) for key in self._keys[cell]):
+            self._mine.discard(cell)
+            self._report(cell)
+
+    def finish(self) -> leaderboard.Leaderboard:
+        """Writes the tables, and the runs and pictures that are missing."""
+        for cell in self._keys:
+            if not self._picture(cell).exists() or (self._tracker and cell not in self._reported):
+                self._report(cell)
+        records = read_all(self._store.folder, attack_scores)
+        present = [one for one in records if one["cell"] in self._keys or self._present.made(one)]
+        found = leaderboard.of_records(present, {key for keys in self._keys.values() for key in keys})
+        if len(present) < len(records):
+            found = replace(found, left_out=[*found.left_out, changed_since(records, present)])
+        table.write(self._store.folder, found, records)
+        if self._tracker:
+            self._tracker.leaderboard([row.as_dict() for row in found.rows], self._store.records)
+        return found
+
+    def _picture(self, cell: str) -> Path:
+        made = self._cells[cell]
+        defense = made.defense.name if made.defense else "none"
+        knows = "-adaptive" if made.adaptive else ""
+        name = (
+            f"{made.scenario.data.name}-{made.scenario.model.name}-{defense}-{made.attack.name}{knows}-{cell[:6]}.png"
+        )
+        return self._store.folder / "pictures" / name
+
+    def _report(self, cell: str) -> None:
+        records = self._records(cell)
+        if not records:  # they have just vanished: the run finds that at its end
+            return
+        self._reported.add(cell)
+        picture = None
+        if strip := records[0]["picture"]:  # published records have none
+            picture = self._picture(cell)
+            write_whole(picture, enlarged(strip))
+        if self._tracker:
+            control = replace(self._cells[cell], defense=None, adaptive=False).id
+            beside = self._records(control) if control != cell else []
+            (row,) = (row for row in leaderboard.of_records(records + beside).rows if row.cell == cell)
+            # Other cells, still to come, have a say in the rank and the worst case.
+            summary = {key: value for key, value in row.as_dict().items() if not key.startswith(("rank", "worst_"))}
+            self._tracker.cell(cell, self._cells[cell].config(), records, summary, picture)
+
+    def _records(self, cell: str) -> list[Record]:
+        found = map(self._store.record, self._keys.get(cell, []))
+        return [record for record in found if record]
+
+
+def changed_since(records: list[Record], present: list[Record]) -> str:
+    """A sentence on the records of a folder that are not of the present code."""
+    keys = {record["key"] for record in present}
+    gone: dict[str, set[int]] = {}
+    for record in (one for one in records if one["key"] not in keys):
+        gone.setdefault(record["cell"], set()).update(victim["index"] for victim in record["victims"])
+    others = [(what(record), len(gone.pop(record["cell"]))) for record in records if record["cell"] in gone]
+    return sentence("present", others)

@@ -1,0 +1,1 @@
+"""Numbers of victims: image quality, what counts as leaked, misfits; and their statistics."""

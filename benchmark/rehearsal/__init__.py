@@ -1,0 +1,1 @@
+"""What is tried before any work, on public images: networks, defenses and attacks keep their contracts."""

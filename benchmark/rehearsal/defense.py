@@ -1,0 +1,295 @@
+"""What a defense must keep to, tried before any work: a user's own class can do anything."""
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.errors import CODE_ERRORS, UsageError, a_kind, is_users, users_fault, written
+from benchmark.metrics.misfit import NOISE
+from benchmark.seeds import generators
+from defenses.base import Defense, KnownDefense, Update, flattened, unchanged
+
+SCALES = (1.0, 1e-3, 1e3)
+"""Sizes of update that are tried: a bound that mixes clients shows only where it bites."""
+
+FLIPPED = 0.01
+"""Share of a tensor's entries that may differ where rounding alone differs: a quantizer may round one the other way."""
+
+OFF = 0.1
+"""What an attacker's model may be off by, relative to what is shared of a parameter; its square, of all of them."""
+
+NEARER = 0.7
+"""How far simulate of the true update may be from what is shared, in parts of what it is of another client's."""
+
+SAME = 1e-5
+"""Relative difference that is rounding."""
+
+LOUDER = 3.0
+"""How many times the noise that a defense adds an attacker may take it for."""
+
+
+def check_protect(defense: Defense, update: Update, label: str) -> None:
+    """Tries the contract of :meth:`defenses.base.Defense.protect`.
+
+    The shared update has the names, shapes and types of the true one and is finite; the same generators give the same
+    update; randomness comes from them alone; each client is treated alone; the true update is left as it is.
+
+    Args:
+        defense: on trial; it is called several times.
+        update: of at least two clients, ``[V, ...]``, finite.
+        label: of the defense, for people.
+
+    Raises:
+        UsageError: it breaks the contract; says how and where.
+    """
+    clients = len(next(iter(update.values())))
+    for scale in SCALES:
+        given = {name: scale * value for name, value in update.items()}
+        before = _randomness()
+        shared = protected(defense, given, _sources(range(clients)), label)
+        if _randomness() != before:
+            raise _breach(defense, label, "draws random numbers from a global generator: draw from generators alone")
+        if bad := [name for name, value in given.items() if not torch.equal(value, scale * update[name])]:
+            raise _breach(defense, label, f"changes the update that it was given in place ({bad[0]}): return a new one")
+        if bad := [name for name, value in shared.items() if scale == 1 and not value.isfinite().all()]:
+            raise _breach(defense, label, f"returns NaN or infinity ({bad[0]}) for an update that is finite")
+        again = protected(defense, given, _sources(range(clients)), label)
+        if bad := [n for n, value in shared.items() if not torch.equal(value.nan_to_num(), again[n].nan_to_num())]:
+            raise _breach(
+                defense,
+                label,
+                f"gives another result when it is called again with the same update and generators ({bad[0]}): keep "
+                "nothing from call to call, and draw from generators alone",
+            )
+        for client in range(clients):
+            one = {name: value[client : client + 1] for name, value in given.items()}
+            alone = protected(defense, one, _sources(range(client, client + 1)), label)
+            if bad := [name for name, value in shared.items() if _differs(value[client], alone[name][0])]:
+                raise _breach(
+                    defense,
+                    label,
+                    f"shares for a client what depends on the other clients ({bad[0]}): treat each of the V clients "
+                    "alone, with its own generator",
+                )
+
+
+def check_memory(make: Callable[[], Defense], update: Update, label: str) -> None:
+    """Tries whether what a defense shares depends on the updates that it has seen before.
+
+    What it keeps can be in its class or in a module of the user's: so those are imported anew, twice, and the updates
+    come in two orders.
+
+    Args:
+        make: makes the defense, from its import path.
+        update: of at least two clients, ``[V, ...]``, finite.
+        label: of the defense, for people.
+
+    Raises:
+        UsageError: it does.
+    """
+    sources = range(len(next(iter(update.values()))))
+    found: list[dict[float, Update]] = []
+    for order in (SCALES, SCALES[::-1]):
+        with imported_anew():
+            try:
+                defense = make()
+            except UsageError:  # some module can be imported only once
+                return
+            given = {scale: {name: scale * value for name, value in update.items()} for scale in order}
+            found.append({scale: protected(defense, one, _sources(sources), label) for scale, one in given.items()})
+    for scale, first in found[0].items():
+        if bad := [n for n, v in first.items() if not torch.equal(v.nan_to_num(), found[1][scale][n].nan_to_num())]:
+            raise _breach(
+                defense,
+                label,
+                f"shares something else once it has seen other updates ({bad[0]}): keep nothing from call to call, "
+                "neither in the object nor in its class or module",
+            )
+
+
+@contextmanager
+def imported_anew() -> Iterator[None]:
+    """What is imported within runs the user's own modules from the start; afterwards the first ones are back."""
+
+    def own() -> dict[str, ModuleType]:
+        files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+        scripts = [name for name, file in files.items() if file and file.endswith(".py") and is_users(file)]
+        return {name: sys.modules[name] for name in scripts if name != "__main__"}
+
+    before = own()
+    for name in before:
+        del sys.modules[name]
+    try:
+        yield
+    finally:
+        for name in own():
+            del sys.modules[name]
+        sys.modules.update(before)
+        for name, module in before.items():
+            package, _, child = name.rpartition(".")
+            if package in sys.modules:
+                setattr(sys.modules[package], child, module)
+
+
+def check_known(defense: Defense, known: KnownDefense, true: Update, label: str) -> None:
+    """Tries the attacker's model of a defense, against what the defense shares.
+
+    Args:
+        defense: that keeps to the contract of ``protect``.
+        known: the attacker's model of it.
+        true: update of V clients, ``[V, ...]``, finite.
+        label: of the defense, for people.
+
+    Raises:
+        UsageError: the model is not of the right form, an attacker cannot use it, or it is not that of this defense.
+    """
+    clients = range(len(next(iter(true.values()))))
+    model, method = f"of the attacker's model of {label}", written(type(defense).known_to_attacker)
+    for name in ("simulate", "weight", "kept"):
+        if not callable(function := getattr(known, name)) and (name != "kept" or function is not None):
+            raise UsageError(f"{name} {model} must be a function, not {a_kind(function)}{method}")
+    shared = protected(defense, true, _sources(clients), label)
+    if bad := [name for name, value in shared.items() if not value.isfinite().all()]:
+        raise _breach(defense, label, f"returns NaN or infinity once it has been called before ({bad[0]})")
+    dummy = {key: value.clone().requires_grad_() for key, value in true.items()}
+    before = {key: value.clone() for key, value in shared.items()}
+    simulated, kept = known.simulate(dummy, shared), known.kept_entries(shared)
+    if any(not torch.equal(shared[key], value) for key, value in before.items()):
+        raise UsageError(
+            f"the attacker's model of {label} changes the observed update: work on a copy of it"
+            + (written(known.simulate) or written(known.kept))
+        )
+    check_form(simulated, true, f"simulate {model}", written(known.simulate))
+    check_form(kept, true, f"kept {model}", written(known.kept) or written(known.simulate))
+    total = torch.stack([value.sum() for value in simulated.values()]).sum()
+    slopes = (
+        torch.autograd.grad(total, list(dummy.values()), allow_unused=True, materialize_grads=True)
+        if total.requires_grad
+        else ()
+    )
+    if any(bool(value.any()) for value in shared.values()) and not any(bool(slope.any()) for slope in slopes):
+        raise UsageError(
+            f"simulate {model} has no slope in the attacker's own gradient, so that no attack could use it: give it "
+            f"one, as in value + (rounded - value).detach(){written(known.simulate)}"
+        )
+    weight = known.weight(shared)
+    if not isinstance(weight, Tensor) or weight.shape != (len(clients),) or not bool((weight > 0).all()):
+        raise UsageError(f"weight {model} must be one number above 0 for each victim{written(known.weight)}")
+    noise = known.noise_std
+    if not isinstance(noise, int | float) or not 0 <= noise < float("inf"):
+        raise UsageError(f"noise_std {model} must be a number of at least 0, not {noise!r}{method}")
+    off = {key: ((shared[key] - value) * (kept[key] != 0)).detach() for key, value in simulated.items()}
+    entries = torch.stack([flattened(value != 0).sum(1) for value in kept.values()]).sum(0).clamp(min=1)
+    apart, size = norm(off), norm({key: value * (kept[key] != 0) for key, value in shared.items()})
+    typical = float((apart / entries.sqrt()).max())
+    if noise > LOUDER * typical + 1e-6 * float(size.max()):
+        raise UsageError(
+            f"noise_std {model} is {noise:g}, but what protect shares is {typical:.1g} from simulate of the true "
+            f"update: give the noise that protect adds, 0 for none{method}"
+        )
+    if known.simulate is unchanged:
+        return  # an attacker who makes no use of the defense, of which the record says so
+    other = {key: value.roll(1, 0) for key, value in true.items()}
+    from_true, from_other = (
+        norm({key: shared[key] - value for key, value in known.simulate(one, shared).items()}) for one in (true, other)
+    )
+    loud = (NOISE * sum(value[0].numel() for value in true.values())) ** 0.5 * noise
+    if bool((from_true > NEARER * from_other + loud + SAME * size).any()):
+        raise UsageError(
+            f"simulate {model} is as far from what protect shares with the true update as with another client's: make "
+            f"it do what protect does, as far as the attacker can know{written(known.simulate) or method}"
+        )
+    others = protected(defense, true, generators(1, clients, "rehearsal"), label)
+    if any(not torch.equal(value, others[key]) for key, value in shared.items()):
+        return  # at random
+    for key, value in off.items():
+        slack = OFF * norm({key: shared[key] * (kept[key] != 0)}) + OFF**2 * size
+        if bool((norm({key: value}) > slack + LOUDER * noise * flattened(value)[0].numel() ** 0.5).any()):
+            raise UsageError(
+                f"simulate {model} makes another update of the true one than protect shares ({key}): make it do what "
+                f"protect does{written(known.simulate) or method}"
+            )
+
+
+def check_form(update: object, true: Update, what: str, where: str) -> None:
+    """UsageError where what an attacker's model gives has not the names and shapes of the update, or is not finite.
+
+    Args:
+        update: what it gives.
+        true: the update.
+        what: gave it, for people.
+        where: that is written.
+    """
+    if not isinstance(update, dict) or set(update) != set(true):
+        raise UsageError(f"{what} must return every name of the update{where}")
+    for key, value in update.items():
+        if not isinstance(value, Tensor) or value.shape != true[key].shape:
+            shape = list(value.shape) if isinstance(value, Tensor) else a_kind(value)
+            raise UsageError(f"{what} gives {shape} for {key}, not {list(true[key].shape)}{where}")
+        if not value.isfinite().all():
+            raise UsageError(f"{what} gives NaN or infinity for {key}{where}")
+
+
+def norm(update: Update) -> Tensor:
+    """L2 norm of each victim's update, ``[V]``, which may be of numbers too small to be squared."""
+    return torch.stack([flattened(value).double().norm(dim=1) for value in update.values()]).norm(dim=0)
+
+
+def protected(defense: Defense, update: Update, sources: Sequence[torch.Generator], label: str) -> Update:
+    """The shared update, of the form of the true one.
+
+    Args:
+        defense: what each client does with its update.
+        update: of V clients, ``[V, ...]``.
+        sources: V generators.
+        label: of the defense, for people.
+
+    Raises:
+        UsageError: ``protect`` raises, or returns something of another form.
+    """
+    try:
+        shared = defense.protect(update, sources)
+    except CODE_ERRORS as error:
+        raise users_fault(error, f"{label}: protect fails", defense.protect) from None
+    if not isinstance(shared, dict):
+        raise _breach(defense, label, f"must return the update as a dict, not {a_kind(shared)}")
+    if set(shared) != set(update):
+        missing, extra = sorted(set(update) - set(shared)), sorted(map(str, set(shared) - set(update)))
+        what = f"leaves out {missing[0]} (share zeros instead)" if missing else f"adds {extra[0]}"
+        raise _breach(defense, label, f"{what}: it must return the names that it was given")
+    for name, value in update.items():
+        own = shared[name]
+        if not isinstance(own, Tensor):
+            raise _breach(defense, label, f"returns {a_kind(own)} for {name}, not a tensor")
+        for what, want, got in (("shape", list(value.shape), list(own.shape)), ("type", value.dtype, own.dtype)):
+            if want != got:
+                raise _breach(defense, label, f"returns the {what} {got} for {name}, not {want}")
+        if own.device != value.device:
+            raise _breach(defense, label, f"returns {name} on {own.device}, not on {value.device}")
+    return {name: shared[name].detach() for name in update}
+
+
+def _breach(defense: Defense, label: str, what: str) -> UsageError:
+    return UsageError(f"{label}: protect {what}{written(type(defense).protect)}")
+
+
+def _sources(clients: range) -> list[torch.Generator]:
+    return generators(0, clients, "rehearsal")
+
+
+def _randomness() -> tuple[bytes, str, str]:
+    """The state of torch's, numpy's and Python's global generators."""
+    return torch.get_rng_state().numpy().tobytes(), str(np.random.get_state()), str(random.getstate())
+
+
+def _differs(company: Tensor, alone: Tensor) -> bool:
+    """Whether a client's tensor differs by more than rounding from what it is without company."""
+    size = company.abs().max().nan_to_num(1.0) if company.numel() else 0.0
+    off = ~torch.isclose(company, alone, rtol=1e-3, atol=1e-5 * float(size), equal_nan=True)
+    return int(off.sum()) > FLIPPED * off.numel()

@@ -1,0 +1,333 @@
+"""A run tried on two public images before any work: what a network, a defense or an attack of the user's must keep to.
+
+A number that is wrong for a reason nobody sees is worse than none: an attack that works on another network than the
+client's finds nothing, and that would read as protection. So for each network, defense and attack of a suite, with two
+public images as victims: the client's update is that of a plain loop of autograd over the user's own module; at the
+true images the matching loss is zero; the defense keeps its contract; and the attack makes one step. What fails is told
+in one sentence that names the class, the cause and, where it is the user's own code, the line.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from attacks import Attack, Observation, Reconstruction
+from attacks.gradient_matching import GradientMatching
+from attacks.gradients import batch_gradients, differentiable_twice, squared_distance, trained_names
+from benchmark.errors import UsageError, a_kind, users_code, written
+from benchmark.federation.client import known, observe
+from benchmark.models.networks import Model, check_logits, drawn_weights
+from benchmark.rehearsal.defense import check_known, check_memory, check_protect
+from benchmark.seeds import generators
+from benchmark.suite.registry import Spec, build, classes
+from benchmark.suite.suite import Cell, Scenario
+from datamodules import PrivateData
+from defenses.base import Defense, Update, flattened, global_norm
+
+VICTIMS = 2
+
+SEED = 20100261
+"""Of the networks of the rehearsal, the defense's randomness and the attack's starts."""
+
+SAME = {torch.float64: 1e-7, torch.float32: 1e-3}
+"""Relative difference of two ways to one update that is rounding; of other types 3 %."""
+
+SHORT = {"max_evaluations": 2, "iterations": 1, "max_equations": 16}
+"""The arguments of an attack that make it short."""
+
+
+@dataclass
+class Rehearsal:
+    """What was tried, so that nothing is tried twice.
+
+    Attributes:
+        tried: scenarios, defenses and attacks by what decides how they work together.
+    """
+
+    tried: set[tuple[str, ...]] = field(default_factory=set)
+    _scenes: dict[str, "Scene"] = field(default_factory=dict)
+
+    def of(self, cell: Cell, model: Model, data: PrivateData, device: torch.device) -> None:
+        """Tries a cell, as far as none like it was tried before.
+
+        Cells that differ in a strength or a budget alone are alike: each argument by itself is checked by the class.
+        So are, to an attack of ours that does not know the defense, all defenses of ours.
+
+        Raises:
+            UsageError: something does not hold; with one sentence.
+        """
+        scenario, attack, given = cell.scenario, cell.attack, cell.defense
+        where = repr((scenario.data, scenario.model, scenario.batch_size, scenario.same_class))
+        if where not in self._scenes:
+            self._scenes[where] = Scene.of(scenario, model, data, device)
+        scene = self._scenes[where]
+        if given and (where, given.name) not in self.tried:
+            scene.check_defense(build("defense", given), given)
+            self.tried.add((where, given.name))
+        ours = attack.name in classes("attack") and (given is None or given.name in classes("defense"))
+        against = given if given and (cell.adaptive or not ours) else None
+        together = where, attack.name, against.name if against else "", str(cell.adaptive)
+        if together not in self.tried:
+            scene.check_attack(attack, build("defense", against) if against else None, cell.adaptive)
+            self.tried.add(together)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Two victims of a scenario with public images.
+
+    Attributes:
+        name: of the model, for people.
+        model: in evaluation mode.
+        images: ``[2, N, C, H, W]``.
+        labels: ``[2, N]``.
+        data: their data set.
+    """
+
+    name: str
+    model: Model
+    images: Tensor
+    labels: Tensor
+    data: PrivateData
+
+    @classmethod
+    def of(cls, scenario: Scenario, model: Model, data: PrivateData, device: torch.device) -> "Scene":
+        """The scene, after its network was tried.
+
+        Raises:
+            UsageError: the network's update cannot be computed or attacked.
+        """
+        images, labels = public_victims(data, scenario.batch_size)
+        scene = cls(scenario.model.name, model, images.to(device), labels.to(device), data)
+        scene.check_network()
+        if scenario.model.name not in classes("model"):
+            fresh = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
+            check_frozen(trained_names(fresh), model, scenario.model.name)
+        return scene
+
+    def check_network(self) -> None:
+        """UsageError where the network cannot be attacked, or the client's update is not that of a plain loop."""
+        name, where = self.name, written(type(self.model).forward)
+        if not trained_names(self.model):
+            raise UsageError(f"the model {name} trains no parameter: a client of it shares nothing{where}")
+        for again in (drawn_weights(self.model, g) for g in generators(SEED, range(1), "network")):
+            (once,) = (drawn_weights(self.model, g) for g in generators(SEED, range(1), "network"))
+            if any(not torch.equal(value, again[key]) for key, value in once.items()):
+                raise UsageError(
+                    f"the model {name} draws other weights from the same generator: draw from the generator alone, or "
+                    f"leave draw out for torch's own initialization{written(self.model.draw)}"
+                )
+        with users_code(
+            f"the model {name} does not take the images of {type(self.data).__name__}", type(self.model).forward
+        ):
+            logits = [self.model(self.images[0].to(next(self.model.parameters()))) for _ in range(2)]
+        check_logits(self.model, f"the model {name}", logits[0], len(self.images[0]), self.data.num_classes)
+        if not torch.equal(*logits):
+            raise UsageError(
+                f"the model {name} gives other logits each time it is called in evaluation mode: in forward, draw "
+                f"nothing at random and change nothing that the next call uses{where}"
+            )
+        with users_code(f"the gradient of the model {name} cannot be computed"):
+            seen = self.observe(None, adaptive=False)
+            plain = self.plain_update(seen)
+        for key in plain:
+            if not close(seen.update[key], plain[key]):
+                raise UsageError(
+                    f"the update of {name} computed for several clients at once differs from a plain loop of autograd "
+                    f"over it ({key}): it is not a function of its parameters and images alone{where}"
+                )
+        if not all(value.isfinite().all() for value in seen.update.values()):
+            raise UsageError(f"the gradient of the model {name} is NaN or infinite at its initial weights{where}")
+        if not bool((global_norm(seen.update) > 0).all()):
+            raise UsageError(
+                f"the gradient of the model {name} is zero: nothing can leak, and nothing can be shown{where}"
+            )
+        with users_code(f"the gradient of the model {name} cannot be differentiated in the images"):
+            self.check_matching(seen, where)
+
+    def plain_update(self, seen: Observation) -> Update:
+        """The victims' gradients by a loop over the module itself, hooks and all, with their weights in it."""
+        own = {key: value.detach().clone() for key, value in self.held()}
+        rows: list[dict[str, Tensor]] = []
+        try:
+            for victim in range(VICTIMS):
+                self.write({key: value[victim] for key, value in seen.parameters.items()})
+                named = {key: value for key, value in self.model.named_parameters() if value.requires_grad}
+                logits = self.model(self.images[victim].to(next(self.model.parameters())))
+                loss = nn.functional.cross_entropy(logits, self.labels[victim])
+                found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True, allow_unused=True)
+                rows.append(dict(zip(named, found, strict=True)))
+        finally:
+            self.write(own)
+        return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+
+    @torch.no_grad()
+    def write(self, weights: Update) -> None:
+        """Gives the module these weights."""
+        for key, value in self.held():
+            if key in weights:
+                value.copy_(weights[key])
+
+    def held(self) -> list[tuple[str, Tensor]]:
+        """The parameters and buffers of the module."""
+        return [*self.model.named_parameters(), *self.model.named_buffers()]
+
+    def check_matching(self, seen: Observation, where: str) -> None:
+        """UsageError where the matching loss is not zero at the truth, or has no slope in the images elsewhere."""
+        one_hot = nn.functional.one_hot(self.labels, self.data.num_classes).to(next(iter(seen.update.values())))
+        like = one_hot.dtype
+        dummy = batch_gradients(self.model, seen.parameters, self.images.to(like), one_hot, create_graph=False)
+        size = global_norm(seen.update).square()
+        if bool((squared_distance(dummy, seen.update) > SAME.get(like, 3e-2) ** 2 * size).any()):
+            raise UsageError(f"the matching loss of the model {self.name} is not zero at the true images{where}")
+        noise = torch.rand(self.images.shape, generator=torch.Generator().manual_seed(SEED))
+        images = noise.to(seen.device, like).requires_grad_()
+        with differentiable_twice():
+            elsewhere = batch_gradients(self.model, seen.parameters, images, one_hot, create_graph=True)
+            (slope,) = torch.autograd.grad(
+                squared_distance(elsewhere, seen.update).sum(), images, materialize_grads=True, allow_unused=True
+            )
+        if bool((slope == 0).all()):
+            raise UsageError(
+                f"the matching loss of the model {self.name} has no slope in the images: compute forward with torch "
+                f"alone, without detach or no_grad{where}"
+            )
+        if not slope.isfinite().all():
+            raise UsageError(f"the matching loss of the model {self.name} has a slope that is NaN or infinite{where}")
+
+    def observe(self, defense: Defense | None, adaptive: bool, victims: range = range(VICTIMS)) -> Observation:
+        """What an attacker sees of the two victims, or of one."""
+        public = self.data.mean_image(), self.data.class_means(), self.data.mean_step()
+        rows = slice(victims.start, victims.stop)
+        images, labels = self.images[rows], self.labels[rows]
+        return observe(self.model, images, labels, self.data.num_classes, defense, adaptive, *public, SEED, victims)
+
+    def check_defense(self, defense: Defense, given: Spec) -> None:
+        """UsageError where the defense or the attacker's model of it breaks its contract."""
+        label = given.label
+        update = self.observe(None, adaptive=False).update
+        check_protect(defense, update, label)
+        if given.name not in classes("defense"):
+            check_memory(partial(build, "defense", given), update, label)
+        with users_code(f"the attacker's model of {label} cannot be used"):
+            check_known(defense, known(defense), update, label)
+
+    def check_attack(self, attack: Spec, defense: Defense | None, adaptive: bool) -> None:
+        """UsageError where one step of the attack fails, or what it returns is of another form."""
+        made: Attack = build("attack", shortened(attack))
+        sequence = made.sequence
+        if not isinstance(sequence, int) or isinstance(sequence, bool) or sequence < 1:
+            raise UsageError(
+                f"sequence of the attack {attack.name} must be a whole number of at least 1, not {sequence!r}"
+                f"{written(type(made))}"
+            )
+        repeats = -(-sequence // VICTIMS) if sequence > 1 else 1
+        victims = list(range(VICTIMS)) * repeats
+        victims = victims[: sequence if sequence > 1 else VICTIMS]
+        seen = self.observe(defense, adaptive).take(victims)
+        before = {key: value.clone() for key, value in seen.update.items()}
+        with users_code(f"the attack {attack.name} has failed on the model {self.name}", type(made).reconstruct):
+            try:
+                found = made.reconstruct(seen, ())
+            except (torch.OutOfMemoryError, MemoryError):
+                return  # the run takes fewer victims at once, or says what to do
+        where = written(type(made).reconstruct)
+        check_found(found, seen, attack.name, where)
+        if any(not torch.equal(value.nan_to_num(), before[key].nan_to_num()) for key, value in seen.update.items()):
+            raise UsageError(
+                f"the attack {attack.name} changes the update that it was given: work on a copy of it{where}"
+            )
+        own_loop = type(made).reconstruct is not GradientMatching.reconstruct
+        if isinstance(made, GradientMatching) and defense is None and not own_loop:
+            with users_code(f"the attack {attack.name} has failed on the model {self.name}", type(made).reconstruct):
+                self.check_loss_at_truth(made, attack.name)
+
+    def check_loss_at_truth(self, attack: GradientMatching, name: str) -> None:
+        """UsageError where the attack, started at the true images, says that its loss there is not zero.
+
+        For an attack that infers the label, which then is the true one; a loss that holds priors or soft labels that
+        are still to be found is not zero there.
+        """
+        seen = self.observe(None, adaptive=False)
+        if attack.total_variation or attack.start_labels(seen, [torch.Generator() for _ in range(VICTIMS)])[1]:
+            return
+        start = self.images.to(next(iter(seen.update.values())))
+        found = attack.reconstruct(seen, start_images=start)
+        right = (found.labels == self.labels).all(1)
+        limit = SAME.get(start.dtype, 3e-2) ** 2 * global_norm(seen.update).square()
+        if bool((right & ~(found.loss <= limit)).any()):
+            raise UsageError(
+                f"the attack {name} has a loss of {float(found.loss[right].max()):.3g} at the true images of the model "
+                f"{self.name}, where it must be zero: it matches something else than the client's update"
+                f"{written(type(attack))}"
+            )
+
+
+def check_frozen(fresh: list[str], used: nn.Module, name: str) -> None:
+    """UsageError where a model that was called trains other parameters than it did when it was made.
+
+    What its clients share would depend on whether the model was called in their process before.
+    """
+    if fresh != trained_names(used):
+        changed = sorted(set(fresh) ^ set(trained_names(used)))
+        raise UsageError(
+            f"the model {name} changes requires_grad when it is called ({changed[0]}): freeze parameters in __init__"
+            f"{written(type(used).forward)}"
+        )
+
+
+def public_victims(data: PrivateData, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Two victims of public images, or of noise where there are too few: ``[2, N, C, H, W]``, ``[2, N]``."""
+    count = VICTIMS * batch_size
+    split = data.train_split
+    if len(split) >= count:
+        images, labels = split.images(0, count), split.labels[:count]
+    else:
+        generator = torch.Generator().manual_seed(SEED)
+        images = torch.rand((count, *data.image_shape), generator=generator)
+        labels = torch.arange(count) % data.num_classes
+    return images.view(VICTIMS, batch_size, *data.image_shape), labels.view(VICTIMS, batch_size).long()
+
+
+def close(found: Tensor, wanted: Tensor) -> bool:
+    """Whether two gradients ``[V, ...]`` are the same but for rounding, in each victim's norm."""
+    off, size = flattened(found - wanted).norm(dim=1), flattened(wanted).norm(dim=1)
+    least = torch.finfo(wanted.dtype).eps * 16
+    return bool((off <= SAME.get(wanted.dtype, 3e-2) * size + least).all()) if wanted.isfinite().all() else True
+
+
+def shortened(attack: Spec) -> Spec:
+    """The attack with budgets that make it one step; its other arguments decide what the step is."""
+    short = {
+        key: min(value, SHORT[key]) for key, value in attack.args.items() if key in SHORT and isinstance(value, int)
+    }
+    return replace(attack, args=attack.args | short)
+
+
+def check_found(found: Reconstruction, seen: Observation, name: str, where: str) -> None:
+    """UsageError where a reconstruction is not of the right form; ``where`` it is made."""
+    if not isinstance(found, Reconstruction):
+        raise UsageError(f"the attack {name} must return a Reconstruction, not {a_kind(found)}{where}")
+    victims, shape = seen.num_victims, (seen.num_victims, *seen.image_shape)
+    wanted = {"images": shape, "labels": shape[:2], "loss": (victims,), "evaluations": (victims,)}
+    for key, size in wanted.items():
+        value = getattr(found, key)
+        if not isinstance(value, Tensor) or tuple(value.shape) != size:
+            got = list(value.shape) if isinstance(value, Tensor) else a_kind(value)
+            raise UsageError(
+                f"{key} of what the attack {name} returns must have the shape {list(size)}, not {got}{where}"
+            )
+    if len(found.status) != victims or not all(isinstance(one, str) for one in found.status):
+        raise UsageError(
+            f"status of what the attack {name} returns must be one text for each of {victims} victims{where}"
+        )
+    if any(getattr(found, key).is_meta for key in wanted):
+        raise UsageError(f"what the attack {name} returns holds no numbers: it is on the meta device{where}")
+    if found.labels.is_floating_point() or bool(((found.labels < 0) | (found.labels >= seen.num_classes)).any()):
+        raise UsageError(
+            f"labels of what the attack {name} returns must be whole numbers from 0 to {seen.num_classes - 1}{where}"
+        )
+    if not found.images.is_floating_point():
+        raise UsageError(f"images of what the attack {name} returns must be floats, not {found.images.dtype}{where}")

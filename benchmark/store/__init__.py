@@ -1,0 +1,1 @@
+"""Records on disk: their form, checksums and folders. Nothing that computes one."""

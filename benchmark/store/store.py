@@ -1,0 +1,291 @@
+"""The folder of a run: one JSON file for each block of work that is done."""
+
+import contextlib
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from benchmark.errors import UsageError
+from benchmark.garbage import uncollected
+from benchmark.store.schema import attack_record, run_record
+from benchmark.store.sealing import Record as Record
+from benchmark.store.sealing import Unusable, sealed
+from benchmark.suite.documents import NotAFile, regular
+
+Parse = Callable[[bytes, str], Record]
+"""From the content of a file and its name without the suffix to a record; raises Unusable."""
+
+
+class Store:
+    """Records in a folder that any number of processes may share.
+
+    A record is written to a temporary file and renamed, so that it is there whole or not at all. A block is claimed
+    with a lock that the operating system lets go when the process ends, however it ends. What killed processes left
+    behind is removed.
+
+    Args:
+        folder: made where it is missing.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records = folder / "records"
+        self._locks = folder / "locks"
+        make_writable(self.records, folder)
+        make_writable(self._locks, folder)
+        tidy(folder, self.records, self._locks, folder / "pictures")
+        self._whole: set[str] = set()
+
+    def done(self, key: str) -> bool:
+        """Whether the block has a whole record; see :meth:`record`. One that was whole before is not read again."""
+        return key in self._whole or self.record(key) is not None
+
+    def keys(self) -> set[str]:
+        """The names of all records that are in the folder now; a listing sees those of other machines, too."""
+        return keys_in(self.records)
+
+    def missing(self, keys: Iterable[str]) -> set[str]:
+        """Those of the blocks that have no record in the folder now; see :meth:`vanished` for a closer look."""
+        gone = set(keys) - self.keys()
+        self._whole -= gone
+        return gone
+
+    def vanished(self, keys: Iterable[str]) -> set[str]:
+        """Those of the blocks that have no record, or another than was written, whatever this process has seen."""
+        self._whole.clear()
+        return {key for key in keys if not self.done(key)}
+
+    def record(self, key: str) -> Record | None:
+        """The block's record; one that cannot be used is reported, set aside and not counted."""
+        record = usable(self.records / f"{key}.json", run_record)
+        if record is not None:
+            self._whole.add(key)
+        return record
+
+    def claim(self, key: str) -> contextlib.AbstractContextManager[bool]:
+        """Yields True where this process may run the block, False where it is done or another process runs it."""
+        return claimed(self._locks / f"{key}.lock", lambda: self.done(key))
+
+    def write(self, record: Record) -> None:
+        """Adds a record, whole or not at all.
+
+        Raises:
+            UsageError: the disk is full or the folder is not writable any more.
+        """
+        write_whole(self.records / f"{record['key']}.json", sealed(record))
+        self._whole.add(record["key"])
+
+
+def keys_in(folder: Path) -> set[str]:
+    """The names of the records in a folder, none where it is gone."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return {path.stem for path in folder.iterdir() if path.suffix == ".json"}
+    return set()
+
+
+def tidy(*folders: Path) -> None:
+    """Removes the temporary files and locks of processes that were killed; those of living ones are locked."""
+    for path in (path for folder in folders for pattern in (".*.tmp", "*.lock") for path in folder.glob(pattern)):
+        lock = FileLock(path)
+        with contextlib.suppress(OSError, Timeout):
+            lock.acquire(timeout=0)
+            try:
+                path.unlink(missing_ok=True)
+            finally:
+                lock.release()
+
+
+def make_writable(folder: Path, run: Path) -> None:
+    """Makes a folder of a run, and sees whether files can be written there.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"the folder {run} cannot be written ({error.strerror}): give another folder") from None
+
+
+def usable(path: Path, parse: Parse) -> Record | None:
+    """The record in a file; None where there is none, or where it cannot be used: then it is reported and set aside."""
+    try:
+        return read(path, parse)
+    except FileNotFoundError:
+        return None
+    except Unusable as why:
+        return set_aside(path, parse, why)
+
+
+def set_aside(path: Path, parse: Parse, why: Unusable) -> Record | None:
+    """Puts a record that cannot be used out of the way, and says so.
+
+    Returns:
+        The record that another process has written meanwhile, which stays where it is.
+    """
+    moved = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.aside")
+    aside = path.with_suffix(".json.damaged")
+    try:
+        path.rename(moved)
+    except FileNotFoundError:  # another process was faster
+        return None
+    try:
+        record = read(moved, parse, path.stem)
+    except Unusable:
+        moved.replace(aside)
+        say(f"the record {path.name} {why}: set aside as {aside.name} and run again")
+        return None
+    moved.replace(path)
+    return record
+
+
+@contextlib.contextmanager
+def claimed(path: Path, done: Callable[[], bool]) -> Iterator[bool]:
+    """Yields True where this process may do the work of a lock file, False where it is done or another has the lock.
+
+    Raises:
+        UsageError: the lock cannot be written.
+    """
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # the folder can have been removed during the run
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    try:
+        yield not done()
+        if done():
+            path.unlink(missing_ok=True)  # before the release, so that no new lock of that name is removed
+    finally:
+        lock.release()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file to a temporary name beside it and renames it.
+
+    Raises:
+        UsageError: it cannot be written; nothing is left behind.
+    """
+    for again in (True, True, False):
+        try:
+            _write(path, content)
+            return
+        except FileNotFoundError as error:  # somebody removes the folder
+            if not again:
+                raise cannot_write(path, error) from None
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file; the temporary one is locked while its writer lives, so that :func:`tidy` leaves it alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    lock = FileLock(temporary)
+    try:
+        lock.acquire()
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        lock.release()
+
+
+def cannot_write(path: Path, error: OSError) -> UsageError:
+    """The disk is full, or the folder is not writable any more."""
+    return UsageError(
+        f"{path} cannot be written ({error.strerror}): free some space or give another folder with --out; "
+        "finished work is kept, and the same command resumes"
+    )
+
+
+def read(path: Path, parse: Parse, name: str | None = None) -> Record:
+    """The record in a file.
+
+    Args:
+        path: the file.
+        parse: :func:`benchmark.store.schema.attack_record` or another of that kind.
+        name: that of the record where the file has another.
+
+    Raises:
+        Unusable: it is no record that can be used; says why.
+        FileNotFoundError: there is no file.
+        UsageError: it cannot be read, and may be whole.
+    """
+    try:
+        regular(path)
+        content = path.read_bytes()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise Unusable("is a broken link") from None
+        raise
+    except NotAFile:
+        raise Unusable("is not a file") from None
+    except OSError as error:
+        raise UsageError(f"the record {path} cannot be read ({error.strerror}): check its permissions") from None
+    return parse(content, name or path.stem)
+
+
+def read_all(folder: Path, parse: Parse = attack_record, links: bool = True) -> list[Record]:
+    """All records of a folder that can be used, in the order of their keys; the others are reported and left out.
+
+    Args:
+        folder: of a run.
+        parse: :func:`benchmark.store.schema.attack_record`, or ``attack_scores`` there for a table.
+        links: whether symbolic links are followed.
+
+    Raises:
+        UsageError: there is no folder of records, or none of them can be used.
+    """
+    with uncollected():
+        records = list(records_in(folder / "records", parse, links))
+    if not records:
+        if not any((folder / "records").glob("*.json")):
+            raise UsageError(f"there are no records in {folder}: give the folder that leakboard run wrote to")
+        raise UsageError(f"no record in {folder} can be used: run the suite again into that folder")
+    return records
+
+
+def records_in(folder: Path, parse: Parse, links: bool = True) -> Iterator[Record]:
+    """The records in a folder that can be used, in the order of their keys; the others are reported and left out.
+
+    Args:
+        folder: of the records themselves.
+        parse: as for :func:`read_all`.
+        links: whether symbolic links are followed.
+    """
+    for path in (folder / f"{name}.json" for name in sorted(keys_in(folder))):
+        if not links and path.is_symlink():
+            say(f"the record {path.name} is a link: it is left out")
+            continue
+        try:
+            yield read(path, parse)
+        except FileNotFoundError:  # a process has just set it aside
+            continue
+        except Unusable as why:
+            say(f"the record {path.name} {why}: it is left out")
+
+
+def say(sentence: str) -> None:
+    """A line to the user."""
+    print(f"leakboard: {sentence}", file=sys.stderr)

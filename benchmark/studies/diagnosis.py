@@ -1,0 +1,306 @@
+"""Why an attack misses an image: because it does not get there, or because other images fit the update as well.
+
+The same attack is run again in double precision, from the true image, which no attacker has, and from near it.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks import IDLG, GaussNewton
+from attacks.base import Observation
+from benchmark.boards.markdown import escaped
+from benchmark.boards.outcome import listed
+from benchmark.errors import UsageError
+from benchmark.federation.client import observe
+from benchmark.identity import digest
+from benchmark.jobs.blocks import Workbench, check_attack, check_fit, checksum
+from benchmark.jobs.records import finite, provenance
+from benchmark.metrics.leak import BASELINES, leaked
+from benchmark.metrics.scores import null_scores, score
+from benchmark.seeds import generators
+from benchmark.suite.registry import Spec, build
+from benchmark.suite.suite import Cell, Suite
+from benchmark.thresholds.page import attack_label
+from benchmark.versions.behavior import Behaviors
+from benchmark.versions.code import code_checksum, networks_sha256, source
+from defenses.base import global_norm
+
+OWN, DOUBLE, TRUTH, NEAR = "as it is", "float64", "from the true image", "from near it"
+
+RUNS: dict[str, tuple[torch.dtype, float | None]] = {
+    OWN: (torch.float32, None),
+    DOUBLE: (torch.float64, None),
+    TRUTH: (torch.float32, 0.0),
+    NEAR: (torch.float32, 0.2),
+}
+"""The attacks on each victim: precision, and where they start at the true image, the deviation of the noise on it."""
+
+ROUNDING = 1e-3
+"""Objectives closer to each other than this part of the larger one are the same: they are sums of squares, in 32
+bits."""
+
+SOLVED = 1e-10
+"""An objective of no more than this part of the squared norm of what is matched is one of a solution: its residual is
+within a few dozen roundings in 32 bits."""
+
+NOT_JUDGED = "not judged"
+
+VERDICTS = {
+    "found": "the attack finds the image (PSNR of 20 dB or more, and better than every null baseline)",
+    "label": "it does not, and its label is wrong",
+    "ambiguous": (
+        "another image fits as well: the attack's own objective is, within rounding, no higher there than where the "
+        "attack ends that starts at the true image, or that one leaves the true image for another"
+    ),
+    "tolerance": (
+        "the attack has reached its tolerance at another image, though the objective is lower at the true one: whether "
+        "the update tells them apart is not known"
+    ),
+    "optimizer": (
+        "the objective is lower at the true image, but the attack does not get there, though it does in 64 bits or "
+        "from near it"
+    ),
+    "open": "the objective is lower at the true image, but the attack does not even get there from near it",
+    NOT_JUDGED: (
+        "Gauss-Newton misses the image, and its runs from the true image and from near it, of an older version, were "
+        "those of another attack: with the weight of the prior at its last value from the start"
+    ),
+}
+"""What can be said of a victim, and when: the first that holds."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one run made of each victim.
+
+    Attributes:
+        leaked: whether the image was found, by the PSNR.
+        status: how the attack ended.
+        label_right: whether its label was right.
+        objective: the lowest loss of the attack's own, with its priors; None where it was never finite.
+        size: the loss of an update of zeros; None in rows of an older version, which did not say it.
+    """
+
+    leaked: list[bool]
+    status: list[str]
+    label_right: list[bool]
+    objective: list[float | None]
+    size: list[float] | None = None
+
+
+def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
+    """Attacks the victims of a cell in each of ``RUNS``."""
+    scenario, victims = cell.scenario, range(cell.scenario.victims)
+    data = bench.data(scenario.data)
+    images, labels = bench.victims(scenario, victims)
+    defense = build("defense", cell.defense) if cell.defense else None
+    sources = generators(scenario.seed, victims, "diagnosis")
+    noise = torch.stack([torch.randn(images.shape[1:], generator=source) for source in sources])
+    null, _ = null_scores(images, labels, data.mean_image(), data.class_means())
+    found = {}
+    for name, (precision, deviation) in RUNS.items():
+        given = images.to(bench.device), labels.to(bench.device)
+        model = copy.deepcopy(bench.model(scenario)).to(precision)
+        seen = observe(
+            model,
+            *given,
+            data.num_classes,
+            defense,
+            cell.adaptive,
+            data.mean_image(),
+            data.class_means(),
+            data.mean_step(),
+            scenario.seed,
+            victims,
+        )
+        start = None if deviation is None else (images + deviation * noise).to(bench.device)
+        attack: IDLG | GaussNewton = build("attack", cell.attack if start is None else without_restarts(cell.attack))
+        made = attack.reconstruct(seen, start_images=start)
+        scores = score(images, labels, made.images.float().cpu(), made.labels.cpu(), None)
+        is_found = leaked(scores.psnr, null).any(1).tolist()
+        found[name] = Found(
+            leaked=[ok and status != "diverged" for ok, status in zip(is_found, made.status, strict=True)],
+            status=made.status,
+            label_right=scores.label_correct.all(1).tolist(),
+            objective=[finite(loss) for loss in made.loss.tolist()],
+            size=size_of(seen, attack).tolist(),
+        )
+    return found
+
+
+def size_of(seen: Observation, attack: IDLG | GaussNewton) -> Tensor:
+    """The squared norm of each victim's update ``[V]``, with the weight that the attack gives to it."""
+    squared = global_norm(seen.update).double().square()
+    if seen.defense is None or isinstance(attack, GaussNewton):
+        return squared
+    return squared * seen.defense.weight(seen.update)
+
+
+def without_restarts(attack: Spec) -> Spec:
+    """The same attack, but that it stays with the start that it is given."""
+    return replace(attack, args=attack.args | {"restarts": 0}) if "restarts" in attack.args else attack
+
+
+def runs_of(row: dict[str, Any]) -> dict[str, Found]:
+    """The runs of a row; of an older version those alone that were of the same attack."""
+    found = {}
+    for name, run in row["runs"].items():
+        if "status" in run:
+            found[name] = Found(**run)
+        elif row["attack"]["class"] != "GaussNewton" or name not in (TRUTH, NEAR):
+            found[name] = Found(run["leaked"], older_status(row["attack"], run), run["label_right"], run["objective"])
+    return found
+
+
+def older_status(attack: dict[str, Any], run: dict[str, Any]) -> list[str]:
+    """How the attacks ended: older versions did not say who had converged."""
+    tolerance = float(attack.get("tolerance", 0.0))
+    return [
+        "diverged" if diverged else "converged" if objective is not None and objective < tolerance else "exhausted"
+        for diverged, objective in zip(run["diverged"], run["objective"], strict=True)
+    ]
+
+
+def verdicts_of(row: dict[str, Any]) -> list[str]:
+    """One of ``VERDICTS`` for each victim of a row."""
+    runs = runs_of(row)
+    return [verdict(runs, victim) for victim in range(len(runs[OWN].leaked))]
+
+
+def verdict(runs: dict[str, Found], victim: int) -> str:
+    """What can be said of one victim."""
+    own, truth, near = runs[OWN], runs.get(TRUTH), runs.get(NEAR)
+    if own.leaked[victim]:
+        return "found"
+    if not own.label_right[victim]:
+        return "label"
+    if truth is None or near is None:
+        return NOT_JUDGED
+    here, there = own.objective[victim], truth.objective[victim]
+    rounding = SOLVED * own.size[victim] if own.size else 0.0
+    fits = here is not None and there is not None and here <= max(there * (1 + ROUNDING), rounding)
+    leaves = not truth.leaked[victim] and truth.status[victim] != "diverged"
+    if fits or leaves:
+        return "ambiguous"
+    if own.status[victim] == "converged":
+        return "tolerance"
+    return "optimizer" if runs[DOUBLE].leaked[victim] or near.leaked[victim] else "open"
+
+
+def adaptive_cells(suite: Suite, victims: int, bench: Workbench) -> list[Cell]:
+    """The cells of the suite whose attacker knows the defense and can be started at the true image.
+
+    Args:
+        suite: of which they are.
+        victims: that each of them gets.
+        bench: with their networks and data.
+
+    Raises:
+        UsageError: there is none, or its network or data cannot be used.
+    """
+    found = [cell for cell in suite.cells if cell.defense and cell.adaptive and cell.attack.name not in BASELINES]
+    if not found:
+        raise UsageError(f"{suite.name} has no attack on a defense that it knows: give it attacks and defenses")
+    # The label that DLG looks for would not start at the true one.
+    cells = [
+        replace(cell, scenario=replace(cell.scenario, victims=victims))
+        for cell in found
+        if isinstance(build("attack", cell.attack), IDLG | GaussNewton)
+    ]
+    if not cells:
+        names = listed(sorted({cell.attack.name for cell in found}))
+        raise UsageError(f"{names} cannot be started at the true image: give IDLG or GaussNewton")
+    for cell in cells:
+        check_attack(cell.scenario, cell.attack, check_fit(cell.scenario, bench), bench)
+    return cells
+
+
+def run(cells: list[Cell], bench: Workbench, done: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """All rows that there are by then, after each cell.
+
+    Args:
+        cells: what is diagnosed.
+        bench: device and data root.
+        done: rows of earlier runs; those of the same cells, images and code are taken over, those of the same cells
+            alone are replaced, and all others stay.
+    """
+    earlier = {str(row["key"]): row for row in done}
+    table: dict[str, dict[str, Any]] = {identity(row): row for row in done}
+    for cell in cells:
+        key = key_of(cell, bench)
+        row = earlier[key] if key in earlier else {"key": key} | row_of(cell, bench)
+        table[identity(row)] = row
+        yield list(table.values())
+
+
+def identity(row: dict[str, Any]) -> str:
+    """What a row is about: an attack may have got more arguments since, with the values that it had before."""
+    return f"{row['where']}, {row['defense']}, {attack_label(row['attack'])}"
+
+
+def row_of(cell: Cell, bench: Workbench) -> dict[str, Any]:
+    """One row of the table, as JSON, with what became of each victim."""
+    assert cell.defense is not None
+    return {
+        "where": cell.scenario.label,
+        "defense": cell.defense.label,
+        "attack": cell.attack.as_dict(),
+        "runs": {name: asdict(found) for name, found in diagnose(cell, bench).items()},
+        "provenance": provenance(bench) | {"data_notes": bench.data(cell.scenario.data).notes},
+    }
+
+
+def key_of(cell: Cell, bench: Workbench) -> str:
+    """Everything that decides a row."""
+    data = bench.data(cell.scenario.data)
+    code = code_checksum(cell.parts())
+    does = Behaviors().of(data, cell.parts(), cell.scenario.batch_size)
+    images = checksum(
+        *bench.victims(cell.scenario, range(cell.scenario.victims)), data.mean_image(), data.class_means()
+    )
+    model = bench.model(cell.scenario)
+    networks = [networks_sha256(model, cell.scenario.seed, victim) for victim in (0, cell.scenario.victims - 1)]
+    return digest(
+        cell.config()
+        | ({"behavior_sha256": does} if does else {})
+        | {"code_sha256": code, "network_sha256": networks, "data_sha256": images}
+        | {"victims": cell.scenario.victims, "diagnosis_sha256": source(Path(__file__).read_bytes()).sha256}
+    )
+
+
+def cells_of(row: dict[str, Any], shown: list[str]) -> tuple[str, ...]:
+    """The row as a person reads it: how many each run finds, and how many there are of each of the verdicts shown."""
+    runs, verdicts = runs_of(row), verdicts_of(row)
+    found = [str(sum(runs[name].leaked)) if name in runs else "-" for name in RUNS]
+    counts = [str(verdicts.count(verdict)) for verdict in shown]
+    return row["where"], row["defense"], attack_label(row["attack"]), str(len(verdicts)), *found, *counts
+
+
+def as_markdown(table: list[dict[str, Any]]) -> str:
+    """The table as a page."""
+    given = {verdict for row in table for verdict in verdicts_of(row)}
+    said = {name: meaning for name, meaning in VERDICTS.items() if name != NOT_JUDGED or name in given}
+    shown = list(said)[1:]
+    columns = ("data", "defense", "attack", "victims", *(f"found {name}" for name in RUNS), *shown)
+    lines = [
+        "# Why attacks that know the defense miss an image",
+        "",
+        "The same victims are attacked as usual, in 64 instead of 32 bits, from the true image, and from near it",
+        f"(noise with a deviation of {RUNS[NEAR][1]:g} on each pixel, which is no leak), by the same attack without",
+        "restarts. Each run ends with the lowest objective that it has seen, its start included; Gauss-Newton, whose",
+        "prior smooths most at first, may smooth away a start near the image. What can be said of a victim, the first",
+        "that holds:",
+        "",
+        *(f"- **{verdict}**: {meaning}." for verdict, meaning in said.items()),
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(map(escaped, cells_of(row, shown))) + " |" for row in table),
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,268 @@
+"""Classes by name: attacks, defenses, data sets and models."""
+
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+import attacks
+import datamodules
+import defenses
+from benchmark.errors import (
+    CODE_ERRORS,
+    PACKAGES,
+    UsageError,
+    a_kind,
+    data_fault,
+    one_line,
+    quoted,
+    unknown,
+    users_fault,
+    users_line,
+    written,
+)
+from benchmark.models.networks import MLP, ConvNet, LeNet, drawing_from, fresh_weights
+from benchmark.models.resnet import ResNet
+from benchmark.suite.arguments import Arguments
+from datamodules import DataError
+
+ROOT = Path(__file__).parents[2]
+OURS = PACKAGES
+
+MODELS = (LeNet, MLP, ConvNet, ResNet)
+
+KINDS = ("attack", "defense", "data", "model")
+
+# Arguments that are not the user's to give in a suite: they come from the data, or from the command line.
+_GIVEN_ELSEWHERE = {"data": {"root", "download"}, "model": {"image_shape", "num_classes"}}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A class by name with all its arguments, defaults included: the identity of a part of a cell."""
+
+    name: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(self._as_json)
+
+    @cached_property
+    def _as_json(self) -> dict[str, Any]:
+        return {"class": self.name, **{k: _plain(v) for k, v in self.args.items()}}
+
+    @cached_property
+    def label(self) -> str:
+        """The class with its arguments, for people."""
+        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.args.items())})" if self.args else self.name
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity, and no types but its own."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()  # a path can be of any bytes
+    is_json = isinstance(value, int | None) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_json else str(value)
+
+
+@cache
+def classes(kind: str) -> dict[str, type]:
+    """The classes of a kind that come with Leakboard, by name."""
+    if kind == "model":
+        return {cls.__name__: cls for cls in MODELS}
+    package, base = {
+        "attack": (attacks, attacks.Attack),
+        "defense": (defenses, defenses.Defense),
+        "data": (datamodules, datamodules.PrivateData),
+    }[kind]
+    found = {name: getattr(package, name) for name in package.__all__}
+    return {
+        name: cls for name, cls in found.items() if inspect.isclass(cls) and issubclass(cls, base) and cls is not base
+    }
+
+
+def _usable(kind: str, cls: type) -> bool:
+    """Whether a user's own class is of the kind; a model can also come from a function, but from none of Python's."""
+    if kind == "model":
+        is_python = str(getattr(cls, "__module__", "")).partition(".")[0] in sys.stdlib_module_names
+        return issubclass(cls, torch.nn.Module) if inspect.isclass(cls) else not (is_python and inspect.isroutine(cls))
+    bases: dict[str, type] = {"attack": attacks.Attack, "defense": defenses.Defense, "data": datamodules.PrivateData}
+    return issubclass(cls, bases[kind]) and not inspect.isabstract(cls)
+
+
+_MUST_BE = {
+    "attack": "an attacks.Attack with all its methods",
+    "defense": "a defenses.Defense with all its methods",
+    "data": "a datamodules.PrivateData",
+    "model": "a torch.nn.Module, or a function that makes one",
+}
+
+
+def find_class(kind: str, name: str) -> type:
+    """The class of that name, or of that import path for a user's own.
+
+    Raises:
+        UsageError: it is unknown, cannot be imported, or is something else.
+    """
+    known = classes(kind)
+    if name in known:
+        return known[name]
+    called = {"data": "data set"}.get(kind, kind)
+    if "." not in name:
+        raise unknown(called, name, known)
+    what = f"{called} {quoted(name)}"
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UsageError(f"the {what} cannot be imported: give the path of a module and a class in it, as mine.Mine")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # an installed command does not look where it is called
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except CODE_ERRORS as error:
+        package = name.partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and package in PACKAGES and beside(package):
+            raise UsageError(
+                f"the {what} cannot be imported: {package} is the name of a package of Leakboard's own, so rename yours"
+            ) from None
+        hint = "" if users_line(error) else ": give the path of a module and a class in it"
+        raise UsageError(str(users_fault(error, f"the {what} cannot be imported")) + hint) from None
+    if not inspect.isclass(found) and not (kind == "model" and callable(found)):
+        either = " or a function" if kind == "model" else ""
+        where = written(found) if inspect.isroutine(found) else ""
+        raise UsageError(f"the {what} is not a class{either}, but {a_kind(found)}{where}")
+    if not _usable(kind, found):
+        missing = sorted(getattr(found, "__abstractmethods__", ()))
+        lacks = f", and lacks {' and '.join(missing)}" if missing else ""
+        raise UsageError(f"the {what} must be {_MUST_BE[kind]}{lacks}{written(found)}")
+    return found
+
+
+def beside(package: str) -> bool:
+    """Whether the folder that the user is in has a module or package of that name which is not Leakboard's."""
+    here = Path.cwd()
+    return here != ROOT and ((here / package).is_dir() or (here / f"{package}.py").is_file())
+
+
+@cache
+def arguments(kind: str, name: str) -> Arguments:
+    """The arguments that a suite can give the class."""
+    return Arguments(kind, name, find_class(kind, name), hidden=frozenset(_GIVEN_ELSEWHERE.get(kind, ())))
+
+
+def typed(kind: str, name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of a class that were typed on the command line; see :meth:`Arguments.typed`.
+
+    Raises:
+        UsageError: an argument is unknown, or has another type.
+    """
+    return arguments(kind, name).typed(texts)
+
+
+def spec(kind: str, name: str, args: dict[str, Any]) -> Spec:
+    """Checks names, types and ranges, and fills in the defaults.
+
+    Raises:
+        UsageError: says what is wrong, and which names are near.
+    """
+    (made,) = specs(kind, name, args, {})
+    return made
+
+
+def specs(kind: str, name: str, args: dict[str, Any], sweep: dict[str, list[Any]]) -> list[Spec]:
+    """:func:`spec` for each combination of swept values.
+
+    Raises:
+        UsageError: as there.
+    """
+    made = [Spec(name, dict(sorted(filled.items()))) for filled in arguments(kind, name).swept(args, sweep)]
+    if kind != "model":  # a model needs its data: the plan makes it
+        for one in made:
+            build(kind, one)
+    return made
+
+
+def is_whole(kind: str, name: str, argument: str) -> bool:
+    """Whether an argument must be a whole number."""
+    return argument in arguments(kind, name).whole
+
+
+def build(kind: str, made: Spec, **extra: Any) -> Any:
+    """An instance; ``extra`` are the arguments that are given elsewhere, dropped where the class has no use for them.
+
+    Raises:
+        UsageError: an argument is out of range.
+    """
+    cls, known = find_class(kind, made.name), arguments(kind, made.name)
+    wanted = {key: value for key, value in extra.items() if known.takes(key)}
+
+    def make() -> Any:
+        return cls(**wanted, **known.objects(made.args))
+
+    try:
+        with drawing_from(0) if kind == "model" else nullcontext():  # a frozen body is the same in every process
+            instance = make()
+    except UsageError:
+        raise
+    except DataError as error:
+        raise UsageError(f"{made.name}: {data_fault(error)}") from None
+    except ValueError as error:
+        place = users_line(error)
+        raise UsageError(f"{made.name}: {one_line(error)}{f' ({place})' if place else ''}") from None
+    except CODE_ERRORS as error:  # a user's own class can raise anything
+        raise users_fault(error, f"{made.label} cannot be made", cls) from None
+    if kind == "model":
+        if not isinstance(instance, torch.nn.Module):
+            raise UsageError(
+                f"the model {quoted(made.name)} makes {a_kind(instance)}, not a torch.nn.Module{written(cls)}"
+            )
+        if names := [name for name, parameter in instance.named_parameters() if parameter.is_complex()]:
+            raise UsageError(
+                f"the model {quoted(made.name)} has complex parameters ({', '.join(names)}), which no attack can take: "
+                f"make each two real ones{written(cls)}"
+            )
+        if not callable(getattr(instance, "draw", None)):
+            object.__setattr__(instance, "draw", partial(fresh_weights, make, instance))
+    if kind == "data":
+        _check_size(made, instance)
+    return instance
+
+
+IMAGES_HELD = 64
+"""An attack holds at least so many images at once: L-BFGS keeps the last steps and differences."""
+
+
+def _check_size(made: Spec, data: datamodules.PrivateData) -> None:
+    """UsageError where images of this size cannot be held in memory."""
+    shape = getattr(data, "image_shape", None)
+    if not isinstance(shape, tuple) or not all(isinstance(side, int) for side in shape):
+        return  # a class of the user's may know it later, or be wrong in a way that is told elsewhere
+    needed, there = IMAGES_HELD * 4 * math.prod(shape), psutil.virtual_memory().total
+    if needed > there:
+        raise UsageError(
+            f"{made.label} has images of {' x '.join(map(str, shape))}, of which {IMAGES_HELD} take "
+            f"{needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}: give a smaller size"
+        )
+
+
+def summary(kind: str, name: str) -> str:
+    """The first line of the class's docstring."""
+    return (inspect.getdoc(find_class(kind, name)) or "").partition("\n")[0]
+
+
+def help_text(kind: str, name: str) -> str:
+    """What the class does and what its arguments are, from its docstring."""
+    doc = (inspect.getdoc(find_class(kind, name)) or "").partition("\nArgs:")[0].strip()
+    return f"{doc}\n\n{arguments(kind, name).help()}"

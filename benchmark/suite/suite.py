@@ -1,0 +1,314 @@
+"""From a suite in YAML to the cells and blocks of work that it means."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmark.errors import UsageError, one_line, quoted, unknown
+from benchmark.identity import digest
+from benchmark.metrics.leak import BASELINES
+from benchmark.suite.arguments import LARGEST_INT, as_given
+from benchmark.suite.documents import load_yaml, regular, storable
+from benchmark.suite.registry import Spec, spec, specs
+
+CONFIGS = next(
+    folder
+    for folder in (Path(__file__).parents[1] / "configs", Path(__file__).parents[2] / "configs")
+    if folder.is_dir()
+)
+"""The suites that come with Leakboard: an installed one has them in this package, the source tree beside it."""
+
+SCHEMA = 1
+"""Version of the records; a change of what a record means, or of what decides it, raises this."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Which victims are attacked.
+
+    Attributes:
+        data: data set.
+        model: network; each victim has its own random weights.
+        batch_size: images in each victim's private batch.
+        same_class: images of the test split that follow each other and show one class; 1 is the original order.
+        seed: of the networks, the defenses' randomness and the attacks' starts.
+        victims: number of victims, the first ones of the test split.
+    """
+
+    data: Spec
+    model: Spec
+    batch_size: int
+    seed: int
+    victims: int
+    same_class: int = 1
+
+    def config(self) -> dict[str, Any]:
+        """Everything that decides a victim's image, its network and what is drawn, but the victim."""
+        return {
+            "data": self.data.as_dict(),
+            "model": self.model.as_dict(),
+            "batch_size": self.batch_size,
+            "same_class": self.same_class,
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def name(self) -> str:
+        """All of it, the number of victims too."""
+        return repr(self)
+
+    @property
+    def label(self) -> str:
+        """For people: data, model, and what is not usual."""
+        batch = f" in batches of {self.batch_size}" if self.batch_size > 1 else ""
+        related = f", {self.same_class} of one class" if self.same_class > 1 else ""
+        return f"{self.data.name} {self.model.name}{batch}{related}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One scenario, one defense (or none), one attack, which knows the defense where ``adaptive``."""
+
+    scenario: Scenario
+    defense: Spec | None
+    attack: Spec
+    adaptive: bool
+
+    def config(self) -> dict[str, Any]:
+        """Everything that decides a victim's result, but the victim."""
+        return {
+            "schema": SCHEMA,
+            **self.scenario.config(),
+            "defense": self.defense.as_dict() if self.defense else None,
+            "attack": self.attack.as_dict(),
+            "adaptive": self.adaptive,
+        }
+
+    @cached_property
+    def id(self) -> str:
+        return digest(self.config())
+
+    def parts(self) -> dict[str, Spec]:
+        """Its classes but the data set, by their kind."""
+        given = {"model": self.scenario.model, "attack": self.attack}
+        return given | ({"defense": self.defense} if self.defense else {})
+
+    @property
+    def label(self) -> str:
+        """For people: data, model, defense, attack."""
+        defense = self.defense.label if self.defense else "no defense"
+        knows = " that knows it" if self.adaptive else ""
+        return f"{self.scenario.label}, {defense}, {self.attack.name}{knows}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A list of cells, in the order in which they are run: controls and baselines first."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    block_size: int
+
+
+def as_cells(scenario: Scenario, defenses: list[Spec], attacks: list[Spec]) -> Iterator[Cell]:
+    """The control and the null baselines of a scenario, then each defense against each attack, without and with
+    knowledge of it."""
+    for attack in [*baselines(), *attacks]:
+        yield Cell(scenario, None, attack, adaptive=False)
+    for defense in defenses:
+        for attack in attacks:
+            for adaptive in (False, True):
+                yield Cell(scenario, defense, attack, adaptive)
+
+
+@cache
+def baselines() -> tuple[Spec, ...]:
+    """The null baselines."""
+    return tuple(spec("attack", name, {}) for name in BASELINES)
+
+
+def entries(kind: str, given: Any) -> list[Spec]:
+    """The specs that one entry of a suite means: ``NAME`` or ``{class: NAME, argument: value, sweep: {...}}``."""
+    if isinstance(given, str):
+        given = {"class": given}
+    if not isinstance(given, dict) or not isinstance(given.get("class"), str):
+        raise UsageError(f"{kind} must be a class name or {{class: NAME, argument: value}}, not {quoted(given)}")
+    if kind == "defense" and "range" in given:
+        raise UsageError(f"range of {given['class']} is for leakboard threshold: give a value here, or sweep")
+    args = {str(key): value for key, value in given.items() if key not in ("class", "sweep")}
+    sweep = given.get("sweep", {})
+    if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
+        raise UsageError(f"sweep of {given['class']} must give each argument a list of values")
+    keys = [str(key) for key in sweep]
+    if twice := [key for key in keys if key in args]:
+        raise UsageError(f"{given['class']} has {twice[0]} and sweeps it too: give one of the two")
+    at_most_cells(math.prod(map(len, sweep.values())), f"the sweep of {given['class']}")
+    return specs(kind, given["class"], args, dict(zip(keys, sweep.values(), strict=True)))
+
+
+MOST_CELLS = 100_000
+"""Of a suite: a table of more is of no use, and it would take days to make."""
+
+
+def at_most_cells(count: int, what: str) -> None:
+    """UsageError where so many cells are too many."""
+    if count > MOST_CELLS:
+        raise UsageError(f"{what} makes {count:,} cells, but a suite can have {MOST_CELLS:,}: sweep fewer values")
+
+
+_SUITE_KEYS = ("name", "seed", "victims", "block_size", "scenarios", "attacks", "defenses")
+_SCENARIO_KEYS = ("data", "model", "batch_size", "victims", "same_class", "attacks", "defenses")
+
+
+def load(path: Path, victims: int | None = None, seed: int | None = None) -> Suite:
+    """Reads and checks a suite.
+
+    Args:
+        path: YAML file.
+        victims: instead of every number of victims in it.
+        seed: instead of the seed in it.
+
+    Raises:
+        UsageError: the file or something in it is wrong.
+    """
+    try:
+        return parse(read(path), path.stem, victims, seed)
+    except UsageError as error:
+        raise UsageError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def read(path: Path, keys: tuple[str, ...] = _SUITE_KEYS) -> dict[str, Any]:
+    """What a YAML file of a suite holds.
+
+    Args:
+        path: the file.
+        keys: what a suite can have.
+
+    Raises:
+        UsageError: it cannot be read, or holds no mapping.
+    """
+    try:
+        regular(path)
+        given = load_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = f"; beside it: {', '.join(near)}" if near else ""
+        raise UsageError(f"the suite {path} cannot be read ({error.strerror}){hint}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"the suite {path} is not a text file in UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UsageError(f"{path}, line {line}: {error.problem or 'this is not YAML'}") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {one_line(error)}") from None
+    if given is None:
+        raise UsageError(f"{path} is empty: give it some of the keys {', '.join(keys)}")
+    if not isinstance(given, dict):
+        what = "a list" if isinstance(given, list) else quoted(given)
+        raise UsageError(f"{path} must be a mapping with some of the keys {', '.join(keys)}, not {what}")
+    return given
+
+
+def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: int | None = None) -> Suite:
+    """Checks a suite that was read.
+
+    Raises:
+        UsageError: a key, a name, a type or a range is wrong.
+    """
+    if "seeds" in given:
+        raise UsageError("seeds is a key of suites for leakboard train: give seed here")
+    check_keys("key of a suite", given, _SUITE_KEYS)
+    scenarios = _list_of("scenarios", given.get("scenarios"))
+    each_has_its_own = all(isinstance(entry, dict) and "attacks" in entry for entry in scenarios)
+    shared = _defenses(given.get("defenses", []))
+    common = [] if each_has_its_own and "attacks" not in given else _attacks(given.get("attacks"))
+    seed = whole_number("seed", seed if seed is not None else given.get("seed", 0), at_least=0)
+    cells: list[Cell] = []
+    counts: dict[str, int] = {}
+    for entry in scenarios:
+        if not isinstance(entry, dict) or "data" not in entry or "model" not in entry:
+            raise UsageError(
+                f"a scenario needs data and model, as in {{data: Digits, model: LeNet}}, not {quoted(entry)}"
+            )
+        check_keys("key of a scenario", entry, _SCENARIO_KEYS)
+        attacks = _attacks(entry["attacks"]) if "attacks" in entry else common
+        defenses = _defenses(entry["defenses"]) if "defenses" in entry else shared
+        count = victims if victims is not None else entry.get("victims", given.get("victims", 64))
+        count = whole_number("victims", count, at_least=1)
+        batch_size = whole_number("batch_size", entry.get("batch_size", 1), at_least=1)
+        same_class = whole_number("same_class", entry.get("same_class", 1), at_least=1)
+        for data, model in itertools.product(entries("data", entry["data"]), entries("model", entry["model"])):
+            at_most_cells(len(cells) + len(attacks) * (1 + 2 * len(defenses)), "the suite")
+            scenario = Scenario(data, model, batch_size, seed, count, same_class)
+            if counts.setdefault(repr(scenario.config()), count) != count:
+                raise UsageError(
+                    f"{scenario.label} has {count} victims in one scenario and others in another: give one"
+                )
+            cells += as_cells(scenario, defenses, attacks)
+    suite_name = folder_name(given.get("name", name))
+    block_size = whole_number("block_size", given.get("block_size", 64), at_least=1)
+    return Suite(suite_name, _unique(cells), block_size)
+
+
+def _unique(cells: list[Cell]) -> tuple[Cell, ...]:
+    """A cell that is named twice is run once."""
+    return tuple({cell.id: cell for cell in cells}.values())
+
+
+def _attacks(given: Any) -> list[Spec]:
+    return [made for entry in _list_of("attacks", given) for made in entries("attack", entry)]
+
+
+def _defenses(given: Any) -> list[Spec]:
+    if not isinstance(given, list):
+        raise UsageError("defenses must be a list")
+    return [made for entry in given for made in entries("defense", entry)]
+
+
+def _list_of(key: str, given: Any) -> list[Any]:
+    if not isinstance(given, list) or not given:
+        raise UsageError(f"{key} must be a list with at least one entry")
+    return given
+
+
+def check_keys(what: str, given: dict[str, Any], valid: tuple[str, ...]) -> None:
+    """UsageError for a key that there is not."""
+    for key in given:
+        if key not in valid:
+            raise unknown(what, str(key), valid)
+
+
+def folder_name(name: Any) -> str:
+    """``name`` where a folder of ``runs`` can be called that, else a UsageError."""
+    right = isinstance(name, str) and name not in ("", "..") and Path(name).name == name
+    if not right or not name.isprintable() or not storable(name) or len(name.encode()) > 200:
+        raise UsageError(f"name must be usable as a folder name, not {quoted(name)}")
+    return str(name)
+
+
+def whole_number(name: str, value: Any, at_least: int, at_most: int = LARGEST_INT) -> int:
+    """``value`` where it is a whole number in range, else a UsageError."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise UsageError(f"{name} must be a whole number of at least {at_least}, not {as_given(value, whole=True)}")
+    if value > at_most:
+        raise UsageError(f"{name} must be a whole number of at most {at_most:,}, not {quoted(value)}")
+    return value
+
+
+def suite_path(name: str) -> Path:
+    """The file of a suite that was given by its path, or by its name in configs/."""
+    path = Path(name)
+    if path.name == name and (path.is_dir() or not path.exists()):
+        folder, path = path, CONFIGS / f"{name}.yaml"
+        if not path.exists() and folder.is_dir():
+            raise UsageError(f"{name} is a folder, not a suite: give a YAML file")
+        if not path.exists():
+            there = [p.name for p in Path().glob("*.yaml")] + [p.stem for p in CONFIGS.glob("*.yaml")]
+            raise unknown("suite", name, there)
+    return path

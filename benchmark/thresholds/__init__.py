@@ -1,0 +1,1 @@
+"""The strength from which on a defense stops leakage: the search for it, and its table and page."""

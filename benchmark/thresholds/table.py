@@ -1,0 +1,270 @@
+"""thresholds.json of a folder: the searches that were made, and what the records say of each.
+
+Everything is made from the records alone, whatever code made them and whenever: the file names the searches and the
+strengths that were tested, and all else in it is computed anew.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any, TypedDict
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from benchmark.boards.cells import cells_of_one_code
+from benchmark.errors import UsageError
+from benchmark.metrics.convergence import unconverged
+from benchmark.metrics.leak import leaks
+from benchmark.store.store import Record
+from benchmark.suite.documents import read_json
+from benchmark.thresholds.crossing import Curve, bracket, interval, rises
+
+Victim = dict[str, Any]
+
+Row = dict[str, Any]
+"""A search: what ``IDENTITY`` names, victims, and strengths from weak to strong; and what was found, as JSON."""
+
+IDENTITY = ("scenario", "defense", "argument", "fixed", "attack", "adaptive")
+"""What makes two searches the same one: their strengths are on one curve."""
+
+ABOUT = ("dataset", "model", "scenario", "where", "defense", "argument", "fixed", "attack", "adaptive", "victims")
+"""What is known of a search before it begins, but the strengths."""
+
+FILE = "thresholds.json"
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """When leakage has stopped.
+
+    Attributes:
+        ssim: a victim leaks by the SSIM where an image of its batch reaches at least this, and more than every null
+            baseline on that image: a class mean of MNIST comes to 0.5 and more.
+        stop: largest share of victims that may leak where leakage has stopped.
+    """
+
+    ssim: float = 0.5
+    stop: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ssim <= 1:
+            raise UsageError(f"--ssim must be above 0 and at most 1, not {self.ssim}")
+        if not 0 <= self.stop < 1:
+            raise UsageError(f"--stop must be at least 0 and below 1, not {self.stop}")
+
+    def leaks_by_ssim(self, victim: Victim) -> bool:
+        """Whether a victim of a record leaks, as the paper on masking judges; a diverged attack found nothing."""
+        pairs = zip(victim["ssim"], victim["null_ssim"], strict=True)
+        return victim["status"] != "diverged" and any(found >= self.ssim and found > null for found, null in pairs)
+
+    @property
+    def measures(self) -> dict[str, Callable[[Victim], bool]]:
+        """The two ways in which a victim can leak: by the SSIM, and by the PSNR of the leaderboard."""
+        return {"ssim": self.leaks_by_ssim, "psnr": leaks}
+
+
+def identity(search: Row) -> str:
+    """``IDENTITY`` of a search, as a key."""
+    return json.dumps({name: search[name] for name in IDENTITY}, sort_keys=True)
+
+
+def merged(searches: Iterable[Row]) -> list[Row]:
+    """Searches of several runs, each once; one that was made twice has the strengths of both, the rest of the later.
+
+    Strengths are in order, from weak to strong.
+    """
+    found: dict[str, Row] = {}
+    for search in searches:
+        earlier = found.get(identity(search), {"strengths": []})
+        weak, *_, strong = search["strengths"]
+        tested = {*earlier["strengths"], *search["strengths"], *search.get("left_out", ())}
+        found[identity(search)] = search | {"strengths": sorted(tested, reverse=weak > strong)}
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What was found at one strength.
+
+    Attributes:
+        victims: in the order of their numbers.
+        unconverged: how many of them nothing is known of, since the attack has failed to fit their update.
+        made_by: checksums of the code and of the images.
+        date: of the newest record.
+    """
+
+    victims: list[Victim]
+    unconverged: int
+    made_by: frozenset[tuple[str, str]]
+    date: str
+
+
+class Cells:
+    """The cells of a folder, by their configuration."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self._found: dict[str, dict[int, tuple[Victim, Record]]] = {}
+        for of_cell in cells_of_one_code(records)[0].values():
+            self._found[self._key(next(iter(of_cell.values()))[1]["config"])] = of_cell
+
+    @staticmethod
+    def _key(config: dict[str, Any]) -> str:
+        return json.dumps({name: part for name, part in config.items() if name != "schema"}, sort_keys=True)
+
+    def at(self, search: Row, strength: float | None) -> Cell:
+        """The first victims of a search at a strength, None for no defense.
+
+        Raises:
+            UsageError: it has no records.
+        """
+        defense = None if strength is None else {"class": search["defense"]} | search["fixed"]
+        if defense is not None:
+            defense[search["argument"]] = strength
+        adaptive = search["adaptive"] and defense is not None
+        config = search["scenario"] | {"defense": defense, "attack": search["attack"], "adaptive": adaptive}
+        of_cell = self._found.get(self._key(config))
+        if of_cell is None:
+            at = "no defense" if strength is None else f"{search['defense']} {search['argument']} {strength:g}"
+            raise UsageError(
+                f"there is no record of {search['where']}, {at}, {search['attack']['class']}, though {FILE} names it: "
+                "run leakboard threshold again, or remove the search from the file"
+            )
+        first = [of_cell[index] for index in sorted(of_cell) if index < search["victims"]]
+        return Cell(
+            victims=[victim for victim, _ in first],
+            unconverged=sum(unconverged(victim, config) for victim, _ in first),
+            made_by=frozenset((record["code_sha256"], record["provenance"]["data_sha256"]) for _, record in first),
+            date=max((record["provenance"]["date"] for _, record in first), default=""),
+        )
+
+    def curve(self, search: Row) -> dict[float, Cell]:
+        """The cells of a search, from the weakest strength to the strongest.
+
+        Those of other code or other images than the newest, or of fewer victims, are left out.
+
+        Raises:
+            UsageError: one has no records.
+        """
+        found = {strength: self.at(search, strength) for strength in search["strengths"]}
+        whole = {strength: cell for strength, cell in found.items() if len(cell.victims) == search["victims"]}
+        newest = max(whole.values(), key=lambda cell: cell.date, default=None)
+        return {strength: cell for strength, cell in whole.items() if newest and cell.made_by == newest.made_by}
+
+
+def as_curve(cells: dict[float, Cell], leaks_by: Callable[[Victim], bool]) -> Curve:
+    """Which victims leak at each strength, by one of the measures."""
+    return {strength: np.array([leaks_by(victim) for victim in cell.victims]) for strength, cell in cells.items()}
+
+
+VOID, WEAK, WITHIN, NEVER = "void", "at the weak end", "within", "never"
+"""Whether leakage stops in a range: there was none without a defense; everywhere; from a strength on; nowhere."""
+
+
+def rows(searches: Iterable[Row], records: list[Record], criterion: Criterion) -> list[Row]:
+    """Each search with the strength at which leakage stops by each measure, its interval, and the whole curve.
+
+    Raises:
+        UsageError: a search has strengths without records.
+    """
+    cells = Cells(records)
+    return [row(search, cells, criterion) for search in searches]
+
+
+def row(search: Row, cells: Cells, criterion: Criterion) -> Row:
+    """One search, with what its records say."""
+    control, tested = cells.at(search, None), cells.curve(search)
+    if not tested or len(control.victims) < search["victims"]:
+        raise UsageError(f"{search['where']}, {search['defense']}: not all {search['victims']} victims are done yet")
+    found = {name: search[name] for name in ABOUT} | {
+        "strengths": list(tested),
+        "left_out": [strength for strength in search["strengths"] if strength not in tested],
+        "mean_ssim": [fmean(max(victim["ssim"]) for victim in cell.victims) for cell in tested.values()],
+        "unconverged": {
+            "without": control.unconverged,
+            "strengths": [cell.unconverged for cell in tested.values()],
+        },
+    }
+    for name, leaks_by in criterion.measures.items():
+        curve = as_curve(tested, leaks_by)
+        found[name] = measured(curve, fmean(map(leaks_by, control.victims)), criterion.stop, search["argument"])
+    return found
+
+
+def measured(curve: Curve, without: float, stop: float, argument: str) -> Row:
+    """Where leakage stops by one measure.
+
+    Args:
+        curve: which victims leak at each strength.
+        without: leak rate without a defense.
+        stop: largest leak rate where leakage has stopped.
+        argument: what the strength is called.
+    """
+    (weak, *_, strong), (leaking, stops) = curve, bracket(curve, stop)
+    low, high = interval(curve, stop)
+    how = VOID if without <= stop else NEVER if stops is None else WEAK if leaking is None else WITHIN
+    note = {
+        VOID: f"void: {without:.0%} leak without a defense, so there is nothing to stop",
+        WEAK: f"already stopped at the weak end, {argument} {weak:g} ({curve[weak].mean():.0%} leak)",
+        NEVER: f"not stopped at the strong end, {argument} {strong:g} ({curve[strong].mean():.0%} leak)",
+    }
+    return {
+        "stopped": how,
+        "strength": stops if how == WITHIN else None,
+        "low": low,
+        "high": high,
+        "note": note.get(how, ""),
+        "without": without,
+        "rates": [float(leaking.mean()) for leaking in curve.values()],
+        "rises": [list(pair) for pair in rises(curve)],
+    }
+
+
+class _Search(TypedDict):
+    dataset: str
+    model: str
+    scenario: dict[str, Any]
+    where: str
+    defense: str
+    argument: str
+    fixed: dict[str, Any]
+    attack: dict[str, Any]
+    adaptive: bool
+    victims: Annotated[int, Meta(ge=1)]
+    strengths: Annotated[list[float], Meta(min_length=2)]
+
+
+class _File(TypedDict):
+    ssim: float
+    stop: float
+    thresholds: Annotated[list[_Search], Meta(min_length=1)]
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """What thresholds.json in the folder holds; None where there is none.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = read_json(path)
+        msgspec.convert(found, _File)
+        Criterion(found["ssim"], found["stop"])
+        if not all("class" in search["attack"] for search in found["thresholds"]):
+            raise ValueError
+    except (OSError, ValueError, msgspec.ValidationError, UsageError):
+        raise unreadable(folder) from None
+    return found
+
+
+def unreadable(folder: Path) -> UsageError:
+    """There is no thresholds.json, or it is damaged."""
+    return UsageError(
+        f"{folder / FILE} cannot be read: delete it if it is damaged, and run leakboard threshold SUITE --out {folder}"
+    )

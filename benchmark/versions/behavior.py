@@ -1,0 +1,261 @@
+"""What a user's own classes hold, read and do, as digests for the keys of records, whatever it depends on.
+
+The code of a class need not name all that its results depend on: a file in an f-string, a module with a computed name,
+an environment variable. So each class is imported anew, made, and tried on one client with an image of noise: a model
+gives the client's update, a defense what is shared of it at several sizes and what an attacker makes of that, an attack
+what it finds with next to no budget. What shows only with the full budget, as a number of restarts, is seen by what the
+objects, classes and modules hold (``held.py``) and by what is read meanwhile (``opened.py``). All of it is done
+twice, and only what comes out the same counts. In 64 bits where the class can, rounded, so that other machines and
+numbers of threads give the same digest. Classes that come with Leakboard have none.
+"""
+
+import hashlib
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attacks import Attack, Observation, Reconstruction
+from attacks.gradients import trained_names
+from benchmark.errors import UsageError, is_users
+from benchmark.federation.client import known
+from benchmark.models.networks import drawing_from, drawn_weights
+from benchmark.rehearsal.defense import SCALES, imported_anew
+from benchmark.rehearsal.scene import SEED, shortened
+from benchmark.seeds import generators, seed_for
+from benchmark.suite.registry import Spec, build, classes
+from benchmark.versions.held import digest_of, held, module_held
+from benchmark.versions.opened import opened
+from datamodules import PrivateData
+from defenses.base import Defense, Update
+
+ITS_OWN = frozenset({"_parameters", "_buffers"})
+"""Of a model: they have a digest of their own, :func:`benchmark.versions.code.networks_sha256`."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One client of a network with an image of noise.
+
+    Attributes:
+        model: on the CPU, with the weights of the client.
+        parameters: those, name -> ``[1, ...]``.
+        update: what it computes, name -> ``[1, ...]``.
+        images: ``[1, N, C, H, W]``.
+        num_classes: K.
+    """
+
+    model: nn.Module
+    parameters: Update
+    update: Update
+    images: Tensor
+    num_classes: int
+
+
+@dataclass
+class Behaviors:
+    """Digests that were taken for one plan, so that nothing is run twice; the next plan may find another file."""
+
+    _trials: dict[tuple[str, ...], Trial | None] = field(default_factory=dict)
+    _digests: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def of(self, data: PrivateData, parts: Mapping[str, Spec], batch_size: int = 1, train: bool = False) -> str:
+        """What the user's own among some classes hold, read and do together; an empty text where there are none.
+
+        Args:
+            data: sets the shape of the images and the number of classes; the images have a checksum of their own.
+            parts: by their kind: the model, and an attack and a defense or not.
+            batch_size: images of the client.
+            train: whether the model is called in training mode.
+
+        Raises:
+            UsageError: one cannot be made any more.
+        """
+        own = {kind: part for kind, part in parts.items() if kind != "data" and part.name not in classes(kind)}
+        network = parts["model"]
+        place = network.label, str(data.image_shape), str(data.num_classes), str(batch_size), str(train)
+
+        def client(dtype: torch.dtype | None) -> Trial | None:
+            if network.name not in classes("model"):  # with the module that it is in, which is imported anew
+                return trial(network, data, batch_size, train, dtype)
+            here = *place, str(dtype)
+            if here not in self._trials:
+                self._trials[here] = trial(network, data, batch_size, train, dtype)
+            return self._trials[here]
+
+        def digest(kind: str, part: Spec) -> str:
+            key = *place, kind, part.label
+            if key not in self._digests:
+                self._digests[key] = identity(kind, part, client, data)
+            return self._digests[key]
+
+        said = [f"{kind} {digest(kind, part)}" for kind, part in sorted(own.items())]
+        return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16] if said else ""
+
+
+Clients = Callable[[torch.dtype | None], Trial | None]
+"""Makes a client that computes in a type, or in the network's own."""
+
+
+def identity(kind: str, part: Spec, client: Clients, data: PrivateData) -> str:
+    """A digest of what a class of the user's holds, reads and does, as far as it comes out the same twice.
+
+    Args:
+        kind: of the class.
+        part: the class with its arguments.
+        client: on which it is tried.
+        data: what a model is made for.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    alive: list[Any] = []  # or two objects might have one address
+    try:
+        with imported_anew():
+            first = seen(kind, part, client, data, alive)
+        with imported_anew():
+            second = seen(kind, part, client, data, alive)
+    except UsageError:  # some module can be imported only once
+        alive.clear()
+        first, second = (seen(kind, part, client, data, alive) for _ in range(2))
+    together = "\n".join(sorted(first & second))
+    return hashlib.sha256(together.encode(errors="surrogatepass")).hexdigest()
+
+
+def seen(kind: str, part: Spec, client: Clients, data: PrivateData, alive: list[Any]) -> set[str]:
+    """One line for each thing that a class holds, reads or does.
+
+    Args:
+        kind: of the class.
+        part: the class with its arguments.
+        client: on which it is tried.
+        data: what a model is made for.
+        alive: the objects that were made of it before; this one is added.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    before = set(sys.modules)
+    with seeded(), opened() as files:
+        shape = {"image_shape": data.image_shape, "num_classes": data.num_classes} if kind == "model" else {}
+        made = build(kind, part, **shape)
+        names = {part.name.rpartition(".")[0], type(made).__module__} | (set(sys.modules) - before)
+        modules = [sys.modules[name] for name in names if name in sys.modules]
+        modules = [module for module in modules if is_users(getattr(module, "__file__", None) or "<none>")]
+        lines = held(kind, made, ITS_OWN if kind == "model" else frozenset())
+        for module in modules:
+            lines |= module_held(module)
+        lines |= {f"does {digest}" for digest in [does(kind, part, client)] if digest}
+    alive.append(made)
+    return lines | files.inputs(first=len(alive) == 1)
+
+
+def trial(model: Spec, data: PrivateData, batch_size: int, train: bool, dtype: torch.dtype | None) -> Trial | None:
+    """A client of a network.
+
+    Args:
+        model: the network.
+        data: sets the shape of the images and the number of classes.
+        batch_size: images of the client.
+        train: whether the model is called in training mode.
+        dtype: of the computation; None for the network's own.
+
+    Returns:
+        None where the network does not run so.
+    """
+    source = torch.Generator().manual_seed(SEED)
+    with_noise = torch.rand((batch_size, *data.image_shape), generator=source)
+    labels = torch.arange(batch_size) % data.num_classes
+    made: nn.Module = build("model", model, image_shape=data.image_shape, num_classes=data.num_classes)
+    try:
+        made = made.to(dtype=dtype).train(train)
+        drawn = drawn_weights(made, generators(SEED, range(1), "network")[0])  # type: ignore[arg-type] # has a draw
+        held = dict(made.named_parameters()) | dict(made.named_buffers())
+        with torch.no_grad():
+            for name, value in drawn.items():
+                held[name].copy_(value)
+        images = with_noise.to(next(made.parameters()))
+        trained = {name: held[name] for name in trained_names(made)}
+        with drawing_from(SEED):
+            loss = nn.functional.cross_entropy(made(images), labels)
+        slopes = torch.autograd.grad(loss, list(trained.values()), materialize_grads=True, allow_unused=True)
+    except Exception:
+        return None
+    return Trial(
+        made,
+        {name: held[name].detach()[None].clone() for name in drawn},
+        {name: slope[None] for name, slope in zip(trained, slopes, strict=True)},
+        images[None],
+        data.num_classes,
+    )
+
+
+def does(kind: str, part: Spec, client: Clients) -> str | None:
+    """The digest of what a class does to a client; None where it fails, though in the benchmark it does not."""
+    of: dict[str, Callable[[Spec, Trial], list[Update]]] = {"model": model, "defense": defense, "attack": attack}
+    for dtype in (torch.float64, None):
+        if (made := client(dtype)) is not None:
+            try:
+                with seeded():
+                    return digest_of(of[kind](part, made))
+            except Exception:  # this client is another one
+                continue
+    return None
+
+
+def model(_: Spec, client: Trial) -> list[Update]:
+    """The client's update."""
+    return [client.update]
+
+
+def defense(part: Spec, client: Trial) -> list[Update]:
+    """What is shared of the update and of larger and smaller ones, and what an attacker who knows makes of that."""
+    made: Defense = build("defense", part)
+    found: list[Update] = []
+    for scale in SCALES:
+        update = {name: scale * value for name, value in client.update.items()}
+        shared = made.protect(dict(update), generators(SEED, range(1), "defense"))
+        knows = known(made)
+        weight = {"weight": knows.weight(shared), "noise": torch.tensor(float(knows.noise_std))}
+        found += [shared, knows.simulate(update, shared), knows.kept_entries(shared), weight]
+    return found
+
+
+def attack(part: Spec, client: Trial) -> list[Update]:
+    """What the attack finds of the update in its first steps."""
+    made: Attack = build("attack", shortened(part))
+    whole = client.images.mean((0, 1))
+    seen = Observation(
+        model=client.model,
+        parameters=client.parameters,
+        update=client.update,
+        image_shape=tuple(client.images.shape[1:]),  # type: ignore[arg-type] # of four numbers
+        num_classes=client.num_classes,
+        seeds=[seed_for(SEED, 0, "start")],
+        defense=None,
+        mean_image=whole,
+        class_means=whole.expand(client.num_classes, *whole.shape).clone(),
+        mean_step=0.1,
+    )
+    found: Reconstruction = made.reconstruct(seen.take([0] * made.sequence))
+    return [{"images": found.images}, {"labels": found.labels}, {"loss": found.loss}]
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """What draws from a global generator gets the same numbers each time, and nobody else notices."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(SEED)
+    np.random.seed(SEED)
+    try:
+        with drawing_from(SEED):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
