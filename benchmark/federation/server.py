@@ -25,8 +25,8 @@ from benchmark.federation.clients import (
     too_small,
 )
 from benchmark.federation.partition import generator_for, split
+from benchmark.federation.protect import protected
 from benchmark.federation.schedule import rate_at
-from benchmark.rehearsal.defense import protected
 from benchmark.seeds import seed_for
 from defenses.base import Defense, Update
 

@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.errors import CODE_ERRORS, UsageError, a_kind, is_users, users_fault, written
+from benchmark.errors import UsageError, a_kind, is_users, written
+from benchmark.federation.protect import breach, protected
 from benchmark.metrics.misfit import NOISE
 from benchmark.seeds import generators
 from defenses.base import Defense, KnownDefense, Update, flattened, unchanged
@@ -54,14 +55,14 @@ def check_protect(defense: Defense, update: Update, label: str) -> None:
         before = _randomness()
         shared = protected(defense, given, _sources(range(clients)), label)
         if _randomness() != before:
-            raise _breach(defense, label, "draws random numbers from a global generator: draw from generators alone")
+            raise breach(defense, label, "draws random numbers from a global generator: draw from generators alone")
         if bad := [name for name, value in given.items() if not torch.equal(value, scale * update[name])]:
-            raise _breach(defense, label, f"changes the update that it was given in place ({bad[0]}): return a new one")
+            raise breach(defense, label, f"changes the update that it was given in place ({bad[0]}): return a new one")
         if bad := [name for name, value in shared.items() if scale == 1 and not value.isfinite().all()]:
-            raise _breach(defense, label, f"returns NaN or infinity ({bad[0]}) for an update that is finite")
+            raise breach(defense, label, f"returns NaN or infinity ({bad[0]}) for an update that is finite")
         again = protected(defense, given, _sources(range(clients)), label)
         if bad := [n for n, value in shared.items() if not torch.equal(value.nan_to_num(), again[n].nan_to_num())]:
-            raise _breach(
+            raise breach(
                 defense,
                 label,
                 f"gives another result when it is called again with the same update and generators ({bad[0]}): keep "
@@ -71,7 +72,7 @@ def check_protect(defense: Defense, update: Update, label: str) -> None:
             one = {name: value[client : client + 1] for name, value in given.items()}
             alone = protected(defense, one, _sources(range(client, client + 1)), label)
             if bad := [name for name, value in shared.items() if _differs(value[client], alone[name][0])]:
-                raise _breach(
+                raise breach(
                     defense,
                     label,
                     f"shares for a client what depends on the other clients ({bad[0]}): treat each of the V clients "
@@ -105,7 +106,7 @@ def check_memory(make: Callable[[], Defense], update: Update, label: str) -> Non
             found.append({scale: protected(defense, one, _sources(sources), label) for scale, one in given.items()})
     for scale, first in found[0].items():
         if bad := [n for n, v in first.items() if not torch.equal(v.nan_to_num(), found[1][scale][n].nan_to_num())]:
-            raise _breach(
+            raise breach(
                 defense,
                 label,
                 f"shares something else once it has seen other updates ({bad[0]}): keep nothing from call to call, "
@@ -156,7 +157,7 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str)
             raise UsageError(f"{name} {model} must be a function, not {a_kind(function)}{method}")
     shared = protected(defense, true, _sources(clients), label)
     if bad := [name for name, value in shared.items() if not value.isfinite().all()]:
-        raise _breach(defense, label, f"returns NaN or infinity once it has been called before ({bad[0]})")
+        raise breach(defense, label, f"returns NaN or infinity once it has been called before ({bad[0]})")
     dummy = {key: value.clone().requires_grad_() for key, value in true.items()}
     before = {key: value.clone() for key, value in shared.items()}
     simulated, kept = known.simulate(dummy, shared), known.kept_entries(shared)
@@ -239,44 +240,6 @@ def check_form(update: object, true: Update, what: str, where: str) -> None:
 def norm(update: Update) -> Tensor:
     """L2 norm of each victim's update, ``[V]``, which may be of numbers too small to be squared."""
     return torch.stack([flattened(value).double().norm(dim=1) for value in update.values()]).norm(dim=0)
-
-
-def protected(defense: Defense, update: Update, sources: Sequence[torch.Generator], label: str) -> Update:
-    """The shared update, of the form of the true one.
-
-    Args:
-        defense: what each client does with its update.
-        update: of V clients, ``[V, ...]``.
-        sources: V generators.
-        label: of the defense, for people.
-
-    Raises:
-        UsageError: ``protect`` raises, or returns something of another form.
-    """
-    try:
-        shared = defense.protect(update, sources)
-    except CODE_ERRORS as error:
-        raise users_fault(error, f"{label}: protect fails", defense.protect) from None
-    if not isinstance(shared, dict):
-        raise _breach(defense, label, f"must return the update as a dict, not {a_kind(shared)}")
-    if set(shared) != set(update):
-        missing, extra = sorted(set(update) - set(shared)), sorted(map(str, set(shared) - set(update)))
-        what = f"leaves out {missing[0]} (share zeros instead)" if missing else f"adds {extra[0]}"
-        raise _breach(defense, label, f"{what}: it must return the names that it was given")
-    for name, value in update.items():
-        own = shared[name]
-        if not isinstance(own, Tensor):
-            raise _breach(defense, label, f"returns {a_kind(own)} for {name}, not a tensor")
-        for what, want, got in (("shape", list(value.shape), list(own.shape)), ("type", value.dtype, own.dtype)):
-            if want != got:
-                raise _breach(defense, label, f"returns the {what} {got} for {name}, not {want}")
-        if own.device != value.device:
-            raise _breach(defense, label, f"returns {name} on {own.device}, not on {value.device}")
-    return {name: shared[name].detach() for name in update}
-
-
-def _breach(defense: Defense, label: str, what: str) -> UsageError:
-    return UsageError(f"{label}: protect {what}{written(type(defense).protect)}")
 
 
 def _sources(clients: range) -> list[torch.Generator]:

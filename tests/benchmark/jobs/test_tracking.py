@@ -349,7 +349,7 @@ def unreachable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
                 subprocess.Popen(
                     [sys.executable, "-c", SCRIPT, name, str(folder), json.dumps(CONFIG)],
                     env=environment | ({"WANDB_API_KEY": key} if key else {}),
-                    cwd=Path(__file__).parents[2],
+                    cwd=Path(__file__).parents[3],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,

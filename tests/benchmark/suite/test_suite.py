@@ -13,7 +13,7 @@ from benchmark.metrics.leak import BASELINES
 from benchmark.suite.registry import Spec, spec, specs
 from benchmark.suite.suite import Suite, entries, load, parse
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 
 
 def suite(text: str = "", attacks: str = "[IDLG]", scenarios: str = "[{data: Digits, model: LeNet}]") -> Suite:

@@ -28,7 +28,7 @@ from benchmark.metrics.perceptual import (
 
 torch.set_num_threads(1)
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data" / "checkpoints"
+REAL = Path(__file__).parents[3].parent / "shared" / "data" / "checkpoints"
 FULL, FEATURES = "alexnet-owt-7be5be79.pth", "alexnet_features.pth"
 
 
@@ -294,7 +294,7 @@ def test_commands_that_measure_lpips_download_it_when_asked(
         asked.append((weights, required, download))
         raise UsageError("that is enough")
 
-    for place in ("conductor", "commands"):
+    for place in ("jobs.conductor", "cli.plan"):
         monkeypatch.setattr(f"benchmark.{place}.find_perceptual", find)
     monkeypatch.setattr("benchmark.thresholds.search.load", lambda *_: (SimpleNamespace(name="quick"), []))
     with pytest.raises(SystemExit):

@@ -17,7 +17,7 @@ from benchmark.store.store import Store, read_all
 from benchmark.store.training_schema import training_record
 from tests.conftest import MakeRecord
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 
 
 @pytest.fixture

@@ -477,7 +477,7 @@ def test_no_seed_both_chooses_a_rate_and_is_reported(
 
 
 def test_a_folder_of_an_older_version_is_told(tmp_path: Path) -> None:
-    older = next((Path(__file__).parents[2] / "results" / "masking" / "training").glob("*.json"))
+    older = next((Path(__file__).parents[3] / "results" / "masking" / "training").glob("*.json"))
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / older.name).write_bytes(older.read_bytes())
     with pytest.raises(UsageError, match="holds runs of another version of Leakboard: give another --out"):
@@ -609,7 +609,7 @@ def test_what_older_records_do_not_say_is_found_in_their_curves_and_noted() -> N
 
 
 def test_the_published_trainings_are_still_read() -> None:
-    table = rows(read_all(Path(__file__).parents[2] / "results" / "masking"))
+    table = rows(read_all(Path(__file__).parents[3] / "results" / "masking"))
     assert len(table) > 50 and all(row["rate_chosen_on"] == "test" and row["older"] for row in table)
     void = [(row["data"], row["model"], row["defense"]) for row in table if row["void"] == "did not act"]
     assert void == [("CIFAR10JPEG", "ResNet(width=8)", "Clipping(max_norm=4.37144)")]

@@ -79,18 +79,20 @@ def test_the_checksum_of_the_code_is_that_of_the_parts() -> None:
 
 def test_what_only_says_what_is_wrong_is_not_in_it() -> None:
     files = [Path(one.__file__ or "") for one in (client, federated)]
-    names = {file.stem for file in followed(files) if file.parent.name == "benchmark"}
-    assert {"client", "models", "federated"} <= names and not {"errors", "rehearsal_defense"} & names
+    names = {f"{file.parent.name}/{file.stem}" for file in followed(files)}
+    assert {"federation/client", "models/networks", "federation/server"} <= names
+    assert not any(name == "benchmark/errors" or name.startswith("rehearsal/") for name in names)
 
 
 def test_our_own_files_that_decide_a_result_are_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """What scores, what takes out NaN, what says whether an image has leaked: a change of each changes the version."""
     parts = {"model": Spec("LeNet"), "attack": Spec("IDLG")}
     before, real = code_checksum(parts), Path.read_bytes
-    for name in ("records", "leak", "scores", "client", "seeds", "models", "perceptual"):
+    deciding = ("federation/client", "jobs/records", "models/networks", "seeds")
+    for name in (*deciding, "metrics/leak", "metrics/misfit", "metrics/perceptual", "metrics/scores"):
 
         def edited(path: Path, name: str = name) -> bytes:
-            return real(path) + (b"\nEDITED = 1\n" if path.stem == name and path.parent.name == "benchmark" else b"")
+            return real(path) + (b"\nEDITED = 1\n" if str(path).endswith(f"benchmark/{name}.py") else b"")
 
         with monkeypatch.context() as patched:
             patched.setattr(Path, "read_bytes", edited)

@@ -95,7 +95,7 @@ Started = Callable[..., "subprocess.Popen[str]"]
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).parents[3])]))
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_slow.py").write_text(SLOW)
     (tmp_path / "own.yaml").write_text(SUITE)

@@ -49,7 +49,7 @@ def test_a_range_that_is_none_is_told(given: Any, message: str) -> None:
 
 
 def test_the_suite_of_the_paper_is_valid() -> None:
-    _, searches = load(Path(__file__).parents[2] / "configs" / "masking.yaml", None, None)
+    _, searches = load(Path(__file__).parents[3] / "configs" / "masking.yaml", None, None)
     ends = [(one.of.name, one.of.weak, one.of.strong) for one in searches if one.attack.name == "DLG"]
     assert ends[:4:2] == [("Masking", 0, 0.999), ("Pruning", 0, 0.999)]
     swept = [one for one in searches if one.attack.args.get("patience")]

@@ -28,7 +28,7 @@ PROGRAM = "from benchmark.cli.main import main; main()"
 def program(redirected: str, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """Runs a command that needs no torch, with its output redirected by a shell."""
     command = ["sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, "-c", PROGRAM, *words]
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     return subprocess.run(command, capture_output=True, cwd=root, env=os.environ | environment, timeout=60)
 
 
@@ -50,7 +50,7 @@ def test_a_closed_output_is_one_sentence() -> None:
 def test_a_reader_who_has_gone_is_no_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", PROGRAM, "--help"], stdout=writer, stderr=subprocess.PIPE, cwd=root)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")

@@ -16,7 +16,7 @@ from benchmark.studies import performance, performance_page
 from benchmark.studies.bench import times
 from benchmark.studies.performance import Clock, ClockedIDLG, Setting
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = Path(__file__).parents[3] / "results"
 
 
 def test_a_part_is_timed_without_what_is_timed_inside_it(monkeypatch: pytest.MonkeyPatch) -> None:

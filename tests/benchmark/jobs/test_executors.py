@@ -76,7 +76,7 @@ victims: 4
 block_size: 2
 """
 BLOCKS = 12
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 Said = tuple[str, str]
 
