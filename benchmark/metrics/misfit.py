@@ -58,8 +58,13 @@ def misfits(observation: Observation, found: Reconstruction, images: Tensor, lab
         tries = [distances(seen, share.images.to(images_here), each) for each in (as_found, truth)]
         of_truth = distances(seen, images_here, truth)
         explained = ~(of_truth > EXPLAINED * mean + NOISE * expected_noise(seen))  # not where one is NaN
-        parts.append((torch.minimum(*tries) / mean, of_truth / mean, explained))
+        parts.append((in_parts(torch.minimum(*tries), mean), in_parts(of_truth, mean), explained))
     return Misfits(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def in_parts(distance: Tensor, mean: Tensor) -> Tensor:
+    """0 where there is no distance, also where nothing was shared of which the mean image could be off, ``[V]``."""
+    return torch.where(distance == 0, distance, distance / mean)
 
 
 def expected_noise(seen: Observation) -> float:

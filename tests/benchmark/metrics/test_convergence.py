@@ -152,6 +152,23 @@ def test_a_real_attack_that_was_cut_short_has_not_converged_and_one_that_ended_h
     assert not any(bad for bad, good in zip(judged(observation, whole), converged, strict=True) if good)
 
 
+class Silent(Defense):
+    """Shares nothing, and the attacker knows it."""
+
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        return {name: torch.zeros_like(value) for name, value in update.items()}
+
+    def known_to_attacker(self) -> KnownDefense:
+        return KnownDefense(lambda dummy, _: {name: value * 0 for name, value in dummy.items()})
+
+
+def test_where_nothing_is_shared_there_is_nothing_to_fit() -> None:
+    private, labels = victims()
+    observation = seen(Silent(), adaptive=True)
+    fit = misfits(observation, returned(torch.rand_like(private), labels), private, labels)
+    assert fit.found.tolist() == fit.true.tolist() == [0.0] * 3 and fit.explained.all()
+
+
 def test_labels_that_an_attack_does_not_look_for_are_not_held_against_it() -> None:
     private, labels = victims()
     assert judged(seen(), returned(private, torch.full_like(labels, -1))) == [False] * 3
