@@ -32,17 +32,19 @@ from benchmark.garbage import uncollected
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``leakboard``; exits with 0, 2 for a user's error, 130 after Ctrl-C or 141 without a reader."""
+    """Entry point of ``leakboard``; exits with 0, 2 for a user's error, 130 after Ctrl-C, 141 without a reader or 143
+    after SIGTERM, as from a scheduler whose time is up."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    stopped_by: list[int] = []
     try:
-        with one_ctrl_c():
+        with one_ctrl_c(stopped_by):
             prepare_output()
             status = dispatch(given)
             sys.stdout.flush()
     except UsageError as error:
         status = refuse(error)
     except KeyboardInterrupt:
-        status = 130
+        status = 128 + (stopped_by or [signal.SIGINT])[-1]
         say("\nleakboard: stopped; finished work is kept, and the same command resumes")
     except BrokenPipeError:  # the reader of our output, head say, has gone
         status = 141
@@ -95,20 +97,28 @@ def drop_output() -> None:
 
 
 @contextlib.contextmanager
-def one_ctrl_c() -> Iterator[None]:
-    """Of several Ctrl-C in a second, one counts: ``uv run`` sends a second. On the way out after one, none does."""
+def one_ctrl_c(stopped_by: list[int]) -> Iterator[None]:
+    """Of several Ctrl-C in a second, one counts: ``uv run`` sends a second. On the way out after one, none does.
+
+    SIGTERM is like Ctrl-C, so that it ends the workers too; Lightning would make ``sys.exit()`` of it.
+
+    Args:
+        stopped_by: gets the number of the signal.
+    """
     before, last = signal.getsignal(signal.SIGINT), -1.0
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield  # not ours to decide
         return
 
-    def interrupt(*_: object) -> None:
+    def interrupt(number: int, _: object) -> None:
         nonlocal last
         if (now := time.monotonic()) - last > 1:
             last = now
+            stopped_by.append(number)
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)
+    terminate = signal.signal(signal.SIGTERM, interrupt)
     sys.unraisablehook = quiet_about_ctrl_c
     try:
         yield
@@ -117,6 +127,7 @@ def one_ctrl_c() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, terminate)
 
 
 def quiet_about_ctrl_c(unraisable: "sys.UnraisableHookArgs") -> None:

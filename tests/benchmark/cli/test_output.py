@@ -127,7 +127,7 @@ def pressed() -> Iterator[None]:
 
 def test_a_second_ctrl_c_does_not_disturb_the_way_out(pressed: None) -> None:
     left = False
-    with pytest.raises(KeyboardInterrupt), one_ctrl_c():
+    with pytest.raises(KeyboardInterrupt), one_ctrl_c([]):
         try:
             signal.raise_signal(signal.SIGINT)
         finally:
@@ -139,6 +139,6 @@ def test_a_second_ctrl_c_does_not_disturb_the_way_out(pressed: None) -> None:
 
 
 def test_after_a_command_ctrl_c_is_as_before(pressed: None) -> None:
-    with one_ctrl_c():
+    with one_ctrl_c([]):
         pass
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

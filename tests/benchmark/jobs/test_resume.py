@@ -183,8 +183,9 @@ def test_a_run_that_is_killed_goes_on_where_it_was(start: Started, capsys: pytes
     assert not list(Path("killed").rglob("*.tmp")) and not list(Path("killed").rglob("*.lock"))
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_ends_at_once_with_one_line_and_keeps_what_is_done(
-    start: Started, capsys: pytest.CaptureFixture[str]
+    number: int, code: int, start: Started, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("long.yaml").write_text(
         "scenarios: [{data: Digits, model: LeNet}]\nvictims: 2\n"
@@ -193,10 +194,10 @@ def test_ctrl_c_ends_at_once_with_one_line_and_keeps_what_is_done(
     process = start("run", "long.yaml", "--threads", "1", "--out", "out")
     wait_until(Path("log").exists, process)  # in the midst of Lightning's loop
     sent = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert time.monotonic() - sent < 5
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in said
     assert said.count("leakboard: stopped; finished work is kept, and the same command resumes") == 1
     assert said.count("nterrupt") == 0, said  # nor Lightning's own message
