@@ -6,13 +6,13 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from defenses.base import Update, flattened
 
-_one_by_one: "WeakSet[nn.Module]" = WeakSet()
-"""Networks with a layer that torch cannot batch over clients, such as an LSTM."""
+_one_by_one: "dict[bool, WeakSet[nn.Module]]" = {False: WeakSet(), True: WeakSet()}
+"""Networks with a layer that torch cannot batch over clients, such as an LSTM: in eval mode, in train mode."""
 
 
 def trained_names(model: nn.Module) -> list[str]:
@@ -55,30 +55,68 @@ def call(model: nn.Module, weights: Update, images: Tensor) -> Tensor:
     return functional_call(model, places, (images,), tie_weights=False)
 
 
+def batch_dims(model: nn.Module, weights: Update) -> dict[str, int | None]:
+    """The dimension of each value that counts victims: 0 for ``[V, *shape]``, None for a value that all share."""
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name: 0 if value.dim() > own[name].dim() else None for name, value in weights.items()}
+
+
+def is_shared(model: nn.Module, parameters: Update) -> bool:
+    """Whether all victims have the same trained parameters, ``[*shape]`` rather than ``[V, *shape]`` each.
+
+    Raises:
+        ValueError: they share some of them only.
+    """
+    dims = batch_dims(model, {name: parameters[name] for name in trained_names(model) if name in parameters})
+    shared = {dim is None for dim in dims.values()}
+    if len(shared) > 1:
+        raise ValueError("the victims share some trained parameters and not others: give all as [V, ...], or none")
+    return shared == {True}
+
+
 def batch_logits(model: nn.Module, parameters: Update, images: Tensor) -> Tensor:
-    """Logits ``[V, N, K]`` of V batches ``[V, N, C, H, W]``, each through the network with its own weights."""
+    """Logits ``[V, N, K]`` of V batches.
 
-    def logits(weights: Update, batch: Tensor) -> Tensor:
-        return call(model, weights, batch)
+    Args:
+        model: the architecture.
+        parameters: name -> ``[V, ...]``, or ``[...]`` where it is the same for all victims.
+        images: ``[V, N, C, H, W]``.
+    """
+    return _logits_and_buffers(model, parameters, {}, images)[0]
 
+
+def _logits_and_buffers(model: nn.Module, weights: Update, buffers: Update, images: Tensor) -> tuple[Tensor, Update]:
+    """Logits ``[V, N, K]``, and the buffers ``[V, ...]`` after them, of which copies are changed."""
+
+    def forward(own: Update, start: Update, batch: Tensor) -> tuple[Tensor, Update]:
+        moved = {name: value.clone() for name, value in start.items()}
+        return call(model, own | moved, batch), moved
+
+    dims = batch_dims(model, weights)
     with differentiable_twice():
-        if model not in _one_by_one:
+        if model not in _one_by_one[model.training]:
             try:
-                return vmap(logits)(parameters, images)
+                return vmap(forward, in_dims=(dims, 0, 0))(weights, buffers, images)
             except RuntimeError:  # of a layer without a batching rule, or of the network itself, which says so below
-                _one_by_one.add(model)
-        rows = [{name: value[row] for name, value in parameters.items()} for row in range(len(images))]
-        return torch.stack([logits(weights, batch) for weights, batch in zip(rows, images, strict=True)])
+                _one_by_one[model.training].add(model)
+        rows = [
+            forward(
+                {name: value if dims[name] is None else value[row] for name, value in weights.items()},
+                {name: value[row] for name, value in buffers.items()},
+                batch,
+            )
+            for row, batch in enumerate(images)
+        ]
+        moved = {name: torch.stack([after[name] for _, after in rows]) for name in buffers}
+        return torch.stack([logits for logits, _ in rows]), moved
 
 
 def batch_gradients(model: nn.Module, parameters: Update, images: Tensor, labels: Tensor, create_graph: bool) -> Update:
-    """Gradients of V independent clients' mean cross entropy with respect to their own parameters.
-
-    The victims share no parameter, so one backward pass of the summed losses gives each victim's own gradient.
+    """Gradients of V independent clients' mean cross entropy with respect to their trained parameters.
 
     Args:
         model: the architecture; what is frozen in it is not differentiated.
-        parameters: name -> ``[V, ...]``.
+        parameters: name -> ``[V, ...]``, or ``[...]`` where all victims share one network, which is not copied.
         images: ``[V, N, C, H, W]``.
         labels: class probabilities ``[V, N, K]`` (one-hot for hard labels).
         create_graph: keep the graph, so that the result can be differentiated in images and labels.
@@ -86,14 +124,80 @@ def batch_gradients(model: nn.Module, parameters: Update, images: Tensor, labels
     Returns:
         name -> ``[V, ...]`` of the trained parameters; zeros for one that the logits do not depend on.
     """
-    wanted = set(trained_names(model))
-    leaves = {name: value.detach().requires_grad_(name in wanted) for name, value in parameters.items()}
-    losses = -(labels * batch_logits(model, leaves, images).log_softmax(-1)).sum(-1).mean(1)
-    names = [name for name in leaves if name in wanted]
+    constants = {name: value.detach() for name, value in parameters.items()}
+    return gradients_and_buffers(model, constants, {}, images, labels, create_graph)[0]
+
+
+def gradients_and_buffers(
+    model: nn.Module, parameters: Update, buffers: Update, images: Tensor, labels: Tensor, create_graph: bool
+) -> tuple[Update, Update]:
+    """:func:`batch_gradients`, and the buffers that the forward pass leaves.
+
+    Args:
+        model: the architecture, in the mode of the computation.
+        parameters: name -> ``[V, ...]``, or ``[...]`` of a shared network. With ``create_graph`` the result can be
+            differentiated in what these were computed from, too.
+        buffers: those that the forward pass may change, name -> ``[V, ...]``; they stay as they are.
+        images: ``[V, N, C, H, W]``.
+        labels: class probabilities ``[V, N, K]``.
+        create_graph: keep the graph.
+
+    Returns:
+        Gradients, name -> ``[V, ...]``, and the new values of ``buffers``, which carry no graph.
+    """
+    names = trained_names(model)
+    if names and is_shared(model, parameters):
+        return _of_shared(model, parameters, buffers, images, labels, create_graph)
+    # The victims share no parameter, so one backward pass of the summed losses gives each victim's own gradient.
+    leaves = {
+        name: value if create_graph and value.requires_grad else value.detach().requires_grad_(name in names)
+        for name, value in parameters.items()
+    }
+    logits, moved = _logits_and_buffers(model, leaves, buffers, images)
+    losses = _cross_entropy(logits, labels)
+    wanted = [name for name in leaves if name in names]
     gradients = torch.autograd.grad(
-        losses.sum(), [leaves[name] for name in names], create_graph=create_graph, materialize_grads=True
+        losses.sum(), [leaves[name] for name in wanted], create_graph=create_graph, materialize_grads=True
     )
-    return dict(zip(names, gradients, strict=True))
+    return dict(zip(wanted, gradients, strict=True)), {name: value.detach() for name, value in moved.items()}
+
+
+def _of_shared(
+    model: nn.Module, parameters: Update, buffers: Update, images: Tensor, labels: Tensor, create_graph: bool
+) -> tuple[Update, Update]:
+    """:func:`gradients_and_buffers` of victims that share one network: only its gradients are there V times."""
+    names = trained_names(model)
+    trained = {name: value for name, value in parameters.items() if name in names}
+    rest = {name: value for name, value in parameters.items() if name not in names}
+
+    def loss(own: Update, others: Update, start: Update, batch: Tensor, of_batch: Tensor) -> tuple[Tensor, Update]:
+        moved = {name: value.clone() for name, value in start.items()}
+        return _cross_entropy(call(model, others | own | moved, batch)[None], of_batch[None])[0], moved
+
+    if model not in _one_by_one[model.training]:
+        try:
+            with differentiable_twice(), torch.set_grad_enabled(create_graph):
+                dims = (None, batch_dims(model, rest), 0, 0, 0)
+                gradients, moved = vmap(grad(loss, has_aux=True), in_dims=dims)(trained, rest, buffers, images, labels)
+            return gradients, {name: value.detach() for name, value in moved.items()}
+        except RuntimeError:  # as in _logits_and_buffers
+            _one_by_one[model.training].add(model)
+    rows = []
+    for row in range(len(images)):
+        here = slice(row, row + 1)
+        alone = {
+            n: parameters[n][None] if d is None else parameters[n][here]
+            for n, d in batch_dims(model, parameters).items()
+        }
+        start = {name: value[here] for name, value in buffers.items()}
+        rows.append(gradients_and_buffers(model, alone, start, images[here], labels[here], create_graph))
+    gradients, moved = ({n: torch.cat([row[part][n] for row in rows]) for n in rows[0][part]} for part in (0, 1))
+    return gradients, moved
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Each batch's mean cross entropy ``[V]`` of logits and class probabilities ``[V, N, K]``."""
+    return -(labels * logits.log_softmax(-1)).sum(-1).mean(1)
 
 
 def squared_distance(first: Update, second: Update) -> Tensor:
