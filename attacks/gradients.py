@@ -1,11 +1,13 @@
 """The gradient that a client shares, as a differentiable function of its batch, for V clients at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -30,6 +32,19 @@ def differentiable_twice() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def in_modes(model: nn.Module, modes: Iterable[bool]) -> Iterator[None]:
+    """Each part of the model, in the order of ``modules()``, in train mode where True, and as it was afterwards."""
+    former = [(part, part.training) for part in model.modules()]
+    try:
+        for (part, _), mode in zip(former, modes, strict=False):
+            part.training = mode
+        yield
+    finally:
+        for part, mode in former:
+            part.training = mode
 
 
 def call(model: nn.Module, weights: Update, images: Tensor) -> Tensor:
@@ -170,16 +185,38 @@ def _of_shared(
     trained = {name: value for name, value in parameters.items() if name in names}
     rest = {name: value for name, value in parameters.items() if name not in names}
 
-    def loss(own: Update, others: Update, start: Update, batch: Tensor, of_batch: Tensor) -> tuple[Tensor, Update]:
-        moved = {name: value.clone() for name, value in start.items()}
-        return _cross_entropy(call(model, others | own | moved, batch)[None], of_batch[None])[0], moved
+    dims, modes = batch_dims(model, rest), [part.training for part in model.modules()]
+
+    def slopes(others: Update, start: Update, batch: Tensor, of_batch: Tensor) -> tuple[Update, Update]:
+        def loss(own: Update) -> tuple[Tensor, Update]:
+            moved = {name: value.clone() for name, value in start.items()}
+            return _cross_entropy(call(model, others | own | moved, batch)[None], of_batch[None])[0], moved
+
+        return grad(loss, has_aux=True)(trained)
+
+    def compute(batches: Tensor, of_batches: Tensor) -> tuple[Update, Update]:
+        return vmap(slopes, in_dims=(dims, 0, 0, 0))(rest, buffers, batches, of_batches)
+
+    def derive(batches: Tensor, of_batches: Tensor, towards: Update) -> tuple[Tensor, Tensor]:
+        def one(others: Update, start: Update, batch: Tensor, of_batch: Tensor, onto: Update) -> tuple[Tensor, Tensor]:
+            def product(x: Tensor, y: Tensor) -> Tensor:
+                found = slopes(others, start, x, y)[0]
+                return torch.stack([(found[name] * onto[name]).sum() for name in found]).sum()
+
+            return grad(product, argnums=(0, 1))(batch, of_batch)
+
+        with differentiable_twice(), in_modes(model, modes):
+            return vmap(one, in_dims=(dims, 0, 0, 0, 0))(rest, buffers, batches, of_batches, towards)
 
     if model not in _one_by_one[model.training]:
         try:
-            with differentiable_twice(), torch.set_grad_enabled(create_graph):
-                dims = (None, batch_dims(model, rest), 0, 0, 0)
-                gradients, moved = vmap(grad(loss, has_aux=True), in_dims=dims)(trained, rest, buffers, images, labels)
-            return gradients, {name: value.detach() for name, value in moved.items()}
+            with differentiable_twice():
+                if not create_graph:
+                    with torch.no_grad():
+                        return compute(images, labels)
+                found = _Derivable.apply(compute, derive, names, list(buffers), images, labels)
+            gradients = dict(zip(names, found, strict=False))
+            return gradients, dict(zip(buffers, found[len(names) :], strict=True))
         except RuntimeError:  # as in _logits_and_buffers
             _one_by_one[model.training].add(model)
     rows = []
@@ -193,6 +230,39 @@ def _of_shared(
         rows.append(gradients_and_buffers(model, alone, start, images[here], labels[here], create_graph))
     gradients, moved = ({n: torch.cat([row[part][n] for row in rows]) for n in rows[0][part]} for part in (0, 1))
     return gradients, moved
+
+
+class _Derivable(torch.autograd.Function):
+    """Gradients of a shared network, derived by torch.func inside of vmap.
+
+    What autograd makes of ``vmap(grad(...))`` is wrong, without a warning, in layers that normalize by statistics of
+    their input (BatchNorm in train mode, InstanceNorm, LayerNorm): it takes the statistics for constants.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        compute: Callable[[Tensor, Tensor], tuple[Update, Update]],
+        derive: Callable[[Tensor, Tensor, Update], tuple[Tensor, Tensor]],
+        names: list[str],
+        buffers: list[str],
+        images: Tensor,
+        labels: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """The gradients by their names, then the buffers, ``[V, ...]``."""
+        gradients, moved = compute(images, labels)
+        ctx.derive, ctx.names = derive, names
+        ctx.save_for_backward(images, labels)
+        after = [moved[name] for name in buffers]
+        ctx.mark_non_differentiable(*after)
+        return (*(gradients[name] for name in names), *after)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *towards: Tensor) -> tuple[Tensor | None, ...]:
+        """The derivatives in images and labels."""
+        images, labels = ctx.saved_tensors
+        return None, None, None, None, *ctx.derive(images, labels, dict(zip(ctx.names, towards, strict=False)))
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

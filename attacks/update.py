@@ -1,13 +1,13 @@
 """What a client computes and shares: one function, for the client and for every attacker who simulates it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 
-from attacks.gradients import gradients_and_buffers, is_shared, trained_names
+from attacks.gradients import gradients_and_buffers, in_modes, is_shared, trained_names
 from defenses.base import Update
 
 
@@ -113,7 +113,7 @@ def local_update(
     moving = _moving_buffers(network, len(images)) if protocol.train else {}
     fixed = {name: value for name, value in network.buffers.items() if name not in moving}
     weights, buffers = {name: value.detach() for name, value in (network.parameters | fixed).items()}, moving
-    with _mode(module, protocol.train):
+    with in_modes(module, repeat(protocol.train)):
         if local is None:
             update, buffers = gradients_and_buffers(module, weights, buffers, images, labels, create_graph)
         else:
@@ -151,15 +151,3 @@ def _moving_buffers(network: Network, victims: int) -> Update:
         value = network.buffers.get(name, network.parameters.get(name, own)).detach()
         moving[name] = value if value.dim() > own.dim() else value.expand(victims, *own.shape)
     return moving
-
-
-@contextmanager
-def _mode(module: nn.Module, train: bool) -> Iterator[None]:
-    """The module in train or eval mode; every part of it is in its former mode afterwards."""
-    former = [(part, part.training) for part in module.modules()]
-    module.train(train)
-    try:
-        yield
-    finally:
-        for part, training in former:
-            part.training = training
