@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from attacks.gradients import batch_dims, is_shared
 from defenses.base import KnownDefense, Update
 
 
@@ -17,7 +18,8 @@ class Observation:
 
     Attributes:
         model: the architecture, with an input in [0, 1]; its own weights mean nothing.
-        parameters: the weights that each victim computed its update with, name -> ``[V, ...]``.
+        parameters: the weights that each victim computed its update with, name -> ``[V, ...]``, or ``[...]`` of one
+            network that all victims share.
         update: what each victim shared, name -> ``[V, ...]``.
         image_shape: (N, C, H, W) of a victim's batch.
         num_classes: K.
@@ -45,13 +47,18 @@ class Observation:
 
     def take(self, victims: Sequence[int]) -> "Observation":
         """What the attacker gets of some of the victims, in that order."""
-        rows = list(victims)
+        rows, dims = list(victims), batch_dims(self.model, self.parameters)
         return replace(
             self,
-            parameters={name: value[rows] for name, value in self.parameters.items()},
+            parameters={name: value if dims[name] is None else value[rows] for name, value in self.parameters.items()},
             update={name: value[rows] for name, value in self.update.items()},
             seeds=[self.seeds[victim] for victim in rows],
         )
+
+    @property
+    def shared(self) -> bool:
+        """Whether all victims share one network."""
+        return is_shared(self.model, self.parameters)
 
     @property
     def device(self) -> torch.device:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from attacks.base import Observation
 from attacks.batch_lbfgs import rearrange
-from attacks.gradients import batch_gradients, squared_distance
+from attacks.gradients import batch_dims, batch_gradients, squared_distance
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
 from defenses.base import Update, global_norm, unchanged
 
@@ -65,7 +65,10 @@ class Objective:
         self._scales = like.new_ones(victims)
         self._find_short_cut()
         self._victims: list[int] = []
-        self._networks: Update = {name: value[:0] for name, value in observation.parameters.items()}
+        dims = batch_dims(observation.model, observation.parameters)
+        self._common: Update = {n: v for n, v in observation.parameters.items() if dims[n] is None}
+        self._own: Update = {n: v for n, v in observation.parameters.items() if dims[n] == 0}
+        self._networks: Update = {name: value[:0] for name, value in self._own.items()}
         self._target: Update = {name: value[:0] for name, value in observation.update.items()}
 
     def replace(self, rows: list[int], victims: list[int], entering: list[int]) -> None:
@@ -78,7 +81,7 @@ class Objective:
         """
         self._victims = victims
         for held, whole in (
-            (self._networks, self._observation.parameters),
+            (self._networks, self._own),
             (self._target, self._observation.update),
         ):
             for name, value in whole.items():
@@ -137,11 +140,11 @@ class Objective:
                 slope, inputs = (factor[self._victims][rows] for factor in self._product)
                 parts.append(
                     distance_to_outer_product(
-                        model, self._head, networks, dummies, probabilities, target, (slope, inputs)
+                        model, self._head, self._common | networks, dummies, probabilities, target, (slope, inputs)
                     )
                 )
             else:
-                dummy = batch_gradients(model, networks, dummies, probabilities, create_graph=True)
+                dummy = batch_gradients(model, self._common | networks, dummies, probabilities, create_graph=True)
                 parts.append(squared_distance(self._simulate(dummy, target), target))
             order.append(rows)
         return torch.cat(parts)[torch.cat(order).argsort()] if len(parts) > 1 else parts[0]
@@ -166,7 +169,7 @@ class Objective:
         self._head = ""
         self._product: tuple[Tensor, Tensor] | None = None
         self._short = torch.zeros(observation.num_victims, dtype=torch.bool, device=observation.device)
-        if self._simulate is not unchanged or observation.image_shape[0] > 1:
+        if self._simulate is not unchanged or observation.image_shape[0] > 1 or observation.shared:
             return
         head = linear_head(observation.model, observation.image_shape[1:], observation.num_classes)
         if head is not None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.gradients import batch_gradients
+from attacks.update import Network, Protocol, local_update
 from benchmark.errors import UsageError, a_kind, users_code, written
 from benchmark.models.networks import Model, draw_networks
 from benchmark.seeds import generators, seed_for
@@ -46,7 +46,7 @@ def observe(
     parameters = draw_networks(model, generators(seed, victims, "network"))
     parameters = {n: v.to(like if v.is_floating_point() else like.device) for n, v in parameters.items()}
     one_hot = torch.nn.functional.one_hot(labels, num_classes).to(like)
-    update = batch_gradients(model, parameters, images.to(like), one_hot, create_graph=False)
+    update = local_update(Network(model, parameters), Protocol(), images.to(like), one_hot, create_graph=False)
     if defense is not None:
         with users_code(f"the defense {type(defense).__name__} cannot protect an update", defense.protect):
             update = defense.protect(update, generators(seed, victims, "defense"))

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from attacks.base import Attack, Observation
+from attacks.dlg import DLG
 from attacks.gradients import batch_gradients, trained_names
+from attacks.idlg import IDLG
 from attacks.update import LocalSteps, Network, Protocol, local_update
 from benchmark.models.networks import MLP, ConvNet, LeNet
 from benchmark.models.resnet import ResNet
@@ -280,6 +283,38 @@ def test_what_contradicts_itself_is_refused() -> None:
     }
     with pytest.raises(ValueError, match="share some trained parameters"):
         local_update(Network(network.module, mixed), Protocol(), images, labels, create_graph=False)
+
+
+@pytest.mark.parametrize("attack", [IDLG, DLG])
+def test_an_attack_on_a_shared_network_is_that_on_equal_ones(attack: type[Attack]) -> None:
+    """One network that V victims share, and V copies of it, give the same reconstructions."""
+    module = LeNet(SHAPE, CLASSES).double().eval()
+    network = module.draw(torch.Generator().manual_seed(3))
+    parameters = {name: value.double() for name, value in network.items()}
+    copies = {name: value.expand(VICTIMS, *value.shape).clone() for name, value in parameters.items()}
+    images = the_batches()[0][:, :1]
+    labels = nn.functional.one_hot(torch.tensor([[2], [0]]), CLASSES).double()
+    found = []
+    for weights in (parameters, copies):
+        observation = Observation(
+            model=module,
+            parameters=weights,
+            update=local_update(Network(module, weights), Protocol(), images, labels, create_graph=False),
+            image_shape=(1, *SHAPE),
+            num_classes=CLASSES,
+            seeds=[4, 5],
+            defense=None,
+            mean_image=torch.full(SHAPE, 0.5).double(),
+            class_means=torch.full((CLASSES, *SHAPE), 0.5).double(),
+            mean_step=0.1,
+        )
+        assert observation.shared is (weights is parameters)
+        found.append(attack(max_evaluations=150).reconstruct(observation))
+        part = observation.take([1])
+        assert part.shared is observation.shared and part.num_victims == 1
+    assert found[0].labels.equal(found[1].labels) and found[0].labels.equal(labels.argmax(-1))
+    torch.testing.assert_close(found[0].images, found[1].images, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found[0].images, images, rtol=1e-2, atol=1e-2)
 
 
 def test_mlp_of_the_suite_is_covered_too() -> None:
