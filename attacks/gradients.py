@@ -82,8 +82,11 @@ def is_shared(model: nn.Module, parameters: Update) -> bool:
     Raises:
         ValueError: they share some of them only.
     """
-    dims = batch_dims(model, {name: parameters[name] for name in trained_names(model) if name in parameters})
-    shared = {dim is None for dim in dims.values()}
+    return _is_shared(batch_dims(model, parameters), trained_names(model))
+
+
+def _is_shared(dims: dict[str, int | None], names: list[str]) -> bool:
+    shared = {dims[name] is None for name in names if name in dims}
     if len(shared) > 1:
         raise ValueError("the victims share some trained parameters and not others: give all as [V, ...], or none")
     return shared == {True}
@@ -97,17 +100,18 @@ def batch_logits(model: nn.Module, parameters: Update, images: Tensor) -> Tensor
         parameters: name -> ``[V, ...]``, or ``[...]`` where it is the same for all victims.
         images: ``[V, N, C, H, W]``.
     """
-    return _logits_and_buffers(model, parameters, {}, images)[0]
+    return _logits_and_buffers(model, parameters, batch_dims(model, parameters), {}, images)[0]
 
 
-def _logits_and_buffers(model: nn.Module, weights: Update, buffers: Update, images: Tensor) -> tuple[Tensor, Update]:
+def _logits_and_buffers(
+    model: nn.Module, weights: Update, dims: dict[str, int | None], buffers: Update, images: Tensor
+) -> tuple[Tensor, Update]:
     """Logits ``[V, N, K]``, and the buffers ``[V, ...]`` after them, of which copies are changed."""
 
     def forward(own: Update, start: Update, batch: Tensor) -> tuple[Tensor, Update]:
         moved = {name: value.clone() for name, value in start.items()}
         return call(model, own | moved, batch), moved
 
-    dims = batch_dims(model, weights)
     with differentiable_twice():
         if model not in _one_by_one[model.training]:
             try:
@@ -160,15 +164,15 @@ def gradients_and_buffers(
     Returns:
         Gradients, name -> ``[V, ...]``, and the new values of ``buffers``, which carry no graph.
     """
-    names = trained_names(model)
-    if names and is_shared(model, parameters):
+    names, dims = trained_names(model), batch_dims(model, parameters)
+    if _is_shared(dims, names):
         return _of_shared(model, parameters, buffers, images, labels, create_graph)
     # The victims share no parameter, so one backward pass of the summed losses gives each victim's own gradient.
     leaves = {
         name: value if create_graph and value.requires_grad else value.detach().requires_grad_(name in names)
         for name, value in parameters.items()
     }
-    logits, moved = _logits_and_buffers(model, leaves, buffers, images)
+    logits, moved = _logits_and_buffers(model, leaves, dims, buffers, images)
     losses = _cross_entropy(logits, labels)
     wanted = [name for name in leaves if name in names]
     gradients = torch.autograd.grad(
