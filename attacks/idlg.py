@@ -5,7 +5,7 @@ from torch import Tensor
 
 from attacks.base import Observation
 from attacks.gradient_matching import GradientMatching
-from attacks.labels import idlg_labels
+from attacks.engine.labels import idlg_labels
 
 
 class IDLG(GradientMatching):

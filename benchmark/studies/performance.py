@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from attacks import IDLG
-from attacks.batch_lbfgs import BatchLBFGS
+from attacks.engine.batch_lbfgs import BatchLBFGS
 from attacks.gradients import batch_gradients, squared_distance
 from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Workbench

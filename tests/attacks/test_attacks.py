@@ -14,7 +14,7 @@ from attacks import DLG, IDLG, ClassMeanImage, ConstantImage, MeanImage, Observa
 from attacks.gradient_matching import GradientMatching
 from attacks.gradients import batch_gradients, squared_distance
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
-from attacks.objective import outside, total_variation
+from attacks.engine.priors import outside, total_variation
 from benchmark.federation.client import observe
 from benchmark.models.networks import MLP, ConvNet, LeNet, Model
 from benchmark.studies import bench

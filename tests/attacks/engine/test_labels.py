@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.labels import idlg_labels, likeliest_labels, lowest_row
+from attacks.engine.labels import idlg_labels, likeliest_labels, lowest_row
 from benchmark.models.networks import MLP, ConvNet, LeNet, Model
 from defenses import Clipping, Defense, KnownDefense, Masking, Pruning, Update
 

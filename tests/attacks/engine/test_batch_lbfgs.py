@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.batch_lbfgs import BatchLBFGS
+from attacks.engine.batch_lbfgs import BatchLBFGS
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """points ``[V, D]`` and problem numbers ``[V]`` -> losses ``[V]``"""

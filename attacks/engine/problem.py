@@ -1,0 +1,189 @@
+"""One fit: the dummy images of all victims that are under attack now, as the parameters of a LightningModule."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from torch import Tensor, nn
+
+from attacks.base import Reconstruction
+from attacks.engine.ledger import Ledger
+from attacks.engine.objective import Objective
+from attacks.engine.row_optimizer import RowOptimizer
+from attacks.engine.slots import rearrange
+from attacks.engine.starts import Start
+
+WATCHING = (
+    "logger",
+    "log_every_n_steps",
+    "profiler",
+    "enable_progress_bar",
+    "enable_model_summary",
+    "max_time",
+    "default_root_dir",
+    "detect_anomaly",
+)
+"""Arguments of Lightning's Trainer that are a user's to give: what watches an attack, or ends it early. Others, such as
+gradient_clip_val, would let one victim's result depend on the others."""
+
+
+class MatchingProblem(LightningModule):
+    """The dummy images and labels of the active victims, which one Lightning step evaluates once and moves.
+
+    A victim that has converged, stalled, diverged or spent its budget leaves, and a waiting one takes its place. Every
+    ``log_every_n_steps`` steps of the Trainer it logs "loss", the mean of the active victims' matching losses, and
+    "active" and "converged", numbers of victims. It is solved once, and holds no tensor afterwards.
+
+    Args:
+        objective: what is minimized.
+        starts: where each attempt starts, the first of them for all victims.
+        optimize_labels: whether the labels are optimized beside the images.
+        optimizer: makes the optimizer of the parameters.
+        max_evaluations: gradient evaluations of a victim.
+        patience: evaluations without progress after which a victim has stalled; None for no such rule.
+        at_once: victims under attack at the same time; None for all.
+
+    Attributes:
+        images: ``[A, N, C, H, W]``, of the active victims.
+        label_logits: ``[A, N, K]``, likewise.
+        ledger: which victims those are, and what is known of each.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        starts: list[Start],
+        optimize_labels: bool,
+        optimizer: Callable[[Iterable[Tensor]], RowOptimizer],
+        max_evaluations: int,
+        patience: int | None,
+        at_once: int | None,
+    ) -> None:
+        super().__init__()
+        self.objective, self.ledger = objective, Ledger(starts, max_evaluations, at_once)
+        self._make_optimizer, self._max_evaluations, self._patience = optimizer, max_evaluations, patience
+        _, first = starts[0]
+        self.images = nn.Parameter(first["images"][:0])
+        self.label_logits = nn.Parameter(first["label_logits"][:0], requires_grad=optimize_labels)
+        self.solver: RowOptimizer | None = None
+        self._replace([])
+
+    def solve(self, callbacks: Sequence[Callback] = (), **trainer: Any) -> Reconstruction:
+        """Attacks until no victim is left.
+
+        Args:
+            callbacks: Lightning's, which watch or end the attack.
+            trainer: arguments of Lightning's Trainer, of those in ``WATCHING``.
+
+        Raises:
+            ValueError: another argument of the Trainer is given.
+        """
+        if other := sorted(set(trainer) - set(WATCHING)):
+            raise ValueError(f"an attack takes no {other[0]} for its Trainer: choose from {', '.join(WATCHING)}")
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        log, device = logging.getLogger("lightning.pytorch"), self.images.device
+        level = log.level
+        if not trainer:
+            log.setLevel(logging.ERROR)  # a line for each Trainer, and there are thousands
+        try:
+            lightning = Trainer(
+                accelerator="cpu" if device.type == "cpu" else "gpu",
+                devices=1 if device.type == "cpu" else [device.index or 0],
+                max_steps=-1,
+                max_epochs=1,
+                callbacks=list(callbacks),
+                enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks),
+                **(quiet | trainer),
+            )
+            lightning.fit(self, train_dataloaders=Steps())
+            return self.ledger.reconstruction()
+        except SystemExit as stop:
+            if isinstance(stop.__context__, KeyboardInterrupt):  # how Lightning passes on Ctrl-C
+                raise KeyboardInterrupt from stop
+            raise
+        finally:
+            log.setLevel(level)
+            self._release()
+
+    def training_step(self, batch: int, batch_idx: int) -> Tensor:
+        """The matching losses ``[A]`` of the active victims, independent terms of one sum."""
+        losses = self.objective.losses(self.images, self.label_logits, self.ledger.evaluations == 0)
+        with torch.no_grad():
+            iterates = {"images": self.images, "label_logits": self.label_logits}
+            self.ledger.note(self.objective.unscaled(losses.detach()), iterates)
+        every = self.trainer.log_every_n_steps
+        if every and (batch_idx + 1) % every == 0:
+            numbers = {"active": float(len(self.victims)), "converged": float(self.ledger.converged)}
+            self.log_dict({"loss": self.ledger.losses.mean()} | numbers, batch_size=len(self.victims))
+        return losses
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        loss.sum().backward(inputs=list(self._optimized()))
+
+    def configure_optimizers(self) -> RowOptimizer:
+        self.solver = self._make_optimizer(self._optimized())
+        return self.solver
+
+    def on_train_batch_end(self, outputs: Any, batch: int, batch_idx: int) -> None:
+        if self.retire():
+            self.trainer.should_stop = True
+
+    def retire(self) -> bool:
+        """Lets the victims go that are done and waiting ones in; True when nobody is left."""
+        assert self.solver is not None
+        ledger, losses = self.ledger, self.ledger.losses
+        stalled = self.solver.stalled
+        if self._patience is not None:
+            stalled = stalled | ledger.without_progress(self._patience)
+        reasons = {
+            "diverged": ~losses.isfinite() & ~self.solver.on_trial,
+            "converged": losses < self.objective.tolerances,
+            "stalled": stalled,
+            "exhausted": (ledger.evaluations >= self._max_evaluations).to(losses.device),
+        }
+        done = torch.stack(list(reasons.values()))
+        if not done.any():
+            return False
+        leaving: list[int] = done.any(0).nonzero().flatten().tolist()
+        first = done.long().argmax(0).tolist()
+        for row in leaving:
+            ledger.close(row, list(reasons)[first[row]])
+        self._replace(leaving)
+        return not self.victims
+
+    @property
+    def victims(self) -> list[int]:
+        """The victims under attack, one for each row of the parameters."""
+        return self.ledger.victims
+
+    def _optimized(self) -> Iterator[nn.Parameter]:
+        return (p for p in (self.images, self.label_logits) if p.requires_grad)
+
+    def _replace(self, done: list[int]) -> None:
+        """Takes the rows in ``done`` out of everything that has a row for each active victim, and fills up."""
+        rows, entering, states = self.ledger.replace(done)
+        for name, state in states.items():
+            parameter = getattr(self, name)
+            parameter.data, parameter.grad = rearrange(parameter.data, rows, state), None
+        self.objective.replace(rows, self.victims, entering)
+        if self.solver is not None:
+            self.solver.reindex(rows)
+
+    def _release(self) -> None:
+        """Lets go of all tensors: Trainer and module hold each other until Python's garbage collector comes."""
+        if self._trainer is not None:
+            self._trainer.strategy.optimizers = []
+        self.trainer = None
+        self._parameters.clear()
+        del self.objective, self.ledger, self.solver
+
+
+class Steps:
+    """A loader of step numbers without end: the data of an attack are its parameters."""
+
+    def __iter__(self) -> Iterator[int]:
+        return count()
