@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.gradient_matching import GradientMatching
 from attacks.engine.labels import idlg_labels
+from attacks.gradient_matching import GradientMatching
 
 
 class IDLG(GradientMatching):

@@ -1,12 +1,10 @@
 """What is known of each victim while it is under attack: its lowest loss and the images of it, and how it ended."""
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
 from attacks.base import Reconstruction, Trajectory
-from attacks.engine.slots import rearrange, refill
+from attacks.engine.slots import refill
 from attacks.engine.starts import Start
 
 SNAPSHOTS = 25
@@ -20,7 +18,7 @@ LEVELS = (0.09, 0.03)
 
 
 class Ledger:
-    """Follows V victims, of whom A are active, one in each row; nothing is chosen here but by an attack's own loss.
+    """Follows V victims, of whom A are active, one in each row.
 
     Args:
         starts: where each attempt starts, the first of them for all victims.
@@ -29,94 +27,76 @@ class Ledger:
 
     Attributes:
         victims: under attack, one for each row.
-        evaluations: spent on them so far, ``[A]``, on the CPU.
         losses: of their last evaluation, ``[A]``.
+        status: of each victim; "exhausted" until it is done.
         every: evaluations between two snapshots of a trajectory.
     """
 
     def __init__(self, starts: list[Start], max_evaluations: int, at_once: int | None) -> None:
-        name, first = starts[0]
-        count, like = len(first["images"]), first["images"]
-        self._starts, self._attempts = starts, [0] * count
-        self._max_evaluations, self._at_once = max_evaluations, at_once or count
+        self._best = {key: value.clone() for key, value in starts[0][1].items()}
+        images = self._best["images"]
+        count = len(images)
+        self._starts, self._max_evaluations, self._at_once = starts, max_evaluations, at_once or count
         self._waiting = list(range(count))
         self.victims: list[int] = []
-        self._found_best = {key: value.clone() for key, value in first.items()}
-        self._found = Reconstruction(
-            images=self._found_best["images"],
-            labels=first["label_logits"].argmax(-1),
-            loss=like.new_full((count,), torch.inf),
-            evaluations=torch.zeros(count, dtype=torch.long),
-            status=["exhausted"] * count,
-            starts=[name] * count,
-        )
+        self.losses = images.new_zeros(0)
+        self.status = ["exhausted"] * count
+        self._attempts = torch.zeros(count, dtype=torch.long, device=images.device)
+        self._best_attempt, self._improved_at = self._attempts.clone(), self._attempts.clone()
+        self._best_loss = images.new_full((count,), torch.inf)
+        self._to_beat = self._best_loss.clone()
+        self._evaluations = torch.zeros(count, dtype=torch.long)
         self.every = max(1, max_evaluations // SNAPSHOTS)
-        times = list(range(0, max_evaluations + 1, self.every))
-        self._trajectory = Trajectory(
-            times,
-            torch.full((count, len(times)), torch.inf),
-            like.cpu().unsqueeze(1).repeat(1, len(times), 1, 1, 1, 1),
-            LEVELS,
-            torch.full((count, len(LEVELS)), -1),
-        )
-        self.evaluations = torch.zeros(0, dtype=torch.long)
-        self.losses = self._best_loss = self._to_beat = like.new_zeros(0)
-        self._improved_at = torch.zeros(0, dtype=torch.long, device=like.device)
-        self._best = {key: value[:0] for key, value in first.items()}
+        self._times = range(0, max_evaluations + 1, self.every)
+        self._curve = torch.full((count, len(self._times)), torch.inf)
+        self._pictures = images.cpu().unsqueeze(1).repeat(1, len(self._times), 1, 1, 1, 1)
+        self._passed = torch.full((count, len(LEVELS)), -1)
+
+    @property
+    def evaluations(self) -> Tensor:
+        """Spent on each active victim, ``[A]``, on the CPU."""
+        return self._evaluations[self.victims]
 
     @property
     def finished(self) -> int:
         """Victims that are done."""
-        return len(self._attempts) - len(self.victims) - len(self._waiting)
-
-    @property
-    def converged(self) -> int:
-        """Victims that are done since their loss is within the tolerance."""
-        return self._found.status.count("converged")
+        return len(self.status) - len(self.victims) - len(self._waiting)
 
     def note(self, losses: Tensor, iterates: dict[str, Tensor]) -> None:
-        """Keeps of each active victim the iterate, of which these are the losses ``[A]``, if it is its best."""
-        self._snapshot((self.evaluations % self.every == 0).nonzero().flatten().tolist())
-        self.evaluations += 1
-        self.losses = losses
-        better = losses < self._best_loss  # False for NaN
-        self._best_loss = torch.where(better, losses, self._best_loss)
-        improved = ~(self._best_loss > self._to_beat)
-        self._to_beat = torch.where(improved, self._best_loss * (1 - PROGRESS), self._to_beat)
-        self._improved_at = torch.where(improved, self.evaluations.to(improved.device), self._improved_at)
-        below = (self._best_loss[:, None] <= losses.new_tensor(LEVELS)).cpu()
-        passed = self._trajectory.passed[self.victims]
-        self._trajectory.passed[self.victims] = torch.where(below & (passed < 0), self.evaluations[:, None], passed)
+        """Keeps the iterates of those active victims whose losses ``[A]`` are their lowest."""
+        victims, rows = self.victims, self._rows
+        spent = self.evaluations
+        if due := [victims[row] for row in (spent % self.every == 0).nonzero()[:, 0]]:
+            times = (self._evaluations[due] // self.every).tolist()
+            self._curve[due, times] = self._best_loss[due].cpu().float()
+            self._pictures[due, times] = self._best["images"][due].cpu()
+        self._evaluations[victims] = spent = spent + 1
+        self.losses, before = losses, self._best_loss[rows]
+        better = losses < before  # False for NaN
+        lowest = torch.where(better, losses, before)
+        improved = ~(lowest > self._to_beat[rows])
+        self._best_loss[rows] = lowest
+        self._best_attempt[rows] = torch.where(better, self._attempts[rows], self._best_attempt[rows])
+        self._to_beat[rows] = torch.where(improved, lowest * (1 - PROGRESS), self._to_beat[rows])
+        self._improved_at[rows] = torch.where(improved, spent.to(rows.device), self._improved_at[rows])
+        below, passed = (lowest[:, None] <= losses.new_tensor(LEVELS)).cpu(), self._passed[victims]
+        self._passed[victims] = torch.where(below & (passed < 0), spent[:, None], passed)
         for key, best in self._best.items():
-            self._best[key] = torch.where(better.view(-1, *[1] * (best.dim() - 1)), iterates[key], best)
-
-    def _snapshot(self, rows: list[int]) -> None:
-        if rows:
-            victims = [self.victims[row] for row in rows]
-            times = (self.evaluations[rows] // self.every).tolist()
-            self._trajectory.loss[victims, times] = self._best_loss[rows].cpu().float()
-            self._trajectory.images[victims, times] = self._best["images"][rows].cpu()
+            is_better = better.view(-1, *[1] * (best.dim() - 1))
+            best[rows] = torch.where(is_better, iterates[key], best[rows])
 
     def without_progress(self, patience: int) -> Tensor:
         """The active victims that have not improved for so many evaluations, ``[A]``."""
-        return self.evaluations.to(self._improved_at) - self._improved_at >= patience
+        return self.evaluations.to(self._rows.device) - self._improved_at[self._rows] >= patience
 
     def close(self, row: int, status: str) -> None:
-        """Writes down what was found for the victim in that row; one that may start again waits for its turn."""
-        victim, loss, spent = self.victims[row], self._best_loss[row], int(self.evaluations[row])
-        found, attempt = self._found, self._attempts[victim]
+        """Says how the attempt on the victim in that row ended; where it may start again, it waits for its turn."""
+        victim = self.victims[row]
+        attempt = int(self._attempts[victim])
         if status != "diverged" or attempt == 0:  # what an earlier attempt found is not lost
-            found.status[victim] = status
-        if loss < found.loss[victim]:
-            found.starts[victim] = self._starts[attempt][0]
-        for key, best in self._found_best.items():
-            best[victim] = self._best[key][row]
-        found.labels[victim] = self._best["label_logits"][row].argmax(-1)
-        found.loss[victim], found.evaluations[victim] = loss, spent
-        after = (spent - 1) // self.every + 1
-        self._trajectory.loss[victim, after:] = loss.cpu().float()
-        self._trajectory.images[victim, after:] = self._best["images"][row].cpu()
-        if status in ("stalled", "diverged") and attempt + 1 < len(self._starts) and spent < self._max_evaluations:
+            self.status[victim] = status
+        is_in_budget = self._evaluations[victim] < self._max_evaluations
+        if status in ("stalled", "diverged") and attempt + 1 < len(self._starts) and is_in_budget:
             self._attempts[victim] += 1
             self._waiting.append(victim)
 
@@ -128,21 +108,30 @@ class Ledger:
         """
         rows, self.victims, entering = refill(self.victims, done, self._waiting, self._at_once)
         self._waiting = self._waiting[len(entering) :]
-        states = {}
-        for key, best in self._found_best.items():
-            starts = [self._starts[self._attempts[victim]][1][key][victim] for victim in entering]
-            states[key] = torch.stack(starts) if starts else best[:0]
-            self._best[key] = rearrange(self._best[key], rows, best[entering])
-        loss, spent = self._found.loss[entering], self._found.evaluations[entering]
-        self._best_loss = rearrange(self._best_loss, rows, loss)
-        self._to_beat = rearrange(self._to_beat, rows, torch.full_like(loss, torch.inf))
-        self._improved_at = rearrange(self._improved_at, rows, spent.to(self._improved_at))
-        self.evaluations = rearrange(self.evaluations, rows, spent)
+        self._rows = torch.tensor(self.victims, dtype=torch.long, device=self.losses.device)
+        self._to_beat[entering] = torch.inf
+        self._improved_at[entering] = self._evaluations[entering].to(self._rows.device)
+        states = {key: best[entering] for key, best in self._best.items()}
+        for place, victim in enumerate(entering):
+            for key, start in self._starts[int(self._attempts[victim])][1].items():
+                states[key][place] = start[victim]
         return rows, entering, states
 
     def reconstruction(self) -> Reconstruction:
         """What was found; of victims that are still active, what there is by now."""
         for row in range(len(self.victims)):
             self.close(row, "exhausted")
-        probabilities = self._found_best["label_logits"].softmax(-1)
-        return replace(self._found, trajectory=self._trajectory, label_probabilities=probabilities)
+        for victim, spent in enumerate(self._evaluations.tolist()):
+            after = (spent - 1) // self.every + 1
+            self._curve[victim, after:] = self._best_loss[victim].cpu().float()
+            self._pictures[victim, after:] = self._best["images"][victim].cpu()
+        return Reconstruction(
+            images=self._best["images"],
+            labels=self._best["label_logits"].argmax(-1),
+            loss=self._best_loss,
+            evaluations=self._evaluations,
+            status=self.status,
+            trajectory=Trajectory(list(self._times), self._curve, self._pictures, LEVELS, self._passed),
+            starts=[self._starts[attempt][0] for attempt in self._best_attempt.tolist()],
+            label_probabilities=self._best["label_logits"].softmax(-1),
+        )

@@ -1,7 +1,7 @@
 """What is known of an image before any update is seen: pixels are in [0, 1], and neighbors are alike."""
 
-from torch import Tensor
 import torch
+from torch import Tensor
 
 BOX_EDGE = 0.1
 """How far outside [0, 1] an attacker who must fight noise lets a pixel be: the edge of a soft uniform prior."""

@@ -35,8 +35,8 @@ class MatchingProblem(LightningModule):
     """The dummy images and labels of the active victims, which one Lightning step evaluates once and moves.
 
     A victim that has converged, stalled, diverged or spent its budget leaves, and a waiting one takes its place. Every
-    ``log_every_n_steps`` steps of the Trainer it logs "loss", the mean of the active victims' matching losses, and
-    "active" and "converged", numbers of victims. It is solved once, and holds no tensor afterwards.
+    ``log_every_n_steps`` steps of the Trainer, and after the last, it logs "loss", the mean of the matching losses of
+    this step, and the numbers of "active" and "converged" victims after it. It is solved once, and holds no tensor then.
 
     Args:
         objective: what is minimized.
@@ -112,14 +112,13 @@ class MatchingProblem(LightningModule):
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """The matching losses ``[A]`` of the active victims, independent terms of one sum."""
         losses = self.objective.losses(self.images, self.label_logits, self.ledger.evaluations == 0)
-        with torch.no_grad():
-            iterates = {"images": self.images, "label_logits": self.label_logits}
-            self.ledger.note(self.objective.unscaled(losses.detach()), iterates)
-        every = self.trainer.log_every_n_steps
-        if every and (batch_idx + 1) % every == 0:
-            numbers = {"active": float(len(self.victims)), "converged": float(self.ledger.converged)}
-            self.log_dict({"loss": self.ledger.losses.mean()} | numbers, batch_size=len(self.victims))
+        self.note(losses.detach())
         return losses
+
+    def note(self, losses: Tensor) -> None:
+        """Keeps what is best so far, given the losses ``[A]`` of where the active victims are."""
+        iterates = {"images": self.images.detach(), "label_logits": self.label_logits.detach()}
+        self.ledger.note(self.objective.unscaled(losses), iterates)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         loss.sum().backward(inputs=list(self._optimized()))
@@ -131,6 +130,11 @@ class MatchingProblem(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: int, batch_idx: int) -> None:
         if self.retire():
             self.trainer.should_stop = True
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined] # one of its parts sets it
+        if self.trainer.should_stop or (every and (batch_idx + 1) % every == 0):
+            converged = float(self.ledger.status.count("converged"))
+            numbers = {"active": float(len(self.victims)), "converged": converged}
+            self.log_dict(numbers | {"loss": self.ledger.losses.mean()}, batch_size=1)
 
     def retire(self) -> bool:
         """Lets the victims go that are done and waiting ones in; True when nobody is left."""

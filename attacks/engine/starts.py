@@ -46,9 +46,7 @@ StartLabels = Callable[[Observation, Sequence[torch.Generator]], tuple[Tensor, b
 """Logits ``[V, N, K]`` of the labels at a start, and whether they are optimized."""
 
 
-def draw_starts(
-    observation: Observation, names: Sequence[str], start_labels: StartLabels
-) -> tuple[list[Start], bool]:
+def draw_starts(observation: Observation, names: Sequence[str], start_labels: StartLabels) -> tuple[list[Start], bool]:
     """The starts of these names, one for each attempt, and whether the labels are optimized."""
     like = next(iter(observation.update.values()))
     generators = [torch.Generator().manual_seed(seed) for seed in observation.seeds]

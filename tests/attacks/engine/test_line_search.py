@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks import DLG, IDLG
-from attacks.gradient_matching import GradientMatching
 from attacks.engine.line_search import Point, cubic_minimum
+from attacks.gradient_matching import GradientMatching
 from benchmark.federation.client import observe
 from benchmark.models.networks import LeNet
 from datamodules import Digits

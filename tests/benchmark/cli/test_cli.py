@@ -283,6 +283,8 @@ def test_values_are_read_as_in_a_suite_and_defaults_are_recorded(leakboard: Leak
         "history_size": 100,
         "max_evaluations": 5,
         "line_search": False,
+        "optimizer": "lbfgs",
+        "learning_rate": None,
         "patience": None,
         "prior_scale": 1.0,
         "restarts": 0,
