@@ -3,7 +3,8 @@
 import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.engine.batch_adam import BatchAdam
 from attacks.engine.batch_lbfgs import BatchLBFGS
+from attacks.engine.ledger import Ledger
 from attacks.engine.objective import Objective
 from attacks.engine.problem import MatchingProblem
 from attacks.engine.row_optimizer import RowOptimizer
@@ -22,6 +24,7 @@ LEARNING_RATES = {"lbfgs": 1.0, "adam": 0.1}
 """Of each optimizer where none is given; that of L-BFGS is the published one."""
 
 
+@dataclass(eq=False)
 class GradientMatching(Attack):
     """Finds the images whose gradient is the observed update, V victims at once.
 
@@ -52,56 +55,43 @@ class GradientMatching(Attack):
         learning_rate: of the optimizer, above 0; None for 1 with L-BFGS, as published, and 0.1 with Adam.
     """
 
-    problem_class: type[MatchingProblem] = MatchingProblem
+    problem_class: ClassVar[type[MatchingProblem]] = MatchingProblem
 
-    def __init__(
-        self,
-        max_evaluations: int = 6000,
-        tolerance: float = 1e-6,
-        at_once: int | None = None,
-        history_size: int = 100,
-        start: str = "noise",
-        total_variation: float = 0.0,
-        restarts: int = 0,
-        prior_scale: float = 1.0,
-        patience: int | None = None,
-        line_search: bool = False,
-        optimizer: str = "lbfgs",
-        learning_rate: float | None = None,
-    ) -> None:
-        for name, value, least in (
-            ("patience", 1 if patience is None else patience, 1),
-            ("max_evaluations", max_evaluations, 1),
-            ("at_once", 1 if at_once is None else at_once, 1),
-            ("history_size", history_size, 1),
-            ("restarts", restarts, 0),
+    max_evaluations: int = 6000
+    tolerance: float = 1e-6
+    at_once: int | None = None
+    history_size: int = 100
+    start: str = "noise"
+    total_variation: float = 0.0
+    restarts: int = 0
+    prior_scale: float = 1.0
+    patience: int | None = None
+    line_search: bool = False
+    optimizer: str = "lbfgs"
+    learning_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("patience", 1),
+            ("max_evaluations", 1),
+            ("at_once", 1),
+            ("history_size", 1),
+            ("restarts", 0),
         ):
-            if value < least:
+            value = getattr(self, name)
+            if value is not None and value < least:
                 raise ValueError(f"{name} is {value}, but must be at least {least}")
-        for name, given, valid in (("start", start, (*STARTS, "rgap")), ("optimizer", optimizer, LEARNING_RATES)):
-            if given not in valid:
-                raise ValueError(f"{name} is {given!r}, but must be one of {', '.join(valid)}")
-        for name, weight in (("tolerance", tolerance), ("total_variation", total_variation)):
+        for name, valid in (("start", (*STARTS, "rgap")), ("optimizer", (*LEARNING_RATES,))):
+            if getattr(self, name) not in valid:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(valid)}")
+        for name, weight in (("tolerance", self.tolerance), ("total_variation", self.total_variation)):
             if not weight >= 0:
                 raise ValueError(f"{name} is {weight}, but must be 0 or greater")
-        rate = LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
-        for name, scale in (("prior_scale", prior_scale), ("learning_rate", rate)):
-            if not 0 < scale < math.inf:
+        for name, scale in (("prior_scale", self.prior_scale), ("learning_rate", self.learning_rate)):
+            if scale is not None and not 0 < scale < math.inf:
                 raise ValueError(f"{name} is {scale}, but must be above 0 and finite")
-        if line_search and optimizer != "lbfgs":
-            raise ValueError(f"line_search is true, but {optimizer} has none: leave it out, or give optimizer lbfgs")
-        self.max_evaluations = max_evaluations
-        self.tolerance = tolerance
-        self.at_once = at_once
-        self.history_size = history_size
-        self.start = start
-        self.total_variation = total_variation
-        self.restarts = restarts
-        self.prior_scale = prior_scale
-        self.patience = patience
-        self.line_search = line_search
-        self.optimizer = optimizer
-        self.learning_rate = rate
+        if self.line_search and self.optimizer != "lbfgs":
+            raise ValueError(f"line_search is for lbfgs: leave it out where optimizer is {self.optimizer}")
 
     @abstractmethod
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
@@ -133,7 +123,7 @@ class GradientMatching(Attack):
     def problem(self, observation: Observation, start_images: Tensor | None = None) -> MatchingProblem:
         """What there is to solve for these victims."""
         starts, optimize_labels = self.starts(observation)
-        _, first = starts[0]
+        first = starts[0][1]
         if start_images is not None:
             first["images"] = start_images.to(first["images"])
         objective = Objective(
@@ -144,15 +134,8 @@ class GradientMatching(Attack):
             smoothness=self.total_variation,
             prior_scale=self.prior_scale,
         )
-        return self.problem_class(
-            objective,
-            starts,
-            optimize_labels,
-            self.optimizer_of,
-            max_evaluations=self.max_evaluations,
-            patience=self.patience,
-            at_once=self.at_once,
-        )
+        ledger = Ledger(starts, self.max_evaluations, self.patience, self.at_once)
+        return self.problem_class(objective, ledger, self.optimizer_of, optimize_labels)
 
     def starts(self, observation: Observation) -> tuple[list[Start], bool]:
         """Where each attempt starts, and whether the labels are optimized."""
@@ -165,14 +148,13 @@ class GradientMatching(Attack):
             solved = [recursive_solution(observation.take(every[t : t + turns.step])) for t in turns]
             images, labels = (torch.cat(parts) for parts in zip(*solved, strict=True))
             logits = labels.nan_to_num(0).clamp(min=1e-12).log().unsqueeze(1)
-            if not optimize_labels:
-                logits = starts[0][1]["label_logits"]
-            first = {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1), "label_logits": logits}
-            starts.insert(0, ("rgap", first))
+            start = starts[0][1] | {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1)}
+            starts.insert(0, ("rgap", start | {"label_logits": logits} if optimize_labels else start))
         return starts, optimize_labels
 
     def optimizer_of(self, params: Iterable[Tensor]) -> RowOptimizer:
         """The optimizer of the dummy images and labels, a row for each victim."""
+        rate = self.learning_rate or LEARNING_RATES[self.optimizer]
         if self.optimizer == "adam":
-            return BatchAdam(params, lr=self.learning_rate)
-        return BatchLBFGS(params, self.learning_rate, self.history_size, line_search=self.line_search)
+            return BatchAdam(params, rate)
+        return BatchLBFGS(params, rate, self.history_size, line_search=self.line_search)

@@ -21,8 +21,9 @@ class Ledger:
     """Follows V victims, of whom A are active, one in each row.
 
     Args:
-        starts: where each attempt starts, the first of them for all victims.
+        starts: where each attempt starts.
         max_evaluations: budget of a victim.
+        patience: evaluations without progress after which a victim has stalled; None for no such rule.
         at_once: rows there may be at most; None for V.
 
     Attributes:
@@ -32,11 +33,13 @@ class Ledger:
         every: evaluations between two snapshots of a trajectory.
     """
 
-    def __init__(self, starts: list[Start], max_evaluations: int, at_once: int | None) -> None:
+    def __init__(
+        self, starts: list[Start], max_evaluations: int, patience: int | None = None, at_once: int | None = None
+    ) -> None:
         self._best = {key: value.clone() for key, value in starts[0][1].items()}
-        images = self._best["images"]
-        count = len(images)
-        self._starts, self._max_evaluations, self._at_once = starts, max_evaluations, at_once or count
+        count, images = len(starts[0][1]["images"]), self._best["images"]
+        self._starts, self._at_once = starts, at_once or count
+        self._max_evaluations, self._patience = max_evaluations, patience
         self._waiting = list(range(count))
         self.victims: list[int] = []
         self.losses = images.new_zeros(0)
@@ -85,9 +88,16 @@ class Ledger:
             is_better = better.view(-1, *[1] * (best.dim() - 1))
             best[rows] = torch.where(is_better, iterates[key], best[rows])
 
-    def without_progress(self, patience: int) -> Tensor:
-        """The active victims that have not improved for so many evaluations, ``[A]``."""
-        return self.evaluations.to(self._rows.device) - self._improved_at[self._rows] >= patience
+    @property
+    def stalled(self) -> Tensor:
+        """The active victims that have lost patience, ``[A]``."""
+        waited = self.evaluations.to(self._rows.device) - self._improved_at[self._rows]
+        return waited >= (self._patience or torch.inf)
+
+    @property
+    def exhausted(self) -> Tensor:
+        """The active victims that have spent their budget, ``[A]``."""
+        return (self.evaluations >= self._max_evaluations).to(self._rows.device)
 
     def close(self, row: int, status: str) -> None:
         """Says how the attempt on the victim in that row ended; where it may start again, it waits for its turn."""
@@ -101,11 +111,8 @@ class Ledger:
             self._waiting.append(victim)
 
     def replace(self, done: list[int]) -> tuple[list[int], list[int], dict[str, Tensor]]:
-        """Takes the rows in ``done`` out and lets waiting victims in.
-
-        Returns:
-            The former row of each row, -1 where a victim enters; the victims that enter; and where they start.
-        """
+        """Takes the rows in ``done`` out and lets waiting victims in: the former row of each row, -1 where a victim
+        enters; the victims that enter; and where they start."""
         rows, self.victims, entering = refill(self.victims, done, self._waiting, self._at_once)
         self._waiting = self._waiting[len(entering) :]
         self._rows = torch.tensor(self.victims, dtype=torch.long, device=self.losses.device)

@@ -19,7 +19,7 @@ def prior(images: Tensor, smoothness: float, variance: float, step: float) -> Te
 
     Args:
         images: ``[A, N, C, H, W]``.
-        smoothness: weight of the total variation, at least 0; at 0 neighbors may differ as they like.
+        smoothness: weight of the total variation; at 0 there is no such prior.
         variance: of the known noise, 0 without any.
         step: scale of the Laplace prior on the differences of neighboring pixels.
     """

@@ -15,72 +15,45 @@ from attacks.engine.ledger import Ledger
 from attacks.engine.objective import Objective
 from attacks.engine.row_optimizer import RowOptimizer
 from attacks.engine.slots import rearrange
-from attacks.engine.starts import Start
 
-WATCHING = (
-    "logger",
-    "log_every_n_steps",
-    "profiler",
-    "enable_progress_bar",
-    "enable_model_summary",
-    "max_time",
-    "default_root_dir",
-    "detect_anomaly",
-)
+WATCHING = ("logger", "log_every_n_steps", "profiler", "max_time", "enable_progress_bar", "enable_model_summary")
 """Arguments of Lightning's Trainer that are a user's to give: what watches an attack, or ends it early. Others, such as
 gradient_clip_val, would let one victim's result depend on the others."""
+
+MakeOptimizer = Callable[[Iterable[Tensor]], RowOptimizer]
 
 
 class MatchingProblem(LightningModule):
     """The dummy images and labels of the active victims, which one Lightning step evaluates once and moves.
 
     A victim that has converged, stalled, diverged or spent its budget leaves, and a waiting one takes its place. Every
-    ``log_every_n_steps`` steps of the Trainer, and after the last, it logs "loss", the mean of the matching losses of
-    this step, and the numbers of "active" and "converged" victims after it. It is solved once, and holds no tensor then.
+    ``log_every_n_steps`` steps of the Trainer, and after the last, the mean matching "loss" of the step is logged, and
+    the numbers of "active" and "converged" victims after it. A problem is solved once, and holds no tensor afterwards.
 
     Args:
         objective: what is minimized.
-        starts: where each attempt starts, the first of them for all victims.
-        optimize_labels: whether the labels are optimized beside the images.
+        ledger: of the victims, before any is under attack.
         optimizer: makes the optimizer of the parameters.
-        max_evaluations: gradient evaluations of a victim.
-        patience: evaluations without progress after which a victim has stalled; None for no such rule.
-        at_once: victims under attack at the same time; None for all.
+        optimize_labels: whether the labels are optimized beside the images.
 
     Attributes:
         images: ``[A, N, C, H, W]``, of the active victims.
         label_logits: ``[A, N, K]``, likewise.
-        ledger: which victims those are, and what is known of each.
     """
 
-    def __init__(
-        self,
-        objective: Objective,
-        starts: list[Start],
-        optimize_labels: bool,
-        optimizer: Callable[[Iterable[Tensor]], RowOptimizer],
-        max_evaluations: int,
-        patience: int | None,
-        at_once: int | None,
-    ) -> None:
+    def __init__(self, objective: Objective, ledger: Ledger, optimizer: MakeOptimizer, optimize_labels: bool) -> None:
         super().__init__()
-        self.objective, self.ledger = objective, Ledger(starts, max_evaluations, at_once)
-        self._make_optimizer, self._max_evaluations, self._patience = optimizer, max_evaluations, patience
-        _, first = starts[0]
-        self.images = nn.Parameter(first["images"][:0])
-        self.label_logits = nn.Parameter(first["label_logits"][:0], requires_grad=optimize_labels)
-        self.solver: RowOptimizer | None = None
-        self._replace([])
+        self.objective, self.ledger, self._optimizer = objective, ledger, optimizer
+        rows, entering, states = ledger.replace([])
+        objective.replace(rows, self.victims, entering)
+        self.images = nn.Parameter(states["images"])
+        self.label_logits = nn.Parameter(states["label_logits"], requires_grad=optimize_labels)
 
     def solve(self, callbacks: Sequence[Callback] = (), **trainer: Any) -> Reconstruction:
-        """Attacks until no victim is left.
-
-        Args:
-            callbacks: Lightning's, which watch or end the attack.
-            trainer: arguments of Lightning's Trainer, of those in ``WATCHING``.
+        """Attacks until no victim is left, or a callback ends it.
 
         Raises:
-            ValueError: another argument of the Trainer is given.
+            ValueError: an argument of Lightning's Trainer is given that is not in ``WATCHING``.
         """
         if other := sorted(set(trainer) - set(WATCHING)):
             raise ValueError(f"an attack takes no {other[0]} for its Trainer: choose from {', '.join(WATCHING)}")
@@ -124,7 +97,7 @@ class MatchingProblem(LightningModule):
         loss.sum().backward(inputs=list(self._optimized()))
 
     def configure_optimizers(self) -> RowOptimizer:
-        self.solver = self._make_optimizer(self._optimized())
+        self.solver = self._optimizer(self._optimized())
         return self.solver
 
     def on_train_batch_end(self, outputs: Any, batch: int, batch_idx: int) -> None:
@@ -138,16 +111,12 @@ class MatchingProblem(LightningModule):
 
     def retire(self) -> bool:
         """Lets the victims go that are done and waiting ones in; True when nobody is left."""
-        assert self.solver is not None
-        ledger, losses = self.ledger, self.ledger.losses
-        stalled = self.solver.stalled
-        if self._patience is not None:
-            stalled = stalled | ledger.without_progress(self._patience)
+        losses = self.ledger.losses
         reasons = {
             "diverged": ~losses.isfinite() & ~self.solver.on_trial,
             "converged": losses < self.objective.tolerances,
-            "stalled": stalled,
-            "exhausted": (ledger.evaluations >= self._max_evaluations).to(losses.device),
+            "stalled": self.solver.stalled | self.ledger.stalled,
+            "exhausted": self.ledger.exhausted,
         }
         done = torch.stack(list(reasons.values()))
         if not done.any():
@@ -155,8 +124,13 @@ class MatchingProblem(LightningModule):
         leaving: list[int] = done.any(0).nonzero().flatten().tolist()
         first = done.long().argmax(0).tolist()
         for row in leaving:
-            ledger.close(row, list(reasons)[first[row]])
-        self._replace(leaving)
+            self.ledger.close(row, list(reasons)[first[row]])
+        rows, entering, states = self.ledger.replace(leaving)
+        for name, state in states.items():
+            parameter = getattr(self, name)
+            parameter.data, parameter.grad = rearrange(parameter.data, rows, state), None
+        self.objective.replace(rows, self.victims, entering)
+        self.solver.reindex(rows)
         return not self.victims
 
     @property
@@ -167,23 +141,14 @@ class MatchingProblem(LightningModule):
     def _optimized(self) -> Iterator[nn.Parameter]:
         return (p for p in (self.images, self.label_logits) if p.requires_grad)
 
-    def _replace(self, done: list[int]) -> None:
-        """Takes the rows in ``done`` out of everything that has a row for each active victim, and fills up."""
-        rows, entering, states = self.ledger.replace(done)
-        for name, state in states.items():
-            parameter = getattr(self, name)
-            parameter.data, parameter.grad = rearrange(parameter.data, rows, state), None
-        self.objective.replace(rows, self.victims, entering)
-        if self.solver is not None:
-            self.solver.reindex(rows)
-
     def _release(self) -> None:
         """Lets go of all tensors: Trainer and module hold each other until Python's garbage collector comes."""
         if self._trainer is not None:
             self._trainer.strategy.optimizers = []
         self.trainer = None
         self._parameters.clear()
-        del self.objective, self.ledger, self.solver
+        for name in ("objective", "ledger", "solver"):
+            self.__dict__.pop(name, None)
 
 
 class Steps:

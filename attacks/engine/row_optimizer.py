@@ -1,4 +1,4 @@
-"""What every optimizer of many independent problems is: one problem in each row of its parameters."""
+"""An optimizer of many independent problems at once."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -46,23 +46,17 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
         return self._rows["on_trial"]
 
     def reindex(self, rows: list[int]) -> None:
-        """Makes problem i the former problem ``rows[i]``, or a fresh one where ``rows[i]`` is -1.
-
-        Call it when the parameters were given the same rows.
-        """
+        """Makes problem i the former one ``rows[i]``, fresh where that is -1, when its parameters have become so."""
         fresh = self._fresh_rows(1)
         for name, value in self._rows.items():
             self._rows[name] = rearrange(value, rows, fresh[name])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override] # torch allows no closure
-        """Evaluates all V problems and moves each that has not stalled.
+        """Moves each problem that has not stalled, and returns the losses before the move.
 
         Args:
             closure: clears the gradients, computes the losses ``[V]`` and calls backward on their sum.
-
-        Returns:
-            What the closure returned: the losses before the move.
         """
         with torch.enable_grad():
             losses = closure()

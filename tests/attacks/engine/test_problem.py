@@ -170,7 +170,7 @@ def test_an_attack_with_adam_is_a_plain_loop_of_it(
         ({"optimizer": "sgd"}, "optimizer is 'sgd', but must be one of lbfgs, adam"),
         ({"optimizer": "adam", "learning_rate": 0.0}, "learning_rate is 0.0, but must be above 0 and finite"),
         ({"learning_rate": float("nan")}, "learning_rate is nan, but must be above 0 and finite"),
-        ({"optimizer": "adam", "line_search": True}, "line_search is true, but adam has none: leave it out, or "),
+        ({"optimizer": "adam", "line_search": True}, "line_search is for lbfgs: leave it out where optimizer is adam"),
     ],
 )
 def test_an_optimizer_that_does_not_fit_is_told_in_one_sentence(given: dict[str, Any], sentence: str) -> None:
