@@ -11,7 +11,8 @@ from attacks.gradient_matching import GradientMatching
 class IDLG(GradientMatching):
     """Improved Deep Leakage from Gradients: the label by a sign rule, then the image (arXiv 2001.02610).
 
-    For one image per victim.
+    For one image per victim (Zhao et al. 2020): from noise, L-BFGS on the squared distance of the image's gradient to
+    the update.
     """
 
     one_image_only = True
@@ -19,4 +20,4 @@ class IDLG(GradientMatching):
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
         labels = idlg_labels(observation)
         one_hot = torch.nn.functional.one_hot(labels, observation.num_classes).unsqueeze(1)
-        return torch.where(one_hot == 1, 0.0, -torch.inf), False
+        return torch.where(one_hot == 1, 0.0, -torch.inf), False  # logits whose softmax is the one-hot label
