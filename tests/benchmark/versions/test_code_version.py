@@ -66,8 +66,8 @@ def test_the_code_of_an_attack_is_what_it_imports_and_no_more() -> None:
     assert {
         "attacks/idlg",
         "attacks/gradient_matching",
-        "attacks/engine/problem",
-        "attacks/engine/batch_lbfgs",
+        "engine/problem",
+        "engine/batch_lbfgs",
         "defenses/base",
     } <= names
     assert not {"attacks/dlg", "attacks/__init__", "defenses/masking", "benchmark/bench"} & names
