@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.models.networks import MLP, ConvNet, LeNet, Model, draw_networks
-from benchmark.models.resnet import ResNet
-from benchmark.suite.registry import MODELS
+from benchmark.models import MLP, ConvNet, LeNet, ResNet
+from benchmark.models.draw import Model, draw_networks
+from benchmark.suite.registry import classes
 
+MODELS = list(classes("model").values())
 CIFAR, MNIST, DIGITS = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 
 
