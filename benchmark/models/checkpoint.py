@@ -30,14 +30,14 @@ def load_checkpoint(model: nn.Module, path: str) -> dict[str, Tensor]:
     given, own = read_checkpoint(path), model.state_dict()
     reshaped = {key: value for key, value in given.items() if key in own and value.shape != own[key].shape}
     wrong = {
-        "lacks": [key for key in own if key not in given and not key.endswith(COUNTER)],
-        "has, and the network has not,": [key for key in given if key not in own],
-        "has in another shape": [f"{k} ({list(v.shape)} for {list(own[k].shape)})" for k, v in reshaped.items()],
-        "has NaN or infinity in": [key for key, value in given.items() if not value.isfinite().all()],
+        "missing": [key for key in own if key not in given and not key.endswith(COUNTER)],
+        "extra": [key for key in given if key not in own],
+        "of another shape": [f"{key} ({list(v.shape)}, not {list(own[key].shape)})" for key, v in reshaped.items()],
+        "not finite": [key for key, value in given.items() if not value.isfinite().all()],
     }
     if any(wrong.values()):
-        told = "; it ".join(f"{what} {listed(keys)}" for what, keys in wrong.items() if keys)
-        raise ValueError(f"the checkpoint {path} does not fit this network: it {told}")
+        told = "; ".join(f"{what} {listed(keys)}" for what, keys in wrong.items() if keys)
+        raise ValueError(f"the checkpoint {path} does not fit this network: {told}")
     model.load_state_dict(own | given)
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
@@ -68,5 +68,6 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
 
 
 def listed(names: list[str]) -> str:
-    """The first three of some names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    """The first two of some names, and how many more there are."""
+    more = len(names) - 2
+    return f"{names[0]}, {names[1]} and {more} more" if more > 0 else " and ".join(names)

@@ -80,7 +80,7 @@ def convolution(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> nn
 
 
 class ResNet18(resnet.ResNet, Model):  # type: ignore[misc] # torchvision has no types
-    """ResNet-18, torchvision's, with its stem for ImageNet or the one that is usual for small images.
+    """ResNet-18, torchvision's, with its stem for ImageNet or the usual one for small images.
 
     He et al. 2015 (arXiv 1512.03385, table 1), with torchvision's names of parameters and initialization. 11.69 million
     parameters with the stem for ImageNet and a thousand classes, 11.17 million with the one for CIFAR and ten.
@@ -116,8 +116,8 @@ class ResNet18(resnet.ResNet, Model):  # type: ignore[misc] # torchvision has no
         else:
             self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.normalize = normalization(channels, mean, std, trained=checkpoint is not None)
         self.trained = {} if checkpoint is None else load_checkpoint(self, checkpoint)
+        self.normalize = normalization(channels, mean, std, trained=checkpoint is not None)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -131,9 +131,9 @@ class ResNet18(resnet.ResNet, Model):  # type: ignore[misc] # torchvision has no
 
 
 class ResNet20(Model):
-    """The ResNet-20 for CIFAR: three stages of three residual blocks, with shortcuts that have no parameters.
+    """The ResNet-20 for CIFAR: three stages of three residual blocks, 0.27 million parameters.
 
-    He et al. 2015 (arXiv 1512.03385, section 4.2, with shortcuts of type A): 0.27 million parameters. The names of the
+    He et al. 2015 (arXiv 1512.03385, section 4.2), with shortcuts without parameters (type A). The names of the
     parameters are those of akamaster/pytorch_resnet_cifar10, so that its checkpoints load.
 
     Args:
@@ -159,7 +159,6 @@ class ResNet20(Model):
     ) -> None:
         super().__init__()
         channels = image_shape[0]
-        self.normalize = normalization(channels, mean, std, trained=checkpoint is not None)
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = self.stage(16, 16)
@@ -167,6 +166,7 @@ class ResNet20(Model):
         self.layer3 = self.stage(32, 64)
         self.linear = nn.Linear(64, num_classes)
         self.trained = {} if checkpoint is None else load_checkpoint(self, checkpoint)
+        self.normalize = normalization(channels, mean, std, trained=checkpoint is not None)
         self.eval()
 
     def stage(self, inputs: int, outputs: int) -> nn.Sequential:
@@ -186,19 +186,19 @@ class ResNet20(Model):
 
 
 class ResNet32(ResNet20):
-    """The ResNet-32 for CIFAR: as ResNet20, with five residual blocks in each stage, and 0.46 million parameters."""
+    """The ResNet-32 for CIFAR: ResNet20 with five blocks in each stage, 0.46 million parameters."""
 
     blocks = 5
 
 
 class ResNet44(ResNet20):
-    """The ResNet-44 for CIFAR: as ResNet20, with seven residual blocks in each stage, and 0.66 million parameters."""
+    """The ResNet-44 for CIFAR: ResNet20 with seven blocks in each stage, 0.66 million parameters."""
 
     blocks = 7
 
 
 class ResNet56(ResNet20):
-    """The ResNet-56 for CIFAR: as ResNet20, with nine residual blocks in each stage, and 0.85 million parameters."""
+    """The ResNet-56 for CIFAR: ResNet20 with nine blocks in each stage, 0.85 million parameters."""
 
     blocks = 9
 

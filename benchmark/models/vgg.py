@@ -13,12 +13,12 @@ HEADS = ("cifar", "imagenet")
 
 
 class VGG11(Model):
-    """VGG-11: eight 3x3 convolutions with ReLU, a max pooling behind the 1st, 2nd, 4th, 6th and 8th, no BatchNorm.
+    """VGG-11: eight 3x3 convolutions with ReLU, five max poolings, and linear layers; no BatchNorm.
 
-    Simonyan & Zisserman 2015 (arXiv 1409.1556, table 1, column A), from torchvision's layers, with its names of
+    Simonyan & Zisserman 2015 (arXiv 1409.1556, table 1, column A), of torchvision's layers, with its names of
     parameters and its initialization: 9.23 million for ten classes with the head for CIFAR, and 132.9 million for a
-    thousand classes as in the paper. A pooling rounds odd sides up, so that images smaller than 32 pixels pass
-    through; else it is torchvision's. Dropout is off, as clients compute in evaluation mode.
+    thousand classes as in the paper. A pooling rounds odd sides up, so that images smaller than 32 pixels pass through.
+    Dropout is off, as clients compute in evaluation mode.
 
     Args:
         image_shape: (C, H, W), given by the data.

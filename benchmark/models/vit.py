@@ -12,14 +12,14 @@ from benchmark.models.draw import Model, Shape, fresh_weights
 
 
 class ViT(VisionTransformer, Model):  # type: ignore[misc] # torchvision has no types
-    """A vision transformer: patches as tokens beside a class token, learned positions, pre-norm attention and GELU.
+    """A small vision transformer, torchvision's: patches and a class token, pre-norm attention, GELU.
 
-    Dosovitskiy et al. 2021 (arXiv 2010.11929, section 3.1), torchvision's with its names of parameters and its
-    initialization, but for the head: torchvision's starts at zero, so that a first update would give away nothing of
-    the layers below; here it is drawn as the other weights of a ViT are, normal with a standard deviation of 0.02.
-    Images that are no square of whole patches are padded with zeros at the right and the bottom. Attention is computed
-    in the form whose gradient has a gradient. The defaults give 0.8 million parameters; ViT-Ti is width 192, depth 12
-    and heads 3, ViT-B width 768, depth 12 and heads 12, both with patches of 16 on 224 pixels.
+    Dosovitskiy et al. 2021 (arXiv 2010.11929, section 3.1), with torchvision's names of parameters and initialization
+    but for the head: torchvision's starts at zero, so that a first update would tell nothing of the layers below. Here
+    it is normal with a standard deviation of 0.02. Images that are no square of whole patches are padded with zeros at
+    the right and the bottom. Attention is computed in the form whose gradient has a gradient. The defaults give 0.8
+    million parameters; ViT-B has width 768, depth 12 and heads 12, ViT-Ti width 192, depth 12 and heads 3, both with
+    patches of 16 on 224 pixels.
 
     Args:
         image_shape: (C, H, W), given by the data.
