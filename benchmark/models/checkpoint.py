@@ -13,16 +13,13 @@ COUNTER = "num_batches_tracked"
 """Of BatchNorm: evaluation does not use it, and files of old versions of torch lack it."""
 
 
-def load_checkpoint(model: nn.Module, path: str) -> dict[str, Tensor]:
+def load_checkpoint(model: nn.Module, path: str) -> None:
     """Gives a network the weights and buffers of a file that ``torch.save`` has made of a state dict.
 
     Args:
         model: whose names and shapes the file must have, all of them and no others; names may share a prefix, such as
             ``module.`` of ``DataParallel``.
         path: of the file. No code in it is run.
-
-    Returns:
-        The weights by the names of the model's parameters: copies in float32, on the CPU.
 
     Raises:
         ValueError: there is no such file, it holds something else, or it does not fit the network.
@@ -39,7 +36,6 @@ def load_checkpoint(model: nn.Module, path: str) -> dict[str, Tensor]:
         told = "; ".join(f"{what} {listed(keys)}" for what, keys in wrong.items() if keys)
         raise ValueError(f"the checkpoint {path} does not fit this network: {told}")
     model.load_state_dict(own | given)
-    return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
 def read_checkpoint(path: str) -> dict[str, Tensor]:

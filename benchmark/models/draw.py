@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +21,17 @@ class Model(nn.Module):
     the user's own need not be one: it is given a ``draw``.
     """
 
+    make: Callable[[], nn.Module]
+    """Makes another one of the same class and arguments."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        made = super().__new__(cls)
+        object.__setattr__(made, "make", partial(cls, *args, **kwargs))
+        return made
+
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random weights of one network, by the names of its parameters."""
-        raise NotImplementedError
+        """The weights of one network by the names of its parameters: its class's own initialization, or checkpoint."""
+        return fresh_weights(self.make, self, generator)
 
 
 def draw_default(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
@@ -32,23 +42,6 @@ def draw_default(model: nn.Module, generator: torch.Generator) -> dict[str, Tens
             bound = layer.weight[0].numel() ** -0.5
             for kind, p in layer.named_parameters(prefix=name, recurse=False):
                 drawn[kind] = (torch.rand(p.shape, generator=generator) * 2 - 1) * bound
-    return drawn
-
-
-def draw_he(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
-    """He's normal weights for convolutions (arXiv 1502.01852, eq. 10), torch's default for linear layers.
-
-    Normalizations scale by 1 and shift by 0.
-    """
-    drawn: dict[str, Tensor] = {}
-    for name, layer in model.named_modules():
-        for key, p in layer.named_parameters(prefix=name, recurse=False):
-            if isinstance(layer, nn.Linear):
-                drawn[key] = (torch.rand(p.shape, generator=generator) * 2 - 1) * layer.in_features**-0.5
-            elif p.dim() == 4:
-                drawn[key] = torch.randn(p.shape, generator=generator) * (2 / p[0].numel()) ** 0.5
-            else:
-                drawn[key] = torch.full(p.shape, float(key.endswith(".weight")))
     return drawn
 
 

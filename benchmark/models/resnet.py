@@ -3,7 +3,6 @@
 They are made in evaluation mode, and so attacked with fixed running statistics; training switches modes by itself.
 """
 
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -13,7 +12,7 @@ from torchvision.models import resnet
 from torchvision.models.resnet import BasicBlock
 
 from benchmark.models.checkpoint import load_checkpoint
-from benchmark.models.draw import Model, Shape, draw_he, fresh_weights
+from benchmark.models.draw import Model, Shape
 from benchmark.models.normalize import normalization
 
 STEMS = ("cifar", "imagenet")
@@ -49,7 +48,16 @@ class ResNet(Model):
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Random weights of one network: He's for convolutions, torch's default for the last layer."""
-        return draw_he(self, generator)
+        drawn: dict[str, Tensor] = {}
+        for name, p in self.named_parameters():
+            if p.dim() == 4:
+                drawn[name] = torch.randn(p.shape, generator=generator) * (2 / p[0].numel()) ** 0.5
+            elif name.startswith("head."):
+                bound = self.head.in_features**-0.5
+                drawn[name] = (torch.rand(p.shape, generator=generator) * 2 - 1) * bound
+            else:  # BatchNorm scales by 1 and shifts by 0
+                drawn[name] = torch.full(p.shape, float(name.endswith(".weight")))
+        return drawn
 
 
 class ResidualBlock(nn.Module):
@@ -109,14 +117,14 @@ class ResNet18(resnet.ResNet, Model):  # type: ignore[misc] # torchvision has no
             raise ValueError(f"stem is {stem!r}, but must be one of {', '.join(STEMS)}")
         channels = image_shape[0]
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=num_classes)
-        self.make = partial(ResNet18, image_shape, num_classes, stem)
         if stem == "cifar":
             self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
             self.maxpool = nn.Identity()
         else:
             self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.trained = {} if checkpoint is None else load_checkpoint(self, checkpoint)
+        if checkpoint is not None:
+            load_checkpoint(self, checkpoint)
         self.normalize = normalization(channels, mean, std, trained=checkpoint is not None)
         self.eval()
 
@@ -125,16 +133,13 @@ class ResNet18(resnet.ResNet, Model):  # type: ignore[misc] # torchvision has no
         logits: Tensor = super().forward(self.normalize(images))
         return logits
 
-    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random weights of one network, or those of the checkpoint."""
-        return dict(self.trained) or fresh_weights(self.make, self, generator)
-
 
 class ResNet20(Model):
     """The ResNet-20 for CIFAR: three stages of three residual blocks, 0.27 million parameters.
 
     He et al. 2015 (arXiv 1512.03385, section 4.2), with shortcuts without parameters (type A). The names of the
-    parameters are those of akamaster/pytorch_resnet_cifar10, so that its checkpoints load.
+    parameters are those of akamaster/pytorch_resnet_cifar10, so that its checkpoints load. Convolutions start
+    with He's normal weights (arXiv 1502.01852, eq. 10), the last layer with torch's default.
 
     Args:
         image_shape: (C, H, W), given by the data.
@@ -165,7 +170,11 @@ class ResNet20(Model):
         self.layer2 = self.stage(16, 32)
         self.layer3 = self.stage(32, 64)
         self.linear = nn.Linear(64, num_classes)
-        self.trained = {} if checkpoint is None else load_checkpoint(self, checkpoint)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        if checkpoint is not None:
+            load_checkpoint(self, checkpoint)
         self.normalize = normalization(channels, mean, std, trained=checkpoint is not None)
         self.eval()
 
@@ -179,10 +188,6 @@ class ResNet20(Model):
         """Logits ``[N, K]`` of images ``[N, C, H, W]``."""
         x = torch.relu(self.bn1(self.conv1(self.normalize(images))))
         return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
-
-    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random weights of one network, He's for convolutions, or those of the checkpoint."""
-        return dict(self.trained) or draw_he(self, generator)
 
 
 class ResNet32(ResNet20):

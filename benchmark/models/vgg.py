@@ -1,13 +1,10 @@
 """VGG-11."""
 
-from functools import partial
-
-import torch
 from torch import Tensor, nn
 from torchvision.models import VGG
 from torchvision.models.vgg import cfgs, make_layers
 
-from benchmark.models.draw import Model, Shape, fresh_weights
+from benchmark.models.draw import Model, Shape
 
 HEADS = ("cifar", "imagenet")
 
@@ -31,7 +28,6 @@ class VGG11(Model):
         if head not in HEADS:
             raise ValueError(f"head is {head!r}, but must be one of {', '.join(HEADS)}")
         super().__init__()
-        self.make = partial(VGG11, image_shape, num_classes, head)
         features = make_layers(cfgs["A"])
         features[0] = nn.Conv2d(image_shape[0], 64, 3, padding=1)
         for layer in features:
@@ -49,10 +45,6 @@ class VGG11(Model):
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[N, K]`` of images ``[N, C, H, W]``."""
         return self.classifier(self.avgpool(self.features(images)).flatten(1))
-
-    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random weights of one network."""
-        return fresh_weights(self.make, self, generator)
 
 
 def initialize(layer: nn.Module) -> None:

@@ -1,14 +1,11 @@
 """A small vision transformer."""
 
-from functools import partial
-
-import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import pad
 from torchvision.models import VisionTransformer
 
-from benchmark.models.draw import Model, Shape, fresh_weights
+from benchmark.models.draw import Model, Shape
 
 
 class ViT(VisionTransformer, Model):  # type: ignore[misc] # torchvision has no types
@@ -47,7 +44,6 @@ class ViT(VisionTransformer, Model):  # type: ignore[misc] # torchvision has no 
         channels, *sides = image_shape
         side = -(-max(sides) // patch_size) * patch_size
         super().__init__(side, patch_size, depth, heads, width, 4 * width, num_classes=num_classes)
-        self.make = partial(ViT, image_shape, num_classes, patch_size, width, depth, heads)
         self.side = side
         if channels != 3:
             self.conv_proj = patches = nn.Conv2d(channels, width, patch_size, patch_size)
@@ -62,7 +58,3 @@ class ViT(VisionTransformer, Model):  # type: ignore[misc] # torchvision has no 
         with sdpa_kernel(SDPBackend.MATH):
             logits: Tensor = super().forward(pad(images, (0, self.side - width, 0, self.side - height)))
         return logits
-
-    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random weights of one network."""
-        return fresh_weights(self.make, self, generator)
