@@ -97,11 +97,11 @@ class ResNet18(resnet.ResNet, Model):  # type: ignore[misc] # torchvision has no
         image_shape: (C, H, W), given by the data.
         num_classes: given by the data.
         stem: "cifar" for a 3x3 convolution with stride 1, or "imagenet" for a 7x7 one with stride 2 and a max pooling.
-        checkpoint: file of trained weights, a state dict under torchvision's names, also inside a training
-            script's checkpoint; every victim then has this network. By default each draws its own.
-        mean: of each channel, by which images in [0, 1] are normalized before the first layer; by default ImageNet's
-            with a checkpoint, and none without.
-        std: of each channel, likewise.
+        checkpoint: file of trained weights, a state dict under torchvision's names, by itself or in what a training
+            script saves; every victim then has this network. By default each victim has random weights of its own.
+        mean: mean of each channel, with which images in [0, 1] are normalized before the first layer; by default that
+            of ImageNet with a checkpoint, and no normalization without.
+        std: standard deviation of each channel, likewise.
     """
 
     def __init__(
@@ -144,11 +144,11 @@ class ResNet20(Model):
     Args:
         image_shape: (C, H, W), given by the data.
         num_classes: given by the data.
-        checkpoint: file of trained weights, a state dict, also inside a training script's checkpoint; every victim then
-            has this network. By default each draws its own.
-        mean: of each channel, by which images in [0, 1] are normalized before the first layer; by default ImageNet's
-            with a checkpoint, and none without.
-        std: of each channel, likewise.
+        checkpoint: file of trained weights, a state dict, by itself or in what a training script saves; every victim
+            then has this network. By default each victim has random weights of its own.
+        mean: mean of each channel, with which images in [0, 1] are normalized before the first layer; by default that
+            of ImageNet with a checkpoint, and no normalization without.
+        std: standard deviation of each channel, likewise.
     """
 
     blocks: ClassVar[int] = 3
