@@ -17,7 +17,8 @@ from attacks.gradient_matching import GradientMatching
 from attacks.gradients import batch_gradients, squared_distance
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
 from benchmark.federation.client import observe
-from benchmark.models.networks import MLP, ConvNet, LeNet, Model
+from benchmark.models import MLP, ConvNet, LeNet
+from benchmark.models.draw import Model
 from benchmark.studies import bench
 from datamodules import Photos
 from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning, Update

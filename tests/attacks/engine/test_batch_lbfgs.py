@@ -24,7 +24,7 @@ def rosenbrock(points: Tensor, problems: Tensor) -> Tensor:
 
 def lenet(points: Tensor, problems: Tensor) -> Tensor:
     from attacks.gradients import batch_gradients, squared_distance
-    from benchmark.models.networks import LeNet
+    from benchmark.models import LeNet
 
     model = LeNet((1, 8, 8), 10).double()
     parameters, batches = {}, []

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from attacks import DLG, IDLG, Observation
 from attacks.engine.problem import MatchingProblem
 from attacks.gradient_matching import GradientMatching
-from benchmark.models.networks import MLP
+from benchmark.models import MLP
 
 MakeVictims = Callable[..., Any]
 

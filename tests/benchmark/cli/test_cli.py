@@ -355,7 +355,7 @@ OWN = '''
 import torch
 
 from attacks.baselines import Baseline
-from benchmark.models.networks import draw_default
+from benchmark.models.draw import draw_default
 from datamodules import PrivateData
 from datamodules.base import TensorSplit
 from defenses import Defense, KnownDefense

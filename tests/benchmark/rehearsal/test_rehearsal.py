@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from attacks import IDLG, Attack, Reconstruction
-from benchmark.models.networks import LeNet
+from benchmark.models import LeNet
 from defenses import Defense, KnownDefense
 
 
