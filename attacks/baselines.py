@@ -4,23 +4,30 @@ from collections.abc import Sequence
 
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.engine.labels import idlg_labels
-from attacks.engine.starts import guess
+from attacks.engine.starts import GUESSES
 
 
 class Baseline(Attack):
     """An answer that needs no optimization; labels are those of the sign rule, which any attacker has for free."""
 
-    start: str
-    """Name of the guess."""
+    start = ""
+    """Name of the guess, where there is one."""
+
+    def guess(self, observation: Observation, labels: Tensor) -> Tensor:
+        """Images that can be broadcast to ``[V, N, C, H, W]``; ``labels`` is ``[V, N]``."""
+        return GUESSES[self.start](observation, labels)
 
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
-        victims, labels = observation.num_victims, idlg_labels(observation)
+        victims, batch = observation.num_victims, observation.image_shape[0]
+        labels = idlg_labels(observation)[:, None].expand(-1, batch)
+        images = self.guess(observation, labels).to(observation.device)
         return Reconstruction(
-            images=guess(self.start, observation, labels),
-            labels=labels[:, None].expand(-1, observation.image_shape[0]),
+            images=images.expand(victims, *observation.image_shape).clone(),
+            labels=labels,
             loss=torch.full((victims,), torch.inf),
             evaluations=torch.zeros(victims, dtype=torch.long),
             status=["closed form"] * victims,

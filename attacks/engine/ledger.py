@@ -91,8 +91,9 @@ class Ledger:
     @property
     def stalled(self) -> Tensor:
         """The active victims that have lost patience, ``[A]``."""
-        waited = self.evaluations.to(self._rows.device) - self._improved_at[self._rows]
-        return waited >= (self._patience or torch.inf)
+        if self._patience is None:
+            return torch.zeros_like(self._rows, dtype=torch.bool)
+        return self.evaluations.to(self._rows.device) - self._improved_at[self._rows] >= self._patience
 
     @property
     def exhausted(self) -> Tensor:

@@ -11,21 +11,15 @@ from attacks.engine.labels import idlg_labels
 GUESSES: dict[str, Callable[[Observation, Tensor], Tensor]] = {
     "constant": lambda seen, labels: torch.tensor(0.5),
     "mean": lambda seen, labels: seen.mean_image,
-    "class_mean": lambda seen, labels: seen.class_means.to(labels.device)[labels].unsqueeze(1),
+    "class_mean": lambda seen, labels: seen.class_means.to(labels.device)[labels],
 }
-"""Images of the null baselines, given the labels ``[V]``, as far as they are broadcast to ``[V, N, C, H, W]``."""
+"""Images by the labels ``[V, N]`` alone, as far as they are broadcast to ``[V, N, C, H, W]``: 0.5 everywhere, the mean
+of the public images, and that of the public images of the label's class."""
 
 STARTS = ("noise", *GUESSES)
 
 Start = tuple[str, dict[str, Tensor]]
 """Its name, and the "images" ``[V, N, C, H, W]`` and "label_logits" ``[V, N, K]`` of all victims."""
-
-
-def guess(name: str, observation: Observation, labels: Tensor) -> Tensor:
-    """Images ``[V, N, C, H, W]`` by the labels ``[V]`` alone: 0.5 everywhere ("constant"), the mean of the public
-    images ("mean"), or that of the public images of the label's class ("class_mean")."""
-    images = GUESSES[name](observation, labels).to(observation.device)
-    return images.expand(observation.num_victims, *observation.image_shape).clone()
 
 
 def draw_start(start: str, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
@@ -38,8 +32,8 @@ def draw_start(start: str, observation: Observation, generators: Sequence[torch.
             what is drawn next does not depend on it.
     """
     noise = torch.stack([torch.randn(observation.image_shape, generator=g) for g in generators])
-    images = noise if start == "noise" else guess(start, observation, idlg_labels(observation))
-    return images.to(next(iter(observation.update.values())))
+    images = noise if start == "noise" else GUESSES[start](observation, idlg_labels(observation)[:, None])
+    return images.to(next(iter(observation.update.values()))).expand(noise.shape).clone()
 
 
 StartLabels = Callable[[Observation, Sequence[torch.Generator]], tuple[Tensor, bool]]
