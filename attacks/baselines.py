@@ -7,15 +7,19 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from attacks.base import Attack, Observation, Reconstruction
-from attacks.labels import idlg_labels
+from attacks.engine.labels import idlg_labels
+from attacks.engine.starts import GUESSES
 
 
 class Baseline(Attack):
     """An answer that needs no optimization; labels are those of the sign rule, which any attacker has for free."""
 
+    start = ""
+    """Name of the guess, where there is one."""
+
     def guess(self, observation: Observation, labels: Tensor) -> Tensor:
         """Images that can be broadcast to ``[V, N, C, H, W]``; ``labels`` is ``[V, N]``."""
-        raise NotImplementedError
+        return GUESSES[self.start](observation, labels)
 
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
         victims, batch = observation.num_victims, observation.image_shape[0]
@@ -33,19 +37,16 @@ class Baseline(Attack):
 class ConstantImage(Baseline):
     """Null baseline: every pixel 0.5."""
 
-    def guess(self, observation: Observation, labels: Tensor) -> Tensor:
-        return torch.tensor(0.5)
+    start = "constant"
 
 
 class MeanImage(Baseline):
     """Null baseline: the mean of the data set's public (training) images."""
 
-    def guess(self, observation: Observation, labels: Tensor) -> Tensor:
-        return observation.mean_image
+    start = "mean"
 
 
 class ClassMeanImage(Baseline):
     """Null baseline: the mean of the public images of the class that the label rule finds."""
 
-    def guess(self, observation: Observation, labels: Tensor) -> Tensor:
-        return observation.class_means.to(labels.device)[labels]
+    start = "class_mean"

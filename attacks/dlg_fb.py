@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from attacks.base import Attack, Observation, Reconstruction, Trajectory
 from attacks.dlg import DLG
+from attacks.engine.starts import draw_start
 from attacks.gradient_matching import GradientMatching
 from attacks.idlg import IDLG
-from attacks.starts import draw_start
 
 BASES: dict[str, type[GradientMatching]] = {"DLG": DLG, "IDLG": IDLG}
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.func import grad, jacrev, jvp, vmap
 
 from attacks.base import Attack, Observation, Reconstruction
+from attacks.engine.labels import idlg_labels
+from attacks.engine.priors import outside, total_variation
+from attacks.engine.starts import STARTS, draw_start
 from attacks.gradients import call, differentiable_twice
-from attacks.labels import idlg_labels
-from attacks.objective import outside, total_variation
-from attacks.starts import STARTS, draw_start
 from defenses.base import KnownDefense, Update
 
 EDGE = 1e-3

@@ -4,14 +4,15 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
+from attacks.engine.labels import idlg_labels
 from attacks.gradient_matching import GradientMatching
-from attacks.labels import idlg_labels
 
 
 class IDLG(GradientMatching):
     """Improved Deep Leakage from Gradients: the label by a sign rule, then the image (arXiv 2001.02610).
 
-    For one image per victim.
+    For one image per victim (Zhao et al. 2020): from noise, L-BFGS on the squared distance of the image's gradient to
+    the update.
     """
 
     one_image_only = True
@@ -19,4 +20,4 @@ class IDLG(GradientMatching):
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
         labels = idlg_labels(observation)
         one_hot = torch.nn.functional.one_hot(labels, observation.num_classes).unsqueeze(1)
-        return torch.where(one_hot == 1, 0.0, -torch.inf), False
+        return torch.where(one_hot == 1, 0.0, -torch.inf), False  # logits whose softmax is the one-hot label

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from attacks.base import Attack, Observation, Reconstruction
+from attacks.engine.labels import idlg_labels
 from attacks.gradients import batch_logits, trained_names
 from attacks.head import SAME, random_images, random_weights
-from attacks.labels import idlg_labels
 from defenses.base import Update
 
 GRADIENT_SHARE = 4.0

@@ -12,7 +12,8 @@ from torch import Tensor
 from attacks import Observation
 from benchmark.federation.client import observe
 from benchmark.identity import digest, identity
-from benchmark.models.networks import LeNet, Model
+from benchmark.models import LeNet
+from benchmark.models.draw import Model
 from datamodules import Digits
 from defenses import Defense
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from attacks.base import Observation
 from attacks.update import Network, Protocol, local_update
 from benchmark.errors import UsageError, a_kind, users_code, written
-from benchmark.models.networks import Model, draw_networks
+from benchmark.models.draw import Model, draw_networks
 from benchmark.seeds import generators, seed_for
 from defenses.base import Defense, KnownDefense
 

@@ -13,7 +13,7 @@ from attacks import Attack
 from benchmark.errors import UsageError, data_fault, users_code
 from benchmark.identity import block_identity, digest
 from benchmark.metrics.perceptual import Perceptual
-from benchmark.models.networks import Model, check_logits
+from benchmark.models.draw import Model, check_logits
 from benchmark.rehearsal.scene import Rehearsal
 from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell, Scenario, Suite

@@ -11,7 +11,7 @@ from rich.table import Column
 from rich.text import Text
 from torch import Tensor
 
-from attacks.gradient_matching import GradientMatching
+from attacks.engine.problem import MatchingProblem
 from benchmark.boards.terminal import Console
 from benchmark.jobs.blocks import Block
 from benchmark.jobs.run import Watch
@@ -137,6 +137,6 @@ class _Finished(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if isinstance(pl_module, GradientMatching) and pl_module.finished != self._last:
-            self._last = pl_module.finished
+        if isinstance(pl_module, MatchingProblem) and pl_module.ledger.finished != self._last:
+            self._last = pl_module.ledger.finished
             self._bar.within(self._last)

@@ -18,7 +18,7 @@ from attacks.gradient_matching import GradientMatching
 from attacks.gradients import batch_gradients, differentiable_twice, squared_distance, trained_names
 from benchmark.errors import UsageError, a_kind, users_code, written
 from benchmark.federation.client import known, observe
-from benchmark.models.networks import Model, check_logits, drawn_weights
+from benchmark.models.draw import Model, check_logits, drawn_weights
 from benchmark.rehearsal.defense import check_known, check_memory, check_protect
 from benchmark.seeds import generators
 from benchmark.suite.registry import Spec, build, classes

@@ -21,7 +21,7 @@ from benchmark.federation.clients import (
 )
 from benchmark.federation.partition import generator_for, split
 from benchmark.federation.server import Federation, defended_part, judged
-from benchmark.models.networks import drawing_from
+from benchmark.models.draw import drawing_from
 from benchmark.rehearsal.defense import check_memory, check_protect
 from benchmark.suite.registry import Spec, build, classes
 from defenses.base import Update

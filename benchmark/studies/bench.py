@@ -181,8 +181,8 @@ def compare(
     attack = build("attack", specs["attack"])
     if not isinstance(attack, DLG | IDLG):
         raise UsageError("bench compares DLG or IDLG: there is no published procedure of another attack here")
-    if attack.start != "noise" or attack.restarts:
-        raise UsageError("bench compares with the procedure as published: leave start and restarts out")
+    if attack.start != "noise" or attack.restarts or attack.optimizer != "lbfgs":
+        raise UsageError("bench compares with the procedure as published: leave start, restarts and optimizer out")
     images, labels, observation = undefended(specs, victims, seed, bench)
     model = observation.model
     attacks = {BATCHED: attack}

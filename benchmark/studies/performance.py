@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from attacks import IDLG
-from attacks.batch_lbfgs import BatchLBFGS
+from attacks.engine.problem import MatchingProblem
+from attacks.engine.row_optimizer import RowOptimizer
 from attacks.gradients import batch_gradients, squared_distance
 from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Workbench
@@ -95,14 +96,15 @@ def now() -> float:
     return time.perf_counter()
 
 
-class ClockedIDLG(IDLG):
-    """IDLG that takes the time of its steps by part; what is not its own is Lightning's."""
+class ClockedProblem(MatchingProblem):
+    """A fit that takes the time of its steps by part; what is not its own is Lightning's."""
 
-    def __init__(self, **args: Any) -> None:
-        super().__init__(**args)
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
         self.clock = Clock()
         self.seconds = 0.0
         """From the first step on."""
+        self.ledger.every = 10**9  # an attack as published is so long that its snapshots are no part of its time
 
     def on_train_start(self) -> None:
         self._started = now()
@@ -119,18 +121,15 @@ class ClockedIDLG(IDLG):
         with self.clock.part("gradients"):
             super().backward(loss)
 
-    def _remember(self, losses: Tensor) -> None:
+    def note(self, losses: Tensor) -> None:
         with self.clock.part("active set"):
-            super()._remember(losses)
-
-    def _snapshot(self, rows: list[int]) -> None:
-        """Nothing: an attack as published is so long that its 25 snapshots are no part of its time."""
+            super().note(losses)
 
     def retire(self) -> bool:
         with self.clock.part("active set"):
             return super().retire()
 
-    def configure_optimizers(self) -> BatchLBFGS:
+    def configure_optimizers(self) -> RowOptimizer:
         solver = super().configure_optimizers()
         step = solver.step
 
@@ -144,6 +143,10 @@ class ClockedIDLG(IDLG):
 
         solver.step = clocked  # type: ignore[method-assign] # on this one solver
         return solver
+
+
+class ClockedIDLG(IDLG):
+    problem_class = ClockedProblem
 
 
 def measure(bench: Workbench, reference: int, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
@@ -237,9 +240,11 @@ def clocked(victims: int, bench: Workbench, at_once: int | None = None) -> tuple
     _, _, observation = undefended(specs(DATA), min(victims, images), 0, bench)
     observation = observation.take([victim % images for victim in range(victims)])
     attack = ClockedIDLG(max_evaluations=EVALUATIONS, tolerance=0.0, at_once=at_once)
-    found = attack.reconstruct(observation)
+    problem = attack.problem(observation)
+    assert isinstance(problem, ClockedProblem)
+    found = problem.solve()
     one = 1000 / int(found.evaluations.sum())
-    return attack.seconds * one, {part: seconds * one for part, seconds in attack.clock.seconds.items()}
+    return problem.seconds * one, {part: seconds * one for part, seconds in problem.clock.seconds.items()}
 
 
 def arithmetic(bench: Workbench) -> dict[str, float]:

@@ -17,6 +17,7 @@ import torch
 import attacks
 import datamodules
 import defenses
+from benchmark import models
 from benchmark.errors import (
     CODE_ERRORS,
     PACKAGES,
@@ -30,15 +31,12 @@ from benchmark.errors import (
     users_line,
     written,
 )
-from benchmark.models.networks import MLP, ConvNet, LeNet, drawing_from, fresh_weights
-from benchmark.models.resnet import ResNet
+from benchmark.models.draw import drawing_from, fresh_weights
 from benchmark.suite.arguments import Arguments
 from datamodules import DataError
 
 ROOT = Path(__file__).parents[2]
 OURS = PACKAGES
-
-MODELS = (LeNet, MLP, ConvNet, ResNet)
 
 KINDS = ("attack", "defense", "data", "model")
 
@@ -81,12 +79,11 @@ def _plain(value: Any) -> Any:
 @cache
 def classes(kind: str) -> dict[str, type]:
     """The classes of a kind that come with Leakboard, by name."""
-    if kind == "model":
-        return {cls.__name__: cls for cls in MODELS}
     package, base = {
         "attack": (attacks, attacks.Attack),
         "defense": (defenses, defenses.Defense),
         "data": (datamodules, datamodules.PrivateData),
+        "model": (models, models.Model),
     }[kind]
     found = {name: getattr(package, name) for name in package.__all__}
     return {

@@ -15,7 +15,7 @@ from benchmark.federation.clients import Data
 from benchmark.federation.partition import generator_for
 from benchmark.identity import digest
 from benchmark.jobs.blocks import Workbench, checksum, from_data
-from benchmark.models.networks import check_logits
+from benchmark.models.draw import check_logits
 from benchmark.rehearsal.scene import check_frozen
 from benchmark.rehearsal.training import Rehearsal
 from benchmark.store.training_store import TrainingStore

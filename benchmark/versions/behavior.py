@@ -25,7 +25,7 @@ from attacks import Attack, Observation, Reconstruction
 from attacks.gradients import trained_names
 from benchmark.errors import UsageError, is_users
 from benchmark.federation.client import known
-from benchmark.models.networks import drawing_from, drawn_weights
+from benchmark.models.draw import drawing_from, drawn_weights
 from benchmark.rehearsal.defense import SCALES, imported_anew
 from benchmark.rehearsal.scene import SEED, shortened
 from benchmark.seeds import generators, seed_for

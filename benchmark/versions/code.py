@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from benchmark.models.networks import Model, draw_networks
+from benchmark.models.draw import Model, draw_networks
 from benchmark.seeds import generators
 from benchmark.suite.registry import OURS, ROOT, Spec, find_class
 

@@ -11,12 +11,14 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from attacks import DLG, IDLG, ClassMeanImage, ConstantImage, MeanImage, Observation, Reconstruction
+from attacks.engine.priors import outside, total_variation
+from attacks.engine.problem import MatchingProblem
 from attacks.gradient_matching import GradientMatching
 from attacks.gradients import batch_gradients, squared_distance
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
-from attacks.objective import outside, total_variation
 from benchmark.federation.client import observe
-from benchmark.models.networks import MLP, ConvNet, LeNet, Model
+from benchmark.models import MLP, ConvNet, LeNet
+from benchmark.models.draw import Model
 from benchmark.studies import bench
 from datamodules import Photos
 from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning, Update
@@ -38,7 +40,7 @@ class Paths(Callback):
         self.images: dict[int, list[Tensor]] = {}
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        assert isinstance(pl_module, GradientMatching)
+        assert isinstance(pl_module, MatchingProblem)
         for row, victim in enumerate(pl_module.victims):
             self.losses.setdefault(victim, []).append(float(loss[row].detach()))
             self.images.setdefault(victim, []).append(pl_module.images[row].detach().clone())
@@ -359,15 +361,15 @@ def test_a_victim_that_diverges_late_returns_its_best_finite_iterate(
     attack: type[GradientMatching], victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     observation = victims_of(3).observation
-    step = attack.training_step
+    step = MatchingProblem.training_step
 
-    def breaks(self: GradientMatching, batch: int, batch_idx: int) -> Tensor:
+    def breaks(self: MatchingProblem, batch: int, batch_idx: int) -> Tensor:
         if batch_idx == 9:
             with torch.no_grad():
                 self.images[self.victims.index(2)] = torch.nan
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(attack, "training_step", breaks)
+    monkeypatch.setattr(MatchingProblem, "training_step", breaks)
     seen = Paths()
     found = attack(max_evaluations=20).reconstruct(observation, [seen])
     assert found.status[2] == "diverged" and found.status[0] != "diverged" != found.status[1]

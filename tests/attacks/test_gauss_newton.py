@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attacks import IDLG, GaussNewton, MeanImage, Reconstruction
 from attacks.gauss_newton import damped_step, even_shares, roughness, smoothness
-from benchmark.models.networks import MLP, ConvNet
+from benchmark.models import MLP, ConvNet
 from defenses import Clipping, GaussianNoise, Masking, Pruning
 
 MakeVictims = Callable[..., Any]

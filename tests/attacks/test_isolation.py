@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import attacks
 from attacks import Attack, Observation
 from benchmark.federation.client import observe
-from benchmark.models.networks import LeNet
+from benchmark.models import LeNet
 from benchmark.suite import registry
 from datamodules import Digits
 from defenses import Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning

@@ -12,8 +12,8 @@ from attacks.gradients import batch_gradients, call
 from attacks.head import linear_head
 from attacks.rgap import stages
 from benchmark.federation.client import observe
-from benchmark.models.networks import MLP, ConvNet, LeNet, draw_default, drawn_weights
-from benchmark.models.resnet import ResNet
+from benchmark.models import MLP, ConvNet, LeNet, ResNet
+from benchmark.models.draw import draw_default, drawn_weights
 from datamodules import Digits
 from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from attacks import DLG, IDLG, RGAP
 from attacks.rgap import Stage, rank_one, recursive_solution, solve_layer, stages, true_gradient
-from benchmark.models.networks import MLP, ConvNet, LeNet
+from benchmark.models import MLP, ConvNet, LeNet
 from defenses import Clipping, GaussianNoise, Masking, Pruning
 
 MakeVictims = Callable[..., Any]

@@ -13,7 +13,7 @@ from attacks.dlg import DLG
 from attacks.gradients import batch_gradients, trained_names
 from attacks.idlg import IDLG
 from attacks.update import LocalSteps, Network, Protocol, local_update
-from benchmark.models.networks import MLP, ConvNet, LeNet
+from benchmark.models import MLP, ConvNet, LeNet
 from benchmark.models.resnet import ResNet
 from defenses.base import Update
 

@@ -274,6 +274,7 @@ def test_a_flag_and_its_value_may_be_one_word(leakboard: Leakboard, tmp_path: Pa
 
 def test_values_are_read_as_in_a_suite_and_defaults_are_recorded(leakboard: Leakboard, tmp_path: Path) -> None:
     flags = ["--defense", "Masking", "--defense.rescale", "true", "--attack.tolerance", "1e-3"]
+    flags += ["--attack.optimizer", "adam", "--attack.learning_rate", "0.05"]
     leakboard("run", *CELL, *flags, "--model.init_range", "1", "--out", tmp_path / "out")
     (config,) = [r["config"] for r in read_all(tmp_path / "out") if r["config"]["adaptive"]]
     assert config["defense"] == {"class": "Masking", "ratio": 0.5, "rescale": True}
@@ -283,6 +284,8 @@ def test_values_are_read_as_in_a_suite_and_defaults_are_recorded(leakboard: Leak
         "history_size": 100,
         "max_evaluations": 5,
         "line_search": False,
+        "optimizer": "adam",
+        "learning_rate": 0.05,
         "patience": None,
         "prior_scale": 1.0,
         "restarts": 0,
@@ -352,7 +355,7 @@ OWN = '''
 import torch
 
 from attacks.baselines import Baseline
-from benchmark.models.networks import draw_default
+from benchmark.models.draw import draw_default
 from datamodules import PrivateData
 from datamodules.base import TensorSplit
 from defenses import Defense, KnownDefense

@@ -18,8 +18,7 @@ from benchmark.federation import server as federated
 from benchmark.federation.clients import Data, Network, batch_norm_names, batches_of, client_updates, examine
 from benchmark.federation.partition import split
 from benchmark.federation.server import Federation, State, evaluate, next_round, server_step, start, train
-from benchmark.models.networks import MLP, ConvNet
-from benchmark.models.resnet import ResNet
+from benchmark.models import MLP, ConvNet, ResNet
 from datamodules import Digits
 from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning, Update
 

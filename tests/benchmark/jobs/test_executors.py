@@ -32,6 +32,7 @@ import time
 from pathlib import Path
 
 from attacks import IDLG
+from attacks.engine.problem import MatchingProblem
 from benchmark.rehearsal.scene import SEED, VICTIMS
 from benchmark.seeds import seed_for
 
@@ -52,14 +53,18 @@ class Noted(IDLG):
         return super().reconstruct(observation, callbacks)
 
 
+class Unending(MatchingProblem):
+    def retire(self):
+        time.sleep(0.01)
+        return False
+
+
 class Endless(Noted):
     """IDLG that never ends."""
 
-    def retire(self):
-        if set(self._observation.seeds) <= REHEARSED:
-            return super().retire()
-        time.sleep(0.01)
-        return False
+    def problem(self, observation, start_images=None):
+        self.problem_class = MatchingProblem if set(observation.seeds) <= REHEARSED else Unending
+        return super().problem(observation, start_images)
 
 
 class TooLarge(IDLG):

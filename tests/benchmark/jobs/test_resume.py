@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 
 from attacks import IDLG
+from attacks.engine.problem import MatchingProblem
 from benchmark.rehearsal.scene import SEED, VICTIMS
 from benchmark.seeds import seed_for
 
@@ -68,15 +69,19 @@ class Removing(IDLG):
         return found
 
 
-class Endless(IDLG):
-    """IDLG that never ends."""
-
+class Unending(MatchingProblem):
     def retire(self):
-        if set(self._observation.seeds) <= REHEARSED:
-            return super().retire()
         Path("log").touch()
         time.sleep(0.01)
         return False
+
+
+class Endless(IDLG):
+    """IDLG that never ends."""
+
+    def problem(self, observation, start_images=None):
+        self.problem_class = MatchingProblem if set(observation.seeds) <= REHEARSED else Unending
+        return super().problem(observation, start_images)
 '''
 SUITE = """\
 scenarios: [{data: Digits, model: LeNet}]

@@ -21,7 +21,7 @@ from benchmark.jobs.blocks import Block, Workbench, plan
 from benchmark.jobs.memory import MARGIN
 from benchmark.jobs.records import finite, is_out_of_memory, join, run_block, run_blocks
 from benchmark.jobs.run import Watch, claim_together, work
-from benchmark.models.networks import LeNet
+from benchmark.models import LeNet
 from benchmark.store.store import Store, read_all
 from benchmark.suite.registry import Spec
 from benchmark.suite.suite import Scenario, Suite, parse

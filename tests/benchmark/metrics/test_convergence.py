@@ -11,7 +11,7 @@ from attacks import IDLG, Observation, Reconstruction
 from benchmark.federation.client import observe
 from benchmark.metrics.convergence import BEYOND_TRUTH, MISFIT, unconverged
 from benchmark.metrics.misfit import misfits
-from benchmark.models.networks import LeNet
+from benchmark.models import LeNet
 from defenses import Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
 
 SHAPE, CLASSES = (1, 8, 8), 4

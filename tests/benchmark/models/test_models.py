@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from benchmark.models.networks import MLP, ConvNet, LeNet, Model, draw_networks
-from benchmark.models.resnet import ResNet
-from benchmark.suite.registry import MODELS
+from benchmark.models import MLP, ConvNet, LeNet, ResNet, ResNet18
+from benchmark.models.draw import Model, draw_networks
+from benchmark.suite.registry import classes
 
+MODELS = list(classes("model").values())
 CIFAR, MNIST, DIGITS = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 
 
@@ -130,3 +131,20 @@ def test_the_resnet_has_eight_layers_and_starts_as_he_said() -> None:
     assert float(weight.std()) == pytest.approx((2 / weight[0].numel()) ** 0.5, rel=0.02)
     assert drawn["stem.0.1.weight"].eq(1).all() and drawn["stem.0.1.bias"].eq(0).all()
     assert network.stages(torch.rand(2, 16, 32, 32)).shape == (2, 64, 8, 8)
+
+
+class Own(ResNet18):
+    """A user's, with another head and its own start."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, scale: float = 1.0) -> None:
+        super().__init__(image_shape, 1)
+        self.head = nn.Linear(1, num_classes)
+        nn.init.constant_(self.fc.weight, scale)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(super().forward(images))
+
+
+def test_a_network_made_from_ours_draws_its_own_start() -> None:
+    drawn = Own(DIGITS, 10, scale=3.0).draw(generator())
+    assert drawn["fc.weight"].eq(3).all() and drawn["head.weight"].shape == (10, 1)

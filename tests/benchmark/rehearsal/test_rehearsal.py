@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from attacks import IDLG, Attack, Reconstruction
-from benchmark.models.networks import LeNet
+from benchmark.models import LeNet
 from defenses import Defense, KnownDefense
 
 
@@ -202,9 +202,9 @@ class WritesInPlace(Attack):
 class OtherNetwork(IDLG):
     """Matches the gradient of another network than the client's, as a fast path of its own might."""
 
-    def _begin(self, observation, start_images):
+    def problem(self, observation, start_images=None):
         other = {name: value + 0.1 for name, value in observation.parameters.items()}
-        super()._begin(replace(observation, parameters=other), start_images)
+        return super().problem(replace(observation, parameters=other), start_images)
 
 
 class Toggles(Base):

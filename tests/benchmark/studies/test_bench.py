@@ -11,7 +11,7 @@ from torch import Tensor
 from attacks import IDLG, Observation
 from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Workbench
-from benchmark.models.networks import LeNet
+from benchmark.models import LeNet
 from benchmark.studies import bench
 from benchmark.suite.registry import Spec, spec
 

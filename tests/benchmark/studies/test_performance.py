@@ -33,8 +33,8 @@ def test_a_part_is_timed_without_what_is_timed_inside_it(monkeypatch: pytest.Mon
 
 def test_the_clocked_attack_is_the_attack_and_its_parts_are_all_of_its_time(victims_of: Callable[..., Any]) -> None:
     _, _, observation = victims_of(3)
-    clocked = ClockedIDLG(max_evaluations=30)
-    found = clocked.reconstruct(observation)
+    clocked = ClockedIDLG(max_evaluations=30).problem(observation)
+    found = clocked.solve()
     torch.testing.assert_close(found.images, IDLG(max_evaluations=30).reconstruct(observation).images)
     assert set(clocked.clock.seconds) == {"gradients", "optimizer", "active set", "Lightning"}
     assert min(clocked.clock.seconds.values()) > 0

@@ -163,7 +163,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from defenses import Defense, KnownDefense, Masking
-from benchmark.models.networks import LeNet
+from benchmark.models import LeNet
 
 
 class Own(Defense):

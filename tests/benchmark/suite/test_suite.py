@@ -185,6 +185,8 @@ def test_every_argument_is_in_the_config_with_its_default() -> None:
         "history_size": 100,
         "max_evaluations": 7,
         "line_search": False,
+        "optimizer": "lbfgs",
+        "learning_rate": None,
         "patience": None,
         "prior_scale": 1.0,
         "restarts": 0,

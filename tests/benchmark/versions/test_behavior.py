@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from attacks import IDLG, ConstantImage
-from benchmark.models.networks import LeNet
+from benchmark.models import LeNet
 from defenses import Defense, KnownDefense
 
 HERE = Path(__file__).parent

@@ -12,7 +12,7 @@ from attacks import IDLG
 from benchmark.federation import client
 from benchmark.federation import server as federated
 from benchmark.suite.registry import Spec
-from benchmark.versions.code import checksum_of, code_checksum, followed, networks_sha256, source
+from benchmark.versions.code import checksum_of, code_checksum, files_of, followed, networks_sha256, source
 
 DEFENSE = '''"""Mine."""
 {imports}
@@ -63,8 +63,20 @@ def changes(path: str, text: str, **args: object) -> bool:
 def test_the_code_of_an_attack_is_what_it_imports_and_no_more() -> None:
     found = followed([Path(sys.modules[IDLG.__module__].__file__ or "")])
     names = {f"{file.parent.name}/{file.stem}" for file in found}
-    assert {"attacks/idlg", "attacks/gradient_matching", "attacks/batch_lbfgs", "defenses/base"} <= names
+    assert {
+        "attacks/idlg",
+        "attacks/gradient_matching",
+        "engine/problem",
+        "engine/batch_lbfgs",
+        "defenses/base",
+    } <= names
     assert not {"attacks/dlg", "attacks/__init__", "defenses/masking", "benchmark/bench"} & names
+
+
+def test_the_code_of_a_model_is_not_that_of_the_other_architectures() -> None:
+    names = {f"{file.parent.name}/{file.stem}" for file in followed(files_of("model", "LeNet"))}
+    assert {"models/lenet", "models/draw"} <= names
+    assert not {"models/__init__", "models/vgg", "models/resnet", "models/checkpoint"} & names
 
 
 def test_the_checksum_of_the_code_is_that_of_the_parts() -> None:
@@ -80,7 +92,7 @@ def test_the_checksum_of_the_code_is_that_of_the_parts() -> None:
 def test_what_only_says_what_is_wrong_is_not_in_it() -> None:
     files = [Path(one.__file__ or "") for one in (client, federated)]
     names = {f"{file.parent.name}/{file.stem}" for file in followed(files)}
-    assert {"federation/client", "models/networks", "federation/server"} <= names
+    assert {"federation/client", "models/draw", "federation/server"} <= names
     assert not any(name == "benchmark/errors" or name.startswith("rehearsal/") for name in names)
 
 
@@ -88,7 +100,7 @@ def test_our_own_files_that_decide_a_result_are_in_it(monkeypatch: pytest.Monkey
     """What scores, what takes out NaN, what says whether an image has leaked: a change of each changes the version."""
     parts = {"model": Spec("LeNet"), "attack": Spec("IDLG")}
     before, real = code_checksum(parts), Path.read_bytes
-    deciding = ("federation/client", "jobs/records", "models/networks", "seeds")
+    deciding = ("federation/client", "jobs/records", "models/draw", "seeds")
     for name in (*deciding, "metrics/leak", "metrics/misfit", "metrics/perceptual", "metrics/scores"):
 
         def edited(path: Path, name: str = name) -> bytes:

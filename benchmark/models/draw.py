@@ -1,12 +1,9 @@
-"""The networks whose updates are attacked. An image in [0, 1] goes in, class logits come out.
+"""What all networks have in common: each victim's weights are drawn from a generator of its own."""
 
-Every class takes the image shape and the number of classes first; what follows are its own arguments.
-"""
-
-import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from math import ceil, inf
+from functools import partial
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,38 +14,24 @@ from defenses.base import Update
 Shape = tuple[int, int, int]
 
 
-class LeNet(nn.Sequential):
-    """The LeNet of DLG and iDLG: three 5x5 convolutions of 12 channels with sigmoids, one linear layer.
+class Model(nn.Module):
+    """A network that draws its own weights: images ``[N, C, H, W]`` in [0, 1] go in, logits ``[N, K]`` come out.
 
-    Strides are 2, 2, 1; all weights and biases are uniform in [-0.5, 0.5] (Zhu et al. 2019, arXiv 1906.08935;
-    Zhao et al. 2020, arXiv 2001.02610).
-
-    Args:
-        image_shape: (C, H, W), given by the data.
-        num_classes: given by the data.
-        init_range: weights and biases are uniform between minus and plus this, above 0.
+    Every class takes the image shape and the number of classes first; what follows are its own arguments. A module of
+    the user's own need not be one: it is given a ``draw``.
     """
 
-    def __init__(self, image_shape: Shape, num_classes: int, init_range: float = 0.5) -> None:
-        if not 0 < init_range < inf:
-            raise ValueError(f"init_range is {init_range}, but must be above 0 and finite")
-        channels, height, width = image_shape
-        super().__init__(
-            nn.Conv2d(channels, 12, 5, stride=2, padding=2),
-            nn.Sigmoid(),
-            nn.Conv2d(12, 12, 5, stride=2, padding=2),
-            nn.Sigmoid(),
-            nn.Conv2d(12, 12, 5, stride=1, padding=2),
-            nn.Sigmoid(),
-            nn.Flatten(),
-            nn.Linear(12 * ceil(height / 4) * ceil(width / 4), num_classes),
-        )
-        self.init_range = init_range
+    make: Callable[[], nn.Module]
+    """Makes another one of the same class and arguments."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        made = super().__new__(cls)
+        object.__setattr__(made, "make", partial(cls, *args, **kwargs))
+        return made
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random weights of one network."""
-        width = 2 * self.init_range
-        return {n: (torch.rand(p.shape, generator=generator) - 0.5) * width for n, p in self.named_parameters()}
+        """The weights of one network by the names of its parameters: its class's own initialization, or checkpoint."""
+        return fresh_weights(self.make, self, generator)
 
 
 def draw_default(model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
@@ -60,69 +43,6 @@ def draw_default(model: nn.Module, generator: torch.Generator) -> dict[str, Tens
             for kind, p in layer.named_parameters(prefix=name, recurse=False):
                 drawn[kind] = (torch.rand(p.shape, generator=generator) * 2 - 1) * bound
     return drawn
-
-
-class MLP(nn.Sequential):
-    """A multilayer perceptron with ReLU or sigmoid, in torch's default initialization.
-
-    Args:
-        image_shape: (C, H, W), given by the data.
-        num_classes: given by the data.
-        hidden: width of the hidden layers, at least 1.
-        depth: number of hidden layers, at least 1.
-        activation: "relu" or "sigmoid"; DLG needs a smooth one.
-    """
-
-    def __init__(
-        self, image_shape: Shape, num_classes: int, hidden: int = 128, depth: int = 1, activation: str = "sigmoid"
-    ) -> None:
-        if hidden < 1 or depth < 1:
-            raise ValueError(f"hidden is {hidden} and depth is {depth}, but both must be at least 1")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation is {activation!r}, but must be one of {', '.join(ACTIVATIONS)}")
-        channels, height, width = image_shape
-        sizes = [channels * height * width] + [hidden] * depth
-        layers: list[nn.Module] = [nn.Flatten()]
-        for size_in, size_out in itertools.pairwise(sizes):
-            layers += [nn.Linear(size_in, size_out), ACTIVATIONS[activation]()]
-        super().__init__(*layers, nn.Linear(hidden, num_classes))
-
-    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random weights of one network."""
-        return draw_default(self, generator)
-
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
-
-
-class ConvNet(nn.Sequential):
-    """A small convolutional network with ReLU: two 3x3 convolutions with stride 2, one linear layer.
-
-    Args:
-        image_shape: (C, H, W), given by the data.
-        num_classes: given by the data.
-        width: channels of the first convolution, at least 1; the second has twice as many.
-    """
-
-    def __init__(self, image_shape: Shape, num_classes: int, width: int = 16) -> None:
-        if width < 1:
-            raise ValueError(f"width is {width}, but must be at least 1")
-        channels, height, width_px = image_shape
-        super().__init__(
-            nn.Conv2d(channels, width, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(2 * width * ceil(height / 4) * ceil(width_px / 4), num_classes),
-        )
-
-    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random weights of one network."""
-        return draw_default(self, generator)
-
-
-Model = LeNet | MLP | ConvNet
 
 
 def fresh_weights(make: Callable[[], nn.Module], model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:

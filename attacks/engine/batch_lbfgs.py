@@ -1,41 +1,20 @@
 """L-BFGS for many independent problems at once."""
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from attacks.line_search import Point, Search, strong_wolfe
+from attacks.engine.line_search import Point, Search, strong_wolfe
+from attacks.engine.row_optimizer import RowOptimizer
 
 
-def rearrange(held: Tensor, rows: list[int], fresh: Tensor) -> Tensor:
-    """Row i of the result is row ``rows[i]`` of ``held``, or the next one of ``fresh`` where ``rows[i]`` is -1.
-
-    What stays in its place is not copied, and ``held`` is overwritten: a history is too large to be copied whenever
-    a victim leaves.
-
-    Args:
-        held: ``[V, ...]``.
-        rows: one for each row of the result.
-        fresh: as many rows as there are -1, or one for all of them.
-    """
-    if len(rows) > len(held):
-        held = torch.cat([held, held.new_empty(len(rows) - len(held), *held.shape[1:])])
-    new = [row for row, source in enumerate(rows) if source < 0]
-    moved = [row for row, source in enumerate(rows) if source >= 0 and source != row]
-    held[moved] = held[[rows[row] for row in moved]]
-    held[new] = fresh
-    return held[: len(rows)]
-
-
-class BatchLBFGS(torch.optim.Optimizer):
+class BatchLBFGS(RowOptimizer):
     """L-BFGS on V independent problems, each following ``torch.optim.LBFGS`` on its own.
 
-    The first dimension of every parameter counts the problems. History, curvature test, first step length and stop
-    rule are kept for each problem. One :meth:`step` is one evaluation and one move, so that problems can leave and
-    enter after any evaluation: with a line search, a move to the next point that it wants to see.
+    History, curvature test, first step length and stop rule are kept for each problem. With a line search, a move is
+    one to the next point that it wants to see.
 
     The direction comes from the compact representation of the inverse Hessian (Byrd, Nocedal and Schnabel 1994,
     theorem 2.2): it equals the two-loop recursion, but reads the history twice instead of four times, in two
@@ -49,10 +28,6 @@ class BatchLBFGS(torch.optim.Optimizer):
         tolerance_change: a problem whose directional derivative is above minus this has stalled; with a line search,
             also one of which no entry changes by more.
         line_search: whether the length of a step is searched for, as by torch's "strong_wolfe".
-
-    Attributes:
-        stalled: ``[V]``, the problems that will not move again.
-        on_trial: ``[V]``, the problems that were last evaluated at a point that a line search may yet reject.
     """
 
     def __init__(
@@ -64,22 +39,17 @@ class BatchLBFGS(torch.optim.Optimizer):
         tolerance_change: float = 1e-9,
         line_search: bool = False,
     ) -> None:
-        super().__init__(params, {"lr": lr})
         self.history_size = history_size
         self.tolerance_grad = tolerance_grad
         self.tolerance_change = tolerance_change
-        self._params: list[Tensor] = self.param_groups[0]["params"]
         self.line_search = line_search
-        count = len(self._params[0])
-        self._rows = self._fresh_rows(count)
-        self._searches: list[tuple[Search, float] | None] = [None] * count  # with the step that is evaluated next
+        super().__init__(params, lr)
+        self._searches: list[tuple[Search, float] | None] = [None] * len(self._params[0])  # with the next step to see
 
     def _fresh_rows(self, count: int) -> dict[str, Tensor]:
-        """The state of ``count`` problems before their first step."""
-        like = self._params[0]
-        m, size = self.history_size, sum(p.shape[1:].numel() for p in self._params)
+        like, m, size = self._params[0], self.history_size, self.size
         eye = torch.eye(m, dtype=torch.float64, device=like.device)
-        rows = {
+        rows = super()._fresh_rows(count) | {
             "history": like.new_zeros(count, 2 * m, size),  # S, a ring buffer, then Y, another
             "slot": torch.zeros(count, dtype=torch.long, device=like.device),  # where the next pair goes
             # Products of the pairs, oldest first and the newest last; an empty place has a 1 on R's diagonal.
@@ -89,47 +59,19 @@ class BatchLBFGS(torch.optim.Optimizer):
             "gradient": like.new_zeros(count, size),
             "move": like.new_zeros(count, size),
             "started": torch.zeros(count, dtype=torch.bool, device=like.device),
-            "stalled": torch.zeros(count, dtype=torch.bool, device=like.device),
-            "on_trial": torch.zeros(count, dtype=torch.bool, device=like.device),
         }
         if self.line_search:
             rows |= {"origin": like.new_zeros(count, size), "direction": like.new_zeros(count, size)}
         return rows
 
-    @property
-    def stalled(self) -> Tensor:
-        return self._rows["stalled"]
-
-    @property
-    def on_trial(self) -> Tensor:
-        return self._rows["on_trial"]
-
     def reindex(self, rows: list[int]) -> None:
-        """Makes problem i the former problem ``rows[i]``, or a fresh one where ``rows[i]`` is -1.
-
-        Call it when the parameters were given the same rows.
-        """
-        fresh = self._fresh_rows(1)
-        for name, value in self._rows.items():
-            self._rows[name] = rearrange(value, rows, fresh[name])
+        super().reindex(rows)
         self._searches = [None if row < 0 else self._searches[row] for row in rows]
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override] # torch allows no closure
-        """Evaluates all V problems and moves each that has not stalled.
-
-        Args:
-            closure: clears the gradients, computes the losses ``[V]`` and calls backward on their sum.
-
-        Returns:
-            What the closure returned: the losses before the move.
-        """
-        with torch.enable_grad():
-            losses = closure()
-        gradient = torch.cat([p.grad.flatten(1) for p in self._params if p.grad is not None], 1)
+    def _move(self, losses: Tensor, gradient: Tensor) -> None:
         if self.line_search:
-            self._search(losses.detach(), gradient)
-            return losses
+            self._search(losses, gradient)
+            return
         state = self._rows
         direction = self._direction(gradient)
         first = ~state["started"]
@@ -142,12 +84,6 @@ class BatchLBFGS(torch.optim.Optimizer):
         state["move"] = torch.where(state["stalled"], 0.0, length)[:, None] * direction
         for p, move in self._split(state["move"]):
             p.add_(move)
-        return losses
-
-    def _split(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The parameters, each with its part of what is ``[V, D]``."""
-        parts = flat.split([p.shape[1:].numel() for p in self._params], 1)
-        return [(p, part.view_as(p)) for p, part in zip(self._params, parts, strict=True)]
 
     def _search(self, losses: Tensor, gradient: Tensor) -> None:
         """Tells each problem's line search what is at the point that it wanted to see, and moves to the next one.

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from attacks import DLG, IDLG
+from attacks.engine.line_search import Point, cubic_minimum
 from attacks.gradient_matching import GradientMatching
-from attacks.line_search import Point, cubic_minimum
 from benchmark.federation.client import observe
-from benchmark.models.networks import LeNet
+from benchmark.models import LeNet
 from datamodules import Digits
 from defenses import Clipping
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.batch_lbfgs import BatchLBFGS
+from attacks.engine.batch_lbfgs import BatchLBFGS
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """points ``[V, D]`` and problem numbers ``[V]`` -> losses ``[V]``"""
@@ -24,7 +24,7 @@ def rosenbrock(points: Tensor, problems: Tensor) -> Tensor:
 
 def lenet(points: Tensor, problems: Tensor) -> Tensor:
     from attacks.gradients import batch_gradients, squared_distance
-    from benchmark.models.networks import LeNet
+    from benchmark.models import LeNet
 
     model = LeNet((1, 8, 8), 10).double()
     parameters, batches = {}, []

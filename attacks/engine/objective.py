@@ -4,16 +4,11 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.batch_lbfgs import rearrange
+from attacks.engine.priors import prior
+from attacks.engine.slots import rearrange
 from attacks.gradients import batch_dims, batch_gradients, squared_distance
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
 from defenses.base import Update, global_norm, unchanged
-
-BOX_EDGE = 0.1
-"""How far outside [0, 1] an attacker who must fight noise lets a pixel be: the edge of a soft uniform prior."""
-
-BOX = 0.01
-"""Weight of the squared distance of pixels from [0, 1] beside the total variation."""
 
 FALL = 1e-5
 """Share of the loss at a start that owes nothing to the update to which it must fall at least. In the published setting
@@ -55,9 +50,9 @@ class Objective:
         victims, known = observation.num_victims, observation.defense
         self._observation = observation
         self._owes_nothing = owes_nothing
-        self._smoothness, self._prior_scale = smoothness, prior_scale
+        self._smoothness, self._step = smoothness, prior_scale * observation.mean_step
         self._simulate = known.simulate if known else unchanged
-        self._noise_std = known.noise_std if known else 0.0
+        self._variance = known.noise_std**2 if known else 0.0
         self._weights = known.weight(observation.update) if known else like.new_ones(victims)
         sizes = self._relative_sizes(images, label_logits)
         self._prior_weights = torch.where(self._weights == 1, 1.0, sizes)
@@ -110,7 +105,8 @@ class Objective:
             is_first: whether it is a victim's first evaluation, at its start, ``[A]``; its loss sets the scale.
         """
         weights, prior_weights = self._weights[self._victims], self._prior_weights[self._victims]
-        losses = weights * self._distances(images, label_logits.softmax(-1)) + prior_weights * self._prior(images)
+        losses = weights * self._distances(images, label_logits.softmax(-1))
+        losses = losses + prior_weights * prior(images, self._smoothness, self._variance, self._step)
         if self._owes_nothing and bool(is_first.any()):
             at = losses.detach()
             begins = is_first.to(at.device) & at.isfinite() & (at > 0)
@@ -149,20 +145,6 @@ class Objective:
             order.append(rows)
         return torch.cat(parts)[torch.cat(order).argsort()] if len(parts) > 1 else parts[0]
 
-    def _prior(self, images: Tensor) -> Tensor | float:
-        """What is added to the matching loss of images ``[A, N, C, H, W]`` because of the images alone, ``[A]``.
-
-        Under Gaussian noise the matching loss is 2 std^2 times the negative log likelihood, and the weights of the
-        priors grow as much: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706). Total variation is the
-        prior of Geiping et al. 2020 (arXiv 2003.14053).
-        """
-        variance = self._noise_std**2
-        box, smooth = variance / BOX_EDGE**2, self._smoothness
-        if smooth > 0:
-            box, smooth = box + BOX, smooth + 2 * variance / (self._prior_scale * self._observation.mean_step)
-        prior: Tensor | float = box * outside(images) if box > 0 else 0.0
-        return prior + smooth * total_variation(images) if smooth > 0 else prior
-
     def _find_short_cut(self) -> None:
         """For which victims, of one image each, the last layer's gradient can be matched as an outer product."""
         observation = self._observation
@@ -189,15 +171,3 @@ class Objective:
         gradient = batch_gradients(observation.model, observation.parameters, images, labels, create_graph=False)
         sizes = weights * (global_norm(observation.update) / global_norm(gradient)).square()
         return torch.where(sizes.isfinite() & (sizes > 0), sizes, 1.0)
-
-
-def outside(images: Tensor) -> Tensor:
-    """Sum of the squared distances of pixels from [0, 1], ``[A]``."""
-    return (images - images.clamp(0, 1)).flatten(1).square().sum(1)
-
-
-def total_variation(images: Tensor) -> Tensor:
-    """Sum of the absolute differences of neighboring pixels of each channel, smooth at 0, ``[A]``."""
-    steps = (images.diff(dim=-2), images.diff(dim=-1))
-    edge = 1e-3  # differences below it, a quarter of a gray level, count as their square
-    return torch.stack([((d.square() + edge**2).sqrt() - edge).flatten(1).sum(1) for d in steps]).sum(0)

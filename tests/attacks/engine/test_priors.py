@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 
 from attacks import IDLG, Observation
-from attacks.gradient_matching import PROGRESS
+from attacks.engine.ledger import PROGRESS
 from datamodules.base import USUAL_STEP, PrivateData, Split, TensorSplit
 from defenses import GaussianNoise
 from tests.conftest import MakeVictims

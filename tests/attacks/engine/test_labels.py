@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.labels import idlg_labels, likeliest_labels, lowest_row
-from benchmark.models.networks import MLP, ConvNet, LeNet, Model
+from attacks.engine.labels import idlg_labels, likeliest_labels, lowest_row
+from benchmark.models import MLP, ConvNet, LeNet
+from benchmark.models.draw import Model
 from defenses import Clipping, Defense, KnownDefense, Masking, Pruning, Update
 
 MakeVictims = Callable[..., Any]

@@ -2,7 +2,7 @@
 
 import random
 
-from attacks.slots import refill
+from attacks.engine.slots import refill
 
 
 def test_rows_by_hand() -> None:

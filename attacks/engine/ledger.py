@@ -1,0 +1,145 @@
+"""What is known of each victim while it is under attack: its lowest loss and the images of it, and how it ended."""
+
+import torch
+from torch import Tensor
+
+from attacks.base import Reconstruction, Trajectory
+from attacks.engine.slots import refill
+from attacks.engine.starts import Start
+
+SNAPSHOTS = 25
+"""Moments of a trajectory that are kept, over the whole budget."""
+
+PROGRESS = 1e-3
+"""Share by which the lowest loss of a victim must fall within its patience, or the attack has stopped improving."""
+
+LEVELS = (0.09, 0.03)
+"""Losses whose first passing is noted: success for DLG-FB on CIFAR-100 and on MNIST (arXiv 2409.17767, the code)."""
+
+
+class Ledger:
+    """Follows V victims, of whom A are active, one in each row.
+
+    Args:
+        starts: where each attempt starts.
+        max_evaluations: budget of a victim.
+        patience: evaluations without progress after which a victim has stalled; None for no such rule.
+        at_once: rows there may be at most; None for V.
+
+    Attributes:
+        victims: under attack, one for each row.
+        losses: of their last evaluation, ``[A]``.
+        status: of each victim; "exhausted" until it is done.
+        every: evaluations between two snapshots of a trajectory.
+    """
+
+    def __init__(
+        self, starts: list[Start], max_evaluations: int, patience: int | None = None, at_once: int | None = None
+    ) -> None:
+        self._best = {key: value.clone() for key, value in starts[0][1].items()}
+        count, images = len(starts[0][1]["images"]), self._best["images"]
+        self._starts, self._at_once = starts, at_once or count
+        self._max_evaluations, self._patience = max_evaluations, patience
+        self._waiting = list(range(count))
+        self.victims: list[int] = []
+        self.losses = images.new_zeros(0)
+        self.status = ["exhausted"] * count
+        self._attempts = torch.zeros(count, dtype=torch.long, device=images.device)
+        self._best_attempt, self._improved_at = self._attempts.clone(), self._attempts.clone()
+        self._best_loss = images.new_full((count,), torch.inf)
+        self._to_beat = self._best_loss.clone()
+        self._evaluations = torch.zeros(count, dtype=torch.long)
+        self.every = max(1, max_evaluations // SNAPSHOTS)
+        self._times = range(0, max_evaluations + 1, self.every)
+        self._curve = torch.full((count, len(self._times)), torch.inf)
+        self._pictures = images.cpu().unsqueeze(1).repeat(1, len(self._times), 1, 1, 1, 1)
+        self._passed = torch.full((count, len(LEVELS)), -1)
+
+    @property
+    def evaluations(self) -> Tensor:
+        """Spent on each active victim, ``[A]``, on the CPU."""
+        return self._evaluations[self.victims]
+
+    @property
+    def finished(self) -> int:
+        """Victims that are done."""
+        return len(self.status) - len(self.victims) - len(self._waiting)
+
+    def note(self, losses: Tensor, iterates: dict[str, Tensor]) -> None:
+        """Keeps the iterates of those active victims whose losses ``[A]`` are their lowest."""
+        victims, rows = self.victims, self._rows
+        spent = self.evaluations
+        if due := [victims[row] for row in (spent % self.every == 0).nonzero()[:, 0]]:
+            times = (self._evaluations[due] // self.every).tolist()
+            self._curve[due, times] = self._best_loss[due].cpu().float()
+            self._pictures[due, times] = self._best["images"][due].cpu()
+        self._evaluations[victims] = spent = spent + 1
+        self.losses, before = losses, self._best_loss[rows]
+        better = losses < before  # False for NaN
+        lowest = torch.where(better, losses, before)
+        improved = ~(lowest > self._to_beat[rows])
+        self._best_loss[rows] = lowest
+        self._best_attempt[rows] = torch.where(better, self._attempts[rows], self._best_attempt[rows])
+        self._to_beat[rows] = torch.where(improved, lowest * (1 - PROGRESS), self._to_beat[rows])
+        self._improved_at[rows] = torch.where(improved, spent.to(rows.device), self._improved_at[rows])
+        below, passed = (lowest[:, None] <= losses.new_tensor(LEVELS)).cpu(), self._passed[victims]
+        self._passed[victims] = torch.where(below & (passed < 0), spent[:, None], passed)
+        for key, best in self._best.items():
+            is_better = better.view(-1, *[1] * (best.dim() - 1))
+            best[rows] = torch.where(is_better, iterates[key], best[rows])
+
+    @property
+    def stalled(self) -> Tensor:
+        """The active victims that have lost patience, ``[A]``."""
+        if self._patience is None:
+            return torch.zeros_like(self._rows, dtype=torch.bool)
+        return self.evaluations.to(self._rows.device) - self._improved_at[self._rows] >= self._patience
+
+    @property
+    def exhausted(self) -> Tensor:
+        """The active victims that have spent their budget, ``[A]``."""
+        return (self.evaluations >= self._max_evaluations).to(self._rows.device)
+
+    def close(self, row: int, status: str) -> None:
+        """Says how the attempt on the victim in that row ended; where it may start again, it waits for its turn."""
+        victim = self.victims[row]
+        attempt = int(self._attempts[victim])
+        if status != "diverged" or attempt == 0:  # what an earlier attempt found is not lost
+            self.status[victim] = status
+        is_in_budget = self._evaluations[victim] < self._max_evaluations
+        if status in ("stalled", "diverged") and attempt + 1 < len(self._starts) and is_in_budget:
+            self._attempts[victim] += 1
+            self._waiting.append(victim)
+
+    def replace(self, done: list[int]) -> tuple[list[int], list[int], dict[str, Tensor]]:
+        """Takes the rows in ``done`` out and lets waiting victims in: the former row of each row, -1 where a victim
+        enters; the victims that enter; and where they start."""
+        rows, self.victims, entering = refill(self.victims, done, self._waiting, self._at_once)
+        self._waiting = self._waiting[len(entering) :]
+        self._rows = torch.tensor(self.victims, dtype=torch.long, device=self.losses.device)
+        self._to_beat[entering] = torch.inf
+        self._improved_at[entering] = self._evaluations[entering].to(self._rows.device)
+        states = {key: best[entering] for key, best in self._best.items()}
+        for place, victim in enumerate(entering):
+            for key, start in self._starts[int(self._attempts[victim])][1].items():
+                states[key][place] = start[victim]
+        return rows, entering, states
+
+    def reconstruction(self) -> Reconstruction:
+        """What was found; of victims that are still active, what there is by now."""
+        for row in range(len(self.victims)):
+            self.close(row, "exhausted")
+        for victim, spent in enumerate(self._evaluations.tolist()):
+            after = (spent - 1) // self.every + 1
+            self._curve[victim, after:] = self._best_loss[victim].cpu().float()
+            self._pictures[victim, after:] = self._best["images"][victim].cpu()
+        return Reconstruction(
+            images=self._best["images"],
+            labels=self._best["label_logits"].argmax(-1),
+            loss=self._best_loss,
+            evaluations=self._evaluations,
+            status=self.status,
+            trajectory=Trajectory(list(self._times), self._curve, self._pictures, LEVELS, self._passed),
+            starts=[self._starts[attempt][0] for attempt in self._best_attempt.tolist()],
+            label_probabilities=self._best["label_logits"].softmax(-1),
+        )

@@ -1,0 +1,42 @@
+"""What is known of an image before any update is seen: pixels are in [0, 1], and neighbors are alike."""
+
+import torch
+from torch import Tensor
+
+BOX_EDGE = 0.1
+"""How far outside [0, 1] an attacker who must fight noise lets a pixel be: the edge of a soft uniform prior."""
+
+BOX = 0.01
+"""Weight of the squared distance of pixels from [0, 1] beside the total variation."""
+
+
+def prior(images: Tensor, smoothness: float, variance: float, step: float) -> Tensor | float:
+    """What is added to the matching loss of images ``[A, N, C, H, W]`` because of the images alone, ``[A]``.
+
+    Under Gaussian noise the matching loss is twice the variance times the negative log likelihood, and the weights of
+    the priors grow as much: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706). Total variation is the
+    prior of Geiping et al. 2020 (arXiv 2003.14053).
+
+    Args:
+        images: ``[A, N, C, H, W]``.
+        smoothness: weight of the total variation; at 0 there is no such prior.
+        variance: of the known noise, 0 without any.
+        step: scale of the Laplace prior on the differences of neighboring pixels.
+    """
+    box = variance / BOX_EDGE**2
+    if smoothness > 0:
+        box, smoothness = box + BOX, smoothness + 2 * variance / step
+    of_box: Tensor | float = box * outside(images) if box > 0 else 0.0
+    return of_box + smoothness * total_variation(images) if smoothness > 0 else of_box
+
+
+def outside(images: Tensor) -> Tensor:
+    """Sum of the squared distances of pixels from [0, 1], ``[A]``."""
+    return (images - images.clamp(0, 1)).flatten(1).square().sum(1)
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Sum of the absolute differences of neighboring pixels of each channel, smooth at 0, ``[A]``."""
+    steps = (images.diff(dim=-2), images.diff(dim=-1))
+    edge = 1e-3  # differences below it, a quarter of a gray level, count as their square
+    return torch.stack([((d.square() + edge**2).sqrt() - edge).flatten(1).sum(1) for d in steps]).sum(0)
