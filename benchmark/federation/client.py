@@ -6,6 +6,7 @@ from torch import Tensor
 from attacks.base import Observation
 from attacks.update import Network, Protocol, local_update
 from benchmark.errors import UsageError, a_kind, users_code, written
+from benchmark.federation.protect import protected
 from benchmark.models.draw import Model, draw_networks
 from benchmark.seeds import generators, seed_for
 from defenses.base import Defense, KnownDefense
@@ -48,8 +49,7 @@ def observe(
     one_hot = torch.nn.functional.one_hot(labels, num_classes).to(like)
     update = local_update(Network(model, parameters), Protocol(), images.to(like), one_hot, create_graph=False)
     if defense is not None:
-        with users_code(f"the defense {type(defense).__name__} cannot protect an update", defense.protect):
-            update = defense.protect(update, generators(seed, victims, "defense"))
+        update = protected(defense, update, generators(seed, victims, "defense"), type(defense).__name__)
     return Observation(
         model=model,
         parameters=parameters,
