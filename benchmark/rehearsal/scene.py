@@ -223,6 +223,12 @@ class Scene:
                 f"sequence of the attack {attack.name} must be a whole number of at least 1, not {sequence!r}"
                 f"{written(type(made))}"
             )
+        of_fit = [name for name in ("training_step", "backward", "configure_optimizers") if hasattr(made, name)]
+        if isinstance(made, GradientMatching) and of_fit:
+            raise UsageError(
+                f"the attack {attack.name} overrides {of_fit[0]}, which nobody calls there: give it to a subclass of "
+                f"MatchingProblem, and that to problem_class{written(getattr(made, of_fit[0]))}"
+            )
         repeats = -(-sequence // VICTIMS) if sequence > 1 else 1
         victims = list(range(VICTIMS)) * repeats
         victims = victims[: sequence if sequence > 1 else VICTIMS]

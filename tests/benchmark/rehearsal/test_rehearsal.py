@@ -422,6 +422,13 @@ class CannotSay(Kept):
         raise Unspeakable
 
 
+class StepsItself(IDLG):
+    """As attacks could when they were LightningModules."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx)
+
+
 class TakesNoCallbacks(Attack):
     def reconstruct(self, observation):
         return found(observation)
@@ -518,6 +525,7 @@ def run(capsys: pytest.CaptureFixture[str], **parts: str) -> tuple[int | str | N
         ("attack", "WritesInPlace", "changes the update that it was given"),
         ("attack", "OtherNetwork", "where it must be zero"),
         ("attack", "Leaves", "calls sys.exit(0)"),
+        ("attack", "StepsItself", "overrides training_step, which nobody calls there"),
         ("attack", "TakesNoCallbacks", "has failed on the model LeNet"),
         ("attack", "OnNoDevice", "holds no numbers: it is on the meta device"),
     ],
