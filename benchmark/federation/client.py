@@ -1,17 +1,14 @@
 """The client's side: private batches in, observations out. Attack code never runs here."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import repeat
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from attacks.base import Observation
-from attacks.gradients import call, in_modes
+from attacks.statistics import batch_statistics, normalizing
 from attacks.update import Network, Protocol, local_update
 from benchmark.errors import UsageError, a_kind, users_code, written
 from benchmark.federation.protect import protected
@@ -112,7 +109,10 @@ def observe(
         if defense is not None:
             sources = generators(seed, victims, f"defense{again}")
             update = protected(defense, update, sources, type(defense).__name__)
-        public_statistics = threat.statistics == "public"
+        statistics: Update = {}
+        if threat.statistics == "public":
+            with torch.no_grad():
+                statistics = batch_statistics(Network(model, network), setting.protocol.train, batches)
         seen.append(
             Observation(
                 model=model,
@@ -129,7 +129,7 @@ def observe(
                 threat=threat,
                 order=order if threat.order == "known" else None,
                 labels=None if threat.labels == "hidden" else label_source,
-                batch_statistics=statistics_of(model, network, batches, setting) if public_statistics else {},
+                batch_statistics=statistics,
             )
         )
         if number + 1 < setting.rounds:
@@ -175,46 +175,6 @@ def fresh_statistics(model: nn.Module, like: Tensor) -> Update:
             ("running_var", torch.ones(norm.num_features)),
         )
     }
-
-
-def normalizing(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
-    """The BatchNorm layers with running statistics, by their names."""
-    for name, layer in model.named_modules():
-        if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
-            yield name, layer
-
-
-def statistics_of(model: nn.Module, network: Update, images: Tensor, setting: Setting) -> Update:
-    """Mean and variance of each client's batch at each BatchNorm, name of the running one -> ``[V, F]``.
-
-    Args:
-        model: the architecture.
-        network: the clients' weights.
-        images: ``[V, N, C, H, W]``.
-        setting: in whose mode they are computed.
-    """
-    found: dict[str, list[Tensor]] = {}
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
-    running = {name: value for name, value in model.named_buffers()}  # noqa: C416 # copies are given below
-
-    def hook(layer: str) -> torch.utils.hooks.RemovableHandle:
-        def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            features = inputs[0].detach().transpose(0, 1).flatten(1)
-            found.setdefault(f"{layer}.running_mean", []).append(features.mean(1))
-            found.setdefault(f"{layer}.running_var", []).append(features.var(1, unbiased=False))
-
-        return model.get_submodule(layer).register_forward_pre_hook(keep)
-
-    handles = [hook(layer) for layer, _ in normalizing(model)]
-    try:
-        with torch.no_grad(), in_modes(model, repeat(setting.mode == "train")):
-            for victim, batch in enumerate(images):
-                weights = {n: v[victim] if v.dim() > own[n].dim() else v for n, v in network.items()}
-                call(model, {name: value.clone() for name, value in (running | weights).items()}, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: torch.stack(values) for name, values in found.items()}
 
 
 def known(defense: Defense) -> KnownDefense:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from attacks import Attack, Observation
+from attacks.statistics import normalizing
 from benchmark.errors import UsageError, data_fault, users_code
-from benchmark.federation.client import PublicData, normalizing, observe
+from benchmark.federation.client import PublicData, observe
 from benchmark.identity import block_identity, digest
 from benchmark.metrics.perceptual import Perceptual
 from benchmark.models.draw import Model, check_logits
