@@ -22,9 +22,9 @@ from benchmark.federation.server import Federation, judged, train
 from benchmark.models.classifier import Batch, Classifier
 from benchmark.models.draw import drawing_from
 from benchmark.seeds import seed_for
-from datamodules import DataError, PrivateData
+from datamodules.base import PrivateData
 from datamodules.contract import images_at
-from datamodules.errors import name_of
+from datamodules.errors import DataError, name_of
 from datamodules.split import TensorSplit
 
 Count = Annotated[int, Meta(ge=1, le=10**9, description="a whole number from 1 to 1,000,000,000")]
