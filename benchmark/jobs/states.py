@@ -20,6 +20,7 @@ from benchmark.federation.state import TrainingState, follow
 from benchmark.identity import digest
 from benchmark.jobs.estimate import clock
 from benchmark.store.store import cannot_write, make_writable, say, tidy, write_whole
+from benchmark.suite.documents import regular
 from benchmark.suite.registry import Spec, build
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import checksum_of, networks_sha256
@@ -129,15 +130,18 @@ def read(path: Path, device: torch.device) -> Weights | None:
         UsageError: it cannot be read, and may be whole.
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        regular(path)
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): check its permissions, or remove it") from None
+    try:
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         weights: Weights = found["weights"]
         if sha256_of(weights) != found["sha256"]:
             raise ValueError("another checksum")
         return {name: value.to(device) for name, value in weights.items()}
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
     except Exception as error:  # a damaged file makes torch raise nearly anything
         say(f"{path} is damaged ({one_line(error) or type(error).__name__}): it is trained again")
         path.unlink(missing_ok=True)
