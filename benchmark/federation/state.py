@@ -161,22 +161,18 @@ def follow(state: TrainingState, model: nn.Module, name: str, data: PrivateData,
             naming the most frequent class.
         DataError: an image is damaged.
     """
-    what = f"{name} on {name_of(data)} {state.label}"
+    what, threads = f"{name} on {name_of(data)} {state.label}", torch.get_num_threads()
     if not len(data.train_split):
         raise UsageError(f"{name_of(data)} has no public images, on which {name} could be trained: give no state")
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError(f"{name} has no parameter that requires a gradient, and cannot be trained: give no state")
-    public = data.loading(state.batch_size, seed_for(seed, 0, "order"), state.train_images)
-    trained, held_out = public.public_rows()
-    rows = torch.cat([held_out, trained])[: max(JUDGED, len(held_out))]
-    labels, threads = public.train_labels[rows], torch.get_num_threads()
     try:
         torch.set_num_threads(1)
+        public = data.loading(state.batch_size, seed_for(seed, 0, "order"), state.train_images)
         weights = (central if state.epochs else federated)(state, model, public, seed, told)
         if wrong := [key for key, value in weights.items() if not value.isfinite().all()]:
             raise Diverged(f"{wrong[0]} is not finite")
-        device = next(iter(weights.values())).device
-        accuracy, _ = judged(model, weights, public_pixels(public, rows).to(device), labels.to(device))
+        accuracy, majority, images = verdict(model, weights, public)
     except (DataError, UsageError):
         raise
     except Diverged as when:
@@ -189,11 +185,10 @@ def follow(state: TrainingState, model: nn.Module, name: str, data: PrivateData,
         raise users_fault(error, f"{what}: the network cannot be trained", model.forward) from None
     finally:
         torch.set_num_threads(threads)
-    majority = float(labels.bincount().max()) / len(labels)
-    if accuracy <= majority + 2 * math.sqrt(majority * (1 - majority) / len(labels)):
+    if accuracy <= majority + 2 * math.sqrt(majority * (1 - majority) / images):
         raise UsageError(
-            f"{what}: the network has not learned its task: {accuracy:.1%} of {len(labels)} public images are "
-            f"classified correctly, and {majority:.1%} by always naming the most frequent class: give the state more "
+            f"{what}: the network has not learned its task: {accuracy:.1%} of {images} public images are classified "
+            f"correctly, and {majority:.1%} by always naming the most frequent class: give the state more "
             f"{'epochs' if state.epochs else 'rounds'}, or another learning_rate"
         )
     return weights
@@ -260,6 +255,19 @@ def federated(state: TrainingState, model: nn.Module, public: PrivateData, seed:
             raise Diverged(f"in round {reached.round} of {state.rounds}")
         told(reached.round, state.rounds)
     return reached.weights
+
+
+def verdict(model: nn.Module, weights: Weights, public: PrivateData) -> tuple[float, float, int]:
+    """Whether the network has learned its task, told by public images, those held out from training first.
+
+    Returns:
+        The share of them that it classifies correctly, that of the most frequent class, and how many they are.
+    """
+    trained, held_out = public.public_rows()
+    rows = torch.cat([held_out, trained])[: max(JUDGED, len(held_out))]
+    labels, device = public.train_labels[rows], next(iter(weights.values())).device
+    accuracy, _ = judged(model, weights, public_pixels(public, rows).to(device), labels.to(device))
+    return accuracy, float(labels.bincount().max()) / len(labels), len(labels)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

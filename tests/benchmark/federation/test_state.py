@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from benchmark.errors import UsageError
@@ -240,6 +241,34 @@ def test_ctrl_c_ends_a_training(given: dict[str, int], capfd: pytest.CaptureFixt
 def test_lightning_is_quiet(capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder) -> None:
     followed(network(), Digits(), epochs=1)
     assert capfd.readouterr() == ("", "") and not list(recwarn)
+
+
+@pytest.mark.parametrize("given", [{"epochs": 1}, {"rounds": 5, "clients": 3}])
+def test_a_network_in_double_precision_and_one_that_is_lightnings_own_are_trained_too(given: dict[str, int]) -> None:
+    class Own(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network(MLP).double()
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.net(images)
+
+        def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+            return {f"net.{name}": value for name, value in self.net.draw(generator).items()}
+
+    own, plain = followed(Own(), Digits(), 1, **given), followed(network(MLP).double(), Digits(), 1, **given)
+    assert all(torch.equal(value, own[f"net.{name}"]) for name, value in plain.items())
+    assert {value.dtype for value in own.values()} == {torch.float64}
+
+
+def test_a_data_module_with_a_fixed_batch_size_is_told() -> None:
+    class Fixed(Digits):
+        batch_size = property(lambda self: 8)  # type: ignore[assignment]
+
+    with pytest.raises(
+        UsageError, match=r"Fixed after 1 epoch: the network cannot be trained \(AttributeError: .*batch_size"
+    ):
+        followed(network(), Fixed(), epochs=1)
 
 
 class Few(PrivateData):
