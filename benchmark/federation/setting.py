@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from attacks.threat import PRESETS, VALUES, Labels, Order, Statistics, ThreatModel
 from attacks.update import FedAvg, Protocol
+from benchmark.federation.state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Setting:
         public_data: whether the attacker has images of the same kind (by default): their mean, those of their classes,
             and how rough they are.
         local: the steps of FedAvg; None for FedSGD.
+        state: what the shared network was trained with before; None for random weights.
     """
 
     shared: bool = False
@@ -41,6 +43,7 @@ class Setting:
     order: Order | None = None
     public_data: bool | None = None
     local: FedAvg | None = None
+    state: TrainingState | None = None
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -58,6 +61,8 @@ class Setting:
                 f"threat model {name} hides the local steps of FedAvg, without which no attack here can match an "
                 "update of it: give C, D or E"
             )
+        if self.state and not self.shared:
+            raise ValueError("state is that of one trained network: give shared true, or leave state out")
         if self.order and not self.local:
             raise ValueError("order is that of local steps: give protocol FedAvg, or leave it out")
 
@@ -97,6 +102,8 @@ class Setting:
         given = {name: value for name, value in vars(self).items() if name in usual and value != usual[name]}
         if self.local:
             given["protocol"] = {"class": "FedAvg", **asdict(given.pop("local"))}
+        if self.state:
+            given["state"] = self.state.config()
         return given
 
 
@@ -109,7 +116,7 @@ def described(config: dict[str, Any]) -> list[str]:
     """What is not as in the published attacks, in a few words each, of the configuration of a scenario or a record."""
     said = {
         "shared": lambda value: "one shared network",
-        "state": lambda value: "trained (" + ", ".join(f"{k}={in_words(v)}" for k, v in value.items()) + ")",
+        "state": lambda value: TrainingState.from_dict(value).label,
         "mode": lambda value: f"mode {value}",
         "protocol": lambda value: "FedAvg of " + ", ".join(
             f"{k}={in_words(v)}" for k, v in value.items() if k != "class" and v is not None

@@ -1,6 +1,5 @@
 """What a suite will cost on this machine, before it is run."""
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from benchmark.boards.terminal import Console
+from benchmark.clock import clock
 from benchmark.identity import digest
 from benchmark.jobs.blocks import Block, Workbench
 from benchmark.jobs.records import room, run_block
@@ -165,12 +165,6 @@ def cells_of(row: Row, workers: int) -> tuple[str, ...]:
         f"{left.evaluations:,.0f}",
         clock(left.seconds / workers),
     )
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds, rounded up."""
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def line(cell: Cell) -> tuple[str, str]:

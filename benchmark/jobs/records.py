@@ -21,7 +21,7 @@ from attacks import Attack, Observation, Reconstruction
 from attacks.base import Trajectory
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
-from benchmark.errors import UsageError, one_line, written
+from benchmark.errors import UsageError, is_out_of_memory, one_line, written
 from benchmark.jobs.blocks import Block, Workbench, checksum, data_chain
 from benchmark.jobs.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.jobs.pictures import strip
@@ -182,12 +182,6 @@ def attack_within_memory(
     halves = [range(victims.start, middle), range(middle, victims.stop)]
     first, second = (attack_within_memory(name, attack, observed, half, callbacks, notes) for half in halves)
     return join(first, second)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the machine has run out of memory; not everything in torch has a class of error for it."""
-    said = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in said)
 
 
 def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:

@@ -27,7 +27,7 @@ from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell, Suite
 from benchmark.thresholds.page import attack_label
 from benchmark.versions.behavior import Behaviors
-from benchmark.versions.code import code_checksum, networks_sha256, source
+from benchmark.versions.code import code_checksum, source
 from defenses.base import global_norm
 
 OWN, DOUBLE, TRUTH, NEAR = "as it is", "float64", "from the true image", "from near it"
@@ -250,8 +250,7 @@ def key_of(cell: Cell, bench: Workbench) -> str:
     images = checksum(
         *bench.victims(cell.scenario, range(cell.scenario.victims)), data.mean_image(), data.class_means()
     )
-    model = bench.model(cell.scenario)
-    networks = [networks_sha256(model, cell.scenario.seed, victim) for victim in (0, cell.scenario.victims - 1)]
+    networks = [bench.network_sha256(cell.scenario, victim) for victim in (0, cell.scenario.victims - 1)]
     return digest(
         cell.config()
         | ({"behavior_sha256": does} if does else {})

@@ -1,5 +1,6 @@
 """From a suite in YAML to the cells and blocks of work that it means."""
 
+import inspect
 import itertools
 import math
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import yaml
 from attacks.update import FedAvg
 from benchmark.errors import UsageError, one_line, quoted, unknown
 from benchmark.federation.setting import Setting, described
+from benchmark.federation.state import TrainingState
 from benchmark.identity import digest
 from benchmark.metrics.leak import BASELINES
 from benchmark.suite.arguments import LARGEST_INT, Arguments, as_given
@@ -168,10 +170,10 @@ def at_most_cells(count: int, what: str) -> None:
 
 
 _SUITE_KEYS = ("name", "seed", "victims", "block_size", "scenarios", "attacks", "defenses")
-_OF_SETTING = Arguments("scenario", "scenario", Setting, hidden=frozenset({"local"}))
+_OF_SETTING = Arguments("scenario", "scenario", Setting, hidden=frozenset({"local", "state"}))
 _OF_FEDAVG = Arguments("scenario.protocol", "FedAvg", FedAvg)
 _SCENARIO_KEYS = (
-    *("data", "model", "batch_size", "victims", "same_class", "attacks", "defenses", "protocol"),
+    *("data", "model", "batch_size", "victims", "same_class", "attacks", "defenses", "protocol", "state"),
     *_OF_SETTING.names,
 )
 
@@ -271,7 +273,9 @@ def setting_of(entry: dict[str, Any], batch_size: int) -> Setting:
     """What clients compute and what the attacker is granted, in a scenario with so many images in a batch."""
     given = {key: value for key, value in entry.items() if key in _OF_SETTING.names}
     try:
-        setting = Setting(**_OF_SETTING.filled(given), local=protocol_of(entry.get("protocol", "FedSGD")))
+        local = protocol_of(entry.get("protocol", "FedSGD"))
+        state = TrainingState.from_dict(entry["state"]) if entry.get("state") is not None else None
+        setting = Setting(**_OF_SETTING.filled(given), local=local, state=state)
         setting.check_batch(batch_size)
     except ValueError as error:
         raise UsageError(f"scenario: {one_line(error)}") from None
@@ -286,8 +290,13 @@ def help_on_scenarios() -> str:
         "What clients compute and what the attacker is granted, as keys of a scenario in a suite or as flags of a "
         f"single cell.\n\n{keys}\n"
         "  --scenario.protocol FedSGD or FedAvg\n"
-        "                        what a client shares: the gradient of its batch, or what local steps change\n\n"
-        f"Of FedAvg (in a suite: protocol: {{class: FedAvg, learning_rate: 0.1}}):\n\n{steps}"
+        "                        what a client shares: the gradient of its batch, or what local steps change\n"
+        "  --scenario.state.epochs EPOCHS, --scenario.state.rounds ROUNDS\n"
+        "                        how long the shared network was trained on public images before: centrally, or by\n"
+        "                        federated learning\n\n"
+        f"Of FedAvg (in a suite: protocol: {{class: FedAvg, learning_rate: 0.1}}):\n\n{steps}\n"
+        "Of a state (in a suite: state: {epochs: 1, learning_rate: 0.1}):\n\n"
+        + (inspect.getdoc(TrainingState) or "").partition("Attributes:\n")[2].replace("    ", "  --scenario.state.")
     )
 
 
