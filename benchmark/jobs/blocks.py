@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from attacks import Attack
+from attacks import Attack, Observation
+from attacks.statistics import normalizing
 from benchmark.errors import UsageError, data_fault, users_code
+from benchmark.federation.client import PublicData, observe
 from benchmark.identity import block_identity, digest
 from benchmark.metrics.perceptual import Perceptual
 from benchmark.models.draw import Model, check_logits
@@ -20,6 +22,7 @@ from benchmark.suite.suite import Cell, Scenario, Suite
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import code_checksum, networks_sha256, texts_of
 from datamodules import DataError, PrivateData, open_data, take_victims
+from defenses.base import Defense
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,33 @@ class Workbench:
             # Clients compute their updates in evaluation mode: BatchNorm by its running statistics, Dropout off.
             self._models[place] = model.to(self.device).eval()
         return self._models[place]
+
+    def observe(
+        self,
+        scenario: Scenario,
+        images: Tensor,
+        labels: Tensor,
+        victims: range,
+        defense: Spec | None = None,
+        adaptive: bool = False,
+        model: Model | None = None,
+    ) -> Observation:
+        """What an attacker sees of victims.
+
+        Args:
+            scenario: of which they are.
+            images: their batches ``[V, N, C, H, W]``.
+            labels: ``[V, N]``.
+            victims: their numbers.
+            defense: what they do.
+            adaptive: whether the attacker knows it.
+            model: in place of the scenario's, as in another precision.
+        """
+        model = model if model is not None else self.model(scenario)
+        made: Defense | None = build("defense", defense) if defense else None
+        public = PublicData.of(self.data(scenario.data), scenario.setting.rounds)
+        given = images.to(self.device), labels.to(self.device)
+        return observe(model, *given, public, made, adaptive, scenario.seed, victims, scenario.setting)
 
 
 def from_data(spec: Spec, error: DataError) -> UsageError:
@@ -288,8 +318,14 @@ def check_attack(scenario: Scenario, attack: Spec, model: Model, bench: Workbenc
     """The attack's victims of a sequence, which stay in one block; UsageError where it cannot take such victims."""
     made: Attack = build("attack", attack)
     channels, height, width = bench.data(scenario.data).image_shape
+    setting = scenario.setting
+    if setting.statistics in ("hidden", "public") and not any(normalizing(model)):
+        raise UsageError(
+            f"{scenario.model.name} has no BatchNorm with running statistics: leave statistics out of the scenario"
+        )
     try:
         made.check(model, (scenario.batch_size, channels, height, width))
+        made.check_granted(setting.protocol, setting.threat)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if scenario.victims % made.sequence:

@@ -176,9 +176,7 @@ def clock(seconds: float) -> str:
 def line(cell: Cell) -> tuple[str, str]:
     """Scenario and attack of the cell's row."""
     scenario = cell.scenario
-    batches = f", batches of {scenario.batch_size}" if scenario.batch_size > 1 else ""
-    runs = f", {scenario.same_class} of a class" if scenario.same_class > 1 else ""
-    return f"{scenario.data.name} {scenario.model.name}{batches}{runs}", cell.attack.name
+    return scenario.label, cell.attack.name
 
 
 Found = tuple[dict[str, Any], list[int]]
@@ -193,7 +191,7 @@ def finished(folders: Iterable[Path], parse: Parse) -> dict[str, Found]:
 
 def alike(config: dict[str, Any]) -> tuple[str, str]:
     """Names for the configurations that tell of a cell's evaluations: its own, then that with any defense."""
-    attacked = {key: config.get(key) for key in ("schema", "data", "model", "batch_size", "same_class", "attack")}
+    attacked = {"same_class": 1} | {k: v for k, v in config.items() if k not in ("defense", "adaptive", "seed")}
     return digest(attacked | {key: config[key] for key in ("defense", "adaptive")}), digest(attacked)
 
 
@@ -210,7 +208,7 @@ def kind(cell: Cell) -> tuple[str, ...]:
     """A name for what decides the seconds of an evaluation; a defense, known or not, changes them by little."""
     scenario = cell.scenario
     attack = Spec(cell.attack.name, {key: v for key, v in cell.attack.args.items() if key != "max_evaluations"})
-    return scenario.data.label, scenario.model.label, str(scenario.batch_size), attack.label
+    return scenario.label, scenario.data.label, scenario.model.label, attack.label
 
 
 def timings(blocks: Sequence[Block], bench: Workbench, console: Console) -> dict[tuple[str, ...], Timing]:
