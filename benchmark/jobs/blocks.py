@@ -44,6 +44,21 @@ class Block:
     networks: tuple[str, str]
     data: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        """For people: its cell."""
+        return self.cell.label
+
+    @property
+    def group(self) -> str:
+        """Its cell's."""
+        return self.cell.id
+
+    @property
+    def size(self) -> int:
+        """Victims."""
+        return len(self.victims)
+
 
 @dataclass
 class Workbench:
@@ -59,6 +74,7 @@ class Workbench:
         sharing: those that share the memory of this one's CPU.
         bytes_per_victim: by kind of block, as measured.
         rehearsal: what was tried on public images.
+        kept: what jobs of another kind share.
     """
 
     device: torch.device
@@ -70,6 +86,7 @@ class Workbench:
     sharing: int = 1
     bytes_per_victim: dict[Any, int] = field(default_factory=dict)
     rehearsal: Rehearsal = field(default_factory=Rehearsal)
+    kept: dict[Any, Any] = field(default_factory=dict)
     _data: dict[str, PrivateData] = field(default_factory=dict)
     _models: dict[tuple[str, str], Model] = field(default_factory=dict)
 

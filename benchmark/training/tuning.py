@@ -8,7 +8,7 @@ that is reported. The better one has the higher accuracy on the validation image
 
 from collections.abc import Callable, Sequence
 
-from benchmark.store.training_store import TrainingStore
+from benchmark.store.store import Store
 from benchmark.training.plan import Run
 from benchmark.training.table import as_text, best_rate, finalists
 
@@ -26,7 +26,7 @@ def contests(runs: list[Run]) -> list[Contest]:
     return list(found.values())
 
 
-def first_looks(runs: list[Run], store: TrainingStore) -> list[Run]:
+def first_looks(runs: list[Run], store: Store) -> list[Run]:
     """What is trained first: each of several learning rates with the first tuning seed, and a rate alone at once."""
     chosen = []
     for contest in contests(runs):
@@ -36,7 +36,7 @@ def first_looks(runs: list[Run], store: TrainingStore) -> list[Run]:
     return chosen
 
 
-def second_looks(runs: list[Run], store: TrainingStore) -> list[Run]:
+def second_looks(runs: list[Run], store: Store) -> list[Run]:
     """What is trained then: the two best learning rates with every tuning seed."""
     chosen = []
     for contest in contests(runs):
@@ -45,7 +45,7 @@ def second_looks(runs: list[Run], store: TrainingStore) -> list[Run]:
     return chosen
 
 
-def reported(runs: list[Run], store: TrainingStore) -> list[Run]:
+def reported(runs: list[Run], store: Store) -> list[Run]:
     """What is trained at last: the best learning rate with every seed that is reported."""
     chosen = []
     for contest in contests(runs):
@@ -54,11 +54,11 @@ def reported(runs: list[Run], store: TrainingStore) -> list[Run]:
     return chosen
 
 
-STAGES: Sequence[Callable[[list[Run], TrainingStore], list[Run]]] = (first_looks, second_looks, reported)
+STAGES: Sequence[Callable[[list[Run], Store], list[Run]]] = (first_looks, second_looks, reported)
 """Each says, of the runs of a suite, which it needs, from the records of the stages before it."""
 
 
-def tuned(contest: Contest, store: TrainingStore) -> dict[float, dict[int, dict[str, object]]]:
+def tuned(contest: Contest, store: Store) -> dict[float, dict[int, dict[str, object]]]:
     """The records of a contest that choose: learning rate -> seed -> record."""
     return {
         rate: {
