@@ -17,7 +17,7 @@ from benchmark.boards.terminal import Console
 from benchmark.identity import digest
 from benchmark.jobs.blocks import Block, Workbench
 from benchmark.jobs.records import room, run_block
-from benchmark.store.schema import attack_scores, spent
+from benchmark.store.schema import attack_scores
 from benchmark.store.store import Parse, records_in
 from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell
@@ -117,7 +117,7 @@ def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Conso
         console: where the progress is shown.
     """
     here = finished([folder / "records"], attack_scores)
-    known = [means(here.values()), means(finished(RESULTS.glob("*/records"), spent).values())]
+    known = [means(here.values()), means(finished(RESULTS.glob("*/records"), attack_scores).values())]
     timing_of = timings(blocks, bench, console)
     fair = sum(len(block.victims) for block in blocks) // bench.workers
     table: dict[tuple[str, str], Row] = {}

@@ -20,7 +20,7 @@ from benchmark.jobs.blocks import Workbench, checksum, found_or, from_data
 from benchmark.models.draw import check_logits
 from benchmark.rehearsal.scene import check_frozen
 from benchmark.rehearsal.training import Rehearsal
-from benchmark.store.store import Store
+from benchmark.store.store import Store, say
 from benchmark.suite.registry import build
 from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite
 from benchmark.versions.behavior import Behaviors
@@ -213,15 +213,15 @@ def refuse_others(runs: list[Run], store: Store, folder: Path) -> None:
     """Looks for runs in the folder that the table would mix with those of the suite, but must not.
 
     Seeds and defenses may come and go: each is a row, or a run of one, for itself. A seed never both chooses a learning
-    rate and is reported.
+    rate and is reported. Runs of other code are done again, and a line says so.
 
     Raises:
         UsageError: there are some; says which settings differ.
     """
     ours = [scenario_part(run.about()) for run in runs]
     seeds = {tuning: {run.training.seed for run in runs if run.training.tuning == tuning} for tuning in (False, True)}
-    done = [record["config"] | {"data_sha256": record["data_sha256"]} for record in store.all()]
-    for about in [*done, *store.checkpoints(lambda saved: json.loads(saved["about"]))]:
+    done = {record["key"]: record["config"] | {"data_sha256": record["data_sha256"]} for record in store.all()}
+    for about in [*done.values(), *store.checkpoints(lambda saved: json.loads(saved["about"]))]:
         if about.get("schema") != SCHEMA:
             raise UsageError(f"{folder} holds runs of another version of Leakboard: give another --out")
         theirs = scenario_part(about)
@@ -235,6 +235,8 @@ def refuse_others(runs: list[Run], store: Store, folder: Path) -> None:
             raise UsageError(f"seed {seed} {there} in {folder} and {here} in the suite: give other seeds or --out")
         if tuned and seeds[True] and seed not in seeds[True]:
             raise UsageError(f"{folder} has seed {seed} among its tuning_seeds: add it to the suite's, or give --out")
+    if again := sum(run.key not in done and run.about() in done.values() for run in runs):
+        say(f"{folder} holds {again} runs of other code than the present: they are trained again where they are needed")
 
 
 def scenario_part(about: dict[str, Any]) -> dict[str, Any]:
