@@ -1,10 +1,11 @@
 """What a suite will cost on this machine, before it is run."""
 
 import math
+import operator
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from itertools import chain, product
 from pathlib import Path
 from statistics import fmean
@@ -76,13 +77,7 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.blocks + other.blocks,
-            self.victims + other.victims,
-            self.evaluations + other.evaluations,
-            self.at_most + other.at_most,
-            self.seconds + other.seconds,
-        )
+        return Cost(*map(operator.add, astuple(self), astuple(other)))
 
 
 @dataclass

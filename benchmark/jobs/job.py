@@ -138,8 +138,9 @@ def work(jobs: Sequence[J], kind: Kind[J], store: Store, bench: Workbench, watch
                     for record in kind.do(mine, store, bench, watch) if mine else []:
                         store.write(record)
                     worked = worked or bool(mine)
-            if store.done(job.key) and (found := store.record(job.key)) is not None:
-                watch.ends(job, found)
+            if store.done(job.key):
+                if (found := store.record(job.key)) is not None:  # else the end of the run finds that it has vanished
+                    watch.ends(job, found)
                 pending.remove(job)
         if pending and not worked:
             time.sleep(0.3)  # what is left is in the hands of other processes

@@ -12,7 +12,7 @@ from benchmark.training.record import saved, train_run
 from benchmark.training.suite import TrainingSuite
 from benchmark.training.table import Row, as_csv, as_markdown, rows
 from benchmark.training.tracking import TrainingTracker
-from benchmark.training.tuning import STAGES
+from benchmark.training.tuning import STAGES, contests
 
 
 class Trainings(Kind[Run]):
@@ -88,7 +88,7 @@ def carry_out(suite: TrainingSuite, conductor: Conductor) -> tuple[str, list[Row
         )
     done, needed = 0, dict[str, Run]()
     for stage in STAGES:
-        due = [run for run in stage(runs, store) if run.key not in needed]
+        due = [run for contest in contests(runs) for run in stage(contest, store) if run.key not in needed]
         if due:
             done += conductor.carry_out(due, Trainings(), store, Told(tracker))
         needed |= {run.key: run for run in due}

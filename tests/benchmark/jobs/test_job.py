@@ -12,10 +12,11 @@ import msgspec
 import pytest
 import torch
 
+from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.conductor import Conductor
 from benchmark.jobs.executors.worker import Launch, Worker
-from benchmark.jobs.job import Kind, Tally, Watch, work
+from benchmark.jobs.job import AGAIN, Kind, Tally, Watch, work
 from benchmark.store.sealing import Unusable, opened
 from benchmark.store.store import Record, Shelf, Store, read_all
 
@@ -78,6 +79,13 @@ class Squares(Kind[Square]):
 
     def tally(self) -> Tally[Square]:
         return Sum()
+
+
+class Refused(Squares):
+    """Writes what is not read as a record, time after time."""
+
+    def do(self, jobs: list[Square], store: Store, bench: Workbench, watch: Watch[Square]) -> list[Record]:
+        return [{"key": job.key, "square": -1, "steps": 0} for job in jobs]
 
 
 class Sum(Tally[Square]):
@@ -163,6 +171,13 @@ def test_a_record_that_vanishes_is_made_again(tmp_path: Path, capsys: pytest.Cap
     conductor(tmp_path).carry_out(JOBS, Squares(), store, Thief())
     assert "1 of 3 records disappeared from" in (said := capsys.readouterr().err) and "these squares again" in said
     assert found(tmp_path) == WHOLE
+
+
+def test_what_is_never_read_as_a_record_ends_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path, Squares.shelf)
+    with pytest.raises(UsageError, match=r"3 of 3 records are missing in .* the same command resumes"):
+        conductor(tmp_path).carry_out(JOBS, Refused(), store, Watch[Square]())
+    assert capsys.readouterr().err.count("these squares again") == AGAIN
 
 
 def test_workers_share_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
