@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from attacks.gradients import trained_names
-from benchmark.errors import CODE_ERRORS, UsageError, users_fault
+from benchmark.errors import UsageError
 from benchmark.federation import server as federated
 from benchmark.federation.clients import Data
 from benchmark.federation.partition import generator_for
 from benchmark.identity import digest
-from benchmark.jobs.blocks import Workbench, checksum, found_or, from_data
-from benchmark.models.draw import check_logits
+from benchmark.jobs.blocks import Workbench, check_images, checksum, found_or, from_data
 from benchmark.rehearsal.scene import check_frozen
 from benchmark.rehearsal.training import Rehearsal
 from benchmark.store.store import Store, say
@@ -113,22 +112,15 @@ def training_model(bench: Workbench, scenario: TrainingScenario) -> nn.Module:
     Raises:
         UsageError: they do not fit.
     """
-    data = bench.data(scenario.data)
-    shape, count = data.image_shape, data.num_classes
-    model: nn.Module = build("model", scenario.model, image_shape=shape, num_classes=count).to(bench.device)
+    data, name = bench.data(scenario.data), scenario.model.name
+    made = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
+    model: nn.Module = made.to(bench.device).eval()
     trained = trained_names(model)
     if not trained:
-        raise UsageError(f"{scenario.model.name} has no parameter that requires a gradient: nothing can be trained")
-    try:
-        with torch.no_grad():
-            dtype = next(model.parameters()).dtype
-            logits = model.eval()(torch.zeros(2, *shape, device=bench.device, dtype=dtype))
-    except CODE_ERRORS as error:
-        pixels = " x ".join(map(str, shape))
-        what = f"{scenario.model.name} does not take the {pixels} images of {scenario.data.name}"
-        raise users_fault(error, what) from None
-    check_logits(model, scenario.model.name, logits, 2, count)
-    check_frozen(trained, model, scenario.model.name)
+        raise UsageError(f"{name} has no parameter that requires a gradient: nothing can be trained")
+    with torch.no_grad():
+        check_images(model, name, data, scenario.data.name, batch_size=2)
+    check_frozen(trained, model, name)
     return model
 
 
