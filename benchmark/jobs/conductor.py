@@ -58,6 +58,11 @@ class Conductor:
     def of(cls, options: argparse.Namespace, name: str, tracker: type[Tracker] = AttackTracker) -> Conductor:
         """That of a command's options, for a run of that name.
 
+        Args:
+            options: of the command line.
+            name: of the suite.
+            tracker: what writes the W&B runs of its jobs.
+
         Raises:
             UsageError: an option is wrong, or what it asks for is not there.
         """
