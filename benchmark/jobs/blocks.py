@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks import Attack, Observation
 from attacks.statistics import normalizing
@@ -48,6 +48,21 @@ class Block:
     networks: tuple[str, str]
     data: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        """For people: its cell."""
+        return self.cell.label
+
+    @property
+    def group(self) -> str:
+        """Its cell's."""
+        return self.cell.id
+
+    @property
+    def size(self) -> int:
+        """Victims."""
+        return len(self.victims)
+
 
 @dataclass
 class Workbench:
@@ -63,6 +78,7 @@ class Workbench:
         sharing: those that share the memory of this one's CPU.
         bytes_per_victim: by kind of block, as measured.
         rehearsal: what was tried on public images.
+        kept: what jobs of another kind share.
     """
 
     device: torch.device
@@ -74,6 +90,7 @@ class Workbench:
     sharing: int = 1
     bytes_per_victim: dict[Any, int] = field(default_factory=dict)
     rehearsal: Rehearsal = field(default_factory=Rehearsal)
+    kept: dict[Any, Any] = field(default_factory=dict)
     _data: dict[str, PrivateData] = field(default_factory=dict)
     _models: dict[tuple[str, str], Model] = field(default_factory=dict)
     _trained: dict[Any, Update] = field(default_factory=dict)
@@ -330,12 +347,17 @@ def check_fit(scenario: Scenario, bench: Workbench) -> Model:
             + (f"reduce --victims to {held:,}" if held else f"give a {smaller}")
         )
     model = bench.model(scenario)
-    shape = " x ".join(map(str, data.image_shape))
-    with users_code(f"{scenario.model.name} does not take the {shape} images of {scenario.data.name}", model.forward):
-        like = next(model.parameters(), torch.zeros(1))
-        logits = model(torch.zeros(1, *data.image_shape, device=bench.device, dtype=like.dtype))
-    check_logits(model, scenario.model.name, logits, 1, data.num_classes)
+    check_images(model, scenario.model.name, data, scenario.data.name)
     return model
+
+
+def check_images(model: nn.Module, model_name: str, data: PrivateData, data_name: str, batch_size: int = 1) -> None:
+    """UsageError where a model does not take the images of a data set, or returns no logits for them."""
+    shape = " x ".join(map(str, data.image_shape))
+    like = next(model.parameters(), torch.zeros(1))
+    with users_code(f"{model_name} does not take the {shape} images of {data_name}", model.forward):
+        logits = model(torch.zeros(batch_size, *data.image_shape, device=like.device, dtype=like.dtype))
+    check_logits(model, model_name, logits, batch_size, data.num_classes)
 
 
 def check_attack(scenario: Scenario, attack: Spec, model: Model, bench: Workbench) -> int:
