@@ -14,7 +14,7 @@ from attacks.statistics import normalizing
 from benchmark.errors import UsageError, data_fault, users_code
 from benchmark.federation.client import PublicData, observe
 from benchmark.identity import block_identity, digest
-from benchmark.jobs.states import CACHE, identity, trained
+from benchmark.jobs.states import cache_folder, identity, trained
 from benchmark.metrics.perceptual import Perceptual
 from benchmark.models.draw import Model, check_logits
 from benchmark.rehearsal.scene import Rehearsal
@@ -173,17 +173,17 @@ class Workbench:
         state = scenario.setting.state
         if state is None:
             return None
-        place = scenario.data.label, scenario.model.label, state.label, scenario.seed
+        place = scenario.data.label, scenario.model.label, state, scenario.seed
         if place not in self._trained:
             data = self.data(scenario.data)
-            self._trained[place] = trained(state, scenario.model, data, scenario.seed, CACHE, self.device)
+            self._trained[place] = trained(state, scenario.model, data, scenario.seed, cache_folder(), self.device)
         return self._trained[place]
 
     def network_sha256(self, scenario: Scenario, victim: int) -> str:
         """A digest of the network that a victim starts from, or of all that a trained one is trained by."""
         model, state = self.model(scenario), scenario.setting.state
         if state is None:
-            return networks_sha256(model, scenario.seed, 0 if scenario.setting.shared else victim)
+            return networks_sha256(model, scenario.seed, victim)
         return digest(identity(state, scenario.model, model, self.data(scenario.data), scenario.seed))
 
 
@@ -249,7 +249,7 @@ class Keys:
         return Block(cell, victims, key, code, does, networks, data)
 
     def _network(self, scenario: Scenario, victim: int) -> str:
-        place = scenario.name
+        place, victim = scenario.name, 0 if scenario.setting.shared else victim
         return found_or(self._networks, (place, victim), partial(self.bench.network_sha256, scenario, victim))
 
     def _data(self, scenario: Scenario, victims: range) -> tuple[str, ...]:
