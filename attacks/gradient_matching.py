@@ -125,7 +125,8 @@ class GradientMatching(Attack):
             observation: everything the attacker knows.
             callbacks: Lightning callbacks, whose module is the :class:`MatchingProblem`.
             start_images: where the first attempts start, ``[V, N, C, H, W]``, in place of ``start``.
-            trainer: arguments of Lightning's Trainer, as in ``logger=CSVLogger("logs"), profiler="simple"``.
+            trainer: arguments of Lightning's Trainer, as in ``logger=CSVLogger("logs"), profiler="simple"``, and
+                ``step``, see :meth:`MatchingProblem.solve`.
         """
         self.check(observation.model, observation.image_shape)
         return self.problem(observation, start_images).solve(callbacks, **trainer)

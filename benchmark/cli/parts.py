@@ -6,7 +6,7 @@ import yaml
 
 from benchmark.errors import UsageError
 
-KINDS = ("data", "model", "defense", "attack")
+KINDS = ("data", "model", "defense", "attack", "trainer")
 
 Parts = dict[str, dict[str, str]]
 """Kind -> arguments as they were typed, the class under the key ``class``."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attacks import Attack
 from benchmark.errors import UsageError, data_fault, users_code
+from benchmark.jobs.fitting import Fitting
 from benchmark.identity import block_identity, digest
 from benchmark.metrics.perceptual import Perceptual
 from benchmark.models.draw import Model, check_logits
@@ -59,6 +60,7 @@ class Workbench:
         sharing: those that share the memory of this one's CPU.
         bytes_per_victim: by kind of block, as measured.
         rehearsal: what was tried on public images.
+        fitting: how attacks are fitted and watched.
     """
 
     device: torch.device
@@ -70,6 +72,7 @@ class Workbench:
     sharing: int = 1
     bytes_per_victim: dict[Any, int] = field(default_factory=dict)
     rehearsal: Rehearsal = field(default_factory=Rehearsal)
+    fitting: Fitting = field(default_factory=Fitting)
     _data: dict[str, PrivateData] = field(default_factory=dict)
     _models: dict[tuple[str, str], Model] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from attacks.engine.step import EAGER
 from benchmark.boards.leaderboard import Leaderboard
 from benchmark.boards.terminal import Console
 from benchmark.errors import UsageError
@@ -28,6 +29,7 @@ from benchmark.jobs.executors.worker import (
     set_up,
     watch_over,
 )
+from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.progress import ProgressBar
 from benchmark.jobs.reporter import Both, Reporter
 from benchmark.jobs.run import Watch, until_all_are_there, work
@@ -81,9 +83,10 @@ class Conductor:
         folder = Path(options.out) if options.out else Path("runs") / name
         tracker = None
         if options.wandb != "disabled":
-            from benchmark.jobs.tracking import Tracker
+            from benchmark.jobs.tracking import tracker_of
 
-            tracker = Tracker(options.wandb, name, folder)
+            tracker = tracker_of(options.wandb, name, folder)
+        bench.fitting = Fitting(getattr(options, "step", EAGER), {}, folder.resolve(), options.wandb, name)
         return cls(devices, None if alone else launch, options.threads, bench, folder, tracker)
 
     def run(self, suite: Suite) -> tuple[str, Leaderboard]:
@@ -95,6 +98,8 @@ class Conductor:
         Raises:
             UsageError: the suite does not fit its data, or every worker has ended.
         """
+        self.bench.fitting = replace(self.bench.fitting, trainer=suite.trainer)
+        self.bench.fitting.check(suite, self.devices[0])
         blocks = plan(suite, self.bench)
         store = Store(self.folder)
         if self.bench.no_perceptual and not self._said:
@@ -130,6 +135,7 @@ class Conductor:
                 no_lpips=self.bench.no_perceptual,
                 here=Path.cwd(),
                 workers=len(devices),
+                fitting=self.bench.fitting,
             )
             with self.launch([replace(shared, device=device) for device in devices]) as started:
                 watch_over(todo, partial(look_at_records, store=store, watch=watch), "blocks", started)

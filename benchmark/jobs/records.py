@@ -4,13 +4,14 @@ import gc
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 from subprocess import DEVNULL, CalledProcessError, check_output
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -64,7 +65,8 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
         return observation
 
     started = time.perf_counter()
-    found = attack_within_memory(cell.attack.name, attack, seen, victims, callbacks, notes)
+    with bench.fitting.of(blocks) as (watchers, of_fit):
+        found = attack_within_memory(cell.attack.name, attack, seen, victims, [*callbacks, *watchers], notes, of_fit)
     seconds = time.perf_counter() - started
     found = without_nan(found)
     records = []
@@ -172,6 +174,7 @@ def attack_within_memory(
     victims: range,
     callbacks: Sequence[Callback],
     notes: list[str],
+    of_fit: Mapping[str, Any] = MappingProxyType({}),
 ) -> Reconstruction:
     """The reconstruction of all victims; where memory runs out, in two halves, which is noted.
 
@@ -180,7 +183,7 @@ def attack_within_memory(
     """
     try:
         seen = observed(victims)
-        found = attack.reconstruct(seen, callbacks)
+        found = attack.reconstruct(seen, callbacks, **of_fit)
         check_found(found, seen, name, written(type(attack).reconstruct))
         return found
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -196,7 +199,9 @@ def attack_within_memory(
         torch.cuda.empty_cache()
     middle = victims.start + len(victims) // attack.sequence // 2 * attack.sequence
     halves = [range(victims.start, middle), range(middle, victims.stop)]
-    first, second = (attack_within_memory(name, attack, observed, half, callbacks, notes) for half in halves)
+    first, second = (
+        attack_within_memory(name, attack, observed, half, callbacks, notes, of_fit) for half in halves
+    )
     return join(first, second)
 
 

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal
@@ -193,14 +193,7 @@ class Tracker:
         """
         about = {"id": run_id, "job_type": job_type, "name": name[:128], "tags": tags, "config": config}
         try:
-            try:
-                run = self._start(about)
-            except Exception as error:
-                if self._mode == "offline":
-                    raise
-                self._go_offline(error)
-                self._wandb.teardown()  # its service holds the id of the run that could not be started
-                run = self._start(about)
+            run = self._started(about)
             try:
                 fill(run)
             except BaseException:
@@ -212,8 +205,22 @@ class Tracker:
                 self._go_offline(error, "sync --no-skip-online")  # it began as an online run
             else:
                 print(
-                    f"leakboard: W&B failed for {name} ({_first_line(error)}): continuing without it", file=sys.stderr
+                    f"leakboard: W&B failed for {name} ({first_line(error)}): continuing without it", file=sys.stderr
                 )
+
+    def begin(self, run_id: str, job_type: str, name: str, tags: list[str], config: dict[str, Any]) -> Any:
+        """Starts a run that somebody else fills and finishes; raises whatever W&B does."""
+        return self._started({"id": run_id, "job_type": job_type, "name": name[:128], "tags": tags, "config": config})
+
+    def _started(self, about: dict[str, Any]) -> Any:
+        try:
+            return self._start(about)
+        except Exception as error:
+            if self._mode == "offline":
+                raise
+            self._go_offline(error)
+            self._wandb.teardown()  # its service holds the id of the run that could not be started
+            return self._start(about)
 
     def _start(self, about: dict[str, Any]) -> Any:
         settings = self._wandb.Settings(
@@ -261,7 +268,7 @@ class Tracker:
 
     def _go_offline(self, error: Exception, later: str = "sync") -> None:
         self._mode = "offline"
-        reason = _first_line(error)
+        reason = first_line(error)
         if "did not respond in time" in reason:  # W&B blames its own service process, which waits for the server
             reason = "the server does not answer"
         print(
@@ -269,6 +276,12 @@ class Tracker:
             f"wandb {later} {self._folder / 'wandb'}",
             file=sys.stderr,
         )
+
+
+@cache
+def tracker_of(mode: Literal["offline", "online"], suite: str, folder: Path) -> Tracker:
+    """The one of this process, which has looked once whether W&B can be reached."""
+    return Tracker(mode, suite, folder)
 
 
 def worst(cells: list[TrackedCell]) -> tuple[TrackedCell, TrackedCell | None]:
@@ -336,6 +349,7 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict | list) else value
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, as one short line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

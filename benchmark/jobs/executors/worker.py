@@ -12,7 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,7 @@ import torch
 
 from benchmark.errors import CODE_ERRORS, UsageError, data_fault, users_fault, users_function, users_line
 from benchmark.jobs.blocks import Block, Workbench
+from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.run import Watch, until_all_are_there, work
 from benchmark.metrics.perceptual import Perceptual, PerceptualUnavailable, download_backbone, find_backbone, is_cached
 from benchmark.store.store import Store, say
@@ -42,6 +43,7 @@ class Worker:
         no_lpips: then the reason.
         here: folder in which relative paths and the user's own modules are looked for.
         workers: how many there are.
+        fitting: how attacks are fitted and watched.
     """
 
     blocks: list[Block]
@@ -53,6 +55,7 @@ class Worker:
     no_lpips: str
     here: Path
     workers: int
+    fitting: Fitting = field(default_factory=Fitting)
 
     def __call__(self, local_rank: int = 0) -> str:
         """Runs the blocks that no other process has done or is doing, until every block is done.
@@ -86,6 +89,7 @@ class Worker:
         perceptual = find_perceptual(str(self.lpips_weights), required=True)[0] if self.lpips_weights else None
         beside = 1 if self.device == "auto" else self.workers  # a cluster's jobs have memory of their own
         bench = Workbench(device, self.data_root, False, perceptual, self.no_lpips, self.workers, beside)
+        bench.fitting = self.fitting
         store = Store(self.folder)
         work(self.blocks, store, bench, Watch())
         again = partial(work, store=store, bench=bench, watch=Watch())
