@@ -5,6 +5,7 @@ import shutil
 
 from benchmark.cli.parts import Parts
 from benchmark.suite import registry
+from benchmark.suite.watching import watching_help
 
 
 def carry_out(options: argparse.Namespace, parts: Parts) -> int:
@@ -20,5 +21,5 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
 
 def explain(kind: str, name: str) -> int:
     """``leakboard run --KIND.help NAME``."""
-    print(registry.help_text(kind, name))
+    print(watching_help() if kind == "trainer" else registry.help_text(kind, name))
     return 0

@@ -28,7 +28,9 @@ def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | No
         if not flag.startswith("--") or kind not in KINDS:
             left.append(word)
             continue
-        if not equals:
+        if flag == "--trainer.help":
+            value = "Trainer"
+        elif not equals:
             value = next(words, "--")
             if value.startswith("--"):
                 raise UsageError(f"{flag} needs a value; one that begins with -- is given as {flag}=VALUE")
@@ -37,6 +39,8 @@ def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | No
         elif dot and not key:
             raise UsageError(f"{flag} needs the name of an argument after the dot")
         else:
+            if flag == "--trainer":
+                raise UsageError("--trainer needs an argument, as in --trainer.profiler simple; see --trainer.help")
             parts.setdefault(kind, {})[key or "class"] = value
     return left, parts, wants_help
 

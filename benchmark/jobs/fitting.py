@@ -43,7 +43,10 @@ class Fitting:
             suite: what is to be run.
             device: type of the device, "cpu" or "cuda".
         """
-        check_step(self.step, device)
+        try:
+            check_step(self.step, device)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
         told = f"--step {self.step}" if self.step != EAGER else "trainer" if self.trainer else ""
         if told and not any(is_fitted(name) for name in {cell.attack.name for cell in suite.cells}):
             raise UsageError(f"no attack of the suite is fitted by Lightning's Trainer: leave {told} out")

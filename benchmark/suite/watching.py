@@ -3,21 +3,25 @@
 None of it decides a result, so it is in no key: what would is refused.
 """
 
+import contextlib
+import importlib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
 
 from attacks.engine.problem import WATCHING, MatchingProblem
-from benchmark.errors import UsageError, written
+from benchmark.errors import CODE_ERRORS, UsageError, users_fault, written
 from benchmark.suite.arguments import Arguments
-from benchmark.suite.registry import find_class
+from benchmark.suite.documents import load_yaml
+from benchmark.suite.registry import find_class, look_here
 
 PROFILERS: dict[str, type[Profiler]] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 
@@ -82,6 +86,11 @@ def _known() -> Arguments:
     return Arguments("trainer", "trainer", Watching)
 
 
+def watching_help() -> str:
+    """What the arguments are."""
+    return _known().help()
+
+
 def watching(given: Any, typed: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The arguments of Lightning's Trainer in a suite or, as they were typed, on the command line, checked.
 
@@ -103,11 +112,29 @@ def watching(given: Any, typed: Mapping[str, str] | None = None) -> dict[str, An
                 f"trainer takes no {key}, which Leakboard sets or which would change results: choose from "
                 f"{', '.join(_known().names)}"
             )
+    importable(given)
+    for text in typed.values():
+        with contextlib.suppress(yaml.YAMLError, ValueError):  # jsonargparse has the sentence
+            importable(load_yaml(text))
     made = {str(key): value for key, value in given.items()} | _known().typed(typed)
     filled = _known().filled(made)
     chosen = {key: filled[key] for key in made}
     objects(chosen)
     return chosen
+
+
+def importable(given: Any) -> None:
+    """UsageError where a class that is named in the arguments cannot be imported; jsonargparse would not say why."""
+    for one in given if isinstance(given, list) else given.values() if isinstance(given, dict) else ():
+        importable(one)
+    path = given.get("class_path") if isinstance(given, dict) else None
+    if isinstance(path, str) and "." in path:
+        look_here()
+        module, _, name = path.rpartition(".")
+        try:
+            getattr(importlib.import_module(module), name)
+        except CODE_ERRORS as error:
+            raise users_fault(error, f"trainer: the class {path} cannot be imported") from None
 
 
 def objects(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,6 +143,7 @@ def objects(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: one cannot be made, or would decide a result.
     """
+    look_here()
     made = dict(_known().objects(given))
     Watching(**made)
     return made
