@@ -166,6 +166,7 @@ def interleave(steps: list[Reconstruction]) -> Reconstruction:
             joined([trajectory.images for trajectory in trajectories]),
             trajectories[0].levels,
             joined([trajectory.passed for trajectory in trajectories]),
+            trajectories[0].pictured,
         ),
         label_probabilities=joined([one for step in steps if (one := step.label_probabilities) is not None]),
         starts=[start for turn in zip(*(step.starts for step in steps), strict=True) for start in turn],

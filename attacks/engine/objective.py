@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_map
 from attacks.base import Observation
 from attacks.engine.priors import prior
 from attacks.engine.slots import rearrange
-from attacks.engine.step import Held
+from attacks.engine.step import TOGETHER, Held
 from attacks.gradients import batch_dims, batch_gradients, squared_distance
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
 from attacks.update import Network, Protocol, local_update
@@ -89,6 +89,18 @@ class Objective:
         return None if None in rounds else (*rounds, self._smoothness, self._variance, self._step)
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether the losses of some victims are computed otherwise than those of others, by the rows they are in."""
+        return any(each.is_mixed for each in self._rounds)
+
+    @property
+    def rows_together(self) -> int:
+        """How many victims' gradients are computed at a time: as many as memory can be spared for."""
+        update = self._observation.update.values()
+        bytes_of_one = sum(value[0].numel() * value.element_size() for value in update)
+        return max(1, TOGETHER[self._observation.device.type] // max(1, bytes_of_one))
+
+    @property
     def model(self) -> nn.Module:
         """The network."""
         return self._observation.model
@@ -158,6 +170,7 @@ class Round:
 
     Attributes:
         weights: of the squared distances, ``[V]``.
+        is_mixed: whether some of the victims can be matched by the short cut, and others cannot.
     """
 
     def __init__(self, seen: Observation) -> None:
@@ -191,8 +204,8 @@ class Round:
     @property
     def key(self) -> Hashable | None:
         """As :attr:`Objective.key`."""
-        every = [not rows for rows in self._split]
-        return (self._seen.protocol, self._head, *every) if self._simulate is unchanged and any(every) else None
+        known = self._simulate is unchanged and not self.is_mixed
+        return (self._seen.protocol, self._head, bool(self._short.all())) if known else None
 
     def losses(self, images: Tensor, labels: Tensor, own: Held, common: Update) -> Tensor:
         """The weighted squared distances ``[A]`` of what the active victims would share, had they the dummy images.
@@ -209,7 +222,7 @@ class Round:
         for is_short, rows in zip((True, False), self._split, strict=True):
             if not rows:
                 continue
-            every = len(rows) == sum(map(len, self._split))  # usually so: then nothing is copied
+            every = not self.is_mixed  # usually so: then nothing is copied
             here = own if every else tree_map(lambda value, rows=rows: value[rows], own)
             dummies, probabilities = (held if every else held[rows] for held in (images, labels))
             parameters, target = common | here["networks"], here["target"]
@@ -231,9 +244,11 @@ class Round:
         self._head = ""
         self._product: tuple[Tensor, Tensor] | None = None
         self._short = torch.zeros(seen.num_victims, dtype=torch.bool, device=seen.device)
+        self.is_mixed = False
         if self._simulate is not unchanged or seen.image_shape[0] > 1 or seen.shared or seen.protocol != Protocol():
             return
         head = linear_head(seen.model, seen.image_shape[1:], seen.num_classes)
         if head is not None:
             self._head, self._product = head, as_outer_product(head, seen.update)
             self._short = is_outer_product(head, seen.update, self._product)
+        self.is_mixed = bool(self._short.any()) and not bool(self._short.all())

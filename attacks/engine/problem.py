@@ -68,9 +68,10 @@ class MatchingProblem(LightningModule):
                 run steps so.
         """
         check_step(step, self.images.device.type)
-        if step != EAGER:
-            measure, labels_too = self.objective.measure, self.label_logits.requires_grad
-            self._step = Step(step, measure, labels_too, self.objective.model, self.objective.key)
+        objective, rows = self.objective, self.objective.rows_together
+        if (step != EAGER or rows < len(self.victims)) and not objective.is_mixed:
+            labels_too = self.label_logits.requires_grad
+            self._step = Step(step, objective.measure, labels_too, objective.model, objective.key, rows)
         if other := sorted(set(trainer) - set(WATCHING)):
             raise ValueError(f"an attack takes no {other[0]} for its Trainer: choose from {', '.join(WATCHING)}")
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}

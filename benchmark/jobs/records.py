@@ -221,6 +221,7 @@ def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
             torch.cat([first.trajectory.images, second.trajectory.images]),
             first.trajectory.levels,
             torch.cat([first.trajectory.passed, second.trajectory.passed]),
+            first.trajectory.pictured,
         )
     return Reconstruction(
         images=torch.cat([first.images, second.images]),
@@ -291,18 +292,23 @@ def victims_table(
 def curve(trajectory: Trajectory | None, images: Tensor) -> dict[str, Any]:
     """Loss and PSNR of each victim over its evaluations, and when its loss passed some levels.
 
+    There is no PSNR at moments of which no images were kept, because they are large.
+
     It is made after the attack, which never sees a PSNR.
     """
     if trajectory is None:
         return {"evaluations": [], "loss": [], "psnr": [], "levels": [], "passed": []}
-    times = len(trajectory.evaluations)
-    found = trajectory.images.cpu().flatten(0, 1)
-    found = torch.where(found.isfinite(), found, 0.5)
-    psnr = matched_psnr(images.repeat_interleave(times, 0), found).mean(1).unflatten(0, (-1, times))
+    psnr: list[list[float | None]] = [[None] * len(trajectory.evaluations) for _ in images]
+    moments = range(len(trajectory.evaluations)) if trajectory.pictured is None else trajectory.pictured
+    for place, moment in enumerate(moments):
+        found = trajectory.images[:, place].cpu()
+        found = torch.where(found.isfinite(), found, 0.5)
+        for row, value in zip(psnr, matched_psnr(images, found).mean(1).tolist(), strict=True):
+            row[moment] = round(value, 3)
     return {
         "evaluations": trajectory.evaluations,
         "loss": [[finite(x) for x in row] for row in trajectory.loss.tolist()],
-        "psnr": [[round(x, 3) for x in row] for row in psnr.tolist()],
+        "psnr": psnr,
         "levels": list(trajectory.levels),
         "passed": [[None if x < 0 else x for x in row] for row in trajectory.passed.tolist()],
     }
