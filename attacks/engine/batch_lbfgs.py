@@ -181,7 +181,7 @@ class BatchLBFGS(RowOptimizer):
         return -(state["scale"][:, None] * gradient + torch.bmm(weights[:, None], state["history"])[:, 0])
 
     def _products(self, vectors: Tensor) -> Tensor:
-        """Products ``[V, 2, 2m]`` of two vectors ``[V, 2, D]`` with the history, of which the empty part is not read."""
+        """Products ``[V, 2, 2m]`` of two vectors ``[V, 2, D]`` with the history; its empty part is not read."""
         history, m = self._rows["history"], self.history_size
         filled = -(-max(self._directions, default=0) // ALIGNED) * ALIGNED
         if filled >= m:

@@ -11,7 +11,7 @@ SNAPSHOTS = 25
 """Moments of a trajectory that are kept, over the whole budget."""
 
 PICTURES = 2**20
-"""Bytes that the images of a victim's trajectory may take: all snapshots of one image of CIFAR-10, one of ImageNet's."""
+"""Bytes that the images of a victim's trajectory may take: those of a CIFAR-10 image do at all snapshots."""
 
 PROGRESS = 1e-3
 """Share by which the lowest loss of a victim must fall within its patience, or the attack has stopped improving."""
@@ -147,9 +147,7 @@ class Ledger:
             loss=self._best_loss,
             evaluations=self._evaluations,
             status=self.status,
-            trajectory=Trajectory(
-                list(self._times), self._curve, self._pictures, LEVELS, self._passed, self._pictured
-            ),
+            trajectory=Trajectory(list(self._times), self._curve, self._pictures, LEVELS, self._passed, self._pictured),
             starts=[self._starts.names[attempt] for attempt in self._best_attempt.tolist()],
             label_probabilities=self._best["label_logits"].softmax(-1),
         )

@@ -12,6 +12,7 @@ from attacks.engine.slots import rearrange
 from attacks.engine.step import TOGETHER, Held
 from attacks.gradients import batch_dims, batch_gradients, squared_distance
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
+from attacks.statistics import batch_statistics, distance_of_statistics
 from attacks.update import Network, Protocol, local_update
 from defenses.base import Update, global_norm, unchanged
 
@@ -39,6 +40,7 @@ class Objective:
         owes_nothing: whether the start is of the attacker's own making, so that its loss tells the size of a loss.
         smoothness: weight of the total variation.
         prior_scale: of the image prior against known noise.
+        batch_norm: weight of the distance of the batch's statistics from those that are granted.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Objective:
         owes_nothing: bool,
         smoothness: float,
         prior_scale: float,
+        batch_norm: float = 0.0,
     ) -> None:
         like = next(iter(observation.update.values()))
         known = observation.defense
@@ -57,6 +60,7 @@ class Objective:
         self._owes_nothing = owes_nothing
         self._smoothness, self._step = smoothness, prior_scale * observation.mean_step
         self._variance = known.noise_std**2 if known else 0.0
+        self._batch_norm = batch_norm
         self._rounds = [Round(seen) for seen in (observation, *observation.later)]
         weights = self._rounds[0].weights
         sizes = self._relative_sizes(images, label_logits, weights)
@@ -86,7 +90,7 @@ class Objective:
     def key(self) -> Hashable | None:
         """Everything but tensors that decides what :meth:`measure` computes; None where a defense is simulated."""
         rounds = [each.key for each in self._rounds]
-        return None if None in rounds else (*rounds, self._smoothness, self._variance, self._step)
+        return None if None in rounds else (*rounds, self._smoothness, self._batch_norm, self._variance, self._step)
 
     @property
     def is_mixed(self) -> bool:
@@ -134,7 +138,11 @@ class Objective:
         labels, rows = label_logits.softmax(-1), held["rows"]
         of_rounds = zip(self._rounds, rows["rounds"], held["common"], strict=True)
         losses = torch.stack([each.losses(images, labels, own, common) for each, own, common in of_rounds]).sum(0)
-        return losses + rows["prior_weights"] * prior(images, self._smoothness, self._variance, self._step)
+        losses = losses + rows["prior_weights"] * prior(images, self._smoothness, self._variance, self._step)
+        if self._batch_norm:
+            off = self._rounds[0].distances_of_statistics(images, rows["rounds"][0], held["common"][0])
+            losses = losses + rows["prior_weights"] * self._batch_norm * off
+        return losses
 
     def scaled(self, losses: Tensor, is_first: Tensor) -> Tensor:
         """The losses ``[A]`` of :meth:`measure` with their scales, which a victim's first one sets."""
@@ -195,6 +203,8 @@ class Round:
         short = self._short[victims].tolist()
         self._split = [[row for row, is_short in enumerate(short) if is_short == which] for which in (True, False)]
         own: Held = {"networks": {**self._networks}, "target": {**self._target}, "weights": self.weights[victims]}
+        granted = self._seen.batch_statistics or {}
+        own["statistics"] = {name: value[victims] for name, value in granted.items()}
         if self._product:
             own["product"] = [factor[victims] for factor in self._product]
         if self._seen.order is not None:
@@ -235,8 +245,17 @@ class Round:
                 network, protocol = Network(model, parameters), self._seen.protocol
                 dummy = local_update(network, protocol, dummies, probabilities, True, here.get("order"))
                 parts.append(squared_distance(self._simulate(dummy, target), target))
-        in_order = torch.tensor(sum(self._split, []), device=images.device).argsort() if len(parts) > 1 else None
+        in_order = (
+            torch.tensor([*self._split[0], *self._split[1]], device=images.device).argsort() if len(parts) > 1 else None
+        )
         return own["weights"] * (parts[0] if in_order is None else torch.cat(parts)[in_order])
+
+    def distances_of_statistics(self, images: Tensor, own: Held, common: Update) -> Tensor:
+        """Those of the dummy images at each BatchNorm from the batch's, or else from the running ones, ``[A]``."""
+        seen, network = self._seen, Network(self._seen.model, common | own["networks"])
+        found = batch_statistics(network, seen.protocol.train, images)
+        running = dict(seen.model.named_buffers()) | network.parameters
+        return distance_of_statistics(found, running | own["statistics"])
 
     def _find_short_cut(self) -> None:
         """For which victims, of one image each, the last layer's gradient can be matched as an outer product."""

@@ -77,9 +77,7 @@ class Starts:
             return {"images": images[0], "label_logits": self.first["label_logits"][victim]}
         return {key: value[0] for key, value in self._draw(self.names[attempt], alone, [generator])[0].items()}
 
-    def _draw(
-        self, name: str, observation: Observation, generators: Sequence[torch.Generator]
-    ) -> tuple[State, bool]:
+    def _draw(self, name: str, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[State, bool]:
         images = draw_start(name, observation, generators)
         logits, optimize_labels = self._start_labels(observation, generators)
         return {"images": images, "label_logits": logits.to(images)}, optimize_labels

@@ -43,7 +43,7 @@ def check_step(step: str, device: str) -> None:
 
 
 def gradients_of(measure: Measure, optimize_labels: bool) -> Callable[[Tensor, Tensor, Held], list[Tensor]]:
-    """The pure function: losses ``[A]``, and their gradients in the images and, where they are optimized, the logits."""
+    """The pure function: losses ``[A]``, and their gradients in the images and, if they are optimized, the logits."""
 
     def gradients(images: Tensor, label_logits: Tensor, held: Held) -> list[Tensor]:
         with torch.enable_grad():

@@ -5,6 +5,7 @@ import shutil
 
 from benchmark.cli.parts import Parts
 from benchmark.suite import registry
+from benchmark.suite.suite import help_on_scenarios
 from benchmark.suite.watching import watching_help
 
 
@@ -21,5 +22,6 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
 
 def explain(kind: str, name: str) -> int:
     """``leakboard run --KIND.help NAME``."""
-    print(watching_help() if kind == "trainer" else registry.help_text(kind, name))
+    own = {"trainer": watching_help, "scenario": help_on_scenarios}
+    print(own[kind]() if kind in own else registry.help_text(kind, name))
     return 0

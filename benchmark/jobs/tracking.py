@@ -204,9 +204,7 @@ class Tracker:
             if self._mode == "online" and isinstance(error, TimeoutError):  # the upload at the end
                 self._go_offline(error, "sync --no-skip-online")  # it began as an online run
             else:
-                print(
-                    f"leakboard: W&B failed for {name} ({first_line(error)}): continuing without it", file=sys.stderr
-                )
+                print(f"leakboard: W&B failed for {name} ({first_line(error)}): continuing without it", file=sys.stderr)
 
     def begin(self, run_id: str, job_type: str, name: str, tags: list[str], config: dict[str, Any]) -> Any:
         """Starts a run that somebody else fills and finishes; raises whatever W&B does."""

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
 
-from attacks.engine.problem import WATCHING, MatchingProblem
+from attacks.engine.problem import MatchingProblem
 from benchmark.errors import CODE_ERRORS, UsageError, users_fault, written
 from benchmark.suite.arguments import Arguments
 from benchmark.suite.documents import load_yaml
@@ -33,7 +33,7 @@ CHANGING = (
     callbacks.ModelPruning,
     callbacks.WeightAveraging,
 )
-"""Lightning's callbacks that change what is fitted: one victim's result would depend on the others, or on the machine."""
+"""Lightning's callbacks that change what is fitted: a victim's result would depend on others, or on the machine."""
 
 ENDING = (callbacks.EarlyStopping, callbacks.Timer)
 """Lightning's callbacks that end a fit early."""
@@ -169,7 +169,7 @@ def for_fit(given: Mapping[str, Any], folder: Path, name: str) -> tuple[list[Cal
 
 def is_fitted(attack: str) -> bool:
     """Whether an attack of that name or import path hands on arguments to a Trainer."""
-    parameters = signature(find_class("attack", attack).reconstruct).parameters.values()  # type: ignore[attr-defined]
+    parameters = signature(find_class("attack", attack).reconstruct).parameters.values()
     return any(one.kind is Parameter.VAR_KEYWORD for one in parameters)
 
 
@@ -188,5 +188,3 @@ class ToTheEnd(Callback):
             names = " or ".join(dict.fromkeys(type(one).__name__ for one in self._watchers))
             where = written(type(self._watchers[0])) if len(self._watchers) == 1 else ""
             raise UsageError(early(f"the callback {names}", where))
-
-

@@ -55,7 +55,7 @@ class Worker:
     no_lpips: str
     here: Path
     workers: int
-    fitting: Fitting = field(default_factory=Fitting)
+    fitting: Fitting = field(default_factory=Fitting, kw_only=True)
 
     def __call__(self, local_rank: int = 0) -> str:
         """Runs the blocks that no other process has done or is doing, until every block is done.
