@@ -65,6 +65,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
 
     started = time.perf_counter()
     with bench.fitting.of(blocks) as (watchers, of_fit):
+        notes += [f"step {of_fit['step']}"] if "step" in of_fit else []
         found = attack_within_memory(cell.attack.name, attack, seen, victims, [*callbacks, *watchers], notes, of_fit)
     seconds = time.perf_counter() - started
     found = without_nan(found)

@@ -31,6 +31,7 @@ CHANGING = (
     callbacks.GradientAccumulationScheduler,
     callbacks.LearningRateFinder,
     callbacks.ModelPruning,
+    callbacks.StochasticWeightAveraging,
     callbacks.WeightAveraging,
 )
 """Lightning's callbacks that change what is fitted: a victim's result would depend on others, or on the machine."""
@@ -105,7 +106,7 @@ def watching(given: Any, typed: Mapping[str, str] | None = None) -> dict[str, An
     if not isinstance(given, dict):
         raise UsageError(f"trainer must be a mapping such as {{profiler: simple}}, not {given!r}")
     for key in (str(key) for key in (*given, *typed)):
-        if key in ("max_time", "max_steps", "max_epochs", "fast_dev_run", "limit_train_batches"):
+        if key.startswith(("max_", "fast_dev_run", "limit_train_batches", "overfit_batches")):
             raise UsageError(early(key))
         if key not in _known().names and key in signature(Trainer).parameters:
             raise UsageError(
@@ -169,7 +170,7 @@ def for_fit(given: Mapping[str, Any], folder: Path, name: str) -> tuple[list[Cal
 
 def is_fitted(attack: str) -> bool:
     """Whether an attack of that name or import path hands on arguments to a Trainer."""
-    parameters = signature(find_class("attack", attack).reconstruct).parameters.values()
+    parameters = signature(getattr(find_class("attack", attack), "reconstruct")).parameters.values()  # noqa: B009
     return any(one.kind is Parameter.VAR_KEYWORD for one in parameters)
 
 
