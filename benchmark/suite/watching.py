@@ -162,7 +162,7 @@ def for_fit(given: Mapping[str, Any], folder: Path, name: str) -> tuple[list[Cal
     watchers = list(made.pop("callbacks", None) or [])
     profiler = made.get("profiler")
     if isinstance(profiler, str):
-        made["profiler"] = PROFILERS[profiler](dirpath=folder / "profiles", filename=name)  # type: ignore[call-arg]
+        made["profiler"] = PROFILERS[profiler](dirpath=folder / "profiles", filename=name)
     elif profiler is not None and profiler.filename is None:
         profiler.dirpath, profiler.filename = profiler.dirpath or folder / "profiles", name
     return watchers, made | {"default_root_dir": folder}

@@ -93,7 +93,7 @@ def test_help_on_the_trainer_needs_no_name(capsys: pytest.CaptureFixture[str]) -
 
 def test_trainer_arguments_for_closed_forms_alone_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["run", *"--data Digits --model MLP --attack MeanImage --trainer.profiler simple".split()])
+        main(["run", *["--data", "Digits", "--model", "MLP", "--attack", "MeanImage", "--trainer.profiler", "simple"]])
     assert ended.value.code == 2
     assert "no attack of the suite is fitted by Lightning's Trainer: leave trainer out" in capsys.readouterr().err
 
