@@ -16,6 +16,9 @@ PICTURES = 2**20
 PROGRESS = 1e-3
 """Share by which the lowest loss of a victim must fall within its patience, or the attack has stopped improving."""
 
+REASONS = ("diverged", "converged", "stalled", "exhausted")
+"""How an attempt can end; the first one counts."""
+
 LEVELS = (0.09, 0.03)
 """Losses whose first passing is noted: success for DLG-FB on CIFAR-100 and on MNIST (arXiv 2409.17767, the code)."""
 
@@ -58,7 +61,9 @@ class Ledger:
         self._pictured = thinned(len(self._times), PICTURES // (images[0].numel() * images.element_size()))
         self._place = {moment: place for place, moment in enumerate(self._pictured)}
         self._pictures = images.cpu().unsqueeze(1).repeat(1, len(self._pictured), 1, 1, 1, 1)
-        self._passed = torch.full((count, len(LEVELS)), -1)
+        self._passed = torch.full((count, len(LEVELS)), -1, device=images.device)
+        self._ended = torch.zeros(0, dtype=torch.long, device=images.device)  # 1 plus the place of the reason
+        self._spent = self._ended.clone()
 
     @property
     def evaluations(self) -> Tensor:
@@ -72,7 +77,7 @@ class Ledger:
 
     def note(self, losses: Tensor, iterates: dict[str, Tensor]) -> None:
         """Keeps the iterates of those active victims whose losses ``[A]`` are their lowest."""
-        victims, rows = self.victims, self._rows
+        victims, rows, is_on = self.victims, self._rows, self._ended == 0
         spent = self.evaluations
         if due := [victims[row] for row in (spent % self.every == 0).nonzero()[:, 0]]:
             times = (self._evaluations[due] // self.every).tolist()
@@ -82,18 +87,38 @@ class Ledger:
                 self._pictures[of, places] = self._best["images"][of].cpu()
         self._evaluations[victims] = spent = spent + 1
         self.losses, before = losses, self._best_loss[rows]
-        better = losses < before  # False for NaN
+        better = is_on & (losses < before)  # False for NaN
         lowest = torch.where(better, losses, before)
         improved = ~(lowest > self._to_beat[rows])
         self._best_loss[rows] = lowest
         self._best_attempt[rows] = torch.where(better, self._attempts[rows], self._best_attempt[rows])
         self._to_beat[rows] = torch.where(improved, lowest * (1 - PROGRESS), self._to_beat[rows])
         self._improved_at[rows] = torch.where(improved, spent.to(rows.device), self._improved_at[rows])
-        below, passed = (lowest[:, None] <= losses.new_tensor(LEVELS)).cpu(), self._passed[victims]
-        self._passed[victims] = torch.where(below & (passed < 0), spent[:, None], passed)
+        self._spent = torch.where(is_on, spent.to(rows.device), self._spent)
+        below, passed = lowest[:, None] <= losses.new_tensor(LEVELS), self._passed[rows]
+        self._passed[rows] = torch.where(below & (passed < 0), self._spent[:, None], passed)
         for key, best in self._best.items():
             is_better = better.view(-1, *[1] * (best.dim() - 1))
             best[rows] = torch.where(is_better, iterates[key], best[rows])
+
+    def end(self, reasons: dict[str, Tensor]) -> None:
+        """Notes why attempts end at this evaluation, without waiting for the device: what comes after does not count.
+
+        Args:
+            reasons: of ``REASONS``, whether each active victim's attempt ends for it, ``[A]``.
+        """
+        done = torch.stack([reasons[name] for name in REASONS])
+        now = torch.where(done.any(0), 1 + done.long().argmax(0), 0)
+        self._ended = torch.where(self._ended == 0, now, self._ended)
+
+    def close_ended(self) -> list[int]:
+        """Says of the attempts that have ended how they did, and returns their rows; reads from the device, once."""
+        ended, spent = torch.stack([self._ended, self._spent]).tolist()
+        leaving = [row for row, reason in enumerate(ended) if reason]
+        for row in leaving:
+            self._evaluations[self.victims[row]] = spent[row]
+            self.close(row, REASONS[ended[row] - 1])
+        return leaving
 
     @property
     def stalled(self) -> Tensor:
@@ -124,6 +149,8 @@ class Ledger:
         rows, self.victims, entering = refill(self.victims, done, self._waiting, self._at_once)
         self._waiting = self._waiting[len(entering) :]
         self._rows = torch.tensor(self.victims, dtype=torch.long, device=self.losses.device)
+        self._ended = torch.zeros_like(self._rows)
+        self._spent = self.evaluations.to(self._rows.device)
         self._to_beat[entering] = torch.inf
         self._improved_at[entering] = self._evaluations[entering].to(self._rows.device)
         states = {key: best[entering] for key, best in self._best.items()}
@@ -134,8 +161,10 @@ class Ledger:
 
     def reconstruction(self) -> Reconstruction:
         """What was found; of victims that are still active, what there is by now."""
+        closed = set(self.close_ended())
         for row in range(len(self.victims)):
-            self.close(row, "exhausted")
+            if row not in closed:
+                self.close(row, "exhausted")
         for victim, spent in enumerate(self._evaluations.tolist()):
             after = (spent - 1) // self.every + 1
             self._curve[victim, after:] = self._best_loss[victim].cpu().float()
@@ -147,7 +176,9 @@ class Ledger:
             loss=self._best_loss,
             evaluations=self._evaluations,
             status=self.status,
-            trajectory=Trajectory(list(self._times), self._curve, self._pictures, LEVELS, self._passed, self._pictured),
+            trajectory=Trajectory(
+                list(self._times), self._curve, self._pictures, LEVELS, self._passed.cpu(), self._pictured
+            ),
             starts=[self._starts.names[attempt] for attempt in self._best_attempt.tolist()],
             label_probabilities=self._best["label_logits"].softmax(-1),
         )
