@@ -4,18 +4,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 
 from attacks.engine.step import EAGER, check_step
 from benchmark.errors import UsageError
+from benchmark.jobs.blocks import Block
 from benchmark.suite.suite import Suite
 from benchmark.suite.watching import ToTheEnd, for_fit, is_fitted
-
-if TYPE_CHECKING:
-    from benchmark.jobs.blocks import Block
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Fitting:
             raise UsageError(f"no attack of the suite is fitted by Lightning's Trainer: leave {told} out")
 
     @contextmanager
-    def of(self, blocks: "list[Block]") -> Iterator[tuple[list[Callback], dict[str, Any]]]:
+    def of(self, blocks: list[Block]) -> Iterator[tuple[list[Callback], dict[str, Any]]]:
         """The user's callbacks for the attack on some blocks of a cell, and the other arguments of its fit."""
         cell, name = blocks[0].cell, blocks[0].key[:16]
         if not is_fitted(cell.attack.name):

@@ -6,7 +6,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
-from benchmark.jobs.tracking import Tracker, first_line, tags_of
+from benchmark.jobs.attack_tracking import tags_of
+from benchmark.jobs.tracking import Tracker, first_line
 
 
 class LiveCurves(WandbLogger):

@@ -24,6 +24,7 @@ from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.errors import UsageError, is_out_of_memory, one_line, written
 from benchmark.jobs.blocks import Block, Workbench, checksum, data_chain
+from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.jobs.pictures import strip
 from benchmark.metrics.leak import BASELINES, leaked
@@ -43,7 +44,12 @@ def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()
     return run_blocks([block], bench, callbacks)[0]
 
 
-def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callback] = ()) -> list[Record]:
+def run_blocks(
+    blocks: list[Block],
+    bench: Workbench,
+    callbacks: Sequence[Callback] = (),
+    fitting: Fitting = Fitting(),  # noqa: B008 # frozen
+) -> list[Record]:
     """Attacks and scores the victims of blocks that follow each other in one cell, all at once."""
     cell, scenario = blocks[0].cell, blocks[0].cell.scenario
     victims = range(blocks[0].victims.start, blocks[-1].victims.stop)
@@ -64,7 +70,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
         return observation
 
     started = time.perf_counter()
-    with bench.fitting.of(blocks) as (watchers, of_fit):
+    with fitting.of(blocks) as (watchers, of_fit):
         notes += [f"step {of_fit['step']}"] if "step" in of_fit else []
         found = attack_within_memory(cell.attack.name, attack, seen, victims, [*callbacks, *watchers], notes, of_fit)
     seconds = time.perf_counter() - started
@@ -99,7 +105,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
                     "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
                     "notes": notes,
                 },
-                "victims": victims_table(block.victims, share, scores, *null, fit, cell.adaptive),
+                "victims": victims_table(block.victims, share, scores, *null, fit, claims_to_know(cell)),
                 "curve": curve(share.trajectory, images[rows]),
                 "picture": strip(images[rows], share.images.cpu()),
             }
@@ -224,6 +230,11 @@ def without_nan(found: Reconstruction) -> Reconstruction:
     return replace(found, images=images, status=status)
 
 
+def claims_to_know(cell: Cell) -> bool:
+    """Whether the attacker is said to know all that clients do: the defense, or the local steps where there is none."""
+    return cell.adaptive or (cell.defense is None and cell.scenario.setting.local is not None)
+
+
 def victims_table(
     victims: range,
     found: Reconstruction,
@@ -235,7 +246,7 @@ def victims_table(
 ) -> list[dict[str, Any]]:
     """One entry for each victim: scores of each of its images and of their null baselines, whether one of them and
     whether all of them have leaked, what the attack says of itself, how well it fits the update, and, of an attacker
-    who knows a defense, whether his model of it explains the update."""
+    who knows what the clients do, whether his model of it explains the update."""
     rows = []
     has_leaked = leaked(scores.psnr, null_psnr)
     for row, victim in enumerate(victims):
