@@ -178,7 +178,7 @@ def at_most_cells(count: int, what: str) -> None:
         raise UsageError(f"{what} makes {count:,} cells, but a suite can have {MOST_CELLS:,}: sweep fewer values")
 
 
-_SUITE_KEYS = ("name", "seed", "victims", "block_size", "scenarios", "attacks", "defenses", "trainer")
+_SUITE_KEYS = ("name", "seed", "victims", "block_size", "trainer", "scenarios", "attacks", "defenses")
 _OF_SETTING = Arguments("scenario", "scenario", Setting, hidden=frozenset({"local", "state"}))
 _OF_FEDAVG = Arguments("scenario.protocol", "FedAvg", FedAvg)
 _SCENARIO_KEYS = (
