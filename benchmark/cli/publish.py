@@ -1,7 +1,6 @@
 """A run copied to where results are kept: all that its tables and pages need, and no private image."""
 
 import argparse
-import contextlib
 from pathlib import Path
 
 from benchmark.boards import table
@@ -9,9 +8,10 @@ from benchmark.boards.leaderboard import of_records
 from benchmark.cli.parts import Parts
 from benchmark.errors import UsageError
 from benchmark.papers.sources import changed_files, trainings
+from benchmark.store import published
 from benchmark.store.schema import attack_scores
-from benchmark.store.store import Store, cannot_write, read_all, say, write_whole
-from benchmark.store.training_store import TrainingStore
+from benchmark.store.sealing import Record, sealed
+from benchmark.store.store import cannot_write, keys_in, make_writable, read_all, say, write_whole
 from benchmark.thresholds.table import FILE, Row, read
 
 TABLES = ("*.csv", "*.md", "*.json", "*.png")
@@ -44,18 +44,16 @@ def publish(folder: Path, to: Path) -> int:
     """
     for place in (folder / "records", folder / "training"):
         refuse_link(place, "publish copies no files from elsewhere")
-    for place in (to / "records", to / "training", to / "locks"):
+    for place in (to / "records", to / "training", *published.files(to / "records"), *published.files(to / "training")):
         refuse_link(place, "publish writes no files elsewhere")
     trained = trainings(folder, links=False)
-    records = read_all(folder, links=False) if not trained or (folder / "records").is_dir() else []
+    records = read_all(folder, links=False) if not trained or keys_in(folder / "records") else []
     if to.resolve() == folder.resolve():
         raise UsageError(f"{to} is the run itself: give another folder to publish it to")
-    store = Store(to)
-    others = store.keys() - {record["key"] for record in records}
-    for record in records:
-        store.write(record | {"picture": ""})
-    for training in trained:
-        TrainingStore(to).write(training)
+    make_writable(to, to)
+    others = keys_in(to / "records") - {record["key"] for record in records}
+    add(to / "records", [record | {"picture": ""} for record in records])
+    add(to / "training", trained)
     searches = [] if (folder / FILE).is_symlink() or not (to / FILE).exists() else searches_of(folder)
     for file in sorted({path for pattern in TABLES for path in folder.glob(pattern) if path.name[0] != "."}):
         if file.is_symlink() or not file.is_file():
@@ -75,11 +73,17 @@ def publish(folder: Path, to: Path) -> int:
             from benchmark.thresholds import page as threshold_page  # torch, by the classes that were searched
 
             threshold_page.write(to, everything, searches)
-    with contextlib.suppress(OSError):  # a run is going on there, or was killed
-        (to / "locks").rmdir()
     for line in changed_files([*records, *trained]):
         say(line)
     return len(records) + len(trained)
+
+
+def add(folder: Path, records: list[Record]) -> None:
+    """Adds records to those that are published beside a folder, in which they need no files of their own any more."""
+    for path, content in published.filled(folder, ((record["key"], sealed(record)) for record in records)):
+        write_whole(path, content)
+    for record in records:
+        (folder / f"{record['key']}.json").unlink(missing_ok=True)
 
 
 def searches_of(folder: Path) -> list[Row]:

@@ -117,7 +117,7 @@ def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Conso
         console: where the progress is shown.
     """
     here = finished([folder / "records"], attack_scores)
-    known = [means(here.values()), means(finished(RESULTS.glob("*/records"), spent).values())]
+    known = [means(here.values()), means(finished((run / "records" for run in RESULTS.glob("*")), spent).values())]
     timing_of = timings(blocks, bench, console)
     fair = sum(len(block.victims) for block in blocks) // bench.workers
     table: dict[tuple[str, str], Row] = {}

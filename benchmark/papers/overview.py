@@ -12,7 +12,7 @@ from benchmark.metrics.intervals import wilson
 from benchmark.metrics.leak import leaks
 from benchmark.papers import dlg_fb, idlg, masking_summary
 from benchmark.papers.sources import Cell, cells
-from benchmark.store.store import Record
+from benchmark.store.store import Record, keys_in
 from benchmark.studies import performance_page
 from benchmark.suite.registry import Spec
 
@@ -41,7 +41,7 @@ def page(folder: Path, read: Callable[[Path], list[Record]]) -> str:
     Raises:
         UsageError: there is no run in the folder, or a file is damaged.
     """
-    published = {name: read(folder / name) for name in FOLDERS if (folder / name / "records").is_dir()}
+    published = {name: read(folder / name) for name in FOLDERS if keys_in(folder / name / "records")}
     if not published:
         raise UsageError(f"{folder} holds none of {', '.join(FOLDERS)}: publish a run into it first")
     speed = performance_page.read(folder)

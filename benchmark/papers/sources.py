@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmark.boards.cells import cells_of_one_code
 from benchmark.boards.markdown import escaped, threads
-from benchmark.store.store import Record
+from benchmark.store.store import Record, keys_in
 from benchmark.store.training_store import read_all as read_trainings
 
 
@@ -51,7 +51,7 @@ def trainings(folder: Path, links: bool = True) -> list[Record]:
         folder: of the run.
         links: whether symbolic links are followed.
     """
-    return read_trainings(folder, links) if any((folder / "training").glob("*.json")) else []
+    return read_trainings(folder, links) if keys_in(folder / "training") else []
 
 
 def same_attack(recorded: dict[str, Any], wanted: dict[str, Any]) -> bool:

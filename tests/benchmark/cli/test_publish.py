@@ -53,7 +53,8 @@ def test_the_tables_come_out_again_and_the_run_goes_on_without_a_private_image(
     assert all(record["picture"] for record in before.values())
     assert {record["key"]: record | {"picture": before[record["key"]]["picture"]} for record in read_all(to)} == before
     assert not any(record["picture"] for record in read_all(to))
-    assert sorted(path.name for path in to.iterdir()) == ["leaderboard.csv", "leaderboard.md", "records"]
+    names = {"leaderboard.csv", "leaderboard.md", "records.jsonl"}
+    assert {path.name for path in to.iterdir()} == names
 
     assert leakboard("show", run) == 0
     shown = capsys.readouterr().out
@@ -62,7 +63,11 @@ def test_the_tables_come_out_again_and_the_run_goes_on_without_a_private_image(
     assert "4 of 4 blocks run" in capsys.readouterr().out  # the block of two victims is not that of three
     assert leakboard("run", "mine.yaml", "--out", to, "--devices", "cpu") == 0
     assert "everything was done already" in capsys.readouterr().out
+    assert len(list((to / "records").glob("*.json"))) == 4  # a run goes on in files of its own
     assert leakboard("publish", run, to) == 0 and len(read_all(to)) == 8  # what is there already stays
+    assert leakboard("publish", to, run.parent / "again") == 0
+    assert {path.name for path in (run.parent / "again").iterdir()} == names
+    assert read_all(run.parent / "again") == [record | {"picture": ""} for record in read_all(to)]
 
 
 def test_trainings_are_published_too(run: Path) -> None:
@@ -99,11 +104,11 @@ def test_links_are_not_followed(run: Path, tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr().err
     assert f"the record {records[0].name} is a link: it is left out" in said
     assert "secret.json is a link: it is not published" in said
-    assert not list(to.glob("*.json")) and not list(to.glob(".*")) and len(list((to / "records").iterdir())) == 3
+    assert not list(to.glob("*.json")) and not list(to.glob(".*")) and len(read_all(to)) == 3
     assert other.read_text() == "mine" and not (to / "leaderboard.md").is_symlink()
 
 
-@pytest.mark.parametrize("place", ["run/records", "run/training", "to/records", "to/training", "to/locks"])
+@pytest.mark.parametrize("place", ["run/records", "run/training", "to/records", "to/training"])
 def test_folders_that_are_links_are_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
@@ -120,6 +125,23 @@ def test_folders_that_are_links_are_refused(
     assert leakboard("publish", run, to) == 2
     assert f"{name} is a link, and publish" in capsys.readouterr().err
     assert sorted(elsewhere.iterdir()) == there
+
+
+@pytest.mark.parametrize("side", ["run", "to"])
+def test_published_files_that_are_links_are_refused(
+    tmp_path: Path, made_record: MakeRecord, capsys: pytest.CaptureFixture[str], side: str
+) -> None:
+    for first, name in enumerate(("run", "to")):
+        Store(tmp_path / "made").write(made_record(2 * first))
+        assert leakboard("publish", tmp_path / "made", tmp_path / name) == 0
+    link, elsewhere = tmp_path / side / "records.jsonl", tmp_path / "elsewhere"
+    link.rename(elsewhere)
+    link.symlink_to(elsewhere)
+    before = elsewhere.read_bytes()
+    capsys.readouterr()
+    assert leakboard("publish", tmp_path / "run", tmp_path / "to") == 2
+    assert "records.jsonl is a link" in capsys.readouterr().err
+    assert link.is_symlink() and elsewhere.read_bytes() == before
 
 
 def test_records_of_a_tree_with_changed_files_are_named(

@@ -343,7 +343,8 @@ def test_the_command_writes_the_page_and_names_the_papers(tmp_path: Path, capsys
 
 def test_the_page_of_all_results_is_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "results"
-    (folder / "idlg" / "records").mkdir(parents=True)
+    (folder / "idlg").mkdir(parents=True)
+    (folder / "idlg" / "records.jsonl").write_bytes(b"{}")
     written = overview.page(folder, lambda run: of_idlg())
     assert "| [idlg](idlg/leaderboard.md) | 100 of MNIST | DLG, IDLG | none | cpu, 1 thread |" in written
     assert "- a part of the images" in written and "**iDLG** (arXiv" in written
