@@ -37,6 +37,7 @@ RELATED = {"MNIST": "images of one digit", "CIFAR100": "images of one class", "L
 LEVEL = 0.05
 """Of a family of tests: the probability of one false call among the settings."""
 
+
 @dataclass(frozen=True)
 class Outcome:
     """One attacked victim.

@@ -96,9 +96,7 @@ class DataSet:
     @cached_property
     def labels(self) -> dict[str, Comparison]:
         """Of table 1, by the attack."""
-        return {
-            attack: self._beside("labels", attack, lambda victim: victim["label_correct"][0]) for attack in ATTACKS
-        }
+        return {attack: self._beside("labels", attack, lambda victim: victim["label_correct"][0]) for attack in ATTACKS}
 
     @cached_property
     def shares(self) -> dict[str, list[Comparison]]:

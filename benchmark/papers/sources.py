@@ -74,9 +74,7 @@ def rate(found: int, trials: int) -> str:
     return f"{100 * found / trials:.1f} ({100 * low:.1f}-{100 * high:.1f})"
 
 
-def provenance(
-    records: list[Record], trainings: Sequence[Record] = (), more: Sequence[dict[str, Any]] = ()
-) -> str:
+def provenance(records: list[Record], trainings: Sequence[Record] = (), more: Sequence[dict[str, Any]] = ()) -> str:
     """Where a page comes from, as its last section.
 
     Args:

@@ -358,6 +358,27 @@ def test_the_page_of_all_results_is_of_what_is_there(tmp_path: Path, capsys: pyt
     assert stop.value.code == 2 and "publish a run into it first" in capsys.readouterr().err
 
 
+HOSTILE = "<b>*x* | [y](z) {{ 1 }}"
+
+
+def test_no_name_in_a_record_is_markup_on_a_page(tmp_path: Path) -> None:
+    """Nor a statement of a template."""
+    found = of_dlg_fb()
+    for one in found:
+        one["config"]["data"]["class"] = HOSTILE
+        one["provenance"] |= {"device": HOSTILE, "commit": HOSTILE, "data_notes": [HOSTILE], "versions": {HOSTILE: "1"}}
+    folder = tmp_path / "dlg_fb"
+    folder.mkdir()
+    (folder / "records.jsonl").write_bytes(b"{}")
+    for written in (
+        dlg_fb.page(found, folder),
+        dlg_fb.summary(found, folder),
+        overview.page(tmp_path, lambda _: found),
+    ):
+        assert r"&lt;b&gt;\*x\* \| \[y\](z) {{ 1 }}" in " ".join(written.split())
+        assert "<b>" not in written and "*x*" not in written.replace(r"\*x\*", "") and r"\\" not in written
+
+
 def attacked(defense: dict[str, Any] | None, adaptive: bool, leaked: int) -> Cell:
     """A cell of twelve victims."""
     config = {"data": {"class": "Photos"}, "defense": defense, "adaptive": adaptive}
