@@ -5,12 +5,14 @@ What a template prints is escaped unless it is Markdown already, so that no name
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup
 
 from benchmark.boards.markdown import escaped, threads
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES = Path(__file__).parents[1]
 
@@ -29,7 +31,9 @@ def render(name: str, **context: Any) -> str:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def _environment() -> "jinja2.Environment":
+    import jinja2  # a tenth of a second, for which nobody waits who wants no page
+
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         trim_blocks=True,

@@ -42,6 +42,7 @@ finally:
 def test_the_wheel_has_the_packages_the_suites_and_no_more(unpacked: Path) -> None:
     top = {path.name for path in unpacked.iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"attacks", "benchmark", "datamodules", "defenses", "leakboard.py"}
+    packed = {path.relative_to(unpacked) for path in unpacked.rglob("*")}
     for package in ("attacks", "benchmark", "datamodules", "defenses"):
         files = (path for path in (ROOT / package).rglob("*") if path.is_file() and path.suffix != ".pyc")
         assert {path.relative_to(ROOT) for path in files} <= {

@@ -1,23 +1,24 @@
-"""The rows of a board, which are written without Rich, beside what Rich makes of them."""
+"""The rows of a table, which are written without Rich, beside what Rich makes of them; and the same in Markdown."""
 
+import csv
 import io
 
 import pytest
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.boards import table
-from benchmark.boards.terminal import Grid, letters
+from benchmark.boards.grid import Grid, as_csv
 
-CELLS = (["1", "2", "-"], ["0.50 (8/16)", "-", "0.00 (0/8)"], ["Masking", "mine.Größe", "my.防御"])
+NAMES, WORDS = ("rank", "worst case", "defense"), {"rank", "defense"}
+
+ROWS = (["1", "0.50 (8/16)", "Masking"], ["2", "-", "mine.Größe"], ["-", "0.00 (0/8)", "my.防御"])
 
 
 def grid(title: str = "Digits with LeNet") -> Grid:
-    columns = table.COLUMNS[0], table.COLUMNS[1], table.COLUMNS[3]
-    widths = tuple(max(map(letters, [column.name, *texts])) for column, texts in zip(columns, CELLS, strict=True))
-    return Grid(title, columns, CELLS, widths)
+    return Grid(NAMES, ROWS, WORDS, title)
 
 
 def console(width: int, encoding: str) -> Console:
@@ -31,9 +32,10 @@ def written(to: Console) -> str:
 
 def by_rich(of: Grid, to: Console) -> None:
     shown = Table(title=Text(of.title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    for column, width in zip(of.columns, of.widths, strict=True):
-        shown.add_column(column.name, justify="left" if column.words else "right", no_wrap=True, width=width)
-    for row in zip(*of.cells, strict=True):
+    for name, *texts in zip(of.names, *of.rows, strict=True):
+        width = max(map(cell_len, [name, *texts]))
+        shown.add_column(name, justify="left" if name in WORDS else "right", no_wrap=True, width=width)
+    for row in of.rows:
         shown.add_row(*map(Text, row))
     to.print(shown)
 
@@ -48,7 +50,7 @@ def test_rows_are_those_of_rich(width: int, title: str) -> None:
 
 
 def test_a_terminal_of_ascii_has_a_table_of_ascii() -> None:
-    plain = Grid("Digits", table.COLUMNS[:2], (CELLS[0], CELLS[1]), (4, 11))
+    plain = Grid(NAMES[:2], [row[:2] for row in ROWS], WORDS, "Digits")
     ours, theirs = console(80, "ascii"), console(80, "ascii")
     plain.print(ours)  # type: ignore[arg-type]
     by_rich(plain, theirs)
@@ -58,6 +60,22 @@ def test_a_terminal_of_ascii_has_a_table_of_ascii() -> None:
 
 def test_a_hidden_column_takes_its_cells_and_its_width_with_it() -> None:
     left = grid().without(["rank"])
-    assert [column.name for column in left.columns] == ["worst case", "defense"]
-    assert left.cells == CELLS[1:]
+    assert left.names == ["worst case", "defense"]
+    assert left.rows == [row[1:] for row in ROWS]
     assert left.width == grid().width - len("rank") - 1
+
+
+def test_markdown_has_the_same_cells_and_no_markup_in_them() -> None:
+    rows = [["1", "a | b", "<b>"], ["", "*c*", "d\ne"]]
+    assert Grid(("x", "y|z", "w"), rows).markdown().split("\n") == [
+        r"| x | y\|z | w |",
+        "|---|---|---|",
+        r"| 1 | a \| b | &lt;b&gt; |",
+        r"|  | \*c\* | d e |",
+    ]
+
+
+def test_csv_has_values_as_they_are_and_arguments_as_json() -> None:
+    rows = [["a,b", None, 1e-05, {"x": 1}], ["", True, 2, {}]]
+    read = list(csv.reader(io.StringIO(as_csv(("n", "m", "o", "p"), rows))))
+    assert read == [["n", "m", "o", "p"], ["a,b", "", "1e-05", '{"x": 1}'], ["", "True", "2", "{}"]]
