@@ -1,7 +1,7 @@
 """The figure of the page on DLG-FB: what each start gains over noise, and what it saves."""
 
+from benchmark.boards.figure import as_png, blank
 from benchmark.papers.clusters import Difference
-from benchmark.papers.figure import as_png, blank
 
 SIDES = ("images found, points more", "evaluations, % more")
 COLORS = {"DLG": "tab:orange", "IDLG": "tab:blue"}

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from benchmark.boards.figure import as_png, blank
 from benchmark.boards.markdown import threads
 from benchmark.boards.template import render
 from benchmark.errors import UsageError
 from benchmark.metrics.intervals import equivalent, holm, paired_p, rate_difference, wilson
 from benchmark.metrics.leak import THRESHOLDS
-from benchmark.papers.figure import as_png, blank
 from benchmark.papers.sources import Cell, cells, paper, provenance, rate, same_attack
 from benchmark.store.store import Record, write_whole
 from benchmark.studies.bench import BATCHED, ONE_BY_ONE, faster

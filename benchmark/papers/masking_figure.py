@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from typing import Any
 
-from benchmark.papers.figure import as_png, blank
+from benchmark.boards.figure import as_png, blank
 from benchmark.thresholds.search import LOG_FROM
 from benchmark.thresholds.strengths import ADAPTIVE, OBLIVIOUS, strongest_attack
 from benchmark.thresholds.table import Row as Search
