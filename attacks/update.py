@@ -33,10 +33,15 @@ class Network:
 
 
 @dataclass(frozen=True)
-class LocalSteps:
-    """What a client of FedAvg does in a round: SGD (McMahan et al. 2017, arXiv 1602.05629).
+class FedSGD:
+    """Each client shares the gradient of its batch (McMahan et al. 2017, arXiv 1602.05629)."""
 
-    Attributes:
+
+@dataclass(frozen=True)
+class FedAvg:
+    """Each client trains by SGD and shares what that has changed (McMahan et al. 2017, arXiv 1602.05629).
+
+    Args:
         learning_rate: of SGD, above 0.
         epochs: over the client's images, at least 1.
         batch_size: images of a step; None for all. The last batch of an epoch has what is left.
@@ -69,7 +74,7 @@ class Protocol:
         share_statistics: whether clients in train mode share the change of their running statistics, too.
     """
 
-    local: LocalSteps | None = None
+    local: FedAvg | None = None
     train: bool = False
     share_statistics: bool = False
 
@@ -110,7 +115,7 @@ def local_update(
     if order is not None and (local is None or order.shape != (len(images), local.epochs, images.shape[1])):
         wanted = f"[{len(images)}, {local.epochs}, {images.shape[1]}]" if local else "None for FedSGD"
         raise ValueError(f"order has the shape {list(order.shape)}, but must be {wanted}")
-    moving = _moving_buffers(network, len(images)) if protocol.train else {}
+    moving = moving_buffers(network, len(images)) if protocol.train else {}
     fixed = {name: value for name, value in network.buffers.items() if name not in moving}
     weights, buffers = {name: value.detach() for name, value in (network.parameters | fixed).items()}, moving
     with in_modes(module, repeat(protocol.train)):
@@ -128,9 +133,7 @@ def local_update(
     return update
 
 
-def _batches(
-    local: LocalSteps, images: Tensor, labels: Tensor, order: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(local: FedAvg, images: Tensor, labels: Tensor, order: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Images ``[V, B, C, H, W]`` and labels ``[V, B, K]`` of each step of all epochs."""
     victims = torch.arange(len(images), device=images.device)[:, None]
     size = local.batch_size or images.shape[1]
@@ -144,7 +147,7 @@ def _batches(
                 yield images[victims, rows], labels[victims, rows]
 
 
-def _moving_buffers(network: Network, victims: int) -> Update:
+def moving_buffers(network: Network, victims: int) -> Update:
     """The buffers that train mode may change, for each victim, ``[V, *shape]``."""
     moving = {}
     for name, own in network.module.named_buffers():

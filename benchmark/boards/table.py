@@ -137,7 +137,10 @@ def print_table(leaderboard: Leaderboard, console: Console) -> None:
 
 def as_csv(leaderboard: Leaderboard) -> str:
     """All columns of all rows."""
-    return grid_as_csv(Row.__struct_fields__, (row.as_dict().values() for row in leaderboard.rows))
+    names = [
+        name for name in Row.__struct_fields__ if name != "setting" or any(row.setting for row in leaderboard.rows)
+    ]
+    return grid_as_csv(names, ([getattr(row, name) for name in names] for row in leaderboard.rows))
 
 
 def as_json(leaderboard: Leaderboard) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmark.boards.table import print_table
 from benchmark.boards.terminal import Console
-from benchmark.cli.parts import Parts, typed_part
+from benchmark.cli.parts import Parts, typed_part, typed_scenario
 from benchmark.errors import UsageError
 from benchmark.jobs.conductor import Conductor
 from benchmark.suite.suite import Suite, load, parse, suite_path
@@ -34,9 +34,13 @@ def single_cell(options: argparse.Namespace, parts: Parts) -> Suite:
             raise UsageError(f"a single cell needs --{kind} NAME; leakboard list names what there is")
     if "defense" in parts and "class" not in parts["defense"]:
         raise UsageError("--defense.ARGUMENT needs --defense NAME")
+    scenario = typed_scenario(parts.pop("scenario", {}))
+    if taken := [key for key in ("data", "model", "batch_size", "victims", "attacks", "defenses") if key in scenario]:
+        raise UsageError(f"--scenario.{taken[0]} is given as --{taken[0].rstrip('s').replace('_', '-')}")
     typed = {kind: typed_part(kind, args) for kind, args in parts.items()}
+    batch_size = given_or(options.batch_size, 1)
     given: dict[str, Any] = {
-        "scenarios": [{"data": typed["data"], "model": typed["model"], "batch_size": given_or(options.batch_size, 1)}],
+        "scenarios": [{"data": typed["data"], "model": typed["model"], "batch_size": batch_size, **scenario}],
         "attacks": [typed["attack"]],
         "defenses": [typed["defense"]] if "defense" in typed else [],
     }
