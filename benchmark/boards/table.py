@@ -135,17 +135,23 @@ def print_table(leaderboard: Leaderboard, console: Console) -> None:
     console.print(NOTE, style="dim", highlight=False)
 
 
+def columns(leaderboard: Leaderboard) -> list[str]:
+    """The names of all numbers of a row; a setting that is everywhere the published attacks' is none."""
+    usual = not any(row.setting for row in leaderboard.rows)
+    return [name for name in Row.__struct_fields__ if name != "setting" or not usual]
+
+
 def as_csv(leaderboard: Leaderboard) -> str:
     """All columns of all rows."""
-    names = [
-        name for name in Row.__struct_fields__ if name != "setting" or any(row.setting for row in leaderboard.rows)
-    ]
+    names = columns(leaderboard)
     return grid_as_csv(names, ([getattr(row, name) for name in names] for row in leaderboard.rows))
 
 
 def as_json(leaderboard: Leaderboard) -> str:
     """All columns of all rows, as a list."""
-    return msgspec.json.format(msgspec.json.encode(leaderboard.rows), indent=1).decode()
+    names = columns(leaderboard)
+    rows = [{name: getattr(row, name) for name in names} for row in leaderboard.rows]
+    return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode()
 
 
 def as_markdown(leaderboard: Leaderboard, title: str, no_lpips: str | None) -> str:
