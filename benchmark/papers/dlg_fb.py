@@ -2,13 +2,14 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmark.boards.cells import cells_of_one_code
 from benchmark.boards.template import render
@@ -38,28 +39,25 @@ LEVEL = 0.05
 """Of a family of tests: the probability of one false call among the settings."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """One attacked victim.
+FOUND, PASSED, EVALUATIONS = range(3)
+"""What a start does for a victim: whether its image is found, whether the matching loss comes to the paper's threshold,
+and the evaluations until it does, or all of them."""
 
-    Attributes:
-        leaked: whether its image was found, by the PSNR.
-        passed: whether the matching loss came to the paper's threshold.
-        evaluations: until it did, or all of them where it did not.
-    """
+CLAIMS = (("noise", FOUND), ("noise", EVALUATIONS), ("mean", FOUND), ("mean", EVALUATIONS), ("ungated", FOUND))
+"""What the blend may do better, and than which start, in the order in which the page judges it."""
 
-    leaked: bool
-    passed: bool
-    evaluations: int
-
-
-Attacked = dict[int, Outcome]
-"""The victims of a start that count, by their numbers."""
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A data set and an order of its images, attacked with DLG or iDLG."""
+    """A data set and an order of its images, attacked with DLG or iDLG.
+
+    Attributes:
+        indices: numbers of the victims that every start attacked, ``[V]``: these count.
+        outcomes: of each start, ``[V, 3]``: what it does for each of them.
+        victims: all that were attacked.
+    """
 
     data: str
     same_class: int
@@ -67,31 +65,48 @@ class Setting:
     gate: float
     length: int
     budget: int
-    starts: dict[str, Attacked]
+    indices: NDArray[np.int64]
+    outcomes: dict[str, Array]
     victims: int
 
-    @property
-    def sequences(self) -> int:
+    @cached_property
+    def sequences(self) -> NDArray[np.int64]:
         """Those with a victim that counts."""
-        return len({index // self.length for index in self.starts["noise"]})
+        return np.unique(self.indices // self.length)
 
     @property
     def order(self) -> str:
         related = RELATED.get(self.data, "images of one class") if self.same_class > 1 else "unrelated images"
         return f"{self.data}, {related}"
 
-    def rate(self, start: str, of: str) -> str:
-        """Of the victims from a start: how many have leaked, or passed, in percent with its interval."""
-        hits = [getattr(outcome, of) for outcome in self.starts[start].values()]
-        return rate(sum(hits), len(hits))
-
-    def evaluations(self, start: str) -> float:
-        """The mean over victims."""
-        return fmean(outcome.evaluations for outcome in self.starts[start].values())
-
     @property
     def label(self) -> str:
         return f"{self.order}, {self.base}"
+
+    def rate(self, start: str, what: int) -> str:
+        """Of the victims for whom a start does it, in percent with its interval."""
+        hits = self.outcomes[start][:, what]
+        return rate(int(hits.sum()), len(hits))
+
+    def evaluations(self, start: str) -> float:
+        """The mean over victims."""
+        return float(self.outcomes[start][:, EVALUATIONS].mean())
+
+    def sums(self, start: str, base: str, what: int) -> Array:
+        """Over the victims of each sequence, ``[2, S]``: what a start changes against another, and its unit.
+
+        The difference of the two starts is the ratio of the sums: rates are of victims, evaluations of those of the
+        other start.
+        """
+        here, there = (self.outcomes[one][:, what] for one in (start, base))
+        places = np.searchsorted(self.sequences, self.indices // self.length)
+        units = there if what == EVALUATIONS else np.ones_like(there)
+        return np.stack([np.bincount(places, values) for values in (here - there, units)])
+
+    def difference(self, start: str, what: int, base: str = "noise") -> Difference:
+        """What a start changes against another: a rate, or a share of the evaluations."""
+        change, unit = self.sums(start, base, what)
+        return of_sums(unit + change, unit) if what == EVALUATIONS else of_means(change, unit)
 
 
 def page(records: list[Record], folder: Path) -> str:
@@ -116,19 +131,11 @@ def summary(records: list[Record], folder: Path) -> str:
 
 def told(template: str, found: list[Setting], **numbers: Any) -> str:
     """A text on these settings."""
+    means = {start: [overall(found, start, "noise", what) for what in range(3)] for start in ("blend", "mean", "last")}
+    verdicts = [verdict(found, base, what) for base, what in CLAIMS]
+    numbers |= {"FOUND": FOUND, "PASSED": PASSED, "EVALUATIONS": EVALUATIONS, "points": points, "percent": percent}
     return render(
-        template,
-        settings=found,
-        names=STARTS,
-        few=FEW,
-        level=LEVEL,
-        means={start: [overall(found, start, "noise", of) for of in MEASURES] for start in ("blend", "mean", "last")},
-        verdicts=[verdict(found, base, values) for base, values in CLAIMS],
-        gain=gain,
-        saving=saving,
-        points=points,
-        percent=percent,
-        **numbers,
+        template, settings=found, names=STARTS, few=FEW, level=LEVEL, means=means, verdicts=verdicts, **numbers
     )
 
 
@@ -173,15 +180,14 @@ def settings(records: list[Record]) -> list[Setting]:
         if set(of_starts) >= set(STARTS)
     ]
     order = list(RELATED)
-    known = [setting for setting in made if setting.starts["noise"]]
+    known = [setting for setting in made if len(setting.indices)]
     return sorted(known, key=lambda s: (order.index(s.data) if s.data in order else 99, s.data, s.same_class, s.base))
 
 
 def setting_of(config: dict[str, Any], starts: dict[str, dict[int, tuple[dict[str, Any], Record]]]) -> Setting:
     """The setting of one configuration, with the victims that every start attacked."""
-    counted = set.intersection(
-        *({index for index, (victim, _) in of.items() if victim["start"] != "warm-up"} for of in starts.values())
-    )
+    attacked = ({index for index, (victim, _) in of.items() if victim["start"] != "warm-up"} for of in starts.values())
+    counted = sorted(set.intersection(*attacked))
     attack = config["attack"]
     return Setting(
         config["data"]["class"],
@@ -190,13 +196,14 @@ def setting_of(config: dict[str, Any], starts: dict[str, dict[int, tuple[dict[st
         attack["gate"],
         attack["length"],
         attack["max_evaluations"],
-        {start: {i: outcome(*of[i], attack["gate"]) for i in sorted(counted)} for start, of in starts.items()},
+        np.array(counted, dtype=np.int64),
+        {start: np.array([outcome(*of[i], attack["gate"]) for i in counted]) for start, of in starts.items()},
         len(starts["noise"]),
     )
 
 
-def outcome(victim: dict[str, Any], record: Record, gate: float) -> Outcome:
-    """What became of one victim.
+def outcome(victim: dict[str, Any], record: Record, gate: float) -> tuple[float, float, float]:
+    """What was done for one victim: found, passed, evaluations.
 
     Raises:
         UsageError: it is not known when the loss came to the gate.
@@ -205,7 +212,7 @@ def outcome(victim: dict[str, Any], record: Record, gate: float) -> Outcome:
     if gate not in curve["levels"]:
         raise UsageError(f"the loss threshold {gate:g} is not recorded: run with a gate of one of {curve['levels']}")
     at = curve["passed"][row][curve["levels"].index(gate)]
-    return Outcome(leaks(victim), at is not None, victim["evaluations"] if at is None else at)
+    return leaks(victim), at is not None, victim["evaluations"] if at is None else at
 
 
 def drawn(found: list[Setting]) -> bytes:
@@ -213,8 +220,8 @@ def drawn(found: list[Setting]) -> bytes:
     starts = [start for start in STARTS if start != "noise"]
     rows: dict[str, dict[str, tuple[list[Difference], list[Difference]]]] = defaultdict(dict)
     for setting in found:
-        differences = [gain(setting, start) for start in starts], [saving(setting, start) for start in starts]
-        rows[setting.order][setting.base] = differences
+        gains, savings = ([setting.difference(start, what) for start in starts] for what in (FOUND, EVALUATIONS))
+        rows[setting.order][setting.base] = gains, savings
     return figure(rows, [STARTS[start] for start in starts])
 
 
@@ -229,77 +236,14 @@ def percent(found: Difference) -> str:
     return points(found, 0, " %")
 
 
-Values = Callable[[Outcome, Outcome], tuple[float, float]]
-"""What a start changes against another on one victim, and what that is measured in: the difference of two starts is the
-ratio of the sums of the two."""
-
-
-def of_found(here: Outcome, there: Outcome) -> tuple[float, float]:
-    """Images found, per victim."""
-    return here.leaked - there.leaked, 1
-
-
-def of_passed(here: Outcome, there: Outcome) -> tuple[float, float]:
-    """Loss thresholds met, per victim."""
-    return here.passed - there.passed, 1
-
-
-def of_evaluations(here: Outcome, there: Outcome) -> tuple[float, float]:
-    """Evaluations, relative to those of the other start."""
-    return here.evaluations - there.evaluations, there.evaluations
-
-
-MEASURES = (of_found, of_passed, of_evaluations)
-
-CLAIMS = (
-    ("noise", of_found),
-    ("noise", of_evaluations),
-    ("mean", of_found),
-    ("mean", of_evaluations),
-    ("ungated", of_found),
-)
-"""What the blend may change, and against which start, in the order in which the page judges it."""
-
-
-def by_sequence(setting: Setting, start: str, base: str, values: Values) -> dict[int, tuple[float, float]]:
-    """The two values summed up over the victims of each sequence."""
-    sums: dict[int, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
-    for index, there in setting.starts[base].items():
-        change, unit = values(setting.starts[start][index], there)
-        sums[index // setting.length] = tuple(np.add(sums[index // setting.length], (change, unit)))
-    return sums
-
-
-def difference(setting: Setting, start: str, base: str, values: Values) -> Difference:
-    """What a start changes against another: rates of victims, or a share of the evaluations."""
-    change, unit = np.array(list(by_sequence(setting, start, base, values).values())).T
-    return of_sums(unit + change, unit) if values is of_evaluations else of_means(change, unit)
-
-
-def gain(setting: Setting, start: str, base: str = "noise") -> Difference:
-    """Of the rates of images found from two starts."""
-    return difference(setting, start, base, of_found)
-
-
-def passing(setting: Setting, start: str, base: str = "noise") -> Difference:
-    """Of the rates at which the loss threshold is met."""
-    return difference(setting, start, base, of_passed)
-
-
-def saving(setting: Setting, start: str, base: str = "noise") -> Difference:
-    """Of the evaluations, relative to the base."""
-    return difference(setting, start, base, of_evaluations)
-
-
-def overall(found: Sequence[Setting], start: str, base: str, values: Values) -> Difference:
+def overall(found: Sequence[Setting], start: str, base: str, what: int) -> Difference:
     """The mean over settings. DLG and iDLG attack the same victims, so that their sequences are one."""
-    parts: dict[tuple[str, int], np.ndarray] = defaultdict(lambda: np.zeros(2))
+    parts: dict[tuple[str, int], Array] = defaultdict(lambda: np.zeros(2))
     for setting in found:
-        sums = by_sequence(setting, start, base, values)
-        changes, units = (sum(column) for column in zip(*sums.values(), strict=True))
-        for sequence, (change, unit) in sums.items():
-            residual = change - changes / units * unit
-            parts[setting.order, sequence] += np.array([change, residual]) / units / len(found)
+        changes, units = setting.sums(start, base, what)
+        residuals = changes - changes.sum() / units.sum() * units
+        for sequence, part in zip(setting.sequences, np.stack([changes, residuals]).T, strict=True):
+            parts[setting.order, int(sequence)] += part / units.sum() / len(found)
     return of_parts(*np.stack(list(parts.values())).T)
 
 
@@ -325,12 +269,12 @@ class Verdict(NamedTuple):
     worse: int
 
 
-def verdict(found: list[Setting], base: str, values: Values) -> Verdict:
+def verdict(found: list[Setting], base: str, what: int) -> Verdict:
     """How the claim stands that the blend finds more images than another start, or takes fewer evaluations."""
-    mean = overall(found, "blend", base, values)
-    above, below = sure([difference(setting, "blend", base, values) for setting in found])
-    if values is of_found:
-        as_claimed, against, better, worse, said = mean.low > 0, mean.high < 0, above, below, f"{points(mean)} points"
+    mean = overall(found, "blend", base, what)
+    higher, lower = sure([setting.difference("blend", what, base) for setting in found])
+    if what == EVALUATIONS:
+        as_claimed, against, better, worse, said = mean.high < 0, mean.low > 0, lower, higher, percent(mean)
     else:
-        as_claimed, against, better, worse, said = mean.high < 0, mean.low > 0, below, above, percent(mean)
+        as_claimed, against, better, worse, said = mean.low > 0, mean.high < 0, higher, lower, f"{points(mean)} points"
     return Verdict("confirmed" if as_claimed else "refuted" if against else "open", said, better, worse)
