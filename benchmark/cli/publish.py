@@ -1,7 +1,10 @@
 """A run copied to where results are kept: all that its tables and pages need, and no private image."""
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
+
+from filelock import FileLock
 
 from benchmark.boards import table
 from benchmark.boards.leaderboard import of_records
@@ -30,7 +33,8 @@ def publish(folder: Path, to: Path) -> int:
 
     What is there already stays, so that a run in several parts can be published as it grows; records of the same
     blocks are replaced, and the leaderboard and the thresholds are made of all that is there then. A link is not
-    followed, neither in the run, where it may lead to anything, nor in the target.
+    followed, neither in the run, where it may lead to anything, nor in the target. Of several processes that publish
+    to one folder each waits for its turn.
 
     Args:
         folder: of a run.
@@ -44,16 +48,33 @@ def publish(folder: Path, to: Path) -> int:
     """
     for place in (folder / "records", folder / "training"):
         refuse_link(place, "publish copies no files from elsewhere")
-    for place in (to / "records", to / "training", *published.files(to / "records"), *published.files(to / "training")):
+    lock, kinds = to / "publish.lock", (to / "records", to / "training")
+    for place in (lock, *kinds, *(file for kind in kinds for file in published.files(kind))):
         refuse_link(place, "publish writes no files elsewhere")
     trained = trainings(folder, links=False)
     records = read_all(folder, links=False) if not trained or keys_in(folder / "records") else []
     if to.resolve() == folder.resolve():
         raise UsageError(f"{to} is the run itself: give another folder to publish it to")
     make_writable(to, to)
-    others = keys_in(to / "records") - {record["key"] for record in records}
-    add(to / "records", [record | {"picture": ""} for record in records])
-    add(to / "training", trained)
+    with FileLock(lock), ExitStack() as ending:
+        ending.callback(lock.unlink)  # before the release: who has waited for it takes another
+        others = keys_in(to / "records") - {record["key"] for record in records}
+        add(to / "records", [record | {"picture": ""} for record in records])
+        add(to / "training", trained)
+        copy_tables(folder, to, bool(others))
+    for line in changed_files([*records, *trained]):
+        say(line)
+    return len(records) + len(trained)
+
+
+def copy_tables(folder: Path, to: Path, others: bool) -> None:
+    """Copies the files beside the records of a run.
+
+    Args:
+        folder: of the run.
+        to: where its records are published already.
+        others: whether records of other runs are, too: tables of this run alone would leave them out.
+    """
     searches = [] if (folder / FILE).is_symlink() or not (to / FILE).exists() else searches_of(folder)
     for file in sorted({path for pattern in TABLES for path in folder.glob(pattern) if path.name[0] != "."}):
         if file.is_symlink() or not file.is_file():
@@ -66,16 +87,13 @@ def publish(folder: Path, to: Path) -> int:
         except OSError as error:
             raise cannot_write(to / file.name, error) from None
         write_whole(to / file.name, content)
-    if searches or others:  # tables of this run alone would leave out what is there already
+    if searches or others:
         everything = read_all(to, attack_scores, links=False)
         table.write(to, of_records(everything), everything)
         if searches:
             from benchmark.thresholds import page as threshold_page  # torch, by the classes that were searched
 
             threshold_page.write(to, everything, searches)
-    for line in changed_files([*records, *trained]):
-        say(line)
-    return len(records) + len(trained)
 
 
 def add(folder: Path, records: list[Record]) -> None:

@@ -1,6 +1,8 @@
 """A published run: no private image in it, and all that its tables need."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,10 @@ import yaml
 from benchmark.boards import table
 from benchmark.boards.leaderboard import of_records
 from benchmark.boards.markdown import escaped
+from benchmark.cli import publish as publishing
 from benchmark.cli.main import main
 from benchmark.papers.sources import provenance
-from benchmark.store.store import Store, read_all
+from benchmark.store.store import Store, read_all, write_whole
 from benchmark.store.training_store import read_all as read_trainings
 from benchmark.thresholds import page as threshold_page
 from tests.conftest import MakeRecord
@@ -108,7 +111,7 @@ def test_links_are_not_followed(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert other.read_text() == "mine" and not (to / "leaderboard.md").is_symlink()
 
 
-@pytest.mark.parametrize("place", ["run/records", "run/training", "to/records", "to/training"])
+@pytest.mark.parametrize("place", ["run/records", "run/training", "to/records", "to/training", "to/publish.lock"])
 def test_folders_that_are_links_are_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
@@ -142,6 +145,22 @@ def test_published_files_that_are_links_are_refused(
     assert leakboard("publish", tmp_path / "run", tmp_path / "to") == 2
     assert "records.jsonl is a link" in capsys.readouterr().err
     assert link.is_symlink() and elsewhere.read_bytes() == before
+
+
+def test_runs_that_are_published_to_one_folder_at_once_are_all_there(
+    tmp_path: Path, made_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(path: Path, content: bytes) -> None:
+        time.sleep(0.05)
+        write_whole(path, content)
+
+    monkeypatch.setattr(publishing, "write_whole", slowly)
+    for number in range(4):
+        Store(tmp_path / str(number)).write(made_record(2 * number))
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(publishing.publish, tmp_path / str(number), tmp_path / "to") for number in range(4)]
+    assert [one.result() for one in done] == [1] * 4
+    assert len(read_all(tmp_path / "to")) == 4 and not list((tmp_path / "to").glob("*.lock"))
 
 
 def test_records_of_a_tree_with_changed_files_are_named(
