@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from benchmark.errors import UsageError
 from benchmark.suite.documents import regular
@@ -20,7 +22,9 @@ LARGEST = 1_000_000
 
 
 class _Keyed(msgspec.Struct):
-    key: str
+    """A key is a part of a file's name, and must not lead out of the folder."""
+
+    key: Annotated[str, Meta(pattern=r"^[0-9A-Za-z_]{1,64}$")]
 
 
 _as_keyed = msgspec.json.Decoder(_Keyed)

@@ -91,9 +91,10 @@ def test_a_file_that_has_changed_is_read_again(tmp_path: Path, records: list[dic
         (lambda *_: b'{"x":' + b"[" * 5000, "records.jsonl, line 2 is damaged (it is cut off, or not a record)"),
         (lambda *_: b"", "records.jsonl, line 2 is damaged (it is cut off, or not a record)"),
         (lambda _, other: other, "records.jsonl, line 2 is damaged (it is a copy of another"),
+        (lambda *_: sealed({"key": "../other", "config": {}}), "records.jsonl, line 2 is damaged (Object missing"),
         (lambda line, _: line.replace(b"30.0", b"99.0"), "is damaged (its checksum does not match its content)"),
     ],
-    ids=["cut off", "a conflict", "deep", "empty", "twice", "edited"],
+    ids=["cut off", "a conflict", "deep", "empty", "twice", "outside", "edited"],
 )
 def test_a_damaged_line_is_told_and_the_others_count(
     tmp_path: Path, records: list[dict[str, Any]], spoiled: Any, said: str, capsys: pytest.CaptureFixture[str]
@@ -135,6 +136,27 @@ def test_what_is_no_file_of_records_is_refused_or_left_alone(
     with pytest.raises(SystemExit) as ended:
         main(["show", str(tmp_path)])
     assert ended.value.code == 2 and "records-02.jsonl cannot be read (Is a directory)" in capsys.readouterr().err
+
+
+def test_a_key_that_leads_elsewhere_reads_and_removes_nothing_there(
+    tmp_path: Path, records: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a file by somebody else: its key is that of no file, though the record is whole but for that."""
+    old = records[0] | {"key": "../../other"}
+    del old["network_sha256"]
+    old["provenance"] = {name: part for name, part in old["provenance"].items() if name != "data_chain"}
+    old["provenance"]["date"] = "2026-01-01T00:00:00Z"
+    (tmp_path / "run").mkdir()
+    for name, record in (("run/records.jsonl", old), ("other.json", old)):
+        (tmp_path / name).write_bytes(sealed(record) + b"\n")
+    with (tmp_path / "run" / "records.jsonl").open("ab") as file:
+        file.write(sealed(records[1]))
+    with pytest.raises(SystemExit) as ended:
+        main(["publish", str(tmp_path / "run"), str(tmp_path / "to")])
+    assert ended.value.code == 0 and read_all(tmp_path / "to") == [records[1]]
+    assert (
+        tmp_path / "other.json"
+    ).exists() and "line 1 is damaged (it is a copy of another" in capsys.readouterr().err
 
 
 def test_links_are_followed_only_where_that_is_asked_for(tmp_path: Path, records: list[dict[str, Any]]) -> None:
