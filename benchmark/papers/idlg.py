@@ -1,5 +1,6 @@
 """iDLG (Zhao, Mopuri and Bilen 2020, arXiv 2001.02610): table 1 and figure 1 beside our run of the same protocol."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,13 +12,15 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from benchmark.boards.cells import cells_of_one_code
 from benchmark.boards.figure import as_png, blank
 from benchmark.boards.markdown import threads
+from benchmark.boards.outcome import of_cells
 from benchmark.boards.template import render
 from benchmark.errors import UsageError
 from benchmark.metrics.intervals import equivalent, holm, paired_p, rate_difference, wilson
 from benchmark.metrics.leak import THRESHOLDS
-from benchmark.papers.sources import Cell, cells, paper, provenance, rate, same_attack
+from benchmark.papers.sources import paper, provenance, rate, same_attack
 from benchmark.store.store import Record, write_whole
 from benchmark.studies.bench import BATCHED, ONE_BY_ONE, faster
 from benchmark.suite.documents import read_json
@@ -141,7 +144,7 @@ def page(records: list[Record], folder: Path) -> str:
     Raises:
         UsageError: the records are not of this suite.
     """
-    found = of_the_paper(cells(records), folder)
+    found = of_the_paper(records, folder)
     write_whole(folder / "figure1.png", figure(list(found.values())))
     few, whole = found.get("LFW"), found.get(WHOLE_LFW)
     return told(
@@ -159,7 +162,7 @@ def summary(records: list[Record], folder: Path) -> str:
     Raises:
         UsageError: the records are not of this suite.
     """
-    found = of_the_paper(cells(records), folder)
+    found = of_the_paper(records, folder)
     p_values = holm([paired_p(*map(one.found, ATTACKS)) for one in found.values()])
     gains = [sum(one.found("IDLG")) > sum(one.found("DLG")) for one in found.values()]
     surely = [p <= LEVEL and gain for p, gain in zip(p_values, gains, strict=True)]
@@ -178,26 +181,26 @@ def told(template: str, found: dict[str, DataSet], **numbers: Any) -> str:
     return render(template, sets=list(found.values()), **constants, **numbers)
 
 
-def of_the_paper(every: list[Cell], folder: Path) -> dict[str, DataSet]:
+def of_the_paper(records: list[Record], folder: Path) -> dict[str, DataSet]:
     """The data sets that were attacked with both attacks by the paper's protocol.
 
     Raises:
         UsageError: there is no data set with both, or one with two seeds or networks.
     """
     as_published = {attack: spec("attack", attack, {}).as_dict() for attack in ATTACKS}
-    found: dict[tuple[str, str], Cell] = {}
-    for cell in every:
-        name = data_set(cell)
-        known = name in PAPER_SETS and same_attack(cell.config["attack"], as_published.get(cell.attack, {}))
-        if known and cell.config["model"]["class"] == "LeNet" and cell.defense == "none":
-            if (name, cell.attack) in found:
-                raise UsageError(f"{folder} holds {name} with {cell.attack} twice, say of two seeds: keep one")
-            found[name, cell.attack] = cell
-    paired = {}
-    for name in PAPER_SETS:
-        victims = {attack: found[name, attack].victims for attack in ATTACKS if (name, attack) in found}
-        if len(victims) == len(ATTACKS) and (of_both := in_common(victims)):
-            paired[name] = DataSet(name, of_both)
+    found: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(dict)
+    for cell in of_cells(cells_of_one_code(records)[0]):
+        name, attack = data_set(cell.config["data"]), cell.config["attack"]["class"]
+        known = name in PAPER_SETS and same_attack(cell.config["attack"], as_published.get(attack, {}))
+        if known and cell.config["model"]["class"] == "LeNet" and not cell.defended:
+            if attack in found[name]:
+                raise UsageError(f"{folder} holds {name} with {attack} twice, say of two seeds: keep one")
+            found[name][attack] = list(cell.victims.values())
+    paired = {
+        name: DataSet(name, of_both)
+        for name in PAPER_SETS
+        if len(found[name]) == len(ATTACKS) and (of_both := in_common(found[name]))
+    }
     if not paired:
         raise UsageError(f"{folder} holds no data set with both DLG and IDLG: run configs/idlg.yaml into it first")
     return paired
@@ -209,11 +212,10 @@ def in_common(victims: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[s
     return {name: [v for v in each if v["index"] in shared] for name, each in victims.items()} if shared else {}
 
 
-def data_set(cell: Cell) -> str:
+def data_set(data: dict[str, Any]) -> str:
     """The name on the page."""
-    data = cell.config["data"]
     whole = data["class"] == "ImageFolder" and data["num_classes"] == 5749 and data["path"].startswith("lfw-py/")
-    return WHOLE_LFW if whole else cell.data
+    return WHOLE_LFW if whole else str(data["class"])
 
 
 class LabelSpace(NamedTuple):

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark.boards.cells import cells_of_one_code
+from benchmark.boards.outcome import Outcome, of_cells
 from benchmark.boards.template import render
 from benchmark.errors import UsageError
 from benchmark.metrics.intervals import wilson
-from benchmark.metrics.leak import leaks
 from benchmark.papers import dlg_fb, idlg, masking
-from benchmark.papers.sources import Cell, cells, machines
+from benchmark.papers.sources import machines
 from benchmark.store.store import Record, keys_in
 from benchmark.studies import performance_page
 from benchmark.suite.registry import Spec
@@ -78,7 +79,7 @@ def contents(name: str, records: list[Record], folder: Path) -> dict[str, Any]:
     """A row of the table: what was attacked by what, and where."""
     victims: dict[str, int] = defaultdict(int)
     kinds: dict[str, set[str]] = {"attack": set(), "defense": set()}
-    for cell in cells(records):
+    for cell in of_cells(cells_of_one_code(records)[0]):
         config = cell.config
         data = config["data"]["class"] + (" by class" if config.get("same_class", 1) > 1 else "")
         if config["data"].get("num_classes"):
@@ -98,8 +99,8 @@ def contents(name: str, records: list[Record], folder: Path) -> dict[str, Any]:
 
 def quick(records: list[Record]) -> dict[str, Any]:
     """What the board of the quick suite can and cannot show."""
-    found = cells(records)
-    intervals = [wilson(sum(map(leaks, cell.victims)), len(cell.victims)) for cell in found]
+    found = list(of_cells(cells_of_one_code(records)[0]))
+    intervals = [wilson(len(cell.leaked), len(cell.victims)) for cell in found]
     return {
         "victims": sorted({len(cell.victims) for cell in found}),
         "width": max(high - low for low, high in intervals),
@@ -107,16 +108,15 @@ def quick(records: list[Record]) -> dict[str, Any]:
     }
 
 
-def largest_gap(found: Sequence[Cell]) -> tuple[str, str, int, int, int] | None:
+def largest_gap(found: Sequence[Outcome]) -> tuple[str, str, int, int, int] | None:
     """The defense where knowing it finds most: its name, data set, victims found without and with, and victims."""
     best: dict[tuple[str, str], dict[bool, int]] = defaultdict(lambda: {False: 0, True: 0})
     victims: dict[tuple[str, str], int] = {}
     for cell in found:
-        if cell.config["defense"]:
-            arguments = {k: v for k, v in cell.config["defense"].items() if k != "class" and v is not False}
-            key = Spec(cell.defense, arguments).label, cell.data
-            adaptive = cell.config["adaptive"]
-            best[key][adaptive] = max(best[key][adaptive], sum(map(leaks, cell.victims)))
+        if defense := cell.config["defense"]:
+            arguments = {k: v for k, v in defense.items() if k != "class" and v is not False}
+            key = Spec(defense["class"], arguments).label, cell.config["data"]["class"]
+            best[key][cell.adaptive] = max(best[key][cell.adaptive], len(cell.leaked))
             victims[key] = len(cell.victims)
     if not best:
         return None

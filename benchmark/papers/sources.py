@@ -1,7 +1,6 @@
 """What the pages read: the victims of each cell, and where the records come from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +11,6 @@ from benchmark.metrics.intervals import wilson
 from benchmark.store.store import Record, keys_in
 from benchmark.store.training_store import read_all as read_trainings
 from benchmark.suite.documents import load_yaml
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell with all its victims, in their order.
-
-    Attributes:
-        config: everything that decides a victim's result.
-        victims: one entry for each.
-    """
-
-    config: dict[str, Any]
-    victims: list[dict[str, Any]]
-
-    @property
-    def data(self) -> str:
-        return str(self.config["data"]["class"])
-
-    @property
-    def attack(self) -> str:
-        return str(self.config["attack"]["class"])
-
-    @property
-    def defense(self) -> str:
-        return str(self.config["defense"]["class"]) if self.config["defense"] else "none"
-
-
-def cells(records: list[Record]) -> list[Cell]:
-    """The cells of a run."""
-    return [
-        Cell(of_cell[min(of_cell)][1]["config"], [of_cell[index][0] for index in sorted(of_cell)])
-        for of_cell in cells_of_one_code(records)[0].values()
-    ]
 
 
 def trainings(folder: Path, links: bool = True) -> list[Record]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmark.boards.outcome import Outcome
 from benchmark.cli.main import main
 from benchmark.errors import UsageError
 from benchmark.identity import digest
@@ -16,7 +17,6 @@ from benchmark.papers import dlg_fb, idlg, overview
 from benchmark.papers.clusters import Difference, of_means
 from benchmark.papers.dlg_fb import EVALUATIONS, FOUND, PASSED, Setting, settings
 from benchmark.papers.idlg import Comparison
-from benchmark.papers.sources import Cell
 from benchmark.store.schema import psnr_of
 from benchmark.store.sealing import sealed
 from benchmark.suite.registry import spec
@@ -382,10 +382,10 @@ def test_no_name_in_a_record_is_markup_on_a_page(tmp_path: Path) -> None:
         assert "<b>" not in written and "*x*" not in written.replace(r"\*x\*", "") and r"\\" not in written
 
 
-def attacked(defense: dict[str, Any] | None, adaptive: bool, leaked: int) -> Cell:
+def attacked(defense: dict[str, Any] | None, adaptive: bool, leaked: int) -> Outcome:
     """A cell of twelve victims."""
     config = {"data": {"class": "Photos"}, "defense": defense, "adaptive": adaptive}
-    return Cell(config, [{"leaked_any": number < leaked} for number in range(12)])
+    return Outcome("cell", config, {number: {"leaked_any": number < leaked} for number in range(12)}, ())
 
 
 def test_the_gap_of_knowing_a_defense_is_between_the_best_attacks_of_each_kind() -> None:
