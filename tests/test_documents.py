@@ -47,10 +47,12 @@ def test_the_examples_of_contributing_run(index: int, tmp_path: Path, monkeypatc
 
 
 def test_the_suite_of_the_readme_is_a_suite(tmp_path: Path) -> None:
-    (block,) = code_blocks("README.md", "yaml")
+    whole, scenario = code_blocks("README.md", "yaml")
     path = tmp_path / "mine.yaml"
-    path.write_text(block)
+    path.write_text(whole)
     assert len(load(path).cells) > 10
+    path.write_text(f"{scenario}attacks: [IDLG]\n")
+    assert load(path).cells
 
 
 def test_every_suite_in_configs_is_a_suite() -> None:

@@ -73,7 +73,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     same_class: int
     seed: int
     cell: str
-    setting: str
+    setting: str = ""
     """What clients compute and what the attacker is granted, as far as it is not as in the published attacks."""
 
     def as_dict(self) -> dict[str, Any]:

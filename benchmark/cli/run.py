@@ -25,6 +25,17 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     return 0
 
 
+OTHER_FLAGS = {
+    "data": "data",
+    "model": "model",
+    "batch_size": "batch-size",
+    "victims": "victims",
+    "attacks": "attack",
+    "defenses": "defense",
+}
+"""Of the keys of a scenario that have flags of their own."""
+
+
 def single_cell(options: argparse.Namespace, parts: Parts) -> Suite:
     """The suite of one cell that was given by flags."""
     if options.suite:
@@ -35,8 +46,8 @@ def single_cell(options: argparse.Namespace, parts: Parts) -> Suite:
     if "defense" in parts and "class" not in parts["defense"]:
         raise UsageError("--defense.ARGUMENT needs --defense NAME")
     scenario = typed_scenario(parts.pop("scenario", {}))
-    if taken := [key for key in ("data", "model", "batch_size", "victims", "attacks", "defenses") if key in scenario]:
-        raise UsageError(f"--scenario.{taken[0]} is given as --{taken[0].rstrip('s').replace('_', '-')}")
+    if taken := [key for key in OTHER_FLAGS if key in scenario]:
+        raise UsageError(f"--scenario.{taken[0]} is given as --{OTHER_FLAGS[taken[0]]}")
     typed = {kind: typed_part(kind, args) for kind, args in parts.items()}
     batch_size = given_or(options.batch_size, 1)
     given: dict[str, Any] = {

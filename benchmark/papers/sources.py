@@ -8,8 +8,7 @@ from benchmark.boards.cells import cells_of_one_code
 from benchmark.boards.markdown import threads
 from benchmark.boards.template import render
 from benchmark.metrics.intervals import wilson
-from benchmark.store.store import Record, keys_in
-from benchmark.store.training_store import read_all as read_trainings
+from benchmark.store.store import Record, keys_in, read_trainings
 from benchmark.suite.documents import load_yaml
 
 

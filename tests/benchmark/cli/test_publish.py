@@ -14,8 +14,7 @@ from benchmark.boards.markdown import escaped
 from benchmark.cli import publish as publishing
 from benchmark.cli.main import main
 from benchmark.papers.sources import provenance
-from benchmark.store.store import Store, read_all, write_whole
-from benchmark.store.training_store import read_all as read_trainings
+from benchmark.store.store import Store, read_all, read_trainings, write_whole
 from benchmark.thresholds import page as threshold_page
 from tests.conftest import MakeRecord
 
