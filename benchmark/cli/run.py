@@ -1,6 +1,7 @@
 """``leakboard run``."""
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from benchmark.boards.table import print_table
@@ -9,11 +10,12 @@ from benchmark.cli.parts import Parts, typed_part, typed_scenario
 from benchmark.errors import UsageError
 from benchmark.jobs.conductor import Conductor
 from benchmark.suite.suite import Suite, load, parse, suite_path
+from benchmark.suite.watching import watching
 
 
 def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard run``."""
-    suite = single_cell(options, parts) if parts else find_suite(options)
+    suite = watched(options, parts)
     conductor = Conductor.of(options, suite.name)
     ran, found = conductor.run(suite)
     print_table(found, Console())
@@ -23,6 +25,13 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
         f"pictures of true images above their reconstructions: {folder / 'pictures'}"
     )
     return 0
+
+
+def watched(options: argparse.Namespace, parts: Parts) -> Suite:
+    """The suite that was asked for, with what is to watch its attacks."""
+    typed = parts.pop("trainer", {})
+    suite = single_cell(options, parts) if parts else find_suite(options)
+    return replace(suite, trainer=watching(suite.trainer, typed))
 
 
 OTHER_FLAGS = {

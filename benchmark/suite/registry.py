@@ -123,8 +123,7 @@ def find_class(kind: str, name: str) -> type:
     what = f"{called} {quoted(name)}"
     if not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(f"the {what} cannot be imported: give the path of a module and a class in it, as mine.Mine")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # an installed command does not look where it is called
+    look_here()
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -145,6 +144,12 @@ def find_class(kind: str, name: str) -> type:
         lacks = f", and lacks {' and '.join(missing)}" if missing else ""
         raise UsageError(f"the {what} must be {_MUST_BE[kind]}{lacks}{written(found)}")
     return found
+
+
+def look_here() -> None:
+    """Modules in the folder that the user is in can be imported: an installed command does not look there."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 def beside(package: str) -> bool:
