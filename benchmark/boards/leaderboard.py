@@ -13,7 +13,6 @@ import msgspec
 from benchmark.boards.caveats import caveats
 from benchmark.boards.outcome import Names, Outcome, outcomes
 from benchmark.boards.ranking import Standing, ranked
-from benchmark.federation.setting import described
 from benchmark.metrics.intervals import bootstrap_mean, wilson
 from benchmark.metrics.leak import THRESHOLDS
 from benchmark.store.store import Record
@@ -196,8 +195,21 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         same_class=config.get("same_class", 1),  # records of before there were runs of a class have none
         seed=config["seed"],
         cell=outcome.cell,
-        setting=", ".join(described(config)),
+        setting=setting_of(config),
     )
+
+
+USUAL = {"schema", "data", "model", "batch_size", "same_class", "seed", "defense", "attack", "adaptive"}
+"""Keys of a configuration whose setting is that of the published attacks."""
+
+
+def setting_of(config: dict[str, Any]) -> str:
+    """What is not as in the published attacks, in a few words each."""
+    if config.keys() <= USUAL:
+        return ""
+    from benchmark.federation.setting import described  # torch, which takes seconds
+
+    return ", ".join(described(config))
 
 
 def arguments(part: dict[str, Any]) -> dict[str, Any]:
