@@ -4,7 +4,8 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from benchmark.boards.terminal import Console, print_table
+from benchmark.boards.table import print_table
+from benchmark.boards.terminal import Console
 from benchmark.cli.parts import Parts, typed_part, typed_scenario
 from benchmark.errors import UsageError
 from benchmark.jobs.conductor import Conductor

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from benchmark.boards import leaderboard, table
-from benchmark.boards.terminal import Console, print_table, printable
+from benchmark.boards.terminal import Console, printable
 from benchmark.cli.parts import Parts
 from benchmark.garbage import uncollected
 from benchmark.store.schema import attack_scores
@@ -28,5 +28,5 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     elif options.format == "markdown":
         print(table.as_markdown(found, folder.resolve().name, table.missing_lpips(records)), end="")
     else:
-        print_table(found, Console())
+        table.print_table(found, Console())
     return 0
