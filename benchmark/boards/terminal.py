@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import IO, Literal
 
 import rich.console
 from rich import box
@@ -15,9 +15,6 @@ from rich.text import Text
 
 from benchmark.boards import table
 from benchmark.boards.leaderboard import Board, Leaderboard
-
-if TYPE_CHECKING:
-    pass
 
 SPARED = (
     "s / victim",
@@ -39,10 +36,14 @@ class Console(rich.console.Console):
     Args:
         stderr: whether it is the standard error.
         width: instead of the terminal's.
+        file: instead of the standard output.
+        quiet: whether nothing is written at all.
     """
 
-    def __init__(self, stderr: bool = False, width: int | None = None) -> None:
-        super().__init__(stderr=stderr, width=width, markup=False, emoji=False)
+    def __init__(
+        self, stderr: bool = False, width: int | None = None, file: IO[str] | None = None, quiet: bool = False
+    ) -> None:
+        super().__init__(stderr=stderr, width=width, file=file, quiet=quiet, markup=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError  # the program ends as with any other output whose reader has gone
@@ -52,7 +53,7 @@ def print_table(leaderboard: Leaderboard, console: Console) -> None:
     """The leaderboard in the terminal, whole where it goes to a file."""
     grids = [Grid.of(board) for board in leaderboard.boards]
     if not console.is_terminal:
-        console = Console(width=max(200, *(grid.width for grid in grids)))
+        console = Console(width=max(200, *(grid.width for grid in grids)), file=console.file)
     for board, whole in zip(leaderboard.boards, grids, strict=True):
         for spared in range(len(SPARED) + 1):
             grid = whole.without(SPARED[:spared])

@@ -53,6 +53,7 @@ class Conductor:
         bench: data, device and perceptual metric of this process.
         folder: of the run.
         tracker: W&B, or None.
+        shown: whether the progress is, on the standard error.
     """
 
     devices: list[str]
@@ -61,6 +62,7 @@ class Conductor:
     bench: Workbench
     folder: Path
     tracker: Tracker | None
+    shown: bool = True
     _said: bool = False
 
     @classmethod
@@ -97,11 +99,11 @@ class Conductor:
         """
         blocks = plan(suite, self.bench)
         store = Store(self.folder)
-        if self.bench.no_perceptual and not self._said:
+        if self.bench.no_perceptual and self.shown and not self._said:
             print(f"leakboard: LPIPS is unavailable: {self.bench.no_perceptual}", file=sys.stderr)
             self._said = True
         reporter = Reporter(suite, blocks, store, self.tracker, Present(self.bench))
-        with ProgressBar(blocks, store, Console(stderr=True)) as bar:
+        with ProgressBar(blocks, store, Console(stderr=True, quiet=not self.shown)) as bar:
             todo = [block for block in blocks if not bar.was_done(block)]
             bar.resumed()
             self._do(todo, store, Both(bar, reporter))
