@@ -1,4 +1,4 @@
-"""``from benchmark import run``, which ``leakboard run`` calls too; ``show`` and ``board`` are in ``boards/notebook``."""
+"""``from benchmark import run``, which ``leakboard run`` calls too; ``show`` and ``board`` are in boards/notebook.py"""
 
 import argparse
 import logging
@@ -7,7 +7,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any

@@ -29,11 +29,12 @@ def adapted(kind: str, function: Callable[..., Any], name: str) -> type:
     """
     with users_code(f"the arguments of {name} cannot be read"):
         signature = inspect.signature(function)
-    first, *others = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD] or [None]
-    if first is None or first.kind is first.KEYWORD_ONLY:
+    parameters = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+    if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
         raise UsageError(
-            f"the {kind} {quoted(name)} is called with {CALLED_WITH[kind]}, and takes no such argument{written(function)}"
+            f"the {kind} {quoted(name)} takes no argument, but is called with {CALLED_WITH[kind]}{written(function)}"
         )
+    others = parameters[1:]
     if kind == "defense" and any(one.name == "generators" for one in others):
         raise UsageError(
             f"the defense {quoted(name)} takes generators, but a function gets one client's update and, if it takes "

@@ -128,12 +128,16 @@ def lines_of(given: Any) -> set[str]:
 
 def digest_of_code(code: CodeType) -> str:
     """sha256 of bytecode with its constants and names, without lines and file."""
-    constants = [
-        digest_of_code(one) if isinstance(one, CodeType) else sorted(map(repr, one)) if isinstance(one, frozenset) else one
-        for one in code.co_consts
-    ]
+    constants = [constant(one) for one in code.co_consts]
     parts = (code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, constants)
     return hashlib.sha256(repr(parts).encode(errors="surrogatepass")).hexdigest()
+
+
+def constant(value: Any) -> str:
+    """A constant of some code; a set is in no order."""
+    if isinstance(value, CodeType):
+        return digest_of_code(value)
+    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)
 
 
 def names_in(code: CodeType) -> set[str]:
