@@ -3,12 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from attacks.gradients import batch_dims, is_shared
+from attacks.threat import ThreatModel
+from attacks.update import Network, Protocol, local_update
 from defenses.base import KnownDefense, Update
 
 
@@ -28,6 +31,13 @@ class Observation:
         mean_image: public mean image ``[C, H, W]``.
         class_means: public mean images of the classes ``[K, C, H, W]``.
         mean_step: mean absolute difference of neighboring pixels in public images, above 0.
+        protocol: what the victims computed, as far as the attacker knows.
+        threat: what the attacker is granted beside this.
+        order: of each victim's images in each epoch of FedAvg, ``[V, E, N]``, where it is granted, else None.
+        labels: of the private batches where they are granted, ``[V, N]``, sorted where only their counts are, else None.
+        batch_statistics: mean and variance of the private batch at each BatchNorm where they are granted, under the
+            names of the layer's running ones, ``[V, F]``.
+        later: what the same victims shared of the same batches in later rounds.
     """
 
     model: nn.Module
@@ -40,6 +50,12 @@ class Observation:
     mean_image: Tensor
     class_means: Tensor
     mean_step: float
+    protocol: Protocol = field(default_factory=Protocol)
+    threat: ThreatModel = field(default_factory=ThreatModel)
+    order: Tensor | None = None
+    labels: Tensor | None = None
+    batch_statistics: Update = field(default_factory=dict)
+    later: tuple["Observation", ...] = ()
 
     @property
     def num_victims(self) -> int:
@@ -53,7 +69,31 @@ class Observation:
             parameters={name: value if dims[name] is None else value[rows] for name, value in self.parameters.items()},
             update={name: value[rows] for name, value in self.update.items()},
             seeds=[self.seeds[victim] for victim in rows],
+            order=None if self.order is None else self.order[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            batch_statistics={name: value[rows] for name, value in self.batch_statistics.items()},
+            later=tuple(round.take(rows) for round in self.later),
         )
+
+    def update_of(self, images: Tensor, labels: Tensor, create_graph: bool = False) -> Update:
+        """What the victims would share of these images without a defense, as far as the attacker knows.
+
+        Args:
+            images: ``[V, N, C, H, W]``.
+            labels: class probabilities ``[V, N, K]``.
+            create_graph: so that it can be differentiated in images and labels.
+
+        Returns:
+            name -> ``[V, ...]``.
+        """
+        network = Network(self.model, self.parameters)
+        return local_update(network, self.protocol, images, labels, create_graph, self.order)
+
+    @property
+    def own_networks(self) -> Update:
+        """The weights of each victim, name -> ``[V, ...]``; of a shared network as views of the same."""
+        dims, victims = batch_dims(self.model, self.parameters), self.num_victims
+        return {n: v if dims[n] == 0 else v.expand(victims, *v.shape) for n, v in self.parameters.items()}
 
     @property
     def shared(self) -> bool:
@@ -134,6 +174,13 @@ class Attack(ABC):
     one_image_only = False
     """True for an attack that cannot take a batch of several images."""
 
+    simulates: ClassVar[bool] = False
+    """True for an attack that computes what victims share by :meth:`Observation.update_of`, and so takes whatever they
+    compute; others take the gradient of a network in evaluation mode."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """The capabilities (:class:`ThreatModel`) that it cannot do without: "labels", "public_data"."""
+
     sequence = 1
     """Victims that follow each other and are attacked one after the other, each with what was learned before."""
 
@@ -149,6 +196,25 @@ class Attack(ABC):
         """
         if self.one_image_only and image_shape[0] > 1:
             raise ValueError(f"{type(self).__name__} attacks one image: give batch_size 1, or attack with DLG")
+
+    def check_granted(self, protocol: Protocol, threat: ThreatModel) -> None:
+        """Looks whether the attack can do with what it is granted, before any work is done.
+
+        Args:
+            protocol: what clients compute.
+            threat: what the attacker knows.
+
+        Raises:
+            ValueError: it cannot; with one sentence that says what to do.
+        """
+        name = type(self).__name__
+        if not self.simulates and (protocol.local or protocol.train):
+            what = "updates of FedAvg" if protocol.local else "networks in train mode"
+            raise ValueError(f"{name} takes no {what}: give protocol FedSGD and mode eval, or attack with DLG")
+        if "labels" in self.needs and threat.labels == "hidden":
+            raise ValueError(f"{name} needs the labels, which the threat model hides: give labels known or counts")
+        if "public_data" in self.needs and not threat.public_data:
+            raise ValueError(f"{name} needs public data, which the threat model does not grant: give public_data true")
 
     @abstractmethod
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:

@@ -7,12 +7,14 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from attacks.base import Attack, Observation, Reconstruction
-from attacks.engine.labels import idlg_labels
+from attacks.engine.labels import best_labels
 from attacks.engine.starts import GUESSES
 
 
 class Baseline(Attack):
     """An answer that needs no optimization; labels are those of the sign rule, which any attacker has for free."""
+
+    simulates = True
 
     start = ""
     """Name of the guess, where there is one."""
@@ -22,8 +24,7 @@ class Baseline(Attack):
         return GUESSES[self.start](observation, labels)
 
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
-        victims, batch = observation.num_victims, observation.image_shape[0]
-        labels = idlg_labels(observation)[:, None].expand(-1, batch)
+        victims, labels = observation.num_victims, best_labels(observation)
         images = self.guess(observation, labels).to(observation.device)
         return Reconstruction(
             images=images.expand(victims, *observation.image_shape).clone(),

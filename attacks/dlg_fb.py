@@ -90,6 +90,7 @@ class DLGFB(Attack):
     """
 
     one_image_only = True
+    simulates = True
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import grad, jacrev, jvp, vmap
 
 from attacks.base import Attack, Observation, Reconstruction
-from attacks.engine.labels import idlg_labels
+from attacks.engine.labels import best_labels
 from attacks.engine.priors import outside, total_variation
 from attacks.engine.starts import STARTS, draw_start
 from attacks.gradients import call, differentiable_twice
@@ -106,7 +106,7 @@ class GaussNewton(Attack):
         drawn = draw_start(self.start, observation, generators)
         starts = drawn if start_images is None else start_images
         model = copy.deepcopy(observation.model).double()
-        labels = idlg_labels(observation)
+        labels = best_labels(observation)[:, 0]
         solved = [
             self._solve(observation.take([victim]), model, int(labels[victim]), starts[victim, 0].double(), generator)
             for victim, generator in enumerate(generators)
@@ -166,7 +166,7 @@ class GaussNewton(Attack):
         """The residual ``[M]`` as a function of the image, M, and the squared norm of the observed entries."""
         known = seen.defense
         observed = {name: value[:1].double() for name, value in seen.update.items()}
-        parameters = {name: value[0].double() for name, value in seen.parameters.items()}
+        parameters = {name: value[0].double() for name, value in seen.own_networks.items()}
         trained = {name: parameters[name] for name in observed}
         frozen = {name: value for name, value in parameters.items() if name not in trained}
 

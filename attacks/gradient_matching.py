@@ -19,6 +19,8 @@ from attacks.engine.problem import MatchingProblem
 from attacks.engine.row_optimizer import RowOptimizer
 from attacks.engine.starts import STARTS, Start, draw_starts
 from attacks.rgap import RGAP, recursive_solution
+from attacks.threat import ThreatModel
+from attacks.update import Protocol
 
 LEARNING_RATES = {"lbfgs": 1.0, "adam": 0.1}
 """Of each optimizer where none is given; that of L-BFGS is the published one."""
@@ -56,6 +58,7 @@ class GradientMatching(Attack):
     """
 
     problem_class: ClassVar[type[MatchingProblem]] = MatchingProblem
+    simulates: ClassVar[bool] = True
 
     max_evaluations: int = 6000
     tolerance: float = 1e-6
@@ -102,6 +105,13 @@ class GradientMatching(Attack):
         if self.start == "rgap":
             RGAP().check(model, image_shape)
 
+    def check_granted(self, protocol: Protocol, threat: ThreatModel) -> None:
+        super().check_granted(protocol, threat)
+        if self.start == "rgap":
+            RGAP().check_granted(protocol, threat)
+        if self.start in ("mean", "class_mean") and not threat.public_data:
+            raise ValueError(f"start {self.start} needs public data, which the threat model does not grant: give noise")
+
     def reconstruct(
         self,
         observation: Observation,
@@ -141,7 +151,7 @@ class GradientMatching(Attack):
         """Where each attempt starts, and whether the labels are optimized."""
         by_rgap = self.start == "rgap"
         names = ["noise" if by_rgap else self.start, *["noise"] * self.restarts]
-        starts, optimize_labels = draw_starts(observation, names, self.start_labels)
+        starts, optimize_labels = draw_starts(observation, names, self._label_logits)
         if by_rgap:
             every = range(observation.num_victims)
             turns = range(0, len(every), self.at_once or len(every))
@@ -151,6 +161,13 @@ class GradientMatching(Attack):
             start = starts[0][1] | {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1)}
             starts.insert(0, ("rgap", start | {"label_logits": logits} if optimize_labels else start))
         return starts, optimize_labels
+
+    def _label_logits(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
+        """Those of the labels that are granted, whose softmax is one-hot, or else of the attack's own rule."""
+        if observation.labels is None:
+            return self.start_labels(observation, generators)
+        one_hot = torch.nn.functional.one_hot(observation.labels, observation.num_classes)
+        return torch.where(one_hot == 1, 0.0, -torch.inf), False
 
     def optimizer_of(self, params: Iterable[Tensor]) -> RowOptimizer:
         """The optimizer of the dummy images and labels, a row for each victim."""

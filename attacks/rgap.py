@@ -306,7 +306,7 @@ def recursive_solution(observation: Observation, iterations: int = 400) -> tuple
     """
     layers = stages(observation.model, observation.image_shape[1:])
     gradient, known = true_gradient(observation)
-    parameters = observation.parameters
+    parameters = observation.own_networks
     last = layers[-1].name
     joined, joined_known = (
         torch.cat([update[f"{last}.weight"], update[f"{last}.bias"][..., None]], 2) for update in (gradient, known)

@@ -33,10 +33,15 @@ class Network:
 
 
 @dataclass(frozen=True)
-class LocalSteps:
-    """What a client of FedAvg does in a round: SGD (McMahan et al. 2017, arXiv 1602.05629).
+class FedSGD:
+    """Each client shares the gradient of its batch (McMahan et al. 2017, arXiv 1602.05629)."""
 
-    Attributes:
+
+@dataclass(frozen=True)
+class FedAvg:
+    """Each client trains by SGD and shares what that has changed (McMahan et al. 2017, arXiv 1602.05629).
+
+    Args:
         learning_rate: of SGD, above 0.
         epochs: over the client's images, at least 1.
         batch_size: images of a step; None for all. The last batch of an epoch has what is left.
@@ -69,7 +74,7 @@ class Protocol:
         share_statistics: whether clients in train mode share the change of their running statistics, too.
     """
 
-    local: LocalSteps | None = None
+    local: FedAvg | None = None
     train: bool = False
     share_statistics: bool = False
 
@@ -129,7 +134,7 @@ def local_update(
 
 
 def _batches(
-    local: LocalSteps, images: Tensor, labels: Tensor, order: Tensor | None
+    local: FedAvg, images: Tensor, labels: Tensor, order: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images ``[V, B, C, H, W]`` and labels ``[V, B, K]`` of each step of all epochs."""
     victims = torch.arange(len(images), device=images.device)[:, None]

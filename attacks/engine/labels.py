@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.gradients import batch_gradients, trained_names
+from attacks.gradients import trained_names
+from attacks.update import Network, Protocol, local_update
 from defenses.base import Update, flattened, global_norm, unchanged
 
 TRIALS = 8
@@ -12,6 +13,13 @@ TRIALS = 8
 
 AT_ONCE = TRIALS
 """Gradients that are computed together: with many classes one is large."""
+
+
+def best_labels(observation: Observation) -> Tensor:
+    """Labels ``[V, N]`` of the private batches where the attacker is granted them, else one for all by iDLG's rule."""
+    if observation.labels is not None:
+        return observation.labels
+    return idlg_labels(observation)[:, None].expand(-1, observation.image_shape[0])
 
 
 def idlg_labels(observation: Observation) -> Tensor:
@@ -61,9 +69,13 @@ def _telling(alone: Observation) -> str | None:
 
 
 def as_shared_of(observation: Observation, images: Tensor, labels: Tensor) -> Update:
-    """What each victim would share, as far as the attacker knows, had it one of these ``[V, C, H, W]``, ``[V]``."""
+    """What each victim would share, as far as the attacker knows, had it one of these ``[V, C, H, W]``, ``[V]``.
+
+    BatchNorm takes its running statistics: with one image there may be nothing else to normalize by.
+    """
     one_hot = torch.nn.functional.one_hot(labels, observation.num_classes).to(images).unsqueeze(1)
-    gradient = batch_gradients(observation.model, observation.parameters, images.unsqueeze(1), one_hot, False)
+    network, protocol = Network(observation.model, observation.parameters), Protocol(observation.protocol.local)
+    gradient = local_update(network, protocol, images.unsqueeze(1), one_hot, create_graph=False)
     simulate = observation.defense.simulate if observation.defense else unchanged
     return simulate(gradient, observation.update)
 

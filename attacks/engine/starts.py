@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.engine.labels import idlg_labels
+from attacks.engine.labels import best_labels
 
 GUESSES: dict[str, Callable[[Observation, Tensor], Tensor]] = {
     "constant": lambda seen, labels: torch.tensor(0.5),
@@ -32,7 +32,7 @@ def draw_start(start: str, observation: Observation, generators: Sequence[torch.
             what is drawn next does not depend on it.
     """
     noise = torch.stack([torch.randn(observation.image_shape, generator=g) for g in generators])
-    images = noise if start == "noise" else GUESSES[start](observation, idlg_labels(observation)[:, None])
+    images = noise if start == "noise" else GUESSES[start](observation, best_labels(observation))
     return images.to(next(iter(observation.update.values()))).expand(noise.shape).clone()
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attacks import Observation, Reconstruction
-from attacks.gradients import batch_gradients, squared_distance
+from attacks.gradients import squared_distance
 from defenses.base import unchanged
 
 EXPLAINED = 0.01
@@ -87,5 +87,4 @@ def distances(seen: Observation, images: Tensor, labels: Tensor) -> Tensor:
         labels: class probabilities ``[V, N, K]``.
     """
     simulate = seen.defense.simulate if seen.defense else unchanged
-    gradient = batch_gradients(seen.model, seen.parameters, images, labels, create_graph=False)
-    return squared_distance(simulate(gradient, seen.update), seen.update)
+    return squared_distance(simulate(seen.update_of(images, labels), seen.update), seen.update)

@@ -102,7 +102,7 @@ def rank_per_defense(
             )
             if not derivative:
                 one_hot = torch.nn.functional.one_hot(labels[victim, 0], data.num_classes).double()
-                weights = {name: value[0] for name, value in seen.parameters.items()}
+                weights = {name: value[0] for name, value in seen.own_networks.items()}
                 derivative = jacobian(model, weights, images[victim, 0].double(), one_hot)
             ones = {name: torch.ones_like(value) for name, value in seen.update.items()}
             entries = seen.defense.kept_entries(seen.update) if seen.defense else ones

@@ -12,7 +12,7 @@ from attacks.base import Attack, Observation
 from attacks.dlg import DLG
 from attacks.gradients import batch_gradients, trained_names
 from attacks.idlg import IDLG
-from attacks.update import LocalSteps, Network, Protocol, local_update
+from attacks.update import FedAvg, Network, Protocol, local_update
 from benchmark.models import MLP, ConvNet, LeNet
 from benchmark.models.resnet import ResNet
 from defenses.base import Update
@@ -32,8 +32,8 @@ MODELS = {
 }
 PROTOCOLS = {
     "FedSGD": None,
-    "one step": LocalSteps(learning_rate=0.1),
-    "momentum": LocalSteps(learning_rate=0.1, epochs=2, batch_size=2, momentum=0.9),  # the last batch has one image
+    "one step": FedAvg(learning_rate=0.1),
+    "momentum": FedAvg(learning_rate=0.1, epochs=2, batch_size=2, momentum=0.9),  # the last batch has one image
 }
 
 
@@ -276,7 +276,7 @@ def test_what_contradicts_itself_is_refused() -> None:
         Protocol(share_statistics=True)
     for wrong in ({"learning_rate": 0.0}, {"epochs": 0}, {"batch_size": 0}, {"momentum": 1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            LocalSteps(**({"learning_rate": 0.1} | wrong))
+            FedAvg(**({"learning_rate": 0.1} | wrong))
     mixed = {
         name: value if i else value[None].repeat_interleave(2, 0)
         for i, (name, value) in enumerate(network.parameters.items())
