@@ -8,14 +8,16 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from attacks.base import Attack, Observation, Reconstruction
-from attacks.engine.labels import idlg_labels
+from attacks.engine.labels import best_labels
 
 
 class FunctionAttack(Attack):
     """Calls a function with what is seen of all V victims.
 
-    A function that returns images alone does not say which labels it found: they are those of iDLG's sign rule, as for
-    the null baselines.
+    A function that returns images alone does not say which labels it found: they are those that the attacker is
+    granted, else one for the whole batch by iDLG's rule, as for the null baselines. What an attack says of itself in
+    attributes of its class (``simulates``, ``needs``, ``one_image_only``) a function says in its own:
+    ``find.simulates = True``.
 
     Args:
         function: from an observation to a :class:`Reconstruction`, or to images ``[V, N, C, H, W]``.
@@ -31,10 +33,10 @@ class FunctionAttack(Attack):
         found = self.function(observation, **self.arguments)
         if not isinstance(found, Tensor):
             return found
-        victims, batch = observation.num_victims, observation.image_shape[0]
+        victims = observation.num_victims
         return Reconstruction(
             images=found.detach().to(observation.device),
-            labels=idlg_labels(observation)[:, None].expand(-1, batch),
+            labels=best_labels(observation),
             loss=torch.full((victims,), torch.inf),
             evaluations=torch.zeros(victims, dtype=torch.long),
             status=["closed form"] * victims,

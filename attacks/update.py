@@ -133,9 +133,7 @@ def local_update(
     return update
 
 
-def _batches(
-    local: FedAvg, images: Tensor, labels: Tensor, order: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(local: FedAvg, images: Tensor, labels: Tensor, order: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Images ``[V, B, C, H, W]`` and labels ``[V, B, K]`` of each step of all epochs."""
     victims = torch.arange(len(images), device=images.device)[:, None]
     size = local.batch_size or images.shape[1]

@@ -140,7 +140,7 @@ def dispatch(given: list[str]) -> int:
     if options.command is None:
         top.print_help()
         return 0
-    if (parts or wants_help) and options.command not in ("run", "plan", "bench"):
+    if (parts or wants_help) and options.command not in ("run", "plan", "bench", "check"):
         raise UsageError(f"leakboard {options.command} takes no --data, --model, --defense or --attack")
     check_system()
 

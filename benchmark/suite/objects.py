@@ -14,6 +14,8 @@ LOCAL: dict[str, Any] = {}
 
 CALLED_WITH = {"attack": "an observation", "defense": "an update"}
 """What a function is called with first, which no suite gives."""
+SAID = ("simulates", "needs", "one_image_only", "sequence")
+"""Attributes of an attack's class that a function can have, too."""
 
 
 def adapted(kind: str, function: Callable[..., Any], name: str) -> type:
@@ -62,5 +64,6 @@ def adapted(kind: str, function: Callable[..., Any], name: str) -> type:
     __init__.__annotations__ = {one.name: hints[one.name] for one in own if one.name in hints}
     inside = {"__init__": __init__, method: call, "__doc__": inspect.getdoc(function)}
     where = getattr(function, "__module__", None) or type(function).__module__
+    inside |= {one: getattr(function, one) for one in SAID if hasattr(function, one)}
     made: type = type(name.rpartition(".")[2], (base,), inside | {"__module__": where})
     return made

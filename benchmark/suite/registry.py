@@ -104,8 +104,8 @@ def _usable(kind: str, cls: type) -> bool:
 
 
 _MUST_BE = {
-    "attack": "an attacks.Attack with all its methods, or a function of an observation",
-    "defense": "a defenses.Defense with all its methods, or a function of an update",
+    "attack": "an attacks.Attack with all its methods",
+    "defense": "a defenses.Defense with all its methods",
     "data": "a datamodules.PrivateData",
     "model": "a torch.nn.Module, or a function that makes one",
 }
@@ -125,6 +125,19 @@ def find_class(kind: str, name: str) -> type:
     called = {"data": "data set"}.get(kind, kind)
     if "." not in name:
         raise unknown(called, name, known)
+    return checked_class(kind, name, imported(name, called))
+
+
+def imported(name: str, called: str) -> Any:
+    """What an import path leads to.
+
+    Args:
+        name: the path of a module and a class or function in it.
+        called: what it should be, for messages.
+
+    Raises:
+        UsageError: it cannot be imported.
+    """
     what = f"{called} {quoted(name)}"
     if not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(f"the {what} cannot be imported: give the path of a module and a class in it, as mine.Mine")
@@ -132,7 +145,7 @@ def find_class(kind: str, name: str) -> type:
         sys.path.append(here)  # an installed command does not look where it is called
     module, _, attribute = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(module), attribute)
     except CODE_ERRORS as error:
         package = name.partition(".")[0]
         if isinstance(error, ModuleNotFoundError) and package in PACKAGES and beside(package):
@@ -141,7 +154,6 @@ def find_class(kind: str, name: str) -> type:
             ) from None
         hint = "" if users_line(error) else ": give the path of a module and a class in it"
         raise UsageError(str(users_fault(error, f"the {what} cannot be imported")) + hint) from None
-    return checked_class(kind, name, found)
 
 
 def checked_class(kind: str, name: str, found: Any) -> type:

@@ -384,8 +384,11 @@ def make():
         ("attack", "own_bad.", "the attack 'own_bad.' cannot be imported: give the path of a module and a class in it"),
         ("model", "os.system", "the model 'os.system' must be a torch.nn.Module, or a function that makes one"),
         ("model", "subprocess.run", "'subprocess.run' must be a torch.nn.Module, or a function that makes one"),
-        ("attack", "own_bad.number", "the attack 'own_bad.number' is not a class, but an int"),
-        ("defense", "own_bad.make", "'own_bad.make' is not a class, but a function ("),
+        ("attack", "own_bad.number", "the attack 'own_bad.number' is not a class or a function, but an int"),
+        ("data", "own_bad.make", "the data set 'own_bad.make' is not a class, but a function ("),
+        ("defense", "own_bad.make", "'own_bad.make' takes no argument, but is called with an update ("),
+        ("attack", "own_bad.make", "'own_bad.make' takes no argument, but is called with an observation ("),
+        ("defense", "os.path.join", "'os.path.join' must be a defenses.Defense with all its methods"),
         ("attack", "own_bad.NotAnAttack", "must be an attacks.Attack with all its methods ("),
         (
             "attack",
