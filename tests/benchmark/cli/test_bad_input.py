@@ -59,7 +59,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
     [
         (
             "frob",
-            "unknown command 'frob': valid are bench, diagnose, list, page, plan, publish, run, show, spectrum, "
+            "unknown command 'frob': valid are bench, check, diagnose, list, page, plan, publish, run, show, spectrum, "
             "threshold, train",
         ),
         ("rum", "unknown command 'rum': did you mean run"),
