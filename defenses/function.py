@@ -48,24 +48,27 @@ class FunctionDefense(Defense):
         return {name: together([one[name] for one in shared]) for name in shared[0]}
 
     def _simulate(self, dummy: Update, observed: Update) -> Update:
-        shared: Update = self._of_each(dummy)
         if not any(value.requires_grad for value in dummy.values()):
-            return shared
-        slopes = self._slopes(dummy)
+            return self._of_each(dummy)
+        sloping = self._sloping(dummy)
+        shared = self._of_each(dummy if sloping else {name: value.detach() for name, value in dummy.items()})
         return {
-            name: value if bool(slopes[name].any()) else dummy[name] + (value - dummy[name]).detach()
+            name: value if name in sloping else dummy[name] + (value - dummy[name]).detach()
             for name, value in shared.items()
         }
 
-    def _slopes(self, update: Update) -> Update:
-        """The slopes of half the squared norm of what is shared."""
+    def _sloping(self, update: Update) -> set[str]:
+        """The names of the tensors that what is shared depends on with a slope: that of half its squared norm."""
         leaves = {name: value.detach().requires_grad_() for name, value in update.items()}
-        with torch.enable_grad():
-            half = sum(value.square().sum() / 2 for value in self._of_each(leaves).values())
+        try:
+            with torch.enable_grad():
+                half = sum(value.square().sum() / 2 for value in self._of_each(leaves).values())
+        except RuntimeError:  # as NumPy's, which takes no tensor that has a gradient
+            return set()
         if not isinstance(half, Tensor) or not half.requires_grad:
-            return {name: torch.zeros_like(value) for name, value in leaves.items()}
-        found = torch.autograd.grad(half, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        return dict(zip(leaves, found, strict=True))
+            return set()
+        slopes = torch.autograd.grad(half, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        return {name for name, slope in zip(leaves, slopes, strict=True) if bool(slope.any())}
 
 
 def nonzero(observed: Update) -> Update:

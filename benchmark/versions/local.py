@@ -45,7 +45,7 @@ def name_of(kind: str, given: Any) -> str:
     checked_class(kind, name, given)
     if module != "__main__" and all(part.isidentifier() for part in name.split(".")) and is_imported(module, given):
         return name
-    if not (inspect.isclass(given) or inspect.isfunction(given)) or "<" in called:
+    if module != "__main__" or "<" in called or not (inspect.isclass(given) or inspect.isfunction(given)):
         name = f"{name.replace('<locals>.', '').replace('<lambda>', 'lambda')}#{digest_of(given)[:8]}"
     LOCAL[name] = given
     return name
