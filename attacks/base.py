@@ -34,7 +34,7 @@ class Observation:
         protocol: what the victims computed, as far as the attacker knows.
         threat: what the attacker is granted beside this.
         order: of each victim's images in each epoch of FedAvg, ``[V, E, N]``, where it is granted, else None.
-        labels: of the private batches where they are granted, ``[V, N]``, sorted where only their counts are, else None.
+        labels: of the private batches where they are granted, ``[V, N]``, sorted where it is the counts, else None.
         batch_statistics: mean and variance of the private batch at each BatchNorm where they are granted, under the
             names of the layer's running ones, ``[V, F]``.
         later: what the same victims shared of the same batches in later rounds.

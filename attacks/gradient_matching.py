@@ -19,6 +19,7 @@ from attacks.engine.problem import MatchingProblem
 from attacks.engine.row_optimizer import RowOptimizer
 from attacks.engine.starts import STARTS, Start, draw_starts
 from attacks.rgap import RGAP, recursive_solution
+from attacks.statistics import normalizing
 from attacks.threat import ThreatModel
 from attacks.update import Protocol
 
@@ -54,6 +55,8 @@ class GradientMatching(Attack):
         line_search: whether L-BFGS searches for the length of each step by the strong Wolfe conditions; as published it
             is 1. Where the loss rises steeply or is flat far from the images, a step of 1 leads away for good.
         optimizer: "lbfgs", as published, or "adam", which never stalls.
+        batch_norm: weight of the squared distance of mean and variance of the batch at each BatchNorm from those the
+            threat model grants: of the batch itself, or the running ones (Yin et al. 2021, arXiv 2104.07586).
         learning_rate: of the optimizer, above 0; None for 1 with L-BFGS, as published, and 0.1 with Adam.
     """
 
@@ -72,6 +75,7 @@ class GradientMatching(Attack):
     line_search: bool = False
     optimizer: str = "lbfgs"
     learning_rate: float | None = None
+    batch_norm: float = 0.0
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -87,7 +91,11 @@ class GradientMatching(Attack):
         for name, valid in (("start", (*STARTS, "rgap")), ("optimizer", (*LEARNING_RATES,))):
             if getattr(self, name) not in valid:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(valid)}")
-        for name, weight in (("tolerance", self.tolerance), ("total_variation", self.total_variation)):
+        for name, weight in (
+            ("tolerance", self.tolerance),
+            ("total_variation", self.total_variation),
+            ("batch_norm", self.batch_norm),
+        ):
             if not weight >= 0:
                 raise ValueError(f"{name} is {weight}, but must be 0 or greater")
         for name, scale in (("prior_scale", self.prior_scale), ("learning_rate", self.learning_rate)):
@@ -104,11 +112,17 @@ class GradientMatching(Attack):
         super().check(model, image_shape)
         if self.start == "rgap":
             RGAP().check(model, image_shape)
+        if self.batch_norm and not any(normalizing(model)):
+            raise ValueError("batch_norm is for a network with BatchNorm that has running statistics: leave it out")
 
     def check_granted(self, protocol: Protocol, threat: ThreatModel) -> None:
         super().check_granted(protocol, threat)
         if self.start == "rgap":
             RGAP().check_granted(protocol, threat)
+        if self.batch_norm and threat.statistics == "hidden":
+            raise ValueError(
+                "batch_norm needs statistics, which the threat model hides: give statistics shared or public"
+            )
         if self.start in ("mean", "class_mean") and not threat.public_data:
             raise ValueError(f"start {self.start} needs public data, which the threat model does not grant: give noise")
 
@@ -143,6 +157,7 @@ class GradientMatching(Attack):
             owes_nothing=start_images is None and self.start != "rgap",
             smoothness=self.total_variation,
             prior_scale=self.prior_scale,
+            batch_norm=self.batch_norm,
         )
         ledger = Ledger(starts, self.max_evaluations, self.patience, self.at_once)
         return self.problem_class(objective, ledger, self.optimizer_of, optimize_labels)

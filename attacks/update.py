@@ -115,7 +115,7 @@ def local_update(
     if order is not None and (local is None or order.shape != (len(images), local.epochs, images.shape[1])):
         wanted = f"[{len(images)}, {local.epochs}, {images.shape[1]}]" if local else "None for FedSGD"
         raise ValueError(f"order has the shape {list(order.shape)}, but must be {wanted}")
-    moving = _moving_buffers(network, len(images)) if protocol.train else {}
+    moving = moving_buffers(network, len(images)) if protocol.train else {}
     fixed = {name: value for name, value in network.buffers.items() if name not in moving}
     weights, buffers = {name: value.detach() for name, value in (network.parameters | fixed).items()}, moving
     with in_modes(module, repeat(protocol.train)):
@@ -147,7 +147,7 @@ def _batches(local: FedAvg, images: Tensor, labels: Tensor, order: Tensor | None
                 yield images[victims, rows], labels[victims, rows]
 
 
-def _moving_buffers(network: Network, victims: int) -> Update:
+def moving_buffers(network: Network, victims: int) -> Update:
     """The buffers that train mode may change, for each victim, ``[V, *shape]``."""
     moving = {}
     for name, own in network.module.named_buffers():

@@ -65,6 +65,7 @@ def run(
     model: Part | None = None,
     attack: Part | Sequence[Part] | None = None,
     defense: Part | Sequence[Part] | None = None,
+    scenario: Mapping[str, Any] | None = None,
     progress: bool = False,
     **flags: Any,
 ) -> Result:
@@ -82,6 +83,7 @@ def run(
         model: likewise.
         attack: one or several; an attack can be a function of an :class:`attacks.Observation`.
         defense: one, several or none; a defense can be a function of one client's update.
+        scenario: what else a suite says of a scenario, as in ``{"shared": True}``.
         progress: whether the progress is shown on the standard error.
         **flags: those of ``leakboard run`` with ``_`` for ``-``: out, victims, seed, batch_size, workers, threads,
             devices, data_root, download and so on.
@@ -90,7 +92,7 @@ def run(
         UsageError: something is wrong that you can put right; says in one sentence what to do.
     """
     check_system()
-    given = {"data": data, "model": model, "attack": attack, "defense": defense}
+    given = {"data": data, "model": model, "attack": attack, "defense": defense, "scenario": scenario}
     parts = {kind: one for kind, one in given.items() if one is not None}
     with as_it_was(), imported_anew(), fresh_arguments(), sentences():
         try:
@@ -141,7 +143,7 @@ def suite_of(suite: Any, parts: Mapping[str, Any], options: argparse.Namespace, 
             if kind not in parts:
                 wanted = f"--{kind} NAME" if typed else f'{kind}="NAME"'
                 raise UsageError(f"a single cell needs {wanted}; leakboard list names what there is")
-        return parse(single_cells(parts, options.batch_size), "cells", options.victims, options.seed)
+        return parse(single_cells(parts, options.batch_size, dash), "cells", options.victims, options.seed)
     if options.batch_size is not None:
         flag = "--batch-size" if typed else "batch_size"
         raise UsageError(f"{flag} is for a single cell: a suite gives batch_size in its scenarios")
@@ -152,11 +154,17 @@ def suite_of(suite: Any, parts: Mapping[str, Any], options: argparse.Namespace, 
     return load(suite_path("quick" if suite is None else os.fspath(suite)), options.victims, options.seed)
 
 
-def single_cells(parts: Mapping[str, Any], batch_size: int | None) -> dict[str, Any]:
-    """What a suite would hold of these classes."""
+def single_cells(parts: Mapping[str, Any], batch_size: int | None, dash: str) -> dict[str, Any]:
+    """What a suite would hold of these classes; ``dash`` stands before flags."""
     scenario = {kind: entry(kind, parts[kind]) for kind in ("data", "model")}
+    more = parts.get("scenario", {})
+    if not isinstance(more, Mapping):
+        raise UsageError(f'scenario must be a dict, as in {{"shared": True}}, not {a_kind(more)}')
+    if taken := [key for key in ("data", "model", "batch_size", "victims", "attacks", "defenses") if key in more]:
+        name = taken[0].rstrip("s") if taken[0] != "victims" else taken[0]
+        raise UsageError(f"{taken[0]} of a scenario is given as {dash}{name.replace('_', '-') if dash else name}")
     return {
-        "scenarios": [{**scenario, "batch_size": 1 if batch_size is None else batch_size}],
+        "scenarios": [{**scenario, "batch_size": 1 if batch_size is None else batch_size, **more}],
         "attacks": [entry("attack", one) for one in listed(parts["attack"])],
         "defenses": [entry("defense", one) for one in listed(parts.get("defense", []))],
     }

@@ -1,15 +1,19 @@
-"""What every data module offers: victims in a fixed order, and public statistics."""
+"""What every data module offers: victims in a fixed order, public statistics, and loaders of the public images."""
 
+import copy
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Self
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.contract import check_split, images_of
+from datamodules.contract import check_split, images_at, images_of
 from datamodules.errors import DataError, blaming
+from datamodules.loaders import batches
 from datamodules.split import Split, TensorSplit
 
 __all__ = ["DataError", "PrivateData", "Split", "TensorSplit"]
@@ -37,6 +41,15 @@ class PrivateData(LightningDataModule):
     image_shape: tuple[int, int, int]
     statistics_cap: int | None = None
     """Most train images that the public statistics look at; None: all of them."""
+
+    batch_size: int = 64
+    """Images of a batch of the loaders."""
+
+    shuffle_seed: int = 0
+    """Of the order in which the train loader gives the images, another in each epoch."""
+
+    train_cap: int | None = None
+    """Most public images that the loaders give, drawn at random but always the same; None: all of them."""
 
     # Of the class, as a subclass may forget to call __init__.
     _train: Split | None = None
@@ -161,12 +174,13 @@ class PrivateData(LightningDataModule):
             )
         start, stop = first * batch_size, (first + count) * batch_size
         order = self.order(same_class)[start:stop]
+        rows = torch.tensor(order)
         images = (
             images_of(self, self.test_split, start, stop)
             if isinstance(order, range)
-            else torch.cat([images_of(self, self.test_split, index, index + 1) for index in order])
+            else images_at(self, self.test_split, rows)
         )
-        labels = self.test_split.labels[list(order)]
+        labels = self.test_split.labels[rows]
         return images.view(count, batch_size, *self.image_shape), labels.view(count, batch_size)
 
     def mean_image(self) -> Tensor:
@@ -216,10 +230,50 @@ class PrivateData(LightningDataModule):
             stop = min(start + BLOCK, used)
             yield images_of(self, split, start, stop).double(), split.labels[start:stop]
 
-    def train_dataloader(self, batch_size: int = 64) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Return the train split in shuffled batches."""
-        return DataLoader(self.train_split, batch_size=batch_size, shuffle=True)
+    @cached_property
+    def public_sha256(self) -> str:
+        """sha256 of all public images and their labels, and of the number of classes."""
+        split = self.train_split
+        together = hashlib.sha256(f"{self.num_classes} {list(self.image_shape)}".encode())
+        together.update(split.labels.contiguous().numpy().data)
+        for start in range(0, len(split), BLOCK):
+            block = slice(start, min(start + BLOCK, len(split)))
+            images = (
+                split.pixels[block]
+                if type(split) is TensorSplit  # what a subclass of it holds may not be what it gives
+                else images_of(self, split, block.start, block.stop)
+            )
+            together.update(images.contiguous().numpy().data)
+        return together.hexdigest()
 
-    def test_dataloader(self, batch_size: int = 64) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Return the test split in batches, in its original order."""
-        return DataLoader(self.test_split, batch_size=batch_size)
+    def public_rows(self) -> tuple[Tensor, Tensor]:
+        """The numbers of the public images that the train loader gives, and of those of the validation loader.
+
+        The latter are a tenth, at random but always the same, whatever `shuffle_seed` is.
+        """
+        mixed = torch.randperm(len(self.train_split), generator=torch.Generator().manual_seed(0))[: self.train_cap]
+        held_out = len(mixed) // 10
+        return mixed[held_out:], mixed[:held_out]
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return nine tenths of the public images in shuffled batches.
+
+        A last batch of a single image is left out, which BatchNorm could not normalize.
+        """
+        generator = torch.Generator().manual_seed(self.shuffle_seed)
+        return batches(self, self.train_split, self.public_rows()[0], self.batch_size, generator)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the other tenth of the public images in batches."""
+        return batches(self, self.train_split, self.public_rows()[1], self.batch_size)
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the private images in batches, in their original order: the first ones are the victims'."""
+        return batches(self, self.test_split, torch.arange(len(self.test_split)), self.batch_size)
+
+    def loading(self, batch_size: int, shuffle_seed: int, train_cap: int | None = None) -> Self:
+        """Return a data module of the same images whose loaders have these settings; this one stays as it is."""
+        made = copy.copy(self)
+        LightningDataModule.__init__(made)  # no Trainer of its own yet, and a subclass may have forgotten it
+        made.batch_size, made.shuffle_seed, made.train_cap = batch_size, shuffle_seed, train_cap
+        return made

@@ -80,6 +80,19 @@ def images_of(data: PrivateData, split: Split, start: int, stop: int) -> Tensor:
         return as_floats(images, (count, *data.image_shape), f"images {start} to {stop - 1} of {name_of(data)}")
 
 
+def images_at(data: PrivateData, split: Split, rows: Tensor) -> Tensor:
+    """Images of a split by their numbers `[n]`, float32 in [0, 1], `[n, C, H, W]`, checked as they leave it.
+
+    Raises:
+        DataError: they do not keep to the contract.
+    """
+    if type(split) is TensorSplit:
+        return as_floats(split.pixels[rows], (len(rows), *data.image_shape), f"images of {name_of(data)}")
+    if not len(rows):
+        return torch.empty(0, *data.image_shape)
+    return torch.cat([images_of(data, split, row, row + 1) for row in rows.tolist()])
+
+
 def as_floats(images: Any, shape: tuple[int, ...], what: str) -> Tensor:
     """Images that leave a data module as float32 in [0, 1], from bytes too; see `check_pixels`."""
     if isinstance(images, Tensor) and images.dtype == torch.uint8:

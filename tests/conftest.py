@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks import Observation
-from benchmark.federation.client import observe
+from benchmark.federation.client import PublicData, observe
 from benchmark.identity import digest, identity
 from benchmark.models import LeNet
 from benchmark.models.draw import Model
@@ -59,7 +59,7 @@ def victims_of(digits: Digits) -> MakeVictims:
         network = model(digits.image_shape, digits.num_classes).to(dtype)
         public = digits.mean_image(), digits.class_means(), digits.mean_step()
         numbers = range(first, first + count)
-        seen = observe(network, images, labels, digits.num_classes, defense, adaptive, *public, 0, numbers)
+        seen = observe(network, images, labels, PublicData(digits.num_classes, *public), defense, adaptive, 0, numbers)
         return Victims(images, labels, seen)
 
     return make

@@ -8,6 +8,7 @@ from attacks.engine.priors import prior
 from attacks.engine.slots import rearrange
 from attacks.gradients import batch_dims, batch_gradients, squared_distance
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
+from attacks.statistics import batch_statistics, distance_of_statistics
 from attacks.update import Network, Protocol, local_update
 from defenses.base import Update, global_norm, unchanged
 
@@ -35,6 +36,7 @@ class Objective:
         owes_nothing: whether the start is of the attacker's own making, so that its loss tells the size of a loss.
         smoothness: weight of the total variation.
         prior_scale: of the image prior against known noise.
+        batch_norm: weight of the distance of the batch's statistics from those that are granted.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Objective:
         owes_nothing: bool,
         smoothness: float,
         prior_scale: float,
+        batch_norm: float = 0.0,
     ) -> None:
         like = next(iter(observation.update.values()))
         known = observation.defense
@@ -53,6 +56,7 @@ class Objective:
         self._owes_nothing = owes_nothing
         self._smoothness, self._step = smoothness, prior_scale * observation.mean_step
         self._variance = known.noise_std**2 if known else 0.0
+        self._batch_norm = batch_norm
         self._rounds = [Round(seen) for seen in (observation, *observation.later)]
         weights = self._rounds[0].weights
         sizes = self._relative_sizes(images, label_logits, weights)
@@ -99,6 +103,8 @@ class Objective:
         losses = torch.stack([each.losses(images, labels) for each in self._rounds]).sum(0)
         prior_weights = self._prior_weights[self._victims]
         losses = losses + prior_weights * prior(images, self._smoothness, self._variance, self._step)
+        if self._batch_norm:
+            losses = losses + prior_weights * self._batch_norm * self._rounds[0].distances_of_statistics(images)
         if self._owes_nothing and bool(is_first.any()):
             at = losses.detach()
             begins = is_first.to(at.device) & at.isfinite() & (at > 0)
@@ -190,6 +196,14 @@ class Round:
             order.append(rows)
         distances = torch.cat(parts)[torch.cat(order).argsort()] if len(parts) > 1 else parts[0]
         return self.weights[self._victims] * distances
+
+    def distances_of_statistics(self, images: Tensor) -> Tensor:
+        """Those of the dummy images at each BatchNorm from the batch's, or else from the running ones, ``[A]``."""
+        seen, network = self._seen, Network(self._seen.model, self._common | self._networks)
+        found = batch_statistics(network, seen.protocol.train, images)
+        running = dict(seen.model.named_buffers()) | network.parameters
+        granted = {name: seen.batch_statistics[name][self._victims] for name in found} if seen.batch_statistics else {}
+        return distance_of_statistics(found, running | granted)
 
     def _find_short_cut(self) -> None:
         """For which victims, of one image each, the last layer's gradient can be matched as an outer product."""

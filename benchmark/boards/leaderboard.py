@@ -13,6 +13,7 @@ import msgspec
 from benchmark.boards.caveats import caveats
 from benchmark.boards.outcome import Names, Outcome, outcomes
 from benchmark.boards.ranking import Standing, ranked
+from benchmark.federation.setting import described
 from benchmark.metrics.intervals import bootstrap_mean, wilson
 from benchmark.metrics.leak import THRESHOLDS
 from benchmark.store.store import Record
@@ -72,10 +73,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     same_class: int
     seed: int
     cell: str
+    setting: str
+    """What clients compute and what the attacker is granted, as far as it is not as in the published attacks."""
 
     def as_dict(self) -> dict[str, Any]:
         """By the names of the columns."""
-        return msgspec.structs.asdict(self)
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if name != "setting" or value}
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,7 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         same_class=config.get("same_class", 1),  # records of before there were runs of a class have none
         seed=config["seed"],
         cell=outcome.cell,
+        setting=", ".join(described(config)),
     )
 
 
@@ -237,4 +241,5 @@ def heading(row: Row) -> str:
     batch = f", batches of {row.batch_size}" if row.batch_size > 1 else ""
     batch += f", runs of {row.same_class} images of a class" if row.same_class > 1 else ""
     seed = f", seed {row.seed}" if row.seed else ""
-    return f"{row.dataset} with {row.model}{batch}{seed}" + (f" ({args})" if args else "")
+    setting = f", {row.setting}" if row.setting else ""
+    return f"{row.dataset} with {row.model}{batch}{setting}{seed}" + (f" ({args})" if args else "")

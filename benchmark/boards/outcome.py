@@ -31,9 +31,10 @@ class Outcome:
     @cached_property
     def scenario(self) -> str:
         """Outcomes of one scenario are attacks on the same victims: they stand on one board."""
-        named = {key: self.config[key] for key in ("data", "model", "batch_size", "seed")}
+        of_cell = ("schema", "defense", "attack", "adaptive")
+        named = {key: value for key, value in self.config.items() if key not in of_cell}
         # Records of before there were runs of a class have no such number.
-        return repr(sorted({**named, "same_class": self.config.get("same_class", 1)}.items()))
+        return repr(sorted({"same_class": 1, **named}.items()))
 
     @cached_property
     def attack(self) -> str:

@@ -100,7 +100,10 @@ def columns_of(board: Board) -> list[Column]:
 def as_csv(leaderboard: Leaderboard) -> str:
     """All columns of all rows."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, fieldnames=Row.__struct_fields__, lineterminator="\n")
+    columns = [
+        name for name in Row.__struct_fields__ if name != "setting" or any(row.setting for row in leaderboard.rows)
+    ]
+    writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
     writer.writeheader()
     for row in leaderboard.rows:
         values = row.as_dict()

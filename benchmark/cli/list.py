@@ -5,6 +5,7 @@ import shutil
 
 from benchmark.cli.parts import Parts
 from benchmark.suite import registry
+from benchmark.suite.suite import help_on_scenarios
 
 
 def carry_out(options: argparse.Namespace, parts: Parts) -> int:
@@ -20,5 +21,5 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
 
 def explain(kind: str, name: str) -> int:
     """``leakboard run --KIND.help NAME``."""
-    print(registry.help_text(kind, name))
+    print(help_on_scenarios() if kind == "scenario" else registry.help_text(kind, name))
     return 0

@@ -6,10 +6,10 @@ import yaml
 
 from benchmark.errors import UsageError
 
-KINDS = ("data", "model", "defense", "attack")
+KINDS = ("data", "model", "defense", "attack", "scenario")
 
 Parts = dict[str, dict[str, str]]
-"""Kind -> arguments as they were typed, the class under the key ``class``."""
+"""Kind -> arguments as they were typed, the class under the key ``class``; a scenario has none."""
 
 
 def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | None]:
@@ -28,6 +28,9 @@ def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | No
         if not flag.startswith("--") or kind not in KINDS:
             left.append(word)
             continue
+        if not equals and flag == "--scenario.help":
+            wants_help = ("scenario", "")
+            continue
         if not equals:
             value = next(words, "--")
             if value.startswith("--"):
@@ -36,9 +39,32 @@ def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | No
             wants_help = (kind, value)
         elif dot and not key:
             raise UsageError(f"{flag} needs the name of an argument after the dot")
+        elif kind == "scenario" and not dot:
+            raise UsageError("--scenario needs the name of an argument after a dot, as in --scenario.shared true")
         else:
             parts.setdefault(kind, {})[key or "class"] = value
     return left, parts, wants_help
+
+
+def typed_scenario(args: dict[str, str]) -> dict[str, Any]:
+    """The keys of a scenario as a suite has them: ``protocol.epochs`` is a key of ``protocol``, whose class is what was
+    given as ``protocol``."""
+    from benchmark.suite.documents import load_yaml
+
+    made: dict[str, Any] = {}
+    for place, text in sorted(args.items()):  # a key comes before those in it
+        try:
+            value = load_yaml(text)
+        except (yaml.YAMLError, ValueError):
+            raise UsageError(f"the value of --scenario.{place} cannot be read as YAML: {text}") from None
+        key, dot, inner = place.partition(".")
+        if dot:
+            held = made.setdefault(key, {})
+            made[key] = held if isinstance(held, dict) else {"class": held}
+            made[key][inner] = value
+        else:
+            made[key] = value
+    return made
 
 
 def typed_part(kind: str, args: dict[str, str]) -> dict[str, Any]:

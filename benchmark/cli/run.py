@@ -1,10 +1,11 @@
 """``leakboard run``."""
 
 import argparse
+from typing import Any
 
 from benchmark.api import run_suite, suite_of
 from benchmark.boards.terminal import Console, print_table
-from benchmark.cli.parts import Parts, typed_part
+from benchmark.cli.parts import Parts, typed_part, typed_scenario
 from benchmark.errors import UsageError
 from benchmark.suite.suite import Suite
 
@@ -23,8 +24,9 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
 
 def asked_for(options: argparse.Namespace, parts: Parts) -> Suite:
     """The suite of a path, of a name in configs/, or of the one cell that was given by flags."""
+    typed: dict[str, Any] = {}
     for kind, args in parts.items():
-        if "class" not in args:
+        if kind != "scenario" and "class" not in args:
             raise UsageError(f"--{kind}.ARGUMENT needs --{kind} NAME")
-    typed = {kind: typed_part(kind, args) for kind, args in parts.items()}
+        typed[kind] = typed_scenario(args) if kind == "scenario" else typed_part(kind, args)
     return suite_of(options.suite, typed, options, typed=True)

@@ -1,31 +1,79 @@
 """The client's side: private batches in, observations out. Attack code never runs here."""
 
+from dataclasses import dataclass, replace
+from typing import Self
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from attacks.base import Observation
+from attacks.statistics import batch_statistics, normalizing
 from attacks.update import Network, Protocol, local_update
 from benchmark.errors import UsageError, a_kind, users_code, written
 from benchmark.federation.protect import protected
+from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, draw_networks
 from benchmark.seeds import generators, seed_for
-from defenses.base import Defense, KnownDefense
+from datamodules import PrivateData
+from defenses.base import Defense, KnownDefense, Update
+
+ROUND_IMAGES = 32
+"""Public images of the step that a network makes between two rounds, which stand for the other clients'."""
+
+ROUND_RATE = 0.1
+"""Learning rate of that step."""
+
+GRAY = 0.5
+"""Every pixel of the mean images of an attacker without public data."""
+
+GUESSED_STEP = 0.1
+"""What he takes for the mean absolute difference of neighboring pixels: it is 0.02 in photographs, 0.24 in digits."""
+
+
+@dataclass(frozen=True)
+class PublicData:
+    """What is public about a data set.
+
+    Attributes:
+        num_classes: K.
+        mean_image: ``[C, H, W]``.
+        class_means: ``[K, C, H, W]``.
+        mean_step: mean absolute difference of neighboring pixels.
+        images: some images, of which networks move on between rounds, ``[B, C, H, W]``; None for one round.
+        labels: theirs, ``[B]``.
+    """
+
+    num_classes: int
+    mean_image: Tensor
+    class_means: Tensor
+    mean_step: float
+    images: Tensor | None = None
+    labels: Tensor | None = None
+
+    @classmethod
+    def of(cls, data: PrivateData, rounds: int = 1) -> Self:
+        """That of a data set which has been set up."""
+        found = cls(data.num_classes, data.mean_image(), data.class_means(), data.mean_step())
+        if rounds == 1:
+            return found
+        split = data.train_split
+        return replace(found, images=split.images(0, ROUND_IMAGES), labels=split.labels[:ROUND_IMAGES].long())
 
 
 def observe(
     model: Model,
     images: Tensor,
     labels: Tensor,
-    num_classes: int,
+    public: PublicData,
     defense: Defense | None,
     adaptive: bool,
-    mean_image: Tensor,
-    class_means: Tensor,
-    mean_step: float,
     seed: int,
     victims: range,
+    setting: Setting = Setting(),  # noqa: B008 # frozen
+    trained: Update | None = None,
 ) -> Observation:
-    """What V clients, each with a random network of its own, give away in one step of FedSGD.
+    """What V clients give away.
 
     The networks, the defense's randomness and the attack's start depend on the seed and on the victims' numbers
     alone: every defense and every attack meets the same victims.
@@ -34,34 +82,99 @@ def observe(
         model: architecture, in the precision of the computation.
         images: private batches ``[V, N, C, H, W]`` in [0, 1], on the device of the computation.
         labels: their labels ``[V, N]``.
-        num_classes: K.
+        public: what everybody knows of the data set.
         defense: what the clients do, or None.
         adaptive: whether the attacker knows the defense.
-        mean_image: public mean image ``[C, H, W]``.
-        class_means: public class means ``[K, C, H, W]``.
-        mean_step: mean absolute difference of neighboring pixels in public images.
         seed: the suite's seed.
         victims: the victims' numbers.
+        setting: what they compute, and what the attacker is granted.
+        trained: weights and buffers ``[...]`` of the network that all share; None for random ones.
     """
     like = torch.empty(0, dtype=next(model.parameters()).dtype, device=images.device)
-    parameters = draw_networks(model, generators(seed, victims, "network"))
-    parameters = {n: v.to(like if v.is_floating_point() else like.device) for n, v in parameters.items()}
-    one_hot = torch.nn.functional.one_hot(labels, num_classes).to(like)
-    update = local_update(Network(model, parameters), Protocol(), images.to(like), one_hot, create_graph=False)
-    if defense is not None:
-        update = protected(defense, update, generators(seed, victims, "defense"), type(defense).__name__)
-    return Observation(
-        model=model,
-        parameters=parameters,
-        update={name: value.detach() for name, value in update.items()},
-        image_shape=(images.shape[1], *images.shape[2:]),
-        num_classes=num_classes,
-        seeds=[seed_for(seed, victim, "start") for victim in victims],
-        defense=known(defense) if defense is not None and adaptive else None,
-        mean_image=mean_image.to(like),
-        class_means=class_means.to(like),
-        mean_step=mean_step,
+    network = trained if trained is not None else networks(model, setting, seed, victims)
+    network = {n: v.to(like if v.is_floating_point() else like.device) for n, v in network.items()}
+    batches, truth = images.to(like), one_hot(labels, public.num_classes).to(like)
+    threat = setting.threat
+    label_source = labels.sort(1).values if threat.labels == "counts" else labels
+    step = public.mean_step if threat.public_data else GUESSED_STEP
+    mean_image, class_means = (
+        value.to(like) if threat.public_data else torch.full_like(value, GRAY).to(like)
+        for value in (public.mean_image, public.class_means)
     )
+    seen: list[Observation] = []
+    for number in range(setting.rounds):
+        again = f"/{number}" if number else ""
+        order = draw_order(setting, images.shape[1], generators(seed, victims, f"order{again}"))
+        update = local_update(Network(model, network), setting.protocol, batches, truth, False, order)
+        if defense is not None:
+            sources = generators(seed, victims, f"defense{again}")
+            update = protected(defense, update, sources, type(defense).__name__)
+        statistics: Update = {}
+        if threat.statistics == "public":
+            with torch.no_grad():
+                statistics = batch_statistics(Network(model, network), setting.protocol.train, batches)
+        seen.append(
+            Observation(
+                model=model,
+                parameters=network if threat.statistics != "hidden" else network | fresh_statistics(model, like),
+                update={name: value.detach() for name, value in update.items()},
+                image_shape=(images.shape[1], *images.shape[2:]),
+                num_classes=public.num_classes,
+                seeds=[seed_for(seed, victim, "start") for victim in victims],
+                defense=known(defense) if defense is not None and adaptive else None,
+                mean_image=mean_image,
+                class_means=class_means,
+                mean_step=step,
+                protocol=setting.protocol,
+                threat=threat,
+                order=order if threat.order == "known" else None,
+                labels=None if threat.labels == "hidden" else label_source,
+                batch_statistics=statistics,
+            )
+        )
+        if number + 1 < setting.rounds:
+            network = moved_on(model, network, public, setting, like)
+    return replace(seen[0], later=tuple(seen[1:]))
+
+
+def networks(model: Model, setting: Setting, seed: int, victims: range) -> Update:
+    """The random networks that clients start from, ``[V, ...]``, or the one that all share, ``[...]``."""
+    drawn = draw_networks(model, generators(seed, range(1) if setting.shared else victims, "network"))
+    return {name: value[0] for name, value in drawn.items()} if setting.shared else drawn
+
+
+def draw_order(setting: Setting, images: int, sources: list[torch.Generator]) -> Tensor | None:
+    """The order of each client's images in each epoch, ``[V, E, N]``; None where it makes no difference."""
+    local = setting.local
+    if local is None or (local.batch_size or images) >= images:
+        return None
+    return torch.stack(
+        [torch.stack([torch.randperm(images, generator=one) for _ in range(local.epochs)]) for one in sources]
+    )
+
+
+def moved_on(model: Model, network: Update, public: PublicData, setting: Setting, like: Tensor) -> Update:
+    """The networks of the next round, after a step of SGD on public images: those of many other clients."""
+    assert public.images is not None
+    assert public.labels is not None
+    victims = 1 if setting.shared else len(next(iter(network.values())))
+    images = public.images.to(like).expand(victims, *public.images.shape)
+    labels = one_hot(public.labels.to(like.device), public.num_classes).to(like)
+    step = local_update(Network(model, network), Protocol(), images, labels.expand(victims, *labels.shape), False)
+    moved = {name: ROUND_RATE * (value[0] if setting.shared else value) for name, value in step.items()}
+    return {name: value - moved[name] if name in moved else value for name, value in network.items()}
+
+
+def fresh_statistics(model: nn.Module, like: Tensor) -> Update:
+    """Running statistics of a network that has seen nothing, in place of those that are hidden."""
+    return {
+        f"{layer}.{name}": value.to(like)
+        for layer, norm in normalizing(model)
+        for name, value in (
+            ("running_mean", torch.zeros(norm.num_features)),
+            ("running_var", torch.ones(norm.num_features)),
+        )
+    }
 
 
 def known(defense: Defense) -> KnownDefense:

@@ -9,9 +9,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from attacks import Attack
+from attacks import Attack, Observation
+from attacks.statistics import normalizing
 from benchmark.errors import UsageError, data_fault, users_code
+from benchmark.federation.client import PublicData, observe
 from benchmark.identity import block_identity, digest
+from benchmark.jobs.states import CACHE, identity, trained
 from benchmark.metrics.perceptual import Perceptual
 from benchmark.models.draw import Model, check_logits
 from benchmark.rehearsal.scene import Rehearsal
@@ -20,6 +23,7 @@ from benchmark.suite.suite import Cell, Scenario, Suite
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import code_checksum, networks_sha256, texts_of
 from datamodules import DataError, PrivateData, open_data, take_victims
+from defenses.base import Defense, Update
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Workbench:
     rehearsal: Rehearsal = field(default_factory=Rehearsal)
     _data: dict[str, PrivateData] = field(default_factory=dict)
     _models: dict[tuple[str, str], Model] = field(default_factory=dict)
+    _trained: dict[Any, Update] = field(default_factory=dict)
 
     def data(self, spec: Spec) -> PrivateData:
         """The data set, opened once.
@@ -113,6 +118,56 @@ class Workbench:
             # Clients compute their updates in evaluation mode: BatchNorm by its running statistics, Dropout off.
             self._models[place] = model.to(self.device).eval()
         return self._models[place]
+
+    def observe(
+        self,
+        scenario: Scenario,
+        images: Tensor,
+        labels: Tensor,
+        victims: range,
+        defense: Spec | None = None,
+        adaptive: bool = False,
+        model: Model | None = None,
+    ) -> Observation:
+        """What an attacker sees of victims.
+
+        Args:
+            scenario: of which they are.
+            images: their batches ``[V, N, C, H, W]``.
+            labels: ``[V, N]``.
+            victims: their numbers.
+            defense: what they do.
+            adaptive: whether the attacker knows it.
+            model: in place of the scenario's, as in another precision.
+        """
+        model = model if model is not None else self.model(scenario)
+        made: Defense | None = build("defense", defense) if defense else None
+        public = PublicData.of(self.data(scenario.data), scenario.setting.rounds)
+        given = images.to(self.device), labels.to(self.device)
+        trained = self.trained(scenario)
+        return observe(model, *given, public, made, adaptive, scenario.seed, victims, scenario.setting, trained)
+
+    def trained(self, scenario: Scenario) -> Update | None:
+        """The network of a scenario in which it is trained, which is done once; None in others.
+
+        Raises:
+            UsageError: its training has failed.
+        """
+        state = scenario.setting.state
+        if state is None:
+            return None
+        place = scenario.data.label, scenario.model.label, state.label, scenario.seed
+        if place not in self._trained:
+            data = self.data(scenario.data)
+            self._trained[place] = trained(state, scenario.model, data, scenario.seed, CACHE, self.device)
+        return self._trained[place]
+
+    def network_sha256(self, scenario: Scenario, victim: int) -> str:
+        """A digest of the network that a victim starts from, or of all that a trained one is trained by."""
+        model, state = self.model(scenario), scenario.setting.state
+        if state is None:
+            return networks_sha256(model, scenario.seed, 0 if scenario.setting.shared else victim)
+        return digest(identity(state, scenario.model, model, self.data(scenario.data), scenario.seed))
 
 
 def from_data(spec: Spec, error: DataError) -> UsageError:
@@ -178,8 +233,7 @@ class Keys:
 
     def _network(self, scenario: Scenario, victim: int) -> str:
         place = scenario.name
-        draw = partial(networks_sha256, self.models[place], scenario.seed, victim)
-        return found_or(self._networks, (place, victim), draw)
+        return found_or(self._networks, (place, victim), partial(self.bench.network_sha256, scenario, victim))
 
     def _data(self, scenario: Scenario, victims: range) -> tuple[str, ...]:
         """The victims' part of the chain, which is made as far as it is needed."""
@@ -288,8 +342,14 @@ def check_attack(scenario: Scenario, attack: Spec, model: Model, bench: Workbenc
     """The attack's victims of a sequence, which stay in one block; UsageError where it cannot take such victims."""
     made: Attack = build("attack", attack)
     channels, height, width = bench.data(scenario.data).image_shape
+    setting = scenario.setting
+    if setting.statistics in ("hidden", "public") and not any(normalizing(model)):
+        raise UsageError(
+            f"{scenario.model.name} has no BatchNorm with running statistics: leave statistics out of the scenario"
+        )
     try:
         made.check(model, (scenario.batch_size, channels, height, width))
+        made.check_granted(setting.protocol, setting.threat)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if scenario.victims % made.sequence:

@@ -1,6 +1,5 @@
 """What a suite will cost on this machine, before it is run."""
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from benchmark.boards.terminal import Console
+from benchmark.clock import clock
 from benchmark.identity import digest
 from benchmark.jobs.blocks import Block, Workbench
 from benchmark.jobs.records import room, run_block
@@ -167,18 +167,10 @@ def cells_of(row: Row, workers: int) -> tuple[str, ...]:
     )
 
 
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds, rounded up."""
-    minutes, rest = divmod(math.ceil(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
 def line(cell: Cell) -> tuple[str, str]:
     """Scenario and attack of the cell's row."""
     scenario = cell.scenario
-    batches = f", batches of {scenario.batch_size}" if scenario.batch_size > 1 else ""
-    runs = f", {scenario.same_class} of a class" if scenario.same_class > 1 else ""
-    return f"{scenario.data.name} {scenario.model.name}{batches}{runs}", cell.attack.name
+    return scenario.label, cell.attack.name
 
 
 Found = tuple[dict[str, Any], list[int]]
@@ -193,7 +185,7 @@ def finished(folders: Iterable[Path], parse: Parse) -> dict[str, Found]:
 
 def alike(config: dict[str, Any]) -> tuple[str, str]:
     """Names for the configurations that tell of a cell's evaluations: its own, then that with any defense."""
-    attacked = {key: config.get(key) for key in ("schema", "data", "model", "batch_size", "same_class", "attack")}
+    attacked = {"same_class": 1} | {k: v for k, v in config.items() if k not in ("defense", "adaptive", "seed")}
     return digest(attacked | {key: config[key] for key in ("defense", "adaptive")}), digest(attacked)
 
 
@@ -210,7 +202,7 @@ def kind(cell: Cell) -> tuple[str, ...]:
     """A name for what decides the seconds of an evaluation; a defense, known or not, changes them by little."""
     scenario = cell.scenario
     attack = Spec(cell.attack.name, {key: v for key, v in cell.attack.args.items() if key != "max_evaluations"})
-    return scenario.data.label, scenario.model.label, str(scenario.batch_size), attack.label
+    return scenario.label, scenario.data.label, scenario.model.label, attack.label
 
 
 def timings(blocks: Sequence[Block], bench: Workbench, console: Console) -> dict[tuple[str, ...], Timing]:

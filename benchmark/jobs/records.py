@@ -21,8 +21,7 @@ from attacks import Attack, Observation, Reconstruction
 from attacks.base import Trajectory
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
-from benchmark.errors import UsageError, one_line, written
-from benchmark.federation.client import observe
+from benchmark.errors import UsageError, is_out_of_memory, one_line, written
 from benchmark.jobs.blocks import Block, Workbench, checksum, data_chain
 from benchmark.jobs.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.jobs.pictures import strip
@@ -119,25 +118,10 @@ def seen_by(
     cell: Cell, images: Tensor, labels: Tensor, victims: range, bench: Workbench
 ) -> Callable[[range], Observation]:
     """What the attacker sees of any of the victims, of whom there are images and labels."""
-    scenario = cell.scenario
-    data, model = bench.data(scenario.data), bench.model(scenario)
-    defense = build("defense", cell.defense) if cell.defense else None
 
     def observed(some: range) -> Observation:
         rows = slice(some.start - victims.start, some.stop - victims.start)
-        return observe(
-            model,
-            images[rows].to(bench.device),
-            labels[rows].to(bench.device),
-            data.num_classes,
-            defense,
-            cell.adaptive,
-            data.mean_image(),
-            data.class_means(),
-            data.mean_step(),
-            scenario.seed,
-            some,
-        )
+        return bench.observe(cell.scenario, images[rows], labels[rows], some, cell.defense, cell.adaptive)
 
     return observed
 
@@ -148,7 +132,7 @@ def room(block: Block, bench: Workbench) -> int:
     sequence = build("attack", cell.attack).sequence
     if len(block.victims) <= max(PROBES) * sequence or "max_evaluations" not in cell.attack.args:
         return len(block.victims)
-    kind = (scenario.data.label, scenario.model.label, scenario.batch_size, cell.attack.label)
+    kind = (scenario.label, scenario.data.label, scenario.model.label, cell.attack.label)
     if kind not in bench.bytes_per_victim:
         victims = block.victims[: max(PROBES) * sequence]
         observed = seen_by(cell, *bench.victims(scenario, victims), victims, bench)
@@ -198,12 +182,6 @@ def attack_within_memory(
     halves = [range(victims.start, middle), range(middle, victims.stop)]
     first, second = (attack_within_memory(name, attack, observed, half, callbacks, notes) for half in halves)
     return join(first, second)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the machine has run out of memory; not everything in torch has a class of error for it."""
-    said = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in said)
 
 
 def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:

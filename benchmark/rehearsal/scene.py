@@ -9,15 +9,18 @@ in one sentence that names the class, the cause and, where it is the user's own 
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 
 from attacks import Attack, Observation, Reconstruction
 from attacks.gradient_matching import GradientMatching
-from attacks.gradients import batch_gradients, differentiable_twice, squared_distance, trained_names
+from attacks.gradients import differentiable_twice, in_modes, squared_distance, trained_names
+from attacks.update import FedAvg
 from benchmark.errors import UsageError, a_kind, users_code, written
-from benchmark.federation.client import known, observe
+from benchmark.federation.client import PublicData, known, observe
+from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, check_logits, drawn_weights
 from benchmark.rehearsal.defense import check_known, check_memory, check_protect
 from benchmark.seeds import generators
@@ -59,7 +62,7 @@ class Rehearsal:
             UsageError: something does not hold; with one sentence.
         """
         scenario, attack, given = cell.scenario, cell.attack, cell.defense
-        where = repr((scenario.data, scenario.model, scenario.batch_size, scenario.same_class))
+        where = repr((scenario.data, scenario.model, scenario.batch_size, scenario.same_class, scenario.setting))
         if where not in self._scenes:
             self._scenes[where] = Scene.of(scenario, model, data, device)
         scene = self._scenes[where]
@@ -84,6 +87,7 @@ class Scene:
         images: ``[2, N, C, H, W]``.
         labels: ``[2, N]``.
         data: their data set.
+        setting: what they compute.
     """
 
     name: str
@@ -91,6 +95,7 @@ class Scene:
     images: Tensor
     labels: Tensor
     data: PrivateData
+    setting: Setting
 
     @classmethod
     def of(cls, scenario: Scenario, model: Model, data: PrivateData, device: torch.device) -> "Scene":
@@ -100,7 +105,7 @@ class Scene:
             UsageError: the network's update cannot be computed or attacked.
         """
         images, labels = public_victims(data, scenario.batch_size)
-        scene = cls(scenario.model.name, model, images.to(device), labels.to(device), data)
+        scene = cls(scenario.model.name, model, images.to(device), labels.to(device), data, scenario.setting)
         scene.check_network()
         if scenario.model.name not in classes("model"):
             fresh = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
@@ -122,15 +127,15 @@ class Scene:
         with users_code(
             f"the model {name} does not take the images of {type(self.data).__name__}", type(self.model).forward
         ):
-            logits = [self.model(self.images[0].to(next(self.model.parameters()))) for _ in range(2)]
+            logits = self.logits_twice()
         check_logits(self.model, f"the model {name}", logits[0], len(self.images[0]), self.data.num_classes)
         if not torch.equal(*logits):
             raise UsageError(
-                f"the model {name} gives other logits each time it is called in evaluation mode: in forward, draw "
-                f"nothing at random and change nothing that the next call uses{where}"
+                f"the model {name} gives other logits each time it is called in mode {self.setting.mode}: in forward, "
+                f"draw nothing at random and change nothing that the next call uses{where}"
             )
         with users_code(f"the gradient of the model {name} cannot be computed"):
-            seen = self.observe(None, adaptive=False)
+            seen = self.observe(None, adaptive=False, everything=True)
             plain = self.plain_update(seen)
         for key in plain:
             if not close(seen.update[key], plain[key]):
@@ -147,21 +152,62 @@ class Scene:
         with users_code(f"the gradient of the model {name} cannot be differentiated in the images"):
             self.check_matching(seen, where)
 
+    def logits_twice(self) -> list[Tensor]:
+        """What the module itself makes of the first victim's images in each of two calls, in the clients' mode."""
+        own = {key: value.detach().clone() for key, value in self.held()}
+        made = []
+        try:
+            with torch.no_grad(), in_modes(self.model, repeat(self.setting.mode == "train")):
+                for _ in range(2):
+                    self.write(own)
+                    made.append(self.model(self.images[0].to(next(self.model.parameters()))))
+        finally:
+            self.write(own)
+        return made
+
     def plain_update(self, seen: Observation) -> Update:
-        """The victims' gradients by a loop over the module itself, hooks and all, with their weights in it."""
+        """What the victims share, by a loop over the module itself, hooks and all, with their weights in it.
+
+        Local steps are those of torch.optim.SGD.
+        """
+        local = self.setting.local
         own = {key: value.detach().clone() for key, value in self.held()}
         rows: list[dict[str, Tensor]] = []
         try:
             for victim in range(VICTIMS):
-                self.write({key: value[victim] for key, value in seen.parameters.items()})
-                named = {key: value for key, value in self.model.named_parameters() if value.requires_grad}
-                logits = self.model(self.images[victim].to(next(self.model.parameters())))
-                loss = nn.functional.cross_entropy(logits, self.labels[victim])
-                found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True, allow_unused=True)
-                rows.append(dict(zip(named, found, strict=True)))
+                self.write(own | {key: value[victim] for key, value in seen.own_networks.items()})
+                images = self.images[victim].to(next(self.model.parameters()))
+                with in_modes(self.model, repeat(self.setting.mode == "train")):
+                    if local is None:
+                        rows.append(self.plain_gradient(images, self.labels[victim]))
+                    else:
+                        order = None if seen.order is None else seen.order[victim]
+                        rows.append(self.plain_steps(images, self.labels[victim], local, order))
         finally:
             self.write(own)
         return {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+
+    def plain_gradient(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The gradient of one batch, by autograd over the module itself."""
+        named = {key: value for key, value in self.model.named_parameters() if value.requires_grad}
+        loss = nn.functional.cross_entropy(self.model(images), labels)
+        found = torch.autograd.grad(loss, list(named.values()), materialize_grads=True, allow_unused=True)
+        return dict(zip(named, found, strict=True))
+
+    def plain_steps(self, images: Tensor, labels: Tensor, local: FedAvg, order: Tensor | None) -> dict[str, Tensor]:
+        """What local steps on one client's images change, by torch's own optimizer over the module itself."""
+        named = {key: value for key, value in self.model.named_parameters() if value.requires_grad}
+        before = {key: value.detach().clone() for key, value in named.items()}
+        optimizer = torch.optim.SGD(named.values(), local.learning_rate, local.momentum)
+        for epoch in range(local.epochs):
+            rows = torch.arange(len(images)) if order is None else order[epoch]
+            for batch in rows.to(images.device).split(local.batch_size or len(images)):
+                for key, slope in self.plain_gradient(images[batch], labels[batch]).items():
+                    named[key].grad = slope
+                optimizer.step()
+        for value in named.values():
+            value.grad = None
+        return {key: before[key] - value.detach() for key, value in named.items()}
 
     @torch.no_grad()
     def write(self, weights: Update) -> None:
@@ -178,14 +224,14 @@ class Scene:
         """UsageError where the matching loss is not zero at the truth, or has no slope in the images elsewhere."""
         one_hot = nn.functional.one_hot(self.labels, self.data.num_classes).to(next(iter(seen.update.values())))
         like = one_hot.dtype
-        dummy = batch_gradients(self.model, seen.parameters, self.images.to(like), one_hot, create_graph=False)
+        dummy = seen.update_of(self.images.to(like), one_hot)
         size = global_norm(seen.update).square()
         if bool((squared_distance(dummy, seen.update) > SAME.get(like, 3e-2) ** 2 * size).any()):
             raise UsageError(f"the matching loss of the model {self.name} is not zero at the true images{where}")
         noise = torch.rand(self.images.shape, generator=torch.Generator().manual_seed(SEED))
         images = noise.to(seen.device, like).requires_grad_()
         with differentiable_twice():
-            elsewhere = batch_gradients(self.model, seen.parameters, images, one_hot, create_graph=True)
+            elsewhere = seen.update_of(images, one_hot, create_graph=True)
             (slope,) = torch.autograd.grad(
                 squared_distance(elsewhere, seen.update).sum(), images, materialize_grads=True, allow_unused=True
             )
@@ -197,12 +243,22 @@ class Scene:
         if not slope.isfinite().all():
             raise UsageError(f"the matching loss of the model {self.name} has a slope that is NaN or infinite{where}")
 
-    def observe(self, defense: Defense | None, adaptive: bool, victims: range = range(VICTIMS)) -> Observation:
-        """What an attacker sees of the two victims, or of one."""
-        public = self.data.mean_image(), self.data.class_means(), self.data.mean_step()
+    def observe(
+        self,
+        defense: Defense | None,
+        adaptive: bool,
+        victims: range = range(VICTIMS),
+        everything: bool = False,
+    ) -> Observation:
+        """What an attacker sees of the two victims, or of one; on demand also the order of their images."""
         rows = slice(victims.start, victims.stop)
-        images, labels = self.images[rows], self.labels[rows]
-        return observe(self.model, images, labels, self.data.num_classes, defense, adaptive, *public, SEED, victims)
+        public = PublicData.of(self.data, self.setting.rounds)
+        setting = self.setting
+        if everything and setting.local and (setting.local.batch_size or len(self.images[0])) < len(self.images[0]):
+            setting = replace(setting, order="known", threat_model=None)
+        return observe(
+            self.model, self.images[rows], self.labels[rows], public, defense, adaptive, SEED, victims, setting
+        )
 
     def check_defense(self, defense: Defense, given: Spec) -> None:
         """UsageError where the defense or the attacker's model of it breaks its contract."""
@@ -256,8 +312,9 @@ class Scene:
         For an attack that infers the label, which then is the true one; a loss that holds priors or soft labels that
         are still to be found is not zero there.
         """
-        seen = self.observe(None, adaptive=False)
-        if attack.total_variation or attack.start_labels(seen, [torch.Generator() for _ in range(VICTIMS)])[1]:
+        seen = self.observe(None, adaptive=False, everything=True)
+        infers = seen.labels is None and attack.start_labels(seen, [torch.Generator() for _ in range(VICTIMS)])[1]
+        if attack.total_variation or infers:
             return
         start = self.images.to(next(iter(seen.update.values())))
         found = attack.reconstruct(seen, start_images=start)

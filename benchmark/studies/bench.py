@@ -16,7 +16,6 @@ from attacks import DLG, IDLG, RGAP, Attack, Observation
 from benchmark.boards.markdown import threads
 from benchmark.boards.terminal import Console
 from benchmark.errors import UsageError
-from benchmark.federation.client import observe
 from benchmark.jobs.blocks import Workbench, check_fit
 from benchmark.jobs.records import peak_memory
 from benchmark.metrics.intervals import wilson
@@ -246,22 +245,10 @@ def undefended(specs: dict[str, Spec], victims: int, seed: int, bench: Workbench
         UsageError: data or model do not serve.
     """
     scenario = Scenario(specs["data"], specs["model"], batch_size=1, seed=seed, victims=victims)
-    data = bench.data(scenario.data)
     images, labels = bench.victims(scenario, range(victims))
     check_fit(scenario, bench)
-    observation = observe(
-        copy.deepcopy(bench.model(scenario)),  # whose weights the loop writes into
-        images.to(bench.device),
-        labels.to(bench.device),
-        data.num_classes,
-        None,
-        False,
-        data.mean_image(),
-        data.class_means(),
-        data.mean_step(),
-        seed,
-        range(victims),
-    )
+    model = copy.deepcopy(bench.model(scenario))  # whose weights the loop writes into
+    observation = bench.observe(scenario, images, labels, range(victims), model=model)
     return images, labels, observation
 
 

@@ -17,7 +17,6 @@ from attacks.base import Observation
 from benchmark.boards.markdown import escaped
 from benchmark.boards.outcome import listed
 from benchmark.errors import UsageError
-from benchmark.federation.client import observe
 from benchmark.identity import digest
 from benchmark.jobs.blocks import Workbench, check_attack, check_fit, checksum
 from benchmark.jobs.records import finite, provenance
@@ -28,7 +27,7 @@ from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell, Suite
 from benchmark.thresholds.page import attack_label
 from benchmark.versions.behavior import Behaviors
-from benchmark.versions.code import code_checksum, networks_sha256, source
+from benchmark.versions.code import code_checksum, source
 from defenses.base import global_norm
 
 OWN, DOUBLE, TRUTH, NEAR = "as it is", "float64", "from the true image", "from near it"
@@ -99,26 +98,13 @@ def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
     scenario, victims = cell.scenario, range(cell.scenario.victims)
     data = bench.data(scenario.data)
     images, labels = bench.victims(scenario, victims)
-    defense = build("defense", cell.defense) if cell.defense else None
     sources = generators(scenario.seed, victims, "diagnosis")
     noise = torch.stack([torch.randn(images.shape[1:], generator=source) for source in sources])
     null, _ = null_scores(images, labels, data.mean_image(), data.class_means())
     found = {}
     for name, (precision, deviation) in RUNS.items():
-        given = images.to(bench.device), labels.to(bench.device)
         model = copy.deepcopy(bench.model(scenario)).to(precision)
-        seen = observe(
-            model,
-            *given,
-            data.num_classes,
-            defense,
-            cell.adaptive,
-            data.mean_image(),
-            data.class_means(),
-            data.mean_step(),
-            scenario.seed,
-            victims,
-        )
+        seen = bench.observe(scenario, images, labels, victims, cell.defense, cell.adaptive, model)
         start = None if deviation is None else (images + deviation * noise).to(bench.device)
         attack: IDLG | GaussNewton = build("attack", cell.attack if start is None else without_restarts(cell.attack))
         made = attack.reconstruct(seen, start_images=start)
@@ -264,8 +250,7 @@ def key_of(cell: Cell, bench: Workbench) -> str:
     images = checksum(
         *bench.victims(cell.scenario, range(cell.scenario.victims)), data.mean_image(), data.class_means()
     )
-    model = bench.model(cell.scenario)
-    networks = [networks_sha256(model, cell.scenario.seed, victim) for victim in (0, cell.scenario.victims - 1)]
+    networks = [bench.network_sha256(cell.scenario, victim) for victim in (0, cell.scenario.victims - 1)]
     return digest(
         cell.config()
         | ({"behavior_sha256": does} if does else {})

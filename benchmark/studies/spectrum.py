@@ -14,9 +14,8 @@ from torch.func import grad, jvp, vmap
 
 from attacks.gradients import call, differentiable_twice
 from benchmark.boards.markdown import escaped
-from benchmark.federation.client import observe
 from benchmark.jobs.blocks import Workbench
-from benchmark.suite.registry import Spec, build
+from benchmark.suite.registry import Spec
 from benchmark.suite.suite import Scenario, Suite
 from defenses.base import Update
 
@@ -88,18 +87,14 @@ def rank_per_defense(
     """
     data, model = bench.data(scenario.data), copy.deepcopy(bench.model(scenario)).double()
     images, labels = bench.victims(scenario, range(victims))
-    public = data.mean_image(), data.class_means(), data.mean_step()
     found: dict[str, list[JacobianRank]] = {}
     for victim in range(victims):
         derivative: dict[str, Tensor] = {}
         largest = 0.0
         for spec in [None, *defenses]:
-            defense = build("defense", spec) if spec else None
             one = range(victim, victim + 1)
             rows = slice(victim, victim + 1)
-            seen = observe(
-                model, images[rows], labels[rows], data.num_classes, defense, True, *public, scenario.seed, one
-            )
+            seen = bench.observe(scenario, images[rows], labels[rows], one, spec, True, model)
             if not derivative:
                 one_hot = torch.nn.functional.one_hot(labels[victim, 0], data.num_classes).double()
                 weights = {name: value[0] for name, value in seen.own_networks.items()}

@@ -1,19 +1,23 @@
 """From a suite in YAML to the cells and blocks of work that it means."""
 
+import inspect
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from attacks.update import FedAvg
 from benchmark.errors import UsageError, one_line, quoted, unknown
+from benchmark.federation.setting import Setting, described
+from benchmark.federation.state import TrainingState
 from benchmark.identity import digest
 from benchmark.metrics.leak import BASELINES
-from benchmark.suite.arguments import LARGEST_INT, as_given
+from benchmark.suite.arguments import LARGEST_INT, Arguments, as_given
 from benchmark.suite.documents import load_yaml, regular, storable
 from benchmark.suite.registry import Spec, spec, specs
 
@@ -34,11 +38,12 @@ class Scenario:
 
     Attributes:
         data: data set.
-        model: network; each victim has its own random weights.
+        model: network.
         batch_size: images in each victim's private batch.
         same_class: images of the test split that follow each other and show one class; 1 is the original order.
         seed: of the networks, the defenses' randomness and the attacks' starts.
         victims: number of victims, the first ones of the test split.
+        setting: what clients compute, and what the attacker is granted.
     """
 
     data: Spec
@@ -47,6 +52,7 @@ class Scenario:
     seed: int
     victims: int
     same_class: int = 1
+    setting: Setting = field(default_factory=Setting)
 
     def config(self) -> dict[str, Any]:
         """Everything that decides a victim's image, its network and what is drawn, but the victim."""
@@ -56,6 +62,7 @@ class Scenario:
             "batch_size": self.batch_size,
             "same_class": self.same_class,
             "seed": self.seed,
+            **self.setting.config(),
         }
 
     @cached_property
@@ -68,7 +75,7 @@ class Scenario:
         """For people: data, model, and what is not usual."""
         batch = f" in batches of {self.batch_size}" if self.batch_size > 1 else ""
         related = f", {self.same_class} of one class" if self.same_class > 1 else ""
-        return f"{self.data.name} {self.model.name}{batch}{related}"
+        return ", ".join([f"{self.data.name} {self.model.name}{batch}{related}", *described(self.setting.config())])
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,12 @@ def at_most_cells(count: int, what: str) -> None:
 
 
 _SUITE_KEYS = ("name", "seed", "victims", "block_size", "scenarios", "attacks", "defenses")
-_SCENARIO_KEYS = ("data", "model", "batch_size", "victims", "same_class", "attacks", "defenses")
+_OF_SETTING = Arguments("scenario", "scenario", Setting, hidden=frozenset({"local", "state"}))
+_OF_FEDAVG = Arguments("scenario.protocol", "FedAvg", FedAvg)
+_SCENARIO_KEYS = (
+    *("data", "model", "batch_size", "victims", "same_class", "attacks", "defenses", "protocol", "state"),
+    *_OF_SETTING.names,
+)
 
 
 def load(path: Path, victims: int | None = None, seed: int | None = None) -> Suite:
@@ -243,9 +255,10 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
         count = whole_number("victims", count, at_least=1)
         batch_size = whole_number("batch_size", entry.get("batch_size", 1), at_least=1)
         same_class = whole_number("same_class", entry.get("same_class", 1), at_least=1)
+        setting = setting_of(entry, batch_size)
         for data, model in itertools.product(entries("data", entry["data"]), entries("model", entry["model"])):
             at_most_cells(len(cells) + len(attacks) * (1 + 2 * len(defenses)), "the suite")
-            scenario = Scenario(data, model, batch_size, seed, count, same_class)
+            scenario = Scenario(data, model, batch_size, seed, count, same_class, setting)
             if counts.setdefault(repr(scenario.config()), count) != count:
                 raise UsageError(
                     f"{scenario.label} has {count} victims in one scenario and others in another: give one"
@@ -254,6 +267,52 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
     suite_name = folder_name(given.get("name", name))
     block_size = whole_number("block_size", given.get("block_size", 64), at_least=1)
     return Suite(suite_name, _unique(cells), block_size)
+
+
+def setting_of(entry: dict[str, Any], batch_size: int) -> Setting:
+    """What clients compute and what the attacker is granted, in a scenario with so many images in a batch."""
+    given = {key: value for key, value in entry.items() if key in _OF_SETTING.names}
+    try:
+        local = protocol_of(entry.get("protocol", "FedSGD"))
+        state = TrainingState.from_dict(entry["state"]) if entry.get("state") is not None else None
+        setting = Setting(**_OF_SETTING.filled(given), local=local, state=state)
+        setting.check_batch(batch_size)
+    except ValueError as error:
+        raise UsageError(f"scenario: {one_line(error)}") from None
+    return setting
+
+
+def help_on_scenarios() -> str:
+    """What a scenario can have beside data, model and batch_size, and what it means."""
+    keys = _OF_SETTING.help().partition("\n\n")[2].replace("--scenario.", "--scenario.")
+    steps = _OF_FEDAVG.help().partition("\n\n")[2]
+    return (
+        "What clients compute and what the attacker is granted, as keys of a scenario in a suite or as flags of a "
+        f"single cell.\n\n{keys}\n"
+        "  --scenario.protocol FedSGD or FedAvg\n"
+        "                        what a client shares: the gradient of its batch, or what local steps change\n"
+        "  --scenario.state.epochs EPOCHS, --scenario.state.rounds ROUNDS\n"
+        "                        how long the shared network was trained on public images before: centrally, or by\n"
+        "                        federated learning\n\n"
+        f"Of FedAvg (in a suite: protocol: {{class: FedAvg, learning_rate: 0.1}}):\n\n{steps}\n"
+        "Of a state (in a suite: state: {epochs: 1, learning_rate: 0.1}):\n\n"
+        + (inspect.getdoc(TrainingState) or "").partition("Attributes:\n")[2].replace("    ", "  --scenario.state.")
+    )
+
+
+def protocol_of(given: Any) -> FedAvg | None:
+    """``FedSGD``, which is None, or ``{class: FedAvg, learning_rate: 0.1}``."""
+    given = {"class": given} if isinstance(given, str) else given
+    if not isinstance(given, dict) or "class" not in given:
+        raise UsageError(f"protocol must be FedSGD or {{class: FedAvg, learning_rate: 0.1}}, not {quoted(given)}")
+    args = {str(key): value for key, value in given.items() if key != "class"}
+    if given["class"] not in ("FedSGD", "FedAvg"):
+        raise unknown("protocol", str(given["class"]), ("FedSGD", "FedAvg"))
+    if given["class"] == "FedAvg":
+        return FedAvg(**_OF_FEDAVG.filled(args))
+    if args:
+        raise UsageError(f"FedSGD has no {next(iter(args))}: its clients make no local steps")
+    return None
 
 
 def _unique(cells: list[Cell]) -> tuple[Cell, ...]:

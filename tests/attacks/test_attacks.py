@@ -16,7 +16,7 @@ from attacks.engine.problem import MatchingProblem
 from attacks.gradient_matching import GradientMatching
 from attacks.gradients import batch_gradients, squared_distance
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
-from benchmark.federation.client import observe
+from benchmark.federation.client import PublicData, observe
 from benchmark.models import MLP, ConvNet, LeNet
 from benchmark.models.draw import Model
 from benchmark.studies import bench
@@ -524,7 +524,7 @@ def test_priors_stand_in_for_equations_that_a_mask_has_taken(attack: type[Gradie
     images, labels = data.victims(6)
     network = LeNet(data.image_shape, data.num_classes)
     public = data.mean_image(), data.class_means(), data.mean_step()
-    seen = observe(network, images, labels, data.num_classes, Masking(0.8), True, *public, 0, range(6))
+    seen = observe(network, images, labels, PublicData(data.num_classes, *public), Masking(0.8), True, 0, range(6))
 
     def psnr(**args: Any) -> Tensor:
         found = attack(max_evaluations=100, **args).reconstruct(seen).images.clamp(0, 1)

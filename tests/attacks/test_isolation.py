@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import attacks
 from attacks import Attack, Observation
-from benchmark.federation.client import observe
+from benchmark.federation.client import PublicData, observe
 from benchmark.models import LeNet
 from benchmark.suite import registry
 from datamodules import Digits
@@ -237,7 +237,7 @@ def test_an_attack_finds_the_same_when_the_private_images_are_gone(
         images, labels = data.victims(4)
         public = data.mean_image(), data.class_means(), data.mean_step()
         model = LeNet(data.image_shape, data.num_classes)
-        observation = observe(model, images, labels, data.num_classes, defense, True, *public, 0, range(4))
+        observation = observe(model, images, labels, PublicData(data.num_classes, *public), defense, True, 0, range(4))
         if spoil:
             data.test_split.pixels.fill_(torch.nan)
             data.test_split.labels.fill_(0)

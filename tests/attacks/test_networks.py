@@ -11,7 +11,7 @@ from attacks import IDLG, Observation
 from attacks.gradients import batch_gradients, call
 from attacks.head import linear_head
 from attacks.rgap import stages
-from benchmark.federation.client import observe
+from benchmark.federation.client import PublicData, observe
 from benchmark.models import MLP, ConvNet, LeNet, ResNet
 from benchmark.models.draw import draw_default, drawn_weights
 from datamodules import Digits
@@ -156,7 +156,7 @@ every_network = pytest.mark.parametrize("network", NETWORKS)
 def victims(network: nn.Module, count: int, digits: Digits, defense: Defense | None = None) -> tuple[Any, Observation]:
     images, labels = digits.victims(count)
     public = digits.mean_image(), digits.class_means(), digits.mean_step()
-    seen = observe(network.eval(), images, labels, CLASSES, defense, True, *public, 0, range(count))
+    seen = observe(network.eval(), images, labels, PublicData(CLASSES, *public), defense, True, 0, range(count))
     return (images, labels), seen
 
 
@@ -246,7 +246,7 @@ def test_small_gradients_are_matched_as_well_as_large_ones(size: float, digits: 
     images, labels = digits.victims(6)
     public = digits.mean_image(), digits.class_means(), digits.mean_step()
     model = LeNet(SHAPE, CLASSES, init_range=size).double()
-    seen = observe(model, images, labels, CLASSES, None, False, *public, 0, range(6))
+    seen = observe(model, images, labels, PublicData(CLASSES, *public), None, False, 0, range(6))
     found = IDLG(max_evaluations=200).reconstruct(seen)
     assert ((found.images - images).square().mean((1, 2, 3, 4)) < 1e-2).sum() >= 5
     one_hot = nn.functional.one_hot(found.labels, CLASSES).double()
@@ -258,8 +258,8 @@ def test_small_gradients_are_matched_as_well_as_large_ones(size: float, digits: 
 def test_a_small_gradient_is_matched_as_well_from_another_start(digits: Digits) -> None:
     """A new start is not within the tolerance either."""
     images, labels = digits.victims(4)
-    public = digits.mean_image(), digits.class_means(), digits.mean_step()
-    seen = observe(LeNet(SHAPE, CLASSES, init_range=0.03), images, labels, CLASSES, None, False, *public, 0, range(4))
+    network = LeNet(SHAPE, CLASSES, init_range=0.03)
+    seen = observe(network, images, labels, PublicData.of(digits), None, False, 0, range(4))
     start = IDLG(max_evaluations=1).reconstruct(seen).loss
     found = IDLG(max_evaluations=60, restarts=3, patience=1).reconstruct(seen)  # many starts, few evaluations each
     for victim, status in enumerate(found.status):

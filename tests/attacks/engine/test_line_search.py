@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from attacks import DLG, IDLG
 from attacks.engine.line_search import Point, cubic_minimum
 from attacks.gradient_matching import GradientMatching
-from benchmark.federation.client import observe
+from benchmark.federation.client import PublicData, observe
 from benchmark.models import LeNet
 from datamodules import Digits
 from defenses import Clipping
@@ -50,7 +50,7 @@ def fits(attack: GradientMatching, model: type[LeNet | Twist], digits: Digits, v
     images, labels = digits.victims(victims)
     network = model(digits.image_shape, digits.num_classes)
     public = digits.mean_image(), digits.class_means(), digits.mean_step()
-    seen = observe(network, images, labels, digits.num_classes, None, False, *public, 0, range(victims))
+    seen = observe(network, images, labels, PublicData(digits.num_classes, *public), None, False, 0, range(victims))
     found = attack.reconstruct(seen)
     return int(((found.images.clamp(0, 1) - images).square().mean((1, 2, 3, 4)) < 1e-3).sum())
 
@@ -67,7 +67,7 @@ def test_a_victim_of_a_batch_is_searched_for_as_it_is_alone(digits: Digits) -> N
     images, labels = digits.victims(3)
     network = Confident(digits.image_shape, digits.num_classes).double()
     public = digits.mean_image(), digits.class_means(), digits.mean_step()
-    seen = observe(network, images, labels, digits.num_classes, Clipping(1.0), True, *public, 0, range(3))
+    seen = observe(network, images, labels, PublicData(digits.num_classes, *public), Clipping(1.0), True, 0, range(3))
     attack = IDLG(max_evaluations=40, line_search=True, at_once=2)
     together = attack.reconstruct(seen)
     for victim in range(3):
@@ -86,7 +86,7 @@ def test_a_loss_that_is_not_a_number_on_trial_does_not_end_an_attack(digits: Dig
     images, labels = digits.victims(2)
     network = Exploding(digits.image_shape, digits.num_classes)
     public = digits.mean_image(), digits.class_means(), digits.mean_step()
-    seen = observe(network, images, labels, digits.num_classes, None, False, *public, 0, range(2))
+    seen = observe(network, images, labels, PublicData(digits.num_classes, *public), None, False, 0, range(2))
     assert "diverged" not in IDLG(max_evaluations=200, line_search=True).reconstruct(seen).status
     nan = replace(seen, update={name: torch.full_like(value, torch.nan) for name, value in seen.update.items()})
     assert IDLG(max_evaluations=200, line_search=True).reconstruct(nan).status == ["diverged"] * 2

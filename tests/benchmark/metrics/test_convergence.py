@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import IDLG, Observation, Reconstruction
-from benchmark.federation.client import observe
+from benchmark.federation.client import PublicData, observe
 from benchmark.metrics.convergence import BEYOND_TRUTH, MISFIT, unconverged
 from benchmark.metrics.misfit import misfits
 from benchmark.models import LeNet
@@ -29,7 +29,9 @@ def seen(defense: Defense | None = None, adaptive: bool = False, images: int = 1
     model = LeNet(SHAPE, CLASSES).double()
     means = torch.full((CLASSES, *SHAPE), 0.5)
     private, labels = victims(images=images)
-    return observe(model, private, labels, CLASSES, defense, adaptive, means[0], means, 0.1, 0, range(len(private)))
+    return observe(
+        model, private, labels, PublicData(CLASSES, means[0], means, 0.1), defense, adaptive, 0, range(len(private))
+    )
 
 
 def returned(images: Tensor, labels: Tensor, **changed: object) -> Reconstruction:
