@@ -13,7 +13,7 @@ import defenses
 from benchmark.cli.parts import Parts, typed_part
 from benchmark.errors import UsageError, place_of, quoted, unknown
 from benchmark.jobs.executors.worker import quiet, set_up
-from benchmark.rehearsal.contracts import DIGITS, Place, Verdict, places, verdicts
+from benchmark.rehearsal.contracts import DIGITS, NETWORKS, Place, Verdict, places, verdicts
 from benchmark.suite.registry import KINDS, Spec, classes, imported
 from benchmark.suite.suite import entries
 
@@ -100,15 +100,11 @@ def asked_for(options: argparse.Namespace, parts: Parts) -> tuple[str, Spec, lis
         raise UsageError(f"one thing is checked at a time: leave --{several[0]}.sweep out")
     specs = {one: of_kind[0] for one, of_kind in made.items()}
     data = specs.get("data", DIGITS)
+    networks = {} if kind == "data" else NETWORKS
     if "model" in specs:
-        name = "" if kind == "model" else specs["model"].name
-        return kind, specs[kind], [Place(name, specs["model"], data, root=options.data_root)]
-    everywhere = places(data, options.data_root)
-    return (
-        kind,
-        specs[kind],
-        [Place("", everywhere[0].model, data, root=options.data_root)] if kind == "data" else everywhere,
-    )
+        networks = {"" if kind == "model" else specs["model"].name: specs["model"]}
+    where = places(networks or {"": NETWORKS["sigmoid"]}, data, options.data_root)
+    return kind, specs[kind], where[:1] if kind == "data" else where
 
 
 def found(name: str) -> Any:

@@ -8,17 +8,20 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import ceil
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks import Attack, Observation, Reconstruction
 from attacks.gradient_matching import GradientMatching
+from attacks.update import FedAvg
 from benchmark.errors import UsageError, data_fault, users_code, written
 from benchmark.federation.client import known
-from benchmark.models.draw import Model
+from benchmark.federation.setting import Setting
+from benchmark.models.draw import Model, Shape
 from benchmark.rehearsal.defense import PROTECT, SCALES, Calls, check_known, check_memory
 from benchmark.rehearsal.scene import VICTIMS, Scene, check_found, shortened
 from benchmark.suite.registry import Spec, build, spec
@@ -27,12 +30,31 @@ from datamodules import DataError, PrivateData, open_data, take_victims
 from defenses import Defense
 from defenses.base import unchanged
 
+
+class Normalized(nn.Sequential):
+    """The least network with batch norm: a convolution with it and ReLU, one linear layer."""
+
+    def __init__(self, image_shape: Shape, num_classes: int) -> None:
+        channels, height, width = image_shape
+        features = 4 * ceil(height / 2) * ceil(width / 2)
+        convolution = nn.Conv2d(channels, 4, 3, stride=2, padding=1)
+        super().__init__(convolution, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(features, num_classes))
+
+
 NETWORKS: dict[str, Spec] = {
     "sigmoid": Spec("LeNet", {"init_range": 0.5}),
     "ReLU": Spec("ConvNet", {"width": 4}),
-    "batch norm": Spec("ResNet", {"width": 4}),
+    "batch norm": Spec(f"{__name__}.Normalized"),
 }
 """Small networks of the kinds that attacks and defenses tell apart."""
+
+SETTINGS: dict[str, Setting] = {
+    "": Setting(),
+    "shared": Setting(shared=True),
+    "FedAvg": Setting(local=FedAvg(learning_rate=0.1, epochs=2)),
+    "shared, FedAvg": Setting(shared=True, local=FedAvg(learning_rate=0.1, epochs=2)),
+}
+"""What clients compute: a gradient or two local steps, of a network of their own or of one that all share."""
 
 DIGITS = Spec("Digits")
 """Small images that are always there."""
@@ -75,6 +97,7 @@ class Place:
         name: for people.
         model: the network.
         data: the data set.
+        setting: what clients compute, and what attackers are granted.
         batch_size: images of each client.
         root: folder of data sets.
     """
@@ -82,12 +105,13 @@ class Place:
     name: str
     model: Spec
     data: Spec = DIGITS
+    setting: Setting = Setting()  # noqa: RUF009 # frozen
     batch_size: int = 1
     root: str | None = None
 
     @property
     def scenario(self) -> Scenario:
-        return Scenario(self.data, self.model, self.batch_size, seed=0, victims=VICTIMS)
+        return Scenario(self.data, self.model, self.batch_size, seed=0, victims=VICTIMS, setting=self.setting)
 
     @cached_property
     def opened(self) -> PrivateData:
@@ -114,9 +138,13 @@ class Place:
         return replace(self, batch_size=BATCH)
 
 
-def places(data: Spec = DIGITS, root: str | None = None) -> list[Place]:
-    """The networks of all kinds."""
-    return [Place(name, model, data, root=root) for name, model in NETWORKS.items()]
+def places(networks: Mapping[str, Spec] = NETWORKS, data: Spec = DIGITS, root: str | None = None) -> list[Place]:
+    """Each network in each setting."""
+    return [
+        Place(", ".join(filter(None, (name, how))), model, data, setting, root=root)
+        for how, setting in SETTINGS.items()
+        for name, model in networks.items()
+    ]
 
 
 @dataclass
@@ -246,6 +274,7 @@ def declines(trial: Trial) -> None:
     shape = trial.place.batch_size, *trial.place.opened.image_shape
     try:
         made.check(trial.place.network, shape)
+        made.check_granted(trial.place.setting.protocol, trial.place.setting.threat)
     except ValueError as error:
         raise NotApplicable(str(error)) from None
 
