@@ -39,7 +39,7 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     set_up(1)
     kind, subject, where = asked_for(options, parts)
     place = place_of(found(subject.name))
-    print(f"{subject.label} is {A[kind]}{f' ({place})' if place else ''}")
+    print(f"{subject.name} is {A[kind]}{f' ({place})' if place else ''}, tried {tried_on(where)}")
     words: list[str] = []
     for of_contract in verdicts(kind, subject, where):
         for line in lines(of_contract):
@@ -51,6 +51,12 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
         raise UsageError(f"{subject.name} was tried nowhere: give a network that it takes, as in --model MLP")
     print(f"{subject.name} {f'breaks {counted(broken)}' if broken else f'keeps {counted(kept)}'}")
     return 2 if broken else 0
+
+
+def tried_on(where: Sequence[Place]) -> str:
+    """The places, where they have names."""
+    named = [place.name for place in where if place.name]
+    return f"on {', '.join(named)}" if named else "on its own"
 
 
 def counted(number: int) -> str:
@@ -65,7 +71,7 @@ def lines(of_contract: Sequence[Verdict]) -> list[str]:
         together.setdefault((one.word, one.reason), []).append(one.where)
     found = []
     for (word, reason), where in together.items():
-        there = f" ({', '.join(where)})" if any(where) else ""
+        there = f" ({', '.join(where)})" if len(where) < len(of_contract) else ""
         because = f": {reason}" if reason else ""
         found.append(f"{word:<8}{of_contract[0].contract}{there}{because}")
     return found
@@ -143,6 +149,8 @@ def told_by(function: Callable[..., Any]) -> list[str]:
     except (TypeError, ValueError):
         return []
     made = signature.return_annotation
+    if defenses.Update in [made, *(one.annotation for one in signature.parameters.values())]:
+        return ["defense"]
     hints = [one.annotation for one in signature.parameters.values()] + [made]
     if inspect.isclass(made) and issubclass(made, torch.nn.Module):
         return ["model"]
