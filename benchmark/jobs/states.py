@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from benchmark.clock import clock
 from benchmark.errors import UsageError, one_line
-from benchmark.federation import state as recipes
+from benchmark.federation import pretraining
 from benchmark.federation.clients import Weights
-from benchmark.federation.state import TrainingState, follow
+from benchmark.federation.pretraining import follow
+from benchmark.federation.state import TrainingState
 from benchmark.identity import digest
 from benchmark.store.store import cannot_write, make_writable, say, tidy, write_whole
 from benchmark.suite.documents import regular
@@ -56,7 +57,7 @@ def trained(
         Name -> value of each parameter and buffer of one network, ``[*shape]``.
 
     Raises:
-        UsageError: the folder cannot be written, or see :func:`benchmark.federation.state.follow`.
+        UsageError: the folder cannot be written, or see :func:`benchmark.federation.pretraining.follow`.
         DataError: an image is damaged.
     """
     made: nn.Module = build("model", model, image_shape=data.image_shape, num_classes=data.num_classes)
@@ -80,7 +81,7 @@ def trained(
 def identity(state: TrainingState, model: Spec, made: nn.Module, data: PrivateData, seed: int) -> dict[str, Any]:
     """Everything that decides what a training on a CPU leads to."""
     loader = inspect.getsourcefile(type(data).train_dataloader)  # a user's own may augment the images
-    ours = {Path(recipes.__file__), *([Path(loader)] if loader else [])}
+    ours = {Path(pretraining.__file__), *([Path(loader)] if loader else [])}
     return {
         "state": state.config(),
         "model": model.as_dict(),

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from attacks.update import FedAvg, Protocol, local_update
+from attacks.update import Network as ClientsNetwork
 from benchmark.errors import UsageError
 from benchmark.federation import clients
 from benchmark.federation import server as federated
@@ -139,6 +141,39 @@ def test_clients_in_one_batched_step_are_those_one_after_another(
     looped = run(data, federation, seed=1)
     for name, value in together.weights.items():
         torch.testing.assert_close(value, looped.weights[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [MLP, ConvNet, ResNet])
+@pytest.mark.parametrize("size", [6, 20])  # in one batched step where the network allows it, and one after another
+@pytest.mark.parametrize("local", [None, FedAvg(0.1, epochs=2)])
+def test_clients_compute_what_attackers_simulate(data: Data, kind: type[Any], size: int, local: FedAvg | None) -> None:
+    model = network(kind)
+    weights = start(model, SGD, 3).weights
+    rows = torch.arange(3 * 2 * size).view(3, 2 * size) % 150  # 3 clients with two batches each
+    order = torch.stack([torch.randperm(2 * size) for _ in range(6)]).view(3, 2, 2 * size)
+    if local is None:
+        rows, batches = rows[:, :size], [[own[:size]] for own in rows]
+    else:
+        local = replace(local, batch_size=size)
+        batches = [[own[b] for epoch in o for b in epoch.split(size)] for own, o in zip(rows, order, strict=True)]
+    rate = local.learning_rate if local else None
+    shared = client_updates(looked_at(model, data), weights, batches, data, rate, [0, 0, 0])
+    names = dict(model.named_buffers())
+    simulated = local_update(
+        ClientsNetwork(
+            model,
+            {name: value for name, value in weights.items() if name not in names},
+            {name: value for name, value in weights.items() if name in names},
+        ),
+        Protocol(local, train=True, share_statistics=True),
+        data.images[rows],
+        nn.functional.one_hot(data.labels[rows], 10).float(),
+        False,
+        order if local else None,
+    )
+    assert {name for name, value in shared.items() if value.is_floating_point()} == set(simulated)
+    for name, value in simulated.items():
+        torch.testing.assert_close(shared[name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("federation", [SGD, AVG])

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import UsageError
-from benchmark.federation.state import TrainingState, follow
+from benchmark.federation.pretraining import follow
+from benchmark.federation.state import TrainingState
 from benchmark.jobs import states
 from benchmark.jobs.states import CPU, identity, read, trained, write
 from benchmark.suite.registry import Spec, build, spec
