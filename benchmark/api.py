@@ -154,15 +154,22 @@ def suite_of(suite: Any, parts: Mapping[str, Any], options: argparse.Namespace, 
     return load(suite_path("quick" if suite is None else os.fspath(suite)), options.victims, options.seed)
 
 
+GIVEN_BESIDE = {name: name for name in ("data", "model", "batch_size", "victims")} | {
+    "attacks": "attack",
+    "defenses": "defense",
+}
+"""Of the keys of a scenario that have arguments or flags of their own."""
+
+
 def single_cells(parts: Mapping[str, Any], batch_size: int | None, dash: str) -> dict[str, Any]:
     """What a suite would hold of these classes; ``dash`` stands before flags."""
     scenario = {kind: entry(kind, parts[kind]) for kind in ("data", "model")}
     more = parts.get("scenario", {})
     if not isinstance(more, Mapping):
         raise UsageError(f'scenario must be a dict, as in {{"shared": True}}, not {a_kind(more)}')
-    if taken := [key for key in ("data", "model", "batch_size", "victims", "attacks", "defenses") if key in more]:
-        name = taken[0].rstrip("s") if taken[0] != "victims" else taken[0]
-        raise UsageError(f"{taken[0]} of a scenario is given as {dash}{name.replace('_', '-') if dash else name}")
+    if taken := [key for key in GIVEN_BESIDE if key in more]:
+        flag = f"--{GIVEN_BESIDE[taken[0]]}".replace("_", "-") if dash else GIVEN_BESIDE[taken[0]]
+        raise UsageError(f"{'--scenario.' if dash else ''}{taken[0]} is given as {flag}")
     return {
         "scenarios": [{**scenario, "batch_size": 1 if batch_size is None else batch_size, **more}],
         "attacks": [entry("attack", one) for one in listed(parts["attack"])],

@@ -69,6 +69,7 @@ def victims_of(digits: Digits) -> MakeVictims:
 def nothing_of_the_developers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder to be in, without data or weights; own modules in it are found and forgotten."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LEAKBOARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.delenv("LEAKBOARD_DATA", raising=False)
     monkeypatch.syspath_prepend(tmp_path)

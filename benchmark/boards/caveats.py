@@ -58,8 +58,8 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
         )
     if mistaken := cells(lambda outcome: frozenset() if outcome.mistaken else outcome.unexplained):  # others are void
         sentences.append(
-            f"Attacked with a wrong model of the defense, or none: {mistaken}. There not even the private images fit "
-            "the update, so that finding nothing does not mean that nothing leaks."
+            f"Attacked with a wrong model of what clients do, or none: {mistaken}. There not even the private images "
+            "fit the update, so that finding nothing does not mean that nothing leaks."
         )
     unknown = []
     for standing in standings:

@@ -19,7 +19,7 @@ from benchmark.metrics.leak import THRESHOLDS
 from benchmark.store.store import Record
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One cell, as it stands in ``leaderboard.csv``.
 
     Rates are shares of victims, from 0 to 1, with their 95 % Wilson intervals; means are over victims, with 95 %
@@ -73,7 +73,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     same_class: int
     seed: int
     cell: str
-    setting: str
+    setting: str = ""
     """What clients compute and what the attacker is granted, as far as it is not as in the published attacks."""
 
     def as_dict(self) -> dict[str, Any]:

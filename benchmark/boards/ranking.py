@@ -21,6 +21,10 @@ UNEXPLAINED = (
     "the attacker's model of the defense does not explain what is shared, even at the true images: known_to_attacker "
     "must model what protect does, and give the noise_std of what it cannot"
 )
+UNKNOWN_ORDER = (
+    "what the attacker takes for the local steps does not explain what is shared, even at the true images: grant him "
+    "their order, or attack where it makes no difference"
+)
 UNTESTED = "on more than half of the victims, no attack that knows the defense converged"
 
 
@@ -81,7 +85,7 @@ def void(outcome: Outcome, control: Outcome | None) -> str | None:
     if outcome.broken:
         return outcome.broken
     if outcome.mistaken:
-        return UNEXPLAINED
+        return UNKNOWN_ORDER if not outcome.defended or (control and control.mistaken) else UNEXPLAINED
     if outcome.defended:
         if control is None:
             return UNCONTROLLED
@@ -149,6 +153,8 @@ def nothing_shown(group: Sequence[Outcome], reasons: Sequence[str | None]) -> st
     broken = next((outcome.broken for outcome in group if outcome.broken), None)
     if broken:
         return broken
+    if UNKNOWN_ORDER in reasons:
+        return UNKNOWN_ORDER
     if not group[0].defended:
         return None if any(outcome.leaked for outcome in group) else "no attack found anything without a defense"
     if UNEXPLAINED in reasons:

@@ -10,8 +10,7 @@ from benchmark.cli.parts import Parts
 from benchmark.errors import UsageError
 from benchmark.papers.sources import changed_files, trainings
 from benchmark.store.schema import attack_scores
-from benchmark.store.store import Store, cannot_write, read_all, say, write_whole
-from benchmark.store.training_store import TrainingStore
+from benchmark.store.store import TRAININGS, Store, cannot_write, read_all, say, write_whole
 from benchmark.thresholds.table import FILE, Row, read
 
 TABLES = ("*.csv", "*.md", "*.json", "*.png")
@@ -55,7 +54,7 @@ def publish(folder: Path, to: Path) -> int:
     for record in records:
         store.write(record | {"picture": ""})
     for training in trained:
-        TrainingStore(to).write(training)
+        Store(to, TRAININGS).write(training)
     searches = [] if (folder / FILE).is_symlink() or not (to / FILE).exists() else searches_of(folder)
     for file in sorted({path for pattern in TABLES for path in folder.glob(pattern) if path.name[0] != "."}):
         if file.is_symlink() or not file.is_file():

@@ -6,34 +6,25 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich import box
 from rich.table import Table
 
 from benchmark.boards.terminal import Console
 from benchmark.cli.parts import Parts
-from benchmark.jobs import executors
-from benchmark.jobs.conductor import find_workers
-from benchmark.jobs.executors.worker import quiet, set_up
+from benchmark.jobs.conductor import Conductor
 from benchmark.suite.suite import suite_path
 from benchmark.training import suite as training_suite
 from benchmark.training import table as training_table
 from benchmark.training import work
-from benchmark.training.plan import TrainingBench
+from benchmark.training.tracking import TrainingTracker
 
 
 def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard train``."""
-    quiet()
     suite = training_suite.load(suite_path(options.suite), Path(options.at) if options.at else None)
-    set_up(options.threads)
-    devices = find_workers(options)
-    launch = executors.find(options.executor, options.executor_option)
-    alone = options.executor == "local" and len(devices) == 1
-    folder = Path(options.out) if options.out else Path("runs") / suite.name
-    bench = TrainingBench(torch.device(devices[0] if alone else "cpu"), options.data_root, options.download)
-    tracker = work.find_tracker(options.wandb, suite.name, folder)
-    ran, table = work.carry_out(suite, bench, folder, devices, None if alone else launch, tracker)
+    conductor = Conductor.of(options, suite.name, TrainingTracker)
+    ran, table = work.carry_out(suite, conductor)
+    folder = conductor.folder
     print_training(table, Console())
     print(f"\n{ran}\nrecords: {folder / 'training'}\ntables: {folder / 'training.csv'}, {folder / 'training.md'}")
     return 0

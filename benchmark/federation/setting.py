@@ -114,12 +114,13 @@ def in_words(value: Any) -> str:
 
 def described(config: dict[str, Any]) -> list[str]:
     """What is not as in the published attacks, in a few words each, of the configuration of a scenario or a record."""
+    usual = {one.name: one.default for one in fields(FedAvg)}
     said = {
         "shared": lambda value: "one shared network",
         "state": lambda value: TrainingState.from_dict(value).label,
         "mode": lambda value: f"mode {value}",
         "protocol": lambda value: "FedAvg of " + ", ".join(
-            f"{k}={in_words(v)}" for k, v in value.items() if k != "class" and v is not None
+            f"{k}={in_words(v)}" for k, v in value.items() if k != "class" and v != usual.get(k)
         ),
         "rounds": lambda value: f"{value} rounds",
         "threat_model": lambda value: f"threat model {value}",

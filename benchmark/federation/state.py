@@ -101,7 +101,7 @@ class TrainingState:
         plural = word if count == 1 else word.replace("epoch", "epochs").replace("round", "rounds")
         usual: dict[str, Any] = {"epochs": self.epochs, "rounds": self.rounds, "algorithm": self.algorithm}
         usual |= {one.name: one.default for one in fields(self) if one.name not in usual}
-        changed = ", ".join(f"{key}={value:g}" for key, value in self.config().items() if value != usual[key])
+        changed = ", ".join(f"{key}={in_digits(value)}" for key, value in self.config().items() if value != usual[key])
         return f"after {count} {plural}{f' ({changed})' if changed else ''}"
 
 
@@ -111,3 +111,9 @@ def described(hint: Any) -> str:
         one.description for part in (hint, *getattr(hint, "__args__", ())) for one in getattr(part, "__metadata__", ())
     ]
     return str(found[0])
+
+
+def in_digits(value: float) -> str:
+    """A number without a trailing .0, and with all digits that it has: two recipes never look the same."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

@@ -7,14 +7,14 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks import Attack, Observation
 from attacks.statistics import normalizing
 from benchmark.errors import UsageError, data_fault, users_code
 from benchmark.federation.client import PublicData, observe
 from benchmark.identity import block_identity, digest
-from benchmark.jobs.states import CACHE, identity, trained
+from benchmark.jobs.states import cache_folder, identity, trained
 from benchmark.metrics.perceptual import Perceptual
 from benchmark.models.draw import Model, check_logits
 from benchmark.rehearsal.scene import Rehearsal
@@ -48,6 +48,21 @@ class Block:
     networks: tuple[str, str]
     data: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        """For people: its cell."""
+        return self.cell.label
+
+    @property
+    def group(self) -> str:
+        """Its cell's."""
+        return self.cell.id
+
+    @property
+    def size(self) -> int:
+        """Victims."""
+        return len(self.victims)
+
 
 @dataclass
 class Workbench:
@@ -63,6 +78,7 @@ class Workbench:
         sharing: those that share the memory of this one's CPU.
         bytes_per_victim: by kind of block, as measured.
         rehearsal: what was tried on public images.
+        kept: what jobs of another kind share.
     """
 
     device: torch.device
@@ -74,6 +90,7 @@ class Workbench:
     sharing: int = 1
     bytes_per_victim: dict[Any, int] = field(default_factory=dict)
     rehearsal: Rehearsal = field(default_factory=Rehearsal)
+    kept: dict[Any, Any] = field(default_factory=dict)
     _data: dict[str, PrivateData] = field(default_factory=dict)
     _models: dict[tuple[str, str], Model] = field(default_factory=dict)
     _trained: dict[Any, Update] = field(default_factory=dict)
@@ -156,17 +173,17 @@ class Workbench:
         state = scenario.setting.state
         if state is None:
             return None
-        place = scenario.data.label, scenario.model.label, state.label, scenario.seed
+        place = scenario.data.label, scenario.model.label, state, scenario.seed
         if place not in self._trained:
             data = self.data(scenario.data)
-            self._trained[place] = trained(state, scenario.model, data, scenario.seed, CACHE, self.device)
+            self._trained[place] = trained(state, scenario.model, data, scenario.seed, cache_folder(), self.device)
         return self._trained[place]
 
     def network_sha256(self, scenario: Scenario, victim: int) -> str:
         """A digest of the network that a victim starts from, or of all that a trained one is trained by."""
         model, state = self.model(scenario), scenario.setting.state
         if state is None:
-            return networks_sha256(model, scenario.seed, 0 if scenario.setting.shared else victim)
+            return networks_sha256(model, scenario.seed, victim)
         return digest(identity(state, scenario.model, model, self.data(scenario.data), scenario.seed))
 
 
@@ -232,7 +249,7 @@ class Keys:
         return Block(cell, victims, key, code, does, networks, data)
 
     def _network(self, scenario: Scenario, victim: int) -> str:
-        place = scenario.name
+        place, victim = scenario.name, 0 if scenario.setting.shared else victim
         return found_or(self._networks, (place, victim), partial(self.bench.network_sha256, scenario, victim))
 
     def _data(self, scenario: Scenario, victims: range) -> tuple[str, ...]:
@@ -330,12 +347,17 @@ def check_fit(scenario: Scenario, bench: Workbench) -> Model:
             + (f"reduce --victims to {held:,}" if held else f"give a {smaller}")
         )
     model = bench.model(scenario)
-    shape = " x ".join(map(str, data.image_shape))
-    with users_code(f"{scenario.model.name} does not take the {shape} images of {scenario.data.name}", model.forward):
-        like = next(model.parameters(), torch.zeros(1))
-        logits = model(torch.zeros(1, *data.image_shape, device=bench.device, dtype=like.dtype))
-    check_logits(model, scenario.model.name, logits, 1, data.num_classes)
+    check_images(model, scenario.model.name, data, scenario.data.name)
     return model
+
+
+def check_images(model: nn.Module, model_name: str, data: PrivateData, data_name: str, batch_size: int = 1) -> None:
+    """UsageError where a model does not take the images of a data set, or returns no logits for them."""
+    shape = " x ".join(map(str, data.image_shape))
+    like = next(model.parameters(), torch.zeros(1))
+    with users_code(f"{model_name} does not take the {shape} images of {data_name}", model.forward):
+        logits = model(torch.zeros(batch_size, *data.image_shape, device=like.device, dtype=like.dtype))
+    check_logits(model, model_name, logits, batch_size, data.num_classes)
 
 
 def check_attack(scenario: Scenario, attack: Spec, model: Model, bench: Workbench) -> int:

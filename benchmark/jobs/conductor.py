@@ -1,14 +1,15 @@
-"""A run from its options: devices, workers, folder and tracking, through which suites are carried out."""
+"""A run from its options: devices, workers, folder and tracking, through which jobs are done."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import psutil
 import torch
@@ -17,26 +18,16 @@ from benchmark.boards.leaderboard import Leaderboard
 from benchmark.boards.terminal import Console
 from benchmark.errors import UsageError
 from benchmark.jobs import executors
-from benchmark.jobs.blocks import Block, Present, Workbench, plan
-from benchmark.jobs.executors.worker import (
-    Launch,
-    Worker,
-    find_devices,
-    find_perceptual,
-    look_at_records,
-    quiet,
-    set_up,
-    watch_over,
-)
+from benchmark.jobs.attack_tracking import AttackTracker
+from benchmark.jobs.attacks import Attacks
+from benchmark.jobs.blocks import Present, Workbench, plan
+from benchmark.jobs.executors.worker import Launch, Worker, find_devices, find_perceptual, quiet, set_up, watch_over
+from benchmark.jobs.job import J, Kind, Watch, Watchers, look_at_records, until_all_are_there, work
 from benchmark.jobs.progress import ProgressBar
-from benchmark.jobs.reporter import Both, Reporter
-from benchmark.jobs.run import Watch, until_all_are_there, work
+from benchmark.jobs.reporter import Reporter
+from benchmark.jobs.tracking import Tracker
 from benchmark.store.store import Store
 from benchmark.suite.suite import Suite, whole_number
-
-if TYPE_CHECKING:
-    from benchmark.jobs.tracking import Tracker
-
 
 WORKER_BYTES = 2**29
 """What a process takes at least, for Python and torch."""
@@ -61,13 +52,18 @@ class Conductor:
     threads: int
     bench: Workbench
     folder: Path
-    tracker: Tracker | None
+    tracker: Any
     shown: bool = True
     _said: bool = False
 
     @classmethod
-    def of(cls, options: argparse.Namespace, name: str) -> Conductor:
+    def of(cls, options: argparse.Namespace, name: str, tracker: type[Tracker] = AttackTracker) -> Conductor:
         """That of a command's options, for a run of that name.
+
+        Args:
+            options: of the command line.
+            name: of the suite.
+            tracker: what writes the W&B runs of its jobs.
 
         Raises:
             UsageError: an option is wrong, or what it asks for is not there.
@@ -77,19 +73,16 @@ class Conductor:
         devices = find_workers(options)
         launch = executors.find(options.executor, options.executor_option)
         alone = options.executor == "local" and len(devices) == 1
-        perceptual, no_perceptual = find_perceptual(options.lpips_weights, options.require_lpips, options.download)
-        device = torch.device(devices[0] if alone else "cpu")
-        bench = Workbench(device, options.data_root, options.download, perceptual, no_perceptual)
+        bench = Workbench(torch.device(devices[0] if alone else "cpu"), options.data_root, options.download)
+        if "lpips_weights" in options:
+            found = find_perceptual(options.lpips_weights, options.require_lpips, options.download)
+            bench.perceptual, bench.no_perceptual = found
         folder = Path(options.out) if options.out else Path("runs") / name
-        tracker = None
-        if options.wandb != "disabled":
-            from benchmark.jobs.tracking import Tracker
-
-            tracker = Tracker(options.wandb, name, folder)
-        return cls(devices, None if alone else launch, options.threads, bench, folder, tracker)
+        told = None if options.wandb == "disabled" else tracker(options.wandb, name, folder)
+        return cls(devices, None if alone else launch, options.threads, bench, folder, told)
 
     def run(self, suite: Suite) -> tuple[str, Leaderboard]:
-        """Does what is not done yet.
+        """Does what is not done yet of a suite of attacks.
 
         Returns:
             How much that was, for people, and the leaderboard of the folder.
@@ -103,38 +96,47 @@ class Conductor:
             print(f"leakboard: LPIPS is unavailable: {self.bench.no_perceptual}", file=sys.stderr)
             self._said = True
         reporter = Reporter(suite, blocks, store, self.tracker, Present(self.bench))
-        with ProgressBar(blocks, store, Console(stderr=True, quiet=not self.shown)) as bar:
-            todo = [block for block in blocks if not bar.was_done(block)]
-            bar.resumed()
-            self._do(todo, store, Both(bar, reporter))
-        if todo:  # else all of them have just been read
-            again = partial(self._do, store=store, watch=reporter)
-            until_all_are_there(blocks, store.vanished, again, self.folder, "blocks")
-        ran = f"{reporter.ran} of {len(blocks)} blocks run" if todo else "everything was done already: nothing to run"
-        return ran, reporter.finish()
+        ran = self.carry_out(blocks, Attacks(), store, reporter)
+        said = f"{ran} of {len(blocks)} blocks run" if ran else "everything was done already: nothing to run"
+        return said, reporter.finish()
 
-    def _do(self, todo: list[Block], store: Store, watch: Watch) -> None:
-        """Does blocks that are not done, here or by workers."""
+    def carry_out(self, jobs: Sequence[J], kind: Kind[J], store: Store, watch: Watch[J]) -> int:
+        """Does the jobs that are not done yet, here or by workers, and returns how many that was.
+
+        Raises:
+            UsageError: every worker has ended.
+        """
+        heard = Watchers(watch)
+        with ProgressBar(jobs, kind, Console(stderr=True, quiet=not self.shown)) as bar:
+            if todo := bar.resumes(jobs, store):
+                self._do(todo, kind, store, Watchers(bar, heard))
+        if todo:  # else all of them have just been read
+            again = partial(self._do, kind=kind, store=store, watch=heard)
+            until_all_are_there(jobs, kind, store.vanished, again, self.folder)
+        return len(heard.begun)
+
+    def _do(self, todo: list[J], kind: Kind[J], store: Store, watch: Watch[J]) -> None:
+        """Does jobs that are not done, here or by workers."""
         if self.launch is None:
-            work(todo, store, self.bench, watch)
-        elif todo:
-            root = self.bench.root or os.environ.get("LEAKBOARD_DATA")
-            perceptual = self.bench.perceptual
-            weights = perceptual.backbone.path.resolve() if perceptual else None
-            devices = self.devices[: len(todo)]
-            shared = Worker(
-                blocks=todo,
-                folder=self.folder.resolve(),
-                data_root=root,
-                threads=self.threads,
-                device="cpu",
-                lpips_weights=weights,
-                no_lpips=self.bench.no_perceptual,
-                here=Path.cwd(),
-                workers=len(devices),
-            )
-            with self.launch([replace(shared, device=device) for device in devices]) as started:
-                watch_over(todo, partial(look_at_records, store=store, watch=watch), "blocks", started)
+            work(todo, kind, store, self.bench, watch)
+            return
+        perceptual = self.bench.perceptual
+        devices = self.devices[: len(todo)]
+        shared = Worker(
+            jobs=todo,
+            kind=kind,
+            folder=self.folder.resolve(),
+            data_root=self.bench.root or os.environ.get("LEAKBOARD_DATA"),
+            threads=self.threads,
+            device="cpu",
+            lpips_weights=perceptual.backbone.path.resolve() if perceptual else None,
+            no_lpips=self.bench.no_perceptual,
+            here=Path.cwd(),
+            workers=len(devices),
+        )
+        look = partial(look_at_records, kind=kind, store=store, watch=watch, seen={})
+        with self.launch([replace(shared, device=device) for device in devices]) as started:
+            watch_over(todo, look, kind.plural, started)
 
 
 def find_workers(options: argparse.Namespace) -> list[str]:

@@ -1,9 +1,10 @@
 """What a suite will cost on this machine, before it is run."""
 
+import operator
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from itertools import chain, product
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +18,7 @@ from benchmark.clock import clock
 from benchmark.identity import digest
 from benchmark.jobs.blocks import Block, Workbench
 from benchmark.jobs.records import room, run_block
-from benchmark.store.schema import attack_scores, spent
+from benchmark.store.schema import attack_scores
 from benchmark.store.store import Parse, records_in
 from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell
@@ -76,13 +77,7 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(
-            self.blocks + other.blocks,
-            self.victims + other.victims,
-            self.evaluations + other.evaluations,
-            self.at_most + other.at_most,
-            self.seconds + other.seconds,
-        )
+        return Cost(*map(operator.add, astuple(self), astuple(other)))
 
 
 @dataclass
@@ -117,7 +112,7 @@ def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Conso
         console: where the progress is shown.
     """
     here = finished([folder / "records"], attack_scores)
-    known = [means(here.values()), means(finished(RESULTS.glob("*/records"), spent).values())]
+    known = [means(here.values()), means(finished(RESULTS.glob("*/records"), attack_scores).values())]
     timing_of = timings(blocks, bench, console)
     fair = sum(len(block.victims) for block in blocks) // bench.workers
     table: dict[tuple[str, str], Row] = {}

@@ -96,7 +96,7 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
                     "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
                     "notes": notes,
                 },
-                "victims": victims_table(block.victims, share, scores, *null, fit, cell.adaptive),
+                "victims": victims_table(block.victims, share, scores, *null, fit, claims_to_know(cell)),
                 "curve": curve(share.trajectory, images[rows]),
                 "picture": strip(images[rows], share.images.cpu()),
             }
@@ -219,6 +219,11 @@ def without_nan(found: Reconstruction) -> Reconstruction:
     return replace(found, images=images, status=status)
 
 
+def claims_to_know(cell: Cell) -> bool:
+    """Whether the attacker is said to know all that clients do: the defense, or the local steps where there is none."""
+    return cell.adaptive or (cell.defense is None and cell.scenario.setting.local is not None)
+
+
 def victims_table(
     victims: range,
     found: Reconstruction,
@@ -230,7 +235,7 @@ def victims_table(
 ) -> list[dict[str, Any]]:
     """One entry for each victim: scores of each of its images and of their null baselines, whether one of them and
     whether all of them have leaked, what the attack says of itself, how well it fits the update, and, of an attacker
-    who knows a defense, whether his model of it explains the update."""
+    who knows what the clients do, whether his model of it explains the update."""
     rows = []
     has_leaked = leaked(scores.psnr, null_psnr)
     for row, victim in enumerate(victims):

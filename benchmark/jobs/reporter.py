@@ -1,48 +1,24 @@
 """Tables, pictures and W&B runs, made from the records while a run goes on."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from benchmark.boards import leaderboard, table
 from benchmark.boards.cells import sentence, what
+from benchmark.jobs.attack_tracking import AttackTracker
 from benchmark.jobs.blocks import Block, Present
+from benchmark.jobs.job import Watch
 from benchmark.jobs.pictures import enlarged
-from benchmark.jobs.progress import ProgressBar
-from benchmark.jobs.run import Watch
 from benchmark.store.schema import attack_scores
 from benchmark.store.store import Record, Store, read_all, write_whole
 from benchmark.suite.suite import Suite
 
-if TYPE_CHECKING:
-    from benchmark.jobs.tracking import Tracker
 
-
-class Both(Watch):
-    """Forwards events to the progress bar and to the reporter."""
-
-    def __init__(self, bar: ProgressBar, reporter: Reporter) -> None:
-        self._bar, self._reporter = bar, reporter
-
-    def begins(self, block: Block) -> None:
-        self._bar.begins(block)
-        self._reporter.begins(block)
-
-    def ends(self, block: Block) -> None:
-        self._bar.ends(block)
-        self._reporter.ends(block)
-
-    def callbacks(self) -> list[Any]:
-        return self._bar.callbacks()
-
-
-class Reporter(Watch):
+class Reporter(Watch[Block]):
     """Makes pictures, tables and W&B runs from the records, as cells are completed."""
 
     def __init__(
-        self, suite: Suite, blocks: list[Block], store: Store, tracker: Tracker | None, present: Present
+        self, suite: Suite, blocks: list[Block], store: Store, tracker: AttackTracker | None, present: Present
     ) -> None:
         self._suite, self._store, self._tracker, self._present = suite, store, tracker, present
         self._cells = {block.cell.id: block.cell for block in blocks}
@@ -51,19 +27,12 @@ class Reporter(Watch):
             self._keys.setdefault(block.cell.id, []).append(block.key)
         self._mine: set[str] = set()
         self._reported: set[str] = set()
-        self._ran: set[str] = set()
 
-    @property
-    def ran(self) -> int:
-        """Blocks that this process ran."""
-        return len(self._ran)
+    def begins(self, job: Block) -> None:
+        self._mine.add(job.group)
 
-    def begins(self, block: Block) -> None:
-        self._mine.add(block.cell.id)
-        self._ran.add(block.key)
-
-    def ends(self, block: Block) -> None:
-        cell = block.cell.id
+    def ends(self, job: Block, record: Record) -> None:
+        cell = job.group
         if cell in self._mine and all(self._store.done(key) for key in self._keys[cell]):
             self._mine.discard(cell)
             self._report(cell)

@@ -31,9 +31,6 @@ from datamodules.errors import name_of
 
 CPU = torch.device("cpu")
 
-CACHE = Path(os.environ.get("LEAKBOARD_CACHE") or Path.home() / ".cache" / "leakboard")
-"""Where trained networks are kept; the environment variable LEAKBOARD_CACHE names another folder."""
-
 LONG = 10.0
 """Seconds after which a training says how much longer it takes."""
 
@@ -76,6 +73,22 @@ def trained(
             write(path, about, kept)
             say(f"{what}: trained in {clock(time.perf_counter() - began)}")
     return kept
+
+
+def cache_folder() -> Path:
+    """Where trained networks are kept: what the environment variable LEAKBOARD_CACHE names, else ~/.cache/leakboard.
+
+    Raises:
+        UsageError: there is no such variable, and no home.
+    """
+    if given := os.environ.get("LEAKBOARD_CACHE"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache" / "leakboard"
+    except RuntimeError:  # as in a container whose user is unknown
+        raise UsageError(
+            "there is no home folder in which trained networks can be kept: set LEAKBOARD_CACHE to a folder"
+        ) from None
 
 
 def identity(state: TrainingState, model: Spec, made: nn.Module, data: PrivateData, seed: int) -> dict[str, Any]:

@@ -1,24 +1,17 @@
-"""Weights & Biases runs, derived from the records once a cell is complete; an attack never sees W&B.
+"""Weights & Biases runs, derived from the records once there are all that one needs; no job ever sees W&B.
 
 Under the agent of a W&B sweep, or in a W&B launch job, a process has one run, whose id is not ours to choose: it is
-written at the end, of the cell that leaks most of those that were asked for.
+written at the end, of what is worst of all that was asked for.
 """
 
-import hashlib
-import json
-import math
 import os
-import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any, Literal
 
 from benchmark.errors import UsageError
-from benchmark.metrics.leak import BASELINES
 
 PROJECT = "leakboard"
 
@@ -33,28 +26,30 @@ _LONGEST_TAG = 64
 
 
 @dataclass(frozen=True)
-class TrackedCell:
-    """What is told about a cell.
+class Tracked:
+    """What is told about a cell or a training.
 
     Attributes:
         config: resolved configuration.
+        points: of its curve, under the names of their values.
+        row: its row of a table, whose scalars are the summary.
         provenance: of its first record, as a part of a configuration; empty where there is no record.
-        points: of :func:`curve`.
-        row: its row of the leaderboard.
         picture: PNG of true images and reconstructions.
+        control: the row of its undefended control, whose numbers stand under names that begin with ``control_``.
     """
 
     config: dict[str, Any]
-    provenance: dict[str, Any]
     points: list[dict[str, float]]
     row: dict[str, Any]
-    picture: Path | None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    picture: Path | None = None
+    control: dict[str, Any] | None = None
 
 
 class Tracker:
-    """W&B runs of a suite: one for each cell, one for the leaderboard; in a sweep a single one.
+    """Writes W&B runs; what they are of is said by a subclass for each kind of jobs.
 
-    A run has the id of its cell, so that a cell that is run again updates its run, whatever the environment says about
+    A run has the id of what it is of, so that what is done again updates its run, whatever the environment says about
     ids. Where W&B cannot be reached, the runs are written to the disk instead; where W&B itself fails, a line says so
     and the benchmark goes on: the results are in the store.
 
@@ -76,7 +71,6 @@ class Tracker:
         self._mode: Literal["offline", "online"] = mode
         self._suite = suite
         self._folder = folder
-        self._cells: dict[str, TrackedCell] = {}
         self.has_one_run = False
         """Whether the agent of a sweep has given this process the id of its only run."""
         try:
@@ -89,87 +83,26 @@ class Tracker:
             if mode == "online":  # what is wrong with offline runs the first of them will say
                 self._go_offline(error)
 
-    def cell(
-        self,
-        cell_id: str,
-        config: dict[str, Any],
-        records: list[dict[str, Any]],
-        row: dict[str, Any],
-        picture: Path | None,
-    ) -> None:
-        """Writes the run of a cell; in a sweep it is kept in mind until the leaderboard comes.
+    def fill(self, run: Any, tracked: Tracked, step: str) -> None:
+        """Writes curve, summary and picture into a run.
 
         Args:
-            cell_id: id of the cell and of its run.
-            config: resolved configuration of the cell.
-            records: all records of the cell.
-            row: the cell's row of the leaderboard; its scalars are the run's summary.
-            picture: PNG of true images and reconstructions.
+            run: of W&B.
+            tracked: what they are of.
+            step: name of the value of a point over which the others are drawn.
         """
-        provenance = {"provenance": records[0]["provenance"]} if records else {}
-        made = TrackedCell(config, provenance, curve(records), row, picture)
-        if self.has_one_run:
-            self._cells[cell_id] = made
-            return
-        tags = tags_of(config)
-        self._run(cell_id, "cell", " ".join(tags), tags, config | provenance, lambda run: self._fill_cell(run, made))
+        for name in dict.fromkeys([step, *(name for point in tracked.points for name in point)]):
+            run.define_metric(name, step_metric=None if name == step else step, summary="none")
+        for number, point in enumerate(tracked.points):
+            if number >= run.starting_step:  # a resumed run has the points before it already
+                run.log(point, step=number)
+        run.summary.update({k: v for k, v in tracked.row.items() if isinstance(v, int | float | str)})
+        control = (tracked.control or {}).items()
+        run.summary.update({f"control_{k}": v for k, v in control if isinstance(v, int | float)})
+        if tracked.picture is not None:
+            run.log({"reconstructions": self._wandb.Image(str(tracked.picture))})
 
-    def leaderboard(self, rows: list[dict[str, Any]], records_folder: Path) -> None:
-        """Writes the run of the leaderboard: the table, and the records as an artifact.
-
-        In a sweep these are part of the only run, whose summary, curve and picture are those of :func:`worst`, with the
-        scalars of its control beside them under names that begin with ``control_``.
-
-        Args:
-            rows: the rows in their order.
-            records_folder: the folder of the records.
-        """
-        if not self.has_one_run:
-            # Two folders of one suite are two results: each keeps its run.
-            known_by = json.dumps(["leaderboard", self._suite, str(self._folder.resolve())])
-            run_id = hashlib.sha256(known_by.encode()).hexdigest()[:16]
-            config = {"suite": self._suite, "cells": len(rows)}
-            name, tags = f"{self._suite} leaderboard", ["leaderboard"]
-            fill = partial(self._fill_leaderboard, rows=rows, records_folder=records_folder)
-            self._run(run_id, "leaderboard", name, tags, config, fill)
-            return
-        final = {row["cell"]: row for row in rows if "cell" in row}  # with ranks, which other cells decide
-        cells = [replace(cell, row=final.get(name, cell.row)) for name, cell in self._cells.items()]
-        chosen, control = worst(cells)
-
-        def fill_all(run: Any) -> None:
-            self._fill_cell(run, chosen)
-            if control is not None:
-                run.summary.update({f"control_{key}": value for key, value in numbers(control.row).items()})
-            self._fill_leaderboard(run, rows, records_folder)
-
-        tags = tags_of(chosen.config)
-        config = {"suite": self._suite, "cells": len(rows)} | chosen.config | chosen.provenance
-        self._run(None, "cell", " ".join(tags), tags, config, fill_all)
-
-    def _fill_cell(self, run: Any, cell: TrackedCell) -> None:
-        run.define_metric("evaluations", summary="none")
-        run.define_metric("matching_loss", step_metric="evaluations", summary="none")
-        run.define_metric("psnr", step_metric="evaluations", summary="none")
-        for step, point in enumerate(cell.points):
-            if step >= run.starting_step:  # a resumed run has the points before it already
-                run.log(point, step=step)
-        run.summary.update({k: v for k, v in cell.row.items() if isinstance(v, int | float | str)})
-        if cell.picture is not None:
-            run.log({"reconstructions": self._wandb.Image(str(cell.picture))})
-
-    def _fill_leaderboard(self, run: Any, rows: list[dict[str, Any]], records_folder: Path) -> None:
-        columns: list[str | int] = list(dict.fromkeys(key for row in rows for key in row))
-        data = [[_cell(row.get(str(key))) for key in columns] for row in rows]
-        run.log({"leaderboard": self._wandb.Table(columns=columns, data=data, allow_mixed_types=True)})
-        name = re.sub(r"[^A-Za-z0-9_.-]", "-", self._suite)[:100]
-        artifact = self._wandb.Artifact(f"{name}-records", type="results")
-        # Records never change once they are there, so W&B need not keep copies of them in the home folder.
-        for path in sorted(records_folder.glob("*.json")):
-            artifact.add_file(str(path), policy="immutable", skip_cache=True)
-        run.log_artifact(artifact)
-
-    def _run(
+    def write(
         self,
         run_id: str | None,
         job_type: str,
@@ -271,69 +204,9 @@ class Tracker:
         )
 
 
-def worst(cells: list[TrackedCell]) -> tuple[TrackedCell, TrackedCell | None]:
-    """The cell that leaks most of those that were asked for, and its control.
-
-    Asked for are the defended cells, of attackers who know the defense and who do not; where there are none, the
-    attacks; null baselines where nothing else was told. Of equal leak rates the higher mean PSNR counts.
-
-    Args:
-        cells: at least one.
-    """
-    attacks = [cell for cell in cells if cell.config["attack"]["class"] not in BASELINES]
-    asked = [cell for cell in attacks if cell.config["defense"] is not None] or attacks or cells
-    chosen = max(asked, key=lambda cell: tuple(cell.row.get(key) or 0.0 for key in ("leak_rate", "psnr_mean")))
-    of_control = chosen.config | {"defense": None, "adaptive": False}
-    controls = (cell for cell in cells if cell.config == of_control and cell is not chosen)
-    return chosen, next(controls, None)
-
-
-def numbers(row: dict[str, Any]) -> dict[str, int | float]:
-    """The numbers of a row."""
-    return {key: value for key, value in row.items() if isinstance(value, int | float)}
-
-
-def tags_of(config: dict[str, Any]) -> list[str]:
-    """Data, model, defense, attack, and what the attacker knows of the defense; short enough for W&B."""
-    defense = config["defense"]
-    knows = "control" if defense is None else "adaptive" if config["adaptive"] else "oblivious"
-    classes = [config["data"], config["model"], defense or {"class": "none"}, config["attack"]]
-    # A user's own class is named by its import path, of which the end tells the most.
-    return list(dict.fromkeys([part["class"][-_LONGEST_TAG:] for part in classes] + [knows]))
-
-
-def curve(records: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """The points of a cell's curve over the gradient evaluations: median loss and mean PSNR of its victims.
-
-    A median that is infinite is left out, as is a mean to which a victim has no value: leaving out that victim alone
-    would make the mean better than it is.
-    """
-    victims: dict[int, tuple[list[int], list[float | None], list[float | None]]] = {}
-    for record in records:
-        found = record["curve"]
-        for victim, losses, psnrs in zip(record["victims"], found["loss"], found["psnr"], strict=False):
-            # A victim that is in two blocks counts once, as on the leaderboard.
-            victims.setdefault(victim["index"], (found["evaluations"], losses, psnrs))
-    moments: dict[int, tuple[list[float], list[float | None]]] = {}
-    for evaluations, losses, psnrs in victims.values():
-        for moment, loss, psnr in zip(evaluations, losses, psnrs, strict=True):
-            at = moments.setdefault(moment, ([], []))
-            at[0].append(math.inf if loss is None else loss)
-            at[1].append(psnr)
-    points = []
-    for moment, (at_losses, at_psnrs) in sorted(moments.items()):
-        point: dict[str, float] = {"evaluations": moment}
-        if math.isfinite(middle := median(at_losses)):
-            point["matching_loss"] = middle
-        if len(known := [psnr for psnr in at_psnrs if psnr is not None]) == len(at_psnrs):
-            point["psnr"] = fmean(known)
-        points.append(point)
-    return points
-
-
-def _cell(value: Any) -> Any:
-    """A value that W&B can show in a table."""
-    return json.dumps(value) if isinstance(value, dict | list) else value
+def shortened(tags: list[str]) -> list[str]:
+    """Tags as W&B takes them, each once; of an import path the end tells the most."""
+    return list(dict.fromkeys(tag[-_LONGEST_TAG:] for tag in tags))
 
 
 def _first_line(error: Exception) -> str:

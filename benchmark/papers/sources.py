@@ -7,8 +7,7 @@ from typing import Any
 
 from benchmark.boards.cells import cells_of_one_code
 from benchmark.boards.markdown import escaped, threads
-from benchmark.store.store import Record
-from benchmark.store.training_store import read_all as read_trainings
+from benchmark.store.store import Record, read_trainings
 
 
 @dataclass(frozen=True)

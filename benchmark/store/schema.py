@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Sequence
 from functools import lru_cache
 from math import inf, log10
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
@@ -15,8 +15,8 @@ from benchmark.metrics.leak import LEAKED_PSNR, PSNR_CAP
 from benchmark.store.sealing import (
     Amount,
     Count,
-    Date,
     Digest,
+    Origin,
     Part,
     Positive,
     Record,
@@ -66,20 +66,14 @@ class Lpips(TypedDict):
     size: NotRequired[Positive]
 
 
-class Origin(TypedDict):
+class AttackOrigin(Origin):
     """Where an attack's record comes from.
 
     ``data_chain`` has an entry more than there are victims: see :func:`benchmark.jobs.blocks.data_chain`.
     """
 
-    date: Date
-    commit: str | None
-    device: str
-    threads: Positive
-    versions: dict[str, str]
     lpips: Lpips | str
     data_sha256: Sha256
-    data_notes: list[str]
     data_chain: NotRequired[list[Digest]]
 
 
@@ -144,7 +138,7 @@ class _Found(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     behavior_sha256: Digest | UnsetType = UNSET
     network_sha256: list[Digest] | UnsetType = UNSET
     void: str | UnsetType | None = UNSET
-    provenance: Origin
+    provenance: AttackOrigin
     cost: Cost
     victims: list[Victim]
     sha256: str
@@ -205,33 +199,6 @@ def run_record(content: bytes, name: str) -> Record:
     record = attack_record(content, name)
     if "data_chain" not in record["provenance"]:
         raise Unusable("is from an older version of Leakboard, without the checksums of networks and images")
-    return record
-
-
-class _Evaluations(TypedDict):
-    evaluations: int
-
-
-class _Spent(TypedDict):
-    key: str
-    config: dict[str, Any]
-    victims: list[_Evaluations]
-
-
-_as_spent = msgspec.json.Decoder(_Spent)
-
-
-def spent(content: bytes, name: str) -> Record:
-    """The configuration and the evaluations of a record, which is not checked for anything else: an estimate has use
-    for no more.
-
-    Raises:
-        Unusable: it has none.
-    """
-    try:
-        record: Record = dict(_as_spent.decode(content))
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        raise Unusable("is damaged") from None
     return record
 
 

@@ -40,6 +40,17 @@ Part = TypedDict("Part", {"class": str})
 """A class; its arguments are more keys."""
 
 
+class Origin(TypedDict):
+    """Where a record comes from."""
+
+    date: Date
+    commit: str | None
+    device: str
+    threads: Positive
+    versions: dict[str, str]
+    data_notes: list[str]
+
+
 class Unusable(Exception):
     """A record that cannot be used; the message says why, so that "the record X" before it makes a sentence."""
 

@@ -1,43 +1,76 @@
-"""The folder of a run: one JSON file for each block of work that is done."""
+"""The folder of a run: one JSON file for each job that is done, a checkpoint for some that are not."""
+
+from __future__ import annotations
 
 import contextlib
+import io
 import os
 import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
 
-from benchmark.errors import UsageError
+from benchmark.errors import UsageError, one_line
 from benchmark.garbage import uncollected
 from benchmark.store.schema import attack_record, run_record
 from benchmark.store.sealing import Record as Record
 from benchmark.store.sealing import Unusable, sealed
+from benchmark.store.training_schema import training_record
 from benchmark.suite.documents import NotAFile, regular
+
+if TYPE_CHECKING:
+    import torch
 
 Parse = Callable[[bytes, str], Record]
 """From the content of a file and its name without the suffix to a record; raises Unusable."""
 
 
-class Store:
-    """Records in a folder that any number of processes may share.
+T = TypeVar("T")
 
-    A record is written to a temporary file and renamed, so that it is there whole or not at all. A block is claimed
-    with a lock that the operating system lets go when the process ends, however it ends. What killed processes left
-    behind is removed.
+
+class Shelf(NamedTuple):
+    """Where the records of one kind of job lie, and how they are read.
+
+    Attributes:
+        name: of the folder in that of a run.
+        parse: how a record is read that a run goes on from.
+        what: for people, as in "records of training".
+        command: that writes them.
+    """
+
+    name: str
+    parse: Parse
+    what: str
+    command: str
+
+
+ATTACKS = Shelf("records", run_record, "records", "leakboard run")
+TRAININGS = Shelf("training", training_record, "records of training", "leakboard train")
+
+
+class Store:
+    """Records and checkpoints in a folder that any number of processes may share.
+
+    They are written to a temporary file and renamed, so that they are there whole or not at all. A job is claimed with
+    a lock that the operating system lets go when the process ends, however it ends. What killed processes left behind
+    is removed.
 
     Args:
         folder: made where it is missing.
+        shelf: which records.
 
     Raises:
         UsageError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shelf: Shelf = ATTACKS) -> None:
         self.folder = folder
-        self.records = folder / "records"
+        self.records = folder / shelf.name
+        self._parse = shelf.parse
         self._locks = folder / "locks"
         make_writable(self.records, folder)
         make_writable(self._locks, folder)
@@ -45,7 +78,7 @@ class Store:
         self._whole: set[str] = set()
 
     def done(self, key: str) -> bool:
-        """Whether the block has a whole record; see :meth:`record`. One that was whole before is not read again."""
+        """Whether the job has a whole record; see :meth:`record`. One that was whole before is not read again."""
         return key in self._whole or self.record(key) is not None
 
     def keys(self) -> set[str]:
@@ -53,35 +86,88 @@ class Store:
         return keys_in(self.records)
 
     def missing(self, keys: Iterable[str]) -> set[str]:
-        """Those of the blocks that have no record in the folder now; see :meth:`vanished` for a closer look."""
+        """Those of the jobs that have no record in the folder now; see :meth:`vanished` for a closer look."""
         gone = set(keys) - self.keys()
         self._whole -= gone
         return gone
 
     def vanished(self, keys: Iterable[str]) -> set[str]:
-        """Those of the blocks that have no record, or another than was written, whatever this process has seen."""
+        """Those of the jobs that have no record, or another than was written, whatever this process has seen."""
         self._whole.clear()
         return {key for key in keys if not self.done(key)}
 
     def record(self, key: str) -> Record | None:
-        """The block's record; one that cannot be used is reported, set aside and not counted."""
-        record = usable(self.records / f"{key}.json", run_record)
+        """The job's record; one that cannot be used is reported, set aside and not counted."""
+        record = usable(self.records / f"{key}.json", self._parse)
         if record is not None:
             self._whole.add(key)
         return record
 
+    def all(self) -> list[Record]:
+        """All records that can be used, in the order of their keys; the others are reported and left out."""
+        return list(records_in(self.records, self._parse))
+
     def claim(self, key: str) -> contextlib.AbstractContextManager[bool]:
-        """Yields True where this process may run the block, False where it is done or another process runs it."""
+        """Yields True where this process may do the job, False where it is done or another process does it."""
         return claimed(self._locks / f"{key}.lock", lambda: self.done(key))
 
     def write(self, record: Record) -> None:
-        """Adds a record, whole or not at all.
+        """Adds a record, whole or not at all, and takes the checkpoint of its job away.
 
         Raises:
             UsageError: the disk is full or the folder is not writable any more.
         """
         write_whole(self.records / f"{record['key']}.json", sealed(record))
         self._whole.add(record["key"])
+        self._saved(record["key"]).unlink(missing_ok=True)
+
+    def save(self, key: str, checkpoint: dict[str, Any]) -> None:
+        """Writes from where a job that is not done can go on: numbers, texts and tensors."""
+        import torch  # which readers of records do without
+
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_whole(self._saved(key), content.getvalue())
+
+    def saved_at(self, key: str) -> float:
+        """When the job's checkpoint was written, 0 where there is none."""
+        try:
+            return self._saved(key).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def checkpoint(
+        self, key: str, parse: Callable[[dict[str, Any]], T], device: torch.device | str = "cpu"
+    ) -> T | None:
+        """What was saved of a job; it cannot run code. One that is damaged is reported and removed.
+
+        Args:
+            key: of the job.
+            parse: what is made of it; raises anything where it is damaged.
+            device: where its tensors will be.
+        """
+        import torch
+
+        path = self._saved(key)
+        try:
+            return parse(torch.load(path, map_location=device, weights_only=True))
+        except FileNotFoundError:  # its job has just been done
+            return None
+        except OSError as error:  # whole perhaps, so it is not to be removed
+            say(f"the checkpoint {path.name} cannot be read ({one_line(error)})")
+            return None
+        except Exception as error:  # a damaged file makes torch raise nearly anything
+            say(f"the checkpoint {path.name} is damaged ({type(error).__name__}): the run begins anew")
+            path.unlink(missing_ok=True)
+            return None
+
+    def checkpoints(self, parse: Callable[[dict[str, Any]], T]) -> list[T]:
+        """What was saved of all jobs that are not done; see :meth:`checkpoint`."""
+        found = (self.checkpoint(path.stem, parse) for path in sorted(self.records.glob("*.pt")))
+        return [checkpoint for checkpoint in found if checkpoint is not None]
+
+    def _saved(self, key: str) -> Path:
+        return self.records / f"{key}.pt"
 
 
 def keys_in(folder: Path) -> set[str]:
@@ -246,24 +332,30 @@ def read(path: Path, parse: Parse, name: str | None = None) -> Record:
     return parse(content, name or path.stem)
 
 
-def read_all(folder: Path, parse: Parse = attack_record, links: bool = True) -> list[Record]:
+def read_all(folder: Path, parse: Parse = attack_record, links: bool = True, shelf: Shelf = ATTACKS) -> list[Record]:
     """All records of a folder that can be used, in the order of their keys; the others are reported and left out.
 
     Args:
         folder: of a run.
         parse: :func:`benchmark.store.schema.attack_record`, or ``attack_scores`` there for a table.
         links: whether symbolic links are followed.
+        shelf: where they lie.
 
     Raises:
         UsageError: there is no folder of records, or none of them can be used.
     """
     with uncollected():
-        records = list(records_in(folder / "records", parse, links))
+        records = list(records_in(folder / shelf.name, parse, links))
     if not records:
-        if not any((folder / "records").glob("*.json")):
-            raise UsageError(f"there are no records in {folder}: give the folder that leakboard run wrote to")
+        if not any((folder / shelf.name).glob("*.json")):
+            raise UsageError(f"there are no {shelf.what} in {folder}: give the folder that {shelf.command} wrote to")
         raise UsageError(f"no record in {folder} can be used: run the suite again into that folder")
     return records
+
+
+def read_trainings(folder: Path, links: bool = True) -> list[Record]:
+    """All records of training of a folder; see :func:`read_all`."""
+    return read_all(folder, training_record, links, TRAININGS)
 
 
 def records_in(folder: Path, parse: Parse, links: bool = True) -> Iterator[Record]:

@@ -9,8 +9,8 @@ from benchmark.identity import digest
 from benchmark.store.sealing import (
     Amount,
     Count,
-    Date,
     Loss,
+    Origin,
     Part,
     Positive,
     Record,
@@ -38,17 +38,6 @@ class Config(TypedDict):
 
 class _Configured(msgspec.Struct):
     config: Config
-
-
-class Origin(TypedDict):
-    """Where a training's record comes from."""
-
-    date: Date
-    commit: str | None
-    device: str
-    threads: Positive
-    versions: dict[str, str]
-    data_notes: list[str]
 
 
 class Curve(TypedDict):

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
-from attacks.gradients import call, differentiable_twice
+from attacks.gradients import call, differentiable_twice, trained_names
+from attacks.update import Protocol
 from benchmark.boards.markdown import escaped
+from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Workbench
 from benchmark.suite.registry import Spec
 from benchmark.suite.suite import Scenario, Suite
@@ -31,7 +33,7 @@ def jacobian(model: nn.Module, parameters: Update, image: Tensor, label: Tensor)
 
     Args:
         model: the architecture.
-        parameters: of the victim, name -> ``[...]``.
+        parameters: of the victim, name -> ``[...]``; also of what is frozen, and running statistics.
         image: ``[C, H, W]``.
         label: class probabilities ``[K]``.
 
@@ -39,12 +41,15 @@ def jacobian(model: nn.Module, parameters: Update, image: Tensor, label: Tensor)
         name -> ``[entries, pixels]``.
     """
 
+    names = trained_names(model)
+    trained = {name: value for name, value in parameters.items() if name in names}
+
     def loss(weights: Update, pixels: Tensor) -> Tensor:
-        logits = call(model, weights, pixels.view(1, *image.shape))[0]
+        logits = call(model, parameters | weights, pixels.view(1, *image.shape))[0]
         return -(label * logits.log_softmax(-1)).sum()
 
     def along(direction: Tensor) -> Update:
-        moved: Update = jvp(lambda pixels: grad(loss)(parameters, pixels), (image.flatten(),), (direction,))[1]
+        moved: Update = jvp(lambda pixels: grad(loss)(trained, pixels), (image.flatten(),), (direction,))[1]
         return moved
 
     with differentiable_twice():
@@ -85,6 +90,11 @@ def rank_per_defense(
 
     The first entry is that without a defense.
     """
+    if scenario.batch_size > 1 or scenario.setting.protocol != Protocol() or scenario.setting.rounds > 1:
+        raise UsageError(
+            f"leakboard spectrum is for the gradient of one image in mode eval, not for {scenario.label}: leave "
+            "batch_size, mode, protocol and rounds out of its scenario"
+        )
     data, model = bench.data(scenario.data), copy.deepcopy(bench.model(scenario)).double()
     images, labels = bench.victims(scenario, range(victims))
     found: dict[str, list[JacobianRank]] = {}

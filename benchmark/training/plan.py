@@ -1,7 +1,9 @@
 """The runs of a training suite, checked before any of them is done."""
 
 import hashlib
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from attacks.gradients import trained_names
-from benchmark.errors import CODE_ERRORS, UsageError, users_fault
+from benchmark.errors import UsageError
 from benchmark.federation import server as federated
 from benchmark.federation.clients import Data
 from benchmark.federation.partition import generator_for
 from benchmark.identity import digest
-from benchmark.jobs.blocks import Workbench, checksum, from_data
-from benchmark.models.draw import check_logits
+from benchmark.jobs.blocks import Workbench, check_images, checksum, found_or, from_data
 from benchmark.rehearsal.scene import check_frozen
 from benchmark.rehearsal.training import Rehearsal
-from benchmark.store.training_store import TrainingStore
+from benchmark.store.store import Store, say
 from benchmark.suite.registry import build
 from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite
 from benchmark.versions.behavior import Behaviors
@@ -49,8 +50,18 @@ class Run:
     code_sha256: str
 
     @property
-    def rounds(self) -> int:
-        """How many it has where it does not diverge."""
+    def label(self) -> str:
+        """For people."""
+        return self.training.label
+
+    @property
+    def group(self) -> str:
+        """It is counted for itself."""
+        return self.key
+
+    @property
+    def size(self) -> int:
+        """Rounds, where it does not diverge."""
         return self.training.scenario.federation.rounds
 
     def about(self) -> dict[str, Any]:
@@ -58,68 +69,59 @@ class Run:
         return self.training.config() | {"data_sha256": self.data_sha256}
 
 
-@dataclass
-class TrainingBench(Workbench):
-    """What runs share: the device, and the data that are open."""
+def training_data(bench: Workbench, scenario: TrainingScenario) -> Data:
+    """The images of the clients, of the validation and of the test, on the device, opened once.
 
-    _opened: dict[tuple[Any, ...], Data] = field(default_factory=dict)
+    The larger split of the data set is the clients' side and the smaller one tests: the train and the test split of
+    most, but LFW and folders of images keep three quarters as private images (the test split), which are the clients'
+    here. The validation images are taken from the clients' side, at random but always the same, before the clients get
+    theirs.
 
-    def training_data(self, scenario: TrainingScenario) -> Data:
-        """The images of the clients, of the validation and of the test, on the device, opened once.
+    Raises:
+        UsageError: they are unavailable, or are too few.
+    """
+    place = (scenario.data.label, scenario.train_images, scenario.validation_images, scenario.test_images)
+    data: Data = found_or(bench.kept, place, partial(opened, bench, scenario))
+    return data
 
-        The larger split of the data set is the clients' side and the smaller one tests: the train and the test split of
-        most, but LFW and folders of images keep three quarters as private images (the test split), which are the
-        clients' here. The validation images are taken from the clients' side, at random but always the same, before the
-        clients get theirs.
 
-        Raises:
-            UsageError: they are unavailable, or are too few.
-        """
-        place = (scenario.data.label, scenario.train_images, scenario.validation_images, scenario.test_images)
-        if place not in self._opened:
-            data = self.data(scenario.data)
-            name = scenario.data.name
-            try:
-                small, large = sorted((data.test_split, data.train_split), key=len)
-                images, labels = first(data, large, scenario.train_images, "train_images")
-                tests = first(data, small, scenario.test_images, "test_images")
-            except DataError as error:
-                raise from_data(scenario.data, error) from None
-            validation, clients = held_out(len(labels), scenario.validation_images, name)
-            self._opened[place] = Data(
-                images=images[clients].to(self.device),
-                labels=labels[clients].to(self.device),
-                test_images=tests[0].to(self.device),
-                test_labels=tests[1].to(self.device),
-                num_classes=data.num_classes,
-                validation_images=images[validation].to(self.device),
-                validation_labels=labels[validation].to(self.device),
-            )
-        return self._opened[place]
+def opened(bench: Workbench, scenario: TrainingScenario) -> Data:
+    """See :func:`training_data`."""
+    data = bench.data(scenario.data)
+    try:
+        small, large = sorted((data.test_split, data.train_split), key=len)
+        images, labels = first(data, large, scenario.train_images, "train_images")
+        tests = first(data, small, scenario.test_images, "test_images")
+    except DataError as error:
+        raise from_data(scenario.data, error) from None
+    validation, clients = held_out(len(labels), scenario.validation_images, scenario.data.name)
+    return Data(
+        images=images[clients].to(bench.device),
+        labels=labels[clients].to(bench.device),
+        test_images=tests[0].to(bench.device),
+        test_labels=tests[1].to(bench.device),
+        num_classes=data.num_classes,
+        validation_images=images[validation].to(bench.device),
+        validation_labels=labels[validation].to(bench.device),
+    )
 
-    def training_model(self, scenario: TrainingScenario) -> nn.Module:
-        """The network for the data's images, on the device.
 
-        Raises:
-            UsageError: they do not fit.
-        """
-        data = self.data(scenario.data)
-        shape, count = data.image_shape, data.num_classes
-        model: nn.Module = build("model", scenario.model, image_shape=shape, num_classes=count).to(self.device)
-        trained = trained_names(model)
-        if not trained:
-            raise UsageError(f"{scenario.model.name} has no parameter that requires a gradient: nothing can be trained")
-        try:
-            with torch.no_grad():
-                dtype = next(model.parameters()).dtype
-                logits = model.eval()(torch.zeros(2, *shape, device=self.device, dtype=dtype))
-        except CODE_ERRORS as error:
-            pixels = " x ".join(map(str, shape))
-            what = f"{scenario.model.name} does not take the {pixels} images of {scenario.data.name}"
-            raise users_fault(error, what) from None
-        check_logits(model, scenario.model.name, logits, 2, count)
-        check_frozen(trained, model, scenario.model.name)
-        return model
+def training_model(bench: Workbench, scenario: TrainingScenario) -> nn.Module:
+    """The network for the data's images, on the device.
+
+    Raises:
+        UsageError: they do not fit.
+    """
+    data, name = bench.data(scenario.data), scenario.model.name
+    made = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
+    model: nn.Module = made.to(bench.device).eval()
+    trained = trained_names(model)
+    if not trained:
+        raise UsageError(f"{name} has no parameter that requires a gradient: nothing can be trained")
+    with torch.no_grad():
+        check_images(model, name, data, scenario.data.name, batch_size=2)
+    check_frozen(trained, model, name)
+    return model
 
 
 def first(data: PrivateData, split: Split, cap: int | None, key: str) -> tuple[Tensor, Tensor]:
@@ -156,7 +158,7 @@ def held_out(images: int, validation: int | None, name: str) -> tuple[Tensor, Te
     return mixed[:count].sort().values, mixed[count:].sort().values
 
 
-def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
+def plan(suite: TrainingSuite, bench: Workbench) -> list[Run]:
     """The runs of a suite, each scenario and defense of which has been rehearsed.
 
     Raises:
@@ -172,9 +174,9 @@ def plan(suite: TrainingSuite, bench: TrainingBench) -> list[Run]:
         scenario, how = training.scenario, training.scenario.federation
         alike = repr(replace(scenario, federation=replace(how, learning_rate=0.0)))
         if alike not in rehearsals:
-            data = bench.training_data(scenario)
+            data = training_data(bench, scenario)
             checksums[alike] = checksum(*(part.cpu() for part in data if isinstance(part, Tensor)))
-            model = bench.training_model(scenario)
+            model = training_model(bench, scenario)
             rehearsals[alike] = Rehearsal(model, data, how, scenario.model.label, scenario.data.name)
             networks[alike] = networks_sha256(model, 0, 0)
         rehearsals[alike].check_clients(training.seed)
@@ -195,22 +197,23 @@ def code_checksum(training: Training, network: str, behavior: str) -> str:
         network: digest of what its model draws, which can be in files that the code does not name.
         behavior: digest of what the user's own classes do, empty where there are none.
     """
-    code = checksum_of({Path(federated.__file__)}, training.parts().items(), [Path(__file__).with_name("work.py")])
+    code = checksum_of({Path(federated.__file__)}, training.parts().items(), [Path(__file__).with_name("record.py")])
     return hashlib.sha256(" ".join(filter(None, (code, network, behavior))).encode()).hexdigest()
 
 
-def refuse_others(runs: list[Run], store: TrainingStore, folder: Path) -> None:
+def refuse_others(runs: list[Run], store: Store, folder: Path) -> None:
     """Looks for runs in the folder that the table would mix with those of the suite, but must not.
 
     Seeds and defenses may come and go: each is a row, or a run of one, for itself. A seed never both chooses a learning
-    rate and is reported.
+    rate and is reported. Runs of other code are done again, and a line says so.
 
     Raises:
         UsageError: there are some; says which settings differ.
     """
     ours = [scenario_part(run.about()) for run in runs]
     seeds = {tuning: {run.training.seed for run in runs if run.training.tuning == tuning} for tuning in (False, True)}
-    for about in store.configurations():
+    done = {record["key"]: record["config"] | {"data_sha256": record["data_sha256"]} for record in store.all()}
+    for about in [*done.values(), *store.checkpoints(lambda saved: json.loads(saved["about"]))]:
         if about.get("schema") != SCHEMA:
             raise UsageError(f"{folder} holds runs of another version of Leakboard: give another --out")
         theirs = scenario_part(about)
@@ -224,6 +227,8 @@ def refuse_others(runs: list[Run], store: TrainingStore, folder: Path) -> None:
             raise UsageError(f"seed {seed} {there} in {folder} and {here} in the suite: give other seeds or --out")
         if tuned and seeds[True] and seed not in seeds[True]:
             raise UsageError(f"{folder} has seed {seed} among its tuning_seeds: add it to the suite's, or give --out")
+    if again := sum(run.key not in done and run.about() in done.values() for run in runs):
+        say(f"{folder} holds {again} runs of other code than the present: they are trained again where they are needed")
 
 
 def scenario_part(about: dict[str, Any]) -> dict[str, Any]:

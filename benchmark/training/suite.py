@@ -28,22 +28,18 @@ LARGEST = 10**9
 
 SUITE_KEYS = ("name", "seeds", "tuning_seeds", "scenarios", "defenses")
 NEEDED = ("data", "model", "clients", "rounds", "learning_rate")
-SCENARIO_KEYS = (
-    *NEEDED,
-    "algorithm",
-    "clients_per_round",
-    "batch_size",
-    "local_epochs",
-    "decay",
-    "server_momentum",
-    "split",
-    "batch_norm",
-    "evaluate_every",
-    "train_images",
-    "validation_images",
-    "test_images",
-    "defenses",
-)
+DEFAULTS: dict[str, Any] = {
+    "algorithm": "FedSGD",
+    "batch_size": 32,
+    "local_epochs": 1,
+    "decay": "none",
+    "server_momentum": 0,
+    "split": "iid",
+    "batch_norm": "exclude",
+    "evaluate_every": 1,
+}
+IMAGES = ("train_images", "validation_images", "test_images")
+SCENARIO_KEYS = (*NEEDED, *DEFAULTS, "clients_per_round", *IMAGES, "defenses")
 
 
 @dataclass(frozen=True)
@@ -262,8 +258,7 @@ def scenarios_of(entry: Any) -> list[TrainingScenario]:
     check_keys("key of a scenario", entry, SCENARIO_KEYS)
     if missing := [key for key in NEEDED if key not in entry]:
         raise UsageError(f"a scenario needs {' and '.join(missing)}, as in {{rounds: 100, clients: 10, ...}}")
-    image_keys = ("train_images", "validation_images", "test_images")
-    caps = [count(key, entry[key]) if key in entry else None for key in image_keys]
+    caps = [count(key, entry[key]) if key in entry else None for key in IMAGES]
     rates = entry["learning_rate"] if isinstance(entry["learning_rate"], list) else [entry["learning_rate"]]
     if not rates:
         raise UsageError("learning_rate must be a number, or a list of them of which the best is taken")
@@ -280,27 +275,26 @@ def federation_of(entry: dict[str, Any]) -> Federation:
     Raises:
         UsageError: a value is wrong.
     """
-    algorithm = one_of("algorithm", entry.get("algorithm", "FedSGD"), ("FedSGD", "FedAvg"))
-    if algorithm == "FedSGD" and "local_epochs" in entry:
+    if "local_epochs" in entry and entry.get("algorithm", "FedSGD") == "FedSGD":
         raise UsageError("local_epochs is for algorithm FedAvg: a client of FedSGD shares the gradient of one batch")
-    clients = count("clients", entry["clients"])
-    per_round = count("clients_per_round", entry.get("clients_per_round", clients))
+    given = DEFAULTS | {"clients_per_round": entry["clients"]} | entry
+    algorithm = one_of("algorithm", given["algorithm"], ("FedSGD", "FedAvg"))
+    clients, per_round = count("clients", given["clients"]), count("clients_per_round", given["clients_per_round"])
     if per_round > clients:
         raise UsageError(f"clients_per_round is {per_round}, but there are {clients} clients: give {clients} or fewer")
     return Federation(
         algorithm=algorithm,
         clients=clients,
         clients_per_round=per_round,
-        rounds=count("rounds", entry["rounds"]),
-        batch_size=count("batch_size", entry.get("batch_size", 32)),
-        local_epochs=count("local_epochs", entry.get("local_epochs", 1), at_most=1000),
-        learning_rate=number("learning_rate", entry["learning_rate"], above=0),
-        decay=one_of("decay", entry.get("decay", "none"), DECAYS),
-        server_momentum=number("server_momentum", entry.get("server_momentum", 0), at_least=0, below=1),
-        dirichlet=alpha_of(entry.get("split", "iid")),
-        protect_batch_norm=one_of("batch_norm", entry.get("batch_norm", "exclude"), ("exclude", "include"))
-        == "include",
-        evaluate_every=count("evaluate_every", entry.get("evaluate_every", 1)),
+        rounds=count("rounds", given["rounds"]),
+        batch_size=count("batch_size", given["batch_size"]),
+        local_epochs=count("local_epochs", given["local_epochs"], at_most=1000),
+        learning_rate=number("learning_rate", given["learning_rate"], above=0),
+        decay=one_of("decay", given["decay"], DECAYS),
+        server_momentum=number("server_momentum", given["server_momentum"], at_least=0, below=1),
+        dirichlet=alpha_of(given["split"]),
+        protect_batch_norm=one_of("batch_norm", given["batch_norm"], ("exclude", "include")) == "include",
+        evaluate_every=count("evaluate_every", given["evaluate_every"]),
     )
 
 

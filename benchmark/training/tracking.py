@@ -1,14 +1,13 @@
-"""Weights & Biases runs of a training, derived from its records."""
+"""The W&B runs of a training suite, from its records."""
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
-from benchmark.jobs.tracking import Tracker, numbers
+from benchmark.jobs.tracking import Tracked, Tracker, shortened
 from benchmark.store.store import Record
 from benchmark.training.table import Row, label, rows, scenario_of
-
-_POINT = ("round", "accuracy", "loss")
 
 
 class TrainingTracker(Tracker):
@@ -22,22 +21,16 @@ class TrainingTracker(Tracker):
         """
         if self.has_one_run:
             return
-
-        def fill(run: Any) -> None:
-            log_curve(run, [record])
-            run.summary.update({key: record[key] for key in ("status", "accuracy", "loss") if record[key] is not None})
-
         config = record["config"]
-        tags = tags_of(config)
-        rate, seed = config["learning_rate"], config["seed"]
-        name = f"{' '.join(tags[:3])} {label(config['defense'])} learning rate {rate:g} seed {seed}"
-        self._run(record["key"], "training", name, tags, config | {"provenance": record["provenance"]}, fill)
+        row = {key: record[key] for key in ("status", "accuracy", "loss")}
+        end = f"{label(config['defense'])} learning rate {config['learning_rate']:g} seed {config['seed']}"
+        self._write(record["key"], end, Tracked(config, curve([record]), row, {"provenance": record["provenance"]}))
 
     def finish(self, records: list[Record], table: list[Row], asked: Sequence[dict[str, Any]]) -> None:
         """Writes the only run of a sweep: means over seeds of the defense that was asked for.
 
         Of several defenses, and scenarios, it is the one with the lowest accuracy. The numbers of its scenario without
-        a defense stand beside it, under names that begin with ``control_``.
+        a defense stand beside it.
 
         Args:
             records: of the folder.
@@ -50,22 +43,26 @@ class TrainingTracker(Tracker):
         mine = [row for row in table if row["defense"] in wanted]
         undefended = label(None)
         chosen = min([row for row in mine if row["defense"] != undefended] or mine, key=lambda row: row["accuracy"])
-        beside = [row for row in table if row["defense"] == undefended and scenario_of(row) == scenario_of(chosen)]
+        beside = (row for row in table if row["defense"] == undefended and scenario_of(row) == scenario_of(chosen))
         config = next(config for config in asked if label(config["defense"]) == chosen["defense"])
         averaged = [record for record in records if is_of(record, chosen)]
+        self._write(
+            None,
+            chosen["defense"],
+            Tracked(
+                config | {"seed": None, "learning_rate": chosen["learning_rate"]},
+                curve(averaged),
+                chosen,
+                {"provenance": averaged[0]["provenance"]} if averaged else {},
+                control=None if chosen["defense"] == undefended else next(beside, None),
+            ),
+        )
 
-        def fill(run: Any) -> None:
-            if averaged:
-                log_curve(run, averaged)
-            run.summary.update({k: v for k, v in chosen.items() if isinstance(v, int | float | str)})
-            for row in beside if chosen not in beside else []:
-                run.summary.update({f"control_{key}": value for key, value in numbers(row).items()})
-
-        about = config | {"seed": None, "learning_rate": chosen["learning_rate"]}
-        if averaged:
-            about["provenance"] = averaged[0]["provenance"]
-        tags = tags_of(config)
-        self._run(None, "training", f"{' '.join(tags[:3])} {chosen['defense']}", tags, about, fill)
+    def _write(self, run_id: str | None, end: str, made: Tracked) -> None:
+        tags = tags_of(made.config)
+        name = f"{' '.join(tags[:3])} {end}"
+        fill = partial(self.fill, tracked=made, step="round")
+        self.write(run_id, "training", name, tags, made.config | made.provenance, fill)
 
 
 def is_of(record: Record, row: Row) -> bool:
@@ -77,24 +74,19 @@ def is_of(record: Record, row: Row) -> bool:
     )
 
 
-def log_curve(run: Any, records: list[Record]) -> None:
+def curve(records: list[Record]) -> list[dict[str, float]]:
     """Means over the records of accuracy and loss, by the rounds that all of them have."""
-    run.define_metric("round", summary="none")
-    for name in ("accuracy", "loss"):
-        run.define_metric(name, step_metric="round")
-    curves = [
-        {point[0]: point[1:] for point in zip(*(record["curve"][key] for key in _POINT), strict=True)}
-        for record in records
-    ]
-    common = sorted(set.intersection(*map(set, curves)))
-    for step, number in enumerate(common):
-        if step >= run.starting_step:  # a resumed run has the points before it already
-            means = (fmean(values) for values in zip(*(curve[number] for curve in curves), strict=True))
-            run.log(dict(zip(_POINT, (number, *means), strict=True)), step=step)
+    found = [record["curve"] for record in records]
+    curves = [dict(zip(one["round"], zip(one["accuracy"], one["loss"], strict=True), strict=True)) for one in found]
+    common = sorted(set.intersection(*map(set, curves))) if curves else []
+    points = []
+    for number in common:
+        accuracy, loss = map(fmean, zip(*(one[number] for one in curves), strict=True))
+        points.append({"round": number, "accuracy": accuracy, "loss": loss})
+    return points
 
 
 def tags_of(config: dict[str, Any]) -> list[str]:
-    """Data, model, algorithm and defense; short enough for W&B."""
+    """Data, model, algorithm and defense."""
     defense = config["defense"]["class"] if config["defense"] else "no defense"
-    tags = [config["data"]["class"], config["model"]["class"], config["algorithm"], defense]
-    return [tag[-64:] for tag in dict.fromkeys(tags)]
+    return shortened([config["data"]["class"], config["model"]["class"], config["algorithm"], defense])

@@ -8,7 +8,7 @@ that is reported. The better one has the higher accuracy on the validation image
 
 from collections.abc import Callable, Sequence
 
-from benchmark.store.training_store import TrainingStore
+from benchmark.store.store import Record, Store
 from benchmark.training.plan import Run
 from benchmark.training.table import as_text, best_rate, finalists
 
@@ -26,45 +26,35 @@ def contests(runs: list[Run]) -> list[Contest]:
     return list(found.values())
 
 
-def first_looks(runs: list[Run], store: TrainingStore) -> list[Run]:
+def first_looks(contest: Contest, store: Store) -> list[Run]:
     """What is trained first: each of several learning rates with the first tuning seed, and a rate alone at once."""
-    chosen = []
-    for contest in contests(runs):
-        for of_rate in contest.values():
-            tuning = [run for run in of_rate if run.training.tuning]
-            chosen += tuning[:1] if tuning else of_rate
-    return chosen
+    return [run for of_rate in contest.values() for run in (tuning(of_rate)[:1] or of_rate)]
 
 
-def second_looks(runs: list[Run], store: TrainingStore) -> list[Run]:
+def second_looks(contest: Contest, store: Store) -> list[Run]:
     """What is trained then: the two best learning rates with every tuning seed."""
-    chosen = []
-    for contest in contests(runs):
-        for rate in finalists(tuned(contest, store)) if len(contest) > 1 else ():
-            chosen += [run for run in contest[rate] if run.training.tuning]
-    return chosen
+    rates = finalists(tuned(contest, store)) if len(contest) > 1 else []
+    return [run for rate in rates for run in tuning(contest[rate])]
 
 
-def reported(runs: list[Run], store: TrainingStore) -> list[Run]:
+def reported(contest: Contest, store: Store) -> list[Run]:
     """What is trained at last: the best learning rate with every seed that is reported."""
-    chosen = []
-    for contest in contests(runs):
-        rate = best_rate(tuned(contest, store)) if len(contest) > 1 else next(iter(contest))
-        chosen += [run for run in contest[rate] if not run.training.tuning]
-    return chosen
+    rate = best_rate(tuned(contest, store)) if len(contest) > 1 else next(iter(contest))
+    return [run for run in contest[rate] if not run.training.tuning]
 
 
-STAGES: Sequence[Callable[[list[Run], TrainingStore], list[Run]]] = (first_looks, second_looks, reported)
-"""Each says, of the runs of a suite, which it needs, from the records of the stages before it."""
+STAGES: Sequence[Callable[[Contest, Store], list[Run]]] = (first_looks, second_looks, reported)
+"""Each says which runs of a contest it needs, from the records of the stages before it."""
 
 
-def tuned(contest: Contest, store: TrainingStore) -> dict[float, dict[int, dict[str, object]]]:
+def tuning(runs: list[Run]) -> list[Run]:
+    """Those that choose."""
+    return [run for run in runs if run.training.tuning]
+
+
+def tuned(contest: Contest, store: Store) -> dict[float, dict[int, Record]]:
     """The records of a contest that choose: learning rate -> seed -> record."""
     return {
-        rate: {
-            run.training.seed: record
-            for run in of_rate
-            if run.training.tuning and (record := store.record(run.key)) is not None
-        }
+        rate: {run.training.seed: record for run in tuning(of_rate) if (record := store.record(run.key)) is not None}
         for rate, of_rate in contest.items()
     }

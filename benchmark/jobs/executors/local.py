@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from typing import Any
 
 from benchmark.jobs.executors import lifeline
 from benchmark.jobs.executors.worker import Ended, Worker, without_ctrl_c
 
 
 @contextmanager
-def launch(workers: Sequence[Worker]) -> Iterator[Sequence[Ended]]:
+def launch(workers: Sequence[Worker[Any]]) -> Iterator[Sequence[Ended]]:
     """Starts a process for each worker."""
     context = multiprocessing.get_context("spawn")  # neither CUDA nor OpenMP's threads live through a fork
     started: list[tuple[SpawnProcess, Connection]] = []

@@ -38,13 +38,13 @@ def prepare(options: dict[str, Any]) -> Launch:
     return partial(launch, options)
 
 
-def run(worker: Worker) -> str:
+def run(worker: Worker[Any]) -> str:
     """What a task does; Ray does not hide GPUs from one that did not ask for any."""
     return (worker if ray.get_gpu_ids() else replace(worker, device="cpu"))()
 
 
 @contextmanager
-def launch(options: dict[str, Any], workers: Sequence[Worker]) -> Iterator[Sequence[Ended]]:
+def launch(options: dict[str, Any], workers: Sequence[Worker[Any]]) -> Iterator[Sequence[Ended]]:
     """Starts a task for each worker, on the cluster that RAY_ADDRESS names, else on one of this machine."""
     try:
         address = os.environ.get("RAY_ADDRESS", "local")  # by itself Ray would wait for one that has crashed

@@ -49,12 +49,12 @@ def executor(folder: Path, options: dict[str, Any]) -> submitit.AutoExecutor:
 class Job(submitit.helpers.Checkpointable):
     """A worker that is queued again where its job is preempted or its time is up."""
 
-    def __call__(self, worker: Worker) -> str:
+    def __call__(self, worker: Worker[Any]) -> str:
         return worker(submitit.JobEnvironment().local_rank)
 
 
 @contextmanager
-def launch(options: dict[str, Any], workers: Sequence[Worker]) -> Iterator[Sequence[Ended]]:
+def launch(options: dict[str, Any], workers: Sequence[Worker[Any]]) -> Iterator[Sequence[Ended]]:
     """Submits a job for each worker."""
     folder = workers[0].folder / "jobs"
     try:

@@ -1,7 +1,7 @@
-"""A worker: a process that takes blocks from the folder of records until every block is done.
+"""A worker: a process that takes jobs from the folder of records until every job is done.
 
-Nothing hands the blocks out: a worker claims one after another in the folder, so that none of them is ever idle while
-blocks wait, and what one leaves behind, however it ends, is taken by another.
+Nothing hands the jobs out: a worker claims one after another in the folder, so that none of them is ever idle while
+jobs wait, and what one leaves behind, however it ends, is taken by another.
 """
 
 import logging
@@ -15,13 +15,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from benchmark.errors import CODE_ERRORS, UsageError, data_fault, users_fault, users_function, users_line
-from benchmark.jobs.blocks import Block, Workbench
-from benchmark.jobs.run import Watch, until_all_are_there, work
+from benchmark.jobs.blocks import Workbench
+from benchmark.jobs.job import J, Kind, Watch, until_all_are_there, work
 from benchmark.metrics.perceptual import Perceptual, PerceptualUnavailable, download_backbone, find_backbone, is_cached
 from benchmark.store.store import Store, say
 from benchmark.suite.suite import whole_number
@@ -29,11 +29,12 @@ from datamodules import DataError
 
 
 @dataclass(frozen=True)
-class Worker:
-    """All that a process needs in order to run blocks; it is sent there by pickle, to any machine with these files.
+class Worker(Generic[J]):
+    """All that a process needs in order to do jobs; it is sent there by pickle, to any machine with these files.
 
     Attributes:
-        blocks: the blocks to be done, by this worker or another.
+        jobs: to be done, by this worker or another.
+        kind: of the jobs.
         folder: where the records are.
         data_root: folder of the data sets, or None for the default.
         threads: CPU threads.
@@ -44,7 +45,8 @@ class Worker:
         workers: how many there are.
     """
 
-    blocks: list[Block]
+    jobs: list[J]
+    kind: Kind[J]
     folder: Path
     data_root: str | None
     threads: int
@@ -55,7 +57,7 @@ class Worker:
     workers: int
 
     def __call__(self, local_rank: int = 0) -> str:
-        """Runs the blocks that no other process has done or is doing, until every block is done.
+        """Does the jobs that no other process has done or is doing, until every job is done.
 
         Args:
             local_rank: number of this process among those that were given the same GPUs.
@@ -82,14 +84,14 @@ class Worker:
         return ""
 
     def work_on(self, device: torch.device) -> None:
-        """Runs the blocks on the device."""
+        """Does the jobs on the device."""
         perceptual = find_perceptual(str(self.lpips_weights), required=True)[0] if self.lpips_weights else None
         beside = 1 if self.device == "auto" else self.workers  # a cluster's jobs have memory of their own
         bench = Workbench(device, self.data_root, False, perceptual, self.no_lpips, self.workers, beside)
-        store = Store(self.folder)
-        work(self.blocks, store, bench, Watch())
-        again = partial(work, store=store, bench=bench, watch=Watch())
-        until_all_are_there(self.blocks, store.missing, again, self.folder, "blocks")
+        store = Store(self.folder, self.kind.shelf)
+        do = partial(work, kind=self.kind, store=store, bench=bench, watch=Watch())
+        do(self.jobs)
+        until_all_are_there(self.jobs, self.kind, store.missing, do, self.folder)
 
 
 T = TypeVar("T")
@@ -97,7 +99,7 @@ T = TypeVar("T")
 Ended = Callable[[], str | None]
 """Polls a worker: None while it runs, then what went wrong with it, or nothing. Not called again after that."""
 
-Launch = Callable[[Sequence[Worker]], AbstractContextManager[Sequence[Ended]]]
+Launch = Callable[[Sequence[Worker[Any]]], AbstractContextManager[Sequence[Ended]]]
 """Starts workers; the way out of the context ends those that still run."""
 
 
@@ -132,17 +134,6 @@ def watch_over(pending: list[T], look: Callable[[list[T]], list[T]], name: str, 
     stop = time.monotonic() + 5  # there is nothing left to do, so that workers end by themselves, but not while queued
     while time.monotonic() < stop and (running := [ended for ended in running if ended() is None]):
         time.sleep(0.05)
-
-
-def look_at_records(pending: list[Block], store: Store, watch: Watch) -> list[Block]:
-    """Tells the watch of the blocks that have been done, and returns those that are left."""
-    there = store.keys()
-    done = {block.key for block in pending if block.key in there and store.done(block.key)}
-    for block in pending:
-        if block.key in done:
-            watch.begins(block)
-            watch.ends(block)
-    return [block for block in pending if block.key not in done]
 
 
 @contextmanager

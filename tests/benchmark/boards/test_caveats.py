@@ -89,7 +89,7 @@ def test_a_wrong_model_of_the_defense_is_not_called_a_failure_to_converge() -> N
     board = [outcome(8), outcome(0, MASKING), mistaken]
     (sentence,) = not_converged(board, ranked(board), Names(board))
     assert sentence.startswith(
-        "Attacked with a wrong model of the defense, or none: IDLG adaptive on Masking ratio=0.2 (3 of 8 victims)."
+        "Attacked with a wrong model of what clients do, or none: IDLG adaptive on Masking ratio=0.2 (3 of 8 victims)."
     )
 
 

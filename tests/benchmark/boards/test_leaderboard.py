@@ -289,11 +289,18 @@ def test_cells_that_attacked_other_images_than_the_newest_stand_on_no_board() ->
 def test_csv_and_json_have_every_column_of_every_row() -> None:
     found = of_records([record(of(LEAKS)), record(of(SAFE), defense=MASKING), record(of(SAFE), attack="MeanImage")])
     in_csv, in_json = list(csv.DictReader(io.StringIO(as_csv(found)))), json.loads(as_json(found))
-    assert [list(row) for row in in_csv] == [list(row) for row in in_json] == [list(Row.__struct_fields__)] * 3
+    columns = [name for name in Row.__struct_fields__ if name != "setting"]  # is usual in all rows
+    assert [list(row) for row in in_csv] == [list(row) for row in in_json] == [columns] * 3
     assert in_json == [row.as_dict() for row in found.rows]
     assert [float(row["leak_rate"]) for row in in_csv] == [row.leak_rate for row in found.rows]
     assert [row["void"] for row in in_csv] == ["", "", ""]
     assert in_csv[0]["mse_at_most"] == json.dumps(found.rows[0].mse_at_most)
+    found = of_records([record(of(LEAKS)), record(of(LEAKS), shared=True, labels="known")])
+    assert sorted(row["setting"] for row in csv.DictReader(io.StringIO(as_csv(found)))) == [
+        "",
+        "one shared network, labels known",
+    ]
+    assert sorted(board.heading.count("one shared network") for board in found.boards) == [0, 1]
 
 
 def test_markdown_says_which_cells_are_void_and_why_lpips_is_empty() -> None:

@@ -14,6 +14,7 @@ from benchmark.boards.ranking import (
     SAFE_CONTROL,
     UNCONTROLLED,
     UNEXPLAINED,
+    UNKNOWN_ORDER,
     UNTESTED,
     WEAK_CONTROL,
     Standing,
@@ -53,7 +54,7 @@ def outcome(
             "status": "diverged" if index >= victims - diverged else "converged",
             "misfit": 0.9 if index >= victims - unconverged else 1e-6,
             "misfit_of_truth": 0.0,
-            **({"explained": index < victims - unexplained} if adaptive else {}),
+            **({"explained": index < victims - unexplained} if adaptive or (unexplained and not defense) else {}),
         }
         for index in range(victims)
     }
@@ -219,6 +220,13 @@ def test_a_wrong_model_of_the_defense_leaves_no_rank_unless_most_victims_leaked_
 
     assert rank(0, 16) == rank(0, 9) == rank(7, 16) == UNEXPLAINED
     assert rank(0, 8) == rank(9, 16) == 1
+
+
+def test_an_unknown_order_of_local_steps_leaves_no_rank_to_any_defense() -> None:
+    blind = [outcome(0, unexplained=16), *both(0, defense="A", unexplained=16)]
+    standings = by_name(ranked(blind))
+    assert standings["none"].unranked == standings["A"].unranked == UNKNOWN_ORDER
+    assert standings["A"].void == (SAFE_CONTROL, UNKNOWN_ORDER)  # who does not know the defense had no control either
 
 
 @pytest.mark.parametrize("failed", ["unconverged", "diverged"])

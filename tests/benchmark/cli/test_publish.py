@@ -11,8 +11,7 @@ from benchmark.boards.leaderboard import of_records
 from benchmark.boards.markdown import escaped
 from benchmark.cli.main import main
 from benchmark.papers.sources import provenance
-from benchmark.store.store import Store, read_all
-from benchmark.store.training_store import read_all as read_trainings
+from benchmark.store.store import Store, read_all, read_trainings
 from benchmark.thresholds import page as threshold_page
 from tests.conftest import MakeRecord
 

@@ -41,9 +41,7 @@ TRAINED = [*SHARED, "--scenario.state.epochs", "2", "--scenario.state.learning_r
 
 
 @pytest.fixture
-def here(nothing_of_the_developers: None, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("benchmark.jobs.states.CACHE", Path.cwd() / "cache")
-    monkeypatch.setattr("benchmark.jobs.blocks.CACHE", Path.cwd() / "cache")
+def here(nothing_of_the_developers: None) -> Path:
     Path("own_net.py").write_text(NETWORK.format(dropout=0.0))
     return Path.cwd()
 

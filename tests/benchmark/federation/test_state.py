@@ -64,6 +64,8 @@ def test_recipes_in_python_are_checked_too() -> None:
         ({"epochs": 1}, "after 1 epoch"),
         ({"epochs": 1, "learning_rate": 0.1}, "after 1 epoch"),
         ({"epochs": 12, "momentum": 0.9, "learning_rate": 1}, "after 12 epochs (learning_rate=1, momentum=0.9)"),
+        ({"epochs": 1, "learning_rate": 0.12345678}, "after 1 epoch (learning_rate=0.12345678)"),
+        ({"epochs": 1, "train_images": 12345678}, "after 1 epoch (train_images=12345678)"),
         ({"rounds": 1}, "after 1 round of FedAvg"),
         ({"rounds": 20, "algorithm": "FedSGD", "clients": 4}, "after 20 rounds of FedSGD (clients=4)"),
         (

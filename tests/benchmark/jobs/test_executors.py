@@ -19,9 +19,10 @@ import torch
 
 from benchmark.cli.main import main
 from benchmark.errors import UsageError
-from benchmark.jobs.blocks import Workbench, plan
-from benchmark.jobs.executors.worker import Worker, given_device, look_at_records, watch_over
-from benchmark.jobs.run import Watch
+from benchmark.jobs.attacks import Attacks
+from benchmark.jobs.blocks import Block, Workbench, plan
+from benchmark.jobs.executors.worker import Worker, given_device, watch_over
+from benchmark.jobs.job import Watch, look_at_records
 from benchmark.store.store import Store, read_all
 from benchmark.suite.suite import load
 
@@ -310,10 +311,11 @@ def test_tasks_of_ray_end_with_the_records_of_a_local_run(
 # What a worker is.
 
 
-def worker(suite: str = "own.yaml", **changed: Any) -> Worker:
+def worker(suite: str = "own.yaml", **changed: Any) -> Worker[Block]:
     blocks = plan(load(Path(suite), None, None), Workbench(torch.device("cpu")))
     given = {"folder": Path("out").resolve(), "data_root": None, "threads": 1, "device": "cpu", "here": Path.cwd()}
-    return Worker(**({"blocks": blocks, "lpips_weights": None, "no_lpips": "none", "workers": 1} | given | changed))
+    given |= {"kind": Attacks(), "workers": 1}
+    return Worker(**({"jobs": blocks, "lpips_weights": None, "no_lpips": "none"} | given | changed))
 
 
 def test_a_mistake_that_ends_a_worker_is_what_it_says() -> None:
@@ -327,7 +329,8 @@ def test_a_mistake_that_ends_a_worker_is_what_it_says() -> None:
 
 
 def test_a_run_ends_where_no_worker_is_left(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks, look = worker().blocks, partial(look_at_records, store=Store(Path("out")), watch=Watch())
+    blocks, store = worker().jobs, Store(Path("out"))
+    look = partial(look_at_records, kind=Attacks(), store=store, watch=Watch[Block](), seen={})
     ends: list[Callable[[], str | None]] = [partial(next, iter([None, "it fell"])), partial(next, iter(["it broke"]))]
     with pytest.raises(
         UsageError, match=re.escape(f"{BLOCKS} of {BLOCKS} blocks are left (it fell): the same command")

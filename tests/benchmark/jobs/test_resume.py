@@ -64,7 +64,7 @@ class Removing(IDLG):
         done = [path for path in Path().glob("removed*")]
         if len(done) < int(os.environ["TIMES"]) and len(list(Path("out/records").glob("*.json"))) > 3:
             Path(f"removed{len(done)}").touch()
-            for path in Path().glob(os.environ["REMOVE"]):
+            for path in sorted(Path().glob(os.environ["REMOVE"]))[:2]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return found
 
@@ -325,7 +325,7 @@ block_size: 1
 
 @pytest.mark.parametrize(
     ("removed", "workers"),
-    [("out/records", ()), ("out", ()), ("out/records/*0*.json", ()), ("out/records", ("--workers", "2"))],
+    [("out/records", ()), ("out", ()), ("out/records/*.json", ()), ("out/records", ("--workers", "2"))],
 )
 def test_records_that_vanish_during_a_run_are_made_again(
     removed: str, workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -17,10 +17,11 @@ from attacks import IDLG, Observation, Reconstruction
 from attacks.base import Trajectory
 from benchmark.errors import UsageError
 from benchmark.jobs import blocks as blocks_module
+from benchmark.jobs.attacks import Attacks
 from benchmark.jobs.blocks import Block, Workbench, plan
+from benchmark.jobs.job import Watch, claimed, work
 from benchmark.jobs.memory import MARGIN
 from benchmark.jobs.records import finite, is_out_of_memory, join, run_block, run_blocks
-from benchmark.jobs.run import Watch, claim_together, work
 from benchmark.models import LeNet
 from benchmark.store.store import Store, read_all
 from benchmark.suite.registry import Spec
@@ -258,22 +259,22 @@ def test_a_gpu_takes_the_blocks_of_a_cell_together_as_far_as_they_fit(
     blocks = plan(suite(victims=10, block_size=2, attacks=["IDLG", "DLG"]), bench)
     pending = attacked(blocks)
     store = Store(tmp_path)
-    monkeypatch.setattr("benchmark.jobs.run.room", lambda block, bench: 7)
+    monkeypatch.setattr("benchmark.jobs.attacks.room", lambda block, bench: 7)
 
-    def claimed(first: Block, device: str) -> list[range]:
+    def together(first: Block, device: str) -> list[range]:
         bench.device = torch.device(device)
         with contextlib.ExitStack() as claims:
-            return [b.victims for b in claim_together(first, pending, store, bench, claims)]
+            return [b.victims for b in claimed(Attacks().together(first, pending, bench), store, claims)]
 
-    assert claimed(pending[0], "cuda") == [range(0, 2), range(2, 4), range(4, 6)]
-    assert claimed(pending[0], "cpu") == [range(0, 2)]
+    assert together(pending[0], "cuda") == [range(0, 2), range(2, 4), range(4, 6)]
+    assert together(pending[0], "cpu") == [range(0, 2)]
     bench.workers = 4  # of 20 victims, 5 are a worker's share
-    assert claimed(pending[0], "cuda") == [range(0, 2), range(2, 4)]
+    assert together(pending[0], "cuda") == [range(0, 2), range(2, 4)]
     bench.workers = 1
-    assert claimed(pending[3], "cuda") == [range(6, 8), range(8, 10)]  # the next block is another cell's
+    assert together(pending[3], "cuda") == [range(6, 8), range(8, 10)]  # the next block is another cell's
     with store.claim(pending[1].key):  # another process's
-        assert claimed(pending[0], "cuda") == [range(0, 2)]
-        assert claimed(pending[1], "cuda") == []
+        assert together(pending[0], "cuda") == [range(0, 2)]
+        assert together(pending[1], "cuda") == []
 
 
 def test_one_victim_that_does_not_fit_is_told(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,25 +429,33 @@ def test_too_many_victims_are_told_before_any_work(bench: Workbench) -> None:
         plan(suite(victims=501), bench)
 
 
-class Heard(Watch):
+class Heard(Watch[Block]):
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.ended: list[str] = []
+        self.steps: dict[str, list[int]] = {}
 
-    def begins(self, block: Block) -> None:
-        self.begun.append(block.key)
+    def begins(self, job: Block) -> None:
+        self.begun.append(job.key)
 
-    def ends(self, block: Block) -> None:
-        self.ended.append(block.key)
+    def reached(self, job: Block, steps: int, said: str = "") -> None:
+        self.steps.setdefault(job.key, []).append(steps)
+
+    def ends(self, job: Block, record: dict[str, Any]) -> None:
+        assert record["key"] == job.key
+        self.ended.append(job.key)
 
 
 def test_work_does_what_is_not_done_and_tells_of_all_of_it(bench: Workbench, tmp_path: Path) -> None:
     blocks, store, heard = plan(suite(2), bench), Store(tmp_path), Heard()
     store.write(run_block(blocks[1], bench))
-    work(blocks, store, bench, heard)
+    work(blocks, Attacks(), store, bench, heard)
     keys = [block.key for block in blocks]
     assert heard.begun == [keys[0], *keys[2:]]
     assert heard.ended == keys
+    assert set(heard.steps) == {block.key for block in attacked(blocks)}  # baselines are done at once
+    for steps in heard.steps.values():
+        assert steps == sorted(set(steps)) and 0 <= steps[0] and steps[-1] <= 2  # victims, of whom there are two
     assert {record["key"] for record in read_all(tmp_path)} == set(keys)
 
 

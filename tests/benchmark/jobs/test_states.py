@@ -178,6 +178,20 @@ def test_weights_of_all_types_and_shapes_are_read_as_they_were_written(tmp_path:
     assert (tmp_path / "x.pt").stat().st_size < 10_000  # not all of what a view is a part of
 
 
+def test_networks_are_kept_in_the_users_cache_or_where_a_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert states.cache_folder() == Path.cwd() / "cache"  # as the fixture says
+    monkeypatch.delenv("LEAKBOARD_CACHE")
+    monkeypatch.setenv("HOME", "/somebody")
+    assert states.cache_folder() == Path("/somebody/.cache/leakboard")
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(UsageError, match="set LEAKBOARD_CACHE to a folder"):
+        states.cache_folder()
+
+
 def test_a_failure_leaves_nothing_behind(digits: Digits, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="diverged"):
         trained(TrainingState(epochs=1, learning_rate=1e30), NETWORK, digits, 3, tmp_path)

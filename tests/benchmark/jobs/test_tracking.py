@@ -16,7 +16,8 @@ from PIL import Image
 
 from benchmark.cli.main import main
 from benchmark.errors import UsageError
-from benchmark.jobs.tracking import TrackedCell, Tracker, curve, tags_of, worst
+from benchmark.jobs.attack_tracking import AttackTracker, curve, tags_of, worst
+from benchmark.jobs.tracking import Tracked
 
 wandb = pytest.importorskip("wandb", reason="the core runs without wandb, its tracking does not")
 
@@ -79,7 +80,7 @@ def test_tags_say_what_the_attacker_knows() -> None:
 def test_without_wandb_the_user_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UsageError, match="install wandb or use --wandb disabled"):
-        Tracker("offline", "quick", tmp_path)
+        AttackTracker("offline", "quick", tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "records" / "aa.json").write_text("{}")
     (folder / "records" / ".half.tmp").write_text("not whole yet")
     Image.new("RGB", (16, 8)).save(folder / "picture.png")
-    tracker = Tracker("offline", "my suite", folder)
+    tracker = AttackTracker("offline", "my suite", folder)
     tracker.cell(CELL, CONFIG, RECORDS, ROW, folder / "picture.png")
     baseline = CONFIG | {"defense": None, "adaptive": False, "attack": {"class": "MeanImage"}}
     tracker.cell(BASELINE, baseline, [record([0], [], [], [])], ROW, None)
@@ -182,7 +183,7 @@ def test_failure_of_wandb_is_one_line_and_the_next_run_is_written(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "picture.png").write_bytes(b"this is no picture")
-    tracker = Tracker("offline", "quick", tmp_path)
+    tracker = AttackTracker("offline", "quick", tmp_path)
     tracker.cell(CELL, CONFIG, RECORDS, ROW, tmp_path / "picture.png")
     out, err = capfd.readouterr()
     assert out == "" and err.count("\n") == 1 and err.startswith("leakboard: W&B failed for Digits LeNet Pruning")
@@ -212,7 +213,7 @@ def test_each_cell_keeps_its_own_id_whatever_the_environment_says(
     for name, value in (theirs | {"SILENT": "false"}).items():
         environment.setenv(f"WANDB_{name}", value)
     environment.setenv("TRAINING_JOB_NAME", "sagemaker")
-    tracker = Tracker("offline", "quick", tmp_path)
+    tracker = AttackTracker("offline", "quick", tmp_path)
     for name in (CELL, BASELINE):
         tracker.cell(name, CONFIG, RECORDS, ROW, None)
     tracker.leaderboard([{"cell": CELL, **ROW}], tmp_path)
@@ -294,19 +295,19 @@ def test_a_sweep_has_one_run_of_the_cell_that_was_asked_for(sweep: Path, capfd: 
 def test_the_summary_of_a_sweep_is_of_the_worst_defended_cell(
     told: list[tuple[str, bool, float, float | None]], chosen: tuple[str | None, bool]
 ) -> None:
-    def made(defense: str | None, adaptive: bool, rate: float, psnr: float | None, attack: str = "IDLG") -> TrackedCell:
+    def made(defense: str | None, adaptive: bool, rate: float, psnr: float | None, attack: str = "IDLG") -> Tracked:
         config = CONFIG | {"adaptive": adaptive, "attack": {"class": attack}}
         config["defense"] = {"class": defense} if defense else None
-        return TrackedCell(config, {}, [], {"leak_rate": rate, "psnr_mean": psnr}, None)
+        return Tracked(config, [], {"leak_rate": rate, "psnr_mean": psnr, "attack": attack})
 
     cells = [made(None, False, 1.0, 60.0), made(None, False, 1.0, 99.0, "MeanImage"), *(made(*one) for one in told)]
-    found, control = worst(cells)
+    found = worst(cells)
     defense = found.config["defense"]
     assert (defense and defense["class"], found.config["adaptive"], found.config["attack"]["class"]) == (
         *chosen,
         "IDLG",
     )
-    assert control is (cells[0] if told else None)
+    assert found.control is (cells[0].row if told else None)
 
 
 def test_a_search_does_not_go_into_a_sweep(sweep: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -321,12 +322,12 @@ def test_a_search_does_not_go_into_a_sweep(sweep: Path, capfd: pytest.CaptureFix
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
-import benchmark.jobs.tracking
+import benchmark.jobs.attack_tracking
 assert "wandb" not in sys.modules and "torch" not in sys.modules
 if sys.argv[1] == "lost":  # the network was there in the beginning
-    benchmark.jobs.tracking.Tracker._log_in = lambda self: None
+    benchmark.jobs.attack_tracking.Tracker._log_in = lambda self: None
 started = time.perf_counter()
-tracker = benchmark.jobs.tracking.Tracker("online", "quick", Path(sys.argv[2]))
+tracker = benchmark.jobs.attack_tracking.AttackTracker("online", "quick", Path(sys.argv[2]))
 for cell in ("0123456789abcdef", "fedcba9876543210"):
     tracker.cell(cell, json.loads(sys.argv[3]), [], {"leak_rate": 0.5}, None)
 print(time.perf_counter() - started)

@@ -17,7 +17,7 @@ from benchmark.errors import UsageError
 from benchmark.store import schema, sealing
 from benchmark.store.schema import attack_scores, run_record
 from benchmark.store.sealing import Unusable, sealed
-from benchmark.store.store import Store, keys_in, read, read_all, set_aside, write_whole
+from benchmark.store.store import ATTACKS, Store, keys_in, read, read_all, set_aside, write_whole
 from tests.conftest import MakeRecord
 
 KEY = "0123456789abcdef"
@@ -208,18 +208,15 @@ def test_a_record_that_vanishes_or_is_damaged_during_a_run_is_missed(tmp_path: P
     assert store.done(kept)
 
 
-def test_a_damaged_record_that_another_process_set_aside_first_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = Store(tmp_path)
-    path = store.records / f"{KEY}.json"
-    path.write_bytes(b"{")
+def test_a_damaged_record_that_another_process_set_aside_first_is_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "records" / f"{KEY}.json"
 
     def slower(content: bytes, name: str) -> dict[str, Any]:
         path.unlink()
         raise Unusable("is damaged")
 
-    monkeypatch.setattr("benchmark.store.store.run_record", slower)
+    store = Store(tmp_path, ATTACKS._replace(parse=slower))
+    path.write_bytes(b"{")
     assert not store.done(KEY)
 
 

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from attacks.gradients import batch_gradients
+from attacks.update import FedAvg
 from benchmark.cli.main import main
+from benchmark.errors import UsageError
+from benchmark.federation.setting import Setting
 from benchmark.jobs.blocks import Workbench
 from benchmark.studies.spectrum import LEVELS, as_markdown, jacobian, rank_per_defense, rows, singular_values
 from benchmark.suite.registry import spec
@@ -52,6 +55,13 @@ def digits_ranks() -> tuple[Scenario, dict[str, Any]]:
     defenses = [spec("defense", "Masking", {"ratio": ratio}) for ratio in (0.0, 0.99)]
     defenses += [spec("defense", "Clipping", {"max_norm": 0.1})]
     return scenario, rank_per_defense(scenario, defenses, 2, Workbench(torch.device("cpu")))
+
+
+@pytest.mark.parametrize("axes", [{"mode": "train"}, {"local": FedAvg(0.1)}, {"rounds": 2}])
+def test_the_rank_is_that_of_a_gradient_of_one_image_alone(axes: dict[str, Any]) -> None:
+    scenario = Scenario(spec("data", "Digits", {}), spec("model", "LeNet", {}), 1, 0, 4, 1, Setting(**axes))
+    with pytest.raises(UsageError, match="for the gradient of one image in mode eval"):
+        rank_per_defense(scenario, [], 1, Workbench(torch.device("cpu")))
 
 
 def test_the_rank_is_bounded_by_the_equations_and_by_the_pixels(digits_ranks: tuple[Scenario, dict[str, Any]]) -> None:

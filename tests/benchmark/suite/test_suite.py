@@ -186,6 +186,7 @@ def test_every_argument_is_in_the_config_with_its_default() -> None:
         "max_evaluations": 7,
         "line_search": False,
         "optimizer": "lbfgs",
+        "batch_norm": 0.0,
         "learning_rate": None,
         "patience": None,
         "prior_scale": 1.0,

@@ -22,15 +22,18 @@ from PIL import Image
 from benchmark.cli.main import main
 from benchmark.errors import UsageError
 from benchmark.federation.server import Federation, State
-from benchmark.store.store import Record
-from benchmark.store.training_store import TrainingStore, read_all
+from benchmark.jobs.blocks import Workbench
+from benchmark.jobs.conductor import Conductor
+from benchmark.jobs.job import Watch, work
+from benchmark.store.store import TRAININGS, Record, Store
+from benchmark.store.store import read_trainings as read_all
 from benchmark.thresholds.strengths import DefenseThresholds, Thresholds, defenses_at
-from benchmark.training import work as training
-from benchmark.training.plan import Run, TrainingBench
+from benchmark.training import record as training
+from benchmark.training.plan import Run, plan, training_data
 from benchmark.training.suite import parse
 from benchmark.training.table import as_csv, as_markdown, best_rate, note, rows, t_interval
 from benchmark.training.tracking import is_of
-from benchmark.training.work import Watch, carry_out
+from benchmark.training.work import Trainings, carry_out
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
 
@@ -52,7 +55,8 @@ def suite(*defenses: Any, seeds: Any = (0, 1), scenarios: Any = None, **changed:
 
 
 def carried_out(folder: Path, given: dict[str, Any]) -> str:
-    return carry_out(parse(given, "mine"), TrainingBench(torch.device("cpu")), folder)[0]
+    conductor = Conductor(["cpu"], None, 1, Workbench(torch.device("cpu")), folder, None)
+    return carry_out(parse(given, "mine"), conductor)[0]
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -277,15 +281,15 @@ def test_what_chose_a_learning_rate_is_not_in_the_means_of_a_sweep() -> None:
 # Resume.
 
 
-class Stop(Watch):
+class Stop(Watch[Run]):
     """Stops after so many rounds of a run, and remembers where it began."""
 
     def __init__(self, after: int) -> None:
         self.after, self.began = after, -1
 
-    def reached(self, run: Run, state: State) -> None:
-        self.began = state.round if self.began < 0 else self.began
-        if state.round == self.after:
+    def reached(self, job: Run, steps: int, said: str = "") -> None:
+        self.began = steps if self.began < 0 else self.began
+        if steps == self.after:
             raise KeyboardInterrupt
 
 
@@ -302,12 +306,12 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     given = suite({"class": "GaussianNoise", "std": 0.001}, seeds=[3], evaluate_every=2, **changed)
     carried_out(tmp_path / "whole", given)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    bench, store = TrainingBench(torch.device("cpu")), TrainingStore(tmp_path / "stopped")
-    runs = training.plan(parse(given, "mine"), bench)
+    bench, store = Workbench(torch.device("cpu")), Store(tmp_path / "stopped", TRAININGS)
+    runs = plan(parse(given, "mine"), bench)
     for after, begins in ((3, 0), (4, 3)):  # state 3 is not saved, as it was reached within Stop
         stop = Stop(after)
         with pytest.raises(KeyboardInterrupt):
-            training.work(runs[1:], store, bench, stop)
+            work(runs[1:], Trainings(), store, bench, stop)
         assert stop.began == begins
         assert (tmp_path / "stopped" / "training" / f"{runs[1].key}.pt").exists()
     carried_out(tmp_path / "stopped", given)
@@ -365,10 +369,10 @@ def test_another_configuration_is_refused(
 
 def test_another_configuration_is_refused_before_a_run_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    bench = TrainingBench(torch.device("cpu"))
-    runs = training.plan(parse(suite(seeds=[0]), "mine"), bench)
+    bench = Workbench(torch.device("cpu"))
+    runs = plan(parse(suite(seeds=[0]), "mine"), bench)
     with pytest.raises(KeyboardInterrupt):
-        training.work(runs, TrainingStore(tmp_path), bench, Stop(2))
+        work(runs, Trainings(), Store(tmp_path, TRAININGS), bench, Stop(2))
     with pytest.raises(UsageError, match="rounds is 4 there and 5 here"):
         carried_out(tmp_path, suite(seeds=[0], rounds=5))
 
@@ -445,17 +449,17 @@ def test_one_learning_rate_of_a_list_trains_as_it_does_alone(tmp_path: Path) -> 
 
 def test_validation_images_are_of_no_client_and_not_of_the_test() -> None:
     scenario = parse(suite(), "mine").trainings[0].scenario
-    bench = TrainingBench(torch.device("cpu"))
+    bench = Workbench(torch.device("cpu"))
     whole = bench.data(scenario.data)
     side = whole.train_split.images(0, 100)
     for validation, kept in ((None, 10), (30, 30)):
-        data = bench.training_data(replace(scenario, validation_images=validation))
+        data = training_data(bench, replace(scenario, validation_images=validation))
         assert (len(data.labels), len(data.validation_labels)) == (100 - kept, kept)
         both = torch.cat([data.images, data.validation_images]).flatten(1)
         assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, side.flatten(1).tolist()))
         assert torch.equal(data.test_images, whole.test_split.images(0, 40))
     with pytest.raises(UsageError, match="100 images on the clients' side, of which validation_images takes 100"):
-        bench.training_data(replace(scenario, validation_images=100))
+        training_data(bench, replace(scenario, validation_images=100))
 
 
 @pytest.mark.parametrize(
@@ -724,14 +728,14 @@ def test_the_larger_split_trains(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8), (30 * number, 9, 9)).save(tmp_path / "photos" / "ab"[number % 2] / f"{number}.png")
     data = {"class": "ImageFolder", "path": str(tmp_path / "photos"), "size": 8}
     scenario = parse(suite(data=data), "mine").trainings[0].scenario
-    bench = TrainingBench(torch.device("cpu"))
-    found = bench.training_data(replace(scenario, train_images=None, test_images=None))
+    bench = Workbench(torch.device("cpu"))
+    found = training_data(bench, replace(scenario, train_images=None, test_images=None))
     assert (len(found.labels), len(found.validation_labels), len(found.test_labels)) == (5, 1, 2)
     for path in sorted((tmp_path / "photos").rglob("[4-7].png")):
         path.unlink()
     with pytest.raises(UsageError, match="ImageFolder has no images for test_images: add images"):
-        TrainingBench(torch.device("cpu")).training_data(replace(scenario, train_images=None, test_images=None))
-    digits = bench.training_data(parse(suite(), "mine").trainings[0].scenario)
+        training_data(Workbench(torch.device("cpu")), replace(scenario, train_images=None, test_images=None))
+    digits = training_data(bench, parse(suite(), "mine").trainings[0].scenario)
     assert (len(digits.labels), len(digits.test_labels)) == (90, 40)
 
 

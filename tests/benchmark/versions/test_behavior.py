@@ -538,7 +538,7 @@ def test_trainings_hold_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1.0, 0.5):
         written(number, monkeypatch)
         suite = training_suite.parse(given, "mine")
-        bench = training_plan.TrainingBench(torch.device("cpu"))
+        bench = Workbench(torch.device("cpu"))
         keys.append({run.training.label: run.key for run in training_plan.plan(suite, bench)})
     changed = {name for name in keys[0] if keys[0][name] != keys[1][name]}
     assert changed == {name for name in keys[0] if "bh_mine" in name} != set(keys[0])
