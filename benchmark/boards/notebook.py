@@ -8,8 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from benchmark.boards import leaderboard, table
 from benchmark.boards.leaderboard import Board, Leaderboard
 from benchmark.boards.terminal import Console, print_table
@@ -56,7 +54,7 @@ class Table:
     @property
     def rows(self) -> Rows:
         """All columns of all rows."""
-        return Rows(map(msgspec.structs.asdict, self.leaderboard.rows), self)
+        return Rows((row.as_dict() for row in self.leaderboard.rows), self)
 
     @property
     def notes(self) -> list[str]:
