@@ -214,13 +214,18 @@ STRONG: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
         ),
     ),
 )
-"""Attacks on single images that find more than DLG and IDLG as published, and whether a configuration is of them."""
+"""Attacks on the gradient of a single image that find more than DLG and IDLG as published, and whether a configuration
+is of them."""
 
 
 def stronger_attacks(board: Sequence[Outcome]) -> list[str]:
-    """The known stronger attacks that a board of single images lacks: its numbers are then lower bounds."""
+    """The known stronger attacks that a board of single images lacks: its numbers are then lower bounds.
+
+    They take the gradient of a network in evaluation mode, and public data or R-GAP for a start.
+    """
     attacks = [outcome.config["attack"] for outcome in board if not outcome.is_baseline]
-    if not attacks or board[0].config["batch_size"] > 1:
+    config = board[0].config
+    if not attacks or config["batch_size"] > 1 or "protocol" in config or "mode" in config:
         return []
     lacking = [name for name, is_one in STRONG if not any(is_one(attack) for attack in attacks)]
     if not lacking:
