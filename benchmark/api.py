@@ -71,7 +71,7 @@ def run(
 ) -> Result:
     """Runs a suite, or each of some attacks on each of some defenses, as ``leakboard run`` does.
 
-    Finished work is kept: the same call resumes. Nothing is printed, and torch's threads, random numbers and switches
+    Finished work is kept: the same call resumes. No progress is printed, and torch's threads, random numbers and switches
     are afterwards as they were. A class or function that has an import path is imported anew, so that its file counts
     as it is now; another one, such as a function of the notebook, runs in this process alone, under a key that covers
     its code.
@@ -168,8 +168,12 @@ def single_cells(parts: Mapping[str, Any], batch_size: int | None, dash: str) ->
     if not isinstance(more, Mapping):
         raise UsageError(f'scenario must be a dict, as in {{"shared": True}}, not {a_kind(more)}')
     if taken := [key for key in GIVEN_BESIDE if key in more]:
-        flag = f"--{GIVEN_BESIDE[taken[0]]}".replace("_", "-") if dash else GIVEN_BESIDE[taken[0]]
-        raise UsageError(f"{'--scenario.' if dash else ''}{taken[0]} is given as {flag}")
+        name = GIVEN_BESIDE[taken[0]]
+        raise UsageError(
+            f"--scenario.{taken[0]} is given as --{name.replace('_', '-')}"
+            if dash
+            else f"a scenario given here has no {taken[0]}: give {name} as an argument of its own"
+        )
     return {
         "scenarios": [{**scenario, "batch_size": 1 if batch_size is None else batch_size, **more}],
         "attacks": [entry("attack", one) for one in listed(parts["attack"])],
