@@ -112,7 +112,9 @@ class Trajectory:
     Attributes:
         evaluations: T numbers of gradient evaluations.
         loss: lowest loss so far, ``[V, T]``.
-        images: the images of that loss, ``[V, T, N, C, H, W]``.
+        images: the images of that loss at P of these moments, ``[V, P, N, C, H, W]``: at all of them where images are
+            small, at fewer or none where those of a victim would take more memory than a step.
+        pictured: which of the T moments these are; None for all of them.
         levels: L losses.
         passed: evaluations that it took to a loss at or below each of them, ``[V, L]``; -1 where it was never met.
     """
@@ -122,6 +124,7 @@ class Trajectory:
     images: Tensor
     levels: tuple[float, ...]
     passed: Tensor
+    pictured: Sequence[int] | None = None
 
     def take(self, victims: slice) -> "Trajectory":
         """That of some of the victims."""

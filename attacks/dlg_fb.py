@@ -1,6 +1,7 @@
 """DLG-FB: each attack of a sequence starts at a blend of what earlier ones have found."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -121,7 +122,10 @@ class DLGFB(Attack):
         super().check(model, image_shape)
         self.base.check(model, image_shape)
 
-    def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
+    def reconstruct(
+        self, observation: Observation, callbacks: Sequence[Callback] = (), **trainer: Any
+    ) -> Reconstruction:
+        """Attacks all V victims; ``trainer`` are arguments of the Trainer of each step of the sequences."""
         self.check(observation.model, observation.image_shape)
         self.base.at_once = self.at_once
         victims = observation.num_victims
@@ -134,7 +138,8 @@ class DLGFB(Attack):
             noise = draw_start("noise", seen, [torch.Generator().manual_seed(seed) for seed in seen.seeds])
             memory = memory or Memory(self.feedback, self.alpha, noise)
             warm, restarted = memory.warm, memory.restarted
-            found = self.base.reconstruct(seen, callbacks, torch.where(_each(warm, noise), memory.start(), noise))
+            start = torch.where(_each(warm, noise), memory.start(), noise)
+            found = self.base.reconstruct(seen, callbacks, start, **trainer)
             memory.learn(found.images, found.loss <= self.gate)
             for row in range(len(seen.seeds)):
                 found.starts[row] = "checkpoint" if restarted[row] else self.feedback if warm[row] else "warm-up"
@@ -161,6 +166,7 @@ def interleave(steps: list[Reconstruction]) -> Reconstruction:
             joined([trajectory.images for trajectory in trajectories]),
             trajectories[0].levels,
             joined([trajectory.passed for trajectory in trajectories]),
+            trajectories[0].pictured,
         ),
         label_probabilities=joined([one for step in steps if (one := step.label_probabilities) is not None]),
         starts=[start for turn in zip(*(step.starts for step in steps), strict=True) for start in turn],

@@ -17,7 +17,7 @@ from attacks.engine.ledger import Ledger
 from attacks.engine.objective import Objective
 from attacks.engine.problem import MatchingProblem
 from attacks.engine.row_optimizer import RowOptimizer
-from attacks.engine.starts import STARTS, Start, draw_starts
+from attacks.engine.starts import STARTS, Starts
 from attacks.rgap import RGAP, recursive_solution
 from attacks.statistics import normalizing
 from attacks.threat import ThreatModel
@@ -139,15 +139,16 @@ class GradientMatching(Attack):
             observation: everything the attacker knows.
             callbacks: Lightning callbacks, whose module is the :class:`MatchingProblem`.
             start_images: where the first attempts start, ``[V, N, C, H, W]``, in place of ``start``.
-            trainer: arguments of Lightning's Trainer, as in ``logger=CSVLogger("logs"), profiler="simple"``.
+            trainer: arguments of Lightning's Trainer, as in ``logger=CSVLogger("logs"), profiler="simple"``, and
+                ``step``, see :meth:`MatchingProblem.solve`.
         """
         self.check(observation.model, observation.image_shape)
         return self.problem(observation, start_images).solve(callbacks, **trainer)
 
     def problem(self, observation: Observation, start_images: Tensor | None = None) -> MatchingProblem:
         """What there is to solve for these victims."""
-        starts, optimize_labels = self.starts(observation)
-        first = starts[0][1]
+        starts = self.starts(observation)
+        first = starts.first
         if start_images is not None:
             first["images"] = start_images.to(first["images"])
         objective = Objective(
@@ -160,22 +161,22 @@ class GradientMatching(Attack):
             batch_norm=self.batch_norm,
         )
         ledger = Ledger(starts, self.max_evaluations, self.patience, self.at_once)
-        return self.problem_class(objective, ledger, self.optimizer_of, optimize_labels)
+        return self.problem_class(objective, ledger, self.optimizer_of, starts.optimize_labels)
 
-    def starts(self, observation: Observation) -> tuple[list[Start], bool]:
-        """Where each attempt starts, and whether the labels are optimized."""
+    def starts(self, observation: Observation) -> Starts:
+        """Where each attempt starts."""
         by_rgap = self.start == "rgap"
         names = ["noise" if by_rgap else self.start, *["noise"] * self.restarts]
-        starts, optimize_labels = draw_starts(observation, names, self._label_logits)
+        starts = Starts(observation, names, self._label_logits)
         if by_rgap:
             every = range(observation.num_victims)
             turns = range(0, len(every), self.at_once or len(every))
             solved = [recursive_solution(observation.take(every[t : t + turns.step])) for t in turns]
             images, labels = (torch.cat(parts) for parts in zip(*solved, strict=True))
             logits = labels.nan_to_num(0).clamp(min=1e-12).log().unsqueeze(1)
-            start = starts[0][1] | {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1)}
-            starts.insert(0, ("rgap", start | {"label_logits": logits} if optimize_labels else start))
-        return starts, optimize_labels
+            start = starts.first | {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1)}
+            starts.begin_with("rgap", start | {"label_logits": logits} if starts.optimize_labels else start)
+        return starts
 
     def _label_logits(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
         """Those of the labels that are granted, whose softmax is one-hot, or else of the attack's own rule."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,53 @@ _one_by_one: "dict[bool, WeakSet[nn.Module]]" = {False: WeakSet(), True: WeakSet
 """Networks with a layer that torch cannot batch over clients, such as an LSTM: in eval mode, in train mode."""
 
 
+class Tensors:
+    """The parameters and buffers of a network by name, and where they are: to look for them takes longer than to use
+    them in a small network.
+
+    Args:
+        model: the network.
+
+    Attributes:
+        parameters: as ``named_parameters`` gives them.
+        dims: number of dimensions of each parameter and buffer.
+        places: path of each place in a module that holds a tensor -> the name of that tensor.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parameters = dict(model.named_parameters())
+        named = self.parameters | dict(model.named_buffers())
+        self.dims = {name: value.dim() for name, value in named.items()}
+        names = {id(value): name for name, value in named.items()}
+        self.places: dict[str, str] = {}
+        self._held: list[tuple[dict[str, Any], list[str], list[int]]] = []
+        for path, module in model.named_modules():
+            for of in (module._parameters, module._buffers, module._modules):
+                self._held.append((of, [*of], [*map(id, of.values())]))
+            for key, value in (*module._parameters.items(), *module._buffers.items()):
+                if id(value) in names:
+                    self.places[f"{path}.{key}" if path else key] = names[id(value)]
+
+    @property
+    def are_there(self) -> bool:
+        """Whether every module still holds the same tensors and modules."""
+        return not any([*now] != keys or [*map(id, now.values())] != held for now, keys, held in self._held)
+
+
+_tensors: "WeakKeyDictionary[nn.Module, Tensors]" = WeakKeyDictionary()
+
+
+def tensors_of(model: nn.Module) -> Tensors:
+    """The parameters and buffers of a network, looked for once."""
+    found = _tensors.get(model)
+    if found is None or not found.are_there:
+        found = _tensors[model] = Tensors(model)
+    return found
+
+
 def trained_names(model: nn.Module) -> list[str]:
     """The names of the parameters that a client trains and shares: frozen ones are neither."""
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [name for name, parameter in tensors_of(model).parameters.items() if parameter.requires_grad]
 
 
 @contextmanager
@@ -59,21 +103,14 @@ def call(model: nn.Module, weights: Update, images: Tensor) -> Tensor:
             not among them is the model's own.
         images: ``[N, C, H, W]``.
     """
-    names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    places = {
-        f"{path}.{key}" if path else key: weights[names[id(tensor)]]
-        for path, module in model.named_modules()
-        for own in (module.named_parameters, module.named_buffers)
-        for key, tensor in own(recurse=False, remove_duplicate=False)
-        if names.get(id(tensor)) in weights
-    }
+    places = {place: weights[name] for place, name in tensors_of(model).places.items() if name in weights}
     return functional_call(model, places, (images,), tie_weights=False)
 
 
 def batch_dims(model: nn.Module, weights: Update) -> dict[str, int | None]:
     """The dimension of each value that counts victims: 0 for ``[V, *shape]``, None for a value that all share."""
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
-    return {name: 0 if value.dim() > own[name].dim() else None for name, value in weights.items()}
+    dims = tensors_of(model).dims
+    return {name: 0 if value.dim() > dims[name] else None for name, value in weights.items()}
 
 
 def is_shared(model: nn.Module, parameters: Update) -> bool:

@@ -7,7 +7,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from benchmark.rehearsal.defense import imported_anew
 from benchmark.store.store import Record, read_all
 from benchmark.suite import registry
 from benchmark.suite.suite import Suite, load, parse, suite_path
+from benchmark.suite.watching import watching
 from benchmark.versions.local import name_of, only_here
 
 Part = str | Mapping[str, Any] | Callable[..., Any]
@@ -66,15 +67,16 @@ def run(
     attack: Part | Sequence[Part] | None = None,
     defense: Part | Sequence[Part] | None = None,
     scenario: Mapping[str, Any] | None = None,
+    trainer: dict[str, Any] | None = None,
     progress: bool = False,
     **flags: Any,
 ) -> Result:
     """Runs a suite, or each of some attacks on each of some defenses, as ``leakboard run`` does.
 
-    Finished work is kept: the same call resumes. No progress is printed, and torch's threads, random numbers and switches
-    are afterwards as they were. A class or function that has an import path is imported anew, so that its file counts
-    as it is now; another one, such as a function of the notebook, runs in this process alone, under a key that covers
-    its code.
+    Finished work is kept: the same call resumes. No progress is printed, and torch's threads, random numbers and
+    switches are afterwards as they were. A class or function that has an import path is imported anew, so that its file
+    counts as it is now; another one, such as a function of the notebook, runs in this process alone, under a key that
+    covers its code.
 
     Args:
         suite: a YAML file, the name of one in configs/ (default: quick), or what such a file would hold; in the latter
@@ -84,6 +86,7 @@ def run(
         attack: one or several; an attack can be a function of an :class:`attacks.Observation`.
         defense: one, several or none; a defense can be a function of one client's update.
         scenario: what else a suite says of a scenario, as in ``{"shared": True}``.
+        trainer: arguments of Lightning's Trainer that watch the attacks, as in ``{"profiler": "simple"}``.
         progress: whether the progress is shown on the standard error.
         **flags: those of ``leakboard run`` with ``_`` for ``-``: out, victims, seed, batch_size, workers, threads,
             devices, data_root, download and so on.
@@ -96,8 +99,11 @@ def run(
     parts = {kind: one for kind, one in given.items() if one is not None}
     with as_it_was(), imported_anew(), fresh_arguments(), sentences():
         try:
-            options = options_of("run", flags, [*given, "suite", "progress"])
-            return run_suite(suite_of(suite, parts, options), options, progress)
+            options = options_of("run", flags, [*given, "suite", "trainer", "progress"])
+            found = suite_of(suite, parts, options)
+            if trainer is not None:
+                found = replace(found, trainer=found.trainer | watching(trainer))
+            return run_suite(found, options, progress)
         except OSError as error:
             raise unusable(error, "a file cannot be used") from None
 

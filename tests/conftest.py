@@ -1,7 +1,8 @@
 """What the tests share: one thread, and victims made of scikit-learn's digits."""
 
 import hashlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,13 +67,18 @@ def victims_of(digits: Digits) -> MakeVictims:
 
 
 @pytest.fixture
-def nothing_of_the_developers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_of_the_developers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty folder to be in, without data or weights; own modules in it are found and forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LEAKBOARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.delenv("LEAKBOARD_DATA", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
+            del sys.modules[name]  # another test may have a module of that name
 
 
 MakeRecord = Callable[..., dict[str, Any]]

@@ -9,6 +9,9 @@ from torch import Tensor
 from attacks.engine.line_search import Point, Search, strong_wolfe
 from attacks.engine.row_optimizer import RowOptimizer
 
+ALIGNED = 16
+"""Pairs that are read together: so each of their products is summed up as it is where all are read."""
+
 
 class BatchLBFGS(RowOptimizer):
     """L-BFGS on V independent problems, each following ``torch.optim.LBFGS`` on its own.
@@ -45,6 +48,7 @@ class BatchLBFGS(RowOptimizer):
         self.line_search = line_search
         super().__init__(params, lr)
         self._searches: list[tuple[Search, float] | None] = [None] * len(self._params[0])  # with the next step to see
+        self._directions = [0] * len(self._params[0])  # taken by each problem, which has no more pairs than that
 
     def _fresh_rows(self, count: int) -> dict[str, Tensor]:
         like, m, size = self._params[0], self.history_size, self.size
@@ -67,6 +71,7 @@ class BatchLBFGS(RowOptimizer):
     def reindex(self, rows: list[int]) -> None:
         super().reindex(rows)
         self._searches = [None if row < 0 else self._searches[row] for row in rows]
+        self._directions = [0 if row < 0 else self._directions[row] for row in rows]
 
     def _move(self, losses: Tensor, gradient: Tensor) -> None:
         if self.line_search:
@@ -149,16 +154,18 @@ class BatchLBFGS(RowOptimizer):
         change = gradient - state["gradient"]
         curvature = (change * state["move"]).sum(1)
         pushed = state["started"] & (curvature > 1e-10)
-        index = pushed.nonzero().squeeze(1)
-        state["history"][index, state["slot"][index]] = state["move"][index]
-        state["history"][index, m + state["slot"][index]] = change[index]
+        rows = torch.arange(len(pushed), device=gradient.device)
+        for place, newest in ((state["slot"], state["move"]), (m + state["slot"], change)):
+            old = state["history"][rows, place]
+            state["history"][rows, place] = torch.where(pushed[:, None], newest, old)
         state["slot"] = torch.where(pushed, (state["slot"] + 1) % m, state["slot"])
         state["scale"] = torch.where(pushed, curvature / change.square().sum(1), state["scale"])
 
         # The only two passes over the history: products with the gradient and the newest change, and the sum below.
         age_order = (state["slot"][:, None] + torch.arange(m, device=gradient.device)) % m  # oldest first
         age_order = torch.cat([age_order, m + age_order], 1)
-        products = torch.bmm(torch.stack([gradient, change], 1), state["history"].mT)
+        self._directions = [count + 1 for count in self._directions]
+        products = self._products(torch.stack([gradient, change], 1))
         products = products.gather(2, age_order[:, None].expand(-1, 2, -1)).double()
         with_gradient, with_change = products.unbind(1)
         self._append(pushed, with_change[:, :m], with_change[:, m:])
@@ -172,6 +179,18 @@ class BatchLBFGS(RowOptimizer):
         weights = torch.cat([w, -scale * p], 1)[..., 0]
         weights = torch.zeros_like(weights).scatter(1, age_order, weights).to(gradient)
         return -(state["scale"][:, None] * gradient + torch.bmm(weights[:, None], state["history"])[:, 0])
+
+    def _products(self, vectors: Tensor) -> Tensor:
+        """Products ``[V, 2, 2m]`` of two vectors ``[V, 2, D]`` with the history; its empty part is not read."""
+        history, m = self._rows["history"], self.history_size
+        filled = -(-max(self._directions, default=0) // ALIGNED) * ALIGNED
+        if filled >= m:
+            return torch.bmm(vectors, history.mT)
+        products = vectors.new_zeros(len(vectors), 2, 2 * m)
+        for first in (0, m):
+            held = history[:, first : first + filled]
+            products[..., first : first + filled] = torch.bmm(vectors, held.mT)
+        return products
 
     def _append(self, pushed: Tensor, moves_dot: Tensor, changes_dot: Tensor) -> None:
         """Adds the newest pair's products, ``[V, m]`` each, to R and to the Gram matrix of the changes."""

@@ -36,7 +36,9 @@ def idlg_labels(observation: Observation) -> Tensor:
     the public mean image points most nearly as the update does.
     """
     victims = range(observation.num_victims)
-    telling = [_telling(observation.take([victim])) for victim in victims]
+    once = observation.shared and (observation.defense is None or observation.defense.simulate is unchanged)
+    alike = _right(observation.take([0])) if once else None  # a trial depends on the network alone
+    telling = [_telling(observation.take([victim]), alike) for victim in victims]
     labels = torch.zeros(len(victims), dtype=torch.long, device=observation.device)
     for victim, name in enumerate(telling):
         if name is not None:
@@ -48,24 +50,40 @@ def idlg_labels(observation: Observation) -> Tensor:
     return labels
 
 
-def _telling(alone: Observation) -> str | None:
-    """The parameter that tells the label of one victim; None where none does."""
-    classes, update = alone.num_classes, alone.update
-    usable = [n for n in trained_names(alone.model) if update[n].shape[1:2] == (classes,) and bool(update[n].any())]
+def _candidates(alone: Observation) -> list[str]:
+    """The parameters that have a row for each class."""
+    return [n for n in trained_names(alone.model) if alone.update[n].shape[1:2] == (alone.num_classes,)]
+
+
+def _telling(alone: Observation, right: dict[str, int] | None) -> str | None:
+    """The parameter that tells the label of one victim; None where none does.
+
+    Args:
+        alone: what the attacker has of the victim.
+        right: in how many trials each parameter is, None where that is still to be tried.
+    """
+    update = alone.update
+    usable = [name for name in _candidates(alone) if bool(update[name].any())]
     if not usable:
         return None
-    generator = torch.Generator().manual_seed(1)
-    noise = torch.rand(TRIALS, *alone.image_shape[1:], generator=generator).to(alone.mean_image)
-    share = torch.linspace(0, 1, TRIALS).to(noise).view(-1, 1, 1, 1)  # from the public mean image to noise
-    labels = torch.arange(TRIALS, device=noise.device) % classes
-    gradient = as_shared_of(alone.take([0] * TRIALS), (1 - share) * alone.mean_image + share * noise, labels)
-    right = {name: int((lowest_row(gradient[name]) == labels).sum()) for name in usable}
+    right = right or _right(alone)
     sure = [name for name in usable if right[name] == TRIALS]
     if sure:
         weights = [name for name in sure if update[name].dim() > 2]
         return (weights or sure)[-1]
     best = max(usable, key=right.__getitem__)
     return best if right[best] > TRIALS / 2 else None
+
+
+def _right(alone: Observation) -> dict[str, int]:
+    """In how many trials each parameter with a row for each class tells the label."""
+    classes = alone.num_classes
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.rand(TRIALS, *alone.image_shape[1:], generator=generator).to(alone.mean_image)
+    share = torch.linspace(0, 1, TRIALS).to(noise).view(-1, 1, 1, 1)  # from the public mean image to noise
+    labels = torch.arange(TRIALS, device=noise.device) % classes
+    gradient = as_shared_of(alone.take([0] * TRIALS), (1 - share) * alone.mean_image + share * noise, labels)
+    return {name: int((lowest_row(gradient[name]) == labels).sum()) for name in _candidates(alone)}
 
 
 def as_shared_of(observation: Observation, images: Tensor, labels: Tensor) -> Update:

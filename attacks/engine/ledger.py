@@ -5,13 +5,19 @@ from torch import Tensor
 
 from attacks.base import Reconstruction, Trajectory
 from attacks.engine.slots import refill
-from attacks.engine.starts import Start
+from attacks.engine.starts import Starts, State
 
 SNAPSHOTS = 25
 """Moments of a trajectory that are kept, over the whole budget."""
 
+PICTURES = 2**20
+"""Bytes that the images of a victim's trajectory may take: those of a CIFAR-10 image do at all snapshots."""
+
 PROGRESS = 1e-3
 """Share by which the lowest loss of a victim must fall within its patience, or the attack has stopped improving."""
+
+REASONS = ("diverged", "converged", "stalled", "exhausted")
+"""How an attempt can end; the first one counts."""
 
 LEVELS = (0.09, 0.03)
 """Losses whose first passing is noted: success for DLG-FB on CIFAR-100 and on MNIST (arXiv 2409.17767, the code)."""
@@ -34,10 +40,10 @@ class Ledger:
     """
 
     def __init__(
-        self, starts: list[Start], max_evaluations: int, patience: int | None = None, at_once: int | None = None
+        self, starts: Starts, max_evaluations: int, patience: int | None = None, at_once: int | None = None
     ) -> None:
-        self._best = {key: value.clone() for key, value in starts[0][1].items()}
-        count, images = len(starts[0][1]["images"]), self._best["images"]
+        self._best = {key: value.clone() for key, value in starts.first.items()}
+        count, images = len(self._best["images"]), self._best["images"]
         self._starts, self._at_once = starts, at_once or count
         self._max_evaluations, self._patience = max_evaluations, patience
         self._waiting = list(range(count))
@@ -52,8 +58,12 @@ class Ledger:
         self.every = max(1, max_evaluations // SNAPSHOTS)
         self._times = range(0, max_evaluations + 1, self.every)
         self._curve = torch.full((count, len(self._times)), torch.inf)
-        self._pictures = images.cpu().unsqueeze(1).repeat(1, len(self._times), 1, 1, 1, 1)
-        self._passed = torch.full((count, len(LEVELS)), -1)
+        self._pictured = thinned(len(self._times), PICTURES // (images[0].numel() * images.element_size()))
+        self._place = {moment: place for place, moment in enumerate(self._pictured)}
+        self._pictures = images.cpu().unsqueeze(1).repeat(1, len(self._pictured), 1, 1, 1, 1)
+        self._passed = torch.full((count, len(LEVELS)), -1, device=images.device)
+        self._ended = torch.zeros(0, dtype=torch.long, device=images.device)  # 1 plus the place of the reason
+        self._spent = self._ended.clone()
 
     @property
     def evaluations(self) -> Tensor:
@@ -67,26 +77,48 @@ class Ledger:
 
     def note(self, losses: Tensor, iterates: dict[str, Tensor]) -> None:
         """Keeps the iterates of those active victims whose losses ``[A]`` are their lowest."""
-        victims, rows = self.victims, self._rows
+        victims, rows, is_on = self.victims, self._rows, self._ended == 0
         spent = self.evaluations
         if due := [victims[row] for row in (spent % self.every == 0).nonzero()[:, 0]]:
             times = (self._evaluations[due] // self.every).tolist()
             self._curve[due, times] = self._best_loss[due].cpu().float()
-            self._pictures[due, times] = self._best["images"][due].cpu()
+            if shown := [(victim, self._place[t]) for victim, t in zip(due, times, strict=True) if t in self._place]:
+                of, places = map(list, zip(*shown, strict=True))
+                self._pictures[of, places] = self._best["images"][of].cpu()
         self._evaluations[victims] = spent = spent + 1
         self.losses, before = losses, self._best_loss[rows]
-        better = losses < before  # False for NaN
+        better = is_on & (losses < before)  # False for NaN
         lowest = torch.where(better, losses, before)
         improved = ~(lowest > self._to_beat[rows])
         self._best_loss[rows] = lowest
         self._best_attempt[rows] = torch.where(better, self._attempts[rows], self._best_attempt[rows])
         self._to_beat[rows] = torch.where(improved, lowest * (1 - PROGRESS), self._to_beat[rows])
         self._improved_at[rows] = torch.where(improved, spent.to(rows.device), self._improved_at[rows])
-        below, passed = (lowest[:, None] <= losses.new_tensor(LEVELS)).cpu(), self._passed[victims]
-        self._passed[victims] = torch.where(below & (passed < 0), spent[:, None], passed)
+        self._spent = torch.where(is_on, spent.to(rows.device), self._spent)
+        below, passed = lowest[:, None] <= losses.new_tensor(LEVELS), self._passed[rows]
+        self._passed[rows] = torch.where(below & (passed < 0), self._spent[:, None], passed)
         for key, best in self._best.items():
             is_better = better.view(-1, *[1] * (best.dim() - 1))
             best[rows] = torch.where(is_better, iterates[key], best[rows])
+
+    def end(self, reasons: dict[str, Tensor]) -> None:
+        """Notes why attempts end at this evaluation, without waiting for the device: what comes after does not count.
+
+        Args:
+            reasons: of ``REASONS``, whether each active victim's attempt ends for it, ``[A]``.
+        """
+        done = torch.stack([reasons[name] for name in REASONS])
+        now = torch.where(done.any(0), 1 + done.long().argmax(0), 0)
+        self._ended = torch.where(self._ended == 0, now, self._ended)
+
+    def close_ended(self) -> list[int]:
+        """Says of the attempts that have ended how they did, and returns their rows; reads from the device, once."""
+        ended, spent = torch.stack([self._ended, self._spent]).tolist()
+        leaving = [row for row, reason in enumerate(ended) if reason]
+        for row in leaving:
+            self._evaluations[self.victims[row]] = spent[row]
+            self.close(row, REASONS[ended[row] - 1])
+        return leaving
 
     @property
     def stalled(self) -> Tensor:
@@ -107,39 +139,53 @@ class Ledger:
         if status != "diverged" or attempt == 0:  # what an earlier attempt found is not lost
             self.status[victim] = status
         is_in_budget = self._evaluations[victim] < self._max_evaluations
-        if status in ("stalled", "diverged") and attempt + 1 < len(self._starts) and is_in_budget:
+        if status in ("stalled", "diverged") and attempt + 1 < len(self._starts.names) and is_in_budget:
             self._attempts[victim] += 1
             self._waiting.append(victim)
 
-    def replace(self, done: list[int]) -> tuple[list[int], list[int], dict[str, Tensor]]:
+    def replace(self, done: list[int]) -> tuple[list[int], list[int], State]:
         """Takes the rows in ``done`` out and lets waiting victims in: the former row of each row, -1 where a victim
         enters; the victims that enter; and where they start."""
         rows, self.victims, entering = refill(self.victims, done, self._waiting, self._at_once)
         self._waiting = self._waiting[len(entering) :]
         self._rows = torch.tensor(self.victims, dtype=torch.long, device=self.losses.device)
+        self._ended = torch.zeros_like(self._rows)
+        self._spent = self.evaluations.to(self._rows.device)
         self._to_beat[entering] = torch.inf
         self._improved_at[entering] = self._evaluations[entering].to(self._rows.device)
         states = {key: best[entering] for key, best in self._best.items()}
         for place, victim in enumerate(entering):
-            for key, start in self._starts[int(self._attempts[victim])][1].items():
-                states[key][place] = start[victim]
+            for key, start in self._starts.of(victim, int(self._attempts[victim])).items():
+                states[key][place] = start
         return rows, entering, states
 
     def reconstruction(self) -> Reconstruction:
         """What was found; of victims that are still active, what there is by now."""
+        closed = set(self.close_ended())
         for row in range(len(self.victims)):
-            self.close(row, "exhausted")
+            if row not in closed:
+                self.close(row, "exhausted")
         for victim, spent in enumerate(self._evaluations.tolist()):
             after = (spent - 1) // self.every + 1
             self._curve[victim, after:] = self._best_loss[victim].cpu().float()
-            self._pictures[victim, after:] = self._best["images"][victim].cpu()
+            left = [place for moment, place in self._place.items() if moment >= after]
+            self._pictures[victim, left] = self._best["images"][victim].cpu()
         return Reconstruction(
             images=self._best["images"],
             labels=self._best["label_logits"].argmax(-1),
             loss=self._best_loss,
             evaluations=self._evaluations,
             status=self.status,
-            trajectory=Trajectory(list(self._times), self._curve, self._pictures, LEVELS, self._passed),
-            starts=[self._starts[attempt][0] for attempt in self._best_attempt.tolist()],
+            trajectory=Trajectory(
+                list(self._times), self._curve, self._pictures, LEVELS, self._passed.cpu(), self._pictured
+            ),
+            starts=[self._starts.names[attempt] for attempt in self._best_attempt.tolist()],
             label_probabilities=self._best["label_logits"].softmax(-1),
         )
+
+
+def thinned(moments: int, most: int) -> list[int]:
+    """At most so many of the moments 0, 1, ..., evenly spaced from the first to the last; none where one is all."""
+    if most >= moments:
+        return list(range(moments))
+    return [round(place * (moments - 1) / (most - 1)) for place in range(most)] if most > 1 else []

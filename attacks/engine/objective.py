@@ -1,11 +1,15 @@
 """What the attack loop minimizes: how far dummy images are from the updates, and from what images look like."""
 
+from collections.abc import Hashable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from attacks.base import Observation
 from attacks.engine.priors import prior
 from attacks.engine.slots import rearrange
+from attacks.engine.step import TOGETHER, Held
 from attacks.gradients import batch_dims, batch_gradients, squared_distance
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
 from attacks.statistics import batch_statistics, distance_of_statistics
@@ -64,6 +68,8 @@ class Objective:
         self._tolerances = tolerance * sizes.clamp(max=1)
         self._scales = like.new_ones(observation.num_victims)
         self._victims: list[int] = []
+        self.held: Held = {}
+        """All that the losses of the active victims depend on beside images and labels."""
 
     def replace(self, rows: list[int], victims: list[int], entering: list[int]) -> None:
         """Makes row i the former row ``rows[i]``, or the next of the victims that enter where it is -1.
@@ -76,6 +82,32 @@ class Objective:
         self._victims = victims
         for each in self._rounds:
             each.replace(rows, victims, entering)
+        rounds = [each.held for each in self._rounds]
+        of_rows = {"rounds": [held["rows"] for held in rounds], "prior_weights": self._prior_weights[victims]}
+        self.held = {"rows": of_rows, "common": [held["common"] for held in rounds]}
+
+    @property
+    def key(self) -> Hashable | None:
+        """Everything but tensors that decides what :meth:`measure` computes; None where a defense is simulated."""
+        rounds = [each.key for each in self._rounds]
+        return None if None in rounds else (*rounds, self._smoothness, self._batch_norm, self._variance, self._step)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the losses of some victims are computed otherwise than those of others, by the rows they are in."""
+        return any(each.is_mixed for each in self._rounds)
+
+    @property
+    def rows_together(self) -> int:
+        """How many victims' gradients are computed at a time: as many as memory can be spared for."""
+        update = self._observation.update.values()
+        bytes_of_one = sum(value[0].numel() * value.element_size() for value in update)
+        return max(1, TOGETHER[self._observation.device.type] // max(1, bytes_of_one))
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        return self._observation.model
 
     @property
     def tolerances(self) -> Tensor:
@@ -99,12 +131,21 @@ class Objective:
             label_logits: ``[A, N, K]``.
             is_first: whether it is a victim's first evaluation, at its start, ``[A]``; its loss sets the scale.
         """
-        labels = label_logits.softmax(-1)
-        losses = torch.stack([each.losses(images, labels) for each in self._rounds]).sum(0)
-        prior_weights = self._prior_weights[self._victims]
-        losses = losses + prior_weights * prior(images, self._smoothness, self._variance, self._step)
+        return self.scaled(self.measure(images, label_logits, self.held), is_first)
+
+    def measure(self, images: Tensor, label_logits: Tensor, held: Held) -> Tensor:
+        """The losses ``[A]`` without their scales, a pure function of images, logits and what is held."""
+        labels, rows = label_logits.softmax(-1), held["rows"]
+        of_rounds = zip(self._rounds, rows["rounds"], held["common"], strict=True)
+        losses = torch.stack([each.losses(images, labels, own, common) for each, own, common in of_rounds]).sum(0)
+        losses = losses + rows["prior_weights"] * prior(images, self._smoothness, self._variance, self._step)
         if self._batch_norm:
-            losses = losses + prior_weights * self._batch_norm * self._rounds[0].distances_of_statistics(images)
+            off = self._rounds[0].distances_of_statistics(images, rows["rounds"][0], held["common"][0])
+            losses = losses + rows["prior_weights"] * self._batch_norm * off
+        return losses
+
+    def scaled(self, losses: Tensor, is_first: Tensor) -> Tensor:
+        """The losses ``[A]`` of :meth:`measure` with their scales, which a victim's first one sets."""
         if self._owes_nothing and bool(is_first.any()):
             at = losses.detach()
             begins = is_first.to(at.device) & at.isfinite() & (at > 0)
@@ -137,6 +178,7 @@ class Round:
 
     Attributes:
         weights: of the squared distances, ``[V]``.
+        is_mixed: whether some of the victims can be matched by the short cut, and others cannot.
     """
 
     def __init__(self, seen: Observation) -> None:
@@ -146,7 +188,7 @@ class Round:
         like = next(iter(seen.update.values()))
         self.weights = known.weight(seen.update) if known else like.new_ones(seen.num_victims)
         self._find_short_cut()
-        self._victims: list[int] = []
+        self.held: Held = {}
         dims = batch_dims(seen.model, seen.parameters)
         self._common: Update = {n: v for n, v in seen.parameters.items() if dims[n] is None}
         self._own: Update = {n: v for n, v in seen.parameters.items() if dims[n] == 0}
@@ -155,12 +197,27 @@ class Round:
 
     def replace(self, rows: list[int], victims: list[int], entering: list[int]) -> None:
         """As :meth:`Objective.replace`."""
-        self._victims = victims
         for held, whole in ((self._networks, self._own), (self._target, self._seen.update)):
             for name, value in whole.items():
                 held[name] = rearrange(held[name], rows, value[entering])
+        short = self._short[victims].tolist()
+        self._split = [[row for row, is_short in enumerate(short) if is_short == which] for which in (True, False)]
+        own: Held = {"networks": {**self._networks}, "target": {**self._target}, "weights": self.weights[victims]}
+        granted = self._seen.batch_statistics or {}
+        own["statistics"] = {name: value[victims] for name, value in granted.items()}
+        if self._product:
+            own["product"] = [factor[victims] for factor in self._product]
+        if self._seen.order is not None:
+            own["order"] = self._seen.order[victims]
+        self.held = {"rows": own, "common": self._common}
 
-    def losses(self, images: Tensor, labels: Tensor) -> Tensor:
+    @property
+    def key(self) -> Hashable | None:
+        """As :attr:`Objective.key`."""
+        known = self._simulate is unchanged and not self.is_mixed
+        return (self._seen.protocol, self._head, bool(self._short.all())) if known else None
+
+    def losses(self, images: Tensor, labels: Tensor, own: Held, common: Update) -> Tensor:
         """The weighted squared distances ``[A]`` of what the active victims would share, had they the dummy images.
 
         Each victim's is computed in the way that its own update allows, whoever else is under attack.
@@ -168,42 +225,37 @@ class Round:
         Args:
             images: ``[A, N, C, H, W]``.
             labels: class probabilities ``[A, N, K]``.
+            own: what is held of each of them.
+            common: parameters that all of them share.
         """
-        model, short = self._seen.model, self._short[self._victims]
-        parts, order = [], []
-        for is_short in (True, False):
-            rows = (short == is_short).nonzero()[:, 0]
-            if not len(rows):
+        model, parts = self._seen.model, []
+        for is_short, rows in zip((True, False), self._split, strict=True):
+            if not rows:
                 continue
-            every = len(rows) == len(short)  # usually so: then nothing is copied
-            networks, target = (
-                held if every else {name: value[rows] for name, value in held.items()}
-                for held in (self._networks, self._target)
-            )
+            every = not self.is_mixed  # usually so: then nothing is copied
+            here = own if every else tree_map(lambda value, rows=rows: value[rows], own)
             dummies, probabilities = (held if every else held[rows] for held in (images, labels))
-            if is_short and self._product:
-                slope, inputs = (factor[self._victims][rows] for factor in self._product)
+            parameters, target = common | here["networks"], here["target"]
+            if is_short:
+                product = (here["product"][0], here["product"][1])
                 parts.append(
-                    distance_to_outer_product(
-                        model, self._head, self._common | networks, dummies, probabilities, target, (slope, inputs)
-                    )
+                    distance_to_outer_product(model, self._head, parameters, dummies, probabilities, target, product)
                 )
             else:
-                order_of = None if self._seen.order is None else self._seen.order[self._victims][rows]
-                network = Network(model, self._common | networks)
-                dummy = local_update(network, self._seen.protocol, dummies, probabilities, True, order_of)
+                network, protocol = Network(model, parameters), self._seen.protocol
+                dummy = local_update(network, protocol, dummies, probabilities, True, here.get("order"))
                 parts.append(squared_distance(self._simulate(dummy, target), target))
-            order.append(rows)
-        distances = torch.cat(parts)[torch.cat(order).argsort()] if len(parts) > 1 else parts[0]
-        return self.weights[self._victims] * distances
+        in_order = (
+            torch.tensor([*self._split[0], *self._split[1]], device=images.device).argsort() if len(parts) > 1 else None
+        )
+        return own["weights"] * (parts[0] if in_order is None else torch.cat(parts)[in_order])
 
-    def distances_of_statistics(self, images: Tensor) -> Tensor:
+    def distances_of_statistics(self, images: Tensor, own: Held, common: Update) -> Tensor:
         """Those of the dummy images at each BatchNorm from the batch's, or else from the running ones, ``[A]``."""
-        seen, network = self._seen, Network(self._seen.model, self._common | self._networks)
+        seen, network = self._seen, Network(self._seen.model, common | own["networks"])
         found = batch_statistics(network, seen.protocol.train, images)
         running = dict(seen.model.named_buffers()) | network.parameters
-        granted = {name: seen.batch_statistics[name][self._victims] for name in found} if seen.batch_statistics else {}
-        return distance_of_statistics(found, running | granted)
+        return distance_of_statistics(found, running | own["statistics"])
 
     def _find_short_cut(self) -> None:
         """For which victims, of one image each, the last layer's gradient can be matched as an outer product."""
@@ -211,9 +263,11 @@ class Round:
         self._head = ""
         self._product: tuple[Tensor, Tensor] | None = None
         self._short = torch.zeros(seen.num_victims, dtype=torch.bool, device=seen.device)
+        self.is_mixed = False
         if self._simulate is not unchanged or seen.image_shape[0] > 1 or seen.shared or seen.protocol != Protocol():
             return
         head = linear_head(seen.model, seen.image_shape[1:], seen.num_classes)
         if head is not None:
             self._head, self._product = head, as_outer_product(head, seen.update)
             self._short = is_outer_product(head, seen.update, self._product)
+        self.is_mixed = bool(self._short.any()) and not bool(self._short.all())

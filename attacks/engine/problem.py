@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor, nn
@@ -15,10 +14,18 @@ from attacks.engine.ledger import Ledger
 from attacks.engine.objective import Objective
 from attacks.engine.row_optimizer import RowOptimizer
 from attacks.engine.slots import rearrange
+from attacks.engine.step import EAGER, Step, check_step
 
-WATCHING = ("logger", "log_every_n_steps", "profiler", "max_time", "enable_progress_bar", "enable_model_summary")
+WATCHING = (
+    *("logger", "log_every_n_steps", "profiler", "max_time", "enable_progress_bar", "enable_model_summary"),
+    "default_root_dir",
+)
 """Arguments of Lightning's Trainer that are a user's to give: what watches an attack, or ends it early. Others, such as
 gradient_clip_val, would let one victim's result depend on the others."""
+
+LOOK = {"cpu": 1, "cuda": 8}
+"""Steps after which victims that are done leave. To look makes a GPU wait for Python; what a victim's steps do after it
+is done does not count, so that the results are the same."""
 
 MakeOptimizer = Callable[[Iterable[Tensor]], RowOptimizer]
 
@@ -48,13 +55,27 @@ class MatchingProblem(LightningModule):
         objective.replace(rows, self.victims, entering)
         self.images = nn.Parameter(states["images"])
         self.label_logits = nn.Parameter(states["label_logits"], requires_grad=optimize_labels)
+        self._step: Step | None = None  # where Lightning's own backward serves
+        self._gradients: list[Tensor] = []
+        self._steps = 0
 
-    def solve(self, callbacks: Sequence[Callback] = (), **trainer: Any) -> Reconstruction:
+    def solve(self, callbacks: Sequence[Callback] = (), step: str = EAGER, **trainer: Any) -> Reconstruction:
         """Attacks until no victim is left, or a callback ends it.
 
+        Args:
+            callbacks: Lightning callbacks, whose module is this one.
+            step: one of :data:`attacks.engine.step.STEPS`; the results are the same within rounding.
+            trainer: arguments of Lightning's Trainer.
+
         Raises:
-            ValueError: an argument of Lightning's Trainer is given that is not in ``WATCHING``.
+            ValueError: an argument of Lightning's Trainer is given that is not in ``WATCHING``, or the device cannot
+                run steps so.
         """
+        check_step(step, self.images.device.type)
+        objective, rows = self.objective, self.objective.rows_together
+        if (step != EAGER or rows < len(self.victims)) and not objective.is_mixed:
+            labels_too = self.label_logits.requires_grad
+            self._step = Step(step, objective.measure, labels_too, objective.model, objective.key, rows)
         if other := sorted(set(trainer) - set(WATCHING)):
             raise ValueError(f"an attack takes no {other[0]} for its Trainer: choose from {', '.join(WATCHING)}")
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -84,7 +105,12 @@ class MatchingProblem(LightningModule):
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """The matching losses ``[A]`` of the active victims, independent terms of one sum."""
-        losses = self.objective.losses(self.images, self.label_logits, self.ledger.evaluations == 0)
+        is_first = self.ledger.evaluations == 0
+        if self._step is None:
+            losses = self.objective.losses(self.images, self.label_logits, is_first)
+        else:
+            losses, *self._gradients = self._step(self.images, self.label_logits, self.objective.held)
+            losses = self.objective.scaled(losses, is_first)
         self.note(losses.detach())
         return losses
 
@@ -94,7 +120,12 @@ class MatchingProblem(LightningModule):
         self.ledger.note(self.objective.unscaled(losses), iterates)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        loss.sum().backward(inputs=list(self._optimized()))
+        if self._step is None:
+            loss.sum().backward(inputs=list(self._optimized()))
+            return
+        scales = self.objective.scales[self.victims]
+        for parameter, gradient in zip(self._optimized(), self._gradients, strict=True):
+            parameter.grad = scales.view(-1, *[1] * (gradient.dim() - 1)) * gradient
 
     def configure_optimizers(self) -> RowOptimizer:
         self.solver = self._optimizer(self._optimized())
@@ -112,19 +143,17 @@ class MatchingProblem(LightningModule):
     def retire(self) -> bool:
         """Lets the victims go that are done and waiting ones in; True when nobody is left."""
         losses = self.ledger.losses
-        reasons = {
-            "diverged": ~losses.isfinite() & ~self.solver.on_trial,
-            "converged": losses < self.objective.tolerances,
-            "stalled": self.solver.stalled | self.ledger.stalled,
-            "exhausted": self.ledger.exhausted,
-        }
-        done = torch.stack(list(reasons.values()))
-        if not done.any():
+        self.ledger.end(
+            {
+                "diverged": ~losses.isfinite() & ~self.solver.on_trial,
+                "converged": losses < self.objective.tolerances,
+                "stalled": self.solver.stalled | self.ledger.stalled,
+                "exhausted": self.ledger.exhausted,
+            }
+        )
+        self._steps += 1
+        if self._steps % LOOK[losses.device.type] or not (leaving := self.ledger.close_ended()):
             return False
-        leaving: list[int] = done.any(0).nonzero().flatten().tolist()
-        first = done.long().argmax(0).tolist()
-        for row in leaving:
-            self.ledger.close(row, list(reasons)[first[row]])
         rows, entering, states = self.ledger.replace(leaving)
         for name, state in states.items():
             parameter = getattr(self, name)
@@ -147,7 +176,7 @@ class MatchingProblem(LightningModule):
             self._trainer.strategy.optimizers = []
         self.trainer = None
         self._parameters.clear()
-        for name in ("objective", "ledger", "solver"):
+        for name in ("objective", "ledger", "solver", "_step", "_gradients"):
             self.__dict__.pop(name, None)
 
 

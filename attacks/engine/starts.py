@@ -18,8 +18,8 @@ of the public images, and that of the public images of the label's class."""
 
 STARTS = ("noise", *GUESSES)
 
-Start = tuple[str, dict[str, Tensor]]
-"""Its name, and the "images" ``[V, N, C, H, W]`` and "label_logits" ``[V, N, K]`` of all victims."""
+State = dict[str, Tensor]
+"""The "images" ``[V, N, C, H, W]`` and the "label_logits" ``[V, N, K]`` of victims."""
 
 
 def draw_start(start: str, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
@@ -40,13 +40,44 @@ StartLabels = Callable[[Observation, Sequence[torch.Generator]], tuple[Tensor, b
 """Logits ``[V, N, K]`` of the labels at a start, and whether they are optimized."""
 
 
-def draw_starts(observation: Observation, names: Sequence[str], start_labels: StartLabels) -> tuple[list[Start], bool]:
-    """The starts of these names, one for each attempt, and whether the labels are optimized."""
-    like = next(iter(observation.update.values()))
-    generators = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
-    starts = []
-    for name in names:
+class Starts:
+    """Where each attempt on each victim starts.
+
+    Those of the first attempts are drawn at once, each of the later ones when it is needed.
+
+    Args:
+        observation: what the attacker knows of V victims.
+        names: of the starts, one for each attempt.
+        start_labels: gives the labels at a start. Where they are not optimized, it is asked once.
+
+    Attributes:
+        names: one for each attempt.
+        first: where the first attempts start.
+        optimize_labels: whether the labels are optimized.
+    """
+
+    def __init__(self, observation: Observation, names: Sequence[str], start_labels: StartLabels) -> None:
+        self.names = list(names)
+        self._observation, self._start_labels = observation, start_labels
+        self._generators = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
+        self.first, self.optimize_labels = self._draw(names[0], observation, self._generators)
+        self._after = [self.first]
+
+    def begin_with(self, name: str, state: State) -> None:
+        """Puts another start before all of them."""
+        self.names, self.first, self._after = [name, *self.names], state, [state, *self._after]
+
+    def of(self, victim: int, attempt: int) -> State:
+        """Where an attempt on a victim starts, ``[N, C, H, W]`` and ``[N, K]``; each is asked for once, in its turn."""
+        if attempt < len(self._after):
+            return {key: value[victim] for key, value in self._after[attempt].items()}
+        alone, generator = self._observation.take([victim]), self._generators[victim]
+        if not self.optimize_labels:
+            images = draw_start(self.names[attempt], alone, [generator])
+            return {"images": images[0], "label_logits": self.first["label_logits"][victim]}
+        return {key: value[0] for key, value in self._draw(self.names[attempt], alone, [generator])[0].items()}
+
+    def _draw(self, name: str, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[State, bool]:
         images = draw_start(name, observation, generators)
-        logits, optimize_labels = start_labels(observation, generators)
-        starts.append((name, {"images": images, "label_logits": logits.to(like)}))
-    return starts, optimize_labels
+        logits, optimize_labels = self._start_labels(observation, generators)
+        return {"images": images, "label_logits": logits.to(images)}, optimize_labels

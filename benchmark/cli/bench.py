@@ -37,7 +37,8 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     }
     if "defense" in parts:
         raise UsageError("bench compares speed without a defense: leave --defense out")
-    found = compare(specs, victims, min(reference, victims), seed, threads, Workbench(devices[0], options.data_root))
+    bench = Workbench(devices[0], options.data_root)
+    found = compare(specs, victims, min(reference, victims), seed, threads, bench, options.step)
     print(json.dumps(found, indent=1) if options.format == "json" else as_table(found))
     return 0
 
@@ -50,8 +51,10 @@ def report(options: argparse.Namespace, parts: Parts, threads: int, device: torc
     """``leakboard bench --report``."""
     from benchmark.studies import performance, performance_page
 
-    if parts or options.victims is not None or options.seed is not None:
-        raise UsageError("--report uses its own settings: leave --victims, --seed, --data, --model and --attack out")
+    if parts or options.victims is not None or options.seed is not None or options.step != "eager":
+        raise UsageError(
+            "--report uses its own settings: leave --victims, --seed, --step, --data, --model and --attack out"
+        )
     reference = whole_number("--reference-victims", given_or(options.reference_victims, 16), at_least=1)
     folder = Path(options.report)
     if not (folder.is_dir() and os.access(folder, os.W_OK)):

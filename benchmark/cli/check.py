@@ -96,6 +96,8 @@ def asked_for(options: argparse.Namespace, parts: Parts) -> tuple[str, Spec, lis
         if not given:
             raise UsageError("give the import path of what is to be checked, as in leakboard check my_attack.Mine")
         kind = given[0]
+    if "scenario" in parts:
+        raise UsageError("check tries what clients compute in turn: leave --scenario out")
     for other, args in parts.items():
         if "class" not in args:
             raise UsageError(f"--{other}.ARGUMENT needs --{other} NAME")

@@ -52,7 +52,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "--defense Masking --defense.ratio 0.5 --attack IDLG, with every argument of a class as a flag "
         "(--attack.max_evaluations 3000). It is run with its undefended control, the adaptive attack and the null "
         "baselines. --attack.help IDLG explains the arguments of a class; so do --data.help, --model.help and "
-        "--defense.help.",
+        "--defense.help. Lightning's Trainer takes a user's loggers, callbacks and profiler (--trainer.profiler "
+        "simple; --trainer.help), which decide no result.",
     )
     plan = add(
         "plan",
@@ -230,6 +231,14 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
             "--workers", type=whole, metavar="N", help="number of CPU processes, or of jobs (default: 1)"
         )
     plan.set_defaults(executor="local")
+    for command in (run, threshold, bench):
+        command.add_argument(
+            "--step",
+            choices=("eager", "compiled", "graph"),
+            default="eager",
+            help="how attacks take their steps: compiled by TorchInductor, faster after a minute's wait, or as a CUDA "
+            "graph on a GPU; results are the same within rounding (default: eager)",
+        )
     for command in (run, threshold, train):
         command.add_argument(
             "--executor",

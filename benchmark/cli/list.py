@@ -6,6 +6,7 @@ import shutil
 from benchmark.cli.parts import Parts
 from benchmark.suite import registry
 from benchmark.suite.suite import help_on_scenarios
+from benchmark.suite.watching import watching_help
 
 
 def carry_out(options: argparse.Namespace, parts: Parts) -> int:
@@ -21,5 +22,6 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
 
 def explain(kind: str, name: str) -> int:
     """``leakboard run --KIND.help NAME``."""
-    print(help_on_scenarios() if kind == "scenario" else registry.help_text(kind, name))
+    own = {"trainer": watching_help, "scenario": help_on_scenarios}
+    print(own[kind]() if kind in own else registry.help_text(kind, name))
     return 0

@@ -140,6 +140,8 @@ def dispatch(given: list[str]) -> int:
     if options.command is None:
         top.print_help()
         return 0
+    if "trainer" in parts and options.command != "run":
+        raise UsageError(f"leakboard {options.command} takes no --trainer: it is for leakboard run")
     if (parts or wants_help) and options.command not in ("run", "plan", "bench", "check"):
         raise UsageError(f"leakboard {options.command} takes no --data, --model, --defense or --attack")
     check_system()

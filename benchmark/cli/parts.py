@@ -6,7 +6,7 @@ import yaml
 
 from benchmark.errors import UsageError
 
-KINDS = ("data", "model", "defense", "attack", "scenario")
+KINDS = ("data", "model", "defense", "attack", "scenario", "trainer")
 
 Parts = dict[str, dict[str, str]]
 """Kind -> arguments as they were typed, the class under the key ``class``; a scenario has none."""
@@ -28,8 +28,8 @@ def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | No
         if not flag.startswith("--") or kind not in KINDS:
             left.append(word)
             continue
-        if not equals and flag == "--scenario.help":
-            wants_help = ("scenario", "")
+        if not equals and flag in ("--scenario.help", "--trainer.help"):
+            wants_help = (kind, "")
             continue
         if not equals:
             value = next(words, "--")
@@ -42,6 +42,8 @@ def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | No
         elif kind == "scenario" and not dot:
             raise UsageError("--scenario needs the name of an argument after a dot, as in --scenario.shared true")
         else:
+            if flag == "--trainer":
+                raise UsageError("--trainer needs an argument, as in --trainer.profiler simple; see --trainer.help")
             parts.setdefault(kind, {})[key or "class"] = value
     return left, parts, wants_help
 

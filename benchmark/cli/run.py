@@ -1,6 +1,7 @@
 """``leakboard run``."""
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from benchmark.api import run_suite, suite_of
@@ -8,11 +9,14 @@ from benchmark.boards.terminal import Console, print_table
 from benchmark.cli.parts import Parts, typed_part, typed_scenario
 from benchmark.errors import UsageError
 from benchmark.suite.suite import Suite
+from benchmark.suite.watching import watching
 
 
 def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard run``."""
-    done = run_suite(asked_for(options, parts), options, progress=True)
+    typed = parts.pop("trainer", {})
+    suite = asked_for(options, parts)
+    done = run_suite(replace(suite, trainer=watching(suite.trainer, typed)), options, progress=True)
     print_table(done.table.leaderboard, Console())
     folder = done.folder
     print(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attacks.engine.problem import MatchingProblem
 from benchmark.jobs.blocks import Block, Workbench
+from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.job import Kind, Tally, Watch
 from benchmark.jobs.records import room, run_blocks
 from benchmark.metrics.leak import BASELINES, leaks
@@ -16,9 +17,16 @@ from benchmark.store.store import ATTACKS, Record, Store
 
 
 class Attacks(Kind[Block]):
-    """Blocks of victims under attack; a step of the progress bar is a victim."""
+    """Blocks of victims under attack; a step of the progress bar is a victim.
+
+    Args:
+        fitting: how attacks are fitted and watched.
+    """
 
     plural, groups, shelf = "blocks", "cells", ATTACKS
+
+    def __init__(self, fitting: Fitting = Fitting()) -> None:  # noqa: B008 # frozen
+        self.fitting = fitting
 
     def together(self, job: Block, pending: Sequence[Block], bench: Workbench) -> list[Block]:
         """The block and, on a GPU, those that follow it in its cell as far as memory goes.
@@ -38,7 +46,7 @@ class Attacks(Kind[Block]):
         return together
 
     def do(self, jobs: list[Block], store: Store, bench: Workbench, watch: Watch[Block]) -> list[Record]:
-        return run_blocks(jobs, bench, [Finished(jobs[0], watch)])
+        return run_blocks(jobs, bench, [Finished(jobs[0], watch)], self.fitting)
 
     def tally(self) -> Tally[Block]:
         return Leaks()

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 
+from attacks.engine.step import EAGER
 from benchmark.boards.leaderboard import Leaderboard
 from benchmark.boards.terminal import Console
 from benchmark.errors import UsageError
@@ -22,6 +23,7 @@ from benchmark.jobs.attack_tracking import AttackTracker
 from benchmark.jobs.attacks import Attacks
 from benchmark.jobs.blocks import Present, Workbench, plan
 from benchmark.jobs.executors.worker import Launch, Worker, find_devices, find_perceptual, quiet, set_up, watch_over
+from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.job import J, Kind, Watch, Watchers, look_at_records, until_all_are_there, work
 from benchmark.jobs.progress import ProgressBar
 from benchmark.jobs.reporter import Reporter
@@ -53,6 +55,7 @@ class Conductor:
     bench: Workbench
     folder: Path
     tracker: Any
+    fitting: Fitting = field(default_factory=Fitting)
     shown: bool = True
     _said: bool = False
 
@@ -79,7 +82,8 @@ class Conductor:
             bench.perceptual, bench.no_perceptual = found
         folder = Path(options.out) if options.out else Path("runs") / name
         told = None if options.wandb == "disabled" else tracker(options.wandb, name, folder)
-        return cls(devices, None if alone else launch, options.threads, bench, folder, told)
+        fitting = Fitting(getattr(options, "step", EAGER), {}, folder.resolve(), options.wandb, name)
+        return cls(devices, None if alone else launch, options.threads, bench, folder, told, fitting)
 
     def run(self, suite: Suite) -> tuple[str, Leaderboard]:
         """Does what is not done yet of a suite of attacks.
@@ -90,13 +94,15 @@ class Conductor:
         Raises:
             UsageError: the suite does not fit its data, or every worker has ended.
         """
+        fitting = replace(self.fitting, trainer=suite.trainer)
+        fitting.check(suite, self.devices[0])
         blocks = plan(suite, self.bench)
         store = Store(self.folder)
         if self.bench.no_perceptual and self.shown and not self._said:
             print(f"leakboard: LPIPS is unavailable: {self.bench.no_perceptual}", file=sys.stderr)
             self._said = True
         reporter = Reporter(suite, blocks, store, self.tracker, Present(self.bench))
-        ran = self.carry_out(blocks, Attacks(), store, reporter)
+        ran = self.carry_out(blocks, Attacks(fitting), store, reporter)
         said = f"{ran} of {len(blocks)} blocks run" if ran else "everything was done already: nothing to run"
         return said, reporter.finish()
 

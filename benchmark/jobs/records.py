@@ -4,13 +4,14 @@ import gc
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 from subprocess import DEVNULL, CalledProcessError, check_output
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.errors import UsageError, is_out_of_memory, one_line, written
 from benchmark.jobs.blocks import Block, Workbench, checksum, data_chain
+from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.jobs.pictures import strip
 from benchmark.metrics.leak import BASELINES, leaked
@@ -42,7 +44,12 @@ def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()
     return run_blocks([block], bench, callbacks)[0]
 
 
-def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callback] = ()) -> list[Record]:
+def run_blocks(
+    blocks: list[Block],
+    bench: Workbench,
+    callbacks: Sequence[Callback] = (),
+    fitting: Fitting = Fitting(),  # noqa: B008 # frozen
+) -> list[Record]:
     """Attacks and scores the victims of blocks that follow each other in one cell, all at once."""
     cell, scenario = blocks[0].cell, blocks[0].cell.scenario
     victims = range(blocks[0].victims.start, blocks[-1].victims.stop)
@@ -63,7 +70,9 @@ def run_blocks(blocks: list[Block], bench: Workbench, callbacks: Sequence[Callba
         return observation
 
     started = time.perf_counter()
-    found = attack_within_memory(cell.attack.name, attack, seen, victims, callbacks, notes)
+    with fitting.of(blocks) as (watchers, of_fit):
+        notes += [f"step {of_fit['step']}"] if "step" in of_fit else []
+        found = attack_within_memory(cell.attack.name, attack, seen, victims, [*callbacks, *watchers], notes, of_fit)
     seconds = time.perf_counter() - started
     found = without_nan(found)
     records = []
@@ -156,6 +165,7 @@ def attack_within_memory(
     victims: range,
     callbacks: Sequence[Callback],
     notes: list[str],
+    of_fit: Mapping[str, Any] = MappingProxyType({}),
 ) -> Reconstruction:
     """The reconstruction of all victims; where memory runs out, in two halves, which is noted.
 
@@ -164,7 +174,7 @@ def attack_within_memory(
     """
     try:
         seen = observed(victims)
-        found = attack.reconstruct(seen, callbacks)
+        found = attack.reconstruct(seen, callbacks, **of_fit)
         check_found(found, seen, name, written(type(attack).reconstruct))
         return found
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -180,7 +190,7 @@ def attack_within_memory(
         torch.cuda.empty_cache()
     middle = victims.start + len(victims) // attack.sequence // 2 * attack.sequence
     halves = [range(victims.start, middle), range(middle, victims.stop)]
-    first, second = (attack_within_memory(name, attack, observed, half, callbacks, notes) for half in halves)
+    first, second = (attack_within_memory(name, attack, observed, half, callbacks, notes, of_fit) for half in halves)
     return join(first, second)
 
 
@@ -194,6 +204,7 @@ def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
             torch.cat([first.trajectory.images, second.trajectory.images]),
             first.trajectory.levels,
             torch.cat([first.trajectory.passed, second.trajectory.passed]),
+            first.trajectory.pictured,
         )
     return Reconstruction(
         images=torch.cat([first.images, second.images]),
@@ -269,18 +280,23 @@ def victims_table(
 def curve(trajectory: Trajectory | None, images: Tensor) -> dict[str, Any]:
     """Loss and PSNR of each victim over its evaluations, and when its loss passed some levels.
 
+    There is no PSNR at moments of which no images were kept, because they are large.
+
     It is made after the attack, which never sees a PSNR.
     """
     if trajectory is None:
         return {"evaluations": [], "loss": [], "psnr": [], "levels": [], "passed": []}
-    times = len(trajectory.evaluations)
-    found = trajectory.images.cpu().flatten(0, 1)
-    found = torch.where(found.isfinite(), found, 0.5)
-    psnr = matched_psnr(images.repeat_interleave(times, 0), found).mean(1).unflatten(0, (-1, times))
+    psnr: list[list[float | None]] = [[None] * len(trajectory.evaluations) for _ in images]
+    moments = range(len(trajectory.evaluations)) if trajectory.pictured is None else trajectory.pictured
+    for place, moment in enumerate(moments):
+        found = trajectory.images[:, place].cpu()
+        found = torch.where(found.isfinite(), found, 0.5)
+        for row, value in zip(psnr, matched_psnr(images, found).mean(1).tolist(), strict=True):
+            row[moment] = round(value, 3)
     return {
         "evaluations": trajectory.evaluations,
         "loss": [[finite(x) for x in row] for row in trajectory.loss.tolist()],
-        "psnr": [[round(x, 3) for x in row] for row in psnr.tolist()],
+        "psnr": psnr,
         "levels": list(trajectory.levels),
         "passed": [[None if x < 0 else x for x in row] for row in trajectory.passed.tolist()],
     }

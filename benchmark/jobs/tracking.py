@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,14 +127,7 @@ class Tracker:
         """
         about = {"id": run_id, "job_type": job_type, "name": name[:128], "tags": tags, "config": config}
         try:
-            try:
-                run = self._start(about)
-            except Exception as error:
-                if self._mode == "offline":
-                    raise
-                self._go_offline(error)
-                self._wandb.teardown()  # its service holds the id of the run that could not be started
-                run = self._start(about)
+            run = self._started(about)
             try:
                 fill(run)
             except BaseException:
@@ -144,9 +138,21 @@ class Tracker:
             if self._mode == "online" and isinstance(error, TimeoutError):  # the upload at the end
                 self._go_offline(error, "sync --no-skip-online")  # it began as an online run
             else:
-                print(
-                    f"leakboard: W&B failed for {name} ({_first_line(error)}): continuing without it", file=sys.stderr
-                )
+                print(f"leakboard: W&B failed for {name} ({first_line(error)}): continuing without it", file=sys.stderr)
+
+    def begin(self, run_id: str, job_type: str, name: str, tags: list[str], config: dict[str, Any]) -> Any:
+        """Starts a run that somebody else fills and finishes; raises whatever W&B does."""
+        return self._started({"id": run_id, "job_type": job_type, "name": name[:128], "tags": tags, "config": config})
+
+    def _started(self, about: dict[str, Any]) -> Any:
+        try:
+            return self._start(about)
+        except Exception as error:
+            if self._mode == "offline":
+                raise
+            self._go_offline(error)
+            self._wandb.teardown()  # its service holds the id of the run that could not be started
+            return self._start(about)
 
     def _start(self, about: dict[str, Any]) -> Any:
         settings = self._wandb.Settings(
@@ -194,7 +200,7 @@ class Tracker:
 
     def _go_offline(self, error: Exception, later: str = "sync") -> None:
         self._mode = "offline"
-        reason = _first_line(error)
+        reason = first_line(error)
         if "did not respond in time" in reason:  # W&B blames its own service process, which waits for the server
             reason = "the server does not answer"
         print(
@@ -204,11 +210,18 @@ class Tracker:
         )
 
 
+@cache
+def tracker_of(mode: Literal["offline", "online"], suite: str, folder: Path) -> Tracker:
+    """The one of this process, which has looked once whether W&B can be reached."""
+    return Tracker(mode, suite, folder)
+
+
 def shortened(tags: list[str]) -> list[str]:
     """Tags as W&B takes them, each once; of an import path the end tells the most."""
     return list(dict.fromkeys(tag[-_LONGEST_TAG:] for tag in tags))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, as one short line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -117,7 +117,7 @@ class Curve(TypedDict):
 
     evaluations: list[Count]
     loss: list[list[int | float | None]]
-    psnr: list[list[Psnr]]
+    psnr: list[list[Psnr | None]]
     levels: list[int | float]
     passed: list[list[Count | None]]
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from attacks import DLG, IDLG, RGAP, Attack, Observation
+from attacks.engine.step import EAGER, check_step
 from benchmark.boards.markdown import threads
 from benchmark.boards.terminal import Console
 from benchmark.errors import UsageError
@@ -163,7 +164,13 @@ def published(
 
 
 def compare(
-    specs: dict[str, Spec], victims: int, reference: int, seed: int, threads: int, bench: Workbench
+    specs: dict[str, Spec],
+    victims: int,
+    reference: int,
+    seed: int,
+    threads: int,
+    bench: Workbench,
+    step: str = EAGER,
 ) -> dict[str, Any]:
     """Attacks the same victims both ways, each way at the number of threads that suits it best.
 
@@ -176,7 +183,15 @@ def compare(
         seed: of networks and starts.
         threads: the most that either side may have.
         bench: device and data root.
+        step: how the batched side takes its steps.
+
+    Raises:
+        UsageError: it cannot be compared, or the device cannot take steps so.
     """
+    try:
+        check_step(step, bench.device.type)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     attack = build("attack", specs["attack"])
     if not isinstance(attack, DLG | IDLG):
         raise UsageError("bench compares DLG or IDLG: there is no published procedure of another attack here")
@@ -188,6 +203,7 @@ def compare(
     if takes(RGAP(), model, observation):
         attacks[FROM_RGAP] = build("attack", with_arguments(specs["attack"], start="rgap"))
     outer_steps = ceil(attack.max_evaluations / STEP)
+    of_fit: dict[str, Any] = {} if step == EAGER else {"step": step}
 
     def one(victim: int, outer_steps: int) -> tuple[Tensor, Tensor, int]:
         joint_labels = isinstance(attack, DLG)
@@ -206,7 +222,7 @@ def compare(
 
     def together(evaluations: int) -> int:
         short = build("attack", with_arguments(specs["attack"], max_evaluations=evaluations))
-        return int(short.reconstruct(observation).evaluations.sum())
+        return int(short.reconstruct(observation, **of_fit).evaluations.sum())
 
     loop = tried(lambda: one(0, PIECE // STEP)[-1], threads, bench.device)
     batch = tried(lambda: together(PIECE // 4), threads, bench.device)
@@ -223,7 +239,7 @@ def compare(
         note(sides[ONE_BY_ONE], range(victim, victim + 1), found[None], found_labels[None], [bool(diverged)])
     for name, batched in attacks.items():
         with timed(sides[name], bench.device):
-            of_all = batched.reconstruct(observation)
+            of_all = batched.reconstruct(observation, **of_fit)
         sides[name].evaluations += of_all.evaluations.tolist()
         gone = [status == "diverged" for status in of_all.status]
         note(sides[name], range(victims), of_all.images, of_all.labels, gone)
@@ -231,6 +247,7 @@ def compare(
         "data": specs["data"].as_dict(),
         "model": specs["model"].as_dict(),
         "attack": specs["attack"].as_dict(),
+        **of_fit,
         "victims_at_once": min(victims, attack.at_once or victims),
         "device": str(bench.device),
         "torch": torch.__version__,
@@ -349,7 +366,8 @@ def as_table(found: dict[str, Any]) -> str:
         "",
         *sides,
         title=f"{found['attack']['class']}, {found['model']['class']}, "
-        f"{found['data']['class']}, {found['device']}, torch {found['torch']}",
+        f"{found['data']['class']}, {found['device']}, torch {found['torch']}"
+        + (f", step {found['step']}" if "step" in found else ""),
     )
     formats = {"seconds_per_victim": ".3f", "evaluations_per_victim": ".0f", "milliseconds_per_evaluation": ".3f"}
     for key in sides[ONE_BY_ONE]:

@@ -141,8 +141,7 @@ def imported(name: str, called: str) -> Any:
     what = f"{called} {quoted(name)}"
     if not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(f"the {what} cannot be imported: give the path of a module and a class in it, as mine.Mine")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # an installed command does not look where it is called
+    look_here()
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -173,6 +172,12 @@ def checked_class(kind: str, name: str, found: Any) -> type:
         raise UsageError(f"the {what} must be {_MUST_BE[kind]}{lacks}{written(found)}")
     is_adapted = kind in ("attack", "defense") and not inspect.isclass(found)
     return adapted(kind, found, name) if is_adapted else found
+
+
+def look_here() -> None:
+    """Modules in the folder that the user is in can be imported: an installed command does not look there."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 def beside(package: str) -> bool:

@@ -20,6 +20,7 @@ from benchmark.metrics.leak import BASELINES
 from benchmark.suite.arguments import LARGEST_INT, Arguments, as_given
 from benchmark.suite.documents import load_yaml, regular, storable
 from benchmark.suite.registry import Spec, spec, specs
+from benchmark.suite.watching import watching
 
 CONFIGS = next(
     folder
@@ -116,11 +117,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Suite:
-    """A list of cells, in the order in which they are run: controls and baselines first."""
+    """A list of cells, in the order in which they are run: controls and baselines first.
+
+    Attributes:
+        name: of its folder.
+        cells: what is run.
+        block_size: victims that are attacked at the same time.
+        trainer: what watches the attacks, see :mod:`benchmark.suite.watching`; it decides nothing.
+    """
 
     name: str
     cells: tuple[Cell, ...]
     block_size: int
+    trainer: dict[str, Any] = field(default_factory=dict)
 
 
 def as_cells(scenario: Scenario, defenses: list[Spec], attacks: list[Spec]) -> Iterator[Cell]:
@@ -169,7 +178,7 @@ def at_most_cells(count: int, what: str) -> None:
         raise UsageError(f"{what} makes {count:,} cells, but a suite can have {MOST_CELLS:,}: sweep fewer values")
 
 
-_SUITE_KEYS = ("name", "seed", "victims", "block_size", "scenarios", "attacks", "defenses")
+_SUITE_KEYS = ("name", "seed", "victims", "block_size", "trainer", "scenarios", "attacks", "defenses")
 _OF_SETTING = Arguments("scenario", "scenario", Setting, hidden=frozenset({"local", "state"}))
 _OF_FEDAVG = Arguments("scenario.protocol", "FedAvg", FedAvg)
 _SCENARIO_KEYS = (
@@ -266,7 +275,7 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
             cells += as_cells(scenario, defenses, attacks)
     suite_name = folder_name(given.get("name", name))
     block_size = whole_number("block_size", given.get("block_size", 64), at_least=1)
-    return Suite(suite_name, _unique(cells), block_size)
+    return Suite(suite_name, _unique(cells), block_size, watching(given.get("trainer", {})))
 
 
 def setting_of(entry: dict[str, Any], batch_size: int) -> Setting:

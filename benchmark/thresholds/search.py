@@ -222,7 +222,7 @@ class Bisection:
         """The suite of all strengths that are to be tested by now, controls and baselines first."""
         cells = [search.cell(p) for search in self.searches for p in sorted(search.positions)]
         unique = {cell.id: cell for cell in (*self.suite.cells, *cells)}
-        return Suite(self.suite.name, tuple(unique.values()), self.suite.block_size)
+        return replace(self.suite, cells=tuple(unique.values()))
 
     def narrow(self, records: list[Record]) -> bool:
         """Halves each search's brackets, one for each measure, where there is a strength between their ends.

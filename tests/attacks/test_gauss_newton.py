@@ -11,7 +11,8 @@ from torch import Tensor
 
 from attacks import IDLG, GaussNewton, MeanImage, Reconstruction
 from attacks.gauss_newton import damped_step, even_shares, roughness, smoothness
-from benchmark.models import MLP, ConvNet
+from benchmark.jobs.memory import bytes_per_victim
+from benchmark.models import MLP, ConvNet, LeNet
 from defenses import Clipping, GaussianNoise, Masking, Pruning
 
 MakeVictims = Callable[..., Any]
@@ -196,3 +197,42 @@ def test_batches_are_refused(victims_of: MakeVictims) -> None:
 def test_an_argument_out_of_range_is_named_in_one_sentence(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)):
         GaussNewton(**arguments)
+
+
+@pytest.mark.parametrize("model", [LeNet, MLP])
+@pytest.mark.parametrize("defense", [None, Masking(0.5), GaussianNoise(0.01)])
+@pytest.mark.parametrize("equations", [40, 1000])
+def test_victims_at_once_are_those_one_after_the_other(
+    model: type[Any], defense: Any, equations: int, victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = victims_of(3, dtype=torch.float64, model=model, defense=defense, adaptive=True).observation
+    looped = GaussNewton(iterations=2, max_equations=equations).reconstruct(seen)
+    monkeypatch.setattr(GaussNewton, "fitting", lambda self, observation: 2)
+    batched = GaussNewton(iterations=2, max_equations=equations).reconstruct(seen)
+    torch.testing.assert_close(batched.images, looped.images, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(batched.loss, looped.loss, rtol=1e-6, atol=1e-12)
+    assert batched.status == looped.status and torch.equal(batched.evaluations, looped.evaluations)
+
+
+def test_a_victim_that_diverges_or_has_nothing_to_solve_leaves_those_beside_it_alone(
+    victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = victims_of(4, dtype=torch.float64, model=MLP).observation
+    update = {name: value.clone() for name, value in seen.update.items()}
+    for value in update.values():
+        value[1], value[2] = torch.nan, 0.0
+    broken = replace(seen, update=update)
+    looped = GaussNewton(iterations=2).reconstruct(broken)
+    monkeypatch.setattr(GaussNewton, "fitting", lambda self, observation: 4)
+    batched = GaussNewton(iterations=2).reconstruct(broken)
+    assert batched.status == looped.status and batched.status[1:3] == ["diverged", "stalled"]
+    torch.testing.assert_close(batched.images[[0, 3]], looped.images[[0, 3]], rtol=1e-6, atol=1e-6)
+
+
+def test_a_victim_takes_no_more_memory_than_is_stated(victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = victims_of(4).observation
+    monkeypatch.setattr(GaussNewton, "fitting", lambda self, observation: observation.num_victims)
+    for equations in (40, 1000):
+        attack = GaussNewton(iterations=1, max_equations=equations)
+        measured = bytes_per_victim(lambda count, attack=attack: attack.reconstruct(seen.take(range(count))))
+        assert measured <= attack.bytes_per_victim(seen) <= 4 * measured

@@ -4,6 +4,7 @@ import gc
 import logging
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from attacks import DLG, IDLG, Observation
+from attacks.engine import ledger, problem
+from attacks.engine.ledger import Ledger, thinned
 from attacks.engine.problem import MatchingProblem
 from attacks.gradient_matching import GradientMatching
 from benchmark.models import MLP
@@ -177,3 +180,56 @@ def test_an_optimizer_that_does_not_fit_is_told_in_one_sentence(given: dict[str,
     with pytest.raises(ValueError, match=sentence) as raised:
         IDLG(**given)
     assert ". " not in str(raised.value) and "\n" not in str(raised.value)
+
+
+# Looking at the device.
+
+
+@pytest.mark.parametrize("every", [3, 8])
+def test_looking_less_often_for_victims_that_are_done_changes_no_result(
+    every: int, victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, which waits for Python at each look."""
+    seen = victims_of(7, dtype=torch.float64).observation
+    update = {name: value.clone() for name, value in seen.update.items()}
+    update[next(iter(update))][3] = torch.nan
+    seen = replace(seen, update=update)
+    made = IDLG(max_evaluations=70, at_once=3, restarts=2, patience=9)
+    plain = made.reconstruct(seen)
+    looks: list[int] = []
+    real = Ledger.close_ended
+
+    def close_ended(self: Ledger) -> list[int]:
+        looks.append(1)
+        return real(self)
+
+    monkeypatch.setattr(Ledger, "close_ended", close_ended)
+    monkeypatch.setitem(problem.LOOK, "cpu", every)
+    found = made.reconstruct(seen)
+    assert len(looks) < sum(plain.evaluations.tolist()) / every
+    assert found.status == plain.status and found.starts == plain.starts
+    assert {"converged", "diverged"} <= set(plain.status)
+    assert torch.equal(found.evaluations, plain.evaluations)
+    torch.testing.assert_close(found.loss, plain.loss, rtol=1e-5, atol=1e-12)
+    assert found.trajectory is not None and plain.trajectory is not None
+    assert torch.equal(found.trajectory.passed, plain.trajectory.passed)
+    torch.testing.assert_close(found.trajectory.loss, plain.trajectory.loss, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(("most", "kept"), [(100, list(range(6))), (6, list(range(6))), (3, [0, 2, 5]), (2, [0, 5])])
+def test_a_trajectory_of_large_images_is_thinned(most: int, kept: list[int]) -> None:
+    assert thinned(6, most) == kept
+    assert thinned(6, 1) == thinned(6, 0) == []
+
+
+def test_images_that_are_not_kept_do_not_change_the_others(
+    victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = victims_of(3).observation
+    made = IDLG(max_evaluations=50)
+    plain = made.reconstruct(seen).trajectory
+    monkeypatch.setattr(ledger, "PICTURES", 5 * 64 * 4 + 3)  # five images of 8 x 8 pixels
+    found = made.reconstruct(seen).trajectory
+    assert plain is not None and found is not None and found.pictured is not None
+    assert found.images.shape[1] == len(found.pictured) == 5
+    assert torch.equal(found.images, plain.images[:, list(found.pictured)]) and torch.equal(found.loss, plain.loss)
