@@ -126,7 +126,7 @@ class Trajectory:
     passed: Tensor
     pictured: Sequence[int] | None = None
 
-    def take(self, victims: slice) -> "Trajectory":
+    def take(self, victims: slice | list[int]) -> "Trajectory":
         """That of some of the victims."""
         return replace(self, loss=self.loss[victims], images=self.images[victims], passed=self.passed[victims])
 
@@ -157,16 +157,17 @@ class Reconstruction:
     starts: list[str] = field(default_factory=list)
     label_probabilities: Tensor | None = None
 
-    def take(self, victims: slice) -> "Reconstruction":
+    def take(self, victims: slice | list[int]) -> "Reconstruction":
         """What was found of some of the victims."""
+        rows = victims if isinstance(victims, list) else range(len(self.loss))[victims]
         return Reconstruction(
             self.images[victims],
             self.labels[victims],
             self.loss[victims],
             self.evaluations[victims],
-            self.status[victims],
+            [self.status[row] for row in rows],
             self.trajectory.take(victims) if self.trajectory else None,
-            self.starts[victims],
+            [self.starts[row] for row in rows] if self.starts else [],
             None if self.label_probabilities is None else self.label_probabilities[victims],
         )
 

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.engine.batch_adam import BatchAdam
 from attacks.engine.batch_lbfgs import BatchLBFGS
+from attacks.engine.distances import DISTANCES
 from attacks.engine.ledger import Ledger
 from attacks.engine.objective import Objective
 from attacks.engine.problem import MatchingProblem
 from attacks.engine.row_optimizer import RowOptimizer
 from attacks.engine.starts import STARTS, Starts
+from attacks.engine.trials import best_of, repeated
 from attacks.rgap import RGAP, recursive_solution
 from attacks.statistics import normalizing
 from attacks.threat import ThreatModel
@@ -58,6 +60,9 @@ class GradientMatching(Attack):
         batch_norm: weight of the squared distance of mean and variance of the batch at each BatchNorm from those the
             threat model grants: of the batch itself, or the running ones (Yin et al. 2021, arXiv 2104.07586).
         learning_rate: of the optimizer, above 0; None for 1 with L-BFGS, as published, and 0.1 with Adam.
+        distance: of updates: "squared", as published, or "cosine" (Geiping et al. 2020, arXiv 2003.14053).
+        trials: starts from noise of each victim, at least 1, which are attacked side by side; the one with the lowest
+            loss is what the attack returns.
     """
 
     problem_class: ClassVar[type[MatchingProblem]] = MatchingProblem
@@ -76,6 +81,8 @@ class GradientMatching(Attack):
     optimizer: str = "lbfgs"
     learning_rate: float | None = None
     batch_norm: float = 0.0
+    distance: str = "squared"
+    trials: int = 1
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -84,11 +91,16 @@ class GradientMatching(Attack):
             ("at_once", 1),
             ("history_size", 1),
             ("restarts", 0),
+            ("trials", 1),
         ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}, but must be at least {least}")
-        for name, valid in (("start", (*STARTS, "rgap")), ("optimizer", (*LEARNING_RATES,))):
+        for name, valid in (
+            ("start", (*STARTS, "rgap")),
+            ("optimizer", (*LEARNING_RATES,)),
+            ("distance", (*DISTANCES,)),
+        ):
             if getattr(self, name) not in valid:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(valid)}")
         for name, weight in (
@@ -101,6 +113,8 @@ class GradientMatching(Attack):
         for name, scale in (("prior_scale", self.prior_scale), ("learning_rate", self.learning_rate)):
             if scale is not None and not 0 < scale < math.inf:
                 raise ValueError(f"{name} is {scale}, but must be above 0 and finite")
+        if self.trials > 1 and self.start != "noise":
+            raise ValueError(f"trials are starts from noise: leave them out where start is {self.start}")
         if self.line_search and self.optimizer != "lbfgs":
             raise ValueError(f"line_search is for lbfgs: leave it out where optimizer is {self.optimizer}")
 
@@ -138,12 +152,15 @@ class GradientMatching(Attack):
         Args:
             observation: everything the attacker knows.
             callbacks: Lightning callbacks, whose module is the :class:`MatchingProblem`.
-            start_images: where the first attempts start, ``[V, N, C, H, W]``, in place of ``start``.
+            start_images: where the first attempts start, ``[V, N, C, H, W]``, in place of ``start`` and its trials.
             trainer: arguments of Lightning's Trainer, as in ``logger=CSVLogger("logs"), profiler="simple"``, and
                 ``step``, see :meth:`MatchingProblem.solve`.
         """
         self.check(observation.model, observation.image_shape)
-        return self.problem(observation, start_images).solve(callbacks, **trainer)
+        if self.trials == 1 or start_images is not None:
+            return self.problem(observation, start_images).solve(callbacks, **trainer)
+        found = self.problem(repeated(observation, self.trials)).solve(callbacks, **trainer)
+        return best_of(found, self.trials)
 
     def problem(self, observation: Observation, start_images: Tensor | None = None) -> MatchingProblem:
         """What there is to solve for these victims."""
@@ -159,8 +176,10 @@ class GradientMatching(Attack):
             smoothness=self.total_variation,
             prior_scale=self.prior_scale,
             batch_norm=self.batch_norm,
+            distance=self.distance,
         )
-        ledger = Ledger(starts, self.max_evaluations, self.patience, self.at_once)
+        rows = self.at_once and self.at_once * self.trials
+        ledger = Ledger(starts, self.max_evaluations, self.patience, rows)
         return self.problem_class(objective, ledger, self.optimizer_of, starts.optimize_labels)
 
     def starts(self, observation: Observation) -> Starts:

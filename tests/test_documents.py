@@ -13,12 +13,14 @@ from benchmark.boards import leaderboard, table
 from benchmark.cli.main import main
 from benchmark.cli.page import PAPERS
 from benchmark.papers import overview
+from benchmark.papers.sources import trainings
 from benchmark.rehearsal import contracts
 from benchmark.store.store import Record, read_all
 from benchmark.studies import performance_page
 from benchmark.suite.suite import load
 from benchmark.thresholds import search as threshold
 from benchmark.training import suite as training_suite
+from benchmark.training import table as training_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -117,30 +119,41 @@ def test_every_suite_in_configs_is_a_suite() -> None:
             assert load(path).cells
 
 
-def test_the_published_table_is_what_its_records_say() -> None:
-    folder = ROOT / "results" / "quick"
-    made = table.as_markdown(leaderboard.of_records(read_all(folder)), "quick", None)
-    assert (folder / "leaderboard.md").read_text() == made
-
-
 @cache
 def records_of(name: str) -> list[Record]:
     """The published records, which are read once."""
     return read_all(ROOT / "results" / name)
 
 
+@pytest.mark.parametrize("name", overview.FOLDERS)
+def test_the_published_tables_are_what_their_records_say(name: str) -> None:
+    folder = ROOT / "results" / name
+    found = leaderboard.of_records(records_of(name), intervals=name != "masking")  # whose intervals take seconds
+    assert (folder / "leaderboard.md").read_text() == table.as_markdown(found, name, None)
+    if name != "masking":
+        assert (folder / "leaderboard.csv").read_text() == table.as_csv(found)
+
+
+def test_the_published_trainings_are_what_their_records_say() -> None:
+    folder = ROOT / "results" / "masking"
+    found = training_table.rows(trainings(folder))
+    assert (folder / "training.csv").read_text() == training_table.as_csv(found)
+    assert (folder / "training.md").read_text() == training_table.as_markdown(found, "masking_training")
+
+
 @pytest.mark.parametrize("paper", PAPERS)
 def test_the_published_page_is_what_its_records_say(paper: str, tmp_path: Path) -> None:
     published, copy = ROOT / "results" / paper, tmp_path / paper
-    shutil.copytree(published, copy, ignore=shutil.ignore_patterns("records"))
+    shutil.copytree(published, copy, ignore=shutil.ignore_patterns("records*"))
     figures = re.findall(r"!\[.*?\]\((.*?)\)", (published / "README.md").read_text())
     assert figures
-    for made_anew in ("README.md", *figures):
-        (copy / made_anew).unlink()
+    others = [copy / name for name in ("thresholds.md", "spectrum.md", "diagnosis.md") if (copy / name).exists()]
+    for made_anew in (copy / "README.md", *(copy / figure for figure in figures), *others):
+        made_anew.unlink()
     made = PAPERS[paper](records_of(paper), copy)
     assert (published / "README.md").read_text() == made
-    for figure in figures:
-        assert (copy / figure).read_bytes() == (published / figure).read_bytes()
+    for path in (*(copy / figure for figure in figures), *others, *copy.glob("thresholds.json")):
+        assert path.read_bytes() == (published / path.name).read_bytes(), path.name
 
 
 def test_the_page_of_all_results_is_what_the_folders_say() -> None:

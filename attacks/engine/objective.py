@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from attacks.base import Observation
+from attacks.engine.distances import DISTANCES
 from attacks.engine.priors import prior
 from attacks.engine.slots import rearrange
 from attacks.engine.step import TOGETHER, Held
-from attacks.gradients import batch_dims, batch_gradients, squared_distance
+from attacks.gradients import batch_dims, batch_gradients
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
 from attacks.statistics import batch_statistics, distance_of_statistics
 from attacks.update import Network, Protocol, local_update
@@ -27,7 +28,7 @@ published setting it is above 0.03. One that is large need not be scaled: the st
 
 
 class Objective:
-    """The loss of each victim: the squared distance to its update, summed over the rounds, and the priors.
+    """The loss of each victim: the distance to its update, summed over the rounds, and the priors.
 
     The distance is that of what the client would have shared as far as the attacker knows. Some of the V victims are
     active, one in each of A rows.
@@ -41,6 +42,8 @@ class Objective:
         smoothness: weight of the total variation.
         prior_scale: of the image prior against known noise.
         batch_norm: weight of the distance of the batch's statistics from those that are granted.
+        distance: one of ``DISTANCES``. The cosine has no size that a defense or local steps could change, and no
+            variance that would weigh a prior.
     """
 
     def __init__(
@@ -53,17 +56,19 @@ class Objective:
         smoothness: float,
         prior_scale: float,
         batch_norm: float = 0.0,
+        distance: str = "squared",
     ) -> None:
         like = next(iter(observation.update.values()))
         known = observation.defense
         self._observation = observation
         self._owes_nothing = owes_nothing
         self._smoothness, self._step = smoothness, prior_scale * observation.mean_step
-        self._variance = known.noise_std**2 if known else 0.0
+        self._variance = known.noise_std**2 if known and distance == "squared" else 0.0
         self._batch_norm = batch_norm
-        self._rounds = [Round(seen) for seen in (observation, *observation.later)]
+        self._rounds = [Round(seen, distance) for seen in (observation, *observation.later)]
         weights = self._rounds[0].weights
-        sizes = self._relative_sizes(images, label_logits, weights)
+        is_squared = distance == "squared"
+        sizes = self._relative_sizes(images, label_logits, weights) if is_squared else like.new_ones(len(weights))
         self._prior_weights = sizes if observation.protocol.local else torch.where(weights == 1, 1.0, sizes)
         self._tolerances = tolerance * sizes.clamp(max=1)
         self._scales = like.new_ones(observation.num_victims)
@@ -175,18 +180,19 @@ class Round:
 
     Args:
         seen: what the attacker has of the V victims in this round.
+        distance: one of ``DISTANCES``.
 
     Attributes:
-        weights: of the squared distances, ``[V]``.
+        weights: of the distances, ``[V]``.
         is_mixed: whether some of the victims can be matched by the short cut, and others cannot.
     """
 
-    def __init__(self, seen: Observation) -> None:
+    def __init__(self, seen: Observation, distance: str) -> None:
         known = seen.defense
-        self._seen = seen
+        self._seen, self._distance = seen, distance
         self._simulate = known.simulate if known else unchanged
         like = next(iter(seen.update.values()))
-        self.weights = known.weight(seen.update) if known else like.new_ones(seen.num_victims)
+        self.weights = known.weight(seen.update) if known and distance == "squared" else like.new_ones(seen.num_victims)
         self._find_short_cut()
         self.held: Held = {}
         dims = batch_dims(seen.model, seen.parameters)
@@ -215,10 +221,10 @@ class Round:
     def key(self) -> Hashable | None:
         """As :attr:`Objective.key`."""
         known = self._simulate is unchanged and not self.is_mixed
-        return (self._seen.protocol, self._head, bool(self._short.all())) if known else None
+        return (self._seen.protocol, self._distance, self._head, bool(self._short.all())) if known else None
 
     def losses(self, images: Tensor, labels: Tensor, own: Held, common: Update) -> Tensor:
-        """The weighted squared distances ``[A]`` of what the active victims would share, had they the dummy images.
+        """The weighted distances ``[A]`` of what the active victims would share, had they the dummy images.
 
         Each victim's is computed in the way that its own update allows, whoever else is under attack.
 
@@ -244,7 +250,7 @@ class Round:
             else:
                 network, protocol = Network(model, parameters), self._seen.protocol
                 dummy = local_update(network, protocol, dummies, probabilities, True, here.get("order"))
-                parts.append(squared_distance(self._simulate(dummy, target), target))
+                parts.append(DISTANCES[self._distance](self._simulate(dummy, target), target))
         in_order = (
             torch.tensor([*self._split[0], *self._split[1]], device=images.device).argsort() if len(parts) > 1 else None
         )
@@ -264,7 +270,8 @@ class Round:
         self._product: tuple[Tensor, Tensor] | None = None
         self._short = torch.zeros(seen.num_victims, dtype=torch.bool, device=seen.device)
         self.is_mixed = False
-        if self._simulate is not unchanged or seen.image_shape[0] > 1 or seen.shared or seen.protocol != Protocol():
+        is_plain = self._distance == "squared" and self._simulate is unchanged and seen.protocol == Protocol()
+        if not is_plain or seen.image_shape[0] > 1 or seen.shared:
             return
         head = linear_head(seen.model, seen.image_shape[1:], seen.num_classes)
         if head is not None:

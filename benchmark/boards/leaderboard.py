@@ -13,13 +13,12 @@ import msgspec
 from benchmark.boards.caveats import caveats
 from benchmark.boards.outcome import Names, Outcome, outcomes
 from benchmark.boards.ranking import Standing, ranked
-from benchmark.federation.setting import described
 from benchmark.metrics.intervals import bootstrap_mean, wilson
 from benchmark.metrics.leak import THRESHOLDS
 from benchmark.store.store import Record
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One cell, as it stands in ``leaderboard.csv``.
 
     Rates are shares of victims, from 0 to 1, with their 95 % Wilson intervals; means are over victims, with 95 %
@@ -61,12 +60,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Victims of whom nothing is known, since the attack has failed to fit their update; None for null baselines."""
     void: str | None
     """Why the cell shows no protection."""
-    worst_victims: int | None
-    worst_leaked: int | None
+    worst_victims: int | None = None
+    worst_leaked: int | None = None
     """Victims that leak to any of the attacks on this defense; of ``worst_victims``. This is what ranks."""
-    worst_leak_rate: float | None
-    worst_leak_rate_low: float | None
-    worst_leak_rate_high: float | None
+    worst_leak_rate: float | None = None
+    worst_leak_rate_low: float | None = None
+    worst_leak_rate_high: float | None = None
     data_args: dict[str, Any]
     model_args: dict[str, Any]
     batch_size: int
@@ -189,15 +188,28 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         diverged=len(outcome.diverged),
         unconverged=None if outcome.is_baseline else len(outcome.unconverged),
         void=void,
-        **worst_case(standing),
+        **(worst_case(standing) if standing else {}),
         data_args=arguments(config["data"]),
         model_args=arguments(config["model"]),
         batch_size=config["batch_size"],
         same_class=config.get("same_class", 1),  # records of before there were runs of a class have none
         seed=config["seed"],
         cell=outcome.cell,
-        setting=", ".join(described(config)),
+        setting=setting_of(config),
     )
+
+
+USUAL = {"schema", "data", "model", "batch_size", "same_class", "seed", "defense", "attack", "adaptive"}
+"""Keys of a configuration whose setting is that of the published attacks."""
+
+
+def setting_of(config: dict[str, Any]) -> str:
+    """What is not as in the published attacks, in a few words each."""
+    if config.keys() <= USUAL:
+        return ""
+    from benchmark.federation.setting import described  # torch, which takes seconds
+
+    return ", ".join(described(config))
 
 
 def arguments(part: dict[str, Any]) -> dict[str, Any]:
@@ -218,21 +230,12 @@ def mean_of(name: str, values: list[float], intervals: bool) -> dict[str, Any]:
     return {f"{name}_mean": fmean(values) if values else None, f"{name}_mean_low": low, f"{name}_mean_high": high}
 
 
-def worst_case(standing: Standing | None) -> dict[str, Any]:
-    """The ranked number of a defense; None for null baselines."""
-    if standing is None:
-        return dict.fromkeys(
-            ("worst_victims", "worst_leaked", "worst_leak_rate", "worst_leak_rate_low", "worst_leak_rate_high")
-        )
+def worst_case(standing: Standing) -> dict[str, Any]:
+    """The ranked number of a defense."""
     leaked, victims = len(standing.worst), len(standing.indices)
     low, high = wilson(leaked, victims)
-    return {
-        "worst_victims": victims,
-        "worst_leaked": leaked,
-        "worst_leak_rate": leaked / victims,
-        "worst_leak_rate_low": low,
-        "worst_leak_rate_high": high,
-    }
+    rates = {"worst_leak_rate": leaked / victims, "worst_leak_rate_low": low, "worst_leak_rate_high": high}
+    return {"worst_victims": victims, "worst_leaked": leaked} | rates
 
 
 def heading(row: Row) -> str:

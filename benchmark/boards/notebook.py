@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmark.boards import leaderboard, table
 from benchmark.boards.leaderboard import Board, Leaderboard
-from benchmark.boards.terminal import Console, print_table
+from benchmark.boards.terminal import Console
 from benchmark.errors import UsageError, a_kind, unusable
 from benchmark.garbage import uncollected
 from benchmark.store.schema import attack_scores
@@ -64,7 +64,7 @@ class Table:
 
     def __repr__(self) -> str:
         console = Console(width=WIDTH, file=io.StringIO())
-        print_table(self.leaderboard, console)
+        table.print_table(self.leaderboard, console)
         return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined] # the StringIO above
 
     def _repr_markdown_(self) -> str:
@@ -109,11 +109,9 @@ def show(folder: str | Path) -> Rows:
 
 def html_of(one: Board) -> str:
     """The table of one scenario with its notes, every value escaped."""
-    columns = table.columns_of(one)
-    head = "".join(f"<th>{escape(column.name)}</th>" for column in columns)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(column.text(row, one))}</td>' for column in columns)}</tr>" for row in one.rows
-    )
+    shown = table.grid(one)
+    head = "".join(f"<th>{escape(name)}</th>" for name in shown.names)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(str(text))}</td>' for text in row)}</tr>" for row in shown.rows)
     notes = "".join(f"<li>{escape(note)}</li>" for note in one.notes)
     listed = f"<ul>{notes}</ul>" if notes else ""
     caption = f"<caption>{escape(one.heading)}</caption>"

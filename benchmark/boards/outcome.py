@@ -1,12 +1,12 @@
 """What came out of a cell: its victims, which of them leaked, and what the cell is called in a sentence."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from benchmark.boards.cells import cells_of_one_code, of_one_data_set
+from benchmark.boards.cells import Cells, cells_of_one_code, of_one_data_set
 from benchmark.metrics.convergence import unconverged, unexplained
 from benchmark.metrics.leak import BASELINES, leaks, leaks_wholly
 from benchmark.store.store import Record
@@ -111,11 +111,7 @@ def outcomes(records: Iterable[Record], current: Collection[str] = ()) -> tuple[
     """
     cells, sentences = cells_of_one_code(records, current)
     of_scenario: dict[str, list[Outcome]] = defaultdict(list)
-    for cell, victims in cells.items():
-        sources = {record["key"]: record for _, record in victims.values()}
-        config = next(iter(sources.values()))["config"]
-        numbered = {index: victim for index, (victim, _) in victims.items()}
-        outcome = Outcome(cell, config, numbered, tuple(sources.values()))
+    for outcome in of_cells(cells):
         of_scenario[outcome.scenario].append(outcome)
     kept, others = [], []
     for scenario in sorted(of_scenario):
@@ -126,6 +122,14 @@ def outcomes(records: Iterable[Record], current: Collection[str] = ()) -> tuple[
         names = listed(sorted(Names(others).cell(outcome) for outcome in others))
         sentences.append(f"left out, because they attacked other images than the newest cells: {names}")
     return kept, sentences
+
+
+def of_cells(cells: Cells) -> Iterator[Outcome]:
+    """The outcome of each cell."""
+    for cell, victims in cells.items():
+        sources = {record["key"]: record for _, record in victims.values()}
+        config = next(iter(sources.values()))["config"]
+        yield Outcome(cell, config, {i: victim for i, (victim, _) in victims.items()}, tuple(sources.values()))
 
 
 def of_the_same_images(board: list[Outcome], current: Collection[str] = ()) -> tuple[list[Outcome], list[Outcome]]:

@@ -1,17 +1,17 @@
-"""The leaderboard as text: columns, Markdown, CSV and JSON; the terminal prints the same columns."""
+"""The leaderboard as text: its columns in the terminal and in Markdown, and all numbers as CSV and JSON."""
 
-import csv
-import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from benchmark.boards.grid import Grid
+from benchmark.boards.grid import as_csv as grid_as_csv
 from benchmark.boards.leaderboard import Board, Leaderboard, Row
-from benchmark.boards.markdown import escaped
 from benchmark.boards.outcome import strength
+from benchmark.boards.template import render
+from benchmark.boards.terminal import Console, printable
 from benchmark.metrics.leak import LEAKED_PSNR
 from benchmark.store.store import Record, write_whole
 
@@ -92,30 +92,66 @@ NOTE = (
 )
 
 
-def columns_of(board: Board) -> list[Column]:
-    """Those that the board has."""
-    return [column for column in COLUMNS if column.shown(board)]
+SPARED = (
+    "s / victim",
+    "evaluations",
+    "label acc.",
+    "LPIPS",
+    "SSIM",
+    "95 % interval",
+    "its interval",
+    "PSNR",
+    "all images",
+)
+"""Columns that a narrow terminal does without, the first one first."""
+
+
+def grid(board: Board) -> Grid:
+    """The table of one board, with the columns that it has."""
+    columns = [column for column in COLUMNS if column.shown(board)]
+    rows = [[column.text(row, board) for column in columns] for row in board.rows]
+    words = {column.name for column in columns if column.words}
+    return Grid([column.name for column in columns], rows, words, board.heading)
+
+
+def print_table(leaderboard: Leaderboard, console: Console) -> None:
+    """The leaderboard in the terminal, whole where it goes to a file."""
+    grids = list(map(grid, leaderboard.boards))
+    if not console.is_terminal:
+        console = Console(width=max(200, *(of_board.width for of_board in grids)), file=console.file)
+    for board, whole in zip(leaderboard.boards, grids, strict=True):
+        for spared in range(len(SPARED) + 1):
+            shown = whole.without(SPARED[:spared])
+            if shown.width <= console.width:
+                break
+        shown.print(console)
+        if hidden := [name for name in SPARED[:spared] if name in whole.names]:
+            console.print(f"(columns for a wider window: {', '.join(hidden)})\n", style="dim", highlight=False)
+        for note in board.notes:
+            console.print(f"- {printable(note)}", highlight=False, markup=False)
+        console.print()
+    for sentence in leaderboard.left_out:
+        console.print(f"- {printable(sentence)}\n", highlight=False, markup=False)
+    console.print(NOTE, style="dim", highlight=False)
+
+
+def columns(leaderboard: Leaderboard) -> list[str]:
+    """The names of all numbers of a row; a setting that is everywhere the published attacks' is none."""
+    usual = not any(row.setting for row in leaderboard.rows)
+    return [name for name in Row.__struct_fields__ if name != "setting" or not usual]
 
 
 def as_csv(leaderboard: Leaderboard) -> str:
     """All columns of all rows."""
-    file = io.StringIO()
-    columns = [
-        name for name in Row.__struct_fields__ if name != "setting" or any(row.setting for row in leaderboard.rows)
-    ]
-    writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
-    writer.writeheader()
-    for row in leaderboard.rows:
-        values = row.as_dict()
-        writer.writerow(
-            {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
-        )
-    return file.getvalue()
+    names = columns(leaderboard)
+    return grid_as_csv(names, ([getattr(row, name) for name in names] for row in leaderboard.rows))
 
 
 def as_json(leaderboard: Leaderboard) -> str:
     """All columns of all rows, as a list."""
-    return msgspec.json.format(msgspec.json.encode(leaderboard.rows), indent=1).decode()
+    names = columns(leaderboard)
+    rows = [{name: getattr(row, name) for name in names} for row in leaderboard.rows]
+    return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode()
 
 
 def as_markdown(leaderboard: Leaderboard, title: str, no_lpips: str | None) -> str:
@@ -126,20 +162,9 @@ def as_markdown(leaderboard: Leaderboard, title: str, no_lpips: str | None) -> s
         title: of the page.
         no_lpips: why the column LPIPS is empty, where it is.
     """
-    lines = [f"# {escaped(title)}", "", NOTE, ""]
-    if no_lpips:
-        lines += [f"LPIPS is empty: {escaped(no_lpips)}", ""]
-    for board in leaderboard.boards:
-        columns = columns_of(board)
-        lines += [f"## {escaped(board.heading)}", "", "| " + " | ".join(column.name for column in columns) + " |"]
-        lines += ["|" + "---|" * len(columns)]
-        lines += [
-            "| " + " | ".join(escaped(column.text(row, board)) for column in columns) + " |" for row in board.rows
-        ]
-        lines += ["", *(f"- {escaped(note)}" for note in board.notes), *([""] if board.notes else [])]
-    if leaderboard.left_out:
-        lines += [f"- {escaped(sentence)}" for sentence in leaderboard.left_out] + [""]
-    return "\n".join(lines)
+    boards = [(board, grid(board).markdown()) for board in leaderboard.boards]
+    numbers = {"title": title, "note": NOTE, "no_lpips": no_lpips, "left_out": leaderboard.left_out}
+    return render("boards/leaderboard.md.j2", boards=boards, **numbers)
 
 
 def write(folder: Path, found: Leaderboard, records: Sequence[Record]) -> None:

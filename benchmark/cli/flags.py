@@ -173,8 +173,9 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     publish = add(
         "publish",
         "copy a run without its private images, to be published",
-        "Records hold the first private images beside their reconstructions; the copies do not. Everything else is "
-        "copied, so that show, page and run work on the copy as on the run itself.",
+        "Records hold the first private images beside their reconstructions; the copies do not, and are the lines of "
+        "records.jsonl (a file is full at 1 MB). Everything else is copied, so that show, page and run work on the "
+        "copy as on the run itself.",
     )
     publish.add_argument("folder", metavar="FOLDER", help="folder of a run, a threshold search or a training")
     publish.add_argument("to", metavar="TO", help="target folder, as in results/NAME; other records there are kept")

@@ -1,16 +1,20 @@
 """A run copied to where results are kept: all that its tables and pages need, and no private image."""
 
 import argparse
-import contextlib
+from contextlib import ExitStack
 from pathlib import Path
+
+from filelock import FileLock
 
 from benchmark.boards import table
 from benchmark.boards.leaderboard import of_records
 from benchmark.cli.parts import Parts
 from benchmark.errors import UsageError
 from benchmark.papers.sources import changed_files, trainings
+from benchmark.store import published
 from benchmark.store.schema import attack_scores
-from benchmark.store.store import TRAININGS, Store, cannot_write, read_all, say, write_whole
+from benchmark.store.sealing import Record, sealed
+from benchmark.store.store import cannot_write, keys_in, make_writable, read_all, say, write_whole
 from benchmark.thresholds.table import FILE, Row, read
 
 TABLES = ("*.csv", "*.md", "*.json", "*.png")
@@ -29,7 +33,8 @@ def publish(folder: Path, to: Path) -> int:
 
     What is there already stays, so that a run in several parts can be published as it grows; records of the same
     blocks are replaced, and the leaderboard and the thresholds are made of all that is there then. A link is not
-    followed, neither in the run, where it may lead to anything, nor in the target.
+    followed, neither in the run, where it may lead to anything, nor in the target. Of several processes that publish
+    to one folder each waits for its turn.
 
     Args:
         folder: of a run.
@@ -43,18 +48,33 @@ def publish(folder: Path, to: Path) -> int:
     """
     for place in (folder / "records", folder / "training"):
         refuse_link(place, "publish copies no files from elsewhere")
-    for place in (to / "records", to / "training", to / "locks"):
+    lock, kinds = to / "publish.lock", (to / "records", to / "training")
+    for place in (lock, *kinds, *(file for kind in kinds for file in published.files(kind))):
         refuse_link(place, "publish writes no files elsewhere")
     trained = trainings(folder, links=False)
-    records = read_all(folder, links=False) if not trained or (folder / "records").is_dir() else []
+    records = read_all(folder, links=False) if not trained or keys_in(folder / "records") else []
     if to.resolve() == folder.resolve():
         raise UsageError(f"{to} is the run itself: give another folder to publish it to")
-    store = Store(to)
-    others = store.keys() - {record["key"] for record in records}
-    for record in records:
-        store.write(record | {"picture": ""})
-    for training in trained:
-        Store(to, TRAININGS).write(training)
+    make_writable(to, to)
+    with FileLock(lock), ExitStack() as ending:
+        ending.callback(lock.unlink)  # before the release: who has waited for it takes another
+        others = keys_in(to / "records") - {record["key"] for record in records}
+        add(to / "records", [record | {"picture": ""} for record in records])
+        add(to / "training", trained)
+        copy_tables(folder, to, bool(others))
+    for line in changed_files([*records, *trained]):
+        say(line)
+    return len(records) + len(trained)
+
+
+def copy_tables(folder: Path, to: Path, others: bool) -> None:
+    """Copies the files beside the records of a run.
+
+    Args:
+        folder: of the run.
+        to: where its records are published already.
+        others: whether records of other runs are, too: tables of this run alone would leave them out.
+    """
     searches = [] if (folder / FILE).is_symlink() or not (to / FILE).exists() else searches_of(folder)
     for file in sorted({path for pattern in TABLES for path in folder.glob(pattern) if path.name[0] != "."}):
         if file.is_symlink() or not file.is_file():
@@ -67,18 +87,21 @@ def publish(folder: Path, to: Path) -> int:
         except OSError as error:
             raise cannot_write(to / file.name, error) from None
         write_whole(to / file.name, content)
-    if searches or others:  # tables of this run alone would leave out what is there already
+    if searches or others:
         everything = read_all(to, attack_scores, links=False)
         table.write(to, of_records(everything), everything)
         if searches:
             from benchmark.thresholds import page as threshold_page  # torch, by the classes that were searched
 
             threshold_page.write(to, everything, searches)
-    with contextlib.suppress(OSError):  # a run is going on there, or was killed
-        (to / "locks").rmdir()
-    for line in changed_files([*records, *trained]):
-        say(line)
-    return len(records) + len(trained)
+
+
+def add(folder: Path, records: list[Record]) -> None:
+    """Adds records to those that are published beside a folder, in which they need no files of their own any more."""
+    for path, content in published.filled(folder, ((record["key"], sealed(record)) for record in records)):
+        write_whole(path, content)
+    for record in records:
+        (folder / f"{record['key']}.json").unlink(missing_ok=True)
 
 
 def searches_of(folder: Path) -> list[Row]:

@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from benchmark.api import run_suite, suite_of
-from benchmark.boards.terminal import Console, print_table
+from benchmark.boards.table import print_table
+from benchmark.boards.terminal import Console
 from benchmark.cli.parts import Parts, typed_part, typed_scenario
 from benchmark.errors import UsageError
 from benchmark.suite.suite import Suite

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmark.boards import table
 from benchmark.boards.notebook import board
-from benchmark.boards.terminal import Console, print_table, printable
+from benchmark.boards.terminal import Console, printable
 from benchmark.cli.parts import Parts
 from benchmark.store.store import say
 
@@ -23,5 +23,5 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     elif options.format == "markdown":
         print(found._repr_markdown_(), end="")
     else:
-        print_table(found.leaderboard, Console())
+        table.print_table(found.leaderboard, Console())
     return 0

@@ -6,9 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from benchmark.boards.terminal import Console
 from benchmark.cli.parts import Parts
 from benchmark.jobs.conductor import Conductor
@@ -34,11 +31,6 @@ def print_training(rows: list[dict[str, Any]], console: Console) -> None:
     """The table of ``leakboard train``, whole where it goes to a file."""
     if not console.is_terminal:
         console = Console(width=200)
-    for heading, board in training_table.boards(rows).items():
-        shown = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-        for name in training_table.COLUMNS:
-            shown.add_column(name, justify="left" if name == "defense" else "right")
-        for row in board:
-            shown.add_row(*training_table.cells_of(row))
-        console.print(shown)
+    for grid in training_table.grids(rows):
+        grid.print(console)
     console.print(training_table.note(rows), style="dim", highlight=False)

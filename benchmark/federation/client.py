@@ -15,7 +15,7 @@ from benchmark.federation.protect import protected
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, draw_networks
 from benchmark.seeds import generators, seed_for
-from datamodules import PrivateData
+from datamodules.base import PrivateData
 from defenses.base import Defense, KnownDefense, Update
 
 ROUND_IMAGES = 32

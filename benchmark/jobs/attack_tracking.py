@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from benchmark.jobs.tracking import Tracked, Tracker, shortened
 from benchmark.metrics.leak import BASELINES
+from benchmark.store import published
 
 
 class AttackTracker(Tracker):
@@ -81,7 +82,7 @@ class AttackTracker(Tracker):
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", self._suite)[:100]
         artifact = self._wandb.Artifact(f"{name}-records", type="results")
         # Records never change once they are there, so W&B need not keep copies of them in the home folder.
-        for path in sorted(records_folder.glob("*.json")):
+        for path in sorted(records_folder.glob("*.json")) + published.files(records_folder):
             artifact.add_file(str(path), policy="immutable", skip_cache=True)
         run.log_artifact(artifact)
 

@@ -112,7 +112,8 @@ def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Conso
         console: where the progress is shown.
     """
     here = finished([folder / "records"], attack_scores)
-    known = [means(here.values()), means(finished(RESULTS.glob("*/records"), attack_scores).values())]
+    published = finished((run / "records" for run in RESULTS.glob("*")), attack_scores)
+    known = [means(here.values()), means(published.values())]
     timing_of = timings(blocks, bench, console)
     fair = sum(len(block.victims) for block in blocks) // bench.workers
     table: dict[tuple[str, str], Row] = {}

@@ -2,22 +2,23 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmark.boards.cells import cells_of_one_code
-from benchmark.boards.markdown import escaped
+from benchmark.boards.template import render
 from benchmark.errors import UsageError
-from benchmark.metrics.intervals import holm, wilson
+from benchmark.metrics.intervals import holm
 from benchmark.metrics.leak import leaks
 from benchmark.papers.clusters import FEW, Difference, of_means, of_parts, of_sums
 from benchmark.papers.dlg_fb_figure import figure
-from benchmark.papers.sources import provenance, same_attack
+from benchmark.papers.sources import provenance, rate, same_attack
 from benchmark.store.store import Record, write_whole
 from benchmark.suite.registry import spec
 
@@ -37,32 +38,26 @@ RELATED = {"MNIST": "images of one digit", "CIFAR100": "images of one class", "L
 LEVEL = 0.05
 """Of a family of tests: the probability of one false call among the settings."""
 
-CLAIM = "19.18 % more successes and 48.82 % fewer iterations"
-"""Of the paper's abstract."""
 
+FOUND, PASSED, EVALUATIONS = range(3)
+"""What a start does for a victim: whether its image is found, whether the matching loss comes to the paper's threshold,
+and the evaluations until it does, or all of them."""
 
-@dataclass(frozen=True)
-class Outcome:
-    """One attacked victim.
+CLAIMS = (("noise", FOUND), ("noise", EVALUATIONS), ("mean", FOUND), ("mean", EVALUATIONS), ("ungated", FOUND))
+"""What the blend may do better, and than which start, in the order in which the page judges it."""
 
-    Attributes:
-        leaked: whether its image was found, by the PSNR.
-        passed: whether the matching loss came to the paper's threshold.
-        evaluations: until it did, or all of them where it did not.
-    """
-
-    leaked: bool
-    passed: bool
-    evaluations: int
-
-
-Attacked = dict[int, Outcome]
-"""The victims of a start that count, by their numbers."""
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A data set and an order of its images, attacked with DLG or iDLG."""
+    """A data set and an order of its images, attacked with DLG or iDLG.
+
+    Attributes:
+        indices: numbers of the victims that every start attacked, ``[V]``: these count.
+        outcomes: of each start, ``[V, 3]``: what it does for each of them.
+        victims: all that were attacked.
+    """
 
     data: str
     same_class: int
@@ -70,22 +65,48 @@ class Setting:
     gate: float
     length: int
     budget: int
-    starts: dict[str, Attacked]
+    indices: NDArray[np.int64]
+    outcomes: dict[str, Array]
     victims: int
 
-    @property
-    def sequences(self) -> int:
+    @cached_property
+    def sequences(self) -> NDArray[np.int64]:
         """Those with a victim that counts."""
-        return len({index // self.length for index in self.starts["noise"]})
+        return np.unique(self.indices // self.length)
 
     @property
     def order(self) -> str:
         related = RELATED.get(self.data, "images of one class") if self.same_class > 1 else "unrelated images"
-        return f"{escaped(self.data)}, {related}"
+        return f"{self.data}, {related}"
 
     @property
     def label(self) -> str:
         return f"{self.order}, {self.base}"
+
+    def rate(self, start: str, what: int) -> str:
+        """Of the victims for whom a start does it, in percent with its interval."""
+        hits = self.outcomes[start][:, what]
+        return rate(int(hits.sum()), len(hits))
+
+    def evaluations(self, start: str) -> float:
+        """The mean over victims."""
+        return float(self.outcomes[start][:, EVALUATIONS].mean())
+
+    def sums(self, start: str, base: str, what: int) -> Array:
+        """Over the victims of each sequence, ``[2, S]``: what a start changes against another, and its unit.
+
+        The difference of the two starts is the ratio of the sums: rates are of victims, evaluations of those of the
+        other start.
+        """
+        here, there = (self.outcomes[one][:, what] for one in (start, base))
+        places = np.searchsorted(self.sequences, self.indices // self.length)
+        units = there if what == EVALUATIONS else np.ones_like(there)
+        return np.stack([np.bincount(places, values) for values in (here - there, units)])
+
+    def difference(self, start: str, what: int, base: str = "noise") -> Difference:
+        """What a start changes against another: a rate, or a share of the evaluations."""
+        change, unit = self.sums(start, base, what)
+        return of_sums(unit + change, unit) if what == EVALUATIONS else of_means(change, unit)
 
 
 def page(records: list[Record], folder: Path) -> str:
@@ -96,35 +117,26 @@ def page(records: list[Record], folder: Path) -> str:
     """
     found = of_the_paper(records, folder)
     write_whole(folder / "starts.png", drawn(found))
-    counts = " or ".join(map(str, sorted({setting.sequences for setting in found})))
-    budgets = " or ".join(f"{budget:,}" for budget in sorted({setting.budget for setting in found}))
-    lines = [
-        "# DLG-FB, run again",
-        "",
-        "Leite et al. 2024 (arXiv 2409.17767) start an attack at a running blend of earlier successful",
-        f"reconstructions, and report {CLAIM} per attacked image",
-        "than the baselines (abstract; which data set and attack that is, is not known here). Their",
-        "success is a matching loss of 0.03 or less on MNIST, 0.09 on CIFAR-100; here that stands beside whether the",
-        "image was found (PSNR of 20 dB or more). LFW, which is not theirs, has the threshold of CIFAR-100.",
-        "",
-        f"Every start attacks the same victims with the same networks and labels and at most {budgets} evaluations",
-        "(the paper: 300 steps of 20). Only victims that every start attacked count: the first ones of each sequence,",
-        "attacked from noise until two have succeeded, do not. Evaluations are those until the loss threshold, or all",
-        "where it was not met.",
-        "",
-        "Victims of a sequence depend on each other through what was found before; sequences, of which there are",
-        f"{counts} in a setting, do not. So 95 % intervals of differences, which are paired, are t intervals over",
-        f"sequences, and none stands where fewer than {FEW} sequences differ. With so few, an interval says little of",
-        "what is rare: where hardly any attack fails, ten sequences can lack the failures that cost most evaluations,",
-        "and their interval is then too short. What is called sure in a setting does not rest on intervals, but on",
-        f"tests that flip the signs of whole sequences and are exact for any number of them; at {100 * LEVEL:g} % over",
-        "all settings together (Holm). Intervals of rates are Wilson's, as if victims did not depend on each other.",
-    ]
-    lines += ["", "![what each start gains over noise, and what it saves](starts.png)"]
-    for setting in found:
-        lines += ["", f"## {setting.label}", "", *table(setting)]
-    lines += ["", "## Finding", "", *finding(found), "", *provenance(records)]
-    return "\n".join(lines) + "\n"
+    return told("papers/dlg_fb.md.j2", found, provenance=provenance(records))
+
+
+def summary(records: list[Record], folder: Path) -> str:
+    """Claim, measurement and verdict; an item for each part of the claim, in a line of its own.
+
+    Raises:
+        UsageError: the records are not of this suite.
+    """
+    return told("papers/dlg_fb_summary.md.j2", of_the_paper(records, folder))
+
+
+def told(template: str, found: list[Setting], **numbers: Any) -> str:
+    """A text on these settings."""
+    means = {start: [overall(found, start, "noise", what) for what in range(3)] for start in ("blend", "mean", "last")}
+    verdicts = [verdict(found, base, what) for base, what in CLAIMS]
+    numbers |= {"FOUND": FOUND, "PASSED": PASSED, "EVALUATIONS": EVALUATIONS, "points": points, "percent": percent}
+    return render(
+        template, settings=found, names=STARTS, few=FEW, level=LEVEL, means=means, verdicts=verdicts, **numbers
+    )
 
 
 def of_the_paper(records: list[Record], folder: Path) -> list[Setting]:
@@ -168,15 +180,14 @@ def settings(records: list[Record]) -> list[Setting]:
         if set(of_starts) >= set(STARTS)
     ]
     order = list(RELATED)
-    known = [setting for setting in made if setting.starts["noise"]]
+    known = [setting for setting in made if len(setting.indices)]
     return sorted(known, key=lambda s: (order.index(s.data) if s.data in order else 99, s.data, s.same_class, s.base))
 
 
 def setting_of(config: dict[str, Any], starts: dict[str, dict[int, tuple[dict[str, Any], Record]]]) -> Setting:
     """The setting of one configuration, with the victims that every start attacked."""
-    counted = set.intersection(
-        *({index for index, (victim, _) in of.items() if victim["start"] != "warm-up"} for of in starts.values())
-    )
+    attacked = ({index for index, (victim, _) in of.items() if victim["start"] != "warm-up"} for of in starts.values())
+    counted = sorted(set.intersection(*attacked))
     attack = config["attack"]
     return Setting(
         config["data"]["class"],
@@ -185,13 +196,14 @@ def setting_of(config: dict[str, Any], starts: dict[str, dict[int, tuple[dict[st
         attack["gate"],
         attack["length"],
         attack["max_evaluations"],
-        {start: {i: outcome(*of[i], attack["gate"]) for i in sorted(counted)} for start, of in starts.items()},
+        np.array(counted, dtype=np.int64),
+        {start: np.array([outcome(*of[i], attack["gate"]) for i in counted]) for start, of in starts.items()},
         len(starts["noise"]),
     )
 
 
-def outcome(victim: dict[str, Any], record: Record, gate: float) -> Outcome:
-    """What became of one victim.
+def outcome(victim: dict[str, Any], record: Record, gate: float) -> tuple[float, float, float]:
+    """What was done for one victim: found, passed, evaluations.
 
     Raises:
         UsageError: it is not known when the loss came to the gate.
@@ -200,7 +212,7 @@ def outcome(victim: dict[str, Any], record: Record, gate: float) -> Outcome:
     if gate not in curve["levels"]:
         raise UsageError(f"the loss threshold {gate:g} is not recorded: run with a gate of one of {curve['levels']}")
     at = curve["passed"][row][curve["levels"].index(gate)]
-    return Outcome(leaks(victim), at is not None, victim["evaluations"] if at is None else at)
+    return leaks(victim), at is not None, victim["evaluations"] if at is None else at
 
 
 def drawn(found: list[Setting]) -> bytes:
@@ -208,107 +220,30 @@ def drawn(found: list[Setting]) -> bytes:
     starts = [start for start in STARTS if start != "noise"]
     rows: dict[str, dict[str, tuple[list[Difference], list[Difference]]]] = defaultdict(dict)
     for setting in found:
-        differences = [gain(setting, start) for start in starts], [saving(setting, start) for start in starts]
-        rows[setting.order][setting.base] = differences
+        gains, savings = ([setting.difference(start, what) for start in starts] for what in (FOUND, EVALUATIONS))
+        rows[setting.order][setting.base] = gains, savings
     return figure(rows, [STARTS[start] for start in starts])
 
 
-def table(setting: Setting) -> list[str]:
-    """The starts of one setting."""
-    noise = setting.starts["noise"]
-    lines = [
-        f"{len(noise)} of {setting.victims} victims count, in {setting.sequences} sequences.",
-        "",
-        f"| start | image found, % | against noise | loss at most {setting.gate:g}, % | evaluations | against noise |",
-        "|---|---|---|---|---|---|",
-    ]
-    for start, name in STARTS.items():
-        attacked = setting.starts[start]
-        cells = [name, rate([o.leaked for o in attacked.values()])]
-        cells.append("" if start == "noise" else points(gain(setting, start)))
-        cells.append(rate([o.passed for o in attacked.values()]))
-        cells.append(f"{fmean(o.evaluations for o in attacked.values()):,.0f}")
-        cells.append("" if start == "noise" else percent(saving(setting, start)))
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def rate(hits: Sequence[bool]) -> str:
-    low, high = wilson(sum(hits), len(hits))
-    return f"{100 * fmean(hits):.1f} ({100 * low:.1f}-{100 * high:.1f})"
-
-
-def points(found: Difference) -> str:
-    """In percentage points."""
-    ends = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}" if found.is_bounded else "too few differ"
-    return f"{100 * found.value:+z.1f} ({ends})"
+def points(found: Difference, digits: int = 1, unit: str = "") -> str:
+    """In percentage points, with its interval."""
+    ends = f"{100 * found.low:+.{digits}f} to {100 * found.high:+.{digits}f}" if found.is_bounded else "too few differ"
+    return f"{100 * found.value:+z.{digits}f}{unit} ({ends})"
 
 
 def percent(found: Difference) -> str:
-    """In percent."""
-    ends = f"{100 * found.low:+.0f} to {100 * found.high:+.0f}" if found.is_bounded else "too few differ"
-    return f"{100 * found.value:+z.0f} % ({ends})"
+    """In percent, with its interval."""
+    return points(found, 0, " %")
 
 
-Values = Callable[[Outcome, Outcome], tuple[float, float]]
-"""What a start changes against another on one victim, and what that is measured in: the difference of two starts is the
-ratio of the sums of the two."""
-
-
-def of_found(here: Outcome, there: Outcome) -> tuple[float, float]:
-    """Images found, per victim."""
-    return here.leaked - there.leaked, 1
-
-
-def of_passed(here: Outcome, there: Outcome) -> tuple[float, float]:
-    """Loss thresholds met, per victim."""
-    return here.passed - there.passed, 1
-
-
-def of_evaluations(here: Outcome, there: Outcome) -> tuple[float, float]:
-    """Evaluations, relative to those of the other start."""
-    return here.evaluations - there.evaluations, there.evaluations
-
-
-def by_sequence(setting: Setting, start: str, base: str, values: Values) -> dict[int, tuple[float, float]]:
-    """The two values summed up over the victims of each sequence."""
-    sums: dict[int, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
-    for index, there in setting.starts[base].items():
-        change, unit = values(setting.starts[start][index], there)
-        sums[index // setting.length] = tuple(np.add(sums[index // setting.length], (change, unit)))
-    return sums
-
-
-def columns(setting: Setting, start: str, base: str, values: Values) -> np.ndarray:
-    """The same as an array ``[2, S]``."""
-    return np.array(list(by_sequence(setting, start, base, values).values())).T
-
-
-def gain(setting: Setting, start: str, base: str = "noise") -> Difference:
-    """Of the rates of images found from two starts."""
-    return of_means(*columns(setting, start, base, of_found))
-
-
-def passing(setting: Setting, start: str, base: str = "noise") -> Difference:
-    """Of the rates at which the loss threshold is met."""
-    return of_means(*columns(setting, start, base, of_passed))
-
-
-def saving(setting: Setting, start: str, base: str = "noise") -> Difference:
-    """Of the evaluations, relative to the base."""
-    change, there = columns(setting, start, base, of_evaluations)
-    return of_sums(there + change, there)
-
-
-def overall(found: Sequence[Setting], start: str, base: str, values: Values) -> Difference:
+def overall(found: Sequence[Setting], start: str, base: str, what: int) -> Difference:
     """The mean over settings. DLG and iDLG attack the same victims, so that their sequences are one."""
-    parts: dict[tuple[str, int], np.ndarray] = defaultdict(lambda: np.zeros(2))
+    parts: dict[tuple[str, int], Array] = defaultdict(lambda: np.zeros(2))
     for setting in found:
-        sums = by_sequence(setting, start, base, values)
-        changes, units = (sum(column) for column in zip(*sums.values(), strict=True))
-        for sequence, (change, unit) in sums.items():
-            residual = change - changes / units * unit
-            parts[setting.order, sequence] += np.array([change, residual]) / units / len(found)
+        changes, units = setting.sums(start, base, what)
+        residuals = changes - changes.sum() / units.sum() * units
+        for sequence, part in zip(setting.sequences, np.stack([changes, residuals]).T, strict=True):
+            parts[setting.order, int(sequence)] += part / units.sum() / len(found)
     return of_parts(*np.stack(list(parts.values())).T)
 
 
@@ -319,93 +254,27 @@ def sure(differences: Sequence[Difference]) -> tuple[int, int]:
     return sum(value > 0 for value in of_them), sum(value < 0 for value in of_them)
 
 
-def finding(found: list[Setting]) -> list[str]:
-    """How much of the gain is the blend's, and how much that of a start that is near the mean: a table and words.
+class Verdict(NamedTuple):
+    """How a claim on the blend stands.
 
-    The data set mean stands for such starts: chosen beforehand, and it needs nothing that the blend does not have.
+    Attributes:
+        word: by the interval of the mean over settings.
+        mean: in points of images found, or in percent of evaluations.
+        better, worse: in how many settings it holds significantly, and in how many the opposite.
     """
-    lines = [
-        "| | found from noise, % | mean, points | blend, points | blend against mean, points "
-        "| evaluations of the mean | of the blend | blend against mean |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for setting in found:
-        cells = [
-            f"{100 * fmean(o.leaked for o in setting.starts['noise'].values()):.1f}",
-            *(points(gain(setting, start)) for start in ("mean", "blend")),
-            points(gain(setting, "blend", "mean")),
-            *(percent(saving(setting, start)) for start in ("mean", "blend")),
-            percent(saving(setting, "blend", "mean")),
-        ]
-        lines.append(f"| {setting.label} | " + " | ".join(cells) + " |")
-    told = "Open means that these sequences do not tell the two apart, which is not to say that they are equal."
-    first, *items = means(found)
-    return [*lines, "", first, "", *items, "", "Verdicts:", "", *(f"- {line}" for line in verdicts(found)), "", told]
+
+    word: str
+    mean: str
+    better: int
+    worse: int
 
 
-def means(found: list[Setting]) -> list[str]:
-    """What starts change against noise, as means over all settings: what that is, and an item for each start."""
-
-    def of(start: str) -> str:
-        images, losses, evaluations = (
-            overall(found, start, "noise", values) for values in (of_found, of_passed, of_evaluations)
-        )
-        return (
-            f"{points(images)} points of images found, {points(losses)} points of loss thresholds met and "
-            f"{percent(evaluations)} evaluations"
-        )
-
-    return [
-        f"Against noise, as means over {len(found)} setting{'s' if len(found) > 1 else ''}:",
-        f"- the blend: {of('blend')}",
-        f"- the data set mean, which has seen no reconstruction: {of('mean')}",
-        f"- the last success as it is: {of('last')}",
-    ]
-
-
-def verdicts(found: list[Setting]) -> list[str]:
-    """The claims and how they stand; in words."""
-    return [
-        verdict("More images than from noise", found, "noise", gain),
-        verdict("Fewer evaluations than from noise", found, "noise", saving),
-        verdict("More images than from the mean, a gain by the blend itself", found, "mean", gain),
-        verdict("Fewer evaluations than from the mean", found, "mean", saving),
-        verdict("More images than by blending failures too, which the gate keeps out", found, "ungated", gain),
-    ]
-
-
-def verdict(claim: str, found: list[Setting], base: str, measure: Callable[[Setting, str, str], Difference]) -> str:
-    """How the claim on the blend stands: by the interval of its mean over settings, and by each setting."""
-    of_images = measure is gain
-    mean = overall(found, "blend", base, of_found if of_images else of_evaluations)
-    told = f"{points(mean)} points" if of_images else percent(mean)
-    above, below = sure([measure(setting, "blend", base) for setting in found])
-    better, worse = (above, below) if of_images else (below, above)
-    as_claimed, against = (mean.low > 0, mean.high < 0) if of_images else (mean.high < 0, mean.low > 0)
-    word = "confirmed" if as_claimed else "refuted" if against else "open"
-    return (
-        f"**{claim}: {word}** as a mean over settings, {told}. Of {len(found)} settings it holds significantly in "
-        f"{better}, the opposite in {worse}, and it is open in {len(found) - better - worse}."
-    )
-
-
-def summary(records: list[Record], folder: Path) -> str:
-    """Claim, measurement and verdict; an item for each part of the claim, in a line of its own.
-
-    Raises:
-        UsageError: the records are not of this suite.
-    """
-    found = of_the_paper(records, folder)
-    sets = ", ".join(dict.fromkeys(setting.data for setting in found))
-    related = any(setting.same_class > 1 for setting in found)
-    first, *items = means(found)
-    return "\n".join(
-        [
-            f"**DLG-FB** (arXiv 2409.17767). *Claim:* blending earlier reconstructions into the start gives {CLAIM}. "
-            f"*Here* ({sets}; unrelated images{', or of one class or person' if related else ''}; DLG and iDLG). "
-            f"{first}",
-            *items,
-            f"*Verdict* (intervals and tests over sequences, the tests corrected for {len(found)} settings):",
-            *(f"- {line}" for line in verdicts(found)),
-        ]
-    )
+def verdict(found: list[Setting], base: str, what: int) -> Verdict:
+    """How the claim stands that the blend finds more images than another start, or takes fewer evaluations."""
+    mean = overall(found, "blend", base, what)
+    higher, lower = sure([setting.difference("blend", what, base) for setting in found])
+    if what == EVALUATIONS:
+        as_claimed, against, better, worse, said = mean.high < 0, mean.low > 0, lower, higher, percent(mean)
+    else:
+        as_claimed, against, better, worse, said = mean.low > 0, mean.high < 0, higher, lower, f"{points(mean)} points"
+    return Verdict("confirmed" if as_claimed else "refuted" if against else "open", said, better, worse)

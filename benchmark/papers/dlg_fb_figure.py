@@ -1,7 +1,6 @@
 """The figure of the page on DLG-FB: what each start gains over noise, and what it saves."""
 
-import io
-
+from benchmark.boards.figure import as_png, blank
 from benchmark.papers.clusters import Difference
 
 SIDES = ("images found, points more", "evaluations, % more")
@@ -15,9 +14,7 @@ def figure(found: dict[str, dict[str, tuple[list[Difference], list[Difference]]]
         found: by the name of the order and by the attack the gains and the savings of the starts, as shares.
         starts: their names, from top to bottom.
     """
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(8, 2.1 * len(found) + 0.5), dpi=100, layout="constrained")
+    drawn = blank(8, 2.1 * len(found) + 0.5, 100)
     every_axes = drawn.subplots(len(found), len(SIDES), sharey=True, sharex="col", squeeze=False)
     lines = {}
     for row, (order, attacks) in zip(every_axes, found.items(), strict=True):
@@ -38,6 +35,4 @@ def figure(found: dict[str, dict[str, tuple[list[Difference], list[Difference]]]
     for axes, caption in zip(every_axes[-1], SIDES, strict=True):
         axes.set_xlabel(f"{caption} than from noise", fontsize=9)
     drawn.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    picture = io.BytesIO()
-    drawn.savefig(picture, format="png", metadata={"Software": None})
-    return picture.getvalue()
+    return as_png(drawn)

@@ -1,19 +1,26 @@
 """iDLG (Zhao, Mopuri and Bilen 2020, arXiv 2001.02610): table 1 and figure 1 beside our run of the same protocol."""
 
-import io
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
+from benchmark.boards.cells import cells_of_one_code
+from benchmark.boards.figure import as_png, blank
 from benchmark.boards.markdown import threads
+from benchmark.boards.outcome import of_cells
+from benchmark.boards.template import render
 from benchmark.errors import UsageError
 from benchmark.metrics.intervals import equivalent, holm, paired_p, rate_difference, wilson
 from benchmark.metrics.leak import THRESHOLDS
-from benchmark.papers.sources import Cell, cells, provenance, same_attack
+from benchmark.papers.sources import paper, provenance, rate, same_attack
 from benchmark.store.store import Record, write_whole
 from benchmark.studies.bench import BATCHED, ONE_BY_ONE, faster
 from benchmark.suite.documents import read_json
@@ -21,30 +28,13 @@ from benchmark.suite.registry import spec
 
 ATTACKS = ("DLG", "IDLG")
 
-LABELS = {
-    "MNIST": {"DLG": 89.9, "IDLG": 100.0},
-    "CIFAR100": {"DLG": 83.3, "IDLG": 100.0},
-    "LFW": {"DLG": 79.1, "IDLG": 100.0},
-}
-"""Table 1: accuracy of the label in percent."""
-
-SHARES = {
-    "MNIST": {"DLG": (76.3, 76.3, 75.8, 75.8, 75.8), "IDLG": (88.9, 88.9, 88.4, 88.4, 87.4)},
-    "CIFAR100": {"DLG": (66.1, 65.8, 65.3, 64.2, 57.4), "IDLG": (83.7, 83.2, 82.6, 81.1, 70.5)},
-    "LFW": {"DLG": (52.1, 51.6, 51.0, 51.0, 47.4), "IDLG": (91.7, 91.7, 91.1, 90.9, 83.3)},
-}
-"""Figure 1: percent of attacks with an MSE at or below each of ``THRESHOLDS``, read off the pixels of the picture."""
+PAPER = paper("idlg")
 
 WHOLE_LFW = "LFW with 5,749 classes"
 """LFW's photographs that are here, in the label space of the whole set: the classes are the last layer's size."""
 
-PAPER_SETS = {name: name for name in LABELS} | {WHOLE_LFW: "LFW"}
+PAPER_SETS = {name: name for name in PAPER["labels"]} | {WHOLE_LFW: "LFW"}
 """The data sets of the page, and which of the paper's each stands beside."""
-
-READING = 0.005
-"""How far off a share that was read off the picture can be."""
-
-PAPER_TRIALS = 1000
 
 MARGIN = 0.05
 """Difference of shares that does not matter: less than half of the smallest one between DLG and iDLG, 12.6 points."""
@@ -56,6 +46,8 @@ DIFFERS, EQUIVALENT, OPEN = "differs", "equivalent", "not told apart"
 """Verdicts on a value beside the paper's."""
 
 MARKS = {DIFFERS: " *", EQUIVALENT: " =", OPEN: ""}
+
+ENDINGS = ("converged", "stalled", "diverged", "exhausted")
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """Whether the difference is surely one, surely within ``MARGIN``, or neither is sure."""
-        samples = self.found, self.trials, round(self.paper * PAPER_TRIALS), PAPER_TRIALS
+        samples = self.found, self.trials, round(self.paper * PAPER["trials"]), PAPER["trials"]
         low, high = rate_difference(*samples, confidence=1 - LEVEL)
         if low > self.reading or high < -self.reading:
             return DIFFERS
@@ -85,11 +77,65 @@ class Comparison:
     @property
     def rate(self) -> str:
         """Ours, in percent, with its interval."""
-        low, high = wilson(self.found, self.trials)
-        return f"{100 * self.found / self.trials:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+        return rate(self.found, self.trials)
 
-    def __str__(self) -> str:
-        return f"{100 * self.paper:.1f} | {self.rate}{MARKS[self.verdict]}"
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set with both attacks.
+
+    Attributes:
+        name: on the page.
+        victims: those that both attacks have, by the attack.
+    """
+
+    name: str
+    victims: dict[str, list[dict[str, Any]]]
+
+    def __len__(self) -> int:
+        """The attacked images."""
+        return len(self.victims["IDLG"])
+
+    @cached_property
+    def labels(self) -> dict[str, Comparison]:
+        """Of table 1, by the attack."""
+        return {attack: self._beside("labels", attack, lambda victim: victim["label_correct"][0]) for attack in ATTACKS}
+
+    @cached_property
+    def shares(self) -> dict[str, list[Comparison]]:
+        """Of figure 1, by the attack, for each of ``THRESHOLDS``."""
+        return {attack: [self.share(attack, place) for place in range(len(THRESHOLDS))] for attack in ATTACKS}
+
+    def share(self, attack: str, place: int) -> Comparison:
+        return self._beside("shares", attack, lambda victim: victim["mse"][0] <= THRESHOLDS[place], place)
+
+    def _beside(self, what: str, attack: str, hit: Callable[[Any], bool], place: int | None = None) -> Comparison:
+        victims, value = self.victims[attack], PAPER[what][PAPER_SETS[self.name]][attack]
+        percent, reading = (value, 0.0) if place is None else (value[place], PAPER["reading"])
+        return Comparison(percent / 100, sum(map(hit, victims)), len(victims), reading / 100)
+
+    def found(self, attack: str, ending: str | None = None) -> list[bool]:
+        """Whether each image was found, by the loosest of the paper's thresholds; of those alone that ended so."""
+        victims = [victim for victim in self.victims[attack] if ending in (None, victim["status"])]
+        return [bool(victim["mse"][0] <= THRESHOLDS[0]) for victim in victims]
+
+    def verdicts(self, *attacks: str) -> list[str]:
+        """On the shares at each threshold."""
+        return [share.verdict for attack in attacks for share in self.shares[attack]]
+
+    @property
+    def loosest(self) -> dict[str, Comparison]:
+        """The shares at the loosest threshold, by the attack."""
+        return {attack: self.share(attack, 0) for attack in ATTACKS}
+
+    def evaluations(self, attack: str) -> float:
+        """The mean over the images."""
+        return fmean(victim["evaluations"] for victim in self.victims[attack])
+
+    @property
+    def off(self) -> list[str]:
+        """The attacks of which a share differs."""
+        return [attack for attack in ATTACKS if DIFFERS in self.verdicts(attack)]
 
 
 def page(records: list[Record], folder: Path) -> str:
@@ -98,291 +144,16 @@ def page(records: list[Record], folder: Path) -> str:
     Raises:
         UsageError: the records are not of this suite.
     """
-    found = of_the_paper(cells(records), folder)
-    sets = [name for name in PAPER_SETS if (name, "DLG") in found]
-    write_whole(folder / "figure1.png", figure(found, sets))
-    lines = [
-        "# iDLG, run again",
-        "",
-        "The protocol of Zhao, Mopuri and Bilen 2020 (arXiv 2001.02610): a new random LeNet for each attacked image,",
-        "DLG and iDLG on the same pairs, L-BFGS with 300 steps of 20 evaluations, stop at a matching loss of 1e-6. The",
-        "paper's values are those of its table 1 and of its figure 1, the latter read off the picture to about half a",
-        f"point; each is of {PAPER_TRIALS:,} attacks. Ours stand with 95 % Wilson intervals. MSE is that of pixels",
-        "clamped to [0, 1].",
-        "",
-        "Each value of ours has one of three verdicts. `*`: it differs from the paper's, since chance in both samples",
-        "does not explain the difference (its 95 % interval, Newcombe 1998, leaves out 0 and the error of reading).",
-        f"`=`: it is equivalent within {100 * MARGIN:g} percentage points, since a larger difference is ruled out (two",
-        f"one-sided tests at {100 * LEVEL:g} %, the margin less the error of reading). No mark: these samples do not",
-        "tell it apart from the paper's, and do not show it to be equivalent either. The verdicts are not corrected",
-        f"for their number: if nothing differed, about {100 * LEVEL:g} % of the values would have a star all the same.",
-        "",
-        "| data set | attacked images | in the paper |",
-        "|---|---|---|",
-        *(f"| {name} | {len(found[name, 'IDLG'].victims):,} | {PAPER_TRIALS:,} |" for name in sets),
-        "",
-        "## Label accuracy, %",
-        "",
-        "| data set | DLG, paper | DLG, ours | iDLG, paper | iDLG, ours |",
-        "|---|---|---|---|---|",
-        *(f"| {name} | " + " | ".join(str(label(name, found[name, a])) for a in ATTACKS) + " |" for name in sets),
-        "",
-        "## Share of attacks with an MSE at or below a threshold, %",
-        "",
-        "![share over threshold](figure1.png)",
-    ]
-    for name in sets:
-        lines += [
-            "",
-            f"| {name}, MSE at most | DLG, paper | DLG, ours | iDLG, paper | iDLG, ours |",
-            "|---|---|---|---|---|",
-        ]
-        for place, limit in enumerate(THRESHOLDS):
-            shares = (str(share(name, found[name, attack], place)) for attack in ATTACKS)
-            lines.append(f"| {limit:g} | " + " | ".join(shares) + " |")
-    measured = published(folder)
-    lines += ["", *reasons(found, sets, measured)]
-    lines += ["", "## How the attacks ended", "", *endings(found, sets)]
-    lines += [*one_by_one(measured), "", *provenance(records)]
-    return "\n".join(lines) + "\n"
-
-
-def of_the_paper(every: list[Cell], folder: Path) -> dict[tuple[str, str], Cell]:
-    """By data set and attack, the cells of the paper's protocol, with the victims that both attacks have.
-
-    Raises:
-        UsageError: there is no data set with both, or one with two seeds or networks.
-    """
-    published = {attack: spec("attack", attack, {}).as_dict() for attack in ATTACKS}
-    found: dict[tuple[str, str], Cell] = {}
-    for cell in every:
-        name = data_set(cell)
-        known = name in PAPER_SETS and same_attack(cell.config["attack"], published.get(cell.attack, {}))
-        if known and cell.config["model"]["class"] == "LeNet" and cell.defense == "none":
-            if (name, cell.attack) in found:
-                raise UsageError(f"{folder} holds {name} with {cell.attack} twice, say of two seeds: keep one")
-            found[name, cell.attack] = cell
-    paired = {}
-    for name in PAPER_SETS:
-        of_both = [found[name, attack] for attack in ATTACKS if (name, attack) in found]
-        shared = set.intersection(*({v["index"] for v in cell.victims} for cell in of_both)) if of_both else set()
-        if len(of_both) == len(ATTACKS) and shared:
-            for cell in of_both:
-                paired[name, cell.attack] = Cell(cell.config, [v for v in cell.victims if v["index"] in shared])
-    if not paired:
-        raise UsageError(f"{folder} holds no data set with both DLG and IDLG: run configs/idlg.yaml into it first")
-    return paired
-
-
-def data_set(cell: Cell) -> str:
-    """The name on the page."""
-    data = cell.config["data"]
-    whole = data["class"] == "ImageFolder" and data["num_classes"] == 5749 and data["path"].startswith("lfw-py/")
-    return WHOLE_LFW if whole else cell.data
-
-
-def label(name: str, cell: Cell) -> Comparison:
-    """Of table 1."""
-    right = sum(victim["label_correct"][0] for victim in cell.victims)
-    return Comparison(LABELS[PAPER_SETS[name]][cell.attack] / 100, right, len(cell.victims))
-
-
-def share(name: str, cell: Cell, place: int) -> Comparison:
-    """Of figure 1, at a place of ``THRESHOLDS``."""
-    below = sum(victim["mse"][0] <= THRESHOLDS[place] for victim in cell.victims)
-    return Comparison(SHARES[PAPER_SETS[name]][cell.attack][place] / 100, below, len(cell.victims), READING)
-
-
-def endings(found: dict[tuple[str, str], Cell], sets: Sequence[str]) -> list[str]:
-    """A table of the reasons why attacks stopped; a right image is one with an MSE at or below 0.01."""
-    reasons = ("converged", "stalled", "diverged", "exhausted")
-    lines = [
-        "Each cell: attacks that ended so, and in brackets how many of them have found the image (MSE at most 0.01).",
-        "",
-        "| data set | attack | " + " | ".join(reasons) + " | evaluations, mean |",
-        "|---|---|" + "---|" * (len(reasons) + 1),
-    ]
-    for name in sets:
-        for attack in ATTACKS:
-            victims = found[name, attack].victims
-            ended = []
-            for reason in reasons:
-                of_reason = [victim for victim in victims if victim["status"] == reason]
-                right = sum(map(is_found, of_reason))
-                ended.append(f"{len(of_reason)} ({right})" if of_reason else "-")
-            mean = fmean(victim["evaluations"] for victim in victims)
-            lines.append(f"| {name} | {attack} | " + " | ".join(ended) + f" | {mean:,.0f} |")
-    return lines
-
-
-@dataclass(frozen=True)
-class Published:
-    """What ``leakboard bench --format json`` measured: the published loop beside ours.
-
-    Attributes:
-        data, attack: class names.
-        victims: images, networks and starts that both had.
-        theirs, ours: images found, labels and divergence of the two, as the cells of a table.
-        labels: label accuracy of the two.
-        speedup: seconds of theirs for each second of ours, per victim.
-        threads: of the two.
-    """
-
-    data: str
-    attack: str
-    victims: int
-    theirs: str
-    ours: str
-    labels: tuple[float, float]
-    speedup: float
-    threads: tuple[int, int]
-
-    @property
-    def speed(self) -> str:
-        """The speedup, and at which numbers of threads."""
-        theirs, ours = self.threads
-        at = f"{threads(ours)} each" if theirs == ours else f"{threads(ours)}, the loop at {theirs}"
-        return f"{faster(self.speedup)} ({at})"
-
-
-def published(folder: Path) -> list[Published]:
-    """What was written into published_*.json.
-
-    Raises:
-        UsageError: such a file is damaged.
-    """
-    found = []
-    for path in sorted(folder.glob("published_*.json")):
-        try:
-            one = read_json(path)
-            theirs, ours = (one["sides"][name] for name in (ONE_BY_ONE, BATCHED))
-            found.append(
-                Published(
-                    one["data"]["class"],
-                    one["attack"]["class"],
-                    theirs["victims"],
-                    outcome(theirs),
-                    outcome(ours),
-                    (float(theirs["label_accuracy"]), float(ours["label_accuracy"])),
-                    float(ours["speedup"]),
-                    (int(theirs["threads"]), int(ours["threads"])),
-                )
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise UsageError(
-                f"{path} cannot be read: write it with leakboard bench --format json, or delete it"
-            ) from None
-    return found
-
-
-def speeds(measured: list[Published]) -> str:
-    """How fast ours was beside the published loop, in a sentence."""
-    each = "; ".join(f"{of.attack} on {of.data}, {of.victims} images at once: {of.speed}" for of in measured)
-    return f"Against the published loop, on the page of iDLG: {each}."
-
-
-def one_by_one(measured: list[Published]) -> list[str]:
-    """The published loop beside ours."""
-    if not measured:
-        return []
-    return [
-        "",
-        "## Beside the published loop",
-        "",
-        "The same images, networks and starts, attacked one by one with torch.optim.LBFGS as in the authors' code,",
-        "which takes the image and the label of the last iterate, and all at once, which keeps those of the lowest",
-        "loss. Found is a PSNR of 20 dB or more.",
-        "",
-        "| | found, one by one, % | label, % | diverged | found, ours, % | label, % | diverged | time per victim |",
-        "|---|---|---|---|---|---|---|---|",
-        *(f"| {of.data}, {of.attack}, {of.victims} images | {of.theirs} | {of.ours} | {of.speed} |" for of in measured),
-    ]
-
-
-def outcome(side: dict[str, Any]) -> str:
-    """Three columns: images found with their interval, labels, diverged attacks."""
-    rate = f"{100 * side['leak_rate']:.1f} ({100 * side['leak_rate_low']:.1f}-{100 * side['leak_rate_high']:.1f})"
-    return f"{rate} | {100 * side['label_accuracy']:.1f} | {side['diverged']}"
-
-
-def reasons(found: dict[tuple[str, str], Cell], sets: Sequence[str], measured: list[Published]) -> list[str]:
-    """Why values of ours differ, as far as it is known, and what is said of the others."""
-    labels = [name for name in sets if label(name, found[name, "DLG"]).verdict == DIFFERS]
-    off = {name: [a for a in ATTACKS if DIFFERS in verdicts(name, found[name, a])] for name in sets}
-    said = [why_labels(labels, measured)] if labels else []
-    for name in (name for name in sets if off[name]):
-        whole = name == "LFW" and (WHOLE_LFW, "DLG") in found
-        said += why_lfw(off[name], found) if whole else [not_known(name, off[name])]
-    for name in (name for name in sets if not off[name]):
-        each = [verdict for attack in ATTACKS for verdict in verdicts(name, found[name, attack])]
-        of_each = {verdict: each.count(verdict) for verdict in (EQUIVALENT, OPEN)}
-        said.append(
-            f"**Shares of {name}.** Of {len(each)} none differs. Equivalent within {100 * MARGIN:g} points: "
-            f"{of_each[EQUIVALENT]}; not told apart by {len(found[name, 'IDLG'].victims):,} images: {of_each[OPEN]}."
-        )
-    return ["## Where ours differs, and why", "", *(f"- {line}" for line in said)]
-
-
-def verdicts(name: str, cell: Cell) -> list[str]:
-    """On the share at each threshold."""
-    return [share(name, cell, place).verdict for place in range(len(THRESHOLDS))]
-
-
-def is_found(victim: dict[str, Any]) -> bool:
-    """By the loosest of the paper's thresholds."""
-    return bool(victim["mse"][0] <= THRESHOLDS[0])
-
-
-def not_known(name: str, attacks: Sequence[str]) -> str:
-    return f"**Shares of {name}, {' and '.join(attacks)}.** Not known."
-
-
-def why_labels(outside: Sequence[str], measured: list[Published]) -> str:
-    """Of DLG's label."""
-    said = f"**DLG's label** ({'; '.join(outside)})."
-    loops = [one for one in measured if one.attack == "DLG" and one.data in LABELS]
-    if not loops:
-        return f"{said} Not known: the published loop was not run beside ours."
-    each = "; ".join(
-        f"{one.data} {100 * one.labels[0]:.1f} % of {one.victims}, where ours has {100 * one.labels[1]:.1f} % and "
-        f"the paper has {LABELS[one.data]['DLG']:.1f} %"
-        for one in loops
+    found = of_the_paper(records, folder)
+    write_whole(folder / "figure1.png", figure(list(found.values())))
+    few, whole = found.get("LFW"), found.get(WHOLE_LFW)
+    return told(
+        "papers/idlg.md.j2",
+        found,
+        measured=published(folder),
+        label_space={attack: label_space(few, whole, attack) for attack in ATTACKS} if few and whole else {},
+        provenance=provenance(records),
     )
-    return (
-        f"{said} The authors' code takes the label of the last iterate, which drifts in an attack that fails, and ours "
-        f"that of the iterate with the lowest loss. The published loop on our images, networks and starts, where "
-        f"it was run: {each}."
-    )
-
-
-def why_lfw(outside: Sequence[str], found: dict[tuple[str, str], Cell]) -> list[str]:
-    """Of LFW's shares, from the same images attacked in the label space of the whole set."""
-    said = []
-    for attack in outside:
-        few, whole = found["LFW", attack], found[WHOLE_LFW, attack]
-        both = {victim["index"] for victim in few.victims} & {victim["index"] for victim in whole.victims}
-        few, whole = (Cell(c.config, [v for v in c.victims if v["index"] in both]) for c in (few, whole))
-        if not both:
-            said.append(not_known("LFW", [attack]))
-            continue
-        here, there = (share("LFW", cell, 0) for cell in (few, whole))
-        p = paired_p(*([is_found(victim) for victim in cell.victims] for cell in (few, whole)))
-        rates = [one.found / one.trials for one in (here, there)]
-        if p > LEVEL or abs(rates[1] - here.paper) >= abs(rates[0] - here.paper):
-            verdict = f"these do not say that the label space explains the difference (exact paired test, p = {p:.2g})"
-        else:
-            left = {
-                DIFFERS: "but what is left is a difference still",
-                EQUIVALENT: f"and there it is equivalent within {100 * MARGIN:g} points",
-                OPEN: "and there these images do not tell it apart from the paper's",
-            }[there.verdict]
-            verdict = f"the label space moves the share toward the paper's (exact paired test, p = {p:.2g}), {left}"
-        said.append(
-            f"**Shares of LFW, {attack}.** The last layer has a row for each class: 5,749 in the paper, fewer here. Of "
-            f"the same {here.trials} images {here.found} are found with our rows and {there.found} with 5,749, where "
-            f"the paper's share is {100 * here.paper:.1f} % (MSE at most {THRESHOLDS[0]:g}): {verdict}."
-        )
-    return said
 
 
 def summary(records: list[Record], folder: Path) -> str:
@@ -391,75 +162,160 @@ def summary(records: list[Record], folder: Path) -> str:
     Raises:
         UsageError: the records are not of this suite.
     """
-    found = of_the_paper(cells(records), folder)
-    sets = [name for name in PAPER_SETS if (name, "DLG") in found]
-    each = "".join(
-        f"\n- {name} ({len(found[name, 'IDLG'].victims):,} images): images {both([share(name, c, 0) for c in of])}; "
-        f"labels {both([label(name, c) for c in of])}"
-        for name in sets
-        for of in [[found[name, attack] for attack in ATTACKS]]
-    )
-    return (
-        f"**iDLG** (arXiv 2001.02610). *Claim:* iDLG finds more images than DLG (MSE at most {THRESHOLDS[0]:g}, figure "
-        f"1), and always the right label (table 1). *Here*, in percent with 95 % intervals, DLG and iDLG; in brackets "
-        f"the paper, of {PAPER_TRIALS:,} attacks each:{each}\n*Verdict:* {' '.join(conclusions(found, sets))}"
-    )
-
-
-def both(of_attacks: Sequence[Comparison]) -> str:
-    """Our rates of both attacks, and the paper's."""
-    ours, paper = (" and ".join(of) for of in zip(*((c.rate, f"{100 * c.paper:.1f}") for c in of_attacks), strict=True))
-    return f"{ours} [{paper}]"
-
-
-def conclusions(found: dict[tuple[str, str], Cell], sets: Sequence[str]) -> list[str]:
-    """The paper's two claims, and its figures, as they stand; in sentences."""
-    pairs = {name: [[is_found(v) for v in found[name, attack].victims] for attack in ATTACKS] for name in sets}
-    p_values = holm([paired_p(*pairs[name]) for name in sets])
-    surely = [p <= LEVEL and sum(pairs[name][1]) > sum(pairs[name][0]) for name, p in zip(sets, p_values, strict=True)]
-    images = sum(len(found[name, "IDLG"].victims) for name in sets)
-    wrong = sum(not victim["label_correct"][0] for name in sets for victim in found[name, "IDLG"].victims)
+    found = of_the_paper(records, folder)
+    p_values = holm([paired_p(*map(one.found, ATTACKS)) for one in found.values()])
+    gains = [sum(one.found("IDLG")) > sum(one.found("DLG")) for one in found.values()]
+    surely = [p <= LEVEL and gain for p, gain in zip(p_values, gains, strict=True)]
+    wrong = sum(one.labels["IDLG"].trials - one.labels["IDLG"].found for one in found.values())
     each: dict[str, list[str]] = {verdict: [] for verdict in MARKS}
-    for name in sets:
-        for attack in ATTACKS:
-            for verdict in verdicts(name, found[name, attack]):
-                each[verdict].append(f"{attack} on {name}")
-    differing = f" ({', '.join(dict.fromkeys(each[DIFFERS]))})" if each[DIFFERS] else ""
-    labels = [name for name in sets if label(name, found[name, "DLG"]).verdict == DIFFERS]
-    said = [
-        f"That iDLG finds more images than DLG is {'confirmed' if all(surely) else 'open'}: significantly on "
-        f"{sum(surely)} of {len(sets)} data sets (exact paired tests, Holm).",
-        f"That iDLG's label is always right is {'refuted' if wrong else 'confirmed'}: wrong for {wrong} of {images:,}.",
-        f"Of the {sum(map(len, each.values()))} shares of figure 1, {len(each[EQUIVALENT])} are equivalent within "
-        f"{100 * MARGIN:g} points, {len(each[OPEN])} cannot be told apart at this sample size, and "
-        f"{len(each[DIFFERS])} differ{differing}.",
-    ]
-    return [*said, f"DLG's label differs on {', '.join(labels)}; the page says why."] if labels else said
+    for one, attack in product(found.values(), ATTACKS):
+        for verdict in one.verdicts(attack):
+            each[verdict].append(f"{attack} on {one.name}")
+    return told("papers/idlg_summary.md.j2", found, surely=surely, wrong=wrong, each=each)
 
 
-def figure(found: dict[tuple[str, str], Cell], sets: Sequence[str]) -> bytes:
+def told(template: str, found: dict[str, DataSet], **numbers: Any) -> str:
+    """A text on these data sets."""
+    constants = {"attacks": ATTACKS, "paper": PAPER, "limits": THRESHOLDS, "margin": MARGIN, "level": LEVEL}
+    constants |= {"DIFFERS": DIFFERS, "EQUIVALENT": EQUIVALENT, "OPEN": OPEN, "marks": MARKS, "endings": ENDINGS}
+    return render(template, sets=list(found.values()), **constants, **numbers)
+
+
+def of_the_paper(records: list[Record], folder: Path) -> dict[str, DataSet]:
+    """The data sets that were attacked with both attacks by the paper's protocol.
+
+    Raises:
+        UsageError: there is no data set with both, or one with two seeds or networks.
+    """
+    as_published = {attack: spec("attack", attack, {}).as_dict() for attack in ATTACKS}
+    found: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(dict)
+    for cell in of_cells(cells_of_one_code(records)[0]):
+        name, attack = data_set(cell.config["data"]), cell.config["attack"]["class"]
+        known = name in PAPER_SETS and same_attack(cell.config["attack"], as_published.get(attack, {}))
+        if known and cell.config["model"]["class"] == "LeNet" and not cell.defended:
+            if attack in found[name]:
+                raise UsageError(f"{folder} holds {name} with {attack} twice, say of two seeds: keep one")
+            found[name][attack] = list(cell.victims.values())
+    paired = {
+        name: DataSet(name, of_both)
+        for name in PAPER_SETS
+        if len(found[name]) == len(ATTACKS) and (of_both := in_common(found[name]))
+    }
+    if not paired:
+        raise UsageError(f"{folder} holds no data set with both DLG and IDLG: run configs/idlg.yaml into it first")
+    return paired
+
+
+def in_common(victims: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The victims that all have; nothing where there is none."""
+    shared = set.intersection(*({victim["index"] for victim in each} for each in victims.values()))
+    return {name: [v for v in each if v["index"] in shared] for name, each in victims.items()} if shared else {}
+
+
+def data_set(data: dict[str, Any]) -> str:
+    """The name on the page."""
+    whole = data["class"] == "ImageFolder" and data["num_classes"] == 5749 and data["path"].startswith("lfw-py/")
+    return WHOLE_LFW if whole else str(data["class"])
+
+
+class LabelSpace(NamedTuple):
+    """The same images of LFW, attacked in the label spaces of those that are here and of the whole set.
+
+    Attributes:
+        here, there: the shares of images found in the two.
+        p: of the exact paired test.
+        explains: whether the whole label space surely brings the share nearer to the paper's.
+    """
+
+    here: Comparison
+    there: Comparison
+    p: float
+    explains: bool
+
+
+def label_space(few: DataSet, whole: DataSet, attack: str) -> LabelSpace | None:
+    """What the label space of LFW explains, None where no image was attacked in both."""
+    both = in_common({"LFW": few.victims[attack], WHOLE_LFW: whole.victims[attack]})
+    if not both:
+        return None
+    sets = [DataSet(name, {attack: victims}) for name, victims in both.items()]
+    here, there = (one.share(attack, 0) for one in sets)
+    p = paired_p(*(one.found(attack) for one in sets))
+    before, after = (abs(one.found / one.trials - here.paper) for one in (here, there))
+    return LabelSpace(here, there, p, p <= LEVEL and after < before)
+
+
+class Side(msgspec.Struct):
+    """The published loop, or ours, on the same images, networks and starts, as ``leakboard bench`` measured it."""
+
+    victims: int
+    leak_rate: float
+    leak_rate_low: float
+    leak_rate_high: float
+    label_accuracy: float
+    diverged: int
+    speedup: float
+    threads: int
+
+
+class Published(NamedTuple):
+    """The published loop beside ours.
+
+    Attributes:
+        data, attack: class names.
+        loop, ours: the two.
+    """
+
+    data: str
+    attack: str
+    loop: Side
+    ours: Side
+
+    @property
+    def speed(self) -> str:
+        """The speedup, and at which numbers of threads."""
+        loop, ours = self.loop.threads, self.ours.threads
+        at = f"{threads(ours)} each" if loop == ours else f"{threads(ours)}, the loop at {loop}"
+        return f"{faster(self.ours.speedup)} ({at})"
+
+
+def published(folder: Path) -> list[Published]:
+    """What ``leakboard bench --format json`` has written into published_*.json.
+
+    Raises:
+        UsageError: such a file is damaged.
+    """
+    found = []
+    for path in sorted(folder.glob("published_*.json")):
+        try:
+            one = read_json(path)
+            sides = (msgspec.convert(one["sides"][name], Side) for name in (ONE_BY_ONE, BATCHED))
+            found.append(Published(one["data"]["class"], one["attack"]["class"], *sides))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UsageError(
+                f"{path} cannot be read: write it with leakboard bench --format json, or delete it"
+            ) from None
+    return found
+
+
+def figure(found: Sequence[DataSet]) -> bytes:
     """The paper's figure 1: share of attacks over the threshold; the paper dashed, ours with its interval."""
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(4.0 * len(sets), 3.6), dpi=110, layout="constrained")
-    every_axes = drawn.subplots(1, len(sets), sharey=True, squeeze=False)[0]
+    drawn = blank(4.0 * len(found), 3.6, 110)
+    every_axes = drawn.subplots(1, len(found), sharey=True, squeeze=False)[0]
     places = range(len(THRESHOLDS))
-    for axes, name in zip(every_axes, sets, strict=True):
+    for axes, of in zip(every_axes, found, strict=True):
         for attack, color in zip(ATTACKS, ("tab:orange", "tab:blue"), strict=True):
-            ours = [share(name, found[name, attack], place) for place in places]
+            ours = of.shares[attack]
             rates = np.array([100 * one.found / one.trials for one in ours])
-            ends = 100 * np.array([wilson(one.found, one.trials) for one in ours])
-            spread = np.abs(ends.T - rates)
+            spread = np.abs(100 * np.array([wilson(one.found, one.trials) for one in ours]).T - rates)
             axes.errorbar(places, rates, yerr=spread, color=color, marker="o", ms=4, capsize=3, label=f"{attack}, ours")
             paper = [100 * one.paper for one in ours]
             axes.plot(places, paper, color=color, linestyle="--", marker="x", alpha=0.7, label=f"{attack}, paper")
-        axes.set_title(f"{name}, {len(found[name, 'IDLG'].victims):,} images", fontsize=10)
+        axes.set_title(f"{of.name}, {len(of):,} images", fontsize=10)
         axes.set_xticks(places, [f"{limit:g}" for limit in THRESHOLDS])
         axes.set_xlabel("MSE at most")
         axes.set_ylim(0, 102)
         axes.grid(alpha=0.3)
     every_axes[0].set_ylabel("share of attacks, %")
     every_axes[0].legend(frameon=False, fontsize=8, loc="lower left")
-    picture = io.BytesIO()
-    drawn.savefig(picture, format="png", metadata={"Software": None})
-    return picture.getvalue()
+    return as_png(drawn)

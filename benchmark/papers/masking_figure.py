@@ -1,11 +1,11 @@
 """The figure of the page on masking: share of victims that leak over the strength of each defense."""
 
-import io
 import json
 import math
 from collections import defaultdict
 from typing import Any
 
+from benchmark.boards.figure import as_png, blank
 from benchmark.thresholds.search import LOG_FROM
 from benchmark.thresholds.strengths import ADAPTIVE, OBLIVIOUS, strongest_attack
 from benchmark.thresholds.table import Row as Search
@@ -26,13 +26,11 @@ def figure(searches: list[Search], stop: float) -> bytes:
         searches: of thresholds.json.
         stop: largest share where leakage has stopped.
     """
-    from matplotlib.figure import Figure
-
     datasets = list(dict.fromkeys(search["dataset"] for search in searches))
     defenses = list(dict.fromkeys((search["defense"], search["argument"]) for search in searches))
     attacks = list(dict.fromkeys(short_name(search["attack"]) for search in searches))
     styles = dict(zip(attacks, (":", "--", "-", "-.") * len(attacks), strict=False))
-    drawn = Figure(figsize=(3.1 * len(defenses), 2.5 * len(datasets) + 0.6), dpi=100, layout="constrained")
+    drawn = blank(3.1 * len(defenses), 2.5 * len(datasets) + 0.6, 100)
     every_axes = drawn.subplots(len(datasets), len(defenses), sharey=True, squeeze=False)
     lines: dict[str, Any] = {}
     for row, dataset in zip(every_axes, datasets, strict=True):
@@ -55,9 +53,7 @@ def figure(searches: list[Search], stop: float) -> bytes:
             axes.set_ylim(-3, 103)
         row[0].set_ylabel("victims that leak, %", fontsize=9)
     drawn.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    picture = io.BytesIO()
-    drawn.savefig(picture, format="png", metadata={"Software": None})
-    return picture.getvalue()
+    return as_png(drawn)
 
 
 def curves(searches: list[Search]) -> list[tuple[str, str, dict[float, float]]]:

@@ -3,13 +3,12 @@
 import math
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
-from benchmark.papers.masking_caveats import data_of, is_lower_bound, network, scope
+from benchmark.papers.masking_caveats import data_of, is_lower_bound, network
 from benchmark.thresholds.strengths import ADAPTIVE, OBLIVIOUS, DefenseThresholds
 from benchmark.thresholds.table import NEVER, VOID
-from benchmark.training.table import Row, label, rate, scenario_of
-
-CLAIM = "masking and clipping that stop the attack cost close to nothing, noise and pruning can cost more."
+from benchmark.training.table import Row, label, scenario_of
 
 SMALL_LOSS = 1.0
 """Percentage points of accuracy up to which a loss counts as close to none; the paper's abstract gives no figure."""
@@ -63,31 +62,6 @@ def judge(one: DefenseThresholds, attacker: str, trainings: list[Row]) -> Judged
     return Judged(verdict, loss, said)
 
 
-def finding(defenses: list[DefenseThresholds], trainings: list[Row]) -> list[str]:
-    """What each defense loses where it stops each attacker, beside the paper's claim, and their ranking; in words."""
-    said = [
-        f"The claim: {CLAIM}",
-        *scope(defenses, trainings),
-        f"Less than a point means that the 95 % interval of the loss is below {SMALL_LOSS:g} point of accuracy in",
-        "every network trained by FedSGD; more than a point, that it is above that in one of them; otherwise it is",
-        "open. Over data sets the worst verdict counts. Each cell is of the network that loses most.",
-        "",
-    ]
-    for attacker, of_defense in verdicts(defenses, trainings).items():
-        scenarios = list(dict.fromkeys(one.where for one in defenses))
-        said += [
-            f"**At the strengths that stop the {attacker} attacker:**",
-            "",
-            "| defense | verdict | " + " | ".join(scenarios) + " |",
-            "|---|---|" + "---|" * len(scenarios),
-        ]
-        for name, of_scenario in of_defense.items():
-            cells = [of_scenario[where].said if where in of_scenario else "-" for where in scenarios]
-            said.append(f"| {name} | **{together(of_scenario)}** | " + " | ".join(cells) + " |")
-        said.append("")
-    return [*said, *ranking(defenses, trainings)]
-
-
 Verdicts = dict[str, dict[str, dict[str, Judged]]]
 """Attacker -> defense -> scenario -> what was judged."""
 
@@ -110,30 +84,30 @@ def together(of_scenario: dict[str, Judged]) -> str:
     return next((worst for worst in (UNSTOPPED, LARGE, OPEN) if worst in given), SMALL)
 
 
-def ranking(defenses: list[DefenseThresholds], trainings: list[Row]) -> list[str]:
-    """Defenses by what is lost at the strengths that stop the adaptive attacker; those not known are named."""
-    found = verdicts(defenses, trainings)[ADAPTIVE]
+class Ranking(NamedTuple):
+    """Defenses by the points that are lost at the strengths that stop the adaptive attacker, as means over data sets.
+
+    Attributes:
+        known: by loss, infinite where a defense does not stop the attacker everywhere.
+        unknown: those of which a loss or a strength is not known.
+    """
+
+    known: dict[str, float]
+    unknown: list[str]
+
+
+def ranking(defenses: list[DefenseThresholds], trainings: list[Row]) -> Ranking:
+    """The ranks of all defenses."""
     bounds = {one.label for one in defenses if is_lower_bound(one)}
-    losses = {name: [judged.loss for judged in of_scenario.values()] for name, of_scenario in found.items()}
-    known = {
-        name: fmean(of)
-        for name, each in losses.items()
-        if name not in bounds and len(of := [x for x in each if x is not None]) == len(each)
-    }
-    unknown = [name for name in losses if name not in known]
-    lines = []
-    if len(known) > 1:
-        order = [
-            f"{name} (" + ("not stopped everywhere" if math.isinf(known[name]) else f"{known[name]:.1f}") + ")"
-            for name in sorted(known, key=lambda name: known[name])
-        ]
-        lines.append(
-            "Ranked by the points that are lost at the strengths that stop the adaptive attacker, as means over data "
-            f"sets of the network that loses most: {', '.join(order)}."
-        )
-    if unknown:
-        lines.append(f"Not ranked, because a loss or a strength is not known: {', '.join(unknown)}.")
-    return lines
+    known: dict[str, float] = {}
+    unknown = []
+    for name, of_scenario in verdicts(defenses, trainings)[ADAPTIVE].items():
+        losses = [judged.loss for judged in of_scenario.values() if judged.loss is not None]
+        if name in bounds or len(losses) < len(of_scenario):
+            unknown.append(name)
+        else:
+            known[name] = fmean(losses)
+    return Ranking({name: known[name] for name in sorted(known, key=lambda name: known[name])}, unknown)
 
 
 def trained(one: DefenseThresholds, attacker: str, trainings: list[Row]) -> list[Row]:
@@ -142,8 +116,3 @@ def trained(one: DefenseThresholds, attacker: str, trainings: list[Row]) -> list
     return [
         row for row in trainings if at and one.is_trained_on(data_of(row)) and row["defense"] == label(at.as_dict())
     ]
-
-
-def chosen(row: Row) -> str:
-    """The learning rate, where there was a choice."""
-    return f", rate {rate(row)}" if " " in row["learning_rates"] else ""

@@ -1,46 +1,15 @@
 """What the pages read: the victims of each cell, and where the records come from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmark.boards.cells import cells_of_one_code
-from benchmark.boards.markdown import escaped, threads
-from benchmark.store.store import Record, read_trainings
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell with all its victims, in their order.
-
-    Attributes:
-        config: everything that decides a victim's result.
-        victims: one entry for each.
-    """
-
-    config: dict[str, Any]
-    victims: list[dict[str, Any]]
-
-    @property
-    def data(self) -> str:
-        return str(self.config["data"]["class"])
-
-    @property
-    def attack(self) -> str:
-        return str(self.config["attack"]["class"])
-
-    @property
-    def defense(self) -> str:
-        return str(self.config["defense"]["class"]) if self.config["defense"] else "none"
-
-
-def cells(records: list[Record]) -> list[Cell]:
-    """The cells of a run."""
-    return [
-        Cell(of_cell[min(of_cell)][1]["config"], [of_cell[index][0] for index in sorted(of_cell)])
-        for of_cell in cells_of_one_code(records)[0].values()
-    ]
+from benchmark.boards.markdown import threads
+from benchmark.boards.template import render
+from benchmark.metrics.intervals import wilson
+from benchmark.store.store import Record, keys_in, read_trainings
+from benchmark.suite.documents import load_yaml
 
 
 def trainings(folder: Path, links: bool = True) -> list[Record]:
@@ -50,7 +19,7 @@ def trainings(folder: Path, links: bool = True) -> list[Record]:
         folder: of the run.
         links: whether symbolic links are followed.
     """
-    return read_trainings(folder, links) if any((folder / "training").glob("*.json")) else []
+    return read_trainings(folder, links) if keys_in(folder / "training") else []
 
 
 def same_attack(recorded: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -58,10 +27,20 @@ def same_attack(recorded: dict[str, Any], wanted: dict[str, Any]) -> bool:
     return all(name in wanted and wanted[name] == value for name, value in recorded.items())
 
 
-def provenance(
-    records: list[Record], trainings: Sequence[Record] = (), more: Sequence[dict[str, Any]] = ()
-) -> list[str]:
-    """Where a page comes from, as its lines.
+def paper(name: str) -> dict[str, Any]:
+    """The figures of a paper, from the file of its name beside this one."""
+    found: dict[str, Any] = load_yaml((Path(__file__).parent / f"{name}.yaml").read_text())
+    return found
+
+
+def rate(found: int, trials: int) -> str:
+    """A rate in percent with its 95 % interval, as in "77.4 (74.7-79.9)"."""
+    low, high = wilson(found, trials)
+    return f"{100 * found / trials:.1f} ({100 * low:.1f}-{100 * high:.1f})"
+
+
+def provenance(records: list[Record], trainings: Sequence[Record] = (), more: Sequence[dict[str, Any]] = ()) -> str:
+    """Where a page comes from, as its last section.
 
     Args:
         records: of attacks.
@@ -69,20 +48,17 @@ def provenance(
         more: where other figures come from.
     """
     origins = [record["provenance"] for record in (*records, *trainings)] + list(more)
-    notes = sorted({escaped(note) for origin in origins for note in origin["data_notes"]})
-    commits = sorted({escaped(origin["commit"]) for origin in origins})
-    versions = sorted({escaped(", ".join(f"{k} {v}" for k, v in origin["versions"].items())) for origin in origins})
-    left_out = cells_of_one_code(records)[1]
-    return [
-        "## Where this comes from",
-        "",
-        f"- {costs(records, 'attacks')}",
-        *([f"- {costs(trainings, 'training')}"] if trainings else []),
-        f"- commits {', '.join(commits)}",
-        *(f"- {line}" for line in changed_files([*records, *trainings])),
-        *(f"- {line}" for line in versions + notes),
-        *(f"- {escaped(line)}" for line in left_out),
-    ]
+    return render(
+        "papers/provenance.md.j2",
+        costs=[cost(of_kind, what) for of_kind, what in ((records, "attacks"), (trainings, "training")) if of_kind],
+        commits=sorted({str(origin["commit"]) for origin in origins}),
+        lines=[
+            *changed_files([*records, *trainings]),
+            *sorted({", ".join(f"{k} {v}" for k, v in origin["versions"].items()) for origin in origins}),
+            *sorted({note for origin in origins for note in origin["data_notes"]}),
+            *cells_of_one_code(records)[1],
+        ],
+    )
 
 
 def changed_files(records: Sequence[Record]) -> list[str]:
@@ -96,10 +72,18 @@ def changed_files(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def costs(records: Sequence[Record], what: str) -> str:
+def cost(records: Sequence[Record], what: str) -> dict[str, Any]:
     """How many records of what there are, from when, and what they took."""
-    origins = [record["provenance"] for record in records]
-    dates = sorted(origin["date"][:10] for origin in origins)
-    hours = sum(record["cost"]["seconds"] for record in records) / 3600
-    devices = sorted({escaped(f"{origin['device']} with {threads(origin['threads'])}") for origin in origins})
-    return f"{len(records):,} records, {dates[0]} to {dates[-1]}, {hours:.1f} hours of {what} on {'; '.join(devices)}"
+    return {
+        "records": len(records),
+        "what": what,
+        "dates": sorted(record["provenance"]["date"][:10] for record in records),
+        "hours": sum(record["cost"]["seconds"] for record in records) / 3600,
+        "machines": machines(records, " with "),
+    }
+
+
+def machines(records: Sequence[Record], between: str) -> list[str]:
+    """The devices and their threads, as in "cpu, 1 thread"."""
+    origins = (record["provenance"] for record in records)
+    return sorted({f"{origin['device']}{between}{threads(origin['threads'])}" for origin in origins})

@@ -319,7 +319,8 @@ class Scene:
         start = self.images.to(next(iter(seen.update.values())))
         found = attack.reconstruct(seen, start_images=start)
         right = (found.labels == self.labels).all(1)
-        limit = SAME.get(start.dtype, 3e-2) ** 2 * global_norm(seen.update).square()
+        size = global_norm(seen.update).square() if attack.distance == "squared" else 1
+        limit = SAME.get(start.dtype, 3e-2) ** 2 * size
         if bool((right & ~(found.loss <= limit)).any()):
             raise UsageError(
                 f"the attack {name} has a loss of {float(found.loss[right].max()):.3g} at the true images of the model "

@@ -9,6 +9,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from benchmark.errors import UsageError, one_line
 from benchmark.garbage import uncollected
+from benchmark.store import published
 from benchmark.store.schema import attack_record, run_record
 from benchmark.store.sealing import Record as Record
 from benchmark.store.sealing import Unusable, sealed
@@ -171,10 +173,11 @@ class Store:
 
 
 def keys_in(folder: Path) -> set[str]:
-    """The names of the records in a folder, none where it is gone."""
+    """The names of the records in a folder and of those that are published beside it."""
+    found = published.keys(folder)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return {path.stem for path in folder.iterdir() if path.suffix == ".json"}
-    return set()
+        found |= {path.stem for path in folder.iterdir() if path.suffix == ".json"}
+    return found
 
 
 def tidy(*folders: Path) -> None:
@@ -223,7 +226,9 @@ def set_aside(path: Path, parse: Parse, why: Unusable) -> Record | None:
     aside = path.with_suffix(".json.damaged")
     try:
         path.rename(moved)
-    except FileNotFoundError:  # another process was faster
+    except FileNotFoundError:  # another process was faster, or it is a published one
+        if published.line(path.parent, path.stem) is not None:
+            say_once(f"the published record {path.stem} {why}: it is run again")
         return None
     try:
         record = read(moved, parse, path.stem)
@@ -324,7 +329,10 @@ def read(path: Path, parse: Parse, name: str | None = None) -> Record:
     except FileNotFoundError:
         if path.is_symlink():
             raise Unusable("is a broken link") from None
-        raise
+        line = published.line(path.parent, name or path.stem)
+        if line is None:
+            raise
+        content = line
     except NotAFile:
         raise Unusable("is not a file") from None
     except OSError as error:
@@ -347,7 +355,7 @@ def read_all(folder: Path, parse: Parse = attack_record, links: bool = True, she
     with uncollected():
         records = list(records_in(folder / shelf.name, parse, links))
     if not records:
-        if not any((folder / shelf.name).glob("*.json")):
+        if not keys_in(folder / shelf.name):
             raise UsageError(f"there are no {shelf.what} in {folder}: give the folder that {shelf.command} wrote to")
         raise UsageError(f"no record in {folder} can be used: run the suite again into that folder")
     return records
@@ -362,10 +370,12 @@ def records_in(folder: Path, parse: Parse, links: bool = True) -> Iterator[Recor
     """The records in a folder that can be used, in the order of their keys; the others are reported and left out.
 
     Args:
-        folder: of the records themselves.
+        folder: of the records themselves, or beside the files in which they are published.
         parse: as for :func:`read_all`.
         links: whether symbolic links are followed.
     """
+    for path in () if links else filter(Path.is_symlink, published.files(folder)):
+        raise UsageError(f"{path} is a link, which is not followed: give the folder that it leads to, or a copy")
     for path in (folder / f"{name}.json" for name in sorted(keys_in(folder))):
         if not links and path.is_symlink():
             say(f"the record {path.name} is a link: it is left out")
@@ -375,9 +385,12 @@ def records_in(folder: Path, parse: Parse, links: bool = True) -> Iterator[Recor
         except FileNotFoundError:  # a process has just set it aside
             continue
         except Unusable as why:
-            say(f"the record {path.name} {why}: it is left out")
+            say(f"the record {path.name if os.path.lexists(path) else path.stem} {why}: it is left out")
 
 
 def say(sentence: str) -> None:
     """A line to the user."""
     print(f"leakboard: {sentence}", file=sys.stderr)
+
+
+say_once = cache(say)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from attacks import IDLG, GaussNewton
 from attacks.base import Observation
-from benchmark.boards.markdown import escaped
+from benchmark.boards.grid import Grid
 from benchmark.boards.outcome import listed
+from benchmark.boards.template import render
 from benchmark.errors import UsageError
 from benchmark.identity import digest
 from benchmark.jobs.blocks import Workbench, check_attack, check_fit, checksum
@@ -273,19 +274,5 @@ def as_markdown(table: list[dict[str, Any]]) -> str:
     said = {name: meaning for name, meaning in VERDICTS.items() if name != NOT_JUDGED or name in given}
     shown = list(said)[1:]
     columns = ("data", "defense", "attack", "victims", *(f"found {name}" for name in RUNS), *shown)
-    lines = [
-        "# Why attacks that know the defense miss an image",
-        "",
-        "The same victims are attacked as usual, in 64 instead of 32 bits, from the true image, and from near it",
-        f"(noise with a deviation of {RUNS[NEAR][1]:g} on each pixel, which is no leak), by the same attack without",
-        "restarts. Each run ends with the lowest objective that it has seen, its start included; Gauss-Newton, whose",
-        "prior smooths most at first, may smooth away a start near the image. What can be said of a victim, the first",
-        "that holds:",
-        "",
-        *(f"- **{verdict}**: {meaning}." for verdict, meaning in said.items()),
-        "",
-        "| " + " | ".join(columns) + " |",
-        "|" + "---|" * len(columns),
-        *("| " + " | ".join(map(escaped, cells_of(row, shown))) + " |" for row in table),
-    ]
-    return "\n".join(lines) + "\n"
+    rows = [cells_of(row, shown) for row in table]
+    return render("studies/diagnosis.md.j2", noise=RUNS[NEAR][1], said=said, table=Grid(columns, rows).markdown())

@@ -1,16 +1,17 @@
 """The page on speed in results/, from what ``leakboard bench --report`` measured."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-from benchmark.boards.markdown import escaped
-from benchmark.boards.markdown import threads as threads_of
+from jinja2 import UndefinedError
+
+from benchmark.boards.figure import as_png, blank
+from benchmark.boards.template import render
 from benchmark.errors import UsageError
 from benchmark.store.store import write_whole
 from benchmark.studies.bench import BATCHED, FROM_RGAP, ONE_BY_ONE, faster, times
-from benchmark.studies.performance import CURVE, SETTINGS
+from benchmark.studies.performance import CURVE, SETTINGS, Setting
 from benchmark.suite.documents import read_json
 
 TARGET_OF_LIGHTNING = 0.05
@@ -38,7 +39,7 @@ def read(folder: Path) -> dict[str, Any]:
             headline(report)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UndefinedError):
         raise UsageError(
             f"{path} cannot be read, or is from another version: remove it, or give another folder to --report"
         ) from None
@@ -47,32 +48,17 @@ def read(folder: Path) -> dict[str, Any]:
 
 def as_markdown(report: dict[str, Any]) -> str:
     """The page."""
-    parts = [part for part in ("cpu", "gpu") if part in report]
-    lines = [
-        "# Speed",
-        "",
-        "Made by `leakboard bench --report` from performance.json. The unit is the time of one victim, against the",
-        "published procedure (`torch.optim.LBFGS`, 300 steps of 20 evaluations) run one victim at a time in the same",
-        "process. Each side uses the number of threads that suits it best, of those that were tried in a short test.",
-        "Where the loop was tried with only one number of threads although there are more cores, no speedup over it is",
-        "given. *Batched* is the same procedure for all victims at once; it stops at the first evaluation below the",
-        "tolerance, while the published code checks every 200 evaluations. *From R-GAP* starts from R-GAP's solution",
-        "(`start: rgap`), which is another attack and never the default, with the threads of the batched one. Seconds,",
-        "evaluations and leaked victims refer to the victims that all sides attacked. Threads, evaluations and leaked",
-        "victims are in the order of the sides.",
-        "",
-        "| setting | target | one by one, s | batched, s | speedup | from R-GAP, another attack, s | speedup | threads "
-        "(tried) | evaluations | leaked |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for setting in SETTINGS:
-        found = report.get("gpu" if setting.on_gpu else "cpu", {})
-        sides = found.get("settings", {}).get(setting.label)
-        cells = target_cells(sides, found["machine"]["cores"]) if sides else "not measured | | | | | | |"
-        lines.append(f"| {setting.label} | {setting.at_least:g}x | {cells} |")
-    for part in parts:
-        lines += ["", *section(report[part])]
-    return "\n".join(lines) + "\n"
+    return render(
+        "studies/performance.md.j2",
+        target=TARGET_OF_LIGHTNING,
+        settings=[(setting, cells_of(setting, report)) for setting in SETTINGS],
+        parts=[(found, shares(found["parts"])) for part in ("cpu", "gpu") if (found := report.get(part))],
+    )
+
+
+def shares(parts: dict[str, float]) -> dict[str, float]:
+    """Of the time of a step, the largest first."""
+    return {name: parts[name] / sum(parts.values()) for name in sorted(parts, key=lambda name: -parts[name])}
 
 
 def at_its_best(loop: dict[str, Any], cores: int) -> bool:
@@ -80,18 +66,22 @@ def at_its_best(loop: dict[str, Any], cores: int) -> bool:
     return cores == 1 or len(loop["threads_tried"]) > 1
 
 
-def target_cells(sides: dict[str, Any], cores: int) -> str:
-    """The measured cells of a line of the table."""
-    alone, batched, from_rgap = (sides[name] for name in (ONE_BY_ONE, BATCHED, FROM_RGAP))
-    cells = [f"{alone['seconds_per_victim']:.3g}"]
+def cells_of(setting: Setting, report: dict[str, Any]) -> list[str]:
+    """The measured cells of a line of the table; none where nothing was."""
+    found = report.get("gpu" if setting.on_gpu else "cpu", {})
+    measured = found.get("settings", {}).get(setting.label)
+    if measured is None:
+        return []
+    sides = alone, batched, from_rgap = [measured[name] for name in (ONE_BY_ONE, BATCHED, FROM_RGAP)]
+    seconds = [f"{alone['seconds_per_victim']:.3g}"]
     for side in (batched, from_rgap):
         ratio = alone["seconds_per_victim"] / side["seconds_per_victim"]
-        cells += [f"{side['seconds_per_victim']:.3g}", times(ratio) if at_its_best(alone, cores) else "-"]
-    counts = " / ".join(" or ".join(map(str, side["threads"])) for side in (alone, batched, from_rgap))
-    cells.append(f"{counts} ({', '.join(map(str, alone['threads_tried']))})")
-    cells.append(" / ".join(f"{side['evaluations_per_victim']:,.0f}" for side in (alone, batched, from_rgap)))
-    leaks = " / ".join(str(side["leaked"]) for side in (alone, batched, from_rgap))
-    return " | ".join([*cells, f"{leaks} of {alone['victims']}"])
+        known = at_its_best(alone, found["machine"]["cores"])
+        seconds += [f"{side['seconds_per_victim']:.3g}", times(ratio) if known else "-"]
+    threads = " / ".join(" or ".join(map(str, side["threads"])) for side in sides)
+    evaluations = " / ".join(f"{side['evaluations_per_victim']:,.0f}" for side in sides)
+    leaked = f"{' / '.join(str(side['leaked']) for side in sides)} of {alone['victims']}"
+    return [*seconds, f"{threads} ({', '.join(map(str, alone['threads_tried']))})", evaluations, leaked]
 
 
 def headline(report: dict[str, Any]) -> str:
@@ -99,85 +89,23 @@ def headline(report: dict[str, Any]) -> str:
 
     No speedup is claimed over a loop that was not given the number of threads that suits it best.
     """
-    found = report["cpu"]
-    sides = found["settings"][SETTINGS[0].label]
-    alone, batched, from_rgap = (sides[name] for name in (ONE_BY_ONE, BATCHED, FROM_RGAP))
-    cores, data = found["machine"]["cores"], SETTINGS[0].data
-    said = (
-        f"On {cores} core{'s' if cores > 1 else ''} ({escaped(found['machine']['device'])}) an image of {data} takes "
-        f"{batched['seconds_per_victim']:.2g} s in a block of {SETTINGS[0].victims} ({threads_of(*batched['threads'])})"
+    found, setting = report["cpu"], SETTINGS[0]
+    alone, batched, from_rgap = (found["settings"][setting.label][name] for name in (ONE_BY_ONE, BATCHED, FROM_RGAP))
+    seconds = [side["seconds_per_victim"] for side in (alone, batched, from_rgap)]
+    return render(
+        "studies/headline.md.j2",
+        machine=found["machine"],
+        setting=setting,
+        seconds=seconds,
+        threads=[side["threads"][0] for side in (alone, batched)],
+        speedups=[faster(seconds[0] / ours) for ours in seconds[1:]],
+        known=at_its_best(alone, found["machine"]["cores"]),
     )
-    loop = f"{alone['seconds_per_victim']:.2g} s one by one as published ({threads_of(*alone['threads'])}"
-    if not at_its_best(alone, cores):
-        return f"{said} and {loop}; the loop was not tried with other numbers, which may suit it better)."
-    speedup = faster(alone["seconds_per_victim"] / batched["seconds_per_victim"])
-    other = faster(alone["seconds_per_victim"] / from_rgap["seconds_per_victim"])
-    return (
-        f"{said}, {speedup} than {loop}, which suits the loop best); from R-GAP's solution, which is another attack, "
-        f"{other}."
-    )
-
-
-def section(found: dict[str, Any]) -> list[str]:
-    """What one device showed."""
-    machine, part, work = found["machine"], found["parts"], found["arithmetic"]
-    step = sum(part.values())
-    share = {name: value / step for name, value in part.items()}
-    rate = work["mflop_per_evaluation"] / part["gradients"]
-    whole = work["mflop_per_evaluation"] / step
-    sixty_four = next(point["ms_per_evaluation"] for point in found["curve"] if point["victims"] == 64)
-    verdict = "within" if share["Lightning"] <= TARGET_OF_LIGHTNING else "above"
-    lines = [
-        f"## {escaped(machine['device'])}, {threads_of(machine['threads'])}",
-        "",
-        f"torch {escaped(machine['torch'])}, Python {escaped(machine['python'])}, commit {escaped(machine['commit'])}, "
-        f"{escaped(machine['date'])}, {escaped(machine['cores'])} cores.",
-        "",
-        "| victims per block | ms per victim and evaluation |",
-        "|---|---|",
-        *(f"| {point['victims']:,} | {point['ms_per_evaluation']:.3g} |" for point in found["curve"]),
-        f"| {found['many']['victims']:,}, 64 at a time | {found['many']['ms_per_evaluation']:.3g} |",
-        "",
-        "![throughput over victims per block](performance.png)",
-        "",
-        f"From 64 to {found['many']['victims']:,} victims the time per victim changes by a factor of "
-        f"{found['many']['ms_per_evaluation'] / sixty_four:.2f}.",
-        "",
-        "A step of 64 victims: "
-        + ", ".join(f"{name} {share[name]:.1%}" for name in sorted(share, key=lambda name: -share[name]))
-        + f". Lightning's share is {verdict} the target of {TARGET_OF_LIGHTNING:.0%}. The scores of a victim take "
-        f"{found['scoring_ms_per_victim']:.1f} ms, once.",
-        "",
-        f"Arithmetic: {work['mflop_per_evaluation']:.1f} MFLOP for an evaluation. This device multiplies large "
-        f"matrices at {work['peak_gflops']:.0f} GFLOP/s, the gradients run at {rate:.0f} GFLOP/s "
-        f"({rate / work['peak_gflops']:.0%} of that), the whole step at {whole:.0f} "
-        f"({whole / work['peak_gflops']:.0%}).",
-        "",
-        f"Memory of a victim: {found['mib_per_victim']['noise']:.1f} MiB as published, "
-        f"{found['mib_per_victim']['rgap']:.1f} MiB from R-GAP.",
-    ]
-    if "workers" in found:
-        first = found["workers"][0]["seconds"]
-        lines += [
-            "",
-            f"A whole `leakboard run` of {found['run']['blocks']} blocks of {found['run']['block_size']} victims with "
-            f"{found['run']['evaluations']} evaluations each, start and tables included:",
-            "",
-            "| workers | threads of each | seconds | speedup |",
-            "|---|---|---|---|",
-        ]
-        lines += [
-            f"| {row['workers']} | {row['threads']} | {row['seconds']:.1f} | {first / row['seconds']:.2f}x |"
-            for row in found["workers"]
-        ]
-    return lines
 
 
 def plot(report: dict[str, Any]) -> bytes:
     """Throughput over victims per block, as PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.6), dpi=120, layout="constrained")
+    figure = blank(6, 3.6, 120)
     axes = figure.add_subplot()
     for found in report.values():
         victims = [point["victims"] for point in found["curve"]]
@@ -192,6 +120,4 @@ def plot(report: dict[str, Any]) -> bytes:
     axes.set_title("IDLG, LeNet, CIFAR-10, as published", loc="left", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", metadata={"Software": None})
-    return picture.getvalue()
+    return as_png(figure)

@@ -14,7 +14,8 @@ from torch.func import grad, jvp, vmap
 
 from attacks.gradients import call, differentiable_twice, trained_names
 from attacks.update import Protocol
-from benchmark.boards.markdown import escaped
+from benchmark.boards.grid import Grid
+from benchmark.boards.template import render
 from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Workbench
 from benchmark.suite.registry import Spec
@@ -155,21 +156,10 @@ def rows(found: dict[str, list[JacobianRank]], scenario: Scenario) -> list[dict[
 
 def as_markdown(table: list[dict[str, Any]]) -> str:
     """The table as a page."""
-    levels = " | ".join(f"{level:g}" for level in LEVELS)
-    lines = [
-        "# How much an update determines its image",
-        "",
-        "Pixels are the unknowns, equations the entries of the update that are not zero. The other columns are the",
-        "numerical rank of the update's Jacobian in the pixels, at the true image: how many singular values are at",
-        "least that part of the largest one without a defense. Means over victims.",
-        "",
-        f"| data | defense | victims | pixels | equations | {levels} |",
-        "|---|---|---|---|---|" + "---|" * len(LEVELS),
-    ]
+    names = ("data", "defense", "victims", "pixels", "equations", *(f"{level:g}" for level in LEVELS))
+    rows = []
     for row in table:
-        directions = " | ".join(f"{value:,.0f}" for value in row["directions"].values())
-        lines.append(
-            f"| {escaped(row['dataset'])} | {escaped(row['defense'])} | {escaped(row['victims'])} | "
-            f"{row['pixels']:,} | {row['equations']:,.0f} | {directions} |"
-        )
-    return "\n".join(lines) + "\n"
+        ranks = (f"{rank:,.0f}" for rank in row["directions"].values())
+        counts = str(row["victims"]), f"{row['pixels']:,}", f"{row['equations']:,.0f}"
+        rows.append((row["dataset"], row["defense"], *counts, *ranks))
+    return render("studies/spectrum.md.j2", table=Grid(names, rows).markdown())

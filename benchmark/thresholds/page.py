@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.boards.markdown import escaped
+from benchmark.boards.grid import Grid
+from benchmark.boards.template import render
 from benchmark.metrics.intervals import wilson
 from benchmark.metrics.leak import LEAKED_PSNR
 from benchmark.store.store import Record, write_whole
@@ -42,11 +43,6 @@ def write(folder: Path, records: list[Record], searches: Iterable[Row] = (), cri
     write_whole(folder / "thresholds.md", page.encode())
     return page
 
-
-NOT_CONVERGED = (
-    "Not converged: the attack ended at images that fit the update much worse than the private ones do. It has failed "
-    "there, and nothing is known of these victims; leakage may go on beyond the strength at which it stops here."
-)
 
 COLUMNS = ("data", "defense", "attack", "attacker", "stops at, SSIM", "95 %", "stops at, PSNR", "95 %", "remarks")
 
@@ -124,21 +120,12 @@ def sample_size_caveat(victims: int, stop: float) -> str:
 
 def as_markdown(table: Sequence[Row], title: str, criterion: Criterion) -> str:
     """The table as a page."""
-    stop, fewest = criterion.stop, min(row["victims"] for row in table)
-    lines = [
-        f"# {escaped(title)}: where leakage stops",
-        "",
-        f"The weakest tested strength from which on at most {stop:.0%} of the victims leak, by bisection with the same "
-        f"victims at every strength. {sample_size_caveat(fewest, stop)} By SSIM a victim leaks at {criterion.ssim:g} "
-        f"or more, by PSNR at {LEAKED_PSNR:g} dB or more, and only where that is more than every null baseline reaches "
-        "on it. The 95 % interval goes from the strongest tested strength at which the leak rate is surely above "
-        f"{stop:.0%} to the weakest from which on it is surely no more than that. Without a high end the threshold is "
-        "not certified: leakage may go on beyond the strength at which it stops here.",
-        "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|" + "---|" * len(COLUMNS),
-        *("| " + " | ".join(map(escaped, cells_of(row))) + " |" for row in table),
-    ]
-    if any(map(not_converged, table)):
-        lines += ["", NOT_CONVERGED]
-    return "\n".join(lines) + "\n"
+    return render(
+        "thresholds/thresholds.md.j2",
+        title=title,
+        criterion=criterion,
+        sample_size=sample_size_caveat(min(row["victims"] for row in table), criterion.stop),
+        leaked_psnr=LEAKED_PSNR,
+        table=Grid(COLUMNS, [cells_of(row) for row in table]).markdown(),
+        not_converged=any(map(not_converged, table)),
+    )

@@ -8,7 +8,6 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from benchmark.boards.markdown import escaped
 from benchmark.suite.registry import Spec, spec
 from benchmark.thresholds import table as threshold_table
 from benchmark.thresholds.page import defense_label
@@ -29,7 +28,7 @@ class DefenseThresholds:
 
     Attributes:
         dataset: which was attacked.
-        where: the scenario, for people, as a page can show it.
+        where: the scenario, for people.
         scenario: all that decides it.
         defense, argument: the defense, and what its strength is called.
         fixed: its other arguments.
@@ -48,8 +47,8 @@ class DefenseThresholds:
 
     @property
     def label(self) -> str:
-        """The defense without its strength, for people, as a page can show it."""
-        return escaped(defense_label(self.defense, self.argument, self.fixed))
+        """The defense without its strength, for people."""
+        return defense_label(self.defense, self.argument, self.fixed)
 
     def at(self, attacker: str) -> Spec | None:
         """The defense at the weakest tested strength that stops the attacker; None where there is none."""
@@ -130,9 +129,7 @@ def by_defense(searches: list[Row]) -> list[DefenseThresholds]:
         oblivious = [search for search in group if not search["adaptive"]]
         published = [search for search in oblivious if not search["attack"].get("total_variation")] or oblivious
         strongest = {OBLIVIOUS: strongest_attack(published or group), ADAPTIVE: strongest_attack(group)}
-        common = json.loads(key)
-        common["where"] = escaped(common["where"])
-        made.append(DefenseThresholds(**common, searches=group, strongest=strongest))
+        made.append(DefenseThresholds(**json.loads(key), searches=group, strongest=strongest))
     return made
 
 

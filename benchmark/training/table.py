@@ -1,7 +1,5 @@
 """The table of a training, from its records alone: accuracy by scenario and defense, and what the defense costs."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -9,7 +7,9 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmark.boards.markdown import escaped
+from benchmark.boards.grid import Grid
+from benchmark.boards.grid import as_csv as grid_as_csv
+from benchmark.boards.template import render
 from benchmark.store.store import Record
 
 Row = dict[str, Any]
@@ -370,19 +370,16 @@ def half(found: Row, key: str, scale: float, digits: int) -> str:
 
 def as_csv(table: list[Row]) -> str:
     """The table for programs, with six significant digits."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(KEYS)
-    for found in table:
-        writer.writerow([f"{v:.6g}" if isinstance(v, float) else "" if v is None else v for v in found.values()])
-    return out.getvalue()
+    return grid_as_csv(KEYS, ([f"{v:.6g}" if isinstance(v, float) else v for v in one.values()] for one in table))
+
+
+def grids(table: list[Row]) -> list[Grid]:
+    """The table for people, of each scenario."""
+    return [
+        Grid(COLUMNS, [cells_of(one) for one in board], {"defense"}, title) for title, board in boards(table).items()
+    ]
 
 
 def as_markdown(table: list[Row], title: str) -> str:
-    """The table for people."""
-    lines = [f"# {escaped(title)}: accuracy after federated training", ""]
-    for name, board in boards(table).items():
-        lines += [f"## {escaped(name)}", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-        lines += [f"| {' | '.join(map(escaped, cells_of(found)))} |" for found in board]
-        lines.append("")
-    return "\n".join([*lines, note(table), ""])
+    """The table as a page."""
+    return render("training/training.md.j2", title=title, grids=grids(table), note=note(table))

@@ -12,8 +12,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from benchmark.boards.leaderboard import Row, of_records
-from benchmark.boards.table import as_csv, as_json, as_markdown, columns_of
-from benchmark.boards.terminal import print_table
+from benchmark.boards.table import as_csv, as_json, as_markdown, grid, print_table
 
 Record = dict[str, Any]
 LEAKS, SAFE = 25.0, 12.0
@@ -351,7 +350,7 @@ def test_a_table_that_goes_to_a_file_is_whole_and_one_in_a_narrow_terminal_says_
     found = of_records([record(SIXTEEN), *both(FOUR, defense=long)])
     print_table(found, Console())
     printed = capsys.readouterr().out
-    assert "x" * 300 in printed and all(column.name in printed for column in columns_of(found.boards[0]))
+    assert "x" * 300 in printed and all(name in printed for name in grid(found.boards[0]).names)
     print_table(of_records([record(SIXTEEN)]), Console(force_terminal=True, width=90))
     narrow = capsys.readouterr().out
     assert "columns for a wider window: s / victim, evaluations" in narrow and "worst case" in narrow

@@ -150,7 +150,11 @@ def test_a_wrong_cell_is_one_sentence(refused: Refused, words: str, sentence: st
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "own.yaml is empty: give it some of the keys name, seed, victims, block_size, trainer, scenarios, attacks, "),
+        (
+            "",
+            "own.yaml is empty: give it some of the keys name, seed, victims, block_size, trainer, scenarios, "
+            "attacks, defenses",
+        ),
         ("- a\n- b\n", "own.yaml must be a mapping with some of the keys name, seed, victims, block_size, "),
         ("just text", "scenarios, attacks, defenses, not 'just text'"),
         ("a: 1\nb: [1\nc: 2\n", "own.yaml, line 3: a comma or ] is missing"),

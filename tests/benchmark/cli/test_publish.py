@@ -1,6 +1,8 @@
 """A published run: no private image in it, and all that its tables need."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,10 @@ import yaml
 from benchmark.boards import table
 from benchmark.boards.leaderboard import of_records
 from benchmark.boards.markdown import escaped
+from benchmark.cli import publish as publishing
 from benchmark.cli.main import main
 from benchmark.papers.sources import provenance
-from benchmark.store.store import Store, read_all, read_trainings
+from benchmark.store.store import Store, read_all, read_trainings, write_whole
 from benchmark.thresholds import page as threshold_page
 from tests.conftest import MakeRecord
 
@@ -52,7 +55,8 @@ def test_the_tables_come_out_again_and_the_run_goes_on_without_a_private_image(
     assert all(record["picture"] for record in before.values())
     assert {record["key"]: record | {"picture": before[record["key"]]["picture"]} for record in read_all(to)} == before
     assert not any(record["picture"] for record in read_all(to))
-    assert sorted(path.name for path in to.iterdir()) == ["leaderboard.csv", "leaderboard.md", "records"]
+    names = {"leaderboard.csv", "leaderboard.md", "records.jsonl"}
+    assert {path.name for path in to.iterdir()} == names
 
     assert leakboard("show", run) == 0
     shown = capsys.readouterr().out
@@ -61,7 +65,11 @@ def test_the_tables_come_out_again_and_the_run_goes_on_without_a_private_image(
     assert "4 of 4 blocks run" in capsys.readouterr().out  # the block of two victims is not that of three
     assert leakboard("run", "mine.yaml", "--out", to, "--devices", "cpu") == 0
     assert "everything was done already" in capsys.readouterr().out
+    assert len(list((to / "records").glob("*.json"))) == 4  # a run goes on in files of its own
     assert leakboard("publish", run, to) == 0 and len(read_all(to)) == 8  # what is there already stays
+    assert leakboard("publish", to, run.parent / "again") == 0
+    assert {path.name for path in (run.parent / "again").iterdir()} == names
+    assert read_all(run.parent / "again") == [record | {"picture": ""} for record in read_all(to)]
 
 
 def test_trainings_are_published_too(run: Path) -> None:
@@ -98,11 +106,11 @@ def test_links_are_not_followed(run: Path, tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr().err
     assert f"the record {records[0].name} is a link: it is left out" in said
     assert "secret.json is a link: it is not published" in said
-    assert not list(to.glob("*.json")) and not list(to.glob(".*")) and len(list((to / "records").iterdir())) == 3
+    assert not list(to.glob("*.json")) and not list(to.glob(".*")) and len(read_all(to)) == 3
     assert other.read_text() == "mine" and not (to / "leaderboard.md").is_symlink()
 
 
-@pytest.mark.parametrize("place", ["run/records", "run/training", "to/records", "to/training", "to/locks"])
+@pytest.mark.parametrize("place", ["run/records", "run/training", "to/records", "to/training", "to/publish.lock"])
 def test_folders_that_are_links_are_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:
@@ -121,6 +129,39 @@ def test_folders_that_are_links_are_refused(
     assert sorted(elsewhere.iterdir()) == there
 
 
+@pytest.mark.parametrize("side", ["run", "to"])
+def test_published_files_that_are_links_are_refused(
+    tmp_path: Path, made_record: MakeRecord, capsys: pytest.CaptureFixture[str], side: str
+) -> None:
+    for first, name in enumerate(("run", "to")):
+        Store(tmp_path / "made").write(made_record(2 * first))
+        assert leakboard("publish", tmp_path / "made", tmp_path / name) == 0
+    link, elsewhere = tmp_path / side / "records.jsonl", tmp_path / "elsewhere"
+    link.rename(elsewhere)
+    link.symlink_to(elsewhere)
+    before = elsewhere.read_bytes()
+    capsys.readouterr()
+    assert leakboard("publish", tmp_path / "run", tmp_path / "to") == 2
+    assert "records.jsonl is a link" in capsys.readouterr().err
+    assert link.is_symlink() and elsewhere.read_bytes() == before
+
+
+def test_runs_that_are_published_to_one_folder_at_once_are_all_there(
+    tmp_path: Path, made_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(path: Path, content: bytes) -> None:
+        time.sleep(0.05)
+        write_whole(path, content)
+
+    monkeypatch.setattr(publishing, "write_whole", slowly)
+    for number in range(4):
+        Store(tmp_path / str(number)).write(made_record(2 * number))
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(publishing.publish, tmp_path / str(number), tmp_path / "to") for number in range(4)]
+    assert [one.result() for one in done] == [1] * 4
+    assert len(read_all(tmp_path / "to")) == 4 and not list((tmp_path / "to").glob("*.lock"))
+
+
 def test_records_of_a_tree_with_changed_files_are_named(
     tmp_path: Path, made_record: MakeRecord, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,7 +171,7 @@ def test_records_of_a_tree_with_changed_files_are_named(
         store.write(made | {"provenance": made["provenance"] | {"commit": commit}})
     assert leakboard("publish", tmp_path / "run", tmp_path / "to") == 0
     assert "1 of 3 records are from a source tree with changed files" in capsys.readouterr().err
-    (line,) = [line for line in provenance(read_all(tmp_path / "to")) if "changed files" in line]
+    (line,) = [line for line in provenance(read_all(tmp_path / "to")).splitlines() if "changed files" in line]
     assert line.startswith("- 1 of 3 records")
 
 
@@ -138,7 +179,7 @@ def test_what_a_record_says_is_no_markup_in_a_page(tmp_path: Path, made_record: 
     bad = "<script>alert(1)</script> | [x](y) `c` *b*\n# x \udcff"
     made = made_record()
     origin = {"commit": bad, "device": bad, "versions": {bad: bad}, "data_notes": [bad]}
-    page = "\n".join(provenance([made | {"provenance": made["provenance"] | origin}]))
+    page = provenance([made | {"provenance": made["provenance"] | origin}])
     assert page.count(r"&lt;script&gt;alert(1)&lt;/script&gt; \| \[x\](y) \`c\` \*b\* # x ?") == 5
     assert "<" not in page
 

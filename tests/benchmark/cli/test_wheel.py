@@ -42,9 +42,10 @@ finally:
 def test_the_wheel_has_the_packages_the_suites_and_no_more(unpacked: Path) -> None:
     top = {path.name for path in unpacked.iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"attacks", "benchmark", "datamodules", "defenses", "leakboard.py"}
+    packed = {path.relative_to(unpacked) for path in unpacked.rglob("*")}
     for package in ("attacks", "benchmark", "datamodules", "defenses"):
-        ours = {path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py")}
-        assert ours <= {path.relative_to(unpacked) for path in unpacked.rglob("*.py")}
+        files = (path for path in (ROOT / package).rglob("*") if path.is_file() and path.suffix != ".pyc")
+        assert {path.relative_to(ROOT) for path in files} <= packed
     suites = {path.name: path.read_bytes() for path in (ROOT / "configs").glob("*.yaml")}
     assert suites and suites == {path.name: path.read_bytes() for path in unpacked.glob("benchmark/configs/*")}
     (entry,) = unpacked.glob("*.dist-info/entry_points.txt")

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmark.boards.outcome import Outcome
 from benchmark.cli.main import main
 from benchmark.errors import UsageError
 from benchmark.identity import digest
 from benchmark.papers import dlg_fb, idlg, overview
 from benchmark.papers.clusters import Difference, of_means
-from benchmark.papers.dlg_fb import Outcome, Setting, gain, passing, saving, settings
+from benchmark.papers.dlg_fb import EVALUATIONS, FOUND, PASSED, Setting, settings
 from benchmark.papers.idlg import Comparison
-from benchmark.papers.sources import Cell
 from benchmark.store.schema import psnr_of
 from benchmark.store.sealing import sealed
 from benchmark.suite.registry import spec
@@ -218,16 +218,16 @@ def of_dlg_fb() -> list[Record]:
 
 def test_only_victims_that_every_start_attacked_count(tmp_path: Path) -> None:
     (setting,) = settings(of_dlg_fb())
-    assert set(setting.starts["noise"]) == {2, 3, 6, 7, 10, 11, 14, 15, 18, 19}
-    assert gain(setting, "blend") == (1.0, 1.0, 1.0, 2 / 32)  # five sequences, of which each gains
-    assert gain(setting, "mean")[0] == 0.5
-    assert saving(setting, "blend")[0] == pytest.approx(-0.9)  # 100 of 1000 evaluations
-    assert saving(setting, "mean")[0] == pytest.approx(-0.3)
+    assert setting.indices.tolist() == [2, 3, 6, 7, 10, 11, 14, 15, 18, 19]
+    assert setting.difference("blend", FOUND) == (1.0, 1.0, 1.0, 2 / 32)  # five sequences, of which each gains
+    assert setting.difference("mean", FOUND)[0] == 0.5
+    assert setting.difference("blend", EVALUATIONS)[0] == pytest.approx(-0.9)  # 100 of 1000 evaluations
+    assert setting.difference("mean", EVALUATIONS)[0] == pytest.approx(-0.3)
     written = dlg_fb.page(of_dlg_fb(), tmp_path)
     assert "](starts.png)" in written and (tmp_path / "starts.png").read_bytes().startswith(b"\x89PNG")
     assert "10 of 20 victims count, in 5 sequences." in written
-    assert gain(setting, "blend", "mean")[0] == 0.5
-    assert passing(setting, "mean")[0] == 0.5
+    assert setting.difference("blend", FOUND, "mean")[0] == 0.5
+    assert setting.difference("mean", PASSED)[0] == 0.5
     assert "as means over 1 setting:\n\n- the blend: +100.0 (+100.0 to +100.0) points of images found" in written
     assert "no reconstruction: +50.0 (+50.0 to +50.0) points of images found, +50.0 (+50.0 to +50.0) points" in written
     told = "confirmed** as a mean over settings, +100.0 (+100.0 to +100.0) points. Of 1 settings it holds"
@@ -235,12 +235,15 @@ def test_only_victims_that_every_start_attacked_count(tmp_path: Path) -> None:
     assert "**Fewer evaluations than from the mean: confirmed** as a mean" in dlg_fb.summary(of_dlg_fb(), tmp_path)
 
 
+FIVE_OF_TEN = {"noise": 0, "blend": 5}
+"""Sequences of ten in which a start finds all images."""
+
+
 def test_the_interval_of_a_gain_is_over_sequences() -> None:
     """Victims of a sequence share their fate: ten sequences of ten say as much as ten victims."""
-    noise = {index: Outcome(False, False, 100) for index in range(100)}
-    blend = {index: Outcome(index // 10 < 5, False, 100) for index in range(100)}
-    setting = Setting("MNIST", 1, "IDLG", 0.03, 10, 6000, {"noise": noise, "blend": blend}, 100)
-    value, low, high, p = gain(setting, "blend")
+    starts = {name: np.array([[i // 10 < found, 0, 100] for i in range(100)]) for name, found in FIVE_OF_TEN.items()}
+    setting = Setting("MNIST", 1, "IDLG", 0.03, 10, 6000, np.arange(100), starts, 100)
+    value, low, high, p = setting.difference("blend", FOUND)
     half = 2.262157 * math.sqrt(10 * 0.5**2 / 9 / 10)  # t with 9 degrees of freedom
     assert value == 0.5 and low == pytest.approx(0.5 - half) and high == pytest.approx(0.5 + half)
     assert p == 2 / 2**5  # of the five that differ, all in one direction
@@ -260,13 +263,11 @@ def test_settings_are_corrected_for_their_number() -> None:
 
 def test_dlg_and_idlg_on_the_same_victims_are_one_sample() -> None:
     """Two settings with the same victims say as little as one; with other victims they say more."""
-    noise = {index: Outcome(False, False, 100) for index in range(40)}
-    blend = {index: Outcome(index // 4 < 5, False, 100) for index in range(40)}
-    starts = {"noise": noise, "blend": blend}
-    settings = [Setting("MNIST", 1, base, 0.03, 4, 6000, starts, 40) for base in ("DLG", "IDLG")]
-    alone = gain(settings[0], "blend")
-    same = dlg_fb.overall(settings, "blend", "noise", dlg_fb.of_found)
-    other = dlg_fb.overall([settings[0], replace(settings[1], data="LFW")], "blend", "noise", dlg_fb.of_found)
+    starts = {name: np.array([[i // 4 < found, 0, 100] for i in range(40)]) for name, found in FIVE_OF_TEN.items()}
+    settings = [Setting("MNIST", 1, base, 0.03, 4, 6000, np.arange(40), starts, 40) for base in ("DLG", "IDLG")]
+    alone = settings[0].difference("blend", FOUND)
+    same = dlg_fb.overall(settings, "blend", "noise", FOUND)
+    other = dlg_fb.overall([settings[0], replace(settings[1], data="LFW")], "blend", "noise", FOUND)
     assert same.value == other.value == 0.5
     assert same.high - same.low == pytest.approx(alone.high - alone.low)
     assert other.high - other.low < 0.8 * (alone.high - alone.low)
@@ -282,8 +283,8 @@ def test_a_newer_record_brings_its_own_losses_and_other_experiments_do_not_count
     other_seed = json.loads(json.dumps(records[0]))
     other_seed["config"]["seed"], other_seed["cell"] = 1, "another"
     (setting,) = settings([newer, *records, priors, longer, other_seed])
-    assert {o.evaluations for o in setting.starts["blend"].values()} == {300}
-    assert gain(setting, "mean")[0] == 0.5
+    assert setting.outcomes["blend"][:, EVALUATIONS].tolist() == [300] * 10
+    assert setting.difference("mean", FOUND)[0] == 0.5
 
 
 def test_what_cannot_be_compared_is_told_or_shown_as_unknown() -> None:
@@ -292,8 +293,10 @@ def test_what_cannot_be_compared_is_told_or_shown_as_unknown() -> None:
         one["config"]["data"]["class"] = "Digits"  # none of the paper's
     (setting,) = settings(records)
     assert setting.label == "Digits, unrelated images, IDLG"
-    few = replace(setting, starts={name: {2: of[2]} for name, of in setting.starts.items()})
-    assert gain(few, "blend")[1:] == (-math.inf, math.inf, 1.0)
+    few = replace(
+        setting, indices=setting.indices[:1], outcomes={name: of[:1] for name, of in setting.outcomes.items()}
+    )
+    assert few.difference("blend", FOUND)[1:] == (-math.inf, math.inf, 1.0)
     for one in records:
         if one["config"]["attack"]["class"] == "DLGFB":
             one["config"]["attack"]["gate"] = 0.05
@@ -343,7 +346,8 @@ def test_the_command_writes_the_page_and_names_the_papers(tmp_path: Path, capsys
 
 def test_the_page_of_all_results_is_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "results"
-    (folder / "idlg" / "records").mkdir(parents=True)
+    (folder / "idlg").mkdir(parents=True)
+    (folder / "idlg" / "records.jsonl").write_bytes(b"{}")
     written = overview.page(folder, lambda run: of_idlg())
     assert "| [idlg](idlg/leaderboard.md) | 100 of MNIST | DLG, IDLG | none | cpu, 1 thread |" in written
     assert "- a part of the images" in written and "**iDLG** (arXiv" in written
@@ -357,10 +361,31 @@ def test_the_page_of_all_results_is_of_what_is_there(tmp_path: Path, capsys: pyt
     assert stop.value.code == 2 and "publish a run into it first" in capsys.readouterr().err
 
 
-def attacked(defense: dict[str, Any] | None, adaptive: bool, leaked: int) -> Cell:
+HOSTILE = "<b>*x* | [y](z) {{ 1 }}"
+
+
+def test_no_name_in_a_record_is_markup_on_a_page(tmp_path: Path) -> None:
+    """Nor a statement of a template."""
+    found = of_dlg_fb()
+    for one in found:
+        one["config"]["data"]["class"] = HOSTILE
+        one["provenance"] |= {"device": HOSTILE, "commit": HOSTILE, "data_notes": [HOSTILE], "versions": {HOSTILE: "1"}}
+    folder = tmp_path / "dlg_fb"
+    folder.mkdir()
+    (folder / "records.jsonl").write_bytes(b"{}")
+    for written in (
+        dlg_fb.page(found, folder),
+        dlg_fb.summary(found, folder),
+        overview.page(tmp_path, lambda _: found),
+    ):
+        assert r"&lt;b&gt;\*x\* \| \[y\](z) {{ 1 }}" in " ".join(written.split())
+        assert "<b>" not in written and "*x*" not in written.replace(r"\*x\*", "") and r"\\" not in written
+
+
+def attacked(defense: dict[str, Any] | None, adaptive: bool, leaked: int) -> Outcome:
     """A cell of twelve victims."""
     config = {"data": {"class": "Photos"}, "defense": defense, "adaptive": adaptive}
-    return Cell(config, [{"leaked_any": number < leaked} for number in range(12)])
+    return Outcome("cell", config, {number: {"leaked_any": number < leaked} for number in range(12)}, ())
 
 
 def test_the_gap_of_knowing_a_defense_is_between_the_best_attacks_of_each_kind() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from benchmark.boards.cells import cells_of_one_code
 from benchmark.identity import digest, identity
+from benchmark.store import published
 from benchmark.store.schema import attack_record, attack_scores
 from benchmark.store.sealing import SCHEMA, Unusable, sealed
 from benchmark.store.store import Store, read_all
@@ -64,10 +65,15 @@ def test_a_record_is_read_as_it_was_written(record: dict[str, Any]) -> None:
 
 
 def test_every_published_record_is_whole() -> None:
-    some = sorted(RESULTS.glob("*/records/*.json"))[::100]
-    assert some and all(attack_record(path.read_bytes(), path.stem) for path in some)
-    trainings = sorted(RESULTS.glob("*/training/*.json"))[::50]
-    assert trainings and all(training_record(path.read_bytes(), path.stem)["code_sha256"] for path in trainings)
+    for kind, parse, every in (("records", attack_record, 100), ("training", training_record, 50)):
+        folders = [folder / kind for folder in RESULTS.iterdir()]
+        some = [(folder, key) for folder in folders for key in sorted(published.keys(folder))][::every]
+        assert some and all(parse(published.line(*of) or b"", of[1])["code_sha256"] for of in some)
+
+
+def test_published_records_take_few_files_and_none_of_them_is_a_burden_in_the_repository() -> None:
+    assert not list(RESULTS.glob("*/*/"))
+    assert all(path.stat().st_size <= published.LARGEST for path in RESULTS.glob("*/*.jsonl"))
 
 
 def test_no_byte_of_a_record_can_be_changed_or_lost(record: dict[str, Any]) -> None:
@@ -226,8 +232,8 @@ def test_a_path_of_any_bytes_is_written_as_text(record: dict[str, Any]) -> None:
 
 @pytest.fixture
 def training() -> dict[str, Any]:
-    path = sorted((RESULTS / "masking" / "training").glob("*.json"))[0]
-    return training_record(path.read_bytes(), path.stem)
+    key = min(published.keys(RESULTS / "masking" / "training"))
+    return training_record(published.line(RESULTS / "masking" / "training", key) or b"", key)
 
 
 def keyed(record: dict[str, Any]) -> dict[str, Any]:

@@ -187,6 +187,8 @@ def test_every_argument_is_in_the_config_with_its_default() -> None:
         "line_search": False,
         "optimizer": "lbfgs",
         "batch_norm": 0.0,
+        "distance": "squared",
+        "trials": 1,
         "learning_rate": None,
         "patience": None,
         "prior_scale": 1.0,

@@ -1,0 +1,107 @@
+"""A table of texts, and the one way in which any table is shown: in the terminal, in Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from markupsafe import Markup
+from rich import box
+from rich.segment import Segment, Segments
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.boards.markdown import escaped
+from benchmark.boards.terminal import Console, letters, printable
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as a person reads it.
+
+    Attributes:
+        names: of the columns.
+        rows: a text for each column.
+        words: the columns that hold words, which stand on the left; the others hold numbers.
+        title: stands above it in the terminal.
+    """
+
+    names: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: Collection[str] = ()
+    title: str = ""
+
+    def without(self, hidden: Collection[str]) -> Grid:
+        """The grid without some of its columns."""
+        kept = [place for place, name in enumerate(self.names) if name not in hidden]
+        rows = [[row[place] for place in kept] for row in self.rows]
+        return replace(self, names=[self.names[place] for place in kept], rows=rows)
+
+    def markdown(self) -> str:
+        """The lines of the table."""
+        rows = (" | ".join(map(escaped, row)) for row in (self.names, *self.rows))
+        head, *body = (f"| {row} |" for row in rows)
+        return Markup("\n".join([head, f"|{'---|' * len(self.names)}", *body]))
+
+    @cached_property
+    def _cells(self) -> list[list[str]]:
+        """Of each column, its name and a text for each row."""
+        return [list(map(printable, column)) for column in zip(self.names, *self.rows, strict=True)]
+
+    @cached_property
+    def _widths(self) -> list[int]:
+        return [max(map(letters, column)) for column in self._cells]
+
+    @property
+    def width(self) -> int:
+        """Letters of a line in the terminal."""
+        return sum(self._widths) + len(self._widths) + 1
+
+    def print(self, console: Console) -> None:
+        """Writes the grid; where it is wider than the console, its columns are cut.
+
+        Rich, which takes a millisecond for a row, does the rows of a grid that is cut, and else the rest alone.
+        """
+        title = Text(printable(self.title)) if self.title else None
+        shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+        for name, width in zip(self.names, self._widths, strict=True):
+            justify: Literal["left", "right"] = "left" if name in self.words else "right"
+            shown.add_column(name, justify=justify, no_wrap=True, width=width)
+        if self.width > console.width:
+            for row in self.rows:
+                shown.add_row(*(Text(printable(text)) for text in row))
+            console.print(shown)
+            return
+        *above, below = console.render_lines(shown, pad=False, new_lines=True)
+        segments = [segment for line in above for segment in line]
+        console.print(Segments([*segments, Segment(self._body(console)), *below]), crop=False, end="")
+
+    def _body(self, console: Console) -> str:
+        """The rows as Rich would write them."""
+        lines = box.SIMPLE_HEAD.substitute(console.options)
+        padded = [
+            [_fitted(text, width, name in self.words) for text in texts]
+            for name, (_, *texts), width in zip(self.names, self._cells, self._widths, strict=True)
+        ]
+        between = lines.mid_vertical.join
+        return "".join(f"{lines.mid_left}{between(row)}{lines.mid_right}\n" for row in zip(*padded, strict=True))
+
+
+def as_csv(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table for programs; what is no number or text is JSON, and nothing where there is none."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([json.dumps(value) if isinstance(value, dict) else value for value in row] for row in rows)
+    return file.getvalue()
+
+
+def _fitted(text: str, width: int, left: bool) -> str:
+    """A text with spaces on its right, or on its left, to a width."""
+    space = " " * (width - letters(text))
+    return text + space if left else space + text

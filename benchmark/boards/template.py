@@ -1,0 +1,51 @@
+"""Pages from templates: a Jinja2 file in Markdown beside the code that computes its numbers.
+
+What a template prints is escaped unless it is Markdown already, so that no name in a record becomes markup.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from benchmark.boards.markdown import escaped, threads
+
+if TYPE_CHECKING:
+    import jinja2
+
+TEMPLATES = Path(__file__).parents[1]
+
+
+def render(name: str, **context: Any) -> str:
+    """A page.
+
+    Args:
+        name: path of the template in ``benchmark/``.
+        context: what it prints.
+
+    Returns:
+        Markdown, which another template prints as it is.
+    """
+    return Markup(_environment().get_template(name).render(context))
+
+
+@cache
+def _environment() -> "jinja2.Environment":
+    import jinja2  # a tenth of a second, for which nobody waits who wants no page
+
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_as_markdown,
+        autoescape=True,  # macros return Markdown
+    )
+    made.filters |= {"as": format, "threads": threads}
+    return made
+
+
+def _as_markdown(value: object) -> object:
+    return value if hasattr(value, "__html__") else Markup(escaped(value))

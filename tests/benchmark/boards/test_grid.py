@@ -1,0 +1,81 @@
+"""The rows of a table, which are written without Rich, beside what Rich makes of them; and the same in Markdown."""
+
+import csv
+import io
+
+import pytest
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from benchmark.boards.grid import Grid, as_csv
+
+NAMES, WORDS = ("rank", "worst case", "defense"), {"rank", "defense"}
+
+ROWS = (["1", "0.50 (8/16)", "Masking"], ["2", "-", "mine.Größe"], ["-", "0.00 (0/8)", "my.防御"])
+
+
+def grid(title: str = "Digits with LeNet") -> Grid:
+    return Grid(NAMES, ROWS, WORDS, title)
+
+
+def console(width: int, encoding: str) -> Console:
+    return Console(file=io.TextIOWrapper(io.BytesIO(), encoding), width=width, force_terminal=True)
+
+
+def written(to: Console) -> str:
+    to.file.flush()
+    return to.file.buffer.getvalue().decode(to.encoding)  # type: ignore[attr-defined]
+
+
+def by_rich(of: Grid, to: Console) -> None:
+    shown = Table(title=Text(of.title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for name, *texts in zip(of.names, *of.rows, strict=True):
+        width = max(map(cell_len, [name, *texts]))
+        shown.add_column(name, justify="left" if name in WORDS else "right", no_wrap=True, width=width)
+    for row in of.rows:
+        shown.add_row(*map(Text, row))
+    to.print(shown)
+
+
+@pytest.mark.parametrize("title", ["Digits with LeNet", "a title of a table that is far longer than the table is wide"])
+@pytest.mark.parametrize("width", [10, 20, 30, 200])
+def test_rows_are_those_of_rich(width: int, title: str) -> None:
+    ours, theirs = console(width, "utf-8"), console(width, "utf-8")
+    grid(title).print(ours)  # type: ignore[arg-type] # any console will do
+    by_rich(grid(title), theirs)
+    assert written(ours) == written(theirs)
+
+
+def test_a_terminal_of_ascii_has_a_table_of_ascii() -> None:
+    plain = Grid(NAMES[:2], [row[:2] for row in ROWS], WORDS, "Digits")
+    ours, theirs = console(80, "ascii"), console(80, "ascii")
+    plain.print(ours)  # type: ignore[arg-type]
+    by_rich(plain, theirs)
+    assert written(ours) == written(theirs)
+    assert "|" in written(ours)
+
+
+def test_a_hidden_column_takes_its_cells_and_its_width_with_it() -> None:
+    left = grid().without(["rank"])
+    assert left.names == ["worst case", "defense"]
+    assert left.rows == [row[1:] for row in ROWS]
+    assert left.width == grid().width - len("rank") - 1
+
+
+def test_markdown_has_the_same_cells_and_no_markup_in_them() -> None:
+    rows = [["1", "a | b", "<b>"], ["", "*c*", "d\ne"]]
+    assert Grid(("x", "y|z", "w"), rows).markdown().split("\n") == [
+        r"| x | y\|z | w |",
+        "|---|---|---|",
+        r"| 1 | a \| b | &lt;b&gt; |",
+        r"|  | \*c\* | d e |",
+    ]
+
+
+def test_csv_has_values_as_they_are_and_arguments_as_json() -> None:
+    rows = [["a,b", None, 1e-05, {"x": 1}], ["", True, 2, {}]]
+    read = list(csv.reader(io.StringIO(as_csv(("n", "m", "o", "p"), rows))))
+    assert read == [["n", "m", "o", "p"], ["a,b", "", "1e-05", '{"x": 1}'], ["", "True", "2", "{}"]]
