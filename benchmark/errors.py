@@ -2,12 +2,14 @@
 
 import inspect
 import reprlib
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,32 @@ def users_code(what: str, called: Any = None) -> Iterator[None]:
         raise users_fault(error, what, called) from None
 
 
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Whatever goes wrong within and a user can put right leaves as a UsageError, or as the OSError that it is.
+
+    Raises:
+        UsageError: something that is in the user's data, arguments or code.
+    """
+    try:
+        yield
+    except (UsageError, KeyboardInterrupt, OSError):
+        raise
+    except CODE_ERRORS as error:
+        # A file of public images is read late, if torch and the data sets were imported at all.
+        if (data := sys.modules.get("datamodules")) and isinstance(error, data.DataError):
+            raise data_fault(error) from None
+        if users_line(error) is None and not isinstance(error, SystemExit):
+            raise  # not the user's fault
+        raise users_fault(error, f"{users_function(error)} has failed") from None
+
+
+def unusable(error: OSError, otherwise: str) -> UsageError:
+    """What the operating system refuses: a file, or what else it may be."""
+    what = f"{error.filename} cannot be used" if error.filename else otherwise
+    return UsageError(f"{what} ({error.strerror or one_line(error)})")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device or the machine has run out of memory; not everything in torch has a class of error for it."""
     said = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
@@ -177,6 +205,12 @@ def shown(file: str) -> str:
         return str(path.relative_to(Path.cwd()))
     except (ValueError, OSError):  # elsewhere, or the folder is gone
         return str(path)
+
+
+def check_system() -> None:
+    """UsageError on a system that has not what Leakboard needs."""
+    if not find_spec("fcntl") or not find_spec("resource"):
+        raise UsageError("Leakboard runs on Linux and macOS: on Windows, run it in WSL")
 
 
 def unknown(what: str, given: str, valid: Iterable[str]) -> UsageError:

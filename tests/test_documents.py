@@ -14,6 +14,7 @@ from benchmark.cli.main import main
 from benchmark.cli.page import PAPERS
 from benchmark.papers import overview
 from benchmark.papers.sources import trainings
+from benchmark.rehearsal import contracts
 from benchmark.store.store import Record, read_all
 from benchmark.studies import performance_page
 from benchmark.suite.suite import load
@@ -28,32 +29,82 @@ def code_blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("index", [0, 1], ids=["defense", "attack"])
-def test_the_examples_of_contributing_run(index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    name = ["my_defense", "my_attack"][index]
-    (tmp_path / f"{name}.py").write_text(code_blocks("CONTRIBUTING.md", "python")[index])
-    monkeypatch.chdir(tmp_path)
-    (line,) = (line for line in text.splitlines() if "leakboard run" in line and name in line)
-    arguments = shlex.split(line)[4:]
-    arguments[arguments.index("--victims") + 1] = "2"
+EXAMPLES = {"my_defense": (0, 1), "my_attack": (2, 3), "my_model": (4,), "my_data": (5,)}
+"""Files that CONTRIBUTING.md asks to save, and the blocks of code that belong into each."""
+
+CHECKED_TOO = ("my_defense.Rounded", "my_attack.SureLabel")
+"""What it does not check itself."""
+
+
+def called(words: str) -> None:
+    """Runs a command that must succeed."""
     with pytest.raises(SystemExit) as stop:
-        main(["run", *arguments, "--attack.max_evaluations", "60"])
-    assert stop.value.code == 0
+        main(shlex.split(words))
+    assert stop.value.code == 0, words
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_of_contributing_pass_the_check_and_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, blocks = (ROOT / "CONTRIBUTING.md").read_text(), code_blocks("CONTRIBUTING.md", "python")
+    assert sorted(one for numbers in EXAMPLES.values() for one in numbers) == list(range(len(blocks)))
+    (tmp_path / f"{name}.py").write_text("".join(blocks[one] for one in EXAMPLES[name]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(contracts, "SETTINGS", {"": contracts.SETTINGS[""]})  # the others are those of our own classes
+    lines = [line for line in text.splitlines() if line.startswith("    uv run leakboard ") and name in line]
+    (check,) = (line for line in lines if "leakboard check" in line)
+    (run,) = (line for line in lines if "leakboard run" in line)
+    short = " --attack.steps 2" if name == "my_attack" else ""
+    called(check.partition("leakboard ")[2] + short)
+    for own in (one for one in CHECKED_TOO if name in one):
+        called(f"check {own} --model MLP")
+    short = " --attack.max_evaluations 4" if "IDLG" in run else short
+    called(run.partition("leakboard ")[2].replace("--victims 8", "--victims 2") + short)
     (folder,) = (tmp_path / "runs").iterdir()
-    records = [json.loads(path.read_text()) for path in (folder / "records").iterdir()]
-    classes = {(r["config"]["attack"]["class"], (r["config"]["defense"] or {}).get("class")) for r in records}
-    assert any(name in str(pair) for pair in classes)
+    records = [json.loads(path.read_text())["config"] for path in (folder / "records").iterdir()]
+    parts = {part["class"] for config in records for part in config.values() if isinstance(part, dict)}
+    assert any(one.startswith(f"{name}.") for one in parts)
 
 
-def test_the_suite_of_the_readme_is_a_suite(tmp_path: Path) -> None:
-    blocks = [block for block in code_blocks("README.md", "yaml") if "scenarios:" in block]
-    whole, scenario = sorted(blocks, key=lambda block: "attacks:" not in block)
-    path = tmp_path / "mine.yaml"
-    path.write_text(whole)
-    assert len(load(path).cells) > 10
-    path.write_text(f"{scenario}attacks: [IDLG]\n")
-    assert load(path).cells
+def test_the_attack_and_the_defense_of_contributing_take_20_lines() -> None:
+    for block in code_blocks("CONTRIBUTING.md", "python"):
+        assert len([line for line in block.splitlines() if line.strip()]) <= 20
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = code_blocks("README.md", "python")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("benchmark.api.suite_path", lambda name: tmp_path / f"{name}.yaml")
+    attacks = [{"class": "IDLG", "max_evaluations": 4}]
+    mine = {"scenarios": [{"data": "Digits", "model": "MLP"}], "attacks": attacks}
+    (tmp_path / "quick.yaml").write_text(json.dumps(mine))
+    names: dict[str, object] = {}
+    fast = {
+        '"IDLG"': '{"class": "IDLG", "max_evaluations": 4}',
+        '"LeNet"': '"MLP"',
+        "=8": "=2",
+        "workers=2": "workers=1",
+    }
+    for slow, short in fast.items():
+        block = block.replace(slow, short)
+    exec(block, names)
+    assert names["found"]
+
+
+NEEDED = {"scenarios": "scenarios: [{data: Digits, model: MLP}]\n", "attacks": "attacks: [DLG]\n"}
+"""Keys of a suite, which an example of something else leaves out."""
+
+
+def test_the_suites_of_the_readme_are_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("mine.py").write_text("from lightning.pytorch import Callback\n\n\nclass MyCallback(Callback):\n    pass\n")
+    cells = []
+    for block in code_blocks("README.md", "yaml"):
+        Path("mine.yaml").write_text(block + "".join(text for key, text in NEEDED.items() if f"{key}:" not in block))
+        cells.append(len(load(Path("mine.yaml")).cells))
+    assert sorted(cells) == [4, 4, 12]  # controls and baselines, of the whole one with 4 defenses to two attackers
 
 
 def test_every_suite_in_configs_is_a_suite() -> None:

@@ -118,7 +118,7 @@ def print_table(leaderboard: Leaderboard, console: Console) -> None:
     """The leaderboard in the terminal, whole where it goes to a file."""
     grids = list(map(grid, leaderboard.boards))
     if not console.is_terminal:
-        console = Console(width=max(200, *(of_board.width for of_board in grids)))
+        console = Console(width=max(200, *(of_board.width for of_board in grids)), file=console.file)
     for board, whole in zip(leaderboard.boards, grids, strict=True):
         for spared in range(len(SPARED) + 1):
             shown = whole.without(SPARED[:spared])

@@ -1,5 +1,7 @@
 """The terminal, which takes names and paths as they are."""
 
+from typing import IO
+
 import rich.console
 from rich.cells import cell_len
 
@@ -10,10 +12,14 @@ class Console(rich.console.Console):
     Args:
         stderr: whether it is the standard error.
         width: instead of the terminal's.
+        file: instead of the standard output.
+        quiet: whether nothing is written at all.
     """
 
-    def __init__(self, stderr: bool = False, width: int | None = None) -> None:
-        super().__init__(stderr=stderr, width=width, markup=False, emoji=False)
+    def __init__(
+        self, stderr: bool = False, width: int | None = None, file: IO[str] | None = None, quiet: bool = False
+    ) -> None:
+        super().__init__(stderr=stderr, width=width, file=file, quiet=quiet, markup=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError  # the program ends as with any other output whose reader has gone

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from benchmark.cli.parts import Parts, typed_part
-from benchmark.cli.run import given_or
 from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.executors.worker import find_devices, find_perceptual, quiet, set_up
@@ -42,6 +41,10 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     found = compare(specs, victims, min(reference, victims), seed, threads, bench, options.step)
     print(json.dumps(found, indent=1) if options.format == "json" else as_table(found))
     return 0
+
+
+def given_or(value: int | None, default: int) -> int:
+    return default if value is None else value
 
 
 def report(options: argparse.Namespace, parts: Parts, threads: int, device: torch.device) -> int:

@@ -204,7 +204,18 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     bench.add_argument("--seed", type=whole, metavar="N", help="default: 0")
     bench.add_argument("--format", choices=("table", "json"), default="table", help="default: table")
 
-    spectrum.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
+    check = add(
+        "check",
+        "check an attack, defense, model or data set of your own against its contracts",
+        "Give an import path, as in leakboard check my_attack.Mine --attack.steps 3. Where the signature of a "
+        "function does not tell its kind, give that, too, as in --attack my_attack.find. Attacks and defenses are "
+        "tried on small networks with sigmoid, ReLU and batch norm, or on yours with --model. One line for each "
+        "contract says whether it holds, is skipped (and why) or fails (and where). The exit code is 0 where none "
+        "fails, else 2. A run tries the same of all that it uses, and begins only where it holds.",
+    )
+    check.add_argument("name", nargs="?", metavar="NAME", help="import path of a class or function, or a name of ours")
+    for command in (spectrum, check):
+        command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
     for command in (run, plan, threshold, bench, train, diagnose):
         command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
         command.add_argument(
@@ -262,5 +273,6 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "page": page,
         "publish": publish,
         "bench": bench,
+        "check": check,
         "list": add("list", "list the attacks, defenses, data sets and models"),
     }

@@ -12,22 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmark.cli.flags import parsers
 from benchmark.cli.parts import KINDS, Parts, take_parts
-from benchmark.errors import (
-    CODE_ERRORS,
-    UsageError,
-    data_fault,
-    one_line,
-    unknown,
-    users_fault,
-    users_function,
-    users_line,
-)
+from benchmark.errors import UsageError, check_system, sentences, unknown, unusable
 from benchmark.garbage import uncollected
 
 
@@ -37,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     stopped_by: list[int] = []
     try:
-        with one_ctrl_c(stopped_by):
+        with one_ctrl_c(stopped_by), sentences():
             prepare_output()
             status = dispatch(given)
             sys.stdout.flush()
@@ -50,13 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = 141
         drop_output()
     except OSError as error:
-        what = f"{error.filename} cannot be used" if error.filename else "the output cannot be written"
-        status = refuse(UsageError(f"{what} ({error.strerror or one_line(error)})"))
+        status = refuse(unusable(error, "the output cannot be written"))
         drop_output()
-    except CODE_ERRORS as error:
-        if users_line(error) is None and not isinstance(error, SystemExit):
-            raise  # not the user's fault
-        status = refuse(users_fault(error, f"{users_function(error)} has failed"))
     raise SystemExit(status)
 
 
@@ -157,21 +142,15 @@ def dispatch(given: list[str]) -> int:
         return 0
     if "trainer" in parts and options.command != "run":
         raise UsageError(f"leakboard {options.command} takes no --trainer: it is for leakboard run")
-    if (parts or wants_help) and options.command not in ("run", "plan", "bench"):
+    if (parts or wants_help) and options.command not in ("run", "plan", "bench", "check"):
         raise UsageError(f"leakboard {options.command} takes no --data, --model, --defense or --attack")
-    if not find_spec("fcntl") or not find_spec("resource"):
-        raise UsageError("Leakboard runs on Linux and macOS: on Windows, run it in WSL")
+    check_system()
 
     if wants_help:
         explain: Callable[[str, str], int] = handler("list", "explain")
         return explain(*wants_help)
     carry_out: Callable[[argparse.Namespace, Parts], int] = handler(options.command)
-    try:
-        return carry_out(options, parts)
-    except Exception as error:  # a file of public images is read late, if torch and the data sets were imported at all
-        if (data := sys.modules.get("datamodules")) and isinstance(error, data.DataError):
-            raise data_fault(error) from None
-        raise
+    return carry_out(options, parts)
 
 
 def handler(command: str, name: str = "carry_out") -> Any:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from benchmark.boards.terminal import Console
 from benchmark.cli.parts import Parts
-from benchmark.cli.run import find_suite, single_cell
+from benchmark.cli.run import asked_for
 from benchmark.jobs import estimate
 from benchmark.jobs.blocks import Workbench, plan
 from benchmark.jobs.conductor import find_workers
@@ -21,7 +21,7 @@ from benchmark.jobs.executors.worker import find_perceptual, quiet, set_up
 def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard plan``."""
     quiet()
-    suite = single_cell(options, parts) if parts else find_suite(options)
+    suite = asked_for(options, parts)
     set_up(options.threads)
     devices = find_workers(options)
     perceptual, no_perceptual = find_perceptual(options.lpips_weights, False, options.download)

@@ -46,6 +46,7 @@ class Conductor:
         bench: data, device and perceptual metric of this process.
         folder: of the run.
         tracker: W&B, or None.
+        shown: whether the progress is, on the standard error.
     """
 
     devices: list[str]
@@ -55,6 +56,7 @@ class Conductor:
     folder: Path
     tracker: Any
     fitting: Fitting = field(default_factory=Fitting)
+    shown: bool = True
     _said: bool = False
 
     @classmethod
@@ -96,7 +98,7 @@ class Conductor:
         fitting.check(suite, self.devices[0])
         blocks = plan(suite, self.bench)
         store = Store(self.folder)
-        if self.bench.no_perceptual and not self._said:
+        if self.bench.no_perceptual and self.shown and not self._said:
             print(f"leakboard: LPIPS is unavailable: {self.bench.no_perceptual}", file=sys.stderr)
             self._said = True
         reporter = Reporter(suite, blocks, store, self.tracker, Present(self.bench))
@@ -111,7 +113,7 @@ class Conductor:
             UsageError: every worker has ended.
         """
         heard = Watchers(watch)
-        with ProgressBar(jobs, kind, Console(stderr=True)) as bar:
+        with ProgressBar(jobs, kind, Console(stderr=True, quiet=not self.shown)) as bar:
             if todo := bar.resumes(jobs, store):
                 self._do(todo, kind, store, Watchers(bar, heard))
         if todo:  # else all of them have just been read

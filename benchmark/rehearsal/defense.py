@@ -4,7 +4,9 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
+from typing import Self
 
 import numpy as np
 import torch
@@ -35,11 +37,103 @@ LOUDER = 3.0
 """How many times the noise that a defense adds an attacker may take it for."""
 
 
-def check_protect(defense: Defense, update: Update, label: str) -> None:
-    """Tries the contract of :meth:`defenses.base.Defense.protect`.
+@dataclass(frozen=True)
+class Calls:
+    """What ``protect`` does to an update of one size.
 
-    The shared update has the names, shapes and types of the true one and is finite; the same generators give the same
-    update; randomness comes from them alone; each client is treated alone; the true update is left as it is.
+    Attributes:
+        scale: of the update, in parts of the true one.
+        touched: names of what it changed in the update that it was given.
+        drew: whether it drew from a global generator.
+        shared: what it returned.
+        again: what it returned when it was called once more with the same.
+        alone: what it returned for each client alone.
+    """
+
+    scale: float
+    touched: list[str]
+    drew: bool
+    shared: Update
+    again: Update
+    alone: list[Update]
+
+    @classmethod
+    def of(cls, defense: Defense, update: Update, label: str, scale: float) -> Self:
+        """Calls ``protect``.
+
+        Args:
+            defense: on trial.
+            update: of at least two clients, ``[V, ...]``, finite.
+            label: of the defense, for people.
+            scale: of the update that it is given.
+
+        Raises:
+            UsageError: it raises, or returns something of another form.
+        """
+        clients = range(len(next(iter(update.values()))))
+        given = {name: scale * value for name, value in update.items()}
+        before = _randomness()
+        shared = protected(defense, given, _sources(clients), label)
+        drew = _randomness() != before
+        touched = [name for name, value in given.items() if not torch.equal(value, scale * update[name])]
+        given = {name: scale * value for name, value in update.items()}
+        again = protected(defense, given, _sources(clients), label)
+        rows = [{name: value[one : one + 1] for name, value in given.items()} for one in clients]
+        alone = [
+            protected(defense, row, _sources(range(one, one + 1)), label)
+            for one, row in zip(clients, rows, strict=True)
+        ]
+        return cls(scale, touched, drew, shared, again, alone)
+
+
+def draws_from_its_generators(calls: Calls) -> str | None:
+    return "draws random numbers from a global generator: draw from generators alone" if calls.drew else None
+
+
+def leaves_its_argument_alone(calls: Calls) -> str | None:
+    if not calls.touched:
+        return None
+    return f"changes the update that it was given in place ({calls.touched[0]}): return a new one"
+
+
+def is_finite(calls: Calls) -> str | None:
+    bad = [name for name, value in calls.shared.items() if calls.scale == 1 and not value.isfinite().all()]
+    return f"returns NaN or infinity ({bad[0]}) for an update that is finite" if bad else None
+
+
+def does_the_same_again(calls: Calls) -> str | None:
+    again = calls.again
+    bad = [n for n, value in calls.shared.items() if not torch.equal(value.nan_to_num(), again[n].nan_to_num())]
+    if not bad:
+        return None
+    return (
+        f"gives another result when it is called again with the same update and generators ({bad[0]}): keep nothing "
+        "from call to call, and draw from generators alone"
+    )
+
+
+def treats_clients_alone(calls: Calls) -> str | None:
+    for client, alone in enumerate(calls.alone):
+        if bad := [name for name, value in calls.shared.items() if _differs(value[client], alone[name][0])]:
+            return (
+                f"shares for a client what depends on the other clients ({bad[0]}): treat each of the V clients alone, "
+                "with its own generator"
+            )
+    return None
+
+
+PROTECT: dict[str, Callable[[Calls], str | None]] = {
+    "draws random numbers from its generators alone": draws_from_its_generators,
+    "leaves the update that it is given as it is": leaves_its_argument_alone,
+    "shares finite numbers": is_finite,
+    "shares the same for the same update and generators": does_the_same_again,
+    "treats each client alone": treats_clients_alone,
+}
+"""The contract of ``protect``, but for the form of what it returns; each says what is wrong."""
+
+
+def check_protect(defense: Defense, update: Update, label: str) -> None:
+    """Tries the contract of :meth:`defenses.base.Defense.protect` on updates of three sizes.
 
     Args:
         defense: on trial; it is called several times.
@@ -49,35 +143,11 @@ def check_protect(defense: Defense, update: Update, label: str) -> None:
     Raises:
         UsageError: it breaks the contract; says how and where.
     """
-    clients = len(next(iter(update.values())))
     for scale in SCALES:
-        given = {name: scale * value for name, value in update.items()}
-        before = _randomness()
-        shared = protected(defense, given, _sources(range(clients)), label)
-        if _randomness() != before:
-            raise breach(defense, label, "draws random numbers from a global generator: draw from generators alone")
-        if bad := [name for name, value in given.items() if not torch.equal(value, scale * update[name])]:
-            raise breach(defense, label, f"changes the update that it was given in place ({bad[0]}): return a new one")
-        if bad := [name for name, value in shared.items() if scale == 1 and not value.isfinite().all()]:
-            raise breach(defense, label, f"returns NaN or infinity ({bad[0]}) for an update that is finite")
-        again = protected(defense, given, _sources(range(clients)), label)
-        if bad := [n for n, value in shared.items() if not torch.equal(value.nan_to_num(), again[n].nan_to_num())]:
-            raise breach(
-                defense,
-                label,
-                f"gives another result when it is called again with the same update and generators ({bad[0]}): keep "
-                "nothing from call to call, and draw from generators alone",
-            )
-        for client in range(clients):
-            one = {name: value[client : client + 1] for name, value in given.items()}
-            alone = protected(defense, one, _sources(range(client, client + 1)), label)
-            if bad := [name for name, value in shared.items() if _differs(value[client], alone[name][0])]:
-                raise breach(
-                    defense,
-                    label,
-                    f"shares for a client what depends on the other clients ({bad[0]}): treat each of the V clients "
-                    "alone, with its own generator",
-                )
+        calls = Calls.of(defense, update, label, scale)
+        for wrong in PROTECT.values():
+            if said := wrong(calls):
+                raise breach(defense, label, said)
 
 
 def check_memory(make: Callable[[], Defense], update: Update, label: str) -> None:

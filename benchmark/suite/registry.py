@@ -33,6 +33,7 @@ from benchmark.errors import (
 )
 from benchmark.models.draw import drawing_from, fresh_weights
 from benchmark.suite.arguments import Arguments
+from benchmark.suite.objects import LOCAL, adapted
 from datamodules import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -92,10 +93,12 @@ def classes(kind: str) -> dict[str, type]:
 
 
 def _usable(kind: str, cls: type) -> bool:
-    """Whether a user's own class is of the kind; a model can also come from a function, but from none of Python's."""
-    if kind == "model":
+    """Whether a user's own class is of the kind; it can also be a function, but none of Python's."""
+    if not inspect.isclass(cls):
         is_python = str(getattr(cls, "__module__", "")).partition(".")[0] in sys.stdlib_module_names
-        return issubclass(cls, torch.nn.Module) if inspect.isclass(cls) else not (is_python and inspect.isroutine(cls))
+        return not (is_python and inspect.isroutine(cls))
+    if kind == "model":
+        return issubclass(cls, torch.nn.Module)
     bases: dict[str, type] = {"attack": attacks.Attack, "defense": defenses.Defense, "data": datamodules.PrivateData}
     return issubclass(cls, bases[kind]) and not inspect.isabstract(cls)
 
@@ -117,16 +120,31 @@ def find_class(kind: str, name: str) -> type:
     known = classes(kind)
     if name in known:
         return known[name]
+    if name in LOCAL:
+        return checked_class(kind, name, LOCAL[name])
     called = {"data": "data set"}.get(kind, kind)
     if "." not in name:
         raise unknown(called, name, known)
+    return checked_class(kind, name, imported(name, called))
+
+
+def imported(name: str, called: str) -> Any:
+    """What an import path leads to.
+
+    Args:
+        name: the path of a module and a class or function in it.
+        called: what it should be, for messages.
+
+    Raises:
+        UsageError: it cannot be imported.
+    """
     what = f"{called} {quoted(name)}"
     if not all(part.isidentifier() for part in name.split(".")):
         raise UsageError(f"the {what} cannot be imported: give the path of a module and a class in it, as mine.Mine")
     look_here()
     module, _, attribute = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(module), attribute)
     except CODE_ERRORS as error:
         package = name.partition(".")[0]
         if isinstance(error, ModuleNotFoundError) and package in PACKAGES and beside(package):
@@ -135,15 +153,25 @@ def find_class(kind: str, name: str) -> type:
             ) from None
         hint = "" if users_line(error) else ": give the path of a module and a class in it"
         raise UsageError(str(users_fault(error, f"the {what} cannot be imported")) + hint) from None
-    if not inspect.isclass(found) and not (kind == "model" and callable(found)):
-        either = " or a function" if kind == "model" else ""
+
+
+def checked_class(kind: str, name: str, found: Any) -> type:
+    """The class of something of a user's own, where it is one of the kind: of a function one that calls it.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    what = f"{'data set' if kind == 'data' else kind} {quoted(name)}"
+    if not inspect.isclass(found) and (kind == "data" or not callable(found)):
+        either = "" if kind == "data" else " or a function"
         where = written(found) if inspect.isroutine(found) else ""
         raise UsageError(f"the {what} is not a class{either}, but {a_kind(found)}{where}")
     if not _usable(kind, found):
         missing = sorted(getattr(found, "__abstractmethods__", ()))
         lacks = f", and lacks {' and '.join(missing)}" if missing else ""
         raise UsageError(f"the {what} must be {_MUST_BE[kind]}{lacks}{written(found)}")
-    return found
+    is_adapted = kind in ("attack", "defense") and not inspect.isclass(found)
+    return adapted(kind, found, name) if is_adapted else found
 
 
 def look_here() -> None:

@@ -29,8 +29,10 @@ from benchmark.models.draw import drawing_from, drawn_weights
 from benchmark.rehearsal.defense import SCALES, imported_anew
 from benchmark.rehearsal.scene import SEED, shortened
 from benchmark.seeds import generators, seed_for
+from benchmark.suite.objects import LOCAL
 from benchmark.suite.registry import Spec, build, classes
 from benchmark.versions.held import digest_of, held, module_held
+from benchmark.versions.local import lines_of
 from benchmark.versions.opened import opened
 from datamodules import PrivateData
 from defenses.base import Defense, Update
@@ -149,8 +151,10 @@ def seen(kind: str, part: Spec, client: Clients, data: PrivateData, alive: list[
         modules = [sys.modules[name] for name in names if name in sys.modules]
         modules = [module for module in modules if is_users(getattr(module, "__file__", None) or "<none>")]
         lines = held(kind, made, ITS_OWN if kind == "model" else frozenset())
-        for module in modules:
-            lines |= module_held(module)
+        if part.name in LOCAL:  # of its module, which a notebook goes on filling, what it names
+            lines |= lines_of(LOCAL[part.name])
+        else:
+            lines |= {line for module in modules for line in module_held(module)}
         lines |= {f"does {digest}" for digest in [does(kind, part, client)] if digest}
     alive.append(made)
     return lines | files.inputs(first=len(alive) == 1)

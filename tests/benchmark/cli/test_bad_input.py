@@ -59,7 +59,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
     [
         (
             "frob",
-            "unknown command 'frob': valid are bench, diagnose, list, page, plan, publish, run, show, spectrum, "
+            "unknown command 'frob': valid are bench, check, diagnose, list, page, plan, publish, run, show, spectrum, "
             "threshold, train",
         ),
         ("rum", "unknown command 'rum': did you mean run"),
@@ -150,7 +150,11 @@ def test_a_wrong_cell_is_one_sentence(refused: Refused, words: str, sentence: st
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "own.yaml is empty: give it some of the keys name, seed, victims, block_size, scenarios, attacks, "),
+        (
+            "",
+            "own.yaml is empty: give it some of the keys name, seed, victims, block_size, trainer, scenarios, "
+            "attacks, defenses",
+        ),
         ("- a\n- b\n", "own.yaml must be a mapping with some of the keys name, seed, victims, block_size, "),
         ("just text", "scenarios, attacks, defenses, not 'just text'"),
         ("a: 1\nb: [1\nc: 2\n", "own.yaml, line 3: a comma or ] is missing"),
@@ -384,8 +388,11 @@ def make():
         ("attack", "own_bad.", "the attack 'own_bad.' cannot be imported: give the path of a module and a class in it"),
         ("model", "os.system", "the model 'os.system' must be a torch.nn.Module, or a function that makes one"),
         ("model", "subprocess.run", "'subprocess.run' must be a torch.nn.Module, or a function that makes one"),
-        ("attack", "own_bad.number", "the attack 'own_bad.number' is not a class, but an int"),
-        ("defense", "own_bad.make", "'own_bad.make' is not a class, but a function ("),
+        ("attack", "own_bad.number", "the attack 'own_bad.number' is not a class or a function, but an int"),
+        ("data", "own_bad.make", "the data set 'own_bad.make' is not a class, but a function ("),
+        ("defense", "own_bad.make", "'own_bad.make' takes no argument, but is called with an update ("),
+        ("attack", "own_bad.make", "'own_bad.make' takes no argument, but is called with an observation ("),
+        ("defense", "os.path.join", "'os.path.join' must be a defenses.Defense with all its methods"),
         ("attack", "own_bad.NotAnAttack", "must be an attacks.Attack with all its methods ("),
         (
             "attack",

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmark.jobs.blocks import Workbench, plan
-from benchmark.suite.registry import Spec
+from benchmark.suite.registry import Spec, spec
 from benchmark.suite.suite import parse
 from benchmark.training import plan as training_plan
 from benchmark.training import suite as training_suite
@@ -132,7 +132,7 @@ def written(number: float, monkeypatch: pytest.MonkeyPatch) -> None:
 def does(train: bool = False, **parts: str) -> str:
     """The digest of some classes, of which those of the user's are given without their module."""
     given = {"model": "LeNet"} | {kind: f"bh_mine.{name}" for kind, name in parts.items()}
-    specs = {kind: Spec(name) for kind, name in given.items()}
+    specs = {kind: spec(kind, name, {}) for kind, name in given.items()}
     return Behaviors().of(Digits(), specs, 1 if "attack" in parts else 2, train)
 
 

@@ -1,0 +1,50 @@
+"""The contracts of ``leakboard check``, on every attack and defense of ours in every place that it does not decline."""
+
+import pytest
+
+from benchmark.rehearsal.contracts import CONTRACTS, Place, Verdict, places, verdicts
+from benchmark.suite.registry import Spec, classes, spec
+
+PLACES = places()
+
+SHORT = {"DLGFB": {"length": 3}}
+"""Arguments that make an attack shorter and change nothing of what it promises."""
+
+ATTACKS = [spec("attack", name, SHORT.get(name, {})) for name in classes("attack")]
+
+DEFENSES = [
+    spec("defense", "GaussianNoise", {"std": 0.01}),
+    spec("defense", "Clipping", {"max_norm": 0.01}),
+    spec("defense", "Pruning", {"ratio": 0.5}),
+    spec("defense", "Masking", {"ratio": 0.5}),
+    spec("defense", "Masking", {"ratio": 0.5, "rescale": True}),
+]
+
+DECLINED = {"RGAP": ("batch norm", "FedAvg"), "GaussNewton": ("FedAvg",)}
+"""Of attacks of ours, the places that they do not take."""
+
+
+def of(kind: str, one: Spec, place: Place) -> list[Verdict]:
+    return [verdict for found in verdicts(kind, one, [place]) for verdict in found]
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_an_attack_of_ours_keeps_its_contracts(attack: Spec, place: Place) -> None:
+    found = of("attack", attack, place)
+    assert [one for one in found if one.word == "fails"] == []
+    declines = any(word in place.name for word in DECLINED.get(attack.name, ()))
+    assert [one.word for one in found[:2]] == (["skipped"] if declines else ["holds", "holds"])
+    assert declines or len(found) == len(CONTRACTS["attack"])
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
+@pytest.mark.parametrize("defense", DEFENSES, ids=lambda defense: defense.label)
+def test_a_defense_of_ours_keeps_its_contracts(defense: Spec, place: Place) -> None:
+    found = of("defense", defense, place)
+    assert [one for one in found if one.word != "holds"] == []
+    assert len(found) == len(CONTRACTS["defense"])
+
+
+def test_every_defense_of_ours_is_tried() -> None:
+    assert {one.name for one in DEFENSES} == set(classes("defense"))
