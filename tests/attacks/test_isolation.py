@@ -47,6 +47,7 @@ STANDARD = {
     "math",
     "typing",
 }
+STANDARD |= {"warnings"}  # says what an attack has to say
 STANDARD |= {"weakref"}  # of networks alone, by which what was found of them is remembered
 """What can neither read a file nor look into other objects."""
 PRYING = {"gc", "inspect", "sys", "os", "importlib", "builtins", "ctypes", "eval", "exec", "compile", "open"}
@@ -65,7 +66,8 @@ def forbidden(source: str) -> list[str]:
             found += [alias.name for alias in node.names if alias.name in PRYING]
         else:
             name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-            found += [name] if name in PRYING else []
+            is_torchs = isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.compile"  # not Python's own
+            found += [name] if name in PRYING and not is_torchs else []
             continue
         found += [name for name in imported if name.partition(".")[0] not in OURS | LIBRARIES | STANDARD]
     return found
