@@ -13,7 +13,7 @@ from attacks.engine.step import EAGER, check_step
 from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Block
 from benchmark.suite.suite import Suite
-from benchmark.suite.watching import ToTheEnd, for_fit, is_fitted
+from benchmark.suite.watching import Guard, for_fit, is_fitted
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Fitting:
                 live = LiveCurves(tracker, cell.config(), f"{name}-live", victims)
                 loggers.append(live)
         try:
-            guard = [ToTheEnd(watchers)] if watchers else []
-            yield [*watchers, *guard], step | trainer | ({"logger": loggers} if loggers else {})
+            guarded = Guard(watchers).callbacks if watchers else []
+            yield guarded, step | trainer | ({"logger": loggers} if loggers else {})
         finally:
             if live is not None:
                 live.end()

@@ -11,11 +11,13 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from lightning.pytorch import LightningModule, Trainer, callbacks
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
+from torch import Tensor
 
 from attacks.engine.problem import MatchingProblem
 from benchmark.errors import CODE_ERRORS, UsageError, users_fault, written
@@ -66,12 +68,16 @@ class Watching:
             raise UsageError(f"trainer: log_every_n_steps is {log_every_n_steps}, but must be at least 1")
         for one in callbacks or []:
             if isinstance(one, CHANGING):
-                raise UsageError(
-                    f"trainer: the callback {type(one).__name__} changes what is fitted, so that results would not be "
-                    "those of the attack: leave it out"
-                )
+                raise UsageError(changing(f"the callback {type(one).__name__}"))
             if isinstance(one, ENDING):
                 raise UsageError(early(type(one).__name__))
+
+
+def changing(what: str, where: str = "") -> str:
+    """The sentence about what does more than watch."""
+    return (
+        f"trainer: {what} changes what is fitted, so that results would not be those of the attack{where}: leave it out"
+    )
 
 
 def early(what: str, where: str = "") -> str:
@@ -174,8 +180,15 @@ def is_fitted(attack: str) -> bool:
     return any(one.kind is Parameter.VAR_KEYWORD for one in parameters)
 
 
-class ToTheEnd(Callback):
-    """Sees that no callback of the user's ends an attack early.
+HOOKS = (
+    *("on_fit_start", "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_before_backward"),
+    *("on_after_backward", "on_before_zero_grad", "on_before_optimizer_step", "on_train_batch_end"),
+)
+"""Where callbacks are called while victims are under attack."""
+
+
+class Guard:
+    """Sees that the user's callbacks watch a fit, and neither change nor end it.
 
     Args:
         watchers: the callbacks.
@@ -183,9 +196,44 @@ class ToTheEnd(Callback):
 
     def __init__(self, watchers: Sequence[Callback]) -> None:
         self._watchers = watchers
+        self._before: list[Tensor] = []
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(pl_module, MatchingProblem) and pl_module.victims:
-            names = " or ".join(dict.fromkeys(type(one).__name__ for one in self._watchers))
-            where = written(type(self._watchers[0])) if len(self._watchers) == 1 else ""
-            raise UsageError(early(f"the callback {names}", where))
+    @property
+    def callbacks(self) -> list[Callback]:
+        """The user's, between one that remembers and one that compares."""
+        first, last = Callback(), Callback()
+        for hook in HOOKS:
+            setattr(first, hook, self.remember)
+        for hook, called in {**dict.fromkeys(HOOKS, self.compare), "on_train_end": self.ended}.items():
+            setattr(last, hook, called)
+        return [first, *self._watchers, last]
+
+    def remember(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Keeps what is about to be watched."""
+        self._before = [value.clone() for value in at_work(module)]
+
+    def compare(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """UsageError where it is not what it was."""
+        now = at_work(module)
+        if len(now) != len(self._before) or not all(map(same, now, self._before)):
+            raise UsageError(changing(*self._called()))
+
+    def ended(self, trainer: Trainer, module: LightningModule) -> None:
+        """UsageError where victims are left."""
+        if isinstance(module, MatchingProblem) and module.victims:
+            raise UsageError(early(*self._called()))
+
+    def _called(self) -> tuple[str, str]:
+        """What the callbacks are called, and where one that is alone is written."""
+        names = " or ".join(dict.fromkeys(type(one).__name__ for one in self._watchers))
+        return f"the callback {names}", written(type(self._watchers[0])) if len(self._watchers) == 1 else ""
+
+
+def at_work(module: LightningModule) -> list[Tensor]:
+    """The dummy images and labels, and their gradients where there are some."""
+    return [each for one in module.parameters() for each in (one.detach(), one.grad) if each is not None]
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, NaN for NaN."""
+    return torch.equal(one.nan_to_num(), other.nan_to_num()) and torch.equal(one.isnan(), other.isnan())

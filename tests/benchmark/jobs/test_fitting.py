@@ -32,6 +32,21 @@ class Notes(Callback):
 class Enough(Callback):
     def on_train_batch_end(self, trainer, pl_module, *args):
         trainer.should_stop = True
+
+
+class Meddler(Callback):
+    def __init__(self, hook: str, what: str, after: int = 3):
+        self.calls, self.what, self.after = 0, what, after
+        setattr(self, hook, self.meddle)
+
+    def meddle(self, trainer, pl_module, *args):
+        self.calls += 1
+        if self.calls < self.after:
+            return
+        if self.what == "images":
+            pl_module.images.data.clamp_(0, 1)
+        elif pl_module.images.grad is not None:
+            pl_module.images.grad.mul_(0.5)
 """
 
 
@@ -67,6 +82,28 @@ def test_a_callback_that_ends_an_attack_early_ends_the_run_with_its_place(capsys
     told = capsys.readouterr().err.splitlines()[-1]
     assert "the callback Enough ends attacks early" in told and "(notes_of2.py, line 10)" in told
     attacks = {record["config"]["attack"]["class"] for record in read_all(Path("early"), attack_record)}
+    assert "IDLG" not in attacks
+
+
+@pytest.mark.parametrize(
+    ("hook", "what"),
+    [
+        ("on_train_batch_start", "images"),
+        ("on_train_batch_end", "images"),
+        ("on_before_zero_grad", "images"),
+        ("on_after_backward", "gradients"),
+        ("on_before_optimizer_step", "gradients"),
+    ],
+)
+def test_a_callback_that_changes_what_is_fitted_ends_the_run_before_there_is_a_record(
+    hook: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("notes_of.py").write_text(OWN)
+    own = f'[{{"class_path": "notes_of.Meddler", "init_args": {{"hook": "{hook}", "what": "{what}"}}}}]'
+    run("--out", "meddled", f"--trainer.callbacks={own}", code=2)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "the callback Meddler changes what is fitted" in said and "notes_of.py" in said
+    attacks = {record["config"]["attack"]["class"] for record in read_all(Path("meddled"), attack_record)}
     assert "IDLG" not in attacks
 
 
