@@ -225,7 +225,12 @@ def stronger_attacks(board: Sequence[Outcome]) -> list[str]:
     """
     attacks = [outcome.config["attack"] for outcome in board if not outcome.is_baseline]
     config = board[0].config
-    if not attacks or config["batch_size"] > 1 or "protocol" in config or "mode" in config:
+    if attacks and ("protocol" in config or "mode" in config):
+        return [
+            "More may leak than this board shows: of the attacks here, none that solves equations takes such updates, "
+            "and one that matches them can end at images that fit well and are others."
+        ]
+    if not attacks or config["batch_size"] > 1:
         return []
     lacking = [name for name, is_one in STRONG if not any(is_one(attack) for attack in attacks)]
     if not lacking:

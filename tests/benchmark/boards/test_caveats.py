@@ -207,6 +207,10 @@ def test_nothing_is_missing_where_the_strong_attacks_were_run_or_cannot_be() -> 
     strong = ({"class": "RGAP"}, {"class": "GaussNewton"}, {"class": "IDLG", "start": "mean", "total_variation": 1e-5})
     assert stronger_attacks([outcome(3, attack=attack) for attack in strong]) == []
     assert stronger_attacks([outcome(3, batch_size=2, attack={"class": "DLG"})]) == []
+    for setting in ({"mode": "train"}, {"protocol": {"class": "FedAvg", "learning_rate": 0.1}}):
+        for images in (1, 2):
+            (said,) = stronger_attacks([outcome(0, batch_size=images, attack=attack, **setting) for attack in strong])
+            assert said.startswith("More may leak than this board shows")
     assert stronger_attacks([outcome(3, attack={"class": "MeanImage"})]) == []
 
 
