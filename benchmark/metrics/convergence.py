@@ -14,6 +14,11 @@ MISFIT = 1e-3
 shared, in parts of that of the public mean image, which owes nothing to the update. The attacks that stop at a
 tolerance come to a hundredth of this and less."""
 
+EXACT = 1e-9
+"""The same without a defense, where the true images fit up to rounding (1e-11 in float32). Where a network is
+ill-conditioned, as with a frozen first layer or BatchNorm over one small image, attacks end between the two, at other
+images: a more exact attack still finds the true ones."""
+
 BEYOND_TRUTH = 10.0
 """How many times the misfit of the true images it must be, too."""
 
@@ -25,13 +30,15 @@ LEGACY_EXACT = ("Clipping", "Masking", "Pruning")
 """The defenses in such records whose true images an attacker who knows them fits exactly."""
 
 
-def unconverged(victim: dict[str, Any], config: dict[str, Any]) -> bool:
+def unconverged(victim: dict[str, Any], config: dict[str, Any], exactly: bool = False) -> bool:
     """Whether nothing is known of a victim of a record, because the attack has failed to fit its update, or was to fit
     another one.
 
     Args:
         victim: of the record; one that leaks has been found, and one that diverged counts as that.
         config: of its cell.
+        exactly: whether the fit must be :data:`EXACT` in spite of a defense, since without it the attack ended at other
+            images that fit nearly.
     """
     if victim["leaked_any"] or victim["status"] == "diverged":
         return False
@@ -42,7 +49,14 @@ def unconverged(victim: dict[str, Any], config: dict[str, Any]) -> bool:
     misfit, of_truth = victim["misfit"], victim["misfit_of_truth"]
     if of_truth is None:  # the update was not finite
         return False
-    return misfit is None or misfit > max(MISFIT, BEYOND_TRUTH * of_truth)
+    limit = EXACT if exactly or config["defense"] is None else MISFIT
+    return misfit is None or misfit > max(limit, BEYOND_TRUTH * of_truth)
+
+
+def looks_alike(victim: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether an attack ended at other images that fit the update nearly, but not as the true ones do."""
+    nearly = victim.get("misfit") is not None and victim["misfit"] <= MISFIT
+    return nearly and unconverged(victim, config) and not unexplained(victim)
 
 
 def unexplained(victim: dict[str, Any]) -> bool:

@@ -254,8 +254,8 @@ def test_victims_of_whom_nothing_is_known_are_a_column_where_there_are_some() ->
     def fits(index: int, psnr: float, misfit: float) -> dict[str, Any]:
         return victim(index, psnr, misfit=misfit, misfit_of_truth=0.0)
 
-    failed = record([fits(0, LEAKS, 1e-7), fits(1, SAFE, 0.3), fits(2, SAFE, 1e-5)])
-    whole = record([fits(0, LEAKS, 1e-7), fits(1, LEAKS, 1e-7), fits(2, SAFE, 1e-5)])
+    failed = record([fits(0, LEAKS, 1e-7), fits(1, SAFE, 0.3), fits(2, SAFE, 1e-11)])
+    whole = record([fits(0, LEAKS, 1e-7), fits(1, LEAKS, 1e-7), fits(2, SAFE, 1e-11)])
     assert "not converged" not in shown([whole])[0]
     assert [row["not converged"] for row in shown([failed, record(of(SAFE, SAFE, SAFE), attack="MeanImage")])] == [
         "0.33 (1/3)",
@@ -264,6 +264,20 @@ def test_victims_of_whom_nothing_is_known_are_a_column_where_there_are_some() ->
     page = as_markdown(of_records([failed]), "mine", None)
     assert "Not converged:" in page and "1 of 3 victims with no defense" in page
     assert "onverge" not in as_markdown(of_records([whole]), "mine", None)
+
+
+def test_a_near_fit_behind_a_defense_settles_only_victims_whom_it_settles_without() -> None:
+    def fits(index: int, psnr: float, misfit: float) -> dict[str, Any]:
+        return victim(index, psnr, misfit=misfit, misfit_of_truth=0.0, explained=True)
+
+    nearly = [fits(index, SAFE, 1e-5) for index in range(3)]
+    masked = [record(nearly, defense=MASKING, adaptive=knows) for knows in (False, True)]
+    leaks, other, alike = fits(0, LEAKS, 1e-7), fits(1, SAFE, 1e-11), fits(2, SAFE, 1e-5)
+    (board,) = of_records([record([leaks, other, alike]), *masked]).boards
+    assert {row.defense: row.unconverged for row in board.rows} == {"none": 1, "Masking": 1}
+    (board,) = of_records([record([leaks, fits(1, SAFE, 1e-5), alike]), *masked]).boards
+    assert {row.defense: row.unconverged for row in board.rows} == {"none": 2, "Masking": 2}
+    assert any("Masking" in note and "no attack that knows the defense converged" in note for note in board.notes)
 
 
 def test_a_cell_of_two_versions_of_the_code_shows_the_newest_and_says_so() -> None:

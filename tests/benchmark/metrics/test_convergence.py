@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from attacks import IDLG, Observation, Reconstruction
 from benchmark.federation.client import PublicData, observe
-from benchmark.metrics.convergence import BEYOND_TRUTH, MISFIT, unconverged
+from benchmark.metrics.convergence import BEYOND_TRUTH, EXACT, MISFIT, looks_alike, unconverged
 from benchmark.metrics.misfit import misfits
 from benchmark.models import LeNet
 from defenses import Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
@@ -47,13 +48,21 @@ def returned(images: Tensor, labels: Tensor, **changed: object) -> Reconstructio
 
 
 def judged(observation: Observation, found: Reconstruction, images: int = 1) -> list[bool]:
-    """Of each victim, none of whom leaks."""
-    fit = misfits(observation, found, *victims(images=images))
+    """Of each victim, who leaks where an image is within 20 dB."""
+    private, labels = victims(images=images)
+    fit = misfits(observation, found, private, labels)
+    off = (found.images.clamp(0, 1) - private).square().flatten(2).mean(2).min(1).values
     return [
         unconverged(
-            {"leaked_any": False, "status": "exhausted", "misfit": float(one), "misfit_of_truth": float(true)}, {}
+            {
+                "leaked_any": bool(far < 0.01),
+                "status": "exhausted",
+                "misfit": float(one),
+                "misfit_of_truth": float(true),
+            },
+            {"defense": None},
         )
-        for one, true in zip(fit.found, fit.true, strict=True)
+        for one, true, far in zip(fit.found, fit.true, off, strict=True)
     ]
 
 
@@ -189,11 +198,56 @@ def test_the_definition() -> None:
 
     assert judge(misfit=2 * MISFIT, misfit_of_truth=0.0)
     assert judge(misfit=None, misfit_of_truth=0.0), "an infinite misfit is a great one"
-    assert not judge(misfit=MISFIT / 2, misfit_of_truth=0.0)
+    assert not judge(misfit=EXACT / 2, misfit_of_truth=0.0)
+    assert judge(misfit=2 * EXACT, misfit_of_truth=0.0), "without a defense the true image fits better"
     assert not judge(misfit=2 * MISFIT, misfit_of_truth=2 * MISFIT / BEYOND_TRUTH)
+    nearly, defended = victim(misfit=MISFIT / 2, misfit_of_truth=0.0), CONTROL | {"defense": {"class": "Masking"}}
+    assert not unconverged(nearly, defended), "many images may fit what a defense leaves"
+    assert unconverged(nearly, defended, exactly=True)
+    assert looks_alike(nearly, CONTROL) and not looks_alike(victim(misfit=1.0, misfit_of_truth=0.0), CONTROL)
+    assert not looks_alike(nearly | {"leaked_any": True}, CONTROL) and not looks_alike(victim(), CONTROL)
     assert not judge(misfit=None, misfit_of_truth=None), "an update that is not finite voids the cell"
     assert not judge(misfit=1.0, misfit_of_truth=0.0, leaked_any=True)
     assert not judge(misfit=1.0, misfit_of_truth=0.0, status="diverged"), "which has a column of its own"
+
+
+class FrozenFirst(nn.Module):
+    """A frozen linear layer with a wide range of singular values before a sigmoid: ill-conditioned, but invertible."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 64), nn.Linear(64, CLASSES)
+        self.first.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.sigmoid(self.first(images.flatten(1))))
+        return logits
+
+    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        size = self.first.weight.shape[1] ** -0.5
+        return {
+            name: (2 * torch.rand(p.shape, generator=generator, dtype=p.dtype) - 1) * size
+            for name, p in self.named_parameters()
+        }
+
+
+def test_an_attack_that_fits_an_ill_conditioned_update_with_another_image_settles_nothing() -> None:
+    private, labels = victims()
+    means = torch.full((CLASSES, *SHAPE), 0.5)
+    model: Any = FrozenFirst()
+    public = PublicData(CLASSES, means[0], means, 0.1)
+    observation = observe(model, private.float(), labels, public, None, False, 0, range(len(private)))
+    for number, (image, label) in enumerate(zip(private, labels, strict=True)):  # a closed form finds every image
+        weights = {name: value[number].double() for name, value in observation.parameters.items()}
+        update = {name: value[number].double() for name, value in observation.update.items()}
+        features = update["head.weight"][label[0]] / update["head.bias"][label[0]]
+        solved = torch.linalg.solve(weights["first.weight"], torch.logit(features) - weights["first.bias"])
+        assert float((solved.view(SHAPE) - image[0]).square().mean()) < 1e-2
+    found = IDLG(max_evaluations=300).reconstruct(observation)
+    missed = (found.images.clamp(0, 1) - private).square().flatten(1).mean(1) > 0.01
+    assert bool(missed.any()), "or this shows nothing"
+    assert bool((misfits(observation, found, private.float(), labels).found[missed] < MISFIT).any())
+    assert judged(observation, found) == missed.tolist()
 
 
 def test_a_record_of_before_there_were_misfits_is_judged_by_its_loss() -> None:
