@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
 
 from defenses.base import Update, flattened
+
+T = TypeVar("T")
 
 _one_by_one: "dict[bool, WeakSet[nn.Module]]" = {False: WeakSet(), True: WeakSet()}
 """Networks with a layer that torch cannot batch over clients, such as an LSTM: in eval mode, in train mode."""
@@ -149,22 +152,45 @@ def _logits_and_buffers(
         moved = {name: value.clone() for name, value in start.items()}
         return call(model, own | moved, batch), moved
 
+    return for_each_victim(model, forward, weights, dims, buffers, images)
+
+
+def for_each_victim(
+    model: nn.Module,
+    of_one: Callable[[Update, Update, Tensor], T],
+    weights: Update,
+    dims: dict[str, int | None],
+    buffers: Update,
+    images: Tensor,
+) -> T:
+    """A function of a network and a batch for each of V victims: all at once, or in turn where torch cannot.
+
+    Args:
+        model: the architecture, in the mode of the computation.
+        of_one: from weights ``[...]``, buffers ``[...]`` and images ``[N, C, H, W]`` to tensors in tuples and dicts.
+        weights: name -> ``[V, ...]``, or ``[...]``.
+        dims: of the weights, as :func:`batch_dims` returns them.
+        buffers: name -> ``[V, ...]``.
+        images: ``[V, N, C, H, W]``.
+
+    Returns:
+        What the function returns, each tensor ``[V, ...]``.
+    """
     with differentiable_twice():
         if model not in _one_by_one[model.training]:
             try:
-                return vmap(forward, in_dims=(dims, 0, 0))(weights, buffers, images)
+                return vmap(of_one, in_dims=(dims, 0, 0))(weights, buffers, images)
             except RuntimeError:  # of a layer without a batching rule, or of the network itself, which says so below
                 _one_by_one[model.training].add(model)
         rows = [
-            forward(
+            of_one(
                 {name: value if dims[name] is None else value[row] for name, value in weights.items()},
                 {name: value[row] for name, value in buffers.items()},
                 batch,
             )
             for row, batch in enumerate(images)
         ]
-        moved = {name: torch.stack([after[name] for _, after in rows]) for name in buffers}
-        return torch.stack([logits for logits, _ in rows]), moved
+        return tree_map(lambda *each: torch.stack(each), *rows)
 
 
 def batch_gradients(model: nn.Module, parameters: Update, images: Tensor, labels: Tensor, create_graph: bool) -> Update:

@@ -5,10 +5,9 @@ from itertools import repeat
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attacks.gradients import batch_dims, call, differentiable_twice, in_modes
+from attacks.gradients import batch_dims, call, for_each_victim, in_modes
 from attacks.update import Network, moving_buffers
 from defenses.base import Update, flattened
 
@@ -55,20 +54,8 @@ def batch_statistics(network: Network, train: bool, images: Tensor) -> Update:
                 handle.remove()
         return found
 
-    dims = batch_dims(module, weights)
-    with differentiable_twice(), in_modes(module, repeat(train)):
-        try:
-            return vmap(of_one, in_dims=(dims, 0, 0))(weights, moving, images)
-        except RuntimeError:  # a layer that torch cannot batch over victims
-            each = [
-                of_one(
-                    {name: value if dims[name] is None else value[row] for name, value in weights.items()},
-                    {name: value[row] for name, value in moving.items()},
-                    batch,
-                )
-                for row, batch in enumerate(images)
-            ]
-            return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+    with in_modes(module, repeat(train)):
+        return for_each_victim(module, of_one, weights, batch_dims(module, weights), moving, images)
 
 
 def distance_of_statistics(found: Update, granted: Update) -> Tensor:

@@ -198,9 +198,10 @@ class Captured:
 
     def __call__(self, images: Tensor, label_logits: Tensor, held: Held) -> list[Tensor]:
         """The function of these tensors, of the same shapes."""
-        given, kept = (images, label_logits), self._inputs[:2]
+        given: tuple[Tensor | Held, ...] = (images, label_logits)
         if held is not self._held:
-            given, kept, self._held = (images, label_logits, held), self._inputs, held  # type: ignore[assignment]
+            given, self._held = (*given, held), held
+        kept = self._inputs[: len(given)]
         for old, new in zip(tree_leaves(kept), tree_leaves(given), strict=True):
             old.copy_(new)
         self._graph.replay()

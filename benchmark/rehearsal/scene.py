@@ -146,8 +146,10 @@ class Scene:
         if not all(value.isfinite().all() for value in seen.update.values()):
             raise UsageError(f"the gradient of the model {name} is NaN or infinite at its initial weights{where}")
         if not bool((global_norm(seen.update) > 0).all()):
+            too_small = "" if self.setting.local is None else ", or the learning_rate of the local steps is too small"
             raise UsageError(
-                f"the gradient of the model {name} is zero: nothing can leak, and nothing can be shown{where}"
+                f"the gradient of the model {name} is zero{too_small}: nothing can leak, and nothing can be "
+                f"shown{where}"
             )
         with users_code(f"the gradient of the model {name} cannot be differentiated in the images"):
             self.check_matching(seen, where)

@@ -176,7 +176,7 @@ def for_fit(given: Mapping[str, Any], folder: Path, name: str) -> tuple[list[Cal
 
 def is_fitted(attack: str) -> bool:
     """Whether an attack of that name or import path hands on arguments to a Trainer."""
-    parameters = signature(getattr(find_class("attack", attack), "reconstruct")).parameters.values()  # noqa: B009
+    parameters = signature(getattr(find_class("attack", attack), "reconstruct")).parameters.values()  # noqa: B009, mypy knows no such attribute of a type
     return any(one.kind is Parameter.VAR_KEYWORD for one in parameters)
 
 

@@ -37,7 +37,7 @@ def test_images_alone_get_the_labels_that_are_granted(victims_of: MakeVictims) -
 
 @pytest.mark.parametrize("made", [None, [1, 2], 3.0])
 def test_what_else_it_returns_is_left_to_be_refused(made: object, victims_of: MakeVictims) -> None:
-    assert FunctionAttack(lambda seen: made).reconstruct(victims_of(2).observation) is made  # type: ignore[comparison-overlap]
+    assert FunctionAttack(lambda seen: made).reconstruct(victims_of(2).observation) is made  # type: ignore[comparison-overlap] # not the types
 
 
 def test_a_reconstruction_of_its_own_is_returned_as_it_is(victims_of: MakeVictims) -> None:

@@ -193,7 +193,7 @@ class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
 
     largest = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def] # torch gives it no types
         made = func(*args, **(kwargs or {}))
         for value in made if isinstance(made, tuple | list) else [made]:
             if isinstance(value, Tensor):

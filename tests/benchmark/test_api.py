@@ -54,7 +54,7 @@ def test_importing_it_does_not_import_torch() -> None:
     root = str(Path(__file__).parents[2])
     subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = [{root!r}]; {code}"], check=True, timeout=60)
     with pytest.raises(ImportError, match="nothing"):
-        from benchmark import nothing  # type: ignore[attr-defined] # noqa: F401
+        from benchmark import nothing  # type: ignore[attr-defined] # noqa: F401, there is none
 
 
 def test_it_writes_what_the_command_writes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +141,7 @@ def scaled_by(factor: float) -> None:
 def test_a_file_counts_as_it_is_now_and_an_object_as_it_was_imported() -> None:
     """What was imported before a file was changed is not run under the key of the new one, nor the other way round."""
     scaled_by(1.0)
-    from api_mine import scaled  # type: ignore[import-not-found]
+    from api_mine import scaled  # type: ignore[import-not-found] # written above
 
     scaled_by(0.125)
     for given, changes in ((scaled, False), ("api_mine.scaled", True), (scaled, False)):
@@ -164,14 +164,14 @@ def test_what_only_this_process_has_is_not_sent_to_workers() -> None:
 def test_a_process_is_afterwards_as_it_was() -> None:
     torch.set_num_threads(2)
     torch.backends.cudnn.benchmark, shown, filters = True, warnings.formatwarning, list(warnings.filters)
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index] # a tuple by default
     modules = set(sys.modules)
     try:
         run(**ONE | {"threads": 1, "defense": halve})
         assert torch.get_num_threads() == 2 and torch.backends.cudnn.benchmark
     finally:
         torch.backends.cudnn.benchmark = False
-    assert random.getstate() == before[0] and np.random.get_state()[1].tolist() == before[1]  # type: ignore[index]
+    assert random.getstate() == before[0] and np.random.get_state()[1].tolist() == before[1]  # type: ignore[index] # a tuple by default
     assert torch.equal(torch.get_rng_state(), before[2])
     assert warnings.formatwarning is shown and list(warnings.filters) == filters
     assert modules <= set(sys.modules)

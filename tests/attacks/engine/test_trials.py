@@ -100,4 +100,4 @@ def test_a_trial_that_diverged_is_not_returned_where_another_did_not() -> None:
 )
 def test_trials_and_distances_out_of_range_are_refused(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        DLG(**wrong)  # type: ignore[arg-type]
+        DLG(**wrong)  # type: ignore[arg-type] # wrong on purpose

@@ -264,7 +264,7 @@ def test_a_network_in_double_precision_and_one_that_is_lightnings_own_are_traine
 
 def test_a_data_module_with_a_fixed_batch_size_is_told() -> None:
     class Fixed(Digits):
-        batch_size = property(lambda self: 8)  # type: ignore[assignment]
+        batch_size = property(lambda self: 8)  # type: ignore[assignment] # as users write it
 
     with pytest.raises(
         UsageError, match=r"Fixed after 1 epoch: the network cannot be trained \(AttributeError: .*batch_size"

@@ -174,7 +174,7 @@ def test_an_attack_takes_the_labels_that_it_is_granted(
     assert observation.labels is not None
     found = DLG(max_evaluations=3).reconstruct(observation)
     assert torch.equal(found.labels, truth if labels == "known" else truth.sort(1).values)
-    assert torch.equal(observation.take([1]).labels, observation.labels[1:2])  # type: ignore[arg-type]
+    assert torch.equal(observation.take([1]).labels, observation.labels[1:2])  # type: ignore[arg-type] # seen above to be there
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])

@@ -44,7 +44,7 @@ def returned(images: Tensor, labels: Tensor, **changed: object) -> Reconstructio
         evaluations=torch.zeros(count, dtype=torch.long),
         status=["exhausted"] * count,
     )
-    return replace(made, **changed)  # type: ignore[arg-type]
+    return replace(made, **changed)  # type: ignore[arg-type] # of any field
 
 
 def judged(observation: Observation, found: Reconstruction, images: int = 1) -> list[bool]:

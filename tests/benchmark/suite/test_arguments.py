@@ -332,7 +332,7 @@ class Swept:
         either: int | float = 1,
         bound: bool | int = 1,
         name: str = "a",
-        untyped=None,  # type: ignore[no-untyped-def]
+        untyped=None,  # type: ignore[no-untyped-def] # as users write it
     ) -> None: ...
 
 
