@@ -33,11 +33,6 @@ class Network:
 
 
 @dataclass(frozen=True)
-class FedSGD:
-    """Each client shares the gradient of its batch (McMahan et al. 2017, arXiv 1602.05629)."""
-
-
-@dataclass(frozen=True)
 class FedAvg:
     """Each client trains by SGD and shares what that has changed (McMahan et al. 2017, arXiv 1602.05629).
 
