@@ -140,7 +140,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "measure how much a defended update still determines the image, by the numerical rank of its Jacobian",
         "Computes the Jacobian of the first victims' updates with respect to their pixels and counts its singular "
         "values, for each data set and model of the suite, without a defense and with each of its defenses. Writes "
-        "spectrum.json and spectrum.md.",
+        "spectrum.json and spectrum.md; the same command resumes.",
     )
     diagnose = add(
         "diagnose",
@@ -151,12 +151,12 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     )
     for command, victims in ((spectrum, 4), (diagnose, 8)):
         command.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
-        command.add_argument("--out", metavar="FOLDER", help="folder for the table (default: runs/SUITE)")
+        command.add_argument("--out", metavar="FOLDER", help="folder for records and table (default: runs/SUITE)")
         command.add_argument(
             "--victims", type=whole, default=victims, metavar="N", help=f"victims per data set (default: {victims})"
         )
         command.add_argument("--download", action="store_true", help="download missing data sets")
-        command.add_argument("--threads", type=whole, default=1, metavar="N", help="CPU threads (default: 1)")
+        command.set_defaults(wandb="disabled")
 
     page = add(
         "page",
@@ -214,9 +214,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "fails, else 2. A run tries the same of all that it uses, and begins only where it holds.",
     )
     check.add_argument("name", nargs="?", metavar="NAME", help="import path of a class or function, or a name of ours")
-    for command in (spectrum, check):
-        command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
-    for command in (run, plan, threshold, bench, train, diagnose):
+    check.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
+    for command in (run, plan, threshold, bench, train, spectrum, diagnose):
         command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
         command.add_argument(
             "--devices",
@@ -224,7 +223,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
             metavar="D",
             help="cpu, or GPU numbers such as 0,1 (default: GPU 0 if there is one, else cpu)",
         )
-    for command in (run, plan, threshold, train):
+    for command in (run, plan, threshold, train, spectrum, diagnose):
         command.add_argument(
             "--threads", type=whole, default=1, metavar="N", help="CPU threads per process (default: 1)"
         )
@@ -240,7 +239,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
             help="how attacks take their steps: compiled by TorchInductor, faster after a minute's wait, or as a CUDA "
             "graph on a GPU; results are the same within rounding (default: eager)",
         )
-    for command in (run, threshold, train):
+    for command in (run, threshold, train, spectrum, diagnose):
         command.add_argument(
             "--executor",
             choices=("local", "slurm", "ray"),

@@ -21,6 +21,7 @@ from benchmark.store import published
 from benchmark.store.schema import attack_record, run_record
 from benchmark.store.sealing import Record as Record
 from benchmark.store.sealing import Unusable, sealed
+from benchmark.store.study_schema import diagnosis_record, rank_record
 from benchmark.store.training_schema import training_record
 from benchmark.suite.documents import NotAFile, regular
 
@@ -52,6 +53,8 @@ class Shelf(NamedTuple):
 
 ATTACKS = Shelf("records", run_record, "records", "leakboard run")
 TRAININGS = Shelf("training", training_record, "records of training", "leakboard train")
+RANKS = Shelf("spectrum", rank_record, "records of spectra", "leakboard spectrum")
+DIAGNOSES = Shelf("diagnosis", diagnosis_record, "records of diagnoses", "leakboard diagnose")
 
 
 class Store:
