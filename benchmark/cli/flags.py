@@ -177,7 +177,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "records.jsonl (a file is full at 1 MB). Everything else is copied, so that show, page and run work on the "
         "copy as on the run itself.",
     )
-    publish.add_argument("folder", metavar="FOLDER", help="folder of a run, a threshold search or a training")
+    publish.add_argument("folder", metavar="FOLDER", help="folder of a run, a threshold search, a training or a study")
     publish.add_argument("to", metavar="TO", help="target folder, as in results/NAME; other records there are kept")
 
     bench = add(

@@ -55,6 +55,7 @@ ATTACKS = Shelf("records", run_record, "records", "leakboard run")
 TRAININGS = Shelf("training", training_record, "records of training", "leakboard train")
 RANKS = Shelf("spectrum", rank_record, "records of spectra", "leakboard spectrum")
 DIAGNOSES = Shelf("diagnosis", diagnosis_record, "records of diagnoses", "leakboard diagnose")
+SHELVES = (ATTACKS, TRAININGS, RANKS, DIAGNOSES)
 
 
 class Store:

@@ -1,6 +1,6 @@
 """The form of a study's record: what a spectrum or a diagnosis found of a block of victims."""
 
-from typing import TypedDict
+from typing import Literal, TypedDict, get_args
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -54,8 +54,12 @@ class Run(TypedDict):
     size: list[Loss | None]
 
 
+RunName = Literal["as it is", "float64", "from the true image", "from near it"]
+"""The runs of a diagnosis."""
+
+
 class _Diagnosis(_Study, kw_only=True):
-    runs: dict[str, Run]
+    runs: dict[RunName, Run]
 
 
 class _Rank(_Study, kw_only=True):
@@ -88,7 +92,7 @@ def diagnosis_record(content: bytes, name: str) -> Record:
     record = checked(opened(content, name, _as_diagnosis))
     count = record["victims"][1] - record["victims"][0]
     whole = all(len(part) == count for run in record["runs"].values() for part in run.values())
-    agree(whole, "its runs do not fit its victims")
+    agree(whole and len(record["runs"]) == len(get_args(RunName)), "its runs do not fit its victims")
     return record
 
 

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -26,13 +26,14 @@ from benchmark.metrics.leak import BASELINES, leaked
 from benchmark.metrics.scores import null_scores, score
 from benchmark.seeds import generators
 from benchmark.store.store import DIAGNOSES, Record, Store, say
+from benchmark.store.study_schema import RunName
 from benchmark.studies.study import Row, Studies, Study, version_of
 from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell, Suite
 from benchmark.thresholds.page import attack_label
 from defenses.base import global_norm
 
-OWN, DOUBLE, TRUTH, NEAR = "as it is", "float64", "from the true image", "from near it"
+OWN, DOUBLE, TRUTH, NEAR = get_args(RunName)
 
 RUNS: dict[str, tuple[torch.dtype, float | None]] = {
     OWN: (torch.float32, None),
