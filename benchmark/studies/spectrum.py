@@ -203,4 +203,4 @@ def cells_of(row: Row) -> tuple[str, ...]:
     """The row as a person reads it; those of older versions name the data alone."""
     ranks = (f"{rank:,.0f}" for rank in row["directions"].values())
     counts = str(row["victims"]), f"{row['pixels']:,}", f"{row['equations']:,.0f}"
-    return row.get("where", row["dataset"]), row["defense"], *counts, *ranks
+    return row["where" if "cell" in row else "dataset"], row["defense"], *counts, *ranks

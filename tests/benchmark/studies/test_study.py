@@ -19,6 +19,7 @@ from benchmark.suite.suite import parse
 SUITE = {"scenarios": [{"data": "Digits", "model": "LeNet"}], "attacks": ["IDLG"], "defenses": ["Masking"]}
 RANK = {"equations": 9, "pixels": 64, "directions": [1, 2, 3, 4, 5]}
 RUN = {"leaked": [True], "status": ["converged"], "label_right": [True], "objective": [None], "size": [1.5]}
+LITTLE = {"leaked": [True]}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_what_contradicts_itself_is_not_used(
         (RANKS, {"equations": -1}),
         (DIAGNOSES, {"runs": dict.fromkeys(RUNS, RUN | {"leaked": [True, False]})}),
         (DIAGNOSES, {"runs": dict.fromkeys(RUNS, RUN | {"size": []})}),
-        (DIAGNOSES, {"runs": dict.fromkeys(RUNS, {"leaked": [True]})}),
+        (DIAGNOSES, {"runs": dict.fromkeys(RUNS, LITTLE)}),
         (DIAGNOSES, {"runs": {"as it is": RUN}}),
         (DIAGNOSES, {"runs": {}}),
         (DIAGNOSES, {"runs": dict.fromkeys([*RUNS, "backwards"], RUN)}),
