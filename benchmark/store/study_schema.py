@@ -1,6 +1,6 @@
 """The form of a study's record: what a spectrum or a diagnosis found of a block of victims."""
 
-from typing import Literal, TypedDict, get_args
+from typing import Literal, NotRequired, TypedDict, get_args
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -45,13 +45,21 @@ class _Study(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Run(TypedDict):
-    """What one run of an attack made of each victim; see :class:`benchmark.studies.diagnosis.Found`."""
+    """What one run of an attack made of each victim.
+
+    Attributes:
+        leaked: whether the image was found, by the PSNR.
+        status: how the attack ended.
+        label_right: whether its label was right.
+        objective: the lowest loss of the attack's own, with its priors; None where it was never finite.
+        size: the loss of an update of zeros, None where it is infinite; missing in tables of older versions.
+    """
 
     leaked: list[bool]
     status: list[str]
     label_right: list[bool]
     objective: list[int | float | None]
-    size: list[Loss | None]
+    size: NotRequired[list[Loss | None]]
 
 
 RunName = Literal["as it is", "float64", "from the true image", "from near it"]
@@ -91,8 +99,9 @@ def diagnosis_record(content: bytes, name: str) -> Record:
     """
     record = checked(opened(content, name, _as_diagnosis))
     count = record["victims"][1] - record["victims"][0]
-    whole = all(len(part) == count for run in record["runs"].values() for part in run.values())
-    agree(whole and len(record["runs"]) == len(get_args(RunName)), "its runs do not fit its victims")
+    parts = [run.get(name, []) for run in record["runs"].values() for name in Run.__annotations__]
+    whole = len(record["runs"]) == len(get_args(RunName)) and all(len(part) == count for part in parts)
+    agree(whole, "its runs do not fit its victims")
     return record
 
 

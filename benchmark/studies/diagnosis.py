@@ -5,7 +5,7 @@ The same attack is run again in double precision, from the true image, which no 
 
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from math import isfinite
 from typing import Any, get_args
 
@@ -21,12 +21,12 @@ from benchmark.errors import UsageError
 from benchmark.jobs import blocks
 from benchmark.jobs.blocks import Workbench, check_unchanged
 from benchmark.jobs.job import Watch
-from benchmark.jobs.records import finite
+from benchmark.jobs.records import finite, without_nan
 from benchmark.metrics.leak import BASELINES, leaked
 from benchmark.metrics.scores import null_scores, score
 from benchmark.seeds import generators
 from benchmark.store.store import DIAGNOSES, Record, Store, say
-from benchmark.store.study_schema import RunName
+from benchmark.store.study_schema import Run, RunName
 from benchmark.studies.study import Row, Studies, Study, version_of
 from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell, Suite
@@ -77,27 +77,7 @@ VERDICTS = {
 """What can be said of a victim, and when: the first that holds."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What one run made of each victim.
-
-    Attributes:
-        leaked: whether the image was found, by the PSNR.
-        status: how the attack ended.
-        label_right: whether its label was right.
-        objective: the lowest loss of the attack's own, with its priors; None where it was never finite.
-        size: the loss of an update of zeros, None where it is infinite; None in rows of an older version, which did
-            not say it.
-    """
-
-    leaked: list[bool]
-    status: list[str]
-    label_right: list[bool]
-    objective: list[float | None]
-    size: list[float | None] | None = None
-
-
-def diagnose(cell: Cell, images: Tensor, labels: Tensor, bench: Workbench) -> Iterator[tuple[str, Found]]:
+def diagnose(cell: Cell, images: Tensor, labels: Tensor, bench: Workbench) -> Iterator[tuple[str, Run]]:
     """Attacks the victims of a cell in each of ``RUNS``.
 
     Args:
@@ -116,19 +96,17 @@ def diagnose(cell: Cell, images: Tensor, labels: Tensor, bench: Workbench) -> It
         seen = bench.observe(scenario, images, labels, victims, cell.defense, cell.adaptive, model)
         start = None if deviation is None else (images + deviation * noise).to(bench.device)
         attack: IDLG | GaussNewton = build("attack", cell.attack if start is None else without_restarts(cell.attack))
-        made = attack.reconstruct(seen, start_images=start)
+        made = without_nan(attack.reconstruct(seen, start_images=start))
         scores = score(images, labels, made.images.float().cpu(), made.labels.cpu(), None)
         is_found = leaked(scores.psnr, null).any(1).tolist()
-        yield (
-            name,
-            Found(
-                leaked=[ok and status != "diverged" for ok, status in zip(is_found, made.status, strict=True)],
-                status=made.status,
-                label_right=scores.label_correct.all(1).tolist(),
-                objective=[finite(loss) for loss in made.loss.tolist()],
-                size=[size if isfinite(size) else None for size in size_of(seen, attack).tolist()],
-            ),
-        )
+        run: Run = {
+            "leaked": [ok and status != "diverged" for ok, status in zip(is_found, made.status, strict=True)],
+            "status": made.status,
+            "label_right": scores.label_correct.all(1).tolist(),
+            "objective": [finite(loss) for loss in made.loss.tolist()],
+            "size": [size if isfinite(size) else None for size in size_of(seen, attack).tolist()],
+        }
+        yield name, run
 
 
 def size_of(seen: Observation, attack: IDLG | GaussNewton) -> Tensor:
@@ -144,14 +122,12 @@ def without_restarts(attack: Spec) -> Spec:
     return replace(attack, args=attack.args | {"restarts": 0}) if "restarts" in attack.args else attack
 
 
-def runs_of(row: dict[str, Any]) -> dict[str, Found]:
+def runs_of(row: dict[str, Any]) -> dict[str, Run]:
     """The runs of a row; of an older version those alone that were of the same attack."""
-    found = {}
+    attack, found = row["attack"], dict[str, Run]()
     for name, run in row["runs"].items():
-        if "status" in run:
-            found[name] = Found(**run)
-        elif row["attack"]["class"] != "GaussNewton" or name not in (TRUTH, NEAR):
-            found[name] = Found(run["leaked"], older_status(row["attack"], run), run["label_right"], run["objective"])
+        if "status" in run or attack["class"] != "GaussNewton" or name not in (TRUTH, NEAR):
+            found[name] = run if "status" in run else run | {"status": older_status(attack, run)}
     return found
 
 
@@ -167,40 +143,40 @@ def older_status(attack: dict[str, Any], run: dict[str, Any]) -> list[str]:
 def verdicts_of(row: dict[str, Any]) -> list[str]:
     """One of ``VERDICTS`` for each victim of a row."""
     runs = runs_of(row)
-    return [verdict(runs, victim) for victim in range(len(runs[OWN].leaked))]
+    return [verdict(runs, victim) for victim in range(len(runs[OWN]["leaked"]))]
 
 
-def verdict(runs: dict[str, Found], victim: int) -> str:
+def verdict(runs: dict[str, Run], victim: int) -> str:
     """What can be said of one victim."""
     own, truth, near = runs[OWN], runs.get(TRUTH), runs.get(NEAR)
-    if own.leaked[victim]:
+    if own["leaked"][victim]:
         return "found"
-    if not own.label_right[victim]:
+    if not own["label_right"][victim]:
         return "label"
     if truth is None or near is None:
         return NOT_JUDGED
-    here, there = own.objective[victim], truth.objective[victim]
-    rounding = SOLVED * (own.size[victim] or 0.0) if own.size else 0.0
+    here, there = own["objective"][victim], truth["objective"][victim]
+    rounding = SOLVED * (own["size"][victim] or 0.0) if "size" in own else 0.0
     fits = here is not None and there is not None and here <= max(there * (1 + ROUNDING), rounding)
-    leaves = not truth.leaked[victim] and truth.status[victim] != "diverged"
+    leaves = not truth["leaked"][victim] and truth["status"][victim] != "diverged"
     if fits or leaves:
         return "ambiguous"
-    if own.status[victim] == "converged":
+    if own["status"][victim] == "converged":
         return "tolerance"
-    return "optimizer" if runs[DOUBLE].leaked[victim] or near.leaked[victim] else "open"
+    return "optimizer" if runs[DOUBLE]["leaked"][victim] or near["leaked"][victim] else "open"
 
 
 class Diagnoses(Studies):
     """Cells that are diagnosed; a step of the progress bar is a run of the attack on all victims."""
 
-    name, plural, groups, shelf = "diagnosis", "cells", "cells", DIAGNOSES
+    plural, groups, shelf = "cells", "cells", DIAGNOSES
 
     def do(self, jobs: list[Study], store: Store, bench: Workbench, watch: Watch[Study]) -> list[Record]:
         (job,) = jobs
         images, labels = bench.victims(job.block.cell.scenario, job.block.victims)
-        runs: dict[str, Any] = {}
+        runs: dict[str, Run] = {}
         for name, found in diagnose(job.block.cell, images, labels, bench):
-            runs[name] = asdict(found)
+            runs[name] = found
             watch.reached(job, len(runs))
         check_unchanged(job.block, images, labels)
         return [job.record({"runs": runs}, bench)]
@@ -256,6 +232,6 @@ def plan(suite: Suite, victims: int, bench: Workbench) -> list[Study]:
 def cells_of(row: Row, shown: list[str]) -> tuple[str, ...]:
     """The row as a person reads it: how many each run finds, and how many there are of each of the verdicts shown."""
     runs, verdicts = runs_of(row), verdicts_of(row)
-    found = [str(sum(runs[name].leaked)) if name in runs else "-" for name in RUNS]
+    found = [str(sum(runs[name]["leaked"])) if name in runs else "-" for name in RUNS]
     counts = [str(verdicts.count(verdict)) for verdict in shown]
     return row["where"], row["defense"], attack_label(row["attack"]), str(len(verdicts)), *found, *counts

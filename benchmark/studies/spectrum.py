@@ -132,7 +132,7 @@ def rank_per_defense(
 class Spectra(Studies):
     """Ranks of Jacobians, one of a victim and a defense; a step of the progress bar is one of them."""
 
-    name, plural, groups, shelf = "spectrum", "ranks", "victims", RANKS
+    plural, groups, shelf = "ranks", "victims", RANKS
 
     def together(self, job: Study, pending: Sequence[Study], bench: Workbench) -> list[Study]:
         """All defenses of the victim, which share the Jacobian of its update."""

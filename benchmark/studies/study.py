@@ -67,13 +67,7 @@ class Study:
 
 
 class Studies(Kind[Study]):
-    """A kind of studies.
-
-    Attributes:
-        name: of the files of its table.
-    """
-
-    name: str
+    """A kind of studies; the files of its table are called as its shelf is."""
 
     def rows(self, found: list[tuple[Study, Record]]) -> list[Row]:
         """The rows of the table, as JSON."""
@@ -103,7 +97,7 @@ def carry_out(jobs: list[Study], kind: Studies, conductor: Conductor) -> str:
         UsageError: the folder or its table cannot be used, or every worker has ended.
     """
     folder, store = conductor.folder, Store(conductor.folder, kind.shelf)
-    table, page = folder / f"{kind.name}.json", folder / f"{kind.name}.md"
+    table, page = folder / f"{kind.shelf.name}.json", folder / f"{kind.shelf.name}.md"
     before = rows_in(table, kind)
     ran = conductor.carry_out(jobs, kind, store, Watch())
     found = [(job, record) for job in jobs if (record := store.record(job.key)) is not None]

@@ -1,7 +1,7 @@
 """Why an attack misses: hand-worked verdicts, and masks of which it is known what they leave."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from benchmark.cli.main import main
 from benchmark.jobs.blocks import Workbench
+from benchmark.store.study_schema import Run
 from benchmark.studies.diagnosis import (
     DOUBLE,
     NEAR,
@@ -17,7 +18,6 @@ from benchmark.studies.diagnosis import (
     RUNS,
     TRUTH,
     Diagnoses,
-    Found,
     diagnose,
     verdicts_of,
     without_restarts,
@@ -105,7 +105,7 @@ def bench() -> Workbench:
     return Workbench(torch.device("cpu"))
 
 
-def runs_of(of: Cell, bench: Workbench) -> dict[str, Found]:
+def runs_of(of: Cell, bench: Workbench) -> dict[str, Run]:
     return dict(diagnose(of, *bench.victims(of.scenario, range(of.scenario.victims)), bench))
 
 
@@ -114,18 +114,17 @@ def verdicts(of: Cell, bench: Workbench) -> list[str]:
 
 
 def row_from(of: Cell, bench: Workbench) -> dict[str, Any]:
-    runs = {name: asdict(found) for name, found in runs_of(of, bench).items()}
-    return {"attack": of.attack.as_dict(), "runs": runs}
+    return {"attack": of.attack.as_dict(), "runs": runs_of(of, bench)}
 
 
 def test_too_few_steps_are_the_optimizers_fault_and_few_entries_leave_other_images(bench: Workbench) -> None:
     hurried = spec("attack", "IDLG", {"max_evaluations": 15})
     found = runs_of(cell(0.2, hurried), bench)
     assert set(found) == set(RUNS)
-    assert found[OWN].leaked == [False, False]
-    assert found[TRUTH].leaked == found[NEAR].leaked == [True, True]
-    assert max(found[TRUTH].objective) < 1e-6 < min(found[OWN].objective)
-    assert found[DOUBLE].objective != found[OWN].objective
+    assert found[OWN]["leaked"] == [False, False]
+    assert found[TRUTH]["leaked"] == found[NEAR]["leaked"] == [True, True]
+    assert max(found[TRUTH]["objective"]) < 1e-6 < min(found[OWN]["objective"])
+    assert found[DOUBLE]["objective"] != found[OWN]["objective"]
     assert verdicts(cell(0.2, hurried), bench) == ["optimizer", "optimizer"]
     assert verdicts(cell(0.2, spec("attack", "IDLG", {"max_evaluations": 2})), bench) == ["open", "open"]
 
@@ -157,8 +156,8 @@ def test_the_runs_from_the_image_are_of_the_same_attack() -> None:
 def test_the_run_from_the_true_image_ends_no_higher_than_there(attack: str, bench: Workbench) -> None:
     """Though Gauss-Newton smooths it away at first: without noise or priors its objective there is next to nothing."""
     found = runs_of(cell(0.5, spec("attack", attack, {}), 1), bench)
-    assert found[TRUTH].leaked == [True] and found[TRUTH].objective[0] is not None
-    assert found[TRUTH].objective[0] < 1e-8
+    assert found[TRUTH]["leaked"] == [True] and found[TRUTH]["objective"][0] is not None
+    assert found[TRUTH]["objective"][0] < 1e-8
 
 
 def test_gauss_newton_gets_where_steps_are_too_few_and_finds_other_images_where_little_is_left(

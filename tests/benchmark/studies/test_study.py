@@ -19,6 +19,7 @@ from benchmark.suite.suite import parse
 SUITE = {"scenarios": [{"data": "Digits", "model": "LeNet"}], "attacks": ["IDLG"], "defenses": ["Masking"]}
 RANK = {"equations": 9, "pixels": 64, "directions": [1, 2, 3, 4, 5]}
 RUN = {"leaked": [True], "status": ["converged"], "label_right": [True], "objective": [None], "size": [1.5]}
+OLD = {key: value for key, value in RUN.items() if key != "size"}
 LITTLE = {"leaked": [True]}
 
 
@@ -83,6 +84,7 @@ def test_what_contradicts_itself_is_not_used(
         (DIAGNOSES, {"runs": dict.fromkeys(RUNS, RUN | {"leaked": [True, False]})}),
         (DIAGNOSES, {"runs": dict.fromkeys(RUNS, RUN | {"size": []})}),
         (DIAGNOSES, {"runs": dict.fromkeys(RUNS, LITTLE)}),
+        (DIAGNOSES, {"runs": dict.fromkeys(RUNS, OLD)}),
         (DIAGNOSES, {"runs": {"as it is": RUN}}),
         (DIAGNOSES, {"runs": {}}),
         (DIAGNOSES, {"runs": dict.fromkeys([*RUNS, "backwards"], RUN)}),
