@@ -140,7 +140,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "measure how much a defended update still determines the image, by the numerical rank of its Jacobian",
         "Computes the Jacobian of the first victims' updates with respect to their pixels and counts its singular "
         "values, for each data set and model of the suite, without a defense and with each of its defenses. Writes "
-        "spectrum.json and spectrum.md; the same command resumes.",
+        "spectrum.json and spectrum.md; the same command resumes. It computes in 64 bits, on the CPU unless --devices "
+        "gives GPUs.",
     )
     diagnose = add(
         "diagnose",
@@ -231,6 +232,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
             "--workers", type=whole, metavar="N", help="number of CPU processes, or of jobs (default: 1)"
         )
     plan.set_defaults(executor="local")
+    spectrum.set_defaults(devices="cpu")
     for command in (run, threshold, bench):
         command.add_argument(
             "--step",
