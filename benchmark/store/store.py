@@ -365,9 +365,9 @@ def read_all(folder: Path, parse: Parse = attack_record, links: bool = True, she
     return records
 
 
-def read_trainings(folder: Path, links: bool = True) -> list[Record]:
+def read_trainings(folder: Path) -> list[Record]:
     """All records of training of a folder; see :func:`read_all`."""
-    return read_all(folder, training_record, links, TRAININGS)
+    return read_all(folder, training_record, shelf=TRAININGS)
 
 
 def records_in(folder: Path, parse: Parse, links: bool = True) -> Iterator[Record]:
