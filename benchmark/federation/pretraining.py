@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from benchmark.errors import CODE_ERRORS, UsageError, is_out_of_memory, users_fault
 from benchmark.federation.clients import Data, Weights, initial_weights
 from benchmark.federation.partition import generator_for, split
-from benchmark.federation.server import Federation, judged, train
+from benchmark.federation.recipe import Federation
+from benchmark.federation.server import judged, train
 from benchmark.federation.state import TrainingState
 from benchmark.models.classifier import Batch, Classifier
 from benchmark.models.draw import drawing_from

@@ -26,49 +26,9 @@ from benchmark.federation.clients import (
 )
 from benchmark.federation.partition import generator_for, split
 from benchmark.federation.protect import protected
-from benchmark.federation.schedule import rate_at
+from benchmark.federation.recipe import Federation
 from benchmark.seeds import seed_for
 from defenses.base import Defense, Update
-
-
-@dataclass(frozen=True)
-class Federation:
-    """How clients and server train.
-
-    Attributes:
-        algorithm: ``FedSGD``: a client shares the mean gradient of its next batch. ``FedAvg``: it trains for
-            ``local_epochs`` and shares its weights at the start minus those at the end.
-        clients: number of clients.
-        clients_per_round: how many of them, drawn anew, train in a round.
-        rounds: how often the server averages.
-        batch_size: images of a client's batch; a client with fewer has all of its own in each. In FedAvg a last batch
-            of one image is left out where the network cannot be trained on it (BatchNorm after a linear layer).
-        local_epochs: of FedAvg.
-        learning_rate: of the clients in FedAvg, whose mean update the server takes as it is; of the server in FedSGD.
-            Of the first round, where it decays.
-        decay: how the learning rate falls, one of :data:`benchmark.federation.schedule.DECAYS`.
-        server_momentum: what the server keeps of its last step.
-        dirichlet: alpha of a split by labels, None for one at random.
-        protect_batch_norm: whether a defense also gets the scales, shifts and running statistics of BatchNorm.
-        evaluate_every: rounds from one test to the next; the last round is always tested.
-    """
-
-    algorithm: str
-    clients: int
-    clients_per_round: int
-    rounds: int
-    batch_size: int
-    local_epochs: int
-    learning_rate: float
-    decay: str = "none"
-    server_momentum: float = 0.0
-    dirichlet: float | None = None
-    protect_batch_norm: bool = False
-    evaluate_every: int = 1
-
-    def rate(self, done: int) -> float:
-        """The learning rate of the round after so many."""
-        return rate_at(self.learning_rate, self.decay, done, self.rounds)
 
 
 @dataclass(frozen=True)

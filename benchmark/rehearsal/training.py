@@ -20,7 +20,8 @@ from benchmark.federation.clients import (
     too_small,
 )
 from benchmark.federation.partition import generator_for, split
-from benchmark.federation.server import Federation, defended_part, judged
+from benchmark.federation.recipe import Federation
+from benchmark.federation.server import defended_part, judged
 from benchmark.models.draw import drawing_from
 from benchmark.rehearsal.defense import check_memory, check_protect
 from benchmark.suite.registry import Spec, build, classes

@@ -23,7 +23,7 @@ from benchmark.store.sealing import (
     Sha256,
     Unusable,
     agree,
-    check_date,
+    configuration,
     opened,
     written,
 )
@@ -51,10 +51,6 @@ class Config(TypedDict):
     defense: Part | None
     attack: Part
     adaptive: bool
-
-
-class _Configured(msgspec.Struct):
-    config: Config
 
 
 class Lpips(TypedDict):
@@ -158,7 +154,7 @@ class _Attack(_Found, kw_only=True):
     picture: str
 
 
-_as_config = msgspec.json.Decoder(_Configured)
+_check_config = configuration(Config)
 _as_scores = msgspec.json.Decoder(_Scores)
 _as_attack = msgspec.json.Decoder(_Attack)
 
@@ -208,7 +204,6 @@ def checked(found: _Found) -> Record:
     agree(found.cell == cell_of(bytes(found.config)), "its cell does not match its configuration")
     agree(bool(found.victims), "it has no victims")
     check_victims(found.victims, record["config"]["batch_size"], isinstance(found.provenance["lpips"], str))
-    check_date(found.provenance["date"])
     chain = found.provenance.get("data_chain")
     agree((chain is None) == (found.network_sha256 is UNSET), "it lacks a checksum")
     if chain is None:
@@ -227,7 +222,7 @@ def cell_of(config: bytes) -> str:
         msgspec.ValidationError: it does not have the form of one.
         RecursionError: it is nested too deeply.
     """
-    _as_config.decode(b'{"config":%s}' % config)
+    _check_config(config)
     return digest(msgspec.json.decode(config))
 
 

@@ -125,15 +125,21 @@ def refuse_other(schema: int) -> None:
         raise Unusable(f"is from {which} version of Leakboard (schema {schema or 'unknown'}, this one writes {SCHEMA})")
 
 
+def configuration(form: Any) -> Callable[[bytes], object]:
+    """What raises msgspec.ValidationError where a configuration in JSON does not have its form, a typed dictionary."""
+    decoder = msgspec.json.Decoder(msgspec.defstruct("Configured", [("config", form)]))
+    return lambda config: decoder.decode(b'{"config":%s}' % config)
+
+
 def written(found: msgspec.Struct, check: Callable[[bytes], object]) -> Record:
     """The parts of a record as they were written, the configuration as JSON has it: its key is of just that.
 
     Args:
         found: the form, whose ``config`` is :class:`msgspec.Raw`.
-        check: of the configuration; raises msgspec.ValidationError where it does not have its form.
+        check: of the configuration; see :func:`configuration`.
 
     Raises:
-        Unusable: the configuration does not have its form.
+        Unusable: the configuration does not have its form, or the date is none.
     """
     parts = ((name, getattr(found, name)) for name in found.__struct_fields__ if name not in ("schema", "sha256"))
     record = {name: part for name, part in parts if part is not UNSET}
@@ -143,6 +149,7 @@ def written(found: msgspec.Struct, check: Callable[[bytes], object]) -> Record:
         record["config"] = msgspec.json.decode(config)
     except (msgspec.ValidationError, RecursionError) as error:
         raise Unusable(f"is damaged ({error})") from None
+    check_date(record["provenance"]["date"])
     return record
 
 

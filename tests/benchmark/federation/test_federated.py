@@ -19,7 +19,8 @@ from benchmark.federation import clients
 from benchmark.federation import server as federated
 from benchmark.federation.clients import Data, Network, batch_norm_names, batches_of, client_updates, examine
 from benchmark.federation.partition import split
-from benchmark.federation.server import Federation, State, evaluate, next_round, server_step, start, train
+from benchmark.federation.recipe import Federation
+from benchmark.federation.server import State, evaluate, next_round, server_step, start, train
 from benchmark.models import MLP, ConvNet, ResNet
 from datamodules import Digits
 from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning, Update

@@ -21,7 +21,8 @@ from PIL import Image
 
 from benchmark.cli.main import main
 from benchmark.errors import UsageError
-from benchmark.federation.server import Federation, State
+from benchmark.federation.recipe import Federation
+from benchmark.federation.server import State
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.conductor import Conductor
 from benchmark.jobs.job import Watch, work
