@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from attacks.gradients import call
 from benchmark.errors import UsageError
-from benchmark.federation.partition import generator_for
 from benchmark.models.draw import drawing_from, drawn_weights
+from benchmark.seeds import generator_for
 from defenses.base import Update
 
 Weights = dict[str, Tensor]

@@ -24,10 +24,10 @@ from benchmark.federation.clients import (
     logits_of,
     too_small,
 )
-from benchmark.federation.partition import generator_for, split
+from benchmark.federation.partition import split
 from benchmark.federation.protect import protected
 from benchmark.federation.recipe import Federation
-from benchmark.seeds import seed_for
+from benchmark.seeds import generator_for, generators, seed_for
 from defenses.base import Defense, Update
 
 
@@ -176,7 +176,7 @@ def next_round(
     updates = client_updates(network, state.weights, [batches[c] for c in chosen], data, local_rate, forward)
     if defense is not None and (given := defended_part(network, updates, how.protect_batch_norm)):
         true = {name: value.clone() for name, value in given.items()}  # the defense may have changed it in place
-        sources = [generator_for(seed, client, f"defense/{number}") for client in chosen]
+        sources = generators(seed, chosen, f"defense/{number}")
         shared = protected(defense, given, sources, type(defense).__name__)
         state = counted(state, true, shared)
         updates |= shared

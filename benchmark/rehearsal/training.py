@@ -19,11 +19,12 @@ from benchmark.federation.clients import (
     initial_weights,
     too_small,
 )
-from benchmark.federation.partition import generator_for, split
+from benchmark.federation.partition import split
 from benchmark.federation.recipe import Federation
 from benchmark.federation.server import defended_part, judged
 from benchmark.models.draw import drawing_from
 from benchmark.rehearsal.defense import check_memory, check_protect
+from benchmark.seeds import generator_for
 from benchmark.suite.registry import Spec, build, classes
 from defenses.base import Update
 

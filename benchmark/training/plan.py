@@ -14,11 +14,11 @@ from attacks.gradients import trained_names
 from benchmark.errors import UsageError
 from benchmark.federation import server as federated
 from benchmark.federation.clients import Data
-from benchmark.federation.partition import generator_for
 from benchmark.identity import digest
 from benchmark.jobs.blocks import Workbench, check_images, checksum, found_or, from_data
 from benchmark.rehearsal.scene import check_frozen
 from benchmark.rehearsal.training import Rehearsal
+from benchmark.seeds import generator_for
 from benchmark.store.store import Store, say
 from benchmark.suite.registry import build
 from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite
