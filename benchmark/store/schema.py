@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from benchmark.identity import digest, identity
 from benchmark.metrics.leak import LEAKED_PSNR, PSNR_CAP
 from benchmark.store.sealing import (
+    CONFIGURED,
     Amount,
     Count,
     Digest,
@@ -154,7 +155,7 @@ class _Attack(_Found, kw_only=True):
     picture: str
 
 
-_check_config = configuration(Config)
+_as_config = configuration(Config)
 _as_scores = msgspec.json.Decoder(_Scores)
 _as_attack = msgspec.json.Decoder(_Attack)
 
@@ -222,7 +223,7 @@ def cell_of(config: bytes) -> str:
         msgspec.ValidationError: it does not have the form of one.
         RecursionError: it is nested too deeply.
     """
-    _check_config(config)
+    _as_config.decode(CONFIGURED % config)
     return digest(msgspec.json.decode(config))
 
 

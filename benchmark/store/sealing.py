@@ -125,10 +125,13 @@ def refuse_other(schema: int) -> None:
         raise Unusable(f"is from {which} version of Leakboard (schema {schema or 'unknown'}, this one writes {SCHEMA})")
 
 
-def configuration(form: Any) -> Callable[[bytes], object]:
-    """What raises msgspec.ValidationError where a configuration in JSON does not have its form, a typed dictionary."""
-    decoder = msgspec.json.Decoder(msgspec.defstruct("Configured", [("config", form)]))
-    return lambda config: decoder.decode(b'{"config":%s}' % config)
+CONFIGURED = b'{"config":%s}'
+"""Around a configuration when it is decoded: so an error names its place in the record."""
+
+
+def configuration(form: Any) -> msgspec.json.Decoder[Any]:
+    """What decodes a configuration in :data:`CONFIGURED` that has the form of a typed dictionary."""
+    return msgspec.json.Decoder(msgspec.defstruct("Configured", [("config", form)]))
 
 
 def written(found: msgspec.Struct, check: Callable[[bytes], object]) -> Record:

@@ -7,6 +7,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from benchmark.identity import digest
 from benchmark.store.sealing import (
+    CONFIGURED,
     Amount,
     Count,
     Loss,
@@ -109,7 +110,7 @@ SINCE_TUNING = ("majority", "validation", "clients_changed", "entries_changed")
 """What the record of a training has whose configuration says whether it chooses a learning rate (schema 2)."""
 
 _as_training = msgspec.json.Decoder(_Training)
-_check_config = configuration(Config)
+_as_config = configuration(Config)
 
 
 def training_record(content: bytes, name: str) -> Record:
@@ -122,7 +123,7 @@ def training_record(content: bytes, name: str) -> Record:
     Raises:
         Unusable: it does not have the form of one, or contradicts itself.
     """
-    record = written(opened(content, name, _as_training), _check_config)
+    record = written(opened(content, name, _as_training), lambda config: _as_config.decode(CONFIGURED % config))
     _of_training(record)
     return record
 
