@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from attacks.gradients import call
 from benchmark.errors import UsageError
+from benchmark.federation.recipe import Federation
 from benchmark.models.draw import drawing_from, drawn_weights
 from benchmark.seeds import generator_for
 from defenses.base import Update
@@ -114,9 +115,7 @@ def close(first: Update, second: Update, tolerance: float = 1e-3) -> bool:
     )
 
 
-def batches_of(
-    share: Tensor, turn: int, algorithm: str, batch_size: int, epochs: int, smallest: int, seed: int, client: int
-) -> list[Tensor]:
+def batches_of(share: Tensor, turn: int, how: Federation, smallest: int, seed: int, client: int) -> list[Tensor]:
     """The images of each batch of a client in its next round.
 
     FedSGD takes the next batch of the endless row of the client's shuffled epochs, FedAvg the next epochs, without a
@@ -125,9 +124,7 @@ def batches_of(
     Args:
         share: the client's images, ``[n]``.
         turn: rounds in which the client took part before.
-        algorithm: ``FedSGD`` or ``FedAvg``.
-        batch_size: images of a batch; a client with fewer has all of its own in each.
-        epochs: of FedAvg in a round.
+        how: clients train.
         smallest: images of the smallest batch.
         seed: of the order.
         client: its number.
@@ -136,10 +133,10 @@ def batches_of(
     def order(epoch: int) -> Tensor:
         return torch.randperm(len(share), generator=generator_for(seed, client, f"order/{epoch}"))
 
-    size = min(batch_size, len(share))
-    if algorithm == "FedAvg":
-        first = turn * epochs
-        batches = [share[batch] for epoch in range(first, first + epochs) for batch in order(epoch).split(size)]
+    size = min(how.batch_size, len(share))
+    if how.algorithm == "FedAvg":
+        epochs = range(turn * how.local_epochs, (turn + 1) * how.local_epochs)
+        batches = [share[batch] for epoch in epochs for batch in order(epoch).split(size)]
         return [batch for batch in batches if len(batch) >= smallest]
     epoch, begin = divmod(turn * size, len(share))
     row = order(epoch) if begin + size <= len(share) else torch.cat([order(epoch), order(epoch + 1)])
@@ -266,22 +263,22 @@ def batch_norm_names(model: nn.Module) -> set[str]:
     }
 
 
-def too_small(shares: Sequence[Tensor], batch_size: int, network: Network, name: str) -> UsageError | None:
-    """What is wrong where a client cannot be trained because its batches are too small for the network.
+def check_sizes(shares: Sequence[Tensor], batch_size: int, network: Network, name: str) -> None:
+    """Looks whether each client's batches are large enough for the network.
 
     Args:
         shares: images of each client.
         batch_size: images of a batch.
         network: what is trained.
         name: of the model, for people.
+
+    Raises:
+        UsageError: they are not.
     """
     smallest = network.smallest_batch
     why = f"{name} cannot be trained on a batch of one image ({network.refusal})"
     if batch_size < smallest:
-        return UsageError(f"batch_size is {batch_size}, but {why}: give {smallest} or more")
-    short = [client for client, share in enumerate(shares) if len(share) < smallest]
-    if short:
-        return UsageError(
-            f"client {short[0]} has one image, and {why}: give fewer clients, a larger dirichlet or more train_images"
-        )
-    return None
+        raise UsageError(f"batch_size is {batch_size}, but {why}: give {smallest} or more")
+    if short := [client for client, share in enumerate(shares) if len(share) < smallest]:
+        cure = "give fewer clients, a larger dirichlet or more train_images"
+        raise UsageError(f"client {short[0]} has one image, and {why}: {cure}")

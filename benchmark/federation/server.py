@@ -18,11 +18,11 @@ from benchmark.federation.clients import (
     Weights,
     batch_norm_names,
     batches_of,
+    check_sizes,
     client_updates,
     examine,
     initial_weights,
     logits_of,
-    too_small,
 )
 from benchmark.federation.partition import split
 from benchmark.federation.protect import protected
@@ -89,8 +89,7 @@ def train(
         state = evaluate(model, data, start(model, federation, seed))
         yield state
     network = examine(model, start(model, federation, seed).weights, data)  # a run that goes on finds the same
-    if wrong := too_small(shares, federation.batch_size, network, type(model).__name__):
-        raise wrong
+    check_sizes(shares, federation.batch_size, network, type(model).__name__)
     while state.round < federation.rounds and not state.diverged:
         state = next_round(network, data, shares, federation, defense, seed, state)
         due = state.round % federation.evaluate_every == 0 or state.round == federation.rounds
@@ -157,16 +156,7 @@ def next_round(
     number, how = state.round + 1, federation
     drawn = torch.randperm(how.clients, generator=generator_for(seed, number, "clients"))
     batches = {
-        client: batches_of(
-            shares[client],
-            int(state.turns[client]),
-            how.algorithm,
-            how.batch_size,
-            how.local_epochs,
-            network.smallest_batch,
-            seed,
-            client,
-        )
+        client: batches_of(shares[client], int(state.turns[client]), how, network.smallest_batch, seed, client)
         for client in drawn[: how.clients_per_round].tolist()
     }
     # Those with most batches first: who still trains in a later step is then the front of the clients.

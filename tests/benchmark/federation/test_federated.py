@@ -43,8 +43,7 @@ def data_of(digits: Digits, count: int, tests: int) -> Data:
 
 def order_of(share: Tensor, turn: int, federation: Federation, seed: int, client: int) -> list[Tensor]:
     """The client's batches."""
-    how = federation
-    return batches_of(share, turn, how.algorithm, how.batch_size, how.local_epochs, 1, seed, client)
+    return batches_of(share, turn, federation, 1, seed, client)
 
 
 def looked_at(model: nn.Module, data: Data) -> Network:

@@ -33,7 +33,7 @@ from benchmark.training import record as training
 from benchmark.training.plan import Run, plan, training_data
 from benchmark.training.suite import parse
 from benchmark.training.table import as_csv, as_markdown, best_rate, note, rows, t_interval
-from benchmark.training.tracking import is_of
+from benchmark.training.tracking import TrainingTracker, is_of
 from benchmark.training.work import Trainings, carry_out
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
@@ -277,6 +277,18 @@ def test_what_chose_a_learning_rate_is_not_in_the_means_of_a_sweep() -> None:
     chose["config"] |= {"tuning": True}
     (row,) = rows([reported, chose])
     assert is_of(reported, row) and not is_of(chose, row)
+
+
+def test_the_run_of_a_sweep_has_the_configuration_of_its_own_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = {"round": [0, 4], "accuracy": [0.1, 0.5], "loss": [2.0, 1.0]}
+    well, worse = record(0, 0.9, "Masking", curve=curve), record(0, 0.5, "Masking", curve=curve)
+    worse["config"] |= {"rounds": 9}
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(TrainingTracker, "write", lambda self, *about: told.append(about[4]))
+    tracker = object.__new__(TrainingTracker)
+    tracker.has_one_run = True
+    tracker.finish([well, worse], rows([well, worse]), [well["config"], worse["config"]])
+    assert [(config["rounds"], config["seed"], config["learning_rate"]) for config in told] == [(9, None, 0.1)]
 
 
 # Resume.
