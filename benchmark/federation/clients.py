@@ -11,7 +11,7 @@ from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.rnn import pad_sequence
 
-from attacks.gradients import call
+from attacks.gradients import call, trained_names
 from benchmark.errors import UsageError
 from benchmark.federation.recipe import Federation
 from benchmark.models.draw import drawing_from, drawn_weights
@@ -68,18 +68,18 @@ class Network:
 
 
 def initial_weights(model: nn.Module, generator: torch.Generator) -> Weights:
-    """What a network starts with: drawn parameters, and the buffers that its constructor made.
+    """What a network starts with: what it draws, and of the rest what its constructor made.
 
     Args:
-        model: the architecture, with a method ``draw``. A frozen parameter that is not drawn stays as it was made.
+        model: the architecture, with a method ``draw``.
         generator: of the draw.
 
     Raises:
         UsageError: what the model draws are not its own weights.
     """
     drawn = drawn_weights(model, generator)  # type: ignore[arg-type] # any module with a method draw will do
-    started = {name: drawn[name].to(p) if name in drawn else p for name, p in model.named_parameters()}
-    return {name: value.detach().clone() for name, value in (started | dict(model.named_buffers())).items()}
+    made = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name: drawn.get(name, value).to(value).detach().clone() for name, value in made.items()}
 
 
 def examine(model: nn.Module, weights: Weights, data: Data) -> Network:
@@ -90,7 +90,7 @@ def examine(model: nn.Module, weights: Weights, data: Data) -> Network:
         weights: to try it with.
         data: of which a few images are used.
     """
-    network = Network(model, tuple(name for name, p in model.named_parameters() if p.requires_grad))
+    network = Network(model, tuple(trained_names(model)))
     few = torch.arange(5) % len(data.labels)
     try:
         one_after_another(network, weights, expanded(network, weights, 1), [few[:1]], data, [0])

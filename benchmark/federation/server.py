@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from attacks.gradients import trained_names
 from benchmark.federation.clients import (
     Data,
     Network,
@@ -103,7 +104,7 @@ def train(
 def start(model: nn.Module, federation: Federation, seed: int) -> State:
     """The state before the first round."""
     weights = initial_weights(model, generator_for(seed, 0, "network"))
-    momentum = {name: torch.zeros_like(weights[name]) for name, p in model.named_parameters() if p.requires_grad}
+    momentum = {name: torch.zeros_like(weights[name]) for name in trained_names(model)}
     return State(0, weights, momentum, torch.zeros(federation.clients, dtype=torch.int64))
 
 
@@ -135,11 +136,11 @@ def judged(
     model.eval()
     correct, loss = 0, 0.0
     with torch.no_grad():
-        for part in torch.arange(len(labels)).tensor_split(math.ceil(len(labels) / at_once)):
-            here = slice(int(part[0]), int(part[-1]) + 1)
-            logits = logits_of(model, weights, images[here])
-            correct += int((logits.argmax(1) == labels[here]).sum())
-            loss += float(nn.functional.cross_entropy(logits.double(), labels[here], reduction="sum"))
+        parts = math.ceil(len(labels) / at_once)
+        for some, truth in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            logits = logits_of(model, weights, some)
+            correct += int((logits.argmax(1) == truth).sum())
+            loss += float(nn.functional.cross_entropy(logits.double(), truth, reduction="sum"))
     return correct / len(labels), loss / len(labels)
 
 

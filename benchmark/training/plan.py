@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from benchmark.rehearsal.training import Rehearsal
 from benchmark.seeds import generator_for
 from benchmark.store.store import Store, say
 from benchmark.suite.registry import build
-from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite
+from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite, but_for_the_rate
+from benchmark.training.table import label
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import checksum_of, networks_sha256
 from datamodules import DataError, PrivateData
@@ -166,27 +167,28 @@ def plan(suite: TrainingSuite, bench: Workbench) -> list[Run]:
             or a defense breaks its contract.
     """
     runs: list[Run] = []
-    checksums: dict[str, str] = {}
-    rehearsals: dict[str, Rehearsal] = {}
-    networks: dict[str, str] = {}
+    tried: dict[str, tuple[Rehearsal, str, str]] = {}
     behaviors = Behaviors()
     for training in suite.trainings:
-        scenario, how = training.scenario, training.scenario.federation
-        alike = repr(replace(scenario, federation=replace(how, learning_rate=0.0)))
-        if alike not in rehearsals:
-            data = training_data(bench, scenario)
-            checksums[alike] = checksum(*(part.cpu() for part in data if isinstance(part, Tensor)))
-            model = training_model(bench, scenario)
-            rehearsals[alike] = Rehearsal(model, data, how, scenario.model.label, scenario.data.name)
-            networks[alike] = networks_sha256(model, 0, 0)
-        rehearsals[alike].check_clients(training.seed)
+        scenario = training.scenario
+        alike = but_for_the_rate(scenario, None)
+        rehearsal, pixels, network = found_or(tried, alike, partial(rehearsed, bench, scenario))
+        rehearsal.check_clients(training.seed)
         if training.defense is not None:
-            rehearsals[alike].check_defense(training.defense)
+            rehearsal.check_defense(training.defense)
         does = behaviors.of(bench.data(scenario.data), training.parts(), BEHAVIOR_IMAGES, train=True)
-        code = code_checksum(training, networks[alike], does)
-        about = training.config() | {"data_sha256": checksums[alike], "code_sha256": code}
-        runs.append(Run(training, digest(about), checksums[alike], code))
+        code = code_checksum(training, network, does)
+        about = training.config() | {"data_sha256": pixels, "code_sha256": code}
+        runs.append(Run(training, digest(about), pixels, code))
     return runs
+
+
+def rehearsed(bench: Workbench, scenario: TrainingScenario) -> tuple[Rehearsal, str, str]:
+    """The clients of a scenario, tried out, and digests of their images and of what the model draws."""
+    data, model = training_data(bench, scenario), training_model(bench, scenario)
+    pixels = checksum(*(part.cpu() for part in data if isinstance(part, Tensor)))
+    rehearsal = Rehearsal(model, data, scenario.federation, scenario.model.label, scenario.data.name)
+    return rehearsal, pixels, networks_sha256(model, 0, 0)
 
 
 def code_checksum(training: Training, network: str, behavior: str) -> str:
@@ -248,7 +250,5 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str
 def shown(value: Any) -> str:
     """A value of a configuration, for people."""
     if isinstance(value, dict):
-        name = value.get("class")
-        args = ", ".join(f"{key}={one}" for key, one in value.items() if key != "class")
-        return (f"{name}({args})" if args else str(name)) if name else args
+        return label(value) if "class" in value else ", ".join(f"{key}={one}" for key, one in value.items())
     return "none" if value is None else str(value)

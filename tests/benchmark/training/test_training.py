@@ -26,13 +26,14 @@ from benchmark.federation.server import State
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.conductor import Conductor
 from benchmark.jobs.job import Watch, work
+from benchmark.metrics.intervals import t_interval
 from benchmark.store.store import TRAININGS, Record, Store
 from benchmark.store.store import read_trainings as read_all
 from benchmark.thresholds.strengths import DefenseThresholds, Thresholds, defenses_at
 from benchmark.training import record as training
 from benchmark.training.plan import Run, plan, training_data
 from benchmark.training.suite import parse
-from benchmark.training.table import as_csv, as_markdown, best_rate, note, rows, t_interval
+from benchmark.training.table import as_csv, as_markdown, best_rate, note, rows
 from benchmark.training.tracking import TrainingTracker, is_of
 from benchmark.training.work import Trainings, carry_out
 
