@@ -12,7 +12,7 @@ from benchmark.store.store import say
 from benchmark.suite.registry import Spec
 from benchmark.suite.suite import check_keys, defenses_of, entries, folder_name, list_of, named, read, whole_number
 from benchmark.thresholds import strengths
-from benchmark.thresholds.strengths import Thresholds, defenses_at
+from benchmark.thresholds.strengths import defenses_at
 
 SCHEMA = 2
 """Version of the records of training; a change of what one means raises this."""
@@ -132,37 +132,11 @@ def load(path: Path, at: Path | None = None) -> TrainingSuite:
         UsageError: the file or something in it is wrong.
     """
     with named(path):
-        given = read(path, SUITE_KEYS)
-        if at is not None:
-            add_defenses(given, strengths.read(at), at)
-        return parse(given, path.stem)
+        return parse(read(path, SUITE_KEYS), path.stem, at)
 
 
-def add_defenses(given: dict[str, Any], thresholds: Thresholds, folder: Path) -> None:
-    """Gives each scenario the defenses at the strengths that stop the attackers on its data set, after its others.
-
-    Raises:
-        UsageError: there are none for any data set.
-    """
-    without = []
-    scenarios = given.get("scenarios")
-    given_scenarios = [entry for entry in scenarios if isinstance(entry, dict)] if isinstance(scenarios, list) else []
-    for entry in given_scenarios:
-        data = entry.get("data")
-        name = str(data.get("class") if isinstance(data, dict) else data)
-        found = defenses_at(thresholds, name)
-        own = entry.get("defenses", given.get("defenses", []))
-        if isinstance(own, list):  # else the suite is refused below
-            entry["defenses"] = own + found
-        without += [] if found else [name]
-    if without and len(without) == len(given_scenarios):
-        raise UsageError(f"{folder} has no strength that stops an attacker on {' or '.join(dict.fromkeys(without))}")
-    for name in dict.fromkeys(without):
-        say(f"{folder} has no strength that stops an attacker on {name}: no defense is added there")
-
-
-def parse(given: dict[str, Any], name: str) -> TrainingSuite:
-    """Checks a training suite that was read.
+def parse(given: dict[str, Any], name: str, at: Path | None = None) -> TrainingSuite:
+    """Checks a training suite that was read; see :func:`load`.
 
     Raises:
         UsageError: a key, a name, a type or a range is wrong.
@@ -174,21 +148,41 @@ def parse(given: dict[str, Any], name: str) -> TrainingSuite:
     seeds = seeds_of("seeds", given.get("seeds", [0, 1, 2]))
     tuning_seeds = seeds_of("tuning_seeds", given.get("tuning_seeds", list(TUNING_SEEDS)))
     common = defenses_of(given.get("defenses", []))
-    scenarios = list_of("scenarios", given.get("scenarios"))
-    pairs: dict[tuple[str, str], tuple[TrainingScenario, Spec | None]] = {}
-    for entry in scenarios:
-        made = scenarios_of(entry)
-        defenses = defenses_of(entry["defenses"]) if "defenses" in entry else common
-        for scenario, defense in itertools.product(made, [None, *defenses]):
-            pairs.setdefault((repr(scenario), repr(defense)), (scenario, defense))
-    rates = Counter(but_for_the_rate(scenario, defense) for scenario, defense in pairs.values())
+    scenarios = [
+        (scenario, defenses_of(entry["defenses"]) if "defenses" in entry else common)
+        for entry in list_of("scenarios", given.get("scenarios"))
+        for scenario in scenarios_of(entry)
+    ]
+    found = stopping(at, [scenario.data.name for scenario, _ in scenarios]) if at else {}
+    pairs = {
+        (repr(scenario), repr(defense)): (scenario, defense)
+        for scenario, defenses in scenarios
+        for defense in (None, *defenses, *found.get(scenario.data.name, ()))
+    }
+    rates = Counter(but_for_the_rate(*pair) for pair in pairs.values())
     trainings = []
-    for scenario, defense in pairs.values():
-        if rates[but_for_the_rate(scenario, defense)] > 1:
-            trainings += [Training(scenario, defense, seed, tuning=True) for seed in tuning_seeds]
-        trainings += [Training(scenario, defense, seed) for seed in seeds]
+    for pair in pairs.values():
+        if rates[but_for_the_rate(*pair)] > 1:
+            trainings += [Training(*pair, seed, tuning=True) for seed in tuning_seeds]
+        trainings += [Training(*pair, seed) for seed in seeds]
     check_tuning(seeds, tuning_seeds, any(t.tuning for t in trainings), "tuning_seeds" in given)
     return TrainingSuite(name, tuple(trainings))
+
+
+def stopping(folder: Path, names: list[str]) -> dict[str, list[Spec]]:
+    """The defenses at the strengths that stop the attackers on data sets of these names.
+
+    Raises:
+        UsageError: there are none for any of them.
+    """
+    thresholds = strengths.read(folder)
+    found = {name: defenses_of(defenses_at(thresholds, name)) for name in names}
+    without = [name for name, defenses in found.items() if not defenses]
+    if len(without) == len(found):
+        raise UsageError(f"{folder} has no strength that stops an attacker on {' or '.join(without)}")
+    for name in without:
+        say(f"{folder} has no strength that stops an attacker on {name}: no defense is added there")
+    return found
 
 
 def seeds_of(key: str, given: Any) -> list[int]:
