@@ -168,7 +168,10 @@ def client_updates(
     for step in range(len(batches[0])):
         now = [of_client[step] for of_client in batches if len(of_client) > step]
         front = {name: value[: len(now)] for name, value in local.items()}  # views
-        slopes = gradients(network, weights, front, now, data, [seed + step for seed in seeds])
+        if network.batched and max(map(len, now)) <= FEW_IMAGES:
+            slopes = all_at_once(network, weights, front, now, data)
+        else:
+            slopes = one_after_another(network, weights, front, now, data, [seed + step for seed in seeds])
         if local_rate is None:
             return slopes | {n: weights[n] - value for n, value in local.items() if n not in slopes}
         for name, slope in slopes.items():
@@ -182,29 +185,8 @@ def expanded(network: Network, weights: Weights, clients: int) -> Weights:
     return {name: weights[name].expand(clients, *weights[name].shape).clone() for name in names}
 
 
-def gradients(
-    network: Network, weights: Weights, local: Weights, batches: Sequence[Tensor], data: Data, seeds: Sequence[int]
-) -> Update:
-    """Gradient of the mean cross entropy of each client's batch in train mode, name -> ``[V, ...]``.
-
-    A parameter that the loss does not depend on has a gradient of zeros. Buffers in ``local`` move, in place, as the
-    model moves them in training.
-
-    Args:
-        network: what they train.
-        weights: the server's.
-        local: each client's own, ``[V, ...]``.
-        batches: images of each client.
-        data: which the batches are of.
-        seeds: of each client's randomness.
-    """
-    if network.batched and max(map(len, batches)) <= FEW_IMAGES:
-        return all_at_once(network, weights, local, batches, data)
-    return one_after_another(network, weights, local, batches, data, seeds)
-
-
 def all_at_once(network: Network, weights: Weights, local: Weights, batches: Sequence[Tensor], data: Data) -> Update:
-    """:func:`gradients` in one batched step, for a network that was shown to allow it."""
+    """:func:`one_after_another` in one batched step, for a network that was shown to allow it."""
     network.model.train()
     index = pad_sequence(list(batches), batch_first=True)
     sizes = torch.tensor([len(batch) for batch in batches])[:, None]
@@ -223,7 +205,19 @@ def all_at_once(network: Network, weights: Weights, local: Weights, batches: Seq
 def one_after_another(
     network: Network, weights: Weights, local: Weights, batches: Sequence[Tensor], data: Data, seeds: Sequence[int]
 ) -> Update:
-    """:func:`gradients` by a plain step of each client."""
+    """Gradient of the mean cross entropy of each client's batch in train mode, name -> ``[V, ...]``.
+
+    A parameter that the loss does not depend on has a gradient of zeros. Buffers in ``local`` move, in place, as the
+    model moves them in training.
+
+    Args:
+        network: what they train.
+        weights: the server's.
+        local: each client's own, ``[V, ...]``.
+        batches: images of each client.
+        data: which the batches are of.
+        seeds: of each client's randomness.
+    """
     network.model.train()
     each = []
     for number, (batch, seed) in enumerate(zip(batches, seeds, strict=False)):  # of clients that still train

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -313,34 +314,6 @@ def boards(table: list[Row]) -> dict[str, list[Row]]:
     return named
 
 
-COLUMNS = (
-    "defense", "rate", "n", "accuracy %", "difference", "loss", "clients changed", "entries changed", "collapsed",
-    "diverged", "s / run",
-)  # fmt: skip
-
-
-def cells_of(found: Row) -> list[str]:
-    """A row as text, under :data:`COLUMNS`."""
-    difference = f"void: {found['void']}" if found["void"] else ""
-    if found["difference"] is not None:
-        difference = f"{100 * found['difference']:+.2f}{half(found, 'difference', 100, 2)}"
-    loss = "" if found["loss"] is None else f"{found['loss']:.3f}{half(found, 'loss', 1, 3)}"
-    chosen = " (on test)" if found["rate_chosen_on"] == TEST else ""
-    return [
-        found["defense"],
-        rate(found) + chosen,
-        str(found["seeds"]),
-        f"{100 * found['accuracy']:.2f}{half(found, 'accuracy', 100, 2)}",
-        difference,
-        loss,
-        changed(found["clients_changed"]),
-        changed(found["entries_changed"]),
-        str(found["collapsed"] or ""),
-        str(found["diverged"] or ""),
-        f"{found['seconds']:.1f}",
-    ]
-
-
 def changed(share: float | None) -> str:
     """A share in percent that is not rounded to none or to all; nothing where it is unknown."""
     if share is None:
@@ -363,6 +336,29 @@ def half(found: Row, key: str, scale: float, digits: int) -> str:
     return "" if low is None else f" ± {scale * (high - low) / 2:.{digits}f}"
 
 
+def difference(found: Row) -> str:
+    """The difference to no defense in percentage points, or why it would say nothing."""
+    if found["difference"] is None:
+        return f"void: {found['void']}" if found["void"] else ""
+    return f"{100 * found['difference']:+.2f}{half(found, 'difference', 100, 2)}"
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "defense": lambda found: found["defense"],
+    "rate": lambda found: rate(found) + (" (on test)" if found["rate_chosen_on"] == TEST else ""),
+    "n": lambda found: str(found["seeds"]),
+    "accuracy %": lambda found: f"{100 * found['accuracy']:.2f}{half(found, 'accuracy', 100, 2)}",
+    "difference": difference,
+    "loss": lambda found: "" if found["loss"] is None else f"{found['loss']:.3f}{half(found, 'loss', 1, 3)}",
+    "clients changed": lambda found: changed(found["clients_changed"]),
+    "entries changed": lambda found: changed(found["entries_changed"]),
+    "collapsed": lambda found: str(found["collapsed"] or ""),
+    "diverged": lambda found: str(found["diverged"] or ""),
+    "s / run": lambda found: f"{found['seconds']:.1f}",
+}
+"""The text of a row in each column."""
+
+
 def as_csv(table: list[Row]) -> str:
     """The table for programs, with six significant digits."""
     return grid_as_csv(KEYS, ([f"{v:.6g}" if isinstance(v, float) else v for v in one.values()] for one in table))
@@ -371,7 +367,8 @@ def as_csv(table: list[Row]) -> str:
 def grids(table: list[Row]) -> list[Grid]:
     """The table for people, of each scenario."""
     return [
-        Grid(COLUMNS, [cells_of(one) for one in board], {"defense"}, title) for title, board in boards(table).items()
+        Grid(list(COLUMNS), [[text(one) for text in COLUMNS.values()] for one in board], {"defense"}, title)
+        for title, board in boards(table).items()
     ]
 
 
