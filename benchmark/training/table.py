@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -99,15 +99,14 @@ def rows(records: list[Record]) -> list[Row]:
     The learning rate is no setting to compare: each defense stands with the best of those that it was trained with.
 
     Args:
-        records: of any runs; of two of one configuration the newer counts.
+        records: of any runs; see :func:`of_one_code` for those that count.
 
     Returns:
         Rows with the keys of :data:`KEYS`. Intervals are None for one seed, the loss where a run diverged, the
         difference where it would say nothing. There is no row where the best rate has no reported run yet.
     """
-    ordered = sorted(records, key=lambda record: record["provenance"]["date"])
     scenarios: dict[str, dict[str, Cell]] = defaultdict(lambda: defaultdict(Cell))
-    for record in {as_text(record["config"]): record for record in ordered}.values():  # the newest
+    for record in of_one_code(records)[0]:
         scenarios[of_cell(record["config"], defense=None)][of_cell(record["config"])].add(record)
     table = []
     for scenario, cells in scenarios.items():
@@ -117,6 +116,32 @@ def rows(records: list[Record]) -> list[Row]:
                 control = cells.get(scenario, Cell()) if name != scenario else Cell()
                 table.append(row(cell, control, untrained))
     return sorted(table, key=place)
+
+
+def of_one_code(records: list[Record], current: Collection[str] = ()) -> tuple[list[Record], list[str]]:
+    """The records that make the table: of each scenario and defense those of one code and data, the newest.
+
+    Args:
+        records: of any runs.
+        current: keys of the records that are known to be of the present code and data: they count before newer ones.
+
+    Returns:
+        One record of each configuration, and a sentence on the runs that no other record stands for, if there are any.
+    """
+    newest_first = sorted(records, key=lambda r: (r.get("key") in current, r["provenance"]["date"]), reverse=True)
+    codes: dict[str, Any] = {}
+    shown: dict[str, Record] = {}
+    others: dict[str, str] = {}
+    for record in newest_first:
+        code, config = (record.get("code_sha256"), record.get("data_sha256")), record["config"]
+        if codes.setdefault(of_cell(config), code) == code:
+            shown.setdefault(as_text(config), record)
+        else:
+            others[as_text(config)] = label(config["defense"])
+    left_out = [defense for config, defense in others.items() if config not in shown]
+    of, runs = " and ".join(sorted(set(left_out))), "run" if len(left_out) == 1 else "runs"
+    said = f"{len(left_out)} {runs} of {of} left out, because of other code than the newest: train these seeds again"
+    return list(shown.values()), [said] if left_out else []
 
 
 def of_cell(config: dict[str, Any], **changed: Any) -> str:
@@ -372,6 +397,13 @@ def grids(table: list[Row]) -> list[Grid]:
     ]
 
 
-def as_markdown(table: list[Row], title: str) -> str:
-    """The table as a page."""
-    return render("training/training.md.j2", title=title, grids=grids(table), note=note(table))
+def as_markdown(table: list[Row], title: str, left_out: Sequence[str] = ()) -> str:
+    """The table as a page.
+
+    Args:
+        table: its rows.
+        title: of the page.
+        left_out: sentences on what stands in none of them.
+    """
+    said = " ".join([note(table), *(f"{sentence}." for sentence in left_out)])
+    return render("training/training.md.j2", title=title, grids=grids(table), note=said)

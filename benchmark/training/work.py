@@ -8,7 +8,7 @@ from benchmark.store.store import TRAININGS, Record, Store, read_trainings, say,
 from benchmark.training.plan import Run, plan, refuse_others
 from benchmark.training.record import saved, train_run
 from benchmark.training.suite import TrainingSuite
-from benchmark.training.table import Row, as_csv, as_markdown, rows
+from benchmark.training.table import Row, as_csv, as_markdown, of_one_code, rows
 from benchmark.training.tuning import STAGES, contests
 
 
@@ -78,10 +78,12 @@ def carry_out(suite: TrainingSuite, conductor: Conductor) -> tuple[str, list[Row
         if due:
             done += conductor.carry_out(due, Trainings(), store, tracker or Watch())
         needed |= {run.key: run for run in due}
-    records = read_trainings(folder)
+    records, left_out = of_one_code(read_trainings(folder), {run.key for run in runs})
     table = rows(records)
     write_whole(folder / "training.csv", as_csv(table).encode())
-    write_whole(folder / "training.md", as_markdown(table, suite.name).encode())
+    write_whole(folder / "training.md", as_markdown(table, suite.name, left_out).encode())
+    for sentence in left_out:
+        say(sentence)
     if tracker:
         tracker.finish(records, table, [run.training.config() for run in needed.values()])
     said = f"{done} of {len(needed)} runs trained" if done else "everything was done already: nothing to train"

@@ -29,11 +29,12 @@ from benchmark.jobs.job import Watch, work
 from benchmark.metrics.intervals import t_interval
 from benchmark.store.store import TRAININGS, Record, Store
 from benchmark.store.store import read_trainings as read_all
+from benchmark.suite.registry import arguments
 from benchmark.thresholds.strengths import DefenseThresholds, Thresholds, defenses_at
 from benchmark.training import record as training
 from benchmark.training.plan import Run, plan, training_data
 from benchmark.training.suite import parse
-from benchmark.training.table import as_csv, as_markdown, best_rate, note, rows
+from benchmark.training.table import as_csv, as_markdown, best_rate, note, of_one_code, rows
 from benchmark.training.tracking import TrainingTracker, is_of
 from benchmark.training.work import Trainings, carry_out
 
@@ -547,6 +548,44 @@ def test_the_newer_of_two_records_counts_and_one_seed_has_no_interval() -> None:
     assert (row["accuracy"], row["accuracy_low"], row["seeds"]) == (0.9, None, 1)
     assert t_interval([1.0]) == t_interval([]) == (None, None)
     assert as_csv([row]).count("\n") == 2
+
+
+def test_a_row_is_of_one_code() -> None:
+    old = [record(seed, 0.9, date="2026", code_sha256="a", key=f"old{seed}") for seed in range(3)]
+    new = [record(0, 0.5, date="2027", code_sha256="b", key="new0")]
+    masked = [record(seed, 0.8, "Masking", date="2025", code_sha256="c", key=f"masked{seed}") for seed in range(3)]
+    for current, accuracy, seeds, said in ((["new0"], 0.5, 1, "2 runs of no defense"), (["old1"], 0.9, 3, "")):
+        kept, left_out = of_one_code([*new, *old, *masked], current)
+        row, other = rows(kept)
+        assert (row["accuracy"], row["seeds"], other["seeds"], other["pairs"]) == (accuracy, seeds, 3, seeds)
+        assert " ".join(left_out).startswith(said) and len(left_out) == bool(said)
+    assert rows([*new, *old])[0]["accuracy"] == 0.5
+    assert "2 runs of no defense left out" in as_markdown(rows(new), "mine", of_one_code([*new, *old])[1])
+
+
+OWN = """
+import defenses
+class Mine(defenses.Masking):
+    def protect(self, update, generators):
+        return {name: FACTOR * value for name, value in super().protect(update, generators).items()}
+"""
+
+
+def test_the_table_is_of_the_present_code_also_where_a_change_was_taken_back(
+    leakboard: Leakboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = []
+    for factor, seeds in ((1.0, [0, 1]), (0.0, [0]), (1.0, [0, 1])):
+        (tmp_path / "mine_defense.py").write_text(OWN.replace("FACTOR", str(factor)))
+        monkeypatch.delitem(sys.modules, "mine_defense", raising=False)
+        arguments.cache_clear()
+        code, out, err = leakboard(suite({"class": "mine_defense.Mine", "ratio": 0.1}, seeds=seeds))
+        assert code == 0, err
+        assert ("1 run of mine_defense.Mine(ratio=0.1, rescale=False) left out" in err) == (factor == 0.0)
+        *_, row = csv.DictReader((tmp_path / "runs" / "mine" / "training.csv").open())
+        losses.append((row["seeds"], row["loss"], row["void"]))
+    assert "everything was done already" in out
+    assert losses[0] == losses[2] and losses[1][0] == "1" and losses[1][1] != losses[0][1]
 
 
 def test_a_diverged_run_counts_as_nothing_known() -> None:
