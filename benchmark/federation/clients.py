@@ -124,7 +124,7 @@ def batches_of(share: Tensor, turn: int, how: Federation, smallest: int, seed: i
     Args:
         share: the client's images, ``[n]``.
         turn: rounds in which the client took part before.
-        how: clients train.
+        how: the federation of the client.
         smallest: images of the smallest batch.
         seed: of the order.
         client: its number.

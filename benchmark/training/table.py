@@ -118,29 +118,30 @@ def rows(records: list[Record]) -> list[Row]:
     return sorted(table, key=place)
 
 
-def of_one_code(records: list[Record], current: Collection[str] = ()) -> tuple[list[Record], list[str]]:
-    """The records that make the table: of each scenario and defense those of one code and data, the newest.
+def of_one_code(records: list[Record], current: Collection[str] | None = None) -> tuple[list[Record], list[str]]:
+    """The records that make the table: of each scenario and defense those of one code and data.
 
     Args:
         records: of any runs.
-        current: keys of the records that are known to be of the present code and data: they count before newer ones.
+        current: keys of those of the present code and data, which alone count; None where that is not known: then the
+            newest record of a scenario and defense decides.
 
     Returns:
         One record of each configuration, and a sentence on the runs that no other record stands for, if there are any.
     """
-    newest_first = sorted(records, key=lambda r: (r.get("key") in current, r["provenance"]["date"]), reverse=True)
     codes: dict[str, Any] = {}
     shown: dict[str, Record] = {}
     others: dict[str, str] = {}
-    for record in newest_first:
-        code, config = (record.get("code_sha256"), record.get("data_sha256")), record["config"]
-        if codes.setdefault(of_cell(config), code) == code:
+    for record in sorted(records, key=lambda record: record["provenance"]["date"], reverse=True):
+        config, code = record["config"], (record.get("code_sha256"), record.get("data_sha256"))
+        if record["key"] in current if current is not None else codes.setdefault(of_cell(config), code) == code:
             shown.setdefault(as_text(config), record)
         else:
             others[as_text(config)] = label(config["defense"])
     left_out = [defense for config, defense in others.items() if config not in shown]
     of, runs = " and ".join(sorted(set(left_out))), "run" if len(left_out) == 1 else "runs"
-    said = f"{len(left_out)} {runs} of {of} left out, because of other code than the newest: train these seeds again"
+    than = "newest" if current is None else "present"
+    said = f"{len(left_out)} {runs} of {of} left out, because of other code than the {than}: run their suite again"
     return list(shown.values()), [said] if left_out else []
 
 

@@ -5,7 +5,7 @@ from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.conductor import Conductor
 from benchmark.jobs.job import Kind, Tally, Watch
 from benchmark.store.store import TRAININGS, Record, Store, read_trainings, say, write_whole
-from benchmark.training.plan import Run, plan, refuse_others
+from benchmark.training.plan import Run, plan, present, refuse_others
 from benchmark.training.record import saved, train_run
 from benchmark.training.suite import TrainingSuite
 from benchmark.training.table import Row, as_csv, as_markdown, of_one_code, rows
@@ -78,7 +78,8 @@ def carry_out(suite: TrainingSuite, conductor: Conductor) -> tuple[str, list[Row
         if due:
             done += conductor.carry_out(due, Trainings(), store, tracker or Watch())
         needed |= {run.key: run for run in due}
-    records, left_out = of_one_code(read_trainings(folder), {run.key for run in runs})
+    records = read_trainings(folder)
+    records, left_out = of_one_code(records, present(runs, records, conductor.bench))
     table = rows(records)
     write_whole(folder / "training.csv", as_csv(table).encode())
     write_whole(folder / "training.md", as_markdown(table, suite.name, left_out).encode())

@@ -554,13 +554,17 @@ def test_a_row_is_of_one_code() -> None:
     old = [record(seed, 0.9, date="2026", code_sha256="a", key=f"old{seed}") for seed in range(3)]
     new = [record(0, 0.5, date="2027", code_sha256="b", key="new0")]
     masked = [record(seed, 0.8, "Masking", date="2025", code_sha256="c", key=f"masked{seed}") for seed in range(3)]
-    for current, accuracy, seeds, said in ((["new0"], 0.5, 1, "2 runs of no defense"), (["old1"], 0.9, 3, "")):
-        kept, left_out = of_one_code([*new, *old, *masked], current)
+    every = [*new, *old, *masked]
+    for current, accuracy, seeds, said in (
+        (None, 0.5, 1, "2 runs of no defense left out, because of other code than the newest"),
+        ({"new0", "masked0", "masked1", "masked2"}, 0.5, 1, "2 runs of no defense left out, because of other code"),
+        ({"old0", "old1", "old2", "masked0", "masked1", "masked2"}, 0.9, 3, ""),
+    ):
+        kept, left_out = of_one_code(every, current)
         row, other = rows(kept)
         assert (row["accuracy"], row["seeds"], other["seeds"], other["pairs"]) == (accuracy, seeds, 3, seeds)
         assert " ".join(left_out).startswith(said) and len(left_out) == bool(said)
-    assert rows([*new, *old])[0]["accuracy"] == 0.5
-    assert "2 runs of no defense left out" in as_markdown(rows(new), "mine", of_one_code([*new, *old])[1])
+        assert (said in as_markdown([row], "mine", left_out)) and rows(every)[0]["accuracy"] == 0.5
 
 
 OWN = """
@@ -586,6 +590,21 @@ def test_the_table_is_of_the_present_code_also_where_a_change_was_taken_back(
         losses.append((row["seeds"], row["loss"], row["void"]))
     assert "everything was done already" in out
     assert losses[0] == losses[2] and losses[1][0] == "1" and losses[1][1] != losses[0][1]
+
+
+def test_a_defense_that_was_trained_with_another_network_is_not_compared_with_the_new_one(
+    leakboard: Leakboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import benchmark.models as m\n\nclass Net(m.MLP):\n    def forward(self, x):\n"
+    for factor, defenses in ((1.0, [MASKING, "Clipping"]), (2.0, ["Clipping"])):
+        (tmp_path / "mine_net.py").write_text(f"{source}        return super().forward({factor} * x)\n")
+        monkeypatch.delitem(sys.modules, "mine_net", raising=False)
+        arguments.cache_clear()
+        code, _, err = leakboard(suite(*defenses, seeds=[0], model="mine_net.Net"))
+        assert code == 0, err
+        table = list(csv.DictReader((tmp_path / "runs" / "mine" / "training.csv").open()))
+        assert len(table) == 1 + len(defenses)
+    assert "1 run of Masking(ratio=0.5, rescale=False) left out, because of other code than the present" in err
 
 
 def test_a_diverged_run_counts_as_nothing_known() -> None:
