@@ -1,6 +1,7 @@
 """From a training suite in YAML to the trainings that it means: scenario, defense or none, seed."""
 
 import itertools
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +11,17 @@ from benchmark.errors import UsageError, quoted, unknown
 from benchmark.federation.recipe import Count, Federation, typed
 from benchmark.store.store import say
 from benchmark.suite.registry import Spec
-from benchmark.suite.suite import check_keys, defenses_of, entries, folder_name, list_of, named, read, whole_number
+from benchmark.suite.suite import (
+    at_most_cells,
+    check_keys,
+    defenses_of,
+    entries,
+    folder_name,
+    list_of,
+    named,
+    read,
+    whole_number,
+)
 from benchmark.thresholds import strengths
 from benchmark.thresholds.strengths import defenses_at
 
@@ -153,6 +164,7 @@ def parse(given: dict[str, Any], name: str, at: Path | None = None) -> TrainingS
         for entry in list_of("scenarios", given.get("scenarios"))
         for scenario in scenarios_of(entry)
     ]
+    at_most_cells(sum(1 + len(defenses) for _, defenses in scenarios), "the suite")
     found = stopping(at, [scenario.data.name for scenario, _ in scenarios]) if at else {}
     pairs = {
         (repr(scenario), repr(defense)): (scenario, defense)
@@ -234,9 +246,14 @@ def scenarios_of(entry: Any) -> list[TrainingScenario]:
     federations = [federation_of(entry | {"learning_rate": rate}) for rate in rates]
     if twice := [how.learning_rate for how in federations if federations.count(how) > 1]:
         raise UsageError(f"learning_rate has {twice[0]:g} more than once: give each rate once")
-    parts = itertools.product(entries("data", entry["data"]), entries("model", entry["model"]), federations)
-    named = (dict(zip(("data", "model", "federation"), part, strict=True)) for part in parts)
-    return [typed(TrainingScenario, part | caps) for part in named]
+    parts = {
+        "data": entries("data", entry["data"]),
+        "model": entries("model", entry["model"]),
+        "federation": federations,
+    }
+    at_most_cells(math.prod(map(len, parts.values())), "a scenario")
+    combined = (dict(zip(parts, values, strict=True)) for values in itertools.product(*parts.values()))
+    return [typed(TrainingScenario, values | caps) for values in combined]
 
 
 def federation_of(entry: dict[str, Any]) -> Federation:

@@ -764,6 +764,12 @@ def test_the_published_trainings_are_still_read() -> None:
         (suite(learning_rate=[1, 2], seeds=[1000]), "seed 1000 is in seeds and chooses learning rates too"),
         (suite(validation_images=0), "validation_images must be a whole number of at least 1, not 0"),
         (suite(validation_images=100), "100 images on the clients' side, of which validation_images takes 100"),
+        (
+            suite(
+                model={"class": "ConvNet", "sweep": {"width": list(range(1, 1001))}}, learning_rate=list(range(1, 102))
+            ),
+            "a scenario makes 101,000 cells, but a suite can have 100,000: sweep fewer values",
+        ),
         (suite(data="MNIST"), "which is not there: point --data-root"),
         (suite(data="CIFAR10JPEG"), "cifar-10-jpeg/test.npz is not there: point --data-root"),
     ],
