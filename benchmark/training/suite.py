@@ -246,13 +246,9 @@ def scenarios_of(entry: Any) -> list[TrainingScenario]:
     federations = [federation_of(entry | {"learning_rate": rate}) for rate in rates]
     if twice := [how.learning_rate for how in federations if federations.count(how) > 1]:
         raise UsageError(f"learning_rate has {twice[0]:g} more than once: give each rate once")
-    parts = {
-        "data": entries("data", entry["data"]),
-        "model": entries("model", entry["model"]),
-        "federation": federations,
-    }
-    at_most_cells(math.prod(map(len, parts.values())), "a scenario")
-    combined = (dict(zip(parts, values, strict=True)) for values in itertools.product(*parts.values()))
+    parts: list[list[Any]] = [entries("data", entry["data"]), entries("model", entry["model"]), federations]
+    at_most_cells(math.prod(map(len, parts)), "a scenario")
+    combined = (dict(zip(("data", "model", "federation"), one, strict=True)) for one in itertools.product(*parts))
     return [typed(TrainingScenario, values | caps) for values in combined]
 
 
