@@ -62,8 +62,21 @@ class Grid:
         """Letters of a line in the terminal."""
         return sum(self._widths) + len(self._widths) + 1
 
-    def print(self, console: Console) -> None:
-        """Writes the grid; where it is wider than the console, its columns are cut.
+    def print(self, console: Console, spared: Sequence[str] = ()) -> None:
+        """Writes the grid, without as many of the spared columns as make it fit; where none do, columns are cut.
+
+        Args:
+            console: where it is written.
+            spared: the columns that a narrow console does without, the first one first; they are named under the grid.
+        """
+        fewer = (self.without(spared[:count]) for count in range(len(spared) + 1))
+        shown = next((grid for grid in fewer if grid.width <= console.width), self.without(spared))
+        shown._print(console)
+        if hidden := [name for name in spared if name in self.names and name not in shown.names]:
+            console.print(f"(columns for a wider window: {', '.join(hidden)})\n", style="dim", highlight=False)
+
+    def _print(self, console: Console) -> None:
+        """Writes all columns, which are cut where they are wider than the console.
 
         Rich, which takes a millisecond for a row, does the rows of a grid that is cut, and else the rest alone.
         """

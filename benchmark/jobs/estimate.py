@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
+from benchmark.boards.grid import Grid
 from benchmark.boards.terminal import Console
 from benchmark.clock import clock
+from benchmark.federation.state import TrainingState
 from benchmark.identity import digest
 from benchmark.jobs.blocks import Block, Workbench
 from benchmark.jobs.records import room, run_block
+from benchmark.jobs.states import cache_folder, is_kept, named
 from benchmark.store.schema import attack_scores
 from benchmark.store.store import Parse, records_in
 from benchmark.suite.registry import Spec, build
@@ -103,7 +106,7 @@ class Row:
 
 
 def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Console) -> list[Row]:
-    """What the blocks of a plan cost, measured with short attacks and without writing anything.
+    """What the blocks of a plan cost, measured with short attacks and without training or writing anything.
 
     Args:
         blocks: the plan.
@@ -132,6 +135,30 @@ def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Conso
     return list(table.values())
 
 
+def trainings(blocks: Sequence[Block], bench: Workbench) -> list[str]:
+    """The networks that a run trains before it attacks, for people; those that are kept already are not among them."""
+    scenarios = {block.cell.scenario.name: block.cell.scenario for block in blocks}
+    missing: dict[Path, str] = {}
+    for scenario in scenarios.values():
+        if state := scenario.setting.state:
+            data = bench.data(scenario.data)
+            _, _, path = named(state, scenario.model, data, scenario.seed, cache_folder(), bench.device)
+            public = data.loading(state.batch_size, 0, state.train_images).public_rows()[0]
+            size = f"{images_seen(state, len(public)):,} images in all"
+            if path not in missing and not is_kept(path):
+                missing[path] = f"{scenario.model.name} on {scenario.data.name} {state.label}, {size}"
+    return list(missing.values())
+
+
+def images_seen(state: TrainingState, images: int) -> int:
+    """How many images a training takes gradients of, about, where it has so many different ones."""
+    if state.epochs:
+        return state.epochs * images
+    clients, rounds = state.clients_per_round or state.clients, state.rounds or 0
+    of_client = state.local_epochs * images // state.clients if state.algorithm == "FedAvg" else state.batch_size
+    return rounds * clients * of_client
+
+
 def total(table: Sequence[Row]) -> Row:
     """One row for all."""
     cells, sources = (set().union(*of) for of in zip(*((row.cells, row.sources) for row in table), strict=True))
@@ -144,8 +171,17 @@ COLUMNS = (
 )
 
 
+SPARED = ("at most", "from", "cells", "victims", "evaluations left", "blocks left", "evaluations", "blocks")
+"""Columns that a narrow terminal does without, the first one first."""
+
+
+def grid(table: Sequence[Row], workers: int) -> Grid:
+    """The table as a person reads it, the last row for all."""
+    return Grid(COLUMNS, [cells_of(row, workers) for row in (*table, total(table))], ("scenario", "attack", "from"))
+
+
 def cells_of(row: Row, workers: int) -> tuple[str, ...]:
-    """The row as a person reads it, in the order of ``COLUMNS``."""
+    """Of a row, in the order of ``COLUMNS``."""
     whole, left = row.whole, row.left
     return (
         row.scenario,
@@ -220,7 +256,10 @@ def timings(blocks: Sequence[Block], bench: Workbench, console: Console) -> dict
 
 
 def timing(block: Block, bench: Workbench) -> Timing:
-    """Fits short attacks on the first victims of a block."""
+    """Fits short attacks on the first victims of a block, whose network is not trained for that."""
+    scenario = block.cell.scenario
+    untrained = replace(scenario, setting=replace(scenario.setting, state=None))
+    block = replace(block, cell=replace(block.cell, scenario=untrained))
     attack = block.cell.attack
     budget = attack.args.get("max_evaluations")
     budgets = [{}] if budget is None else [{"max_evaluations": min(budget, most)} for most in TIMED_EVALUATIONS]
