@@ -228,14 +228,32 @@ class _Search(TypedDict):
     strengths: Annotated[list[float], Meta(min_length=2)]
 
 
+class _Measured(TypedDict):
+    stopped: str
+    strength: float | None
+    rates: list[float]
+
+
+class _Found(_Search):
+    ssim: _Measured
+
+
 class _File(TypedDict):
     ssim: Annotated[float, Meta(gt=0, le=1)]
     stop: Annotated[float, Meta(ge=0, lt=1)]
     thresholds: Annotated[list[_Search], Meta(min_length=1)]
 
 
-def read(folder: Path) -> dict[str, Any] | None:
+class _FileOfFound(_File):
+    thresholds: Annotated[list[_Found], Meta(min_length=1)]  # type: ignore[misc] # a search with what was found
+
+
+def read(folder: Path, found: bool = False) -> dict[str, Any] | None:
     """What thresholds.json in the folder holds; None where there is none.
+
+    Args:
+        folder: of a run.
+        found: whether each search must have been made, and not only named.
 
     Raises:
         UsageError: it is damaged.
@@ -244,11 +262,11 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found: dict[str, Any] = read_json(path)
-        msgspec.convert(found, _File)
+        held: dict[str, Any] = read_json(path)
+        msgspec.convert(held, _FileOfFound if found else _File)
     except (OSError, ValueError):
         raise unreadable(folder) from None
-    return found
+    return held
 
 
 def unreadable(folder: Path) -> UsageError:
