@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, Literal
 
 from markupsafe import Markup
@@ -26,7 +27,7 @@ class Grid:
 
     Attributes:
         names: of the columns.
-        rows: a text for each column.
+        rows: a text for each column; the last ones may be missing.
         words: the columns that hold words, which stand on the left; the others hold numbers.
         title: stands above it in the terminal.
     """
@@ -39,19 +40,20 @@ class Grid:
     def without(self, hidden: Collection[str]) -> Grid:
         """The grid without some of its columns."""
         kept = [place for place, name in enumerate(self.names) if name not in hidden]
-        rows = [[row[place] for place in kept] for row in self.rows]
+        rows = [[row[place] for place in kept if place < len(row)] for row in self.rows]
         return replace(self, names=[self.names[place] for place in kept], rows=rows)
 
     def markdown(self) -> str:
         """The lines of the table."""
-        rows = (" | ".join(map(escaped, row)) for row in (self.names, *self.rows))
-        head, *body = (f"| {row} |" for row in rows)
-        return Markup("\n".join([head, f"|{'---|' * len(self.names)}", *body]))
+        count = len(self.names)
+        rows = ((" | ".join(map(escaped, row)), count - len(row)) for row in (self.names, *self.rows))
+        head, *body = (f"| {row} |{' |' * missing}" for row, missing in rows)
+        return Markup("\n".join([head, f"|{'---|' * count}", *body]))
 
     @cached_property
     def _cells(self) -> list[list[str]]:
         """Of each column, its name and a text for each row."""
-        return [list(map(printable, column)) for column in zip(self.names, *self.rows, strict=True)]
+        return [list(map(printable, column)) for column in zip_longest(self.names, *self.rows, fillvalue="")]
 
     @cached_property
     def _widths(self) -> list[int]:
