@@ -18,33 +18,18 @@ from benchmark.metrics.intervals import holm
 from benchmark.metrics.leak import leaks
 from benchmark.papers.clusters import FEW, Difference, of_means, of_parts, of_sums
 from benchmark.papers.dlg_fb_figure import figure
-from benchmark.papers.sources import provenance, rate, same_attack
+from benchmark.papers.sources import paper, provenance, rate, same_attack
 from benchmark.store.store import Record, write_whole
 from benchmark.suite.registry import spec
 
-STARTS = {
-    "noise": "noise",
-    "constant": "0.5 everywhere",
-    "mean": "data set mean",
-    "class_mean": "class mean",
-    "last": "last success",
-    "ungated": "blend, ungated",
-    "blend": "blend, gated (FB)",
-}
+PAPER = paper("dlg_fb")
+"""Its claims, how they are judged, and the names of starts and of orders of images."""
 
-RELATED = {"MNIST": "images of one digit", "CIFAR100": "images of one class", "LFW": "images of one person"}
-"""What images have in common that follow each other, for each data set in the order of the page."""
-
-LEVEL = 0.05
-"""Of a family of tests: the probability of one false call among the settings."""
-
+STARTS: dict[str, str] = PAPER["starts"]
 
 FOUND, PASSED, EVALUATIONS = range(3)
 """What a start does for a victim: whether its image is found, whether the matching loss comes to the paper's threshold,
 and the evaluations until it does, or all of them."""
-
-CLAIMS = (("noise", FOUND), ("noise", EVALUATIONS), ("mean", FOUND), ("mean", EVALUATIONS), ("ungated", FOUND))
-"""What the blend may do better, and than which start, in the order in which the page judges it."""
 
 Array = NDArray[np.float64]
 
@@ -76,7 +61,7 @@ class Setting:
 
     @property
     def order(self) -> str:
-        related = RELATED.get(self.data, "images of one class") if self.same_class > 1 else "unrelated images"
+        related = PAPER["related"].get(self.data, "images of one class") if self.same_class > 1 else "unrelated images"
         return f"{self.data}, {related}"
 
     @property
@@ -117,7 +102,7 @@ def page(records: list[Record], folder: Path) -> str:
     """
     found = of_the_paper(records, folder)
     write_whole(folder / "starts.png", drawn(found))
-    return told("papers/dlg_fb.md.j2", found, provenance=provenance(records))
+    return render("papers/dlg_fb.md.j2", **numbers(found), provenance=provenance(records))
 
 
 def summary(records: list[Record], folder: Path) -> str:
@@ -126,17 +111,25 @@ def summary(records: list[Record], folder: Path) -> str:
     Raises:
         UsageError: the records are not of this suite.
     """
-    return told("papers/dlg_fb_summary.md.j2", of_the_paper(records, folder))
+    return render("papers/dlg_fb_summary.md.j2", **numbers(of_the_paper(records, folder)))
 
 
-def told(template: str, found: list[Setting], **numbers: Any) -> str:
-    """A text on these settings."""
-    means = {start: [overall(found, start, "noise", what) for what in range(3)] for start in ("blend", "mean", "last")}
-    verdicts = [verdict(found, base, what) for base, what in CLAIMS]
-    numbers |= {"FOUND": FOUND, "PASSED": PASSED, "EVALUATIONS": EVALUATIONS, "points": points, "percent": percent}
-    return render(
-        template, settings=found, names=STARTS, few=FEW, level=LEVEL, means=means, verdicts=verdicts, **numbers
-    )
+def numbers(found: list[Setting]) -> dict[str, Any]:
+    """What both texts are made of."""
+    return {
+        "paper": PAPER,
+        "settings": found,
+        "few": FEW,
+        "means": {
+            start: [overall(found, start, "noise", what) for what in range(3)] for start in ("blend", "mean", "last")
+        },
+        "verdicts": [verdict(found, claim) for claim in PAPER["claims"]],
+        "points": points,
+        "percent": percent,
+        "FOUND": FOUND,
+        "PASSED": PASSED,
+        "EVALUATIONS": EVALUATIONS,
+    }
 
 
 def of_the_paper(records: list[Record], folder: Path) -> list[Setting]:
@@ -179,7 +172,7 @@ def settings(records: list[Record]) -> list[Setting]:
         for setting, of_starts in found.items()
         if set(of_starts) >= set(STARTS)
     ]
-    order = list(RELATED)
+    order = list(PAPER["related"])
     known = [setting for setting in made if len(setting.indices)]
     return sorted(known, key=lambda s: (order.index(s.data) if s.data in order else 99, s.data, s.same_class, s.base))
 
@@ -250,7 +243,7 @@ def overall(found: Sequence[Setting], start: str, base: str, what: int) -> Diffe
 def sure(differences: Sequence[Difference]) -> tuple[int, int]:
     """How many are surely above 0, and below, of all settings together."""
     corrected = holm([one.p for one in differences])
-    of_them = [one.value for one, p in zip(differences, corrected, strict=True) if p <= LEVEL]
+    of_them = [one.value for one, p in zip(differences, corrected, strict=True) if p <= PAPER["level"]]
     return sum(value > 0 for value in of_them), sum(value < 0 for value in of_them)
 
 
@@ -258,23 +251,27 @@ class Verdict(NamedTuple):
     """How a claim on the blend stands.
 
     Attributes:
+        claim: in words.
         word: by the interval of the mean over settings.
         mean: in points of images found, or in percent of evaluations.
         better, worse: in how many settings it holds significantly, and in how many the opposite.
     """
 
+    claim: str
     word: str
     mean: str
     better: int
     worse: int
 
 
-def verdict(found: list[Setting], base: str, what: int) -> Verdict:
+def verdict(found: list[Setting], claim: dict[str, str]) -> Verdict:
     """How the claim stands that the blend finds more images than another start, or takes fewer evaluations."""
-    mean = overall(found, "blend", base, what)
-    higher, lower = sure([setting.difference("blend", what, base) for setting in found])
+    what = EVALUATIONS if claim["in"] == "evaluations" else FOUND
+    mean = overall(found, "blend", claim["than"], what)
+    higher, lower = sure([setting.difference("blend", what, claim["than"]) for setting in found])
     if what == EVALUATIONS:
         as_claimed, against, better, worse, said = mean.high < 0, mean.low > 0, lower, higher, percent(mean)
     else:
         as_claimed, against, better, worse, said = mean.low > 0, mean.high < 0, higher, lower, f"{points(mean)} points"
-    return Verdict("confirmed" if as_claimed else "refuted" if against else "open", said, better, worse)
+    word = "confirmed" if as_claimed else "refuted" if against else "open"
+    return Verdict(claim["said"], word, said, better, worse)
