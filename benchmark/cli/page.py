@@ -1,20 +1,12 @@
 """Handler of the command page."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 from benchmark.cli.parts import Parts
 from benchmark.errors import unknown
-from benchmark.papers import dlg_fb, idlg, masking, overview
-from benchmark.store.store import Record, read_all, write_whole
-
-PAPERS: dict[str, Callable[[list[Record], Path], str]] = {
-    "idlg": idlg.page,
-    "dlg_fb": dlg_fb.page,
-    "masking": masking.page,
-}
-
+from benchmark.papers import overview
+from benchmark.store.store import read_all, write_whole
 
 OVERVIEW = "results"
 """Name of the page on all that is published."""
@@ -24,9 +16,12 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard page``."""
     folder = Path(options.folder)
     paper = options.paper or folder.resolve().name
-    if paper not in (OVERVIEW, *PAPERS):
-        raise unknown("paper", paper, (OVERVIEW, *PAPERS))
-    written = overview.page(folder, read_all) if paper == OVERVIEW else PAPERS[paper](read_all(folder), folder)
+    if paper not in (OVERVIEW, *overview.PAPERS):
+        raise unknown("paper", paper, (OVERVIEW, *overview.PAPERS))
+    if paper == OVERVIEW:
+        written = overview.page(folder, read_all)
+    else:
+        written = overview.PAPERS[paper].page(read_all(folder), folder)
     write_whole(folder / "README.md", written.encode())
     print(written, end="")
     return 0

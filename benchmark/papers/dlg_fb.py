@@ -33,6 +33,9 @@ and the evaluations until it does, or all of them."""
 
 Array = NDArray[np.float64]
 
+Victims = dict[int, tuple[dict[str, Any], Record]]
+"""By their numbers, with their records."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -146,46 +149,40 @@ def of_the_paper(records: list[Record], folder: Path) -> list[Setting]:
 
 def settings(records: list[Record]) -> list[Setting]:
     """Those in which every start was run, with the victims that all of them attacked."""
-    cells = cells_of_one_code(records)[0]
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    rules: dict[str, dict[str, Any]] = {}
-    for cell, victims in cells.items():
-        config: dict[str, Any] = next(iter(victims.values()))[1]["config"]
-        attack = config["attack"]
-        if attack["class"] == "DLGFB":
-            base, start = attack["attack"], attack["feedback"]
-        elif attack["class"] in ("DLG", "IDLG"):
-            base, start = attack["class"], attack.get("start")
-            usual = spec("attack", base, {"start": start, "max_evaluations": attack["max_evaluations"]}).as_dict()
-            if not same_attack(attack, usual):  # another experiment, with priors or restarts
-                continue
-        else:
-            continue
-        if config["defense"] is None:
-            shared = config | {"attack": {"base": base, "max_evaluations": attack["max_evaluations"]}}
-            setting = json.dumps(shared, sort_keys=True)
-            found[setting][start] = cell
-            if start == "blend":
-                rules[setting] = config | {"base": base}
-    made = [
-        setting_of(rules[setting], {start: cells[of_starts[start]] for start in STARTS})
-        for setting, of_starts in found.items()
-        if set(of_starts) >= set(STARTS)
-    ]
+    found: dict[str, dict[str, Victims]] = defaultdict(dict)
+    for victims in cells_of_one_code(records)[0].values():
+        config = next(iter(victims.values()))[1]["config"]
+        base, start = base_and_start(config["attack"])
+        if base and config["defense"] is None:
+            shared = config | {"attack": {"base": base, "max_evaluations": config["attack"]["max_evaluations"]}}
+            found[json.dumps(shared, sort_keys=True)][start] = victims
+    made = [setting_of({start: of[start] for start in STARTS}) for of in found.values() if set(of) >= set(STARTS)]
     order = list(PAPER["related"])
     known = [setting for setting in made if len(setting.indices)]
     return sorted(known, key=lambda s: (order.index(s.data) if s.data in order else 99, s.data, s.same_class, s.base))
 
 
-def setting_of(config: dict[str, Any], starts: dict[str, dict[int, tuple[dict[str, Any], Record]]]) -> Setting:
-    """The setting of one configuration, with the victims that every start attacked."""
+def base_and_start(attack: dict[str, Any]) -> tuple[str, str]:
+    """DLG or IDLG, and where it starts; empty where it is another experiment, with priors or restarts say."""
+    name, start = attack["class"], attack.get("start", "")
+    if name == "DLGFB":
+        return attack["attack"], attack["feedback"]
+    if name not in ("DLG", "IDLG"):
+        return "", ""
+    usual = spec("attack", name, {"start": start, "max_evaluations": attack["max_evaluations"]}).as_dict()
+    return (name, start) if same_attack(attack, usual) else ("", "")
+
+
+def setting_of(starts: dict[str, Victims]) -> Setting:
+    """The setting in which these starts were run, with the victims that all of them attacked."""
     attacked = ({index for index, (victim, _) in of.items() if victim["start"] != "warm-up"} for of in starts.values())
     counted = sorted(set.intersection(*attacked))
+    config = next(iter(starts["blend"].values()))[1]["config"]
     attack = config["attack"]
     return Setting(
         config["data"]["class"],
         config.get("same_class", 1),
-        config["base"],
+        attack["attack"],
         attack["gate"],
         attack["length"],
         attack["max_evaluations"],
