@@ -89,11 +89,11 @@ def read(folder: Path) -> Thresholds:
     Raises:
         UsageError: it is missing or damaged.
     """
-    held = threshold_table.read(folder, found=True)
-    if held is None:
+    found = threshold_table.read(folder)
+    if found is None or not all("ssim" in search for search in found["thresholds"]):  # named, but not made
         raise threshold_table.unreadable(folder)
-    searches = held["thresholds"]
-    return Thresholds(held["ssim"], held["stop"], searches, by_defense(searches))
+    searches = found["thresholds"]
+    return Thresholds(found["ssim"], found["stop"], searches, by_defense(searches))
 
 
 def by_defense(searches: list[Row]) -> list[DefenseThresholds]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 import numpy as np
@@ -26,12 +26,44 @@ from benchmark.thresholds.crossing import Curve, bracket, interval, rises
 Victim = dict[str, Any]
 
 Row = dict[str, Any]
-"""A search: what ``IDENTITY`` names, victims, and strengths from weak to strong; and what was found, as JSON."""
+"""A search: what :class:`Search` names, and what was found, as JSON."""
+
+_Class = TypedDict("_Class", {"class": str})
+
+
+class _Measured(TypedDict):
+    stopped: str
+    strength: float | None
+    rates: list[float]
+
+
+class Search(TypedDict):
+    """What thresholds.json holds of a search at least; its strengths go from weak to strong."""
+
+    dataset: str
+    model: str
+    scenario: dict[str, Any]
+    where: str
+    defense: str
+    argument: str
+    fixed: dict[str, Any]
+    attack: _Class
+    adaptive: bool
+    victims: Annotated[int, Meta(ge=1)]
+    strengths: Annotated[list[float], Meta(min_length=2)]
+    ssim: NotRequired[_Measured]
+
+
+class _File(TypedDict):
+    ssim: Annotated[float, Meta(gt=0, le=1)]
+    stop: Annotated[float, Meta(ge=0, lt=1)]
+    thresholds: Annotated[list[Search], Meta(min_length=1)]
+
 
 IDENTITY = ("scenario", "defense", "argument", "fixed", "attack", "adaptive")
 """What makes two searches the same one: their strengths are on one curve."""
 
-ABOUT = ("dataset", "model", "scenario", "where", "defense", "argument", "fixed", "attack", "adaptive", "victims")
+ABOUT = tuple(name for name in Search.__annotations__ if name not in ("strengths", "ssim"))
 """What is known of a search before it begins, but the strengths."""
 
 FILE = "thresholds.json"
@@ -211,49 +243,8 @@ def measured(curve: Curve, without: float, stop: float, argument: str) -> Row:
     }
 
 
-_Class = TypedDict("_Class", {"class": str})
-
-
-class _Search(TypedDict):
-    dataset: str
-    model: str
-    scenario: dict[str, Any]
-    where: str
-    defense: str
-    argument: str
-    fixed: dict[str, Any]
-    attack: _Class
-    adaptive: bool
-    victims: Annotated[int, Meta(ge=1)]
-    strengths: Annotated[list[float], Meta(min_length=2)]
-
-
-class _Measured(TypedDict):
-    stopped: str
-    strength: float | None
-    rates: list[float]
-
-
-class _Found(_Search):
-    ssim: _Measured
-
-
-class _File(TypedDict):
-    ssim: Annotated[float, Meta(gt=0, le=1)]
-    stop: Annotated[float, Meta(ge=0, lt=1)]
-    thresholds: Annotated[list[_Search], Meta(min_length=1)]
-
-
-class _FileOfFound(_File):
-    thresholds: Annotated[list[_Found], Meta(min_length=1)]  # type: ignore[misc] # a search with what was found
-
-
-def read(folder: Path, found: bool = False) -> dict[str, Any] | None:
+def read(folder: Path) -> dict[str, Any] | None:
     """What thresholds.json in the folder holds; None where there is none.
-
-    Args:
-        folder: of a run.
-        found: whether each search must have been made, and not only named.
 
     Raises:
         UsageError: it is damaged.
@@ -262,11 +253,11 @@ def read(folder: Path, found: bool = False) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        held: dict[str, Any] = read_json(path)
-        msgspec.convert(held, _FileOfFound if found else _File)
+        found: dict[str, Any] = read_json(path)
+        msgspec.convert(found, _File)
     except (OSError, ValueError):
         raise unreadable(folder) from None
-    return held
+    return found
 
 
 def unreadable(folder: Path) -> UsageError:
