@@ -25,10 +25,11 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     bench = Workbench(device, options.data_root, options.download, perceptual, no_perceptual, workers)
     folder = Path(options.out) if options.out else Path("runs") / suite.name
     blocks = plan(suite, bench)
+    said = notes(blocks, bench, folder)
     costs = estimate.grid(estimate.rows(blocks, folder, bench, Console(stderr=True)), workers)
     console = wide_enough(Console(), costs.width)
     costs.print(console, estimate.SPARED)
-    for sentence in notes(blocks, bench, folder):
+    for sentence in said:
         console.print(printable(sentence), style="dim", highlight=False)
     return 0
 
