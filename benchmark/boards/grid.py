@@ -20,6 +20,9 @@ from rich.text import Text
 from benchmark.boards.markdown import escaped
 from benchmark.boards.terminal import Console, letters, printable
 
+LEGIBLE = 20
+"""Letters that are left of a long text in a narrow terminal."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -78,13 +81,13 @@ class Grid:
             console.print(f"(columns for a wider window: {', '.join(hidden)})\n", style="dim", highlight=False)
 
     def _print(self, console: Console) -> None:
-        """Writes all columns, which are cut where they are wider than the console.
+        """Writes all columns, which are cut where they are wider than the console: long words before numbers.
 
         Rich, which takes a millisecond for a row, does the rows of a grid that is cut, and else the rest alone.
         """
         title = Text(printable(self.title)) if self.title else None
         shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-        for name, width in zip(self.names, self._widths, strict=True):
+        for name, width in zip(self.names, self._cut(console.width), strict=True):
             justify: Literal["left", "right"] = "left" if name in self.words else "right"
             shown.add_column(name, justify=justify, no_wrap=True, width=width)
         if self.width > console.width:
@@ -95,6 +98,15 @@ class Grid:
         *above, below = console.render_lines(shown, pad=False, new_lines=True)
         segments = [segment for line in above for segment in line]
         console.print(Segments([*segments, Segment(self._body(console)), *below]), crop=False, end="")
+
+    def _cut(self, width: int) -> list[int]:
+        """The widths of the columns, where those of words are cut to ``LEGIBLE``, the longest first, for this width."""
+        widths, excess = list(self._widths), self.width - width
+        for place in sorted(range(len(widths)), key=lambda place: -widths[place]):
+            if self.names[place] in self.words:
+                less = min(max(0, excess), max(0, widths[place] - LEGIBLE))
+                widths[place], excess = widths[place] - less, excess - less
+        return widths
 
     def _body(self, console: Console) -> str:
         """The rows as Rich would write them."""

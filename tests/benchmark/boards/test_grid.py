@@ -92,6 +92,15 @@ def test_a_narrow_console_does_without_spared_columns_and_names_them() -> None:
     assert "0.50" not in said and "rank" in said and "Masking" in said
 
 
+def test_in_a_narrow_console_long_words_are_cut_and_numbers_are_not() -> None:
+    to = console(60, "utf-8")
+    long = Grid(("scenario", "attack", "h:mm:ss"), [["Digits " * 9, "IDLG", "12:34:56"]], ("scenario", "attack"))
+    long.print(to)  # type: ignore[arg-type] # any console will do
+    said = Text.from_ansi(written(to)).plain
+    assert "12:34:56" in said and "IDLG" in said and "Digits Digits Digits" in said
+    assert max(map(len, said.splitlines())) <= 60
+
+
 def test_csv_has_values_as_they_are_and_arguments_as_json() -> None:
     rows = [["a,b", None, 1e-05, {"x": 1}], ["", True, 2, {}]]
     read = list(csv.reader(io.StringIO(as_csv(("n", "m", "o", "p"), rows))))
