@@ -1,4 +1,4 @@
-"""A table of texts, and the one way in which any table is shown: in the terminal, in Markdown and as CSV."""
+"""A table of texts, and the one way in which every table is shown: in the terminal, in Markdown and as CSV."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def finished(folders: Iterable[Path], parse: Parse) -> dict[str, Found]:
 
 
 def alike(config: dict[str, Any]) -> tuple[str, str]:
-    """Names for the configurations that tell of a cell's evaluations: its own, then that with any defense."""
+    """Keys of the records that show how many evaluations a cell takes: its own, then those with any defense."""
     attacked = {"same_class": 1} | {k: v for k, v in config.items() if k not in ("defense", "adaptive", "seed")}
     return digest(attacked | {key: config[key] for key in ("defense", "adaptive")}), digest(attacked)
 

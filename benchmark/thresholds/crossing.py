@@ -74,7 +74,7 @@ def surely_above(leaking: int, victims: int, stop: float, level: float = ERROR) 
 def surely_at_most(leaking: int, victims: int, stop: float) -> bool:
     """Whether a leak rate is at most ``stop``: by Wilson's upper end, and by the exact binomial test.
 
-    Of the two now the one and now the other is the stricter.
+    Which of the two is stricter depends on the counts.
     """
     from scipy.stats import binom
 

@@ -104,7 +104,7 @@ def changed(kind: str, part: dict[str, Any]) -> str:
 
 
 def sample_size_caveat(victims: int, stop: float) -> str:
-    """What so many victims do not tell, as sentences."""
+    """What a sample of this size cannot show, as sentences."""
     most = math.floor(stop * victims)
     needed = victims_to_certify(stop)
     enough = f"it takes {needed} victims none of whom leaks" if needed else "no number of victims is enough"
