@@ -8,6 +8,8 @@ from benchmark.errors import unknown
 from benchmark.papers import overview
 from benchmark.store.store import read_all, write_whole
 
+PAPERS = {name: paper.page for name, paper in overview.PAPERS.items()}
+
 OVERVIEW = "results"
 """Name of the page on all that is published."""
 
@@ -16,12 +18,9 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard page``."""
     folder = Path(options.folder)
     paper = options.paper or folder.resolve().name
-    if paper not in (OVERVIEW, *overview.PAPERS):
-        raise unknown("paper", paper, (OVERVIEW, *overview.PAPERS))
-    if paper == OVERVIEW:
-        written = overview.page(folder, read_all)
-    else:
-        written = overview.PAPERS[paper].page(read_all(folder), folder)
+    if paper not in (OVERVIEW, *PAPERS):
+        raise unknown("paper", paper, (OVERVIEW, *PAPERS))
+    written = overview.page(folder, read_all) if paper == OVERVIEW else PAPERS[paper](read_all(folder), folder)
     write_whole(folder / "README.md", written.encode())
     print(written, end="")
     return 0

@@ -16,7 +16,6 @@ from scipy.optimize import nnls
 from benchmark.boards.grid import Grid
 from benchmark.boards.terminal import Console
 from benchmark.clock import clock
-from benchmark.federation.state import TrainingState
 from benchmark.identity import digest
 from benchmark.jobs.blocks import Block, Workbench
 from benchmark.jobs.records import room, run_block
@@ -143,20 +142,10 @@ def trainings(blocks: Sequence[Block], bench: Workbench) -> list[str]:
         if state := scenario.setting.state:
             data = bench.data(scenario.data)
             _, _, path = named(state, scenario.model, data, scenario.seed, cache_folder(), bench.device)
-            public = data.loading(state.batch_size, 0, state.train_images).public_rows()[0]
-            size = f"{images_seen(state, len(public)):,} images in all"
             if path not in missing and not is_kept(path):
-                missing[path] = f"{scenario.model.name} on {scenario.data.name} {state.label}, {size}"
+                images = len(data.loading(state.batch_size, 0, state.train_images).public_rows()[0])
+                missing[path] = f"{scenario.model.name} on {images:,} images of {scenario.data.name} {state.label}"
     return list(missing.values())
-
-
-def images_seen(state: TrainingState, images: int) -> int:
-    """How many images a training takes gradients of, about, where it has so many different ones."""
-    if state.epochs:
-        return state.epochs * images
-    clients, rounds = state.clients_per_round or state.clients, state.rounds or 0
-    of_client = state.local_epochs * images // state.clients if state.algorithm == "FedAvg" else state.batch_size
-    return rounds * clients * of_client
 
 
 def total(table: Sequence[Row]) -> Row:

@@ -242,29 +242,36 @@ class Side(msgspec.Struct):
     threads: int
 
 
-class Published(NamedTuple):
-    """The published loop beside ours.
+class Sides(msgspec.Struct):
+    """The two beside each other."""
 
-    Attributes:
-        data, attack: class names.
-        loop, ours: the two.
-    """
+    loop: Side = msgspec.field(name=ONE_BY_ONE)
+    ours: Side = msgspec.field(name=BATCHED)
 
-    data: str
-    attack: str
-    loop: Side
-    ours: Side
+
+class Named(msgspec.Struct):
+    """A class, by its name."""
+
+    name: str = msgspec.field(name="class")
+
+
+class Published(msgspec.Struct):
+    """What ``leakboard bench --format json`` has measured."""
+
+    data: Named
+    attack: Named
+    sides: Sides
 
     @property
     def speed(self) -> str:
         """The speedup, and at which numbers of threads."""
-        loop, ours = self.loop.threads, self.ours.threads
+        loop, ours = self.sides.loop.threads, self.sides.ours.threads
         at = f"{threads(ours)} each" if loop == ours else f"{threads(ours)}, the loop at {loop}"
-        return f"{faster(self.ours.speedup)} ({at})"
+        return f"{faster(self.sides.ours.speedup)} ({at})"
 
 
 def published(folder: Path) -> list[Published]:
-    """What ``leakboard bench --format json`` has written into published_*.json.
+    """What was written into published_*.json.
 
     Raises:
         UsageError: such a file is damaged.
@@ -272,10 +279,8 @@ def published(folder: Path) -> list[Published]:
     found = []
     for path in sorted(folder.glob("published_*.json")):
         try:
-            one = read_json(path)
-            sides = (msgspec.convert(one["sides"][name], Side) for name in (ONE_BY_ONE, BATCHED))
-            found.append(Published(one["data"]["class"], one["attack"]["class"], *sides))
-        except (OSError, ValueError, KeyError, TypeError):
+            found.append(msgspec.convert(read_json(path), Published))
+        except (OSError, ValueError):
             raise UsageError(
                 f"{path} cannot be read: write it with leakboard bench --format json, or delete it"
             ) from None
