@@ -60,7 +60,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "estimate the cost of a suite (default: the quick one) or a single cell before running it",
         "Takes a suite, or the flags of a single cell, as leakboard run does. Time is estimated from short attacks on "
         "this machine; evaluations are the mean over finished records of the same attack, in the folder and in "
-        "results/, or else the upper bound. Nothing is written.",
+        "results/, or else the upper bound. Nothing is trained or written.",
     )
     threshold = add(
         "threshold",

@@ -169,3 +169,14 @@ def test_a_strength_at_which_the_attack_failed_does_not_pass_for_a_protection(
         for victim in record["victims"]:
             victim["misfit"] = 1e-6
     assert "onverged" not in write(tmp_path, records, [search])
+
+
+def test_a_near_fit_behind_a_defense_settles_nothing_of_victims_of_whom_it_does_not_without_one(
+    make_search: MakeSearch,
+) -> None:
+    search, records = make_search({0.0: 16, 0.5: 9, 0.9: 0}, adaptive=True, without=12)
+    for record in records:
+        for victim in record["victims"]:
+            victim |= {"misfit": 1e-5, "misfit_of_truth": 0.0}
+    (row,) = rows([search], records, Criterion())
+    assert row["unconverged"] == {"without": 4, "strengths": [0, 4, 4]}
