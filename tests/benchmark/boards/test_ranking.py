@@ -52,7 +52,7 @@ def outcome(
             "leaked_any": index in found,
             "leaked_all": index in found,
             "status": "diverged" if index >= victims - diverged else "converged",
-            "misfit": 0.9 if index >= victims - unconverged else 1e-6,
+            "misfit": 0.9 if index >= victims - unconverged else 0.0,
             "misfit_of_truth": 0.0,
             **({"explained": index < victims - unexplained} if adaptive or (unexplained and not defense) else {}),
         }
