@@ -306,7 +306,7 @@ def test_a_near_fit_of_what_a_defense_has_made_ill_conditioned_settles_nothing(
 ) -> None:
     private, labels = victims()
     observation = seen(Mapped(defense), adaptive=True)
-    found = IDLG(max_evaluations=150).reconstruct(observation)
+    found = IDLG(max_evaluations=60).reconstruct(observation)
     missed = (found.images.clamp(0, 1) - private).square().flatten(1).mean(1) > 0.01
     assert judged(observation, found) == missed.tolist()
     for size in (0.1, 0.3):  # whatever else does not fit exactly
