@@ -99,6 +99,8 @@ def void(outcome: Outcome, control: Outcome | None) -> str | None:
             return UNCONTROLLED
         if control.broken:
             return f"control is void: {control.broken}"
+        if control.mistaken:  # which noise can hide
+            return UNKNOWN_ORDER
         if not control.leaked & outcome.indices:
             return SAFE_CONTROL
         if leaks_more(outcome, control):
