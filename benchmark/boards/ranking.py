@@ -99,7 +99,7 @@ def void(outcome: Outcome, control: Outcome | None) -> str | None:
             return UNCONTROLLED
         if control.broken:
             return f"control is void: {control.broken}"
-        if control.mistaken:  # which noise can hide
+        if control.mistaken and outcome.adaptive:  # which noise can hide
             return UNKNOWN_ORDER
         if not control.leaked & outcome.indices:
             return SAFE_CONTROL
