@@ -246,6 +246,7 @@ def attack(part: Spec, client: Trial) -> list[Update]:
         mean_image=whole,
         class_means=whole.expand(client.num_classes, *whole.shape).clone(),
         mean_step=0.1,
+        channel_stds=torch.full((len(whole),), 0.25),
     )
     found: Reconstruction = made.reconstruct(seen.take([0] * made.sequence))
     return [{"images": found.images}, {"labels": found.labels}, {"loss": found.loss}]
