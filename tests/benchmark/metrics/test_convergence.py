@@ -31,7 +31,14 @@ def seen(defense: Defense | None = None, adaptive: bool = False, images: int = 1
     means = torch.full((CLASSES, *SHAPE), 0.5)
     private, labels = victims(images=images)
     return observe(
-        model, private, labels, PublicData(CLASSES, means[0], means, 0.1), defense, adaptive, 0, range(len(private))
+        model,
+        private,
+        labels,
+        PublicData(CLASSES, means[0], means, 0.1, torch.full((1,), 0.25)),
+        defense,
+        adaptive,
+        0,
+        range(len(private)),
     )
 
 
@@ -236,7 +243,7 @@ def test_an_attack_that_fits_an_ill_conditioned_update_with_another_image_settle
     private, labels = victims()
     means = torch.full((CLASSES, *SHAPE), 0.5)
     model: Any = FrozenFirst()
-    public = PublicData(CLASSES, means[0], means, 0.1)
+    public = PublicData(CLASSES, means[0], means, 0.1, torch.full((1,), 0.25))
     observation = observe(model, private.float(), labels, public, None, False, 0, range(len(private)))
     for number, (image, label) in enumerate(zip(private, labels, strict=True)):  # a closed form finds every image
         weights = {name: value[number].double() for name, value in observation.parameters.items()}
