@@ -75,7 +75,7 @@ COLUMNS = (
     Column("PSNR", lambda row, board: f"{row.psnr_mean:.1f}"),
     Column("SSIM", lambda row, board: f"{row.ssim_mean:.3f}"),
     Column("LPIPS", lambda row, board: "-" if row.lpips_mean is None else f"{row.lpips_mean:.3f}"),
-    Column("label acc.", lambda row, board: f"{row.label_accuracy:.2f}"),
+    Column("label acc.", lambda row, board: "known" if row.label_accuracy is None else f"{row.label_accuracy:.2f}"),
     Column("evaluations", lambda row, board: f"{row.evaluations_mean:.0f}"),
     Column("s / victim", lambda row, board: f"{row.seconds_per_victim:.3f}"),
 )

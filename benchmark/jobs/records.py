@@ -268,7 +268,11 @@ def victims_table(
                 "label_correct": scores.label_correct[row].tolist(),
             }
             | (
-                {"misfit": finite(float(fit.found[row])), "misfit_of_truth": finite(float(fit.true[row]))}
+                {
+                    "misfit": finite(float(fit.found[row])),
+                    "misfit_of_truth": finite(float(fit.true[row])),
+                    "settled": bool(fit.settled[row]),
+                }
                 if fit
                 else {}
             )

@@ -106,6 +106,7 @@ class Victim(TypedDict):
     label_correct: list[bool]
     misfit: NotRequired[Amount | None]
     misfit_of_truth: NotRequired[Amount | None]
+    settled: NotRequired[bool]
     explained: NotRequired[bool]
 
 
