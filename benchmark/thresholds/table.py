@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Meta
 
 from benchmark.boards.cells import cells_of_one_code
-from benchmark.boards.outcome import Outcome, judged_by_controls
+from benchmark.boards.outcome import Outcome
 from benchmark.errors import UsageError
 from benchmark.metrics.leak import leaks
 from benchmark.store.store import Record
@@ -205,7 +205,7 @@ def row(search: Row, cells: Cells, criterion: Criterion) -> Row:
         "mean_ssim": [fmean(max(victim["ssim"]) for victim in cell.victims.values()) for cell in tested.values()],
         "unconverged": {
             "without": len(control.unconverged),
-            "strengths": [len(cell.unconverged) for cell in judged_by_controls([control, *tested.values()])[1:]],
+            "strengths": [len(cell.unconverged) for cell in tested.values()],
         },
     }
     for name, leaks_by in criterion.measures.items():

@@ -171,7 +171,7 @@ def test_a_strength_at_which_the_attack_failed_does_not_pass_for_a_protection(
     assert "onverged" not in write(tmp_path, records, [search])
 
 
-def test_a_near_fit_behind_a_defense_settles_nothing_of_victims_of_whom_it_does_not_without_one(
+def test_a_near_fit_where_the_true_images_fit_exactly_settles_nothing(
     make_search: MakeSearch,
 ) -> None:
     search, records = make_search({0.0: 16, 0.5: 9, 0.9: 0}, adaptive=True, without=12)
@@ -179,4 +179,4 @@ def test_a_near_fit_behind_a_defense_settles_nothing_of_victims_of_whom_it_does_
         for victim in record["victims"]:
             victim |= {"misfit": 1e-5, "misfit_of_truth": 0.0}
     (row,) = rows([search], records, Criterion())
-    assert row["unconverged"] == {"without": 4, "strengths": [0, 4, 4]}
+    assert row["unconverged"] == {"without": 4, "strengths": [0, 7, 16]}
