@@ -327,9 +327,15 @@ def provenance(bench: Workbench) -> dict[str, Any]:
         "commit": commit(),
         "device": device,
         "threads": torch.get_num_threads(),
-        "versions": {"python": python_version()} | {name: version(name) for name in _VERSIONS},
+        "versions": versions(),
         "lpips": bench.perceptual.describe() if bench.perceptual else bench.no_perceptual,
     }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The versions of Python and of what numbers depend on."""
+    return {"python": python_version()} | {name: version(name) for name in _VERSIONS}
 
 
 @cache

@@ -184,6 +184,8 @@ def imported(file: Path, level: int, module: str, names: tuple[str, ...]) -> lis
     if module.partition(".")[0] in OURS:
         base = ROOT.joinpath(*module.split("."))
         return [path for place in (base, *(base / name for name in names)) for path in _as_module(place)]
+    if is_ours(file):
+        return []  # all else that ours import is installed
     return [path for name in (module, *(f"{module}.{name}" for name in names)) for path in _absolute(name)]
 
 
