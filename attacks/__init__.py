@@ -6,6 +6,7 @@ from attacks.dlg import DLG
 from attacks.dlg_fb import DLGFB
 from attacks.gauss_newton import GaussNewton
 from attacks.idlg import IDLG
+from attacks.inverting_gradients import InvertingGradients
 from attacks.rgap import RGAP
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ClassMeanImage",
     "ConstantImage",
     "GaussNewton",
+    "InvertingGradients",
     "MeanImage",
     "Observation",
     "Reconstruction",

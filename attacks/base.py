@@ -31,6 +31,7 @@ class Observation:
         mean_image: public mean image ``[C, H, W]``.
         class_means: public mean images of the classes ``[K, C, H, W]``.
         mean_step: mean absolute difference of neighboring pixels in public images, above 0.
+        channel_stds: standard deviation of the pixels of each channel in public images, above 0, ``[C]``.
         protocol: what the victims computed, as far as the attacker knows.
         threat: what the attacker is granted beside this.
         order: of each victim's images in each epoch of FedAvg, ``[V, E, N]``, where it is granted, else None.
@@ -50,6 +51,7 @@ class Observation:
     mean_image: Tensor
     class_means: Tensor
     mean_step: float
+    channel_stds: Tensor
     protocol: Protocol = field(default_factory=Protocol)
     threat: ThreatModel = field(default_factory=ThreatModel)
     order: Tensor | None = None
@@ -201,12 +203,13 @@ class Attack(ABC):
         if self.one_image_only and image_shape[0] > 1:
             raise ValueError(f"{type(self).__name__} attacks one image: give batch_size 1, or attack with DLG")
 
-    def check_granted(self, protocol: Protocol, threat: ThreatModel) -> None:
+    def check_granted(self, protocol: Protocol, threat: ThreatModel, images: int = 1) -> None:
         """Looks whether the attack can do with what it is granted, before any work is done.
 
         Args:
             protocol: what clients compute.
             threat: what the attacker knows.
+            images: N, of each victim.
 
         Raises:
             ValueError: it cannot; with one sentence that says what to do.

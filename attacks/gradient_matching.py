@@ -4,6 +4,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,9 +17,10 @@ from attacks.engine.batch_lbfgs import BatchLBFGS
 from attacks.engine.distances import DISTANCES
 from attacks.engine.ledger import Ledger
 from attacks.engine.objective import Objective
+from attacks.engine.priors import NaturalImage, Prior
 from attacks.engine.problem import MatchingProblem
 from attacks.engine.row_optimizer import RowOptimizer
-from attacks.engine.starts import STARTS, Starts
+from attacks.engine.starts import STARTS, Standardization, Starts
 from attacks.engine.trials import best_of, repeated
 from attacks.rgap import RGAP, recursive_solution
 from attacks.statistics import normalizing
@@ -129,10 +131,10 @@ class GradientMatching(Attack):
         if self.batch_norm and not any(normalizing(model)):
             raise ValueError("batch_norm is for a network with BatchNorm that has running statistics: leave it out")
 
-    def check_granted(self, protocol: Protocol, threat: ThreatModel) -> None:
-        super().check_granted(protocol, threat)
+    def check_granted(self, protocol: Protocol, threat: ThreatModel, images: int = 1) -> None:
+        super().check_granted(protocol, threat, images)
         if self.start == "rgap":
-            RGAP().check_granted(protocol, threat)
+            RGAP().check_granted(protocol, threat, images)
         if self.batch_norm and threat.statistics == "hidden":
             raise ValueError(
                 "batch_norm needs statistics, which the threat model hides: give statistics shared or public"
@@ -173,20 +175,30 @@ class GradientMatching(Attack):
             **first,
             tolerance=self.tolerance,
             owes_nothing=start_images is None and self.start != "rgap",
-            smoothness=self.total_variation,
-            prior_scale=self.prior_scale,
+            prior=self.prior(observation),
             batch_norm=self.batch_norm,
             distance=self.distance,
         )
         rows = self.at_once and self.at_once * self.trials
         ledger = Ledger(starts, self.max_evaluations, self.patience, rows)
-        return self.problem_class(objective, ledger, self.optimizer_of, starts.optimize_labels)
+        optimizer = partial(self.optimizer_of, observation)
+        return self.problem_class(objective, ledger, optimizer, starts.optimize_labels)
+
+    def prior(self, observation: Observation) -> Prior:
+        """What images cost by themselves; the cosine has no variance that would weigh it."""
+        known = observation.defense
+        variance = known.noise_std**2 if known and self.distance == "squared" else 0.0
+        return NaturalImage(self.total_variation, variance, self.prior_scale * observation.mean_step)
+
+    def standardization(self, observation: Observation) -> Standardization | None:
+        """That of the pixels which start from noise; None for pixels as they are, as published for DLG."""
+        return None
 
     def starts(self, observation: Observation) -> Starts:
         """Where each attempt starts."""
         by_rgap = self.start == "rgap"
         names = ["noise" if by_rgap else self.start, *["noise"] * self.restarts]
-        starts = Starts(observation, names, self._label_logits)
+        starts = Starts(observation, names, self._label_logits, self.standardization(observation))
         if by_rgap:
             every = range(observation.num_victims)
             turns = range(0, len(every), self.at_once or len(every))
@@ -204,7 +216,7 @@ class GradientMatching(Attack):
         one_hot = torch.nn.functional.one_hot(observation.labels, observation.num_classes)
         return torch.where(one_hot == 1, 0.0, -torch.inf), False
 
-    def optimizer_of(self, params: Iterable[Tensor]) -> RowOptimizer:
+    def optimizer_of(self, observation: Observation, params: Iterable[Tensor]) -> RowOptimizer:
         """The optimizer of the dummy images and labels, a row for each victim."""
         rate = self.learning_rate or LEARNING_RATES[self.optimizer]
         if self.optimizer == "adam":

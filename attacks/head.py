@@ -13,11 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from attacks.gradients import batch_gradients, batch_logits, call, differentiable_twice, squared_distance, trained_names
+from attacks.convolution import suited_to
+from attacks.gradients import (
+    SAME,
+    batch_gradients,
+    batch_logits,
+    call,
+    differentiable_twice,
+    squared_distance,
+    trained_names,
+)
 from defenses.base import Update
-
-SAME = {torch.float64: 1e-9, torch.float32: 1e-3}
-"""Relative difference up to which two ways to one number agree; a shortcut that does not fit is off by its own size."""
 
 
 def random_weights(model: nn.Module, networks: int, seed: int = 0) -> Update:
@@ -71,7 +77,7 @@ def features(model: nn.Module, layer: str, parameters: Update, images: Tensor) -
             handle.remove()
         raise ValueError(f"the forward pass does not come to {layer}")
 
-    with differentiable_twice():
+    with differentiable_twice(), suited_to(images.device, own_weights=True):
         return vmap(up_to_it)(parameters, images)
 
 

@@ -13,8 +13,8 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.engine.labels import idlg_labels
-from attacks.gradients import batch_logits, trained_names
-from attacks.head import SAME, random_images, random_weights
+from attacks.gradients import SAME, batch_logits, trained_names
+from attacks.head import random_images, random_weights
 from defenses.base import Update
 
 GRADIENT_SHARE = 4.0

@@ -21,6 +21,11 @@ __all__ = ["DataError", "PrivateData", "Split", "TensorSplit"]
 USUAL_STEP = 0.06
 """Mean absolute difference of neighboring pixels in photographs of 32 x 32 (0.058 in CIFAR-10, 0.064 in LFW)."""
 
+USUAL_STD = 0.25
+"""Standard deviation of the pixels of a channel in photographs (0.24 to 0.26 in CIFAR-10)."""
+
+FLAT = 1e-6  # a standard deviation below it is rounding
+
 BLOCK = 64  # images that are held as float at the same time while a mean is taken
 
 
@@ -54,7 +59,7 @@ class PrivateData(LightningDataModule):
     # Of the class, as a subclass may forget to call __init__.
     _train: Split | None = None
     _test: Split | None = None
-    _statistics: tuple[Tensor, Tensor, float] | None = None
+    _statistics: tuple[Tensor, Tensor, float, Tensor] | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,15 +207,24 @@ class PrivateData(LightningDataModule):
         """
         return self._public_statistics()[2]
 
-    def _public_statistics(self) -> tuple[Tensor, Tensor, float]:
-        """Mean image, class means and mean step, from one look at the train images."""
+    def channel_stds(self) -> Tensor:
+        """Return the standard deviation `[C]` of the pixels of each channel in the train images.
+
+        Without train images, or where a channel is flat, it is that of photographs, `USUAL_STD`.
+        """
+        return self._public_statistics()[3].clone()
+
+    def _public_statistics(self) -> tuple[Tensor, Tensor, float, Tensor]:
+        """Mean image, class means, mean step and standard deviations, from one look at the train images."""
         if self._statistics is None:
             steps, compared = 0.0, 0
             total = torch.zeros(self.image_shape, dtype=torch.float64)
+            squares = torch.zeros(self.image_shape, dtype=torch.float64)
             of_class = torch.zeros(self.num_classes, *self.image_shape, dtype=torch.float64)
             seen = torch.zeros(self.num_classes, dtype=torch.int64)
             for images, labels in self._public_blocks():
                 total += images.sum(0)
+                squares += images.square().sum(0)
                 of_class.index_add_(0, labels, images)
                 seen += torch.bincount(labels, minlength=self.num_classes)
                 for differences in (images.diff(dim=-2), images.diff(dim=-1)):
@@ -219,7 +233,10 @@ class PrivateData(LightningDataModule):
             mean = (total / seen.sum() if seen.any() else total + 0.5).float()
             of_class[seen == 0] = mean.double()
             step = steps / max(1, compared) or USUAL_STEP
-            self._statistics = mean, (of_class / seen.clamp(min=1).view(-1, 1, 1, 1)).float(), step
+            first, second = ((sums / seen.sum().clamp(min=1)).mean((1, 2)) for sums in (total, squares))
+            spread = (second - first.square()).clamp(min=0).sqrt().float()
+            stds = torch.where(spread > FLAT, spread, USUAL_STD)
+            self._statistics = mean, (of_class / seen.clamp(min=1).view(-1, 1, 1, 1)).float(), step, stds
         return self._statistics
 
     def _public_blocks(self) -> Iterator[tuple[Tensor, Tensor]]:

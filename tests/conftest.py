@@ -68,7 +68,7 @@ def victims_of(digits: Digits) -> MakeVictims:
     ) -> Victims:
         images, labels = digits.victims(count, batch_size, first)
         network = model(digits.image_shape, digits.num_classes).to(dtype)
-        public = digits.mean_image(), digits.class_means(), digits.mean_step()
+        public = digits.mean_image(), digits.class_means(), digits.mean_step(), digits.channel_stds()
         numbers = range(first, first + count)
         seen = observe(network, images, labels, PublicData(digits.num_classes, *public), defense, adaptive, 0, numbers)
         return Victims(images, labels, seen)

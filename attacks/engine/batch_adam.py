@@ -23,6 +23,8 @@ class BatchAdam(RowOptimizer):
         milestones: steps of a problem after each of which its learning rate is multiplied by ``decay``.
         decay: factor of the learning rate, as gamma of ``torch.optim.lr_scheduler.MultiStepLR``.
         box: whether each move ends at the nearest point of the first parameter, the images, in [0, 1].
+        units: what a move of one is in the first parameter, broadcast to ``[V, ...]``, so that it goes as it would if
+            the parameter were divided by them, but for ``eps``; None for 1.
     """
 
     def __init__(
@@ -35,9 +37,11 @@ class BatchAdam(RowOptimizer):
         milestones: Sequence[int] = (),
         decay: float = 0.1,
         box: bool = False,
+        units: Tensor | None = None,
     ) -> None:
         super().__init__(params, lr)
         self._betas, self._eps, self._sign, self._decay, self._box = betas, eps, sign, decay, box
+        self._units = units
         self._milestones = torch.tensor(sorted(milestones), dtype=torch.long, device=self._params[0].device)
 
     def _fresh_rows(self, count: int) -> dict[str, Tensor]:
@@ -56,7 +60,7 @@ class BatchAdam(RowOptimizer):
         state["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
         root = (1 - second**steps).sqrt().to(gradient)[:, None]
         move = length.to(gradient)[:, None] * state["mean"] / (state["square"].sqrt() / root + self._eps)
-        for p, of_it in self._split(move):
-            p.sub_(of_it)
+        for place, (p, of_it) in enumerate(self._split(move)):
+            p.sub_(of_it if self._units is None or place else of_it * self._units)
         if self._box:
             self._params[0].clamp_(0, 1)

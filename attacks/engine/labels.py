@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
+from attacks.engine.step import TOGETHER
 from attacks.gradients import trained_names
 from attacks.update import Network, Protocol, local_update
 from defenses.base import Update, flattened, global_norm, unchanged
@@ -36,54 +37,59 @@ def idlg_labels(observation: Observation) -> Tensor:
     the public mean image points most nearly as the update does.
     """
     victims = range(observation.num_victims)
-    once = observation.shared and (observation.defense is None or observation.defense.simulate is unchanged)
-    alike = _right(observation.take([0])) if once else None  # a trial depends on the network alone
-    telling = [_telling(observation.take([victim]), alike) for victim in victims]
+    alike = observation.shared and (observation.defense is None or observation.defense.simulate is unchanged)
+    right = _right(observation.take([0] if alike else victims))  # a trial depends on the network alone
     labels = torch.zeros(len(victims), dtype=torch.long, device=observation.device)
-    for victim, name in enumerate(telling):
-        if name is not None:
-            labels[victim] = lowest_row(observation.update[name][victim : victim + 1])[0]
-    without = [victim for victim in victims if telling[victim] is None]
+    without: list[int] = []
+    usable = {name: observation.update[name].flatten(1).any(1).tolist() for name in right}
+    for victim in victims:
+        trials = {name: counts[0 if alike else victim] for name, counts in right.items() if usable[name][victim]}
+        if (telling := _telling(observation, trials)) is None:
+            without.append(victim)
+        else:
+            labels[victim] = lowest_row(observation.update[telling][victim : victim + 1])[0]
     for first in range(0, len(without), AT_ONCE):
         rows = without[first : first + AT_ONCE]
         labels[rows] = likeliest_labels(observation.take(rows))
     return labels
 
 
-def _candidates(alone: Observation) -> list[str]:
-    """The parameters that have a row for each class."""
-    return [n for n in trained_names(alone.model) if alone.update[n].shape[1:2] == (alone.num_classes,)]
-
-
-def _telling(alone: Observation, right: dict[str, int] | None) -> str | None:
-    """The parameter that tells the label of one victim; None where none does.
+def _telling(observation: Observation, right: dict[str, int]) -> str | None:
+    """The parameter that tells the label of a victim; None where none does.
 
     Args:
-        alone: what the attacker has of the victim.
-        right: in how many trials each parameter is, None where that is still to be tried.
+        observation: for the parameters' shapes.
+        right: in how many trials each of them is.
     """
-    update = alone.update
-    usable = [name for name in _candidates(alone) if bool(update[name].any())]
-    if not usable:
-        return None
-    right = right or _right(alone)
-    sure = [name for name in usable if right[name] == TRIALS]
+    sure = [name for name, trials in right.items() if trials == TRIALS]
     if sure:
-        weights = [name for name in sure if update[name].dim() > 2]
+        weights = [name for name in sure if observation.update[name].dim() > 2]
         return (weights or sure)[-1]
-    best = max(usable, key=right.__getitem__)
-    return best if right[best] > TRIALS / 2 else None
+    best = max(right, key=right.__getitem__, default=None)
+    return best if best is not None and right[best] > TRIALS / 2 else None
 
 
-def _right(alone: Observation) -> dict[str, int]:
-    """In how many trials each parameter with a row for each class tells the label."""
-    classes = alone.num_classes
+def _right(observation: Observation) -> dict[str, list[int]]:
+    """In how many trials each parameter with a row for each class tells the label, for each of V victims."""
+    classes = observation.num_classes
     generator = torch.Generator().manual_seed(1)
-    noise = torch.rand(TRIALS, *alone.image_shape[1:], generator=generator).to(alone.mean_image)
+    noise = torch.rand(TRIALS, *observation.image_shape[1:], generator=generator).to(observation.mean_image)
     share = torch.linspace(0, 1, TRIALS).to(noise).view(-1, 1, 1, 1)  # from the public mean image to noise
+    images = (1 - share) * observation.mean_image + share * noise
     labels = torch.arange(TRIALS, device=noise.device) % classes
-    gradient = as_shared_of(alone.take([0] * TRIALS), (1 - share) * alone.mean_image + share * noise, labels)
-    return {name: int((lowest_row(gradient[name]) == labels).sum()) for name in _candidates(alone)}
+    names = [n for n in trained_names(observation.model) if observation.update[n].shape[1:2] == (classes,)]
+    counts: dict[str, list[int]] = {name: [] for name in names}
+    size = sum(value[0].numel() * value.element_size() for value in observation.update.values())
+    some = max(1, TOGETHER[observation.device.type] // (TRIALS * size))
+    for first in range(0, observation.num_victims, some):
+        rows = [row for row in range(observation.num_victims)[first : first + some] for _ in range(TRIALS)]
+        of_some = len(rows) // TRIALS
+        tried = observation.take(rows)
+        gradient = as_shared_of(tried, images.repeat(of_some, 1, 1, 1), labels.repeat(of_some))
+        for name in names:
+            is_right = lowest_row(gradient[name]) == labels.repeat(of_some)
+            counts[name] += is_right.view(of_some, TRIALS).sum(1).tolist()
+    return counts
 
 
 def as_shared_of(observation: Observation, images: Tensor, labels: Tensor) -> Update:

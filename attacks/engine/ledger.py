@@ -79,7 +79,8 @@ class Ledger:
         """Keeps the iterates of those active victims whose losses ``[A]`` are their lowest."""
         victims, rows, is_on = self.victims, self._rows, self._ended == 0
         spent = self.evaluations
-        if due := [victims[row] for row in (spent % self.every == 0).nonzero()[:, 0]]:
+        is_due = (spent % self.every == 0) & (spent <= self._max_evaluations)  # who is done may not have left yet
+        if due := [victims[row] for row in is_due.nonzero()[:, 0]]:
             times = (self._evaluations[due] // self.every).tolist()
             self._curve[due, times] = self._best_loss[due].cpu().float()
             if shown := [(victim, self._place[t]) for victim, t in zip(due, times, strict=True) if t in self._place]:
@@ -113,11 +114,11 @@ class Ledger:
 
     def close_ended(self) -> list[int]:
         """Says of the attempts that have ended how they did, and returns their rows; reads from the device, once."""
-        ended, spent = torch.stack([self._ended, self._spent]).tolist()
+        ended, spent, attempts = torch.stack([self._ended, self._spent, self._attempts[self._rows]]).tolist()
         leaving = [row for row, reason in enumerate(ended) if reason]
         for row in leaving:
             self._evaluations[self.victims[row]] = spent[row]
-            self.close(row, REASONS[ended[row] - 1])
+            self.close(row, attempts[row], REASONS[ended[row] - 1])
         return leaving
 
     @property
@@ -132,10 +133,9 @@ class Ledger:
         """The active victims that have spent their budget, ``[A]``."""
         return (self.evaluations >= self._max_evaluations).to(self._rows.device)
 
-    def close(self, row: int, status: str) -> None:
-        """Says how the attempt on the victim in that row ended; where it may start again, it waits for its turn."""
+    def close(self, row: int, attempt: int, status: str) -> None:
+        """Says how an attempt on the victim in that row ended; where it may start again, it waits for its turn."""
         victim = self.victims[row]
-        attempt = int(self._attempts[victim])
         if status != "diverged" or attempt == 0:  # what an earlier attempt found is not lost
             self.status[victim] = status
         is_in_budget = self._evaluations[victim] < self._max_evaluations
@@ -154,22 +154,23 @@ class Ledger:
         self._to_beat[entering] = torch.inf
         self._improved_at[entering] = self._evaluations[entering].to(self._rows.device)
         states = {key: best[entering] for key, best in self._best.items()}
-        for place, victim in enumerate(entering):
-            for key, start in self._starts.of(victim, int(self._attempts[victim])).items():
+        for place, (victim, attempt) in enumerate(zip(entering, self._attempts[entering].tolist(), strict=True)):
+            for key, start in self._starts.of(victim, attempt).items():
                 states[key][place] = start
         return rows, entering, states
 
     def reconstruction(self) -> Reconstruction:
         """What was found; of victims that are still active, what there is by now."""
         closed = set(self.close_ended())
-        for row in range(len(self.victims)):
+        for row, attempt in enumerate(self._attempts[self._rows].tolist()):
             if row not in closed:
-                self.close(row, "exhausted")
+                self.close(row, attempt, "exhausted")
+        lowest, images = self._best_loss.cpu().float(), self._best["images"].cpu()  # a GPU is read from once
         for victim, spent in enumerate(self._evaluations.tolist()):
             after = (spent - 1) // self.every + 1
-            self._curve[victim, after:] = self._best_loss[victim].cpu().float()
+            self._curve[victim, after:] = lowest[victim]
             left = [place for moment, place in self._place.items() if moment >= after]
-            self._pictures[victim, left] = self._best["images"][victim].cpu()
+            self._pictures[victim, left] = images[victim]
         return Reconstruction(
             images=self._best["images"],
             labels=self._best["label_logits"].argmax(-1),

@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_map
 
 from attacks.base import Observation
 from attacks.engine.distances import DISTANCES
-from attacks.engine.priors import prior
+from attacks.engine.priors import Prior
 from attacks.engine.slots import rearrange
 from attacks.engine.step import TOGETHER, Held
 from attacks.gradients import batch_dims, batch_gradients
@@ -39,11 +39,9 @@ class Objective:
         label_logits: at the start, ``[V, N, K]``.
         tolerance: loss of an undefended gradient below which an attack has converged.
         owes_nothing: whether the start is of the attacker's own making, so that its loss tells the size of a loss.
-        smoothness: weight of the total variation.
-        prior_scale: of the image prior against known noise.
+        prior: what images cost by themselves.
         batch_norm: weight of the distance of the batch's statistics from those that are granted.
-        distance: one of ``DISTANCES``. The cosine has no size that a defense or local steps could change, and no
-            variance that would weigh a prior.
+        distance: one of ``DISTANCES``. The cosine has no size that a defense or local steps could change.
     """
 
     def __init__(
@@ -53,17 +51,14 @@ class Objective:
         label_logits: Tensor,
         tolerance: float,
         owes_nothing: bool,
-        smoothness: float,
-        prior_scale: float,
+        prior: Prior,
         batch_norm: float = 0.0,
         distance: str = "squared",
     ) -> None:
         like = next(iter(observation.update.values()))
-        known = observation.defense
         self._observation = observation
         self._owes_nothing = owes_nothing
-        self._smoothness, self._step = smoothness, prior_scale * observation.mean_step
-        self._variance = known.noise_std**2 if known and distance == "squared" else 0.0
+        self._prior = prior
         self._batch_norm = batch_norm
         self._rounds = [Round(seen, distance) for seen in (observation, *observation.later)]
         weights = self._rounds[0].weights
@@ -95,7 +90,7 @@ class Objective:
     def key(self) -> Hashable | None:
         """Everything but tensors that decides what :meth:`measure` computes; None where a defense is simulated."""
         rounds = [each.key for each in self._rounds]
-        return None if None in rounds else (*rounds, self._smoothness, self._batch_norm, self._variance, self._step)
+        return None if None in rounds else (*rounds, self._prior, self._batch_norm)
 
     @property
     def is_mixed(self) -> bool:
@@ -143,7 +138,7 @@ class Objective:
         labels, rows = label_logits.softmax(-1), held["rows"]
         of_rounds = zip(self._rounds, rows["rounds"], held["common"], strict=True)
         losses = torch.stack([each.losses(images, labels, own, common) for each, own, common in of_rounds]).sum(0)
-        losses = losses + rows["prior_weights"] * prior(images, self._smoothness, self._variance, self._step)
+        losses = losses + rows["prior_weights"] * self._prior(images)
         if self._batch_norm:
             off = self._rounds[0].distances_of_statistics(images, rows["rounds"][0], held["common"][0])
             losses = losses + rows["prior_weights"] * self._batch_norm * off
@@ -214,7 +209,7 @@ class Round:
         if self._product:
             own["product"] = [factor[victims] for factor in self._product]
         if self._seen.order is not None:
-            own["order"] = self._seen.order[victims]
+            own["order"] = self._seen.order[victims].to(self._seen.device)
         self.held = {"rows": own, "common": self._common}
 
     @property

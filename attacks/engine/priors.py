@@ -1,4 +1,10 @@
-"""What is known of an image before any update is seen: pixels are in [0, 1], and neighbors are alike."""
+"""What is known of an image before any update is seen: pixels are in [0, 1], and neighbors are alike.
+
+A prior is what is added to the matching loss of images ``[A, N, C, H, W]`` because of the images alone, ``[A]``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,25 +15,55 @@ BOX_EDGE = 0.1
 BOX = 0.01
 """Weight of the squared distance of pixels from [0, 1] beside the total variation."""
 
+Prior = Callable[[Tensor], Tensor | float]
+"""A function of images alone, and equal to another one that gives the same values."""
 
-def prior(images: Tensor, smoothness: float, variance: float, step: float) -> Tensor | float:
-    """What is added to the matching loss of images ``[A, N, C, H, W]`` because of the images alone, ``[A]``.
+
+@dataclass(frozen=True)
+class NaturalImage:
+    """The total variation of Geiping et al. 2020 (arXiv 2003.14053), and more of it against known noise.
 
     Under Gaussian noise the matching loss is twice the variance times the negative log likelihood, and the weights of
-    the priors grow as much: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706). Total variation is the
-    prior of Geiping et al. 2020 (arXiv 2003.14053).
+    the priors grow as much: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706).
 
     Args:
-        images: ``[A, N, C, H, W]``.
         smoothness: weight of the total variation; at 0 there is no such prior.
         variance: of the known noise, 0 without any.
         step: scale of the Laplace prior on the differences of neighboring pixels.
     """
-    box = variance / BOX_EDGE**2
-    if smoothness > 0:
-        box, smoothness = box + BOX, smoothness + 2 * variance / step
-    of_box: Tensor | float = box * outside(images) if box > 0 else 0.0
-    return of_box + smoothness * total_variation(images) if smoothness > 0 else of_box
+
+    smoothness: float
+    variance: float
+    step: float
+
+    def __call__(self, images: Tensor) -> Tensor | float:
+        """The prior of each victim's images, ``[A]``."""
+        box, smoothness = self.variance / BOX_EDGE**2, self.smoothness
+        if smoothness > 0:
+            box, smoothness = box + BOX, smoothness + 2 * self.variance / self.step
+        of_box: Tensor | float = box * outside(images) if box > 0 else 0.0
+        return of_box + smoothness * total_variation(images) if smoothness > 0 else of_box
+
+
+@dataclass(frozen=True)
+class MeanVariation:
+    """The total variation in the code of Geiping et al. 2020: mean absolute differences in both directions.
+
+    Args:
+        weight: of their sum.
+        units: what one is in each channel; the standard deviation of its pixels where these are standardized.
+    """
+
+    weight: float
+    units: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor | float:
+        """The prior of each victim's images, ``[A]``."""
+        if not self.weight:
+            return 0.0
+        both = torch.stack([images.diff(dim=dim).abs().mean((1, -2, -1)) for dim in (-2, -1)]).sum(0)
+        channels = [value / unit for value, unit in zip(both.unbind(-1), self.units, strict=True)]
+        return self.weight * torch.stack(channels).mean(0)
 
 
 def outside(images: Tensor) -> Tensor:

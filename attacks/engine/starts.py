@@ -1,6 +1,8 @@
 """Where an attack starts: images that owe nothing to the gradient, but for the label that it gives away."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,7 +24,30 @@ State = dict[str, Tensor]
 """The "images" ``[V, N, C, H, W]`` and the "label_logits" ``[V, N, K]`` of victims."""
 
 
-def draw_start(start: str, observation: Observation, generators: Sequence[torch.Generator]) -> Tensor:
+@dataclass(frozen=True)
+class Standardization:
+    """Pixels as an attack takes them: less the mean of their channel, over its standard deviation, in public images.
+
+    Attributes:
+        mean: ``[C, 1, 1]``.
+        std: ``[C, 1, 1]``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, observation: Observation) -> Self:
+        """That of the public images, as the attacker knows them."""
+        return cls(observation.mean_image.mean((1, 2), keepdim=True), observation.channel_stds[:, None, None])
+
+
+def draw_start(
+    start: str,
+    observation: Observation,
+    generators: Sequence[torch.Generator],
+    standardization: Standardization | None = None,
+) -> Tensor:
     """Images ``[V, N, C, H, W]`` at which an attack of V victims starts.
 
     Args:
@@ -30,8 +55,11 @@ def draw_start(start: str, observation: Observation, generators: Sequence[torch.
         observation: what the attacker knows.
         generators: a source of randomness for each victim, moved on by the same draws whatever the start is, so that
             what is drawn next does not depend on it.
+        standardization: of the pixels that are standard normal noise; None for pixels as they are.
     """
     noise = torch.stack([torch.randn(observation.image_shape, generator=g) for g in generators])
+    if standardization is not None:
+        noise = standardization.mean + standardization.std * noise.to(standardization.std)
     images = noise if start == "noise" else GUESSES[start](observation, best_labels(observation))
     return images.to(next(iter(observation.update.values()))).expand(noise.shape).clone()
 
@@ -49,6 +77,7 @@ class Starts:
         observation: what the attacker knows of V victims.
         names: of the starts, one for each attempt.
         start_labels: gives the labels at a start. Where they are not optimized, it is asked once.
+        standardization: as in :func:`draw_start`.
 
     Attributes:
         names: one for each attempt.
@@ -56,8 +85,14 @@ class Starts:
         optimize_labels: whether the labels are optimized.
     """
 
-    def __init__(self, observation: Observation, names: Sequence[str], start_labels: StartLabels) -> None:
-        self.names = list(names)
+    def __init__(
+        self,
+        observation: Observation,
+        names: Sequence[str],
+        start_labels: StartLabels,
+        standardization: Standardization | None = None,
+    ) -> None:
+        self.names, self._standardization = list(names), standardization
         self._observation, self._start_labels = observation, start_labels
         self._generators = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
         self.first, self.optimize_labels = self._draw(names[0], observation, self._generators)
@@ -73,11 +108,11 @@ class Starts:
             return {key: value[victim] for key, value in self._after[attempt].items()}
         alone, generator = self._observation.take([victim]), self._generators[victim]
         if not self.optimize_labels:
-            images = draw_start(self.names[attempt], alone, [generator])
+            images = draw_start(self.names[attempt], alone, [generator], self._standardization)
             return {"images": images[0], "label_logits": self.first["label_logits"][victim]}
         return {key: value[0] for key, value in self._draw(self.names[attempt], alone, [generator])[0].items()}
 
     def _draw(self, name: str, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[State, bool]:
-        images = draw_start(name, observation, generators)
+        images = draw_start(name, observation, generators, self._standardization)
         logits, optimize_labels = self._start_labels(observation, generators)
         return {"images": images, "label_logits": logits.to(images)}, optimize_labels

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
+from attacks.gradients import SAME
+
 EAGER, COMPILED, GRAPH = "eager", "compiled", "graph"
 
 STEPS = (EAGER, COMPILED, GRAPH)
 """How a step is run: as it is; compiled by TorchInductor, which takes a minute for each number of rows that is new to
 this machine; or captured once and replayed by a GPU, which is then not kept waiting for Python."""
-
-SAME = {torch.float64: 1e-9, torch.float32: 1e-3}
-"""Relative difference up to which a compiled step is taken for the step itself."""
 
 Held = dict[str, Any]
 """Tensors in dictionaries and lists, of which those under "rows" have a row for each active victim."""
@@ -132,13 +131,13 @@ class Step:
     def _made(self, images: Tensor, label_logits: Tensor, held: Held) -> Run:
         """The function for so many rows."""
         if self._how == GRAPH:
-            return Captured(self._plain, images, label_logits, held)
+            return faster(captured, self._plain, images, label_logits, held)
         leaves, form = tree_flatten((images, label_logits, held))
         shapes = tuple((tuple(leaf.shape), leaf.dtype) for leaf in leaves)
         known = _compiled.setdefault(self._model, {})
         key = (self._key, self._optimize_labels, self._rows, str(form), shapes, torch.get_num_threads())
         if self._key is None or key not in known:
-            made = compiled(self._plain, images, label_logits, held)
+            made = faster(compiled, self._plain, images, label_logits, held)
             if self._key is None:
                 return made
             known[key] = made
@@ -150,27 +149,44 @@ def padded(value: Tensor, more: int) -> Tensor:
     return torch.cat([value, value[:1].expand(more, *value.shape[1:])]) if more else value
 
 
-def compiled(plain: Run, images: Tensor, label_logits: Tensor, held: Held) -> Run:
-    """The same function compiled; itself where it cannot be, or where the result is another, which is said."""
+Make = Callable[[Run, tuple[Tensor, Tensor, Held]], Run]
+"""Makes a faster function of the same from an example of what it is given."""
+
+
+def faster(make: Make, plain: Run, images: Tensor, label_logits: Tensor, held: Held) -> Run:
+    """The same function made faster; itself where it cannot be, or where the result is another, which is said."""
     given = (images.detach(), label_logits.detach(), held)
     wanted = plain(*given)
     try:
-        with torch.no_grad():
-            made: Run = torch.compile(make_fx(plain)(*given), fullgraph=True, dynamic=False)
-            found = made(*given)
+        made = make(plain, given)
+        found = made(*given)
     except Exception as error:  # of a compiler that is missing, or of a network or defense that cannot be traced
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        warnings.warn(f"a step cannot be compiled ({reason[:200]}): it is run as it is", stacklevel=2)
+        warnings.warn(f"a step cannot be {make.__name__} ({reason[:200]}): it is run as it is", stacklevel=2)
         return plain
     if not all(is_close(one, other) for one, other in zip(found, wanted, strict=True)):
-        warnings.warn("a compiled step gives other results than the step itself: it is run as it is", stacklevel=2)
+        warnings.warn(
+            f"a {make.__name__} step gives other results than the step itself: it is run as it is", stacklevel=2
+        )
         return plain
+    return made
+
+
+def compiled(plain: Run, given: tuple[Tensor, Tensor, Held]) -> Run:
+    """The function as TorchInductor compiles it, for such shapes."""
+    with torch.no_grad():
+        made: Run = torch.compile(make_fx(plain)(*given), fullgraph=True, dynamic=False)
 
     def run(*inputs: Any) -> list[Tensor]:
         with torch.no_grad():
             return made(*inputs)
 
     return run
+
+
+def captured(plain: Run, given: tuple[Tensor, Tensor, Held]) -> Run:
+    """The function as a CUDA graph, for such shapes."""
+    return Captured(plain, *given)
 
 
 def is_close(found: Tensor, wanted: Tensor) -> bool:

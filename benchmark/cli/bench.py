@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from benchmark.cli.parts import Parts, typed_part
+from benchmark.cli.parts import Parts, typed_part, typed_scenario
 from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.executors.worker import find_devices, find_perceptual, quiet, set_up
-from benchmark.suite.suite import entries, whole_number
+from benchmark.suite.suite import SETTING_KEYS, check_keys, entries, setting_of, whole_number
 
 
 def carry_out(options: argparse.Namespace, parts: Parts) -> int:
@@ -38,7 +38,11 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     if "defense" in parts:
         raise UsageError("bench compares speed without a defense: leave --defense out")
     bench = Workbench(devices[0], options.data_root)
-    found = compare(specs, victims, min(reference, victims), seed, threads, bench, options.step)
+    scenario = typed_scenario(parts.get("scenario", {}))
+    check_keys("key of a scenario of bench", scenario, SETTING_KEYS)
+    batch_size = whole_number("--batch-size", given_or(options.batch_size, 1), at_least=1)
+    setting = setting_of(scenario, batch_size)
+    found = compare(specs, victims, min(reference, victims), seed, threads, bench, options.step, batch_size, setting)
     print(json.dumps(found, indent=1) if options.format == "json" else as_table(found))
     return 0
 
@@ -51,9 +55,11 @@ def report(options: argparse.Namespace, parts: Parts, threads: int, device: torc
     """``leakboard bench --report``."""
     from benchmark.studies import performance, performance_page
 
-    if parts or options.victims is not None or options.seed is not None or options.step != "eager":
+    own = options.victims, options.seed, options.batch_size
+    if parts or any(value is not None for value in own) or options.step != "eager":
         raise UsageError(
-            "--report uses its own settings: leave --victims, --seed, --step, --data, --model and --attack out"
+            "--report uses its own settings: leave --victims, --batch-size, --seed, --step, --data, --model, "
+            "--attack and --scenario out"
         )
     reference = whole_number("--reference-victims", given_or(options.reference_victims, 16), at_least=1)
     folder = Path(options.report)

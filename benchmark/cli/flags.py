@@ -183,11 +183,13 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     bench = add(
         "bench",
         "compare the batched attack with the published procedure, one victim at a time",
-        "Attacks the same victims in one process: one at a time with torch.optim.LBFGS as published, all at once from "
-        "the same starts, and all at once from R-GAP's solution, which is another attack. --data, --model and --attack "
-        "(DLG or IDLG) work as in leakboard run; default: CIFAR10, LeNet, IDLG.",
+        "Attacks the same victims in one process: one at a time with torch's own optimizers as published, all at once "
+        "from the same starts, and (DLG and IDLG) all at once from R-GAP's solution, which is another attack. --data, "
+        "--model, --scenario and --attack (DLG, IDLG or InvertingGradients) work as in leakboard run; default: "
+        "CIFAR10, LeNet, IDLG.",
     )
     bench.add_argument("--victims", type=whole, metavar="N", help="default: 64")
+    bench.add_argument("--batch-size", type=whole, metavar="N", help="private images per victim, default: 1")
     bench.add_argument(
         "--reference-victims",
         type=whole,

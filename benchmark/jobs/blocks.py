@@ -257,7 +257,7 @@ class Keys:
         place = scenario.data.label, scenario.batch_size, scenario.same_class
         if place not in self._chains:
             data = self.bench.data(scenario.data)
-            public = data.mean_image(), data.class_means(), torch.tensor(data.mean_step())
+            public = data.mean_image(), data.class_means(), torch.tensor(data.mean_step()), data.channel_stds()
             self._chains[place] = [checksum(*public)[:16]]
         chain = self._chains[place]
         for first in range(len(chain) - 1, scenario.victims, self.at_once):
@@ -371,7 +371,7 @@ def check_attack(scenario: Scenario, attack: Spec, model: Model, bench: Workbenc
         )
     try:
         made.check(model, (scenario.batch_size, channels, height, width))
-        made.check_granted(setting.protocol, setting.threat)
+        made.check_granted(setting.protocol, setting.threat, scenario.batch_size)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if scenario.victims % made.sequence:

@@ -262,7 +262,7 @@ def declines(trial: Trial) -> None:
     shape = trial.place.batch_size, *trial.place.opened.image_shape
     try:
         made.check(trial.place.network, shape)
-        made.check_granted(trial.place.setting.protocol, trial.place.setting.threat)
+        made.check_granted(trial.place.setting.protocol, trial.place.setting.threat, trial.place.batch_size)
     except ValueError as error:
         raise NotApplicable(str(error)) from None
 
@@ -332,7 +332,7 @@ def has_public_images(trial: Trial) -> None:
     data = trial.place.opened
     if not len(data.train_split):
         raise NotApplicable("it has none: the mean image is gray, and nothing can be trained on it")
-    _ = data.mean_image(), data.class_means(), data.mean_step()
+    _ = data.mean_image(), data.class_means(), data.mean_step(), data.channel_stds()
 
 
 MASK, NOISE = Spec("Masking", {"ratio": 0.5, "rescale": False}), Spec("GaussianNoise", {"std": 0.01})

@@ -12,12 +12,14 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from attacks import DLG, IDLG, RGAP, Attack, Observation
+from attacks import DLG, IDLG, RGAP, Attack, InvertingGradients, Observation
 from attacks.engine.step import EAGER, check_step
+from attacks.gradient_matching import GradientMatching
 from benchmark.boards.markdown import threads
 from benchmark.boards.terminal import Console
 from benchmark.errors import UsageError
-from benchmark.jobs.blocks import Workbench, check_fit
+from benchmark.federation.setting import Setting
+from benchmark.jobs.blocks import Workbench, check_attack, check_fit
 from benchmark.jobs.records import peak_memory
 from benchmark.metrics.intervals import wilson
 from benchmark.metrics.leak import leaked
@@ -102,15 +104,64 @@ class Side:
         return self.seconds * sum(self.evaluations[:first]) / sum(self.evaluations) / first
 
 
-def published(
-    model: nn.Module,
-    observation: Observation,
-    victim: int,
-    joint_labels: bool,
-    tolerance: float,
-    outer_steps: int = OUTER_STEPS,
-    history_size: int = 100,
-) -> tuple[Tensor, Tensor, int]:
+Found = tuple[Tensor, Tensor, int]
+"""Images ``[N, C, H, W]`` of one victim, labels ``[N]``, and gradient evaluations."""
+
+
+def put_network(model: nn.Module, observation: Observation, victim: int) -> None:
+    """Gives the network the weights of a victim."""
+    own = observation.own_networks
+    with torch.no_grad():
+        for name, weight in (*model.named_parameters(), *model.named_buffers()):
+            if name in own:
+                weight.copy_(own[name][victim])
+
+
+def inverting_gradients(
+    model: nn.Module, observation: Observation, victim: int, attack: InvertingGradients, iterations: int
+) -> Found:
+    """One victim attacked as in the authors' code: torch.optim.Adam on signs, and a schedule of torch's.
+
+    Written from the published description, and from nothing of the batched attack, so that it can check it.
+
+    Args:
+        model: the network; its weights are replaced by the victim's.
+        observation: of all victims, with the labels.
+        victim: the row.
+        attack: whose budget, total variation and learning rate count.
+        iterations: that are made of its budget.
+    """
+    put_network(model, observation, victim)
+    target = [observation.update[name][victim] for name, _ in model.named_parameters()]
+    weights = list(model.parameters())
+    generator = torch.Generator().manual_seed(observation.seeds[victim])
+    images = torch.randn(observation.image_shape, generator=generator).to(target[0]).requires_grad_()
+    assert observation.labels is not None
+    labels = observation.labels[victim]
+    mean, std = observation.mean_image.mean((1, 2))[:, None, None], observation.channel_stds[:, None, None]
+    optimizer = torch.optim.Adam([images], lr=attack.learning_rate or 0.1)
+    milestones = [int(part * attack.max_evaluations) for part in (3 / 8, 5 / 8, 7 / 8)]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
+    for _ in range(iterations):
+        loss = nn.functional.cross_entropy(model(images * std + mean), labels)
+        dummy = torch.autograd.grad(loss, weights, create_graph=True)
+        product = torch.stack([(a * b).sum() for a, b in zip(dummy, target, strict=True)]).sum()
+        sizes = [torch.stack([one.square().sum() for one in of]).sum().sqrt() for of in (dummy, target)]
+        smooth = images.diff(dim=-2).abs().mean() + images.diff(dim=-1).abs().mean()
+        (1 - product / (sizes[0] * sizes[1]) + attack.total_variation * smooth).backward(inputs=[images])
+        with torch.no_grad():
+            assert images.grad is not None
+            images.grad.sign_()
+            optimizer.step()
+            images.copy_(images.clamp(-mean / std, (1 - mean) / std))
+        optimizer.zero_grad()
+        schedule.step()
+    return (images.detach() * std + mean), labels, iterations
+
+
+def deep_leakage(
+    model: nn.Module, observation: Observation, victim: int, attack: GradientMatching, outer_steps: int = OUTER_STEPS
+) -> Found:
     """One victim attacked as in the authors' code: torch.optim.LBFGS, 300 steps of 20 evaluations.
 
     Written from the published description, and from nothing of the batched attack, so that it can check it.
@@ -119,17 +170,11 @@ def published(
         model: the network; its weights are replaced by the victim's.
         observation: of all victims.
         victim: the row.
-        joint_labels: optimize soft labels too (DLG) instead of inferring them (iDLG).
-        tolerance: the loss below which the published code stops.
+        attack: DLG, which optimizes soft labels too, or IDLG, which infers them; its tolerance and history count.
         outer_steps: steps of 20 evaluations.
-        history_size: pairs that L-BFGS keeps.
-
-    Returns:
-        Images ``[N, C, H, W]``, labels ``[N]`` and gradient evaluations.
     """
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.copy_(observation.parameters[name][victim])
+    joint_labels = isinstance(attack, DLG)
+    put_network(model, observation, victim)
     target = [observation.update[name][victim] for name, _ in model.named_parameters()]
     weights = list(model.parameters())
     generator = torch.Generator().manual_seed(observation.seeds[victim])
@@ -141,7 +186,7 @@ def published(
         optimized.append(logits)
     else:
         labels = target[-2].sum(-1).argmin(-1, keepdim=True)
-    optimizer = torch.optim.LBFGS(optimized, lr=1, max_iter=STEP, history_size=history_size)
+    optimizer = torch.optim.LBFGS(optimized, lr=1, max_iter=STEP, history_size=attack.history_size)
     evaluations = 0
 
     def closure() -> Tensor:
@@ -158,7 +203,7 @@ def published(
 
     for step in range(outer_steps):
         loss = float(optimizer.step(closure))
-        if step % REPORT_EVERY == 0 and loss < tolerance:
+        if step % REPORT_EVERY == 0 and loss < attack.tolerance:
             break
     return images.detach(), logits.detach().argmax(-1) if joint_labels else labels, evaluations
 
@@ -171,19 +216,23 @@ def compare(
     threads: int,
     bench: Workbench,
     step: str = EAGER,
+    batch_size: int = 1,
+    setting: Setting = Setting(),  # noqa: B008 # frozen
 ) -> dict[str, Any]:
     """Attacks the same victims both ways, each way at the number of threads that suits it best.
 
     The start from R-GAP, which is another attack, has the threads of the batched side.
 
     Args:
-        specs: data, model and attack (DLG or IDLG).
+        specs: data, model and attack (DLG, IDLG or InvertingGradients).
         victims: number of victims of the batched attack.
         reference: how many of them are attacked one by one too.
         seed: of networks and starts.
         threads: the most that either side may have.
         bench: device and data root.
         step: how the batched side takes its steps.
+        batch_size: images of each victim.
+        setting: what clients compute, which is a gradient, and what the attacker is granted.
 
     Raises:
         UsageError: it cannot be compared, or the device cannot take steps so.
@@ -193,21 +242,32 @@ def compare(
     except ValueError as error:
         raise UsageError(str(error)) from None
     attack = build("attack", specs["attack"])
-    if not isinstance(attack, DLG | IDLG):
-        raise UsageError("bench compares DLG or IDLG: there is no published procedure of another attack here")
-    if attack.start != "noise" or attack.restarts or attack.optimizer != "lbfgs":
-        raise UsageError("bench compares with the procedure as published: leave start, restarts and optimizer out")
-    images, labels, observation = undefended(specs, victims, seed, bench)
+    if not isinstance(attack, DLG | IDLG | InvertingGradients):
+        raise UsageError(
+            "bench compares DLG, IDLG or InvertingGradients: there is no published procedure of another attack here"
+        )
+    usual = type(attack)()
+    names = ("start", "restarts", "trials", "optimizer", "distance", "batch_norm")
+    if other := [name for name in names if getattr(attack, name) != getattr(usual, name)]:
+        raise UsageError(f"bench compares with the procedure as published: leave {other[0]} out")
+    if setting.local or setting.mode != "eval" or setting.rounds > 1:
+        raise UsageError("bench compares on one gradient in mode eval: leave protocol, mode and rounds out")
+    if isinstance(attack, InvertingGradients) and (setting.threat.labels == "hidden" or not attack.standardized):
+        raise UsageError(
+            "the published procedure of InvertingGradients knows the labels and standardizes pixels: give "
+            "--scenario.labels known, and leave standardized out"
+        )
+    images, labels, observation = undefended(specs, victims, seed, bench, batch_size, setting)
     model = observation.model
     attacks = {BATCHED: attack}
-    if takes(RGAP(), model, observation):
+    if isinstance(attack, DLG | IDLG) and takes(RGAP(), model, observation):
         attacks[FROM_RGAP] = build("attack", with_arguments(specs["attack"], start="rgap"))
-    outer_steps = ceil(attack.max_evaluations / STEP)
     of_fit: dict[str, Any] = {} if step == EAGER else {"step": step}
 
-    def one(victim: int, outer_steps: int) -> tuple[Tensor, Tensor, int]:
-        joint_labels = isinstance(attack, DLG)
-        return published(model, observation, victim, joint_labels, attack.tolerance, outer_steps, attack.history_size)
+    def one(victim: int, evaluations: int) -> Found:
+        if isinstance(attack, InvertingGradients):
+            return inverting_gradients(model, observation, victim, attack, evaluations)
+        return deep_leakage(model, observation, victim, attack, ceil(evaluations / STEP))
 
     data = bench.data(specs["data"])
     null, _ = null_scores(images, labels, data.mean_image(), data.class_means())
@@ -224,7 +284,7 @@ def compare(
         short = build("attack", with_arguments(specs["attack"], max_evaluations=evaluations))
         return int(short.reconstruct(observation, **of_fit).evaluations.sum())
 
-    loop = tried(lambda: one(0, PIECE // STEP)[-1], threads, bench.device)
+    loop = tried(lambda: one(0, PIECE)[-1], threads, bench.device)
     batch = tried(lambda: together(PIECE // 4), threads, bench.device)
     sides = {ONE_BY_ONE: Side(loop, fastest(loop)), BATCHED: Side(batch, fastest(batch))}
     if FROM_RGAP in attacks:
@@ -232,7 +292,7 @@ def compare(
         short = build("attack", with_arguments(specs["attack"], max_evaluations=2, start="rgap"))
         short.reconstruct(observation.take(range(min(victims, 2))))  # what the first call costs is not timed
     with timed(sides[ONE_BY_ONE], bench.device):
-        alone = [one(victim, outer_steps) for victim in range(reference)]
+        alone = [one(victim, attack.max_evaluations) for victim in range(reference)]
     for victim, (found, found_labels, spent) in enumerate(alone):
         sides[ONE_BY_ONE].evaluations.append(spent)
         diverged = not found.isfinite().all()
@@ -248,6 +308,8 @@ def compare(
         "model": specs["model"].as_dict(),
         "attack": specs["attack"].as_dict(),
         **of_fit,
+        "batch_size": batch_size,
+        **setting.config(),
         "victims_at_once": min(victims, attack.at_once or victims),
         "device": str(bench.device),
         "torch": torch.__version__,
@@ -255,15 +317,24 @@ def compare(
     }
 
 
-def undefended(specs: dict[str, Spec], victims: int, seed: int, bench: Workbench) -> tuple[Tensor, Tensor, Observation]:
+def undefended(
+    specs: dict[str, Spec],
+    victims: int,
+    seed: int,
+    bench: Workbench,
+    batch_size: int = 1,
+    setting: Setting = Setting(),  # noqa: B008 # frozen
+) -> tuple[Tensor, Tensor, Observation]:
     """Images, labels and what an attacker sees of the first victims, who have no defense.
 
     Raises:
         UsageError: data or model do not serve.
     """
-    scenario = Scenario(specs["data"], specs["model"], batch_size=1, seed=seed, victims=victims)
+    scenario = Scenario(specs["data"], specs["model"], batch_size, seed, victims, setting=setting)
     images, labels = bench.victims(scenario, range(victims))
     check_fit(scenario, bench)
+    if "attack" in specs:
+        check_attack(scenario, specs["attack"], bench.model(scenario), bench)
     model = copy.deepcopy(bench.model(scenario))  # whose weights the loop writes into
     observation = bench.observe(scenario, images, labels, range(victims), model=model)
     return images, labels, observation

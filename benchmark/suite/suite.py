@@ -181,9 +181,12 @@ def at_most_cells(count: int, what: str) -> None:
 _SUITE_KEYS = ("name", "seed", "victims", "block_size", "trainer", "scenarios", "attacks", "defenses")
 _OF_SETTING = Arguments("scenario", "scenario", Setting, hidden=frozenset({"local", "state"}))
 _OF_FEDAVG = Arguments("scenario.protocol", "FedAvg", FedAvg)
+SETTING_KEYS = ("protocol", "state", *_OF_SETTING.names)
+"""What a scenario can say of what clients compute and what the attacker is granted."""
+
 _SCENARIO_KEYS = (
-    *("data", "model", "batch_size", "victims", "same_class", "attacks", "defenses", "protocol", "state"),
-    *_OF_SETTING.names,
+    *("data", "model", "batch_size", "victims", "same_class", "attacks", "defenses"),
+    *SETTING_KEYS,
 )
 
 

@@ -212,7 +212,7 @@ def test_the_published_procedure_takes_the_same_path(attack: type[GradientMatchi
     model.register_forward_hook(lambda module, inputs, output: published.append(inputs[0].detach().clone()))
     for victim in range(4):
         published.clear()
-        _, _, spent = bench.published(model, observation, victim, attack is DLG, 0.0, outer_steps=2)
+        _, _, spent = bench.deep_leakage(model, observation, victim, attack(tolerance=0), outer_steps=2)
         assert spent == len(published) == 40
         torch.testing.assert_close(torch.stack(published), torch.stack(batched.images[victim]), rtol=1e-6, atol=1e-6)
 
@@ -521,7 +521,7 @@ def test_priors_stand_in_for_equations_that_a_mask_has_taken(attack: type[Gradie
     data.setup()
     images, labels = data.victims(6)
     network = LeNet(data.image_shape, data.num_classes)
-    public = data.mean_image(), data.class_means(), data.mean_step()
+    public = data.mean_image(), data.class_means(), data.mean_step(), data.channel_stds()
     seen = observe(network, images, labels, PublicData(data.num_classes, *public), Masking(0.8), True, 0, range(6))
 
     def psnr(**args: Any) -> Tensor:
@@ -582,6 +582,7 @@ def told_labels() -> Iterator[Observation]:
         mean_image=torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]),
         class_means=means,
         mean_step=0.06,
+        channel_stds=torch.tensor([0.25]),
     )
 
 

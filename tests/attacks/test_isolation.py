@@ -213,6 +213,7 @@ IN_TURN: list[tuple[str, dict[str, Any]]] = [
     ("IDLG", {"max_evaluations": 12, "start": "rgap"}),
     ("DLG", {"max_evaluations": 12}),
     ("DLGFB", {"max_evaluations": 12, "length": 4, "gate": 1e9}),  # a gate that lets it blend
+    ("InvertingGradients", {"max_evaluations": 12}),
     ("RGAP", {}),
     ("GaussNewton", {"iterations": 2}),
     ("ClassMeanImage", {}),
@@ -237,7 +238,7 @@ def test_an_attack_finds_the_same_when_the_private_images_are_gone(
         data = Digits()
         data.setup()
         images, labels = data.victims(4)
-        public = data.mean_image(), data.class_means(), data.mean_step()
+        public = data.mean_image(), data.class_means(), data.mean_step(), data.channel_stds()
         model = LeNet(data.image_shape, data.num_classes)
         observation = observe(model, images, labels, PublicData(data.num_classes, *public), defense, True, 0, range(4))
         if spoil:
@@ -275,7 +276,8 @@ def test_an_attack_finds_the_same_in_a_process_that_never_had_the_images(
     victims_of: MakeVictims, tmp_path: Path
 ) -> None:
     observation = victims_of(4).observation
-    names = ("parameters", "update", "image_shape", "num_classes", "seeds", "mean_image", "class_means", "mean_step")
+    names = ("parameters", "update", "image_shape", "num_classes", "seeds", "mean_image", "class_means")
+    names += ("mean_step", "channel_stds")
     torch.save({name: getattr(observation, name) for name in names}, tmp_path / "observation.pt")
     command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "observation.pt"), repr(IN_TURN)]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(attacks.__file__).parent.parent)

@@ -155,7 +155,7 @@ every_network = pytest.mark.parametrize("network", NETWORKS)
 
 def victims(network: nn.Module, count: int, digits: Digits, defense: Defense | None = None) -> tuple[Any, Observation]:
     images, labels = digits.victims(count)
-    public = digits.mean_image(), digits.class_means(), digits.mean_step()
+    public = digits.mean_image(), digits.class_means(), digits.mean_step(), digits.channel_stds()
     seen = observe(network.eval(), images, labels, PublicData(CLASSES, *public), defense, True, 0, range(count))
     return (images, labels), seen
 
@@ -244,7 +244,7 @@ def test_what_is_frozen_is_not_shared_and_what_is_unused_is_zero(digits: Digits)
 def test_small_gradients_are_matched_as_well_as_large_ones(size: float, digits: Digits) -> None:
     """With weights of the usual size the published tolerances are above the loss of any image at all."""
     images, labels = digits.victims(6)
-    public = digits.mean_image(), digits.class_means(), digits.mean_step()
+    public = digits.mean_image(), digits.class_means(), digits.mean_step(), digits.channel_stds()
     model = LeNet(SHAPE, CLASSES, init_range=size).double()
     seen = observe(model, images, labels, PublicData(CLASSES, *public), None, False, 0, range(6))
     found = IDLG(max_evaluations=200).reconstruct(seen)

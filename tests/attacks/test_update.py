@@ -307,6 +307,7 @@ def test_an_attack_on_a_shared_network_is_that_on_equal_ones(attack: type[Attack
             mean_image=torch.full(SHAPE, 0.5).double(),
             class_means=torch.full((CLASSES, *SHAPE), 0.5).double(),
             mean_step=0.1,
+            channel_stds=torch.full(SHAPE[:1], 0.25).double(),
         )
         assert observation.shared is (weights is parameters)
         found.append(attack(max_evaluations=150).reconstruct(observation))

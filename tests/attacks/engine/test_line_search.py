@@ -49,7 +49,7 @@ def fits(attack: GradientMatching, model: type[LeNet | Twist], digits: Digits, v
     """How many victims' images are found to 30 dB."""
     images, labels = digits.victims(victims)
     network = model(digits.image_shape, digits.num_classes)
-    public = digits.mean_image(), digits.class_means(), digits.mean_step()
+    public = digits.mean_image(), digits.class_means(), digits.mean_step(), digits.channel_stds()
     seen = observe(network, images, labels, PublicData(digits.num_classes, *public), None, False, 0, range(victims))
     found = attack.reconstruct(seen)
     return int(((found.images.clamp(0, 1) - images).square().mean((1, 2, 3, 4)) < 1e-3).sum())
@@ -66,7 +66,7 @@ def test_it_finds_what_steps_of_length_one_do_not(
 def test_a_victim_of_a_batch_is_searched_for_as_it_is_alone(digits: Digits) -> None:
     images, labels = digits.victims(3)
     network = Confident(digits.image_shape, digits.num_classes).double()
-    public = digits.mean_image(), digits.class_means(), digits.mean_step()
+    public = digits.mean_image(), digits.class_means(), digits.mean_step(), digits.channel_stds()
     seen = observe(network, images, labels, PublicData(digits.num_classes, *public), Clipping(1.0), True, 0, range(3))
     attack = IDLG(max_evaluations=40, line_search=True, at_once=2)
     together = attack.reconstruct(seen)
@@ -85,7 +85,7 @@ def test_a_loss_that_is_not_a_number_on_trial_does_not_end_an_attack(digits: Dig
 
     images, labels = digits.victims(2)
     network = Exploding(digits.image_shape, digits.num_classes)
-    public = digits.mean_image(), digits.class_means(), digits.mean_step()
+    public = digits.mean_image(), digits.class_means(), digits.mean_step(), digits.channel_stds()
     seen = observe(network, images, labels, PublicData(digits.num_classes, *public), None, False, 0, range(2))
     assert "diverged" not in IDLG(max_evaluations=200, line_search=True).reconstruct(seen).status
     nan = replace(seen, update={name: torch.full_like(value, torch.nan) for name, value in seen.update.items()})

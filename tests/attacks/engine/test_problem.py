@@ -216,6 +216,23 @@ def test_looking_less_often_for_victims_that_are_done_changes_no_result(
     torch.testing.assert_close(found.trajectory.loss, plain.trajectory.loss, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("budget", [1, 5, 12, 13])
+def test_victims_that_spend_their_budget_between_two_looks_leave_no_other_trace(
+    budget: int, victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU makes up to seven steps more than the budget has."""
+    seen = victims_of(3, dtype=torch.float64, model=MLP).observation
+    made = IDLG(max_evaluations=budget, tolerance=0)
+    plain = made.reconstruct(seen)
+    monkeypatch.setitem(problem.LOOK, "cpu", 8)
+    found = made.reconstruct(seen)
+    assert torch.equal(found.evaluations, plain.evaluations) and found.status == plain.status
+    assert torch.equal(found.images, plain.images) and torch.equal(found.loss, plain.loss)
+    assert found.trajectory is not None and plain.trajectory is not None
+    assert torch.equal(found.trajectory.loss, plain.trajectory.loss)
+    assert torch.equal(found.trajectory.images, plain.trajectory.images)
+
+
 @pytest.mark.parametrize(("most", "kept"), [(100, list(range(6))), (6, list(range(6))), (3, [0, 2, 5]), (2, [0, 5])])
 def test_a_trajectory_of_large_images_is_thinned(most: int, kept: list[int]) -> None:
     assert thinned(6, most) == kept

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from attacks import DLG, DLGFB, IDLG, Observation
 from attacks.engine import step as steps
 from attacks.engine.objective import Round
-from attacks.engine.step import Step, check_step, compiled, gradients_of
+from attacks.engine.step import Step, check_step, compiled, faster, gradients_of
 from attacks.gradient_matching import GradientMatching
 from benchmark.models import MLP, ConvNet
 from defenses import Clipping, GaussianNoise, Masking
@@ -162,7 +162,7 @@ def test_a_compiled_step_that_gives_something_else_is_not_used(monkeypatch: pyte
     plain = gradients_of(lambda images, logits, held: images.flatten(1).square().sum(1), False)
     given = torch.rand(3, 1, 2, 2), torch.zeros(3, 1, 2), {"rows": {}}
     with pytest.warns(UserWarning, match="a compiled step gives other results than the step itself"):
-        assert compiled(plain, *given) is plain
+        assert faster(compiled, plain, *given) is plain
 
 
 def test_a_victim_that_has_diverged_does_not_keep_a_step_from_being_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_a_victim_that_has_diverged_does_not_keep_a_step_from_being_compiled(mon
     images[1] = torch.nan
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert compiled(plain, images, torch.zeros(3, 1, 2), {"rows": {}}) is not plain
+        assert faster(compiled, plain, images, torch.zeros(3, 1, 2), {"rows": {}}) is not plain
 
 
 @pytest.mark.parametrize(

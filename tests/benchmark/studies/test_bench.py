@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks import IDLG, Observation
+from attacks import DLG, IDLG, Observation
 from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Workbench
 from benchmark.models import LeNet
@@ -60,7 +60,7 @@ def test_the_published_procedure_is_the_known_loop(dlg: bool, victims_of: MakeVi
     _, _, observation = victims_of(2, dtype=torch.float64)
     for victim in range(2):
         model = LeNet((1, 8, 8), 10).double()
-        images, labels, spent = bench.published(model, observation, victim, dlg, TOLERANCE, outer_steps=2)
+        images, labels, spent = bench.deep_leakage(model, observation, victim, DLG() if dlg else IDLG(), outer_steps=2)
         expected, expected_labels, expected_spent = by_the_book(observation, victim, dlg, 2, TOLERANCE)
         assert spent == expected_spent == 40
         assert torch.equal(labels, expected_labels)
@@ -73,7 +73,7 @@ def test_the_published_procedure_finds_a_digit_and_stops_where_the_authors_look(
 ) -> None:
     """The loss is looked at after steps 1 and 11; by then it is below the tolerance, and steps no longer move."""
     images, labels, observation = victims_of(1)
-    found, found_labels, spent = bench.published(LeNet((1, 8, 8), 10), observation, 0, dlg, TOLERANCE)
+    found, found_labels, spent = bench.deep_leakage(LeNet((1, 8, 8), 10), observation, 0, DLG() if dlg else IDLG())
     assert (found - images[0]).square().mean() < 1e-3
     assert torch.equal(found_labels, labels[0])
     assert 20 < spent <= 11 * 20
@@ -117,7 +117,7 @@ def test_each_side_runs_at_the_threads_that_suit_it_best(monkeypatch: pytest.Mon
 
     def alone(*args: Any) -> tuple[Tensor, Tensor, int]:
         nonlocal now
-        count, steps = torch.get_num_threads(), args[5]
+        count, steps = torch.get_num_threads(), args[4]
         now += steps * count
         used["loop"] |= {count} if steps == 15 else set()
         return torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.long), 20 * steps
@@ -131,7 +131,7 @@ def test_each_side_runs_at_the_threads_that_suit_it_best(monkeypatch: pytest.Mon
         images = torch.zeros(count, *observation.image_shape)
         return SimpleNamespace(images=images, labels=labels, evaluations=evaluations, status=["exhausted"] * count)
 
-    monkeypatch.setattr(bench, "published", alone)
+    monkeypatch.setattr(bench, "deep_leakage", alone)
     monkeypatch.setattr(IDLG, "reconstruct", together)
     monkeypatch.setattr(bench, "clock", lambda device: now)
     found = compared("IDLG", reference=2, threads=3)
@@ -185,5 +185,5 @@ def test_what_is_not_as_published_is_not_called_so() -> None:
 
 
 def test_an_attack_that_was_published_otherwise_is_not_compared() -> None:
-    with pytest.raises(UsageError, match="DLG or IDLG"):
+    with pytest.raises(UsageError, match="DLG, IDLG or InvertingGradients"):
         compared("MeanImage")

@@ -1,0 +1,87 @@
+"""Inverting Gradients against the authors' procedure, written with torch's own optimizer and schedule."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from attacks import InvertingGradients
+from attacks.engine.starts import Standardization
+from attacks.threat import ThreatModel
+from attacks.update import FedAvg, Protocol
+from benchmark.federation.setting import Setting
+from benchmark.models import LeNet, ResNet
+from benchmark.studies import bench
+
+MakeVictims = Callable[..., Any]
+
+
+def known(victims: Any) -> Any:
+    """What the attacker has who knows the labels."""
+    return replace(victims.observation, labels=victims.labels, threat=ThreatModel(labels="known"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("model", [LeNet, ResNet])
+def test_each_victim_takes_the_path_of_the_authors_loop(model: type, batch_size: int, victims_of: MakeVictims) -> None:
+    """So few iterations that a sign that rounding has turned has not led far away, over all falls of the rate."""
+    victims = victims_of(3, dtype=torch.float64, model=model, batch_size=batch_size)
+    seen = known(victims)
+    attack = InvertingGradients(max_evaluations=16)
+    found = attack.reconstruct(seen)
+    assert found.evaluations.tolist() == [16] * 3 and found.status == ["exhausted"] * 3
+    for victim in range(3):
+        network = model((1, 8, 8), 10).double()
+        path: list[Tensor] = []
+        network.register_forward_hook(lambda _, inputs, __, path=path: path.append(inputs[0].detach().clone()))
+        _, labels, spent = bench.inverting_gradients(network, seen, victim, attack, 16)
+        assert spent == 16 and labels.equal(victims.labels[victim])
+        off = [(found.images[victim] - images).abs().max() for images in path]
+        assert min(off) < 1e-9  # the iterate with the lowest loss is one of the authors'
+
+
+def test_pixels_stay_in_their_range_and_start_as_public_ones_are_spread(victims_of: MakeVictims) -> None:
+    seen = victims_of(2).observation
+    attack = InvertingGradients(max_evaluations=30, learning_rate=3.0)
+    start = attack.problem(seen).images.detach()
+    noise = InvertingGradients(standardized=False).problem(seen).images.detach()
+    spread = Standardization.of(seen)
+    torch.testing.assert_close(start, spread.mean + spread.std * noise)
+    found = attack.reconstruct(seen).images
+    assert float(found.min()) >= 0 and float(found.max()) <= 1
+
+
+def test_the_size_of_an_update_makes_no_difference(victims_of: MakeVictims) -> None:
+    seen = known(victims_of(2, dtype=torch.float64))
+    larger = replace(seen, update={name: 8.0 * value for name, value in seen.update.items()})
+    attack = InvertingGradients(max_evaluations=20)
+    found, other = attack.reconstruct(seen), attack.reconstruct(larger)
+    torch.testing.assert_close(found.images, other.images, rtol=1e-9, atol=1e-9)
+
+
+def test_smoother_images_are_found_with_more_total_variation(victims_of: MakeVictims) -> None:
+    seen = known(victims_of(2))
+    rough, smooth = (
+        InvertingGradients(max_evaluations=150, total_variation=weight).reconstruct(seen).images
+        for weight in (0.0, 1.0)
+    )
+    assert float(smooth.diff(dim=-1).abs().mean()) < 0.8 * float(rough.diff(dim=-1).abs().mean())
+
+
+def test_more_trials_never_end_at_a_higher_loss(victims_of: MakeVictims) -> None:
+    seen = known(victims_of(3))
+    one = InvertingGradients(max_evaluations=40).reconstruct(seen)
+    three = InvertingGradients(max_evaluations=40, trials=3).reconstruct(seen)
+    assert bool((three.loss <= one.loss * (1 + 1e-5)).all()) and three.evaluations.tolist() == [120] * 3
+
+
+def test_labels_of_a_batch_must_be_granted() -> None:
+    attack, hidden = InvertingGradients(), ThreatModel()
+    attack.check_granted(Protocol(), hidden, 1)
+    attack.check_granted(Protocol(FedAvg(0.1)), ThreatModel(labels="counts"), 4)
+    with pytest.raises(ValueError, match="infers the label of one image: give labels known or counts for 4"):
+        attack.check_granted(Protocol(), hidden, 4)
+    assert Setting().threat.labels == "hidden"
