@@ -1,6 +1,7 @@
 """What a user can put right, and where in their own code it is."""
 
 import inspect
+import re
 import reprlib
 import sys
 import sysconfig
@@ -49,6 +50,23 @@ def quoted(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return _SHORT.repr(value)
+
+
+def as_given(value: Any, whole: bool) -> str:
+    """A value that is no number, or no whole one, and how to write it: in digits, without quotes or ``_``."""
+    text = re.sub(r"(?<=\d)[_, ](?=\d)", "", value).strip() if isinstance(value, str) else str(value)
+    if isinstance(value, str | float) and re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?(e[-+]?\d+)?", text, re.ASCII):
+        number = float(text)
+        is_whole = number.is_integer() and abs(number) < 1e15
+        written = f"{number:.0f}" if is_whole else text
+        if is_whole or not whole:
+            return f"{value!r}: write it without quotes" if written == value else f"{value}: write {written}"
+    return unquoted(value)
+
+
+def unquoted(value: Any) -> str:
+    """A value, a short text as it is."""
+    return value if isinstance(value, str) and 0 < len(value) <= 80 else quoted(value)
 
 
 def a_kind(value: Any) -> str:

@@ -1,6 +1,7 @@
 """A seed for each victim and purpose, so that a victim is independent of the others and of the device."""
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 
@@ -11,6 +12,11 @@ def seed_for(seed: int, victim: int, purpose: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generators(seed: int, victims: range, purpose: str) -> list[torch.Generator]:
-    """One source of randomness on the CPU for each victim."""
-    return [torch.Generator().manual_seed(seed_for(seed, victim, purpose)) for victim in victims]
+def generator_for(seed: int, number: int, purpose: str) -> torch.Generator:
+    """A source of randomness of its own, on the CPU, for a victim, a client or a round, and a purpose."""
+    return torch.Generator().manual_seed(seed_for(seed, number, purpose))
+
+
+def generators(seed: int, numbers: Iterable[int], purpose: str) -> list[torch.Generator]:
+    """:func:`generator_for` each of some victims or clients."""
+    return [generator_for(seed, number, purpose) for number in numbers]

@@ -43,7 +43,10 @@ def void_cells(standings: Sequence[Standing], names: Names) -> list[str]:
 
 
 def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names: Names) -> list[str]:
-    """The attacks that have failed to fit an update, and the victims of whom nothing is known for it."""
+    """The attacks that have failed to fit an update, and the victims of whom nothing is known for it.
+
+    Each victim that the column counts is in one of the first two sentences.
+    """
 
     def cells(victims_of: Callable[[Outcome], frozenset[int]]) -> str:
         some = [(outcome, victims) for outcome in board if (victims := victims_of(outcome))]
@@ -51,34 +54,30 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
         return listed([f"{names.cell(outcome)} ({of_all(victims, outcome.indices)})" for outcome, victims in some])
 
     sentences = []
-    if failed := cells(stalled):
+    failed = cells(lambda outcome: outcome.unconverged - outcome.unexplained)
+    if failed:
         sentences.append(
             f"Not converged: {failed}. There the attack ended at images that fit the update much worse than the "
             "private ones do, so that finding nothing does not mean that nothing leaks."
         )
-    if mistaken := cells(lambda outcome: frozenset() if outcome.mistaken else outcome.unexplained):  # others are void
+    if mistaken := cells(lambda outcome: outcome.unexplained):
         sentences.append(
-            f"Attacked with a wrong model of what clients do, or none: {mistaken}. There not even the private images "
-            "fit the update, so that finding nothing does not mean that nothing leaks."
+            "Not converged, for the attacker has a wrong model of what clients do, or none: "
+            f"{mistaken}. There not even the private images fit the update, so that finding nothing does not mean "
+            "that nothing leaks."
         )
-    unknown = []
-    for standing in standings:
-        victims = frozenset().union(*map(stalled, standing.outcomes)) - standing.worst
-        if victims:
-            defense = names.defense(standing.outcomes[0].config["defense"])
-            unknown.append(f"{of_all(victims, standing.indices)} with {defense}")
+    unknown = [
+        f"{of_all(one.unknown, one.indices)} with {names.defense(one.outcomes[0].config['defense'])}"
+        for one in standings
+        if one.unknown
+    ]
     if unknown:
+        advice = " A line search (line_search: true), more starts (restarts) or a larger budget may find them."
         sentences.append(
             "Not known to leak or not, since no attack found them and at least one did not converge: "
-            f"{listed(unknown)}. A line search (line_search: true), more starts (restarts) or a larger budget may find "
-            "them."
+            f"{listed(unknown)}.{advice if failed else ''}"
         )
     return sentences
-
-
-def stalled(outcome: Outcome) -> frozenset[int]:
-    """The victims on whom an attack that was to fit the right update failed to."""
-    return outcome.unconverged - outcome.unexplained
 
 
 def without_rank(standings: Sequence[Standing], names: Names) -> list[str]:

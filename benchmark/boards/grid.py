@@ -1,4 +1,4 @@
-"""A table of texts, and the one way in which any table is shown: in the terminal, in Markdown and as CSV."""
+"""A table of texts, and the one way in which every table is shown: in the terminal, in Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, Literal
 
 from markupsafe import Markup
@@ -19,6 +20,9 @@ from rich.text import Text
 from benchmark.boards.markdown import escaped
 from benchmark.boards.terminal import Console, letters, printable
 
+LEGIBLE = 20
+"""Letters that are left of a long text in a narrow terminal."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -26,7 +30,7 @@ class Grid:
 
     Attributes:
         names: of the columns.
-        rows: a text for each column.
+        rows: a text for each column; the last ones may be missing.
         words: the columns that hold words, which stand on the left; the others hold numbers.
         title: stands above it in the terminal.
     """
@@ -39,19 +43,20 @@ class Grid:
     def without(self, hidden: Collection[str]) -> Grid:
         """The grid without some of its columns."""
         kept = [place for place, name in enumerate(self.names) if name not in hidden]
-        rows = [[row[place] for place in kept] for row in self.rows]
+        rows = [[row[place] for place in kept if place < len(row)] for row in self.rows]
         return replace(self, names=[self.names[place] for place in kept], rows=rows)
 
     def markdown(self) -> str:
         """The lines of the table."""
-        rows = (" | ".join(map(escaped, row)) for row in (self.names, *self.rows))
-        head, *body = (f"| {row} |" for row in rows)
-        return Markup("\n".join([head, f"|{'---|' * len(self.names)}", *body]))
+        count = len(self.names)
+        rows = ((" | ".join(map(escaped, row)), count - len(row)) for row in (self.names, *self.rows))
+        head, *body = (f"| {row} |{' |' * missing}" for row, missing in rows)
+        return Markup("\n".join([head, f"|{'---|' * count}", *body]))
 
     @cached_property
     def _cells(self) -> list[list[str]]:
         """Of each column, its name and a text for each row."""
-        return [list(map(printable, column)) for column in zip(self.names, *self.rows, strict=True)]
+        return [list(map(printable, column)) for column in zip_longest(self.names, *self.rows, fillvalue="")]
 
     @cached_property
     def _widths(self) -> list[int]:
@@ -62,14 +67,27 @@ class Grid:
         """Letters of a line in the terminal."""
         return sum(self._widths) + len(self._widths) + 1
 
-    def print(self, console: Console) -> None:
-        """Writes the grid; where it is wider than the console, its columns are cut.
+    def print(self, console: Console, spared: Sequence[str] = ()) -> None:
+        """Writes the grid, without as many of the spared columns as make it fit; where none do, columns are cut.
+
+        Args:
+            console: where it is written.
+            spared: the columns that a narrow console does without, the first one first; they are named under the grid.
+        """
+        fewer = (self.without(spared[:count]) for count in range(len(spared) + 1))
+        shown = next((grid for grid in fewer if grid.width <= console.width), self.without(spared))
+        shown._print(console)
+        if hidden := [name for name in spared if name in self.names and name not in shown.names]:
+            console.print(f"(columns for a wider window: {', '.join(hidden)})\n", style="dim", highlight=False)
+
+    def _print(self, console: Console) -> None:
+        """Writes all columns, which are cut where they are wider than the console: long words before numbers.
 
         Rich, which takes a millisecond for a row, does the rows of a grid that is cut, and else the rest alone.
         """
         title = Text(printable(self.title)) if self.title else None
         shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-        for name, width in zip(self.names, self._widths, strict=True):
+        for name, width in zip(self.names, self._cut(console.width), strict=True):
             justify: Literal["left", "right"] = "left" if name in self.words else "right"
             shown.add_column(name, justify=justify, no_wrap=True, width=width)
         if self.width > console.width:
@@ -80,6 +98,15 @@ class Grid:
         *above, below = console.render_lines(shown, pad=False, new_lines=True)
         segments = [segment for line in above for segment in line]
         console.print(Segments([*segments, Segment(self._body(console)), *below]), crop=False, end="")
+
+    def _cut(self, width: int) -> list[int]:
+        """The widths of the columns, where those of words are cut to ``LEGIBLE``, the longest first, for this width."""
+        widths, excess = list(self._widths), self.width - width
+        for place in sorted(range(len(widths)), key=lambda place: -widths[place]):
+            if self.names[place] in self.words:
+                less = min(max(0, excess), max(0, widths[place] - LEGIBLE))
+                widths[place], excess = widths[place] - less, excess - less
+        return widths
 
     def _body(self, console: Console) -> str:
         """The rows as Rich would write them."""

@@ -51,7 +51,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     lpips_mean: float | None
     lpips_mean_low: float | None
     lpips_mean_high: float | None
-    label_accuracy: float
+    label_accuracy: float | None
+    """None where the attacker is granted the labels."""
     evaluations_mean: float
     seconds_per_victim: float
     diverged: int
@@ -181,7 +182,7 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         **mean_of("psnr", psnr, intervals),
         **mean_of("ssim", ssim, intervals),
         **mean_of("lpips", lpips if len(lpips) == len(victims) else [], intervals),
-        label_accuracy=fmean(means([victim["label_correct"] for victim in victims])),
+        label_accuracy=None if knows_labels(config) else fmean(means([victim["label_correct"] for victim in victims])),
         evaluations_mean=fmean([victim["evaluations"] for victim in victims]),
         seconds_per_victim=sum(record["cost"]["seconds"] for record in outcome.records)
         / sum(len(record["victims"]) for record in outcome.records),
@@ -210,6 +211,12 @@ def setting_of(config: dict[str, Any]) -> str:
     from benchmark.federation.setting import described  # torch, which takes seconds
 
     return ", ".join(described(config))
+
+
+def knows_labels(config: dict[str, Any]) -> bool:
+    """Whether the attacker is granted the labels, or their counts, which of one image are its label."""
+    counts = config.get("threat_model", "A") != "A"
+    return config.get("labels") == "known" or (counts and config["batch_size"] == 1)
 
 
 def arguments(part: dict[str, Any]) -> dict[str, Any]:

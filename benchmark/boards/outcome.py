@@ -2,12 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from benchmark.boards.cells import Cells, cells_of_one_code, of_one_data_set
-from benchmark.metrics.convergence import looks_alike, unconverged, unexplained
+from benchmark.metrics.convergence import unconverged, unexplained
 from benchmark.metrics.leak import BASELINES, leaks, leaks_wholly
 from benchmark.store.store import Record
 
@@ -27,7 +27,6 @@ class Outcome:
     config: dict[str, Any]
     victims: dict[int, dict[str, Any]]
     records: tuple[Record, ...]
-    doubtful: frozenset[int] = frozenset()
 
     @cached_property
     def scenario(self) -> str:
@@ -84,16 +83,12 @@ class Outcome:
     @cached_property
     def unconverged(self) -> frozenset[int]:
         """The victims of whom nothing is known, since the attack has failed to fit their update, the next included."""
-        return frozenset(
-            index
-            for index, victim in self.victims.items()
-            if unconverged(victim, self.config, exactly=index in self.doubtful)
-        )
+        return frozenset(index for index, victim in self.victims.items() if unconverged(victim, self.config))
 
     @cached_property
-    def lookalikes(self) -> frozenset[int]:
-        """Those of them of whom the attack found other images that fit the update nearly."""
-        return frozenset(index for index, victim in self.victims.items() if looks_alike(victim, self.config))
+    def settled(self) -> frozenset[int]:
+        """The victims of whom the attack found what explains the update as well as the true images do."""
+        return frozenset(index for index, victim in self.victims.items() if victim.get("settled")) - self.unconverged
 
     @cached_property
     def unexplained(self) -> frozenset[int]:
@@ -126,18 +121,12 @@ def outcomes(records: Iterable[Record], current: Collection[str] = ()) -> tuple[
     kept, others = [], []
     for scenario in sorted(of_scenario):
         same, other = of_the_same_images(of_scenario[scenario], current)
-        kept += judged_by_controls(same)
+        kept += same
         others += other
     if others:
         names = listed(sorted(Names(others).cell(outcome) for outcome in others))
         sentences.append(f"left out, because they attacked other images than the newest cells: {names}")
     return kept, sentences
-
-
-def judged_by_controls(board: list[Outcome]) -> list[Outcome]:
-    """The outcomes of a scenario, where a near fit settles nothing of victims of whom it does not without a defense."""
-    doubtful = {outcome.attack: outcome.lookalikes for outcome in board if not outcome.defended}
-    return [replace(one, doubtful=doubtful.get(one.attack, one.doubtful)) if one.defended else one for one in board]
 
 
 def of_cells(cells: Cells) -> Iterator[Outcome]:

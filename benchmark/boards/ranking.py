@@ -57,6 +57,14 @@ class Standing:
         """The victims that leak to any of the attacks. A void cell counts too: what leaked has leaked."""
         return frozenset().union(*(outcome.leaked for outcome in self.outcomes))
 
+    @cached_property
+    def unknown(self) -> frozenset[int]:
+        """The victims on whom an attack did not converge, of whom no other one has said more."""
+        failed = frozenset().union(*(outcome.unconverged for outcome in self.outcomes))
+        return failed.difference(
+            self.worst, *(one.settled for one in self.outcomes if one.adaptive or not one.defended)
+        )
+
 
 def differing(first: Outcome, second: Outcome) -> tuple[int, int]:
     """Of the victims that both attacked: how many leaked only to the first, and how many only to the second."""
@@ -91,6 +99,8 @@ def void(outcome: Outcome, control: Outcome | None) -> str | None:
             return UNCONTROLLED
         if control.broken:
             return f"control is void: {control.broken}"
+        if control.mistaken and outcome.adaptive:  # which noise can hide
+            return UNKNOWN_ORDER
         if not control.leaked & outcome.indices:
             return SAFE_CONTROL
         if leaks_more(outcome, control):

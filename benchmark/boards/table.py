@@ -11,7 +11,7 @@ from benchmark.boards.grid import as_csv as grid_as_csv
 from benchmark.boards.leaderboard import Board, Leaderboard, Row
 from benchmark.boards.outcome import strength
 from benchmark.boards.template import render
-from benchmark.boards.terminal import Console, printable
+from benchmark.boards.terminal import Console, printable, wide_enough
 from benchmark.metrics.leak import LEAKED_PSNR
 from benchmark.store.store import Record, write_whole
 
@@ -75,7 +75,7 @@ COLUMNS = (
     Column("PSNR", lambda row, board: f"{row.psnr_mean:.1f}"),
     Column("SSIM", lambda row, board: f"{row.ssim_mean:.3f}"),
     Column("LPIPS", lambda row, board: "-" if row.lpips_mean is None else f"{row.lpips_mean:.3f}"),
-    Column("label acc.", lambda row, board: f"{row.label_accuracy:.2f}"),
+    Column("label acc.", lambda row, board: "known" if row.label_accuracy is None else f"{row.label_accuracy:.2f}"),
     Column("evaluations", lambda row, board: f"{row.evaluations_mean:.0f}"),
     Column("s / victim", lambda row, board: f"{row.seconds_per_victim:.3f}"),
 )
@@ -117,16 +117,9 @@ def grid(board: Board) -> Grid:
 def print_table(leaderboard: Leaderboard, console: Console) -> None:
     """The leaderboard in the terminal, whole where it goes to a file."""
     grids = list(map(grid, leaderboard.boards))
-    if not console.is_terminal:
-        console = Console(width=max(200, *(of_board.width for of_board in grids)), file=console.file)
+    console = wide_enough(console, *(of_board.width for of_board in grids))
     for board, whole in zip(leaderboard.boards, grids, strict=True):
-        for spared in range(len(SPARED) + 1):
-            shown = whole.without(SPARED[:spared])
-            if shown.width <= console.width:
-                break
-        shown.print(console)
-        if hidden := [name for name in SPARED[:spared] if name in whole.names]:
-            console.print(f"(columns for a wider window: {', '.join(hidden)})\n", style="dim", highlight=False)
+        whole.print(console, SPARED)
         for note in board.notes:
             console.print(f"- {printable(note)}", highlight=False, markup=False)
         console.print()

@@ -25,6 +25,11 @@ class Console(rich.console.Console):
         raise BrokenPipeError  # the program ends as with any other output whose reader has gone
 
 
+def wide_enough(console: Console, *widths: int) -> Console:
+    """The console; where it is a file, one for tables of these widths, which are not cut there."""
+    return console if console.is_terminal else Console(width=max(200, *widths), file=console.file)
+
+
 def letters(text: str) -> int:
     """The width of a text in the terminal."""
     return len(text) if text.isascii() else cell_len(text)

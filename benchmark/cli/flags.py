@@ -60,7 +60,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "estimate the cost of a suite (default: the quick one) or a single cell before running it",
         "Takes a suite, or the flags of a single cell, as leakboard run does. Time is estimated from short attacks on "
         "this machine; evaluations are the mean over finished records of the same attack, in the folder and in "
-        "results/, or else the upper bound. Nothing is written.",
+        "results/, or else the upper bound. Nothing is trained or written.",
     )
     threshold = add(
         "threshold",
@@ -140,7 +140,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "measure how much a defended update still determines the image, by the numerical rank of its Jacobian",
         "Computes the Jacobian of the first victims' updates with respect to their pixels and counts its singular "
         "values, for each data set and model of the suite, without a defense and with each of its defenses. Writes "
-        "spectrum.json and spectrum.md.",
+        "spectrum.json and spectrum.md; the same command resumes. It computes in 64 bits, on the CPU unless --devices "
+        "gives GPUs.",
     )
     diagnose = add(
         "diagnose",
@@ -151,12 +152,12 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     )
     for command, victims in ((spectrum, 4), (diagnose, 8)):
         command.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
-        command.add_argument("--out", metavar="FOLDER", help="folder for the table (default: runs/SUITE)")
+        command.add_argument("--out", metavar="FOLDER", help="folder for records and table (default: runs/SUITE)")
         command.add_argument(
             "--victims", type=whole, default=victims, metavar="N", help=f"victims per data set (default: {victims})"
         )
         command.add_argument("--download", action="store_true", help="download missing data sets")
-        command.add_argument("--threads", type=whole, default=1, metavar="N", help="CPU threads (default: 1)")
+        command.set_defaults(wandb="disabled")
 
     page = add(
         "page",
@@ -177,7 +178,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "records.jsonl (a file is full at 1 MB). Everything else is copied, so that show, page and run work on the "
         "copy as on the run itself.",
     )
-    publish.add_argument("folder", metavar="FOLDER", help="folder of a run, a threshold search or a training")
+    publish.add_argument("folder", metavar="FOLDER", help="folder of a run, a threshold search, a training or a study")
     publish.add_argument("to", metavar="TO", help="target folder, as in results/NAME; other records there are kept")
 
     bench = add(
@@ -216,9 +217,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "fails, else 2. A run tries the same of all that it uses, and begins only where it holds.",
     )
     check.add_argument("name", nargs="?", metavar="NAME", help="import path of a class or function, or a name of ours")
-    for command in (spectrum, check):
-        command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
-    for command in (run, plan, threshold, bench, train, diagnose):
+    check.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
+    for command in (run, plan, threshold, bench, train, spectrum, diagnose):
         command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
         command.add_argument(
             "--devices",
@@ -226,7 +226,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
             metavar="D",
             help="cpu, or GPU numbers such as 0,1 (default: GPU 0 if there is one, else cpu)",
         )
-    for command in (run, plan, threshold, train):
+    for command in (run, plan, threshold, train, spectrum, diagnose):
         command.add_argument(
             "--threads", type=whole, default=1, metavar="N", help="CPU threads per process (default: 1)"
         )
@@ -234,6 +234,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
             "--workers", type=whole, metavar="N", help="number of CPU processes, or of jobs (default: 1)"
         )
     plan.set_defaults(executor="local")
+    spectrum.set_defaults(devices="cpu")
     for command in (run, threshold, bench):
         command.add_argument(
             "--step",
@@ -242,7 +243,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
             help="how attacks take their steps: compiled by TorchInductor, faster after a minute's wait, or as a CUDA "
             "graph on a GPU; results are the same within rounding (default: eager)",
         )
-    for command in (run, threshold, train):
+    for command in (run, threshold, train, spectrum, diagnose):
         command.add_argument(
             "--executor",
             choices=("local", "slurm", "ray"),

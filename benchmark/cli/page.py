@@ -1,20 +1,14 @@
 """Handler of the command page."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 from benchmark.cli.parts import Parts
 from benchmark.errors import unknown
-from benchmark.papers import dlg_fb, idlg, masking, overview
-from benchmark.store.store import Record, read_all, write_whole
+from benchmark.papers import overview
+from benchmark.store.store import read_all, write_whole
 
-PAPERS: dict[str, Callable[[list[Record], Path], str]] = {
-    "idlg": idlg.page,
-    "dlg_fb": dlg_fb.page,
-    "masking": masking.page,
-}
-
+PAPERS = {name: paper.page for name, paper in overview.PAPERS.items()}
 
 OVERVIEW = "results"
 """Name of the page on all that is published."""

@@ -2,6 +2,7 @@
 
 import argparse
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock
@@ -10,11 +11,11 @@ from benchmark.boards import table
 from benchmark.boards.leaderboard import of_records
 from benchmark.cli.parts import Parts
 from benchmark.errors import UsageError
-from benchmark.papers.sources import changed_files, trainings
+from benchmark.papers.sources import changed_files
 from benchmark.store import published
 from benchmark.store.schema import attack_scores
 from benchmark.store.sealing import Record, sealed
-from benchmark.store.store import cannot_write, keys_in, make_writable, read_all, say, write_whole
+from benchmark.store.store import ATTACKS, SHELVES, cannot_write, keys_in, make_writable, read_all, say, write_whole
 from benchmark.thresholds.table import FILE, Row, read
 
 TABLES = ("*.csv", "*.md", "*.json", "*.png")
@@ -29,7 +30,7 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
 
 
 def publish(folder: Path, to: Path) -> int:
-    """Copies the records of a run without their pictures, which hold private images, and its trainings and tables.
+    """Copies the records of a run, those of attacks without their pictures, which hold private images, and its tables.
 
     What is there already stays, so that a run in several parts can be published as it grows; records of the same
     blocks are replaced, and the leaderboard and the thresholds are made of all that is there then. A link is not
@@ -46,13 +47,17 @@ def publish(folder: Path, to: Path) -> int:
     Raises:
         UsageError: there is nothing to copy, no room, or a folder is a link.
     """
-    for place in (folder / "records", folder / "training"):
-        refuse_link(place, "publish copies no files from elsewhere")
-    lock, kinds = to / "publish.lock", (to / "records", to / "training")
+    for shelf in SHELVES:
+        refuse_link(folder / shelf.name, "publish copies no files from elsewhere")
+    lock, kinds = to / "publish.lock", [to / shelf.name for shelf in SHELVES]
     for place in (lock, *kinds, *(file for kind in kinds for file in published.files(kind))):
         refuse_link(place, "publish writes no files elsewhere")
-    trained = trainings(folder, links=False)
-    records = read_all(folder, links=False) if not trained or keys_in(folder / "records") else []
+    beside = {
+        shelf.name: read_all(folder, shelf.parse, links=False, shelf=shelf)
+        for shelf in SHELVES
+        if shelf != ATTACKS and keys_in(folder / shelf.name)
+    }
+    records = read_all(folder, links=False) if not beside or keys_in(folder / "records") else []
     if to.resolve() == folder.resolve():
         raise UsageError(f"{to} is the run itself: give another folder to publish it to")
     make_writable(to, to)
@@ -60,11 +65,13 @@ def publish(folder: Path, to: Path) -> int:
         ending.callback(lock.unlink)  # before the release: who has waited for it takes another
         others = keys_in(to / "records") - {record["key"] for record in records}
         add(to / "records", [record | {"picture": ""} for record in records])
-        add(to / "training", trained)
+        for name, found in beside.items():
+            add(to / name, found)
         copy_tables(folder, to, bool(others))
-    for line in changed_files([*records, *trained]):
+    everything = [*records, *chain(*beside.values())]
+    for line in changed_files(everything):
         say(line)
-    return len(records) + len(trained)
+    return len(everything)
 
 
 def copy_tables(folder: Path, to: Path, others: bool) -> None:

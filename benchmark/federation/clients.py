@@ -11,10 +11,11 @@ from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.rnn import pad_sequence
 
-from attacks.gradients import call
+from attacks.gradients import call, trained_names
 from benchmark.errors import UsageError
-from benchmark.federation.partition import generator_for
+from benchmark.federation.recipe import Federation
 from benchmark.models.draw import drawing_from, drawn_weights
+from benchmark.seeds import generator_for
 from defenses.base import Update
 
 Weights = dict[str, Tensor]
@@ -67,18 +68,18 @@ class Network:
 
 
 def initial_weights(model: nn.Module, generator: torch.Generator) -> Weights:
-    """What a network starts with: drawn parameters, and the buffers that its constructor made.
+    """What a network starts with: what it draws, and of the rest what its constructor made.
 
     Args:
-        model: the architecture, with a method ``draw``. A frozen parameter that is not drawn stays as it was made.
+        model: the architecture, with a method ``draw``.
         generator: of the draw.
 
     Raises:
         UsageError: what the model draws are not its own weights.
     """
     drawn = drawn_weights(model, generator)  # type: ignore[arg-type] # any module with a method draw will do
-    started = {name: drawn[name].to(p) if name in drawn else p for name, p in model.named_parameters()}
-    return {name: value.detach().clone() for name, value in (started | dict(model.named_buffers())).items()}
+    made = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {name: drawn.get(name, value).to(value).detach().clone() for name, value in made.items()}
 
 
 def examine(model: nn.Module, weights: Weights, data: Data) -> Network:
@@ -89,7 +90,7 @@ def examine(model: nn.Module, weights: Weights, data: Data) -> Network:
         weights: to try it with.
         data: of which a few images are used.
     """
-    network = Network(model, tuple(name for name, p in model.named_parameters() if p.requires_grad))
+    network = Network(model, tuple(trained_names(model)))
     few = torch.arange(5) % len(data.labels)
     try:
         one_after_another(network, weights, expanded(network, weights, 1), [few[:1]], data, [0])
@@ -114,9 +115,7 @@ def close(first: Update, second: Update, tolerance: float = 1e-3) -> bool:
     )
 
 
-def batches_of(
-    share: Tensor, turn: int, algorithm: str, batch_size: int, epochs: int, smallest: int, seed: int, client: int
-) -> list[Tensor]:
+def batches_of(share: Tensor, turn: int, how: Federation, smallest: int, seed: int, client: int) -> list[Tensor]:
     """The images of each batch of a client in its next round.
 
     FedSGD takes the next batch of the endless row of the client's shuffled epochs, FedAvg the next epochs, without a
@@ -125,9 +124,7 @@ def batches_of(
     Args:
         share: the client's images, ``[n]``.
         turn: rounds in which the client took part before.
-        algorithm: ``FedSGD`` or ``FedAvg``.
-        batch_size: images of a batch; a client with fewer has all of its own in each.
-        epochs: of FedAvg in a round.
+        how: the federation of the client.
         smallest: images of the smallest batch.
         seed: of the order.
         client: its number.
@@ -136,10 +133,10 @@ def batches_of(
     def order(epoch: int) -> Tensor:
         return torch.randperm(len(share), generator=generator_for(seed, client, f"order/{epoch}"))
 
-    size = min(batch_size, len(share))
-    if algorithm == "FedAvg":
-        first = turn * epochs
-        batches = [share[batch] for epoch in range(first, first + epochs) for batch in order(epoch).split(size)]
+    size = min(how.batch_size, len(share))
+    if how.algorithm == "FedAvg":
+        epochs = range(turn * how.local_epochs, (turn + 1) * how.local_epochs)
+        batches = [share[batch] for epoch in epochs for batch in order(epoch).split(size)]
         return [batch for batch in batches if len(batch) >= smallest]
     epoch, begin = divmod(turn * size, len(share))
     row = order(epoch) if begin + size <= len(share) else torch.cat([order(epoch), order(epoch + 1)])
@@ -171,7 +168,10 @@ def client_updates(
     for step in range(len(batches[0])):
         now = [of_client[step] for of_client in batches if len(of_client) > step]
         front = {name: value[: len(now)] for name, value in local.items()}  # views
-        slopes = gradients(network, weights, front, now, data, [seed + step for seed in seeds])
+        if network.batched and max(map(len, now)) <= FEW_IMAGES:
+            slopes = all_at_once(network, weights, front, now, data)
+        else:
+            slopes = one_after_another(network, weights, front, now, data, [seed + step for seed in seeds])
         if local_rate is None:
             return slopes | {n: weights[n] - value for n, value in local.items() if n not in slopes}
         for name, slope in slopes.items():
@@ -185,29 +185,8 @@ def expanded(network: Network, weights: Weights, clients: int) -> Weights:
     return {name: weights[name].expand(clients, *weights[name].shape).clone() for name in names}
 
 
-def gradients(
-    network: Network, weights: Weights, local: Weights, batches: Sequence[Tensor], data: Data, seeds: Sequence[int]
-) -> Update:
-    """Gradient of the mean cross entropy of each client's batch in train mode, name -> ``[V, ...]``.
-
-    A parameter that the loss does not depend on has a gradient of zeros. Buffers in ``local`` move, in place, as the
-    model moves them in training.
-
-    Args:
-        network: what they train.
-        weights: the server's.
-        local: each client's own, ``[V, ...]``.
-        batches: images of each client.
-        data: which the batches are of.
-        seeds: of each client's randomness.
-    """
-    if network.batched and max(map(len, batches)) <= FEW_IMAGES:
-        return all_at_once(network, weights, local, batches, data)
-    return one_after_another(network, weights, local, batches, data, seeds)
-
-
 def all_at_once(network: Network, weights: Weights, local: Weights, batches: Sequence[Tensor], data: Data) -> Update:
-    """:func:`gradients` in one batched step, for a network that was shown to allow it."""
+    """:func:`one_after_another` in one batched step, for a network that was shown to allow it."""
     network.model.train()
     index = pad_sequence(list(batches), batch_first=True)
     sizes = torch.tensor([len(batch) for batch in batches])[:, None]
@@ -226,7 +205,19 @@ def all_at_once(network: Network, weights: Weights, local: Weights, batches: Seq
 def one_after_another(
     network: Network, weights: Weights, local: Weights, batches: Sequence[Tensor], data: Data, seeds: Sequence[int]
 ) -> Update:
-    """:func:`gradients` by a plain step of each client."""
+    """Gradient of the mean cross entropy of each client's batch in train mode, name -> ``[V, ...]``.
+
+    A parameter that the loss does not depend on has a gradient of zeros. Buffers in ``local`` move, in place, as the
+    model moves them in training.
+
+    Args:
+        network: what they train.
+        weights: the server's.
+        local: each client's own, ``[V, ...]``.
+        batches: images of each client.
+        data: which the batches are of.
+        seeds: of each client's randomness.
+    """
     network.model.train()
     each = []
     for number, (batch, seed) in enumerate(zip(batches, seeds, strict=False)):  # of clients that still train
@@ -266,22 +257,22 @@ def batch_norm_names(model: nn.Module) -> set[str]:
     }
 
 
-def too_small(shares: Sequence[Tensor], batch_size: int, network: Network, name: str) -> UsageError | None:
-    """What is wrong where a client cannot be trained because its batches are too small for the network.
+def check_sizes(shares: Sequence[Tensor], batch_size: int, network: Network, name: str) -> None:
+    """Looks whether each client's batches are large enough for the network.
 
     Args:
         shares: images of each client.
         batch_size: images of a batch.
         network: what is trained.
         name: of the model, for people.
+
+    Raises:
+        UsageError: they are not.
     """
     smallest = network.smallest_batch
     why = f"{name} cannot be trained on a batch of one image ({network.refusal})"
     if batch_size < smallest:
-        return UsageError(f"batch_size is {batch_size}, but {why}: give {smallest} or more")
-    short = [client for client, share in enumerate(shares) if len(share) < smallest]
-    if short:
-        return UsageError(
-            f"client {short[0]} has one image, and {why}: give fewer clients, a larger dirichlet or more train_images"
-        )
-    return None
+        raise UsageError(f"batch_size is {batch_size}, but {why}: give {smallest} or more")
+    if short := [client for client, share in enumerate(shares) if len(share) < smallest]:
+        cure = "give fewer clients, a larger dirichlet or more train_images"
+        raise UsageError(f"client {short[0]} has one image, and {why}: {cure}")

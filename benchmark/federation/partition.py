@@ -4,12 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.seeds import seed_for
-
-
-def generator_for(seed: int, number: int, purpose: str) -> torch.Generator:
-    """A source of randomness of its own for a client (or a round) and a purpose."""
-    return torch.Generator().manual_seed(seed_for(seed, number, purpose))
+from benchmark.seeds import generator_for, seed_for
 
 
 def split(labels: Tensor, clients: int, alpha: float | None, seed: int) -> list[Tensor]:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from benchmark.errors import CODE_ERRORS, UsageError, is_out_of_memory, users_fault
 from benchmark.federation.clients import Data, Weights, initial_weights
-from benchmark.federation.partition import generator_for, split
-from benchmark.federation.server import Federation, judged, train
+from benchmark.federation.partition import split
+from benchmark.federation.recipe import Federation
+from benchmark.federation.server import judged, train
 from benchmark.federation.state import TrainingState
 from benchmark.models.classifier import Batch, Classifier
 from benchmark.models.draw import drawing_from
-from benchmark.seeds import seed_for
+from benchmark.seeds import generator_for, seed_for
 from datamodules.base import PrivateData
 from datamodules.contract import images_at
 from datamodules.errors import DataError, name_of

@@ -12,63 +12,24 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from attacks.gradients import trained_names
 from benchmark.federation.clients import (
     Data,
     Network,
     Weights,
     batch_norm_names,
     batches_of,
+    check_sizes,
     client_updates,
     examine,
     initial_weights,
     logits_of,
-    too_small,
 )
-from benchmark.federation.partition import generator_for, split
+from benchmark.federation.partition import split
 from benchmark.federation.protect import protected
-from benchmark.federation.schedule import rate_at
-from benchmark.seeds import seed_for
+from benchmark.federation.recipe import Federation
+from benchmark.seeds import generator_for, generators, seed_for
 from defenses.base import Defense, Update
-
-
-@dataclass(frozen=True)
-class Federation:
-    """How clients and server train.
-
-    Attributes:
-        algorithm: ``FedSGD``: a client shares the mean gradient of its next batch. ``FedAvg``: it trains for
-            ``local_epochs`` and shares its weights at the start minus those at the end.
-        clients: number of clients.
-        clients_per_round: how many of them, drawn anew, train in a round.
-        rounds: how often the server averages.
-        batch_size: images of a client's batch; a client with fewer has all of its own in each. In FedAvg a last batch
-            of one image is left out where the network cannot be trained on it (BatchNorm after a linear layer).
-        local_epochs: of FedAvg.
-        learning_rate: of the clients in FedAvg, whose mean update the server takes as it is; of the server in FedSGD.
-            Of the first round, where it decays.
-        decay: how the learning rate falls, one of :data:`benchmark.federation.schedule.DECAYS`.
-        server_momentum: what the server keeps of its last step.
-        dirichlet: alpha of a split by labels, None for one at random.
-        protect_batch_norm: whether a defense also gets the scales, shifts and running statistics of BatchNorm.
-        evaluate_every: rounds from one test to the next; the last round is always tested.
-    """
-
-    algorithm: str
-    clients: int
-    clients_per_round: int
-    rounds: int
-    batch_size: int
-    local_epochs: int
-    learning_rate: float
-    decay: str = "none"
-    server_momentum: float = 0.0
-    dirichlet: float | None = None
-    protect_batch_norm: bool = False
-    evaluate_every: int = 1
-
-    def rate(self, done: int) -> float:
-        """The learning rate of the round after so many."""
-        return rate_at(self.learning_rate, self.decay, done, self.rounds)
 
 
 @dataclass(frozen=True)
@@ -129,8 +90,7 @@ def train(
         state = evaluate(model, data, start(model, federation, seed))
         yield state
     network = examine(model, start(model, federation, seed).weights, data)  # a run that goes on finds the same
-    if wrong := too_small(shares, federation.batch_size, network, type(model).__name__):
-        raise wrong
+    check_sizes(shares, federation.batch_size, network, type(model).__name__)
     while state.round < federation.rounds and not state.diverged:
         state = next_round(network, data, shares, federation, defense, seed, state)
         due = state.round % federation.evaluate_every == 0 or state.round == federation.rounds
@@ -144,7 +104,7 @@ def train(
 def start(model: nn.Module, federation: Federation, seed: int) -> State:
     """The state before the first round."""
     weights = initial_weights(model, generator_for(seed, 0, "network"))
-    momentum = {name: torch.zeros_like(weights[name]) for name, p in model.named_parameters() if p.requires_grad}
+    momentum = {name: torch.zeros_like(weights[name]) for name in trained_names(model)}
     return State(0, weights, momentum, torch.zeros(federation.clients, dtype=torch.int64))
 
 
@@ -176,11 +136,11 @@ def judged(
     model.eval()
     correct, loss = 0, 0.0
     with torch.no_grad():
-        for part in torch.arange(len(labels)).tensor_split(math.ceil(len(labels) / at_once)):
-            here = slice(int(part[0]), int(part[-1]) + 1)
-            logits = logits_of(model, weights, images[here])
-            correct += int((logits.argmax(1) == labels[here]).sum())
-            loss += float(nn.functional.cross_entropy(logits.double(), labels[here], reduction="sum"))
+        parts = math.ceil(len(labels) / at_once)
+        for some, truth in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            logits = logits_of(model, weights, some)
+            correct += int((logits.argmax(1) == truth).sum())
+            loss += float(nn.functional.cross_entropy(logits.double(), truth, reduction="sum"))
     return correct / len(labels), loss / len(labels)
 
 
@@ -197,16 +157,7 @@ def next_round(
     number, how = state.round + 1, federation
     drawn = torch.randperm(how.clients, generator=generator_for(seed, number, "clients"))
     batches = {
-        client: batches_of(
-            shares[client],
-            int(state.turns[client]),
-            how.algorithm,
-            how.batch_size,
-            how.local_epochs,
-            network.smallest_batch,
-            seed,
-            client,
-        )
+        client: batches_of(shares[client], int(state.turns[client]), how, network.smallest_batch, seed, client)
         for client in drawn[: how.clients_per_round].tolist()
     }
     # Those with most batches first: who still trains in a later step is then the front of the clients.
@@ -216,7 +167,7 @@ def next_round(
     updates = client_updates(network, state.weights, [batches[c] for c in chosen], data, local_rate, forward)
     if defense is not None and (given := defended_part(network, updates, how.protect_batch_norm)):
         true = {name: value.clone() for name, value in given.items()}  # the defense may have changed it in place
-        sources = [generator_for(seed, client, f"defense/{number}") for client in chosen]
+        sources = generators(seed, chosen, f"defense/{number}")
         shared = protected(defense, given, sources, type(defense).__name__)
         state = counted(state, true, shared)
         updates |= shared

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self
 
-import msgspec
 import torch
 from msgspec import Meta
 
-from benchmark.errors import UsageError, a_kind, quoted, unknown
+from benchmark.errors import UsageError, a_kind, unknown
+from benchmark.federation.recipe import check_clients, typed
 
 Count = Annotated[int, Meta(ge=1, le=10**9, description="a whole number from 1 to 1,000,000,000")]
 Rate = Annotated[float, Meta(gt=0, le=torch.finfo(torch.float32).max, description="a finite number above 0")]
@@ -59,11 +59,7 @@ class TrainingState:
         given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
         if wrong := [key for key in given if key in (OF_ROUNDS if self.epochs else OF_EPOCHS)]:
             raise ValueError(f"{wrong[0]} is for {'rounds' if self.epochs else 'epochs'}: leave it out")
-        if self.clients_per_round and self.clients_per_round > self.clients:
-            raise ValueError(
-                f"clients_per_round is {self.clients_per_round}, but there are {self.clients} clients: give "
-                f"{self.clients} or fewer"
-            )
+        check_clients(self.clients, self.clients_per_round or 1)
         if self.algorithm == "FedSGD" and self.local_epochs != 1:
             raise ValueError("local_epochs is for FedAvg: a client of FedSGD shares the gradient of one batch")
 
@@ -76,17 +72,11 @@ class TrainingState:
         """
         if not isinstance(given, Mapping):
             raise UsageError(f"state must be a recipe, as in {{epochs: 1}} or {{rounds: 20}}, not {a_kind(given)}")
-        hints = get_type_hints(cls, include_extras=True)
+        names = [one.name for one in fields(cls)]
         for key in given:
-            if key not in hints:
-                raise unknown("key of a state", str(key), hints)
-        try:
-            return msgspec.convert(dict(given), cls)
-        except msgspec.ValidationError as error:
-            said, _, key = str(error).partition(" - at `$.")
-            if not (key := key.rstrip("`")):
-                raise UsageError(f"state: {said}") from None
-            raise UsageError(f"state: {key} must be {described(hints[key])}, not {quoted(given[key])}") from None
+            if key not in names:
+                raise unknown("key of a state", str(key), names)
+        return typed(cls, given, "state: ")
 
     def config(self) -> dict[str, Any]:
         """Everything that decides the training but network, data, seed and code, under the keys of a suite."""
@@ -103,14 +93,6 @@ class TrainingState:
         usual |= {one.name: one.default for one in fields(self) if one.name not in usual}
         changed = ", ".join(f"{key}={in_digits(value)}" for key, value in self.config().items() if value != usual[key])
         return f"after {count} {plural}{f' ({changed})' if changed else ''}"
-
-
-def described(hint: Any) -> str:
-    """What a value of a field must be, in words."""
-    found = [
-        one.description for part in (hint, *getattr(hint, "__args__", ())) for one in getattr(part, "__metadata__", ())
-    ]
-    return str(found[0])
 
 
 def in_digits(value: float) -> str:

@@ -63,6 +63,16 @@ class Block:
         """Victims."""
         return len(self.victims)
 
+    def about(self) -> dict[str, Any]:
+        """What decides its results but the victims, as a record has it."""
+        return {
+            "cell": self.cell.id,
+            "config": self.cell.config(),
+            "code_sha256": self.code_sha256,
+            **({"behavior_sha256": self.behavior} if self.behavior else {}),
+            "network_sha256": list(self.networks),
+        }
+
 
 @dataclass
 class Workbench:
@@ -331,6 +341,13 @@ def data_chain(images: Tensor, labels: Tensor, before: str) -> list[str]:
     for image, label in zip(images, labels, strict=True):
         chain.append(hashlib.sha256((chain[-1] + checksum(image, label)).encode()).hexdigest()[:16])
     return chain
+
+
+def check_unchanged(block: Block, images: Tensor, labels: Tensor) -> None:
+    """UsageError where images and labels of a block are not those that it was planned with."""
+    if tuple(data_chain(images, labels, block.data[0])) != block.data:
+        name = block.cell.scenario.data.name
+        raise UsageError(f"the images of {name} have changed since the run began: start it again")
 
 
 def check_fit(scenario: Scenario, bench: Workbench) -> Model:

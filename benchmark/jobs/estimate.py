@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
+from benchmark.boards.grid import Grid
 from benchmark.boards.terminal import Console
 from benchmark.clock import clock
 from benchmark.identity import digest
 from benchmark.jobs.blocks import Block, Workbench
 from benchmark.jobs.records import room, run_block
+from benchmark.jobs.states import cache_folder, is_kept, named
 from benchmark.store.schema import attack_scores
 from benchmark.store.store import Parse, records_in
 from benchmark.suite.registry import Spec, build
@@ -103,7 +105,7 @@ class Row:
 
 
 def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Console) -> list[Row]:
-    """What the blocks of a plan cost, measured with short attacks and without writing anything.
+    """What the blocks of a plan cost, measured with short attacks and without training or writing anything.
 
     Args:
         blocks: the plan.
@@ -132,6 +134,20 @@ def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Conso
     return list(table.values())
 
 
+def trainings(blocks: Sequence[Block], bench: Workbench) -> list[str]:
+    """The networks that a run trains before it attacks, for people; those that are kept already are not among them."""
+    scenarios = {block.cell.scenario.name: block.cell.scenario for block in blocks}
+    missing: dict[Path, str] = {}
+    for scenario in scenarios.values():
+        if state := scenario.setting.state:
+            data = bench.data(scenario.data)
+            _, _, path = named(state, scenario.model, data, scenario.seed, cache_folder(), bench.device)
+            if path not in missing and not is_kept(path):
+                images = len(data.loading(state.batch_size, 0, state.train_images).public_rows()[0])
+                missing[path] = f"{scenario.model.name} on {images:,} images of {scenario.data.name} {state.label}"
+    return list(missing.values())
+
+
 def total(table: Sequence[Row]) -> Row:
     """One row for all."""
     cells, sources = (set().union(*of) for of in zip(*((row.cells, row.sources) for row in table), strict=True))
@@ -144,8 +160,17 @@ COLUMNS = (
 )
 
 
+SPARED = ("at most", "from", "cells", "victims", "evaluations left", "blocks left", "evaluations", "blocks")
+"""Columns that a narrow terminal does without, the first one first."""
+
+
+def grid(table: Sequence[Row], workers: int) -> Grid:
+    """The table as a person reads it, the last row for all."""
+    return Grid(COLUMNS, [cells_of(row, workers) for row in (*table, total(table))], ("scenario", "attack", "from"))
+
+
 def cells_of(row: Row, workers: int) -> tuple[str, ...]:
-    """The row as a person reads it, in the order of ``COLUMNS``."""
+    """Of a row, in the order of ``COLUMNS``."""
     whole, left = row.whole, row.left
     return (
         row.scenario,
@@ -180,7 +205,7 @@ def finished(folders: Iterable[Path], parse: Parse) -> dict[str, Found]:
 
 
 def alike(config: dict[str, Any]) -> tuple[str, str]:
-    """Names for the configurations that tell of a cell's evaluations: its own, then that with any defense."""
+    """Keys of the records that show how many evaluations a cell takes: its own, then those with any defense."""
     attacked = {"same_class": 1} | {k: v for k, v in config.items() if k not in ("defense", "adaptive", "seed")}
     return digest(attacked | {key: config[key] for key in ("defense", "adaptive")}), digest(attacked)
 
@@ -220,7 +245,10 @@ def timings(blocks: Sequence[Block], bench: Workbench, console: Console) -> dict
 
 
 def timing(block: Block, bench: Workbench) -> Timing:
-    """Fits short attacks on the first victims of a block."""
+    """Fits short attacks on the first victims of a block, whose network is not trained for that."""
+    scenario = block.cell.scenario
+    untrained = replace(scenario, setting=replace(scenario.setting, state=None))
+    block = replace(block, cell=replace(block.cell, scenario=untrained))
     attack = block.cell.attack
     budget = attack.args.get("max_evaluations")
     budgets = [{}] if budget is None else [{"max_evaluations": min(budget, most)} for most in TIMED_EVALUATIONS]

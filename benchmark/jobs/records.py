@@ -23,7 +23,7 @@ from attacks.base import Trajectory
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.errors import UsageError, is_out_of_memory, one_line, written
-from benchmark.jobs.blocks import Block, Workbench, checksum, data_chain
+from benchmark.jobs.blocks import Block, Workbench, check_unchanged, checksum
 from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.jobs.pictures import strip
@@ -34,6 +34,7 @@ from benchmark.rehearsal.scene import check_found
 from benchmark.store.store import Record
 from benchmark.suite.registry import build
 from benchmark.suite.suite import Cell
+from datamodules import PrivateData
 from defenses.base import Update, flattened
 
 _VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "numpy", "scipy")
@@ -84,19 +85,18 @@ def run_blocks(
         is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
         fit = None if is_baseline else misfits(observed(block.victims), share, images[rows], labels[rows])
         sha256 = checksum(images[rows], labels[rows])
-        if tuple(data_chain(images[rows], labels[rows], block.data[0])) != block.data:
-            raise UsageError(f"the images of {scenario.data.name} have changed since the run began: start it again")
+        check_unchanged(block, images[rows], labels[rows])
         records.append(
             {
                 "key": block.key,
-                "cell": cell.id,
-                "config": cell.config(),
-                "code_sha256": block.code_sha256,
-                **({"behavior_sha256": block.behavior} if block.behavior else {}),
-                "network_sha256": list(block.networks),
+                **block.about(),
                 "void": why_void(len(broken.intersection(block.victims)), len(block.victims)),
-                "provenance": provenance(bench)
-                | {"data_sha256": sha256, "data_notes": data.notes, "data_chain": list(block.data)},
+                "provenance": provenance(bench, data)
+                | {
+                    "lpips": bench.perceptual.describe() if bench.perceptual else bench.no_perceptual,
+                    "data_sha256": sha256,
+                    "data_chain": list(block.data),
+                },
                 "cost": {
                     "seconds": brief(seconds * len(block.victims) / len(victims)),
                     "victims_at_once": min(
@@ -268,7 +268,11 @@ def victims_table(
                 "label_correct": scores.label_correct[row].tolist(),
             }
             | (
-                {"misfit": finite(float(fit.found[row])), "misfit_of_truth": finite(float(fit.true[row]))}
+                {
+                    "misfit": finite(float(fit.found[row])),
+                    "misfit_of_truth": finite(float(fit.true[row])),
+                    "settled": bool(fit.settled[row]),
+                }
                 if fit
                 else {}
             )
@@ -319,8 +323,8 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def provenance(bench: Workbench) -> dict[str, Any]:
-    """Where a result comes from."""
+def provenance(bench: Workbench, data: PrivateData) -> dict[str, Any]:
+    """Where a result on a data set comes from."""
     device = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "cpu"
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -328,7 +332,7 @@ def provenance(bench: Workbench) -> dict[str, Any]:
         "device": device,
         "threads": torch.get_num_threads(),
         "versions": versions(),
-        "lpips": bench.perceptual.describe() if bench.perceptual else bench.no_perceptual,
+        "data_notes": data.notes,
     }
 
 

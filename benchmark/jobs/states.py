@@ -57,9 +57,7 @@ def trained(
         UsageError: the folder cannot be written, or see :func:`benchmark.federation.pretraining.follow`.
         DataError: an image is damaged.
     """
-    made: nn.Module = build("model", model, image_shape=data.image_shape, num_classes=data.num_classes)
-    about = identity(state, model, made, data, seed) | ({"device": device.type} if device.type != "cpu" else {})
-    path = cache / "states" / f"{digest(about)}.pt"
+    made, about, path = named(state, model, data, seed, cache, device)
     if (kept := read(path, device)) is not None:
         return kept
     make_writable(path.parent, cache)
@@ -73,6 +71,23 @@ def trained(
             write(path, about, kept)
             say(f"{what}: trained in {clock(time.perf_counter() - began)}")
     return kept
+
+
+def named(
+    state: TrainingState, model: Spec, data: PrivateData, seed: int, cache: Path, device: torch.device = CPU
+) -> tuple[nn.Module, dict[str, Any], Path]:
+    """The network before its training, everything that decides what that leads to, and the file where this is kept."""
+    made: nn.Module = build("model", model, image_shape=data.image_shape, num_classes=data.num_classes)
+    about = identity(state, model, made, data, seed) | ({"device": device.type} if device.type != "cpu" else {})
+    return made, about, cache / "states" / f"{digest(about)}.pt"
+
+
+def is_kept(path: Path) -> bool:
+    """Whether :func:`read` finds weights in the file, which is left as it is."""
+    try:
+        return weights_in(path) is not None
+    except Damaged:
+        return False
 
 
 def cache_folder() -> Path:
@@ -141,11 +156,31 @@ def write(path: Path, about: dict[str, Any], weights: Weights) -> None:
     write_whole(path, content.getvalue())
 
 
+class Damaged(Exception):
+    """A file does not hold the weights that were written into it; the message says why."""
+
+
 def read(path: Path, device: torch.device) -> Weights | None:
     """The weights in a file; None where there is none, or where it is damaged: then it is reported and removed.
 
     Raises:
         UsageError: it cannot be read, and may be whole.
+    """
+    try:
+        weights = weights_in(path)
+    except Damaged as why:
+        say(f"{path} is damaged ({why}): it is trained again")
+        path.unlink(missing_ok=True)
+        return None
+    return weights and {name: value.to(device) for name, value in weights.items()}
+
+
+def weights_in(path: Path) -> Weights | None:
+    """The weights in a file, on the CPU; None where there is none.
+
+    Raises:
+        UsageError: it cannot be read, and may be whole.
+        Damaged: it holds something else.
     """
     try:
         regular(path)
@@ -159,11 +194,9 @@ def read(path: Path, device: torch.device) -> Weights | None:
         weights: Weights = found["weights"]
         if sha256_of(weights) != found["sha256"]:
             raise ValueError("another checksum")
-        return {name: value.to(device) for name, value in weights.items()}
     except Exception as error:  # a damaged file makes torch raise nearly anything
-        say(f"{path} is damaged ({one_line(error) or type(error).__name__}): it is trained again")
-        path.unlink(missing_ok=True)
-        return None
+        raise Damaged(one_line(error) or type(error).__name__) from None
+    return weights
 
 
 def sha256_of(weights: dict[str, Tensor]) -> str:

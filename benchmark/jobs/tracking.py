@@ -125,9 +125,8 @@ class Tracker:
             config: of the run.
             fill: writes what the run holds.
         """
-        about = {"id": run_id, "job_type": job_type, "name": name[:128], "tags": tags, "config": config}
         try:
-            run = self._started(about)
+            run = self.begin(run_id, job_type, name, tags, config)
             try:
                 fill(run)
             except BaseException:
@@ -140,11 +139,9 @@ class Tracker:
             else:
                 print(f"leakboard: W&B failed for {name} ({first_line(error)}): continuing without it", file=sys.stderr)
 
-    def begin(self, run_id: str, job_type: str, name: str, tags: list[str], config: dict[str, Any]) -> Any:
+    def begin(self, run_id: str | None, job_type: str, name: str, tags: list[str], config: dict[str, Any]) -> Any:
         """Starts a run that somebody else fills and finishes; raises whatever W&B does."""
-        return self._started({"id": run_id, "job_type": job_type, "name": name[:128], "tags": tags, "config": config})
-
-    def _started(self, about: dict[str, Any]) -> Any:
+        about = {"id": run_id, "job_type": job_type, "name": name[:128], "tags": tags, "config": config}
         try:
             return self._start(about)
         except Exception as error:

@@ -10,17 +10,17 @@ that means that he does not: his model of it is wrong or missing, and again noth
 from typing import Any
 
 MISFIT = 1e-3
-"""Misfit above which an attack has not converged: the squared distance of an image's update from the one that was
-shared, in parts of that of the public mean image, which owes nothing to the update. The attacks that stop at a
-tolerance come to a hundredth of this and less."""
+"""Misfit up to which an attack has converged where too few numbers are shared to determine an image: the squared
+distance of an image's update from the one that was shared, in parts of that of the public mean image, which owes
+nothing to the update. The attacks that stop at a tolerance come to a hundredth of this and less."""
 
-EXACT = 1e-9
-"""The same without a defense, where the true images fit up to rounding (1e-11 in float32). Where a network is
-ill-conditioned, as with a frozen first layer or BatchNorm over one small image, attacks end between the two, at other
-images: a more exact attack still finds the true ones."""
+EXACT = 1e-12
+"""The same where the true images fit up to rounding. An update can be ill-conditioned, by its network (a frozen first
+layer, BatchNorm over one small image) or by its defense (scales of many orders of magnitude, few directions and a small
+rest): then attacks end at other images that fit nearly, and a more exact one finds the true ones."""
 
 BEYOND_TRUTH = 10.0
-"""How many times the misfit of the true images it must be, too."""
+"""How many times the misfit of the true images it may be, of an attacker whose model does not explain the update."""
 
 LEGACY_LOSS = 100.0
 """The same for records without a misfit, all of them of LeNet in the published setting: loss in parts of the tolerance,
@@ -30,15 +30,13 @@ LEGACY_EXACT = ("Clipping", "Masking", "Pruning")
 """The defenses in such records whose true images an attacker who knows them fits exactly."""
 
 
-def unconverged(victim: dict[str, Any], config: dict[str, Any], exactly: bool = False) -> bool:
+def unconverged(victim: dict[str, Any], config: dict[str, Any]) -> bool:
     """Whether nothing is known of a victim of a record, because the attack has failed to fit its update, or was to fit
     another one.
 
     Args:
         victim: of the record; one that leaks has been found, and one that diverged counts as that.
         config: of its cell.
-        exactly: whether the fit must be :data:`EXACT` in spite of a defense, since without it the attack ended at other
-            images that fit nearly.
     """
     if victim["leaked_any"] or victim["status"] == "diverged":
         return False
@@ -49,14 +47,9 @@ def unconverged(victim: dict[str, Any], config: dict[str, Any], exactly: bool = 
     misfit, of_truth = victim["misfit"], victim["misfit_of_truth"]
     if of_truth is None:  # the update was not finite
         return False
-    limit = EXACT if exactly or config["defense"] is None else MISFIT
-    return misfit is None or misfit > max(limit, BEYOND_TRUTH * of_truth)
-
-
-def looks_alike(victim: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether an attack ended at other images that fit the update nearly, but not as the true ones do."""
-    nearly = victim.get("misfit") is not None and victim["misfit"] <= MISFIT
-    return nearly and unconverged(victim, config) and not unexplained(victim)
+    if "settled" in victim:
+        return not victim["settled"]
+    return misfit is None or misfit > max(EXACT, BEYOND_TRUTH * of_truth)
 
 
 def unexplained(victim: dict[str, Any]) -> bool:

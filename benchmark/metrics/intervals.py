@@ -4,7 +4,7 @@
 - two rates of the same victims: :func:`paired_p`
 - two rates of different victims: :func:`rate_difference` for how far apart, :func:`equivalent` for near enough
 - several tests at once: :func:`holm`
-- a mean: :func:`bootstrap_mean`
+- a mean: :func:`bootstrap_mean`; of a few values, such as seeds: :func:`t_interval`
 
 The functions of scipy.special suffice: scipy.stats, which has the same intervals and tests, takes a good part of a
 second to import.
@@ -13,10 +13,11 @@ second to import.
 import math
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from statistics import fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtri
+from scipy.special import bdtr, ndtri, stdtrit
 
 RESAMPLES = 10_000
 """Bootstrap resamples: the ends of a 95 % interval then move by about 1 % of its width."""
@@ -213,6 +214,23 @@ def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> tuple[f
     )
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float | None, float | None]:
+    """Student's interval of the mean of independent values, such as those of a few seeds.
+
+    Args:
+        values: Finite ones, in any order.
+        confidence: Nominal coverage, between 0 and 1.
+
+    Returns:
+        Lower and upper end; None for fewer than two values.
+    """
+    _check_confidence(confidence)
+    if len(values) < 2:
+        return None, None
+    half = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * stdev(values) / math.sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
 
 
 def _expanded(scores: NDArray[np.float64], z: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from attacks import Observation, Reconstruction
 from attacks.gradients import squared_distance
-from defenses.base import unchanged
+from benchmark.metrics.convergence import BEYOND_TRUTH, EXACT, MISFIT
+from defenses.base import Update, flattened, unchanged
 
 EXPLAINED = 0.01
 """Misfit of the private batch up to which an attacker's model explains the update, beside noise: with right models of a
@@ -15,6 +16,16 @@ score of defenses it was 1e-5 at most, which is rounding to 16 bits, and with wr
 
 NOISE = 1.5
 """Squared noise that an update may have, in parts of what is expected."""
+
+FREEDOM = 2.0
+"""What an image may fit worse than the private one, in parts of the noise on as many entries as the image has pixels.
+An attack that has found the best fit is about 1 better; a prior costs 1.5 where strong noise hides the image."""
+
+FEW = 0.5
+"""Shared numbers, in parts of the pixels of one image, with which no fit, however exact, can settle on one image."""
+
+SCALES = range(-46, 40)
+"""Orders of magnitude of an entry; the first one is for zeros."""
 
 AT_ONCE = 8
 """Victims that are measured together: a gradient can be large."""
@@ -28,11 +39,26 @@ class Misfits(NamedTuple):
         true: of the private batch: 0 where the attacker's model of the defense is exact.
         explained: bool, whether the private batch fits, as well as the noise lets it that the attacker knows of; if
             not, the attacker has the wrong model of the defense, or none.
+        settled: bool, whether what was found fits as the private batch does, so that to fit better would find nothing
+            else: the entries of each order of magnitude, since a defense can hide an image in small ones.
     """
 
     found: Tensor
     true: Tensor
     explained: Tensor
+    settled: Tensor
+
+
+class Distances(NamedTuple):
+    """Squared distances of V updates from the shared ones.
+
+    Attributes:
+        total: ``[V]``.
+        by_scale: of the entries of each of S orders of magnitude, ``[V, S]``, float64.
+    """
+
+    total: Tensor
+    by_scale: Tensor
 
 
 def misfits(observation: Observation, found: Reconstruction, images: Tensor, labels: Tensor) -> Misfits:
@@ -56,10 +82,47 @@ def misfits(observation: Observation, found: Reconstruction, images: Tensor, lab
         mean = distances(seen, seen.mean_image.expand_as(images_here), truth)
         # Also with the true labels: an attack of images alone may return any.
         tries = [distances(seen, share.images.to(images_here), each) for each in (as_found, truth)]
+        nearer = tries[0].total <= tries[1].total
+        best = Distances(
+            *(torch.where(nearer.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(*tries, strict=True))
+        )
         of_truth = distances(seen, images_here, truth)
-        explained = ~(of_truth > EXPLAINED * mean + NOISE * expected_noise(seen))  # not where one is NaN
-        parts.append((in_parts(torch.minimum(*tries), mean), in_parts(of_truth, mean), explained))
+        explained = ~(of_truth.total > EXPLAINED * mean.total + NOISE * expected_noise(seen))  # not where one is NaN
+        settled = torch.where(explained, fits(seen, best, of_truth, mean), best.total <= BEYOND_TRUTH * of_truth.total)
+        parts.append((in_parts(best.total, mean.total), in_parts(of_truth.total, mean.total), explained, settled))
     return Misfits(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def fits(seen: Observation, found: Distances, true: Distances, mean: Distances) -> Tensor:
+    """Whether what was found explains what was shared as the private batch does, ``[V]``.
+
+    Args:
+        seen: what the attacker had, with a model of the defense that explains it.
+        found: of what the attack returned.
+        true: of the private batch.
+        mean: of the public mean image.
+    """
+    rounds, pixels = (seen, *seen.later), seen.mean_image.numel()
+    counts = torch.stack([sums_by_scale(one.update) for one in rounds]).sum(0)
+    nonzero, all_entries = counts[:, 1:].sum(1), counts.sum(1)
+
+    def as_true(of_found: Tensor, of_true: Tensor, of_mean: Tensor, count: Tensor) -> Tensor:
+        within_noise = of_true * (1 + FREEDOM * pixels / count.clamp(min=1))
+        return of_found <= torch.maximum(EXACT * of_mean, within_noise)
+
+    whole = as_true(found.total.double(), true.total.double(), mean.total.double(), all_entries)
+    each = as_true(found.by_scale, true.by_scale, mean.by_scale, counts).all(1)
+    tells_apart = (mean.total > 0) | (nonzero == 0)  # a model that returns what was observed, whatever the images
+    kept = torch.stack([kept_entries(one) for one in rounds]).sum(0)
+    too_few = torch.maximum(kept, nonzero) < FEW * pixels
+    return torch.where(too_few, found.total <= MISFIT * mean.total, whole & each & tells_apart)
+
+
+def kept_entries(seen: Observation) -> Tensor:
+    """How many entries of the updates say what the gradient's are, ``[V]``."""
+    if seen.defense is None:
+        return torch.full((seen.num_victims,), sum(v[0].numel() for v in seen.update.values()), device=seen.device)
+    return torch.stack([flattened(v != 0).sum(1) for v in seen.defense.kept_entries(seen.update).values()]).sum(0)
 
 
 def in_parts(distance: Tensor, mean: Tensor) -> Tensor:
@@ -68,9 +131,9 @@ def in_parts(distance: Tensor, mean: Tensor) -> Tensor:
 
 
 def expected_noise(seen: Observation) -> float:
-    """The squared norm of the noise on an update that the attacker knows of."""
+    """The squared norm of the noise on the updates of all rounds that the attacker knows of."""
     entries = sum(value[0].numel() for value in seen.update.values())
-    return entries * seen.defense.noise_std**2 if seen.defense else 0.0
+    return (1 + len(seen.later)) * entries * seen.defense.noise_std**2 if seen.defense else 0.0
 
 
 def one_hot(labels: Tensor, seen: Observation) -> Tensor:
@@ -78,13 +141,34 @@ def one_hot(labels: Tensor, seen: Observation) -> Tensor:
     return torch.nn.functional.one_hot(labels.clamp(0, seen.num_classes - 1), seen.num_classes).to(seen.mean_image)
 
 
-def distances(seen: Observation, images: Tensor, labels: Tensor) -> Tensor:
-    """Squared distances ``[V]`` of what the clients would have shared of images ``[V, N, C, H, W]``.
+def distances(seen: Observation, images: Tensor, labels: Tensor) -> Distances:
+    """How far what the clients would have shared of images ``[V, N, C, H, W]`` is from what they did, in all rounds.
 
     Args:
         seen: what the attacker had of them.
         images: batches in place of the private ones.
         labels: class probabilities ``[V, N, K]``.
     """
-    simulate = seen.defense.simulate if seen.defense else unchanged
-    return squared_distance(simulate(seen.update_of(images, labels), seen.update), seen.update)
+    of_rounds = []
+    for one in (seen, *seen.later):
+        simulate = one.defense.simulate if one.defense else unchanged
+        made = simulate(one.update_of(images, labels), one.update)
+        of_rounds.append((squared_distance(made, one.update), sums_by_scale(one.update, made)))
+    return Distances(*(torch.stack(each).sum(0) for each in zip(*of_rounds, strict=True)))
+
+
+def sums_by_scale(shared: Update, made: Update | None = None) -> Tensor:
+    """Squared distances over the entries of each order of magnitude of what was shared, ``[V, S]``, float64.
+
+    Args:
+        shared: the updates ``[V, ...]``.
+        made: those that are compared with it; without them entries are counted.
+    """
+    one, *_ = shared.values()
+    sums = torch.zeros((len(one), len(SCALES)), dtype=torch.double, device=one.device)
+    for name, value in shared.items():
+        entries = flattened(value).double()
+        scales = entries.abs().log10().floor().clamp(SCALES[0], SCALES[-1]).nan_to_num() - SCALES[0]
+        off = torch.ones_like(entries) if made is None else (flattened(made[name]) - entries).square()
+        sums.scatter_add_(1, scales.long(), off)
+    return sums

@@ -18,35 +18,23 @@ from benchmark.metrics.intervals import holm
 from benchmark.metrics.leak import leaks
 from benchmark.papers.clusters import FEW, Difference, of_means, of_parts, of_sums
 from benchmark.papers.dlg_fb_figure import figure
-from benchmark.papers.sources import provenance, rate, same_attack
+from benchmark.papers.sources import paper, provenance, rate, same_attack
 from benchmark.store.store import Record, write_whole
 from benchmark.suite.registry import spec
 
-STARTS = {
-    "noise": "noise",
-    "constant": "0.5 everywhere",
-    "mean": "data set mean",
-    "class_mean": "class mean",
-    "last": "last success",
-    "ungated": "blend, ungated",
-    "blend": "blend, gated (FB)",
-}
+PAPER = paper("dlg_fb")
+"""Its claims, how they are judged, and the names of starts and of orders of images."""
 
-RELATED = {"MNIST": "images of one digit", "CIFAR100": "images of one class", "LFW": "images of one person"}
-"""What images have in common that follow each other, for each data set in the order of the page."""
-
-LEVEL = 0.05
-"""Of a family of tests: the probability of one false call among the settings."""
-
+STARTS: dict[str, str] = PAPER["starts"]
 
 FOUND, PASSED, EVALUATIONS = range(3)
 """What a start does for a victim: whether its image is found, whether the matching loss comes to the paper's threshold,
 and the evaluations until it does, or all of them."""
 
-CLAIMS = (("noise", FOUND), ("noise", EVALUATIONS), ("mean", FOUND), ("mean", EVALUATIONS), ("ungated", FOUND))
-"""What the blend may do better, and than which start, in the order in which the page judges it."""
-
 Array = NDArray[np.float64]
+
+Victims = dict[int, tuple[dict[str, Any], Record]]
+"""By their numbers, with their records."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,7 @@ class Setting:
 
     @property
     def order(self) -> str:
-        related = RELATED.get(self.data, "images of one class") if self.same_class > 1 else "unrelated images"
+        related = PAPER["related"].get(self.data, "images of one class") if self.same_class > 1 else "unrelated images"
         return f"{self.data}, {related}"
 
     @property
@@ -117,7 +105,7 @@ def page(records: list[Record], folder: Path) -> str:
     """
     found = of_the_paper(records, folder)
     write_whole(folder / "starts.png", drawn(found))
-    return told("papers/dlg_fb.md.j2", found, provenance=provenance(records))
+    return render("papers/dlg_fb.md.j2", **numbers(found), provenance=provenance(records))
 
 
 def summary(records: list[Record], folder: Path) -> str:
@@ -126,17 +114,25 @@ def summary(records: list[Record], folder: Path) -> str:
     Raises:
         UsageError: the records are not of this suite.
     """
-    return told("papers/dlg_fb_summary.md.j2", of_the_paper(records, folder))
+    return render("papers/dlg_fb_summary.md.j2", **numbers(of_the_paper(records, folder)))
 
 
-def told(template: str, found: list[Setting], **numbers: Any) -> str:
-    """A text on these settings."""
-    means = {start: [overall(found, start, "noise", what) for what in range(3)] for start in ("blend", "mean", "last")}
-    verdicts = [verdict(found, base, what) for base, what in CLAIMS]
-    numbers |= {"FOUND": FOUND, "PASSED": PASSED, "EVALUATIONS": EVALUATIONS, "points": points, "percent": percent}
-    return render(
-        template, settings=found, names=STARTS, few=FEW, level=LEVEL, means=means, verdicts=verdicts, **numbers
-    )
+def numbers(found: list[Setting]) -> dict[str, Any]:
+    """What both texts are made of."""
+    return {
+        "paper": PAPER,
+        "settings": found,
+        "few": FEW,
+        "means": {
+            start: [overall(found, start, "noise", what) for what in range(3)] for start in ("blend", "mean", "last")
+        },
+        "verdicts": [verdict(found, claim) for claim in PAPER["claims"]],
+        "points": points,
+        "percent": percent,
+        "FOUND": FOUND,
+        "PASSED": PASSED,
+        "EVALUATIONS": EVALUATIONS,
+    }
 
 
 def of_the_paper(records: list[Record], folder: Path) -> list[Setting]:
@@ -153,46 +149,40 @@ def of_the_paper(records: list[Record], folder: Path) -> list[Setting]:
 
 def settings(records: list[Record]) -> list[Setting]:
     """Those in which every start was run, with the victims that all of them attacked."""
-    cells = cells_of_one_code(records)[0]
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    rules: dict[str, dict[str, Any]] = {}
-    for cell, victims in cells.items():
-        config: dict[str, Any] = next(iter(victims.values()))[1]["config"]
-        attack = config["attack"]
-        if attack["class"] == "DLGFB":
-            base, start = attack["attack"], attack["feedback"]
-        elif attack["class"] in ("DLG", "IDLG"):
-            base, start = attack["class"], attack.get("start")
-            usual = spec("attack", base, {"start": start, "max_evaluations": attack["max_evaluations"]}).as_dict()
-            if not same_attack(attack, usual):  # another experiment, with priors or restarts
-                continue
-        else:
-            continue
-        if config["defense"] is None:
-            shared = config | {"attack": {"base": base, "max_evaluations": attack["max_evaluations"]}}
-            setting = json.dumps(shared, sort_keys=True)
-            found[setting][start] = cell
-            if start == "blend":
-                rules[setting] = config | {"base": base}
-    made = [
-        setting_of(rules[setting], {start: cells[of_starts[start]] for start in STARTS})
-        for setting, of_starts in found.items()
-        if set(of_starts) >= set(STARTS)
-    ]
-    order = list(RELATED)
+    found: dict[str, dict[str, Victims]] = defaultdict(dict)
+    for victims in cells_of_one_code(records)[0].values():
+        config = next(iter(victims.values()))[1]["config"]
+        base, start = base_and_start(config["attack"])
+        if base and config["defense"] is None:
+            shared = config | {"attack": {"base": base, "max_evaluations": config["attack"]["max_evaluations"]}}
+            found[json.dumps(shared, sort_keys=True)][start] = victims
+    made = [setting_of({start: of[start] for start in STARTS}) for of in found.values() if set(of) >= set(STARTS)]
+    order = list(PAPER["related"])
     known = [setting for setting in made if len(setting.indices)]
     return sorted(known, key=lambda s: (order.index(s.data) if s.data in order else 99, s.data, s.same_class, s.base))
 
 
-def setting_of(config: dict[str, Any], starts: dict[str, dict[int, tuple[dict[str, Any], Record]]]) -> Setting:
-    """The setting of one configuration, with the victims that every start attacked."""
+def base_and_start(attack: dict[str, Any]) -> tuple[str, str]:
+    """DLG or IDLG, and where it starts; empty where it is another experiment, with priors or restarts say."""
+    name, start = attack["class"], attack.get("start", "")
+    if name == "DLGFB":
+        return attack["attack"], attack["feedback"]
+    if name not in ("DLG", "IDLG"):
+        return "", ""
+    usual = spec("attack", name, {"start": start, "max_evaluations": attack["max_evaluations"]}).as_dict()
+    return (name, start) if same_attack(attack, usual) else ("", "")
+
+
+def setting_of(starts: dict[str, Victims]) -> Setting:
+    """The setting in which these starts were run, with the victims that all of them attacked."""
     attacked = ({index for index, (victim, _) in of.items() if victim["start"] != "warm-up"} for of in starts.values())
     counted = sorted(set.intersection(*attacked))
+    config = next(iter(starts["blend"].values()))[1]["config"]
     attack = config["attack"]
     return Setting(
         config["data"]["class"],
         config.get("same_class", 1),
-        config["base"],
+        attack["attack"],
         attack["gate"],
         attack["length"],
         attack["max_evaluations"],
@@ -250,7 +240,7 @@ def overall(found: Sequence[Setting], start: str, base: str, what: int) -> Diffe
 def sure(differences: Sequence[Difference]) -> tuple[int, int]:
     """How many are surely above 0, and below, of all settings together."""
     corrected = holm([one.p for one in differences])
-    of_them = [one.value for one, p in zip(differences, corrected, strict=True) if p <= LEVEL]
+    of_them = [one.value for one, p in zip(differences, corrected, strict=True) if p <= PAPER["level"]]
     return sum(value > 0 for value in of_them), sum(value < 0 for value in of_them)
 
 
@@ -258,23 +248,27 @@ class Verdict(NamedTuple):
     """How a claim on the blend stands.
 
     Attributes:
+        claim: in words.
         word: by the interval of the mean over settings.
         mean: in points of images found, or in percent of evaluations.
         better, worse: in how many settings it holds significantly, and in how many the opposite.
     """
 
+    claim: str
     word: str
     mean: str
     better: int
     worse: int
 
 
-def verdict(found: list[Setting], base: str, what: int) -> Verdict:
+def verdict(found: list[Setting], claim: dict[str, str]) -> Verdict:
     """How the claim stands that the blend finds more images than another start, or takes fewer evaluations."""
-    mean = overall(found, "blend", base, what)
-    higher, lower = sure([setting.difference("blend", what, base) for setting in found])
+    what = EVALUATIONS if claim["in"] == "evaluations" else FOUND
+    mean = overall(found, "blend", claim["than"], what)
+    higher, lower = sure([setting.difference("blend", what, claim["than"]) for setting in found])
     if what == EVALUATIONS:
         as_claimed, against, better, worse, said = mean.high < 0, mean.low > 0, lower, higher, percent(mean)
     else:
         as_claimed, against, better, worse, said = mean.low > 0, mean.high < 0, higher, lower, f"{points(mean)} points"
-    return Verdict("confirmed" if as_claimed else "refuted" if against else "open", said, better, worse)
+    word = "confirmed" if as_claimed else "refuted" if against else "open"
+    return Verdict(claim["said"], word, said, better, worse)

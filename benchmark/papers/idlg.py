@@ -1,10 +1,9 @@
 """iDLG (Zhao, Mopuri and Bilen 2020, arXiv 2001.02610): table 1 and figure 1 beside our run of the same protocol."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -26,28 +25,19 @@ from benchmark.studies.bench import BATCHED, ONE_BY_ONE, faster
 from benchmark.suite.documents import read_json
 from benchmark.suite.registry import spec
 
-ATTACKS = ("DLG", "IDLG")
-
 PAPER = paper("idlg")
+"""The paper's figures, and how ours are compared with them."""
+
+ATTACKS: list[str] = PAPER["attacks"]
 
 WHOLE_LFW = "LFW with 5,749 classes"
-"""LFW's photographs that are here, in the label space of the whole set: the classes are the last layer's size."""
+"""LFW's photographs that are here, in the label space of the whole set."""
 
-PAPER_SETS = {name: name for name in PAPER["labels"]} | {WHOLE_LFW: "LFW"}
-"""The data sets of the page, and which of the paper's each stands beside."""
-
-MARGIN = 0.05
-"""Difference of shares that does not matter: less than half of the smallest one between DLG and iDLG, 12.6 points."""
-
-LEVEL = 0.05
-"""Of every test: the probability of a false call."""
-
-DIFFERS, EQUIVALENT, OPEN = "differs", "equivalent", "not told apart"
+DIFFERS, EQUIVALENT, OPEN = PAPER["marks"]
 """Verdicts on a value beside the paper's."""
 
-MARKS = {DIFFERS: " *", EQUIVALENT: " =", OPEN: ""}
-
-ENDINGS = ("converged", "stalled", "diverged", "exhausted")
+Victims = dict[str, list[dict[str, Any]]]
+"""By the attack, or by the data set."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +55,15 @@ class Comparison:
     trials: int
     reading: float = 0.0
 
-    @property
+    @cached_property
     def verdict(self) -> str:
-        """Whether the difference is surely one, surely within ``MARGIN``, or neither is sure."""
+        """Whether the difference is surely one, surely within the margin, or neither is sure."""
         samples = self.found, self.trials, round(self.paper * PAPER["trials"]), PAPER["trials"]
-        low, high = rate_difference(*samples, confidence=1 - LEVEL)
+        low, high = rate_difference(*samples, confidence=1 - PAPER["level"])
         if low > self.reading or high < -self.reading:
             return DIFFERS
-        return EQUIVALENT if equivalent(*samples, margin=MARGIN - self.reading, level=LEVEL) else OPEN
+        is_equal = equivalent(*samples, margin=PAPER["margin"] - self.reading, level=PAPER["level"])
+        return EQUIVALENT if is_equal else OPEN
 
     @property
     def rate(self) -> str:
@@ -82,60 +73,56 @@ class Comparison:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set with both attacks.
+    """A data set with the victims that all attacks on it have.
 
     Attributes:
         name: on the page.
-        victims: those that both attacks have, by the attack.
+        victims: by the attack.
     """
 
     name: str
-    victims: dict[str, list[dict[str, Any]]]
+    victims: Victims
 
     def __len__(self) -> int:
         """The attacked images."""
-        return len(self.victims["IDLG"])
+        return len(next(iter(self.victims.values())))
 
     @cached_property
     def labels(self) -> dict[str, Comparison]:
         """Of table 1, by the attack."""
-        return {attack: self._beside("labels", attack, lambda victim: victim["label_correct"][0]) for attack in ATTACKS}
+        percent = PAPER["labels"][PAPER["sets"][self.name]]
+        right = {attack: sum(v["label_correct"][0] for v in victims) for attack, victims in self.victims.items()}
+        return {attack: Comparison(percent[attack] / 100, count, len(self)) for attack, count in right.items()}
 
     @cached_property
     def shares(self) -> dict[str, list[Comparison]]:
         """Of figure 1, by the attack, for each of ``THRESHOLDS``."""
-        return {attack: [self.share(attack, place) for place in range(len(THRESHOLDS))] for attack in ATTACKS}
-
-    def share(self, attack: str, place: int) -> Comparison:
-        return self._beside("shares", attack, lambda victim: victim["mse"][0] <= THRESHOLDS[place], place)
-
-    def _beside(self, what: str, attack: str, hit: Callable[[Any], bool], place: int | None = None) -> Comparison:
-        victims, value = self.victims[attack], PAPER[what][PAPER_SETS[self.name]][attack]
-        percent, reading = (value, 0.0) if place is None else (value[place], PAPER["reading"])
-        return Comparison(percent / 100, sum(map(hit, victims)), len(victims), reading / 100)
+        percent, reading = PAPER["shares"][PAPER["sets"][self.name]], PAPER["reading"] / 100
+        return {
+            attack: [
+                Comparison(theirs / 100, sum(v["mse"][0] <= limit for v in victims), len(self), reading)
+                for theirs, limit in zip(percent[attack], THRESHOLDS, strict=True)
+            ]
+            for attack, victims in self.victims.items()
+        }
 
     def found(self, attack: str, ending: str | None = None) -> list[bool]:
         """Whether each image was found, by the loosest of the paper's thresholds; of those alone that ended so."""
         victims = [victim for victim in self.victims[attack] if ending in (None, victim["status"])]
         return [bool(victim["mse"][0] <= THRESHOLDS[0]) for victim in victims]
 
-    def verdicts(self, *attacks: str) -> list[str]:
-        """On the shares at each threshold."""
-        return [share.verdict for attack in attacks for share in self.shares[attack]]
-
-    @property
-    def loosest(self) -> dict[str, Comparison]:
-        """The shares at the loosest threshold, by the attack."""
-        return {attack: self.share(attack, 0) for attack in ATTACKS}
-
-    def evaluations(self, attack: str) -> float:
-        """The mean over the images."""
-        return fmean(victim["evaluations"] for victim in self.victims[attack])
+    def verdicts(self, verdict: str) -> list[str]:
+        """The attack of each share that has this verdict."""
+        return [attack for attack, shares in self.shares.items() for share in shares if share.verdict == verdict]
 
     @property
     def off(self) -> list[str]:
         """The attacks of which a share differs."""
-        return [attack for attack in ATTACKS if DIFFERS in self.verdicts(attack)]
+        return list(dict.fromkeys(self.verdicts(DIFFERS)))
+
+    def evaluations(self, attack: str) -> float:
+        """The mean over the images."""
+        return fmean(victim["evaluations"] for victim in self.victims[attack])
 
 
 def page(records: list[Record], folder: Path) -> str:
@@ -147,9 +134,11 @@ def page(records: list[Record], folder: Path) -> str:
     found = of_the_paper(records, folder)
     write_whole(folder / "figure1.png", figure(list(found.values())))
     few, whole = found.get("LFW"), found.get(WHOLE_LFW)
-    return told(
+    return render(
         "papers/idlg.md.j2",
-        found,
+        paper=PAPER,
+        limits=THRESHOLDS,
+        sets=list(found.values()),
         measured=published(folder),
         label_space={attack: label_space(few, whole, attack) for attack in ATTACKS} if few and whole else {},
         provenance=provenance(records),
@@ -162,23 +151,18 @@ def summary(records: list[Record], folder: Path) -> str:
     Raises:
         UsageError: the records are not of this suite.
     """
-    found = of_the_paper(records, folder)
-    p_values = holm([paired_p(*map(one.found, ATTACKS)) for one in found.values()])
-    gains = [sum(one.found("IDLG")) > sum(one.found("DLG")) for one in found.values()]
-    surely = [p <= LEVEL and gain for p, gain in zip(p_values, gains, strict=True)]
-    wrong = sum(one.labels["IDLG"].trials - one.labels["IDLG"].found for one in found.values())
-    each: dict[str, list[str]] = {verdict: [] for verdict in MARKS}
-    for one, attack in product(found.values(), ATTACKS):
-        for verdict in one.verdicts(attack):
-            each[verdict].append(f"{attack} on {one.name}")
-    return told("papers/idlg_summary.md.j2", found, surely=surely, wrong=wrong, each=each)
-
-
-def told(template: str, found: dict[str, DataSet], **numbers: Any) -> str:
-    """A text on these data sets."""
-    constants = {"attacks": ATTACKS, "paper": PAPER, "limits": THRESHOLDS, "margin": MARGIN, "level": LEVEL}
-    constants |= {"DIFFERS": DIFFERS, "EQUIVALENT": EQUIVALENT, "OPEN": OPEN, "marks": MARKS, "endings": ENDINGS}
-    return render(template, sets=list(found.values()), **constants, **numbers)
+    sets = list(of_the_paper(records, folder).values())
+    p_values = holm([paired_p(*map(one.found, ATTACKS)) for one in sets])
+    gains = [sum(one.found("IDLG")) > sum(one.found("DLG")) for one in sets]
+    return render(
+        "papers/idlg_summary.md.j2",
+        paper=PAPER,
+        limits=THRESHOLDS,
+        sets=sets,
+        surely=[p <= PAPER["level"] and gain for p, gain in zip(p_values, gains, strict=True)],
+        wrong=sum(one.labels["IDLG"].trials - one.labels["IDLG"].found for one in sets),
+        each={v: [f"{attack} on {one.name}" for one in sets for attack in one.verdicts(v)] for v in PAPER["marks"]},
+    )
 
 
 def of_the_paper(records: list[Record], folder: Path) -> dict[str, DataSet]:
@@ -188,17 +172,17 @@ def of_the_paper(records: list[Record], folder: Path) -> dict[str, DataSet]:
         UsageError: there is no data set with both, or one with two seeds or networks.
     """
     as_published = {attack: spec("attack", attack, {}).as_dict() for attack in ATTACKS}
-    found: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(dict)
+    found: dict[str, Victims] = defaultdict(dict)
     for cell in of_cells(cells_of_one_code(records)[0]):
         name, attack = data_set(cell.config["data"]), cell.config["attack"]["class"]
-        known = name in PAPER_SETS and same_attack(cell.config["attack"], as_published.get(attack, {}))
+        known = name in PAPER["sets"] and same_attack(cell.config["attack"], as_published.get(attack, {}))
         if known and cell.config["model"]["class"] == "LeNet" and not cell.defended:
             if attack in found[name]:
                 raise UsageError(f"{folder} holds {name} with {attack} twice, say of two seeds: keep one")
             found[name][attack] = list(cell.victims.values())
     paired = {
-        name: DataSet(name, of_both)
-        for name in PAPER_SETS
+        name: DataSet(name, {attack: of_both[attack] for attack in ATTACKS})
+        for name in PAPER["sets"]
         if len(found[name]) == len(ATTACKS) and (of_both := in_common(found[name]))
     }
     if not paired:
@@ -206,7 +190,7 @@ def of_the_paper(records: list[Record], folder: Path) -> dict[str, DataSet]:
     return paired
 
 
-def in_common(victims: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+def in_common(victims: Victims) -> Victims:
     """The victims that all have; nothing where there is none."""
     shared = set.intersection(*({victim["index"] for victim in each} for each in victims.values()))
     return {name: [v for v in each if v["index"] in shared] for name, each in victims.items()} if shared else {}
@@ -239,10 +223,10 @@ def label_space(few: DataSet, whole: DataSet, attack: str) -> LabelSpace | None:
     if not both:
         return None
     sets = [DataSet(name, {attack: victims}) for name, victims in both.items()]
-    here, there = (one.share(attack, 0) for one in sets)
+    here, there = (one.shares[attack][0] for one in sets)
     p = paired_p(*(one.found(attack) for one in sets))
     before, after = (abs(one.found / one.trials - here.paper) for one in (here, there))
-    return LabelSpace(here, there, p, p <= LEVEL and after < before)
+    return LabelSpace(here, there, p, p <= PAPER["level"] and after < before)
 
 
 class Side(msgspec.Struct):
@@ -258,29 +242,36 @@ class Side(msgspec.Struct):
     threads: int
 
 
-class Published(NamedTuple):
-    """The published loop beside ours.
+class Sides(msgspec.Struct):
+    """The two beside each other."""
 
-    Attributes:
-        data, attack: class names.
-        loop, ours: the two.
-    """
+    loop: Side = msgspec.field(name=ONE_BY_ONE)
+    ours: Side = msgspec.field(name=BATCHED)
 
-    data: str
-    attack: str
-    loop: Side
-    ours: Side
+
+class Named(msgspec.Struct):
+    """A class, by its name."""
+
+    name: str = msgspec.field(name="class")
+
+
+class Published(msgspec.Struct):
+    """What ``leakboard bench --format json`` has measured."""
+
+    data: Named
+    attack: Named
+    sides: Sides
 
     @property
     def speed(self) -> str:
         """The speedup, and at which numbers of threads."""
-        loop, ours = self.loop.threads, self.ours.threads
+        loop, ours = self.sides.loop.threads, self.sides.ours.threads
         at = f"{threads(ours)} each" if loop == ours else f"{threads(ours)}, the loop at {loop}"
-        return f"{faster(self.ours.speedup)} ({at})"
+        return f"{faster(self.sides.ours.speedup)} ({at})"
 
 
 def published(folder: Path) -> list[Published]:
-    """What ``leakboard bench --format json`` has written into published_*.json.
+    """What was written into published_*.json.
 
     Raises:
         UsageError: such a file is damaged.
@@ -288,10 +279,8 @@ def published(folder: Path) -> list[Published]:
     found = []
     for path in sorted(folder.glob("published_*.json")):
         try:
-            one = read_json(path)
-            sides = (msgspec.convert(one["sides"][name], Side) for name in (ONE_BY_ONE, BATCHED))
-            found.append(Published(one["data"]["class"], one["attack"]["class"], *sides))
-        except (OSError, ValueError, KeyError, TypeError):
+            found.append(msgspec.convert(read_json(path), Published))
+        except (OSError, ValueError):
             raise UsageError(
                 f"{path} cannot be read: write it with leakboard bench --format json, or delete it"
             ) from None

@@ -22,8 +22,8 @@ def information(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     told: dict[str, Any] = {}
     origins: list[dict[str, Any]] = []
     for name, command, tell, as_page in (
-        ("spectrum", "spectrum", ranks, spectrum.as_markdown),
-        ("diagnosis", "diagnose", causes, diagnosis.as_markdown),
+        ("spectrum", "spectrum", ranks, spectrum.Spectra().page),
+        ("diagnosis", "diagnose", causes, diagnosis.Diagnoses().page),
     ):
         path, told[name] = folder / f"{name}.json", None
         if path.exists():

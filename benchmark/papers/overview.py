@@ -20,16 +20,13 @@ from benchmark.suite.registry import Spec
 WIDTH = 118
 """Characters of a line."""
 
-SUMMARIES: dict[str, Callable[[list[Record], Path], str]] = {
-    "idlg": idlg.summary,
-    "dlg_fb": dlg_fb.summary,
-    "masking": masking.summary,
-}
+PAPERS = {"idlg": idlg, "dlg_fb": dlg_fb, "masking": masking}
+"""By the folder of a run: what has a ``page`` and a ``summary`` of its records and the folder."""
 
 QUICK = "quick"
 """The folder that is no paper's."""
 
-FOLDERS = (QUICK, *SUMMARIES)
+FOLDERS = (QUICK, *PAPERS)
 
 
 def page(folder: Path, read: Callable[[Path], list[Record]]) -> str:
@@ -52,7 +49,7 @@ def page(folder: Path, read: Callable[[Path], list[Record]]) -> str:
         folders=[contents(name, records, folder) for name, records in published.items()],
         notes=sorted({note for of_record in notes for note in of_record}),
         speed=speed_of(speed, folder) if "cpu" in speed else "",
-        papers=[tell(published[name], folder / name) for name, tell in SUMMARIES.items() if name in published],
+        papers=[of.summary(published[name], folder / name) for name, of in PAPERS.items() if name in published],
         quick=quick(published[QUICK]) if QUICK in published else None,
     )
     return "\n".join(map(wrapped, written.split("\n")))

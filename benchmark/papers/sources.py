@@ -12,14 +12,9 @@ from benchmark.store.store import Record, keys_in, read_trainings
 from benchmark.suite.documents import load_yaml
 
 
-def trainings(folder: Path, links: bool = True) -> list[Record]:
-    """The trainings of a run, none where it has none.
-
-    Args:
-        folder: of the run.
-        links: whether symbolic links are followed.
-    """
-    return read_trainings(folder, links) if keys_in(folder / "training") else []
+def trainings(folder: Path) -> list[Record]:
+    """The trainings of a run, none where it has none."""
+    return read_trainings(folder) if keys_in(folder / "training") else []
 
 
 def same_attack(recorded: dict[str, Any], wanted: dict[str, Any]) -> bool:

@@ -33,6 +33,12 @@ NEARER = 0.7
 SAME = 1e-5
 """Relative difference that is rounding."""
 
+STEPS = (1e-3, 1e-2, 0.1, 0.5, 2.0, 10.0)
+"""How far other updates are from the true one, in parts of another client's."""
+
+MOVES = 0.01
+"""How far simulate must move over such a step at least, in parts of how far it would if it went evenly."""
+
 LOUDER = 3.0
 """How many times the noise that a defense adds an attacker may take it for."""
 
@@ -277,6 +283,12 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str)
             f"simulate {model} is as far from what protect shares with the true update as with another client's: make "
             f"it do what protect does, as far as the attacker can know{written(known.simulate) or method}"
         )
+    if blind := hides_behind_observed(defense, known, true, shared, label):
+        raise UsageError(
+            f"simulate {model} hardly tells {blind} from what protect shares with the true one, but protect does: take "
+            f"of the observed update no more than which entries were removed, or its size"
+            f"{written(known.simulate) or method}"
+        )
     others = protected(defense, true, generators(1, clients, "rehearsal"), label)
     if any(not torch.equal(value, others[key]) for key, value in shared.items()):
         return  # at random
@@ -287,6 +299,49 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str)
                 f"simulate {model} makes another update of the true one than protect shares ({key}): make it do what "
                 f"protect does{written(known.simulate) or method}"
             )
+
+
+def hides_behind_observed(
+    defense: Defense, known: KnownDefense, true: Update, shared: Update, label: str
+) -> str | None:
+    """Which update simulate takes for the true one, although protect would have shared something else of it.
+
+    A simulate that returns what was observed, somewhere or everywhere, would make an attack that ends there look
+    converged. So over steps towards another client's update, and to others of its direction, simulate must move
+    where protect does, with the same draws.
+
+    Args:
+        defense: that keeps to the contract of ``protect``.
+        known: the attacker's model of it.
+        true: update of V clients, ``[V, ...]``.
+        shared: what the defense shares of it.
+        label: of the defense, for people.
+    """
+    sources = range(len(next(iter(true.values()))))
+    size, at_true = norm(shared), known.simulate(true, shared)
+
+    def moved(other: Update) -> tuple[Tensor, Tensor]:
+        """How far protect and simulate are from what they make of the true update, ``[V]`` each."""
+        of_client, simulated = protected(defense, other, _sources(sources), label), known.simulate(other, shared)
+        return tuple(  # type: ignore[return-value] # two
+            norm({key: value - at[key] for key, value in made.items()})
+            for made, at in ((of_client, shared), (simulated, at_true))
+        )
+
+    def stepped(step: float) -> Update:
+        return {key: value + step * (value.roll(1, 0) - value) for key, value in true.items()}
+
+    whole = moved(stepped(1.0))[1]
+    for step in STEPS:
+        for name, other in (
+            (f"an update that is {step:g} of the way to another client's", stepped(step)),
+            (f"another client's update times {step:g}", {k: step * v.roll(1, 0) for k, v in true.items()}),
+        ):
+            of_client, simulated = moved(other)
+            least = torch.minimum(min(step, 1.0) * torch.maximum(whole, MOVES * of_client), of_client)
+            if bool(((of_client > SAME * size) & (simulated < MOVES * least)).any()):
+                return name
+    return None
 
 
 def check_form(update: object, true: Update, what: str, where: str) -> None:

@@ -13,16 +13,18 @@ from benchmark.federation.clients import (
     Network,
     Weights,
     as_floats,
+    check_sizes,
     client_updates,
     close,
     examine,
     initial_weights,
-    too_small,
 )
-from benchmark.federation.partition import generator_for, split
-from benchmark.federation.server import Federation, defended_part, judged
+from benchmark.federation.partition import split
+from benchmark.federation.recipe import Federation
+from benchmark.federation.server import defended_part, judged
 from benchmark.models.draw import drawing_from
 from benchmark.rehearsal.defense import check_memory, check_protect
+from benchmark.seeds import generator_for
 from benchmark.suite.registry import Spec, build, classes
 from defenses.base import Update
 
@@ -100,10 +102,9 @@ class Rehearsal:
         how = self.federation
         try:
             shares = split(self.data.labels.cpu(), how.clients, how.dirichlet, seed)
-        except ValueError as error:
+            check_sizes(shares, how.batch_size, self.network, self.name)
+        except (ValueError, UsageError) as error:
             raise UsageError(f"{self.data_name}, seed {seed}: {error}") from None
-        if wrong := too_small(shares, how.batch_size, self.network, self.name):
-            raise UsageError(f"{self.data_name}, seed {seed}: {wrong}")
         self._split.add(seed)
 
     def check_defense(self, defense: Spec) -> None:

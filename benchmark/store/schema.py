@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from benchmark.identity import digest, identity
 from benchmark.metrics.leak import LEAKED_PSNR, PSNR_CAP
 from benchmark.store.sealing import (
+    CONFIGURED,
     Amount,
     Count,
     Digest,
@@ -23,7 +24,7 @@ from benchmark.store.sealing import (
     Sha256,
     Unusable,
     agree,
-    check_date,
+    configuration,
     opened,
     written,
 )
@@ -51,10 +52,6 @@ class Config(TypedDict):
     defense: Part | None
     attack: Part
     adaptive: bool
-
-
-class _Configured(msgspec.Struct):
-    config: Config
 
 
 class Lpips(TypedDict):
@@ -109,6 +106,7 @@ class Victim(TypedDict):
     label_correct: list[bool]
     misfit: NotRequired[Amount | None]
     misfit_of_truth: NotRequired[Amount | None]
+    settled: NotRequired[bool]
     explained: NotRequired[bool]
 
 
@@ -158,7 +156,7 @@ class _Attack(_Found, kw_only=True):
     picture: str
 
 
-_as_config = msgspec.json.Decoder(_Configured)
+_as_config = configuration(Config)
 _as_scores = msgspec.json.Decoder(_Scores)
 _as_attack = msgspec.json.Decoder(_Attack)
 
@@ -208,7 +206,6 @@ def checked(found: _Found) -> Record:
     agree(found.cell == cell_of(bytes(found.config)), "its cell does not match its configuration")
     agree(bool(found.victims), "it has no victims")
     check_victims(found.victims, record["config"]["batch_size"], isinstance(found.provenance["lpips"], str))
-    check_date(found.provenance["date"])
     chain = found.provenance.get("data_chain")
     agree((chain is None) == (found.network_sha256 is UNSET), "it lacks a checksum")
     if chain is None:
@@ -227,7 +224,7 @@ def cell_of(config: bytes) -> str:
         msgspec.ValidationError: it does not have the form of one.
         RecursionError: it is nested too deeply.
     """
-    _as_config.decode(b'{"config":%s}' % config)
+    _as_config.decode(CONFIGURED % config)
     return digest(msgspec.json.decode(config))
 
 

@@ -125,15 +125,24 @@ def refuse_other(schema: int) -> None:
         raise Unusable(f"is from {which} version of Leakboard (schema {schema or 'unknown'}, this one writes {SCHEMA})")
 
 
+CONFIGURED = b'{"config":%s}'
+"""Around a configuration when it is decoded: so an error names its place in the record."""
+
+
+def configuration(form: Any) -> msgspec.json.Decoder[Any]:
+    """What decodes a configuration in :data:`CONFIGURED` that has the form of a typed dictionary."""
+    return msgspec.json.Decoder(msgspec.defstruct("Configured", [("config", form)]))
+
+
 def written(found: msgspec.Struct, check: Callable[[bytes], object]) -> Record:
     """The parts of a record as they were written, the configuration as JSON has it: its key is of just that.
 
     Args:
         found: the form, whose ``config`` is :class:`msgspec.Raw`.
-        check: of the configuration; raises msgspec.ValidationError where it does not have its form.
+        check: of the configuration; see :func:`configuration`.
 
     Raises:
-        Unusable: the configuration does not have its form.
+        Unusable: the configuration does not have its form, or the date is none.
     """
     parts = ((name, getattr(found, name)) for name in found.__struct_fields__ if name not in ("schema", "sha256"))
     record = {name: part for name, part in parts if part is not UNSET}
@@ -143,6 +152,7 @@ def written(found: msgspec.Struct, check: Callable[[bytes], object]) -> Record:
         record["config"] = msgspec.json.decode(config)
     except (msgspec.ValidationError, RecursionError) as error:
         raise Unusable(f"is damaged ({error})") from None
+    check_date(record["provenance"]["date"])
     return record
 
 

@@ -21,6 +21,7 @@ from benchmark.store import published
 from benchmark.store.schema import attack_record, run_record
 from benchmark.store.sealing import Record as Record
 from benchmark.store.sealing import Unusable, sealed
+from benchmark.store.study_schema import diagnosis_record, rank_record
 from benchmark.store.training_schema import training_record
 from benchmark.suite.documents import NotAFile, regular
 
@@ -52,6 +53,9 @@ class Shelf(NamedTuple):
 
 ATTACKS = Shelf("records", run_record, "records", "leakboard run")
 TRAININGS = Shelf("training", training_record, "records of training", "leakboard train")
+RANKS = Shelf("spectrum", rank_record, "records of spectra", "leakboard spectrum")
+DIAGNOSES = Shelf("diagnosis", diagnosis_record, "records of diagnoses", "leakboard diagnose")
+SHELVES = (ATTACKS, TRAININGS, RANKS, DIAGNOSES)
 
 
 class Store:
@@ -361,9 +365,9 @@ def read_all(folder: Path, parse: Parse = attack_record, links: bool = True, she
     return records
 
 
-def read_trainings(folder: Path, links: bool = True) -> list[Record]:
+def read_trainings(folder: Path) -> list[Record]:
     """All records of training of a folder; see :func:`read_all`."""
-    return read_all(folder, training_record, links, TRAININGS)
+    return read_all(folder, training_record, shelf=TRAININGS)
 
 
 def records_in(folder: Path, parse: Parse, links: bool = True) -> Iterator[Record]:

@@ -7,6 +7,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from benchmark.identity import digest
 from benchmark.store.sealing import (
+    CONFIGURED,
     Amount,
     Count,
     Loss,
@@ -17,27 +18,45 @@ from benchmark.store.sealing import (
     Sha256,
     Share,
     agree,
-    check_date,
+    configuration,
     opened,
     written,
 )
 
 
+class Dirichlet(TypedDict):
+    """Alpha of a split by labels."""
+
+    dirichlet: float
+
+
 class Config(TypedDict):
-    """What every training has; more keys belong to its algorithm. ``tuning`` is missing in schema 1."""
+    """Of a training; more keys make another one.
+
+    ``tuning`` and ``validation_images`` are missing in schema 1, and ``decay`` where the learning rate stays.
+    """
 
     schema: Positive
     data: Part
     model: Part
+    algorithm: Literal["FedSGD", "FedAvg"]
+    clients: Positive
+    clients_per_round: Positive
     rounds: Count
+    local_epochs: Positive | None
+    batch_size: Positive
     learning_rate: float
+    decay: NotRequired[str]
+    server_momentum: float
+    split: Literal["iid"] | Dirichlet
+    batch_norm: Literal["exclude", "include"]
+    evaluate_every: Positive
+    train_images: Positive | None
+    validation_images: NotRequired[Positive | None]
+    test_images: Positive | None
     defense: Part | None
     seed: Count
     tuning: NotRequired[bool]
-
-
-class _Configured(msgspec.Struct):
-    config: Config
 
 
 class Curve(TypedDict):
@@ -91,7 +110,7 @@ SINCE_TUNING = ("majority", "validation", "clients_changed", "entries_changed")
 """What the record of a training has whose configuration says whether it chooses a learning rate (schema 2)."""
 
 _as_training = msgspec.json.Decoder(_Training)
-_as_config = msgspec.json.Decoder(_Configured)
+_as_config = configuration(Config)
 
 
 def training_record(content: bytes, name: str) -> Record:
@@ -104,8 +123,7 @@ def training_record(content: bytes, name: str) -> Record:
     Raises:
         Unusable: it does not have the form of one, or contradicts itself.
     """
-    record = written(opened(content, name, _as_training), lambda config: _as_config.decode(b'{"config":%s}' % config))
-    check_date(record["provenance"]["date"])
+    record = written(opened(content, name, _as_training), lambda config: _as_config.decode(CONFIGURED % config))
     _of_training(record)
     return record
 

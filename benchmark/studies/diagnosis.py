@@ -5,9 +5,9 @@ The same attack is run again in double precision, from the true image, which no 
 
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from math import isfinite
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -18,20 +18,22 @@ from benchmark.boards.grid import Grid
 from benchmark.boards.outcome import listed
 from benchmark.boards.template import render
 from benchmark.errors import UsageError
-from benchmark.identity import digest
-from benchmark.jobs.blocks import Workbench, check_attack, check_fit, checksum
-from benchmark.jobs.records import finite, provenance
+from benchmark.jobs import blocks
+from benchmark.jobs.blocks import Workbench, check_unchanged
+from benchmark.jobs.job import Watch
+from benchmark.jobs.records import finite, without_nan
 from benchmark.metrics.leak import BASELINES, leaked
 from benchmark.metrics.scores import null_scores, score
 from benchmark.seeds import generators
+from benchmark.store.store import DIAGNOSES, Record, Store, say
+from benchmark.store.study_schema import Run, RunName
+from benchmark.studies.study import Row, Studies, Study, version_of
 from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell, Suite
 from benchmark.thresholds.page import attack_label
-from benchmark.versions.behavior import Behaviors
-from benchmark.versions.code import code_checksum, source
 from defenses.base import global_norm
 
-OWN, DOUBLE, TRUTH, NEAR = "as it is", "float64", "from the true image", "from near it"
+OWN, DOUBLE, TRUTH, NEAR = get_args(RunName)
 
 RUNS: dict[str, tuple[torch.dtype, float | None]] = {
     OWN: (torch.float32, None),
@@ -75,50 +77,36 @@ VERDICTS = {
 """What can be said of a victim, and when: the first that holds."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What one run made of each victim.
+def diagnose(cell: Cell, images: Tensor, labels: Tensor, bench: Workbench) -> Iterator[tuple[str, Run]]:
+    """Attacks the victims of a cell in each of ``RUNS``.
 
-    Attributes:
-        leaked: whether the image was found, by the PSNR.
-        status: how the attack ended.
-        label_right: whether its label was right.
-        objective: the lowest loss of the attack's own, with its priors; None where it was never finite.
-        size: the loss of an update of zeros; None in rows of an older version, which did not say it.
+    Args:
+        cell: with as many victims as there are.
+        images: their batches ``[V, N, C, H, W]``.
+        labels: ``[V, N]``.
+        bench: data and device.
     """
-
-    leaked: list[bool]
-    status: list[str]
-    label_right: list[bool]
-    objective: list[float | None]
-    size: list[float] | None = None
-
-
-def diagnose(cell: Cell, bench: Workbench) -> dict[str, Found]:
-    """Attacks the victims of a cell in each of ``RUNS``."""
-    scenario, victims = cell.scenario, range(cell.scenario.victims)
+    scenario, victims = cell.scenario, range(len(images))
     data = bench.data(scenario.data)
-    images, labels = bench.victims(scenario, victims)
     sources = generators(scenario.seed, victims, "diagnosis")
     noise = torch.stack([torch.randn(images.shape[1:], generator=source) for source in sources])
     null, _ = null_scores(images, labels, data.mean_image(), data.class_means())
-    found = {}
     for name, (precision, deviation) in RUNS.items():
         model = copy.deepcopy(bench.model(scenario)).to(precision)
         seen = bench.observe(scenario, images, labels, victims, cell.defense, cell.adaptive, model)
         start = None if deviation is None else (images + deviation * noise).to(bench.device)
         attack: IDLG | GaussNewton = build("attack", cell.attack if start is None else without_restarts(cell.attack))
-        made = attack.reconstruct(seen, start_images=start)
+        made = without_nan(attack.reconstruct(seen, start_images=start))
         scores = score(images, labels, made.images.float().cpu(), made.labels.cpu(), None)
         is_found = leaked(scores.psnr, null).any(1).tolist()
-        found[name] = Found(
-            leaked=[ok and status != "diverged" for ok, status in zip(is_found, made.status, strict=True)],
-            status=made.status,
-            label_right=scores.label_correct.all(1).tolist(),
-            objective=[finite(loss) for loss in made.loss.tolist()],
-            size=size_of(seen, attack).tolist(),
-        )
-    return found
+        run: Run = {
+            "leaked": [ok and status != "diverged" for ok, status in zip(is_found, made.status, strict=True)],
+            "status": made.status,
+            "label_right": scores.label_correct.all(1).tolist(),
+            "objective": [finite(loss) for loss in made.loss.tolist()],
+            "size": [size if isfinite(size) else None for size in size_of(seen, attack).tolist()],
+        }
+        yield name, run
 
 
 def size_of(seen: Observation, attack: IDLG | GaussNewton) -> Tensor:
@@ -134,14 +122,12 @@ def without_restarts(attack: Spec) -> Spec:
     return replace(attack, args=attack.args | {"restarts": 0}) if "restarts" in attack.args else attack
 
 
-def runs_of(row: dict[str, Any]) -> dict[str, Found]:
+def runs_of(row: dict[str, Any]) -> dict[str, Run]:
     """The runs of a row; of an older version those alone that were of the same attack."""
-    found = {}
+    attack, found = row["attack"], dict[str, Run]()
     for name, run in row["runs"].items():
-        if "status" in run:
-            found[name] = Found(**run)
-        elif row["attack"]["class"] != "GaussNewton" or name not in (TRUTH, NEAR):
-            found[name] = Found(run["leaked"], older_status(row["attack"], run), run["label_right"], run["objective"])
+        if "status" in run or attack["class"] != "GaussNewton" or name not in (TRUTH, NEAR):
+            found[name] = run if "status" in run else run | {"status": older_status(attack, run)}
     return found
 
 
@@ -157,31 +143,65 @@ def older_status(attack: dict[str, Any], run: dict[str, Any]) -> list[str]:
 def verdicts_of(row: dict[str, Any]) -> list[str]:
     """One of ``VERDICTS`` for each victim of a row."""
     runs = runs_of(row)
-    return [verdict(runs, victim) for victim in range(len(runs[OWN].leaked))]
+    return [verdict(runs, victim) for victim in range(len(runs[OWN]["leaked"]))]
 
 
-def verdict(runs: dict[str, Found], victim: int) -> str:
+def verdict(runs: dict[str, Run], victim: int) -> str:
     """What can be said of one victim."""
     own, truth, near = runs[OWN], runs.get(TRUTH), runs.get(NEAR)
-    if own.leaked[victim]:
+    if own["leaked"][victim]:
         return "found"
-    if not own.label_right[victim]:
+    if not own["label_right"][victim]:
         return "label"
     if truth is None or near is None:
         return NOT_JUDGED
-    here, there = own.objective[victim], truth.objective[victim]
-    rounding = SOLVED * own.size[victim] if own.size else 0.0
+    here, there = own["objective"][victim], truth["objective"][victim]
+    rounding = SOLVED * (own["size"][victim] or 0.0) if "size" in own else 0.0
     fits = here is not None and there is not None and here <= max(there * (1 + ROUNDING), rounding)
-    leaves = not truth.leaked[victim] and truth.status[victim] != "diverged"
+    leaves = not truth["leaked"][victim] and truth["status"][victim] != "diverged"
     if fits or leaves:
         return "ambiguous"
-    if own.status[victim] == "converged":
+    if own["status"][victim] == "converged":
         return "tolerance"
-    return "optimizer" if runs[DOUBLE].leaked[victim] or near.leaked[victim] else "open"
+    return "optimizer" if runs[DOUBLE]["leaked"][victim] or near["leaked"][victim] else "open"
 
 
-def adaptive_cells(suite: Suite, victims: int, bench: Workbench) -> list[Cell]:
-    """The cells of the suite whose attacker knows the defense and can be started at the true image.
+class Diagnoses(Studies):
+    """Cells that are diagnosed; a step of the progress bar is a run of the attack on all victims."""
+
+    plural, groups, shelf = "cells", "cells", DIAGNOSES
+
+    def do(self, jobs: list[Study], store: Store, bench: Workbench, watch: Watch[Study]) -> list[Record]:
+        (job,) = jobs
+        images, labels = bench.victims(job.block.cell.scenario, job.block.victims)
+        runs: dict[str, Run] = {}
+        for name, found in diagnose(job.block.cell, images, labels, bench):
+            runs[name] = found
+            watch.reached(job, len(runs))
+        check_unchanged(job.block, images, labels)
+        return [job.record({"runs": runs}, bench)]
+
+    def rows(self, found: list[tuple[Study, Record]]) -> list[Row]:
+        """One row for each cell, with what became of each victim."""
+        return [
+            job.row(record) | {"attack": record["config"]["attack"], "runs": record["runs"]} for job, record in found
+        ]
+
+    def about(self, row: Row) -> tuple[str, ...]:
+        """An attack may have got more arguments since, with the values that it had before."""
+        return row["where"], row["defense"], attack_label(row["attack"])
+
+    def page(self, rows: list[Row]) -> str:
+        given = {verdict for row in rows for verdict in verdicts_of(row)}
+        said = {name: meaning for name, meaning in VERDICTS.items() if name != NOT_JUDGED or name in given}
+        shown = list(said)[1:]
+        columns = ("data", "defense", "attack", "victims", *(f"found {name}" for name in RUNS), *shown)
+        table = Grid(columns, [cells_of(row, shown) for row in rows]).markdown()
+        return render("studies/diagnosis.md.j2", noise=RUNS[NEAR][1], said=said, table=table)
+
+
+def plan(suite: Suite, victims: int, bench: Workbench) -> list[Study]:
+    """The cells of a suite whose attacker knows the defense and can be started at the true image.
 
     Args:
         suite: of which they are.
@@ -189,90 +209,29 @@ def adaptive_cells(suite: Suite, victims: int, bench: Workbench) -> list[Cell]:
         bench: with their networks and data.
 
     Raises:
-        UsageError: there is none, or its network or data cannot be used.
+        UsageError: there is none, or its network, defense, attack or data cannot be used.
     """
-    found = [cell for cell in suite.cells if cell.defense and cell.adaptive and cell.attack.name not in BASELINES]
-    if not found:
+    known = [cell for cell in suite.cells if cell.defense and cell.adaptive and cell.attack.name not in BASELINES]
+    if not known:
         raise UsageError(f"{suite.name} has no attack on a defense that it knows: give it attacks and defenses")
     # The label that DLG looks for would not start at the true one.
     cells = [
         replace(cell, scenario=replace(cell.scenario, victims=victims))
-        for cell in found
+        for cell in known
         if isinstance(build("attack", cell.attack), IDLG | GaussNewton)
     ]
+    others = listed(sorted({cell.attack.name for cell in known} - {cell.attack.name for cell in cells}))
     if not cells:
-        names = listed(sorted({cell.attack.name for cell in found}))
-        raise UsageError(f"{names} cannot be started at the true image: give IDLG or GaussNewton")
-    for cell in cells:
-        check_attack(cell.scenario, cell.attack, check_fit(cell.scenario, bench), bench)
-    return cells
+        raise UsageError(f"{others} cannot be started at the true image: give IDLG or GaussNewton")
+    if others:
+        say(f"not diagnosed, since they cannot be started at the true image: {others}")
+    code, found = version_of(__file__), blocks.plan(Suite(suite.name, tuple(cells), block_size=victims), bench)
+    return [Study(block, code, block.label, block.group, len(RUNS)) for block in found]
 
 
-def run(cells: list[Cell], bench: Workbench, done: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """All rows that there are by then, after each cell.
-
-    Args:
-        cells: what is diagnosed.
-        bench: device and data root.
-        done: rows of earlier runs; those of the same cells, images and code are taken over, those of the same cells
-            alone are replaced, and all others stay.
-    """
-    earlier = {str(row["key"]): row for row in done}
-    table: dict[str, dict[str, Any]] = {identity(row): row for row in done}
-    for cell in cells:
-        key = key_of(cell, bench)
-        row = earlier[key] if key in earlier else {"key": key} | row_of(cell, bench)
-        table[identity(row)] = row
-        yield list(table.values())
-
-
-def identity(row: dict[str, Any]) -> str:
-    """What a row is about: an attack may have got more arguments since, with the values that it had before."""
-    return f"{row['where']}, {row['defense']}, {attack_label(row['attack'])}"
-
-
-def row_of(cell: Cell, bench: Workbench) -> dict[str, Any]:
-    """One row of the table, as JSON, with what became of each victim."""
-    assert cell.defense is not None
-    return {
-        "where": cell.scenario.label,
-        "defense": cell.defense.label,
-        "attack": cell.attack.as_dict(),
-        "runs": {name: asdict(found) for name, found in diagnose(cell, bench).items()},
-        "provenance": provenance(bench) | {"data_notes": bench.data(cell.scenario.data).notes},
-    }
-
-
-def key_of(cell: Cell, bench: Workbench) -> str:
-    """Everything that decides a row."""
-    data = bench.data(cell.scenario.data)
-    code = code_checksum(cell.parts())
-    does = Behaviors().of(data, cell.parts(), cell.scenario.batch_size)
-    images = checksum(
-        *bench.victims(cell.scenario, range(cell.scenario.victims)), data.mean_image(), data.class_means()
-    )
-    networks = [bench.network_sha256(cell.scenario, victim) for victim in (0, cell.scenario.victims - 1)]
-    return digest(
-        cell.config()
-        | ({"behavior_sha256": does} if does else {})
-        | {"code_sha256": code, "network_sha256": networks, "data_sha256": images}
-        | {"victims": cell.scenario.victims, "diagnosis_sha256": source(Path(__file__).read_bytes()).sha256}
-    )
-
-
-def cells_of(row: dict[str, Any], shown: list[str]) -> tuple[str, ...]:
+def cells_of(row: Row, shown: list[str]) -> tuple[str, ...]:
     """The row as a person reads it: how many each run finds, and how many there are of each of the verdicts shown."""
     runs, verdicts = runs_of(row), verdicts_of(row)
-    found = [str(sum(runs[name].leaked)) if name in runs else "-" for name in RUNS]
+    found = [str(sum(runs[name]["leaked"])) if name in runs else "-" for name in RUNS]
     counts = [str(verdicts.count(verdict)) for verdict in shown]
     return row["where"], row["defense"], attack_label(row["attack"]), str(len(verdicts)), *found, *counts
-
-
-def as_markdown(table: list[dict[str, Any]]) -> str:
-    """The table as a page."""
-    given = {verdict for row in table for verdict in verdicts_of(row)}
-    said = {name: meaning for name, meaning in VERDICTS.items() if name != NOT_JUDGED or name in given}
-    shown = list(said)[1:]
-    columns = ("data", "defense", "attack", "victims", *(f"found {name}" for name in RUNS), *shown)
-    rows = [cells_of(row, shown) for row in table]
-    return render("studies/diagnosis.md.j2", noise=RUNS[NEAR][1], said=said, table=Grid(columns, rows).markdown())

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import UndefinedError
 
 from benchmark.boards.figure import as_png, blank
+from benchmark.boards.grid import Grid
 from benchmark.boards.template import render
 from benchmark.errors import UsageError
 from benchmark.store.store import write_whole
@@ -46,14 +47,40 @@ def read(folder: Path) -> dict[str, Any]:
     return report
 
 
+COLUMNS = (
+    *("setting", "target", "one by one, s", "batched, s", "speedup", "from R-GAP, another attack, s", "speedup"),
+    *("threads (tried)", "evaluations", "leaked"),
+)
+
+
 def as_markdown(report: dict[str, Any]) -> str:
     """The page."""
+    rows = [(setting.label, f"{setting.at_least:g}x", *cells_of(setting, report)) for setting in SETTINGS]
     return render(
         "studies/performance.md.j2",
         target=TARGET_OF_LIGHTNING,
-        settings=[(setting, cells_of(setting, report)) for setting in SETTINGS],
-        parts=[(found, shares(found["parts"])) for part in ("cpu", "gpu") if (found := report.get(part))],
+        table=Grid(COLUMNS, rows).markdown(),
+        parts=[report[part] for part in ("cpu", "gpu") if part in report],
+        shares_of=shares,
+        curve=curve,
+        workers=workers,
     )
+
+
+def curve(found: dict[str, Any]) -> str:
+    """The time of an evaluation by the victims per block."""
+    rows = [(f"{point['victims']:,}", f"{point['ms_per_evaluation']:.3g}") for point in found["curve"]]
+    many = f"{found['many']['victims']:,}, 64 at a time", f"{found['many']['ms_per_evaluation']:.3g}"
+    return Grid(("victims per block", "ms per victim and evaluation"), [*rows, many]).markdown()
+
+
+def workers(found: list[dict[str, Any]]) -> str:
+    """The time of a run by its workers and their threads."""
+    rows = []
+    for row in found:
+        seconds, speedup = f"{row['seconds']:.1f}", f"{found[0]['seconds'] / row['seconds']:.2f}x"
+        rows.append((str(row["workers"]), str(row["threads"]), seconds, speedup))
+    return Grid(("workers", "threads of each", "seconds", "speedup"), rows).markdown()
 
 
 def shares(parts: dict[str, float]) -> dict[str, float]:
@@ -67,11 +94,11 @@ def at_its_best(loop: dict[str, Any], cores: int) -> bool:
 
 
 def cells_of(setting: Setting, report: dict[str, Any]) -> list[str]:
-    """The measured cells of a line of the table; none where nothing was."""
+    """The measured cells of a row of the table, or that there are none."""
     found = report.get("gpu" if setting.on_gpu else "cpu", {})
     measured = found.get("settings", {}).get(setting.label)
     if measured is None:
-        return []
+        return ["not measured"]
     sides = alone, batched, from_rgap = [measured[name] for name in (ONE_BY_ONE, BATCHED, FROM_RGAP)]
     seconds = [f"{alone['seconds_per_victim']:.3g}"]
     for side in (batched, from_rgap):

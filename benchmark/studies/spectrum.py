@@ -5,8 +5,9 @@ the image cannot move without moving the update; the singular values say by how 
 """
 
 import copy
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,13 @@ from attacks.update import Protocol
 from benchmark.boards.grid import Grid
 from benchmark.boards.template import render
 from benchmark.errors import UsageError
-from benchmark.jobs.blocks import Workbench
+from benchmark.jobs import blocks
+from benchmark.jobs.blocks import Block, Workbench, check_unchanged
+from benchmark.jobs.job import Watch
+from benchmark.store.store import RANKS, Record, Store
+from benchmark.studies.study import Row, Studies, Study, version_of
 from benchmark.suite.registry import Spec
-from benchmark.suite.suite import Scenario, Suite
+from benchmark.suite.suite import Cell, Scenario, Suite, baselines
 from defenses.base import Update
 
 LEVELS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)
@@ -54,14 +59,16 @@ def jacobian(model: nn.Module, parameters: Update, image: Tensor, label: Tensor)
         return moved
 
     with differentiable_twice():
-        found = vmap(along, out_dims=-1, chunk_size=CHUNK)(torch.eye(image.numel(), dtype=image.dtype))
+        found = vmap(along, out_dims=-1, chunk_size=CHUNK)(
+            torch.eye(image.numel(), dtype=image.dtype, device=image.device)
+        )
     return {name: value.flatten(0, -2) for name, value in found.items()}
 
 
 def singular_values(derivative: dict[str, Tensor], factor: dict[str, Tensor]) -> Tensor:
     """Those of the derivative with each row times the factor of its entry, ``[pixels]``, largest first."""
-    pixels = next(iter(derivative.values())).shape[1]
-    gram = torch.zeros(pixels, pixels, dtype=torch.float64)
+    first = next(iter(derivative.values()))
+    gram = torch.zeros(first.shape[1], first.shape[1], dtype=torch.float64, device=first.device)
     for name, rows in derivative.items():
         kept = factor[name].flatten()
         weighted = (rows * kept[:, None])[kept != 0].double()
@@ -85,81 +92,115 @@ class JacobianRank:
 
 
 def rank_per_defense(
-    scenario: Scenario, defenses: list[Spec], victims: int, bench: Workbench
-) -> dict[str, list[JacobianRank]]:
-    """By the label of the defense, the ranks for the first victims, as an attacker sees them who knows the defense.
+    scenario: Scenario, defenses: list[Spec | None], victim: int, images: Tensor, labels: Tensor, bench: Workbench
+) -> list[JacobianRank]:
+    """The ranks of a victim for each of some defenses, as an attacker sees them who knows the defense.
 
-    The first entry is that without a defense.
+    Args:
+        scenario: of the victim.
+        defenses: None is no defense.
+        victim: its number.
+        images: its batch of one image, ``[1, 1, C, H, W]``.
+        labels: ``[1, 1]``.
+        bench: data and device.
     """
-    if scenario.batch_size > 1 or scenario.setting.protocol != Protocol() or scenario.setting.rounds > 1:
-        raise UsageError(
-            f"leakboard spectrum is for the gradient of one image in mode eval, not for {scenario.label}: leave "
-            "batch_size, mode, protocol and rounds out of its scenario"
-        )
-    data, model = bench.data(scenario.data), copy.deepcopy(bench.model(scenario)).double()
-    images, labels = bench.victims(scenario, range(victims))
-    found: dict[str, list[JacobianRank]] = {}
-    for victim in range(victims):
-        derivative: dict[str, Tensor] = {}
-        largest = 0.0
-        for spec in [None, *defenses]:
-            one = range(victim, victim + 1)
-            rows = slice(victim, victim + 1)
-            seen = bench.observe(scenario, images[rows], labels[rows], one, spec, True, model)
-            if not derivative:
-                one_hot = torch.nn.functional.one_hot(labels[victim, 0], data.num_classes).double()
-                weights = {name: value[0] for name, value in seen.own_networks.items()}
-                derivative = jacobian(model, weights, images[victim, 0].double(), one_hot)
-            ones = {name: torch.ones_like(value) for name, value in seen.update.items()}
-            entries = seen.defense.kept_entries(seen.update) if seen.defense else ones
-            kept = {name: value[0].double() for name, value in entries.items()}
+    model = copy.deepcopy(bench.model(scenario)).double()
+    undefended = bench.observe(scenario, images, labels, range(victim, victim + 1), model=model)
+    one_hot = torch.nn.functional.one_hot(labels[0, 0], bench.data(scenario.data).num_classes)
+    weights = {name: value[0] for name, value in undefended.own_networks.items()}
+    derivative = jacobian(model, weights, *(each.to(bench.device).double() for each in (images[0, 0], one_hot)))
+    ones = {name: torch.ones_like(value[0]) for name, value in undefended.update.items()}
+    whole = singular_values(derivative, ones)
+    found = []
+    for spec in defenses:
+        kept, values = ones, whole
+        if spec is not None:
+            seen = bench.observe(scenario, images, labels, range(victim, victim + 1), spec, True, model)
+            assert seen.defense is not None
+            kept = {name: value[0].double() for name, value in seen.defense.kept_entries(seen.update).items()}
             values = singular_values(derivative, kept)
-            largest = largest or float(values[0])
-            found.setdefault(spec.label if spec else "no defense", []).append(
-                JacobianRank(
-                    equations=sum(int(value.sum()) for value in kept.values()),
-                    pixels=len(values),
-                    directions=[int((values >= level * largest).sum()) for level in LEVELS],
-                )
+        found.append(
+            JacobianRank(
+                equations=sum(int(value.sum()) for value in kept.values()),
+                pixels=len(values),
+                directions=[int((values >= level * float(whole[0])).sum()) for level in LEVELS],
             )
+        )
     return found
 
 
-def scenarios(suite: Suite) -> list[tuple[Scenario, list[Spec]]]:
-    """The scenarios of a suite, each with its defenses."""
-    found: dict[str, tuple[Scenario, dict[str, Spec]]] = {}
-    for cell in suite.cells:
-        _, defenses = found.setdefault(repr(cell.scenario), (cell.scenario, {}))
-        if cell.defense:
-            defenses[cell.defense.label] = cell.defense
-    return [(scenario, list(defenses.values())) for scenario, defenses in found.values()]
+class Spectra(Studies):
+    """Ranks of Jacobians, one of a victim and a defense; a step of the progress bar is one of them."""
+
+    plural, groups, shelf = "ranks", "victims", RANKS
+
+    def together(self, job: Study, pending: Sequence[Study], bench: Workbench) -> list[Study]:
+        """All defenses of the victim, which share the Jacobian of its update."""
+        return [job, *(other for other in pending if other.group == job.group and other != job)]
+
+    def do(self, jobs: list[Study], store: Store, bench: Workbench, watch: Watch[Study]) -> list[Record]:
+        block, defenses = jobs[0].block, [job.block.cell.defense for job in jobs]
+        scenario, victims = block.cell.scenario, block.victims
+        images, labels = bench.victims(scenario, victims)
+        found = rank_per_defense(scenario, defenses, victims.start, images, labels, bench)
+        check_unchanged(block, images, labels)
+        return [job.record(asdict(rank), bench) for job, rank in zip(jobs, found, strict=True)]
+
+    def rows(self, found: list[tuple[Study, Record]]) -> list[Row]:
+        """One row for each defense: means over victims."""
+        by_cell = groupby(found, key=lambda one: one[0].block.cell.id)  # the plan goes from cell to cell
+        return [means(*zip(*of_it, strict=True)) for _, of_it in by_cell]
+
+    def about(self, row: Row) -> tuple[str, ...]:
+        return row["dataset"], row["model"], row["defense"]
+
+    def page(self, rows: list[Row]) -> str:
+        names = ("data", "defense", "victims", "pixels", "equations", *(f"{level:g}" for level in LEVELS))
+        return render("studies/spectrum.md.j2", table=Grid(names, [cells_of(row) for row in rows]).markdown())
 
 
-def rows(found: dict[str, list[JacobianRank]], scenario: Scenario) -> list[dict[str, Any]]:
-    """One row for each defense: means over victims, as JSON."""
-    return [
-        {
-            "dataset": scenario.data.name,
-            "model": scenario.model.name,
-            "defense": label,
-            "victims": len(each),
-            "pixels": each[0].pixels,
-            "equations": sum(one.equations for one in each) / len(each),
-            "directions": {
-                f"{level:g}": sum(one.directions[place] for one in each) / len(each)
-                for place, level in enumerate(LEVELS)
-            },
-        }
-        for label, each in found.items()
-    ]
+def means(jobs: Sequence[Study], records: Sequence[Record]) -> Row:
+    """The row of a cell, from those of its victims."""
+    scenario, count = jobs[0].block.cell.scenario, len(records)
+    directions = [sum(ranks) / count for ranks in zip(*(record["directions"] for record in records), strict=True)]
+    return jobs[0].row(records[0]) | {
+        "dataset": scenario.data.name,
+        "model": scenario.model.name,
+        "victims": count,
+        "pixels": records[0]["pixels"],
+        "equations": sum(record["equations"] for record in records) / count,
+        "directions": {f"{level:g}": mean for level, mean in zip(LEVELS, directions, strict=True)},
+    }
 
 
-def as_markdown(table: list[dict[str, Any]]) -> str:
-    """The table as a page."""
-    names = ("data", "defense", "victims", "pixels", "equations", *(f"{level:g}" for level in LEVELS))
-    rows = []
-    for row in table:
-        ranks = (f"{rank:,.0f}" for rank in row["directions"].values())
-        counts = str(row["victims"]), f"{row['pixels']:,}", f"{row['equations']:,.0f}"
-        rows.append((row["dataset"], row["defense"], *counts, *ranks))
-    return render("studies/spectrum.md.j2", table=Grid(names, rows).markdown())
+def plan(suite: Suite, bench: Workbench) -> list[Study]:
+    """The ranks of a suite: of each scenario without a defense and with each of its defenses, for each victim.
+
+    Raises:
+        UsageError: an update is not the gradient of one image, or a network, defense or data set cannot be used.
+    """
+    cells: dict[str, Cell] = {}
+    for given in suite.cells:
+        scenario = given.scenario
+        if scenario.batch_size > 1 or scenario.setting.protocol != Protocol() or scenario.setting.rounds > 1:
+            raise UsageError(
+                f"leakboard spectrum is for the gradient of one image in mode eval, not for {scenario.label}: leave "
+                "batch_size, mode, protocol and rounds out of its scenario"
+            )
+        # A null baseline does not look at the update, so that no attack has a say in what is computed.
+        cell = Cell(scenario, given.defense, baselines()[0], adaptive=given.defense is not None)
+        cells[cell.id] = cell
+    return [of_victim(block) for block in blocks.plan(Suite(suite.name, tuple(cells.values()), block_size=1), bench)]
+
+
+def of_victim(block: Block) -> Study:
+    """The job of a block of one victim; people count victims with all their defenses."""
+    label = f"{block.cell.scenario.label}, victim {block.victims.start}"
+    return Study(block, version_of(__file__), label, f"{block.cell.scenario.name} {block.victims.start}")
+
+
+def cells_of(row: Row) -> tuple[str, ...]:
+    """The row as a person reads it; those of older versions name the data alone."""
+    ranks = (f"{rank:,.0f}" for rank in row["directions"].values())
+    counts = str(row["victims"]), f"{row['pixels']:,}", f"{row['equations']:,.0f}"
+    return row["where" if "cell" in row else "dataset"], row["defense"], *counts, *ranks

@@ -15,7 +15,18 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader
 
-from benchmark.errors import CODE_ERRORS, UsageError, one_line, quoted, unknown, users_code, users_fault, written
+from benchmark.errors import (
+    CODE_ERRORS,
+    UsageError,
+    as_given,
+    one_line,
+    quoted,
+    unknown,
+    unquoted,
+    users_code,
+    users_fault,
+    written,
+)
 from benchmark.suite.documents import load_yaml, storable
 
 LARGEST_INT = 2**63 - 1
@@ -180,7 +191,7 @@ class Arguments:
         if isinstance(value, int | float) and str in kinds:
             given = f"{value}: put it in quotes"
         else:
-            given = as_given(value, float not in kinds) if {int, float} & {*kinds} else shown(value)
+            given = as_given(value, float not in kinds) if {int, float} & {*kinds} else unquoted(value)
         return f"{key} must be {in_words(hint)}, not {given}"
 
 
@@ -253,23 +264,6 @@ def is_no_number(value: Any, hint: Any, typed: bool = False) -> bool:
     if isinstance(value, dict) and len(inner) == 2:
         return any(is_no_number(one, inner[1]) for one in value.values())
     return False
-
-
-def as_given(value: Any, whole: bool) -> str:
-    """A value that is no number, or no whole one, and how to write it: in digits, without quotes or ``_``."""
-    text = re.sub(r"(?<=\d)[_, ](?=\d)", "", value).strip() if isinstance(value, str) else str(value)
-    if isinstance(value, str | float) and re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?(e[-+]?\d+)?", text, re.ASCII):
-        number = float(text)
-        is_whole = number.is_integer() and abs(number) < 1e15
-        written = f"{number:.0f}" if is_whole else text
-        if is_whole or not whole:
-            return f"{value!r}: write it without quotes" if written == value else f"{value}: write {written}"
-    return shown(value)
-
-
-def shown(value: Any) -> str:
-    """A value, a short text as it is."""
-    return value if isinstance(value, str) and 0 < len(value) <= 80 else quoted(value)
 
 
 def is_any_number(value: Any, hint: Any) -> bool:

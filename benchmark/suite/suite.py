@@ -4,6 +4,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import Any
 import yaml
 
 from attacks.update import FedAvg
-from benchmark.errors import UsageError, one_line, quoted, unknown
+from benchmark.errors import UsageError, as_given, one_line, quoted, unknown
 from benchmark.federation.setting import Setting, described
 from benchmark.federation.state import TrainingState
 from benchmark.identity import digest
 from benchmark.metrics.leak import BASELINES
-from benchmark.suite.arguments import LARGEST_INT, Arguments, as_given
+from benchmark.suite.arguments import LARGEST_INT, Arguments
 from benchmark.suite.documents import load_yaml, regular, storable
 from benchmark.suite.registry import Spec, spec, specs
 from benchmark.suite.watching import watching
@@ -201,8 +202,19 @@ def load(path: Path, victims: int | None = None, seed: int | None = None) -> Sui
     Raises:
         UsageError: the file or something in it is wrong.
     """
-    try:
+    with named(path):
         return parse(read(path), path.stem, victims, seed)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Whatever is wrong within is told with the name of the suite.
+
+    Raises:
+        UsageError: something is.
+    """
+    try:
+        yield
     except UsageError as error:
         raise UsageError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
@@ -248,9 +260,9 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
     if "seeds" in given:
         raise UsageError("seeds is a key of suites for leakboard train: give seed here")
     check_keys("key of a suite", given, _SUITE_KEYS)
-    scenarios = _list_of("scenarios", given.get("scenarios"))
+    scenarios = list_of("scenarios", given.get("scenarios"))
     each_has_its_own = all(isinstance(entry, dict) and "attacks" in entry for entry in scenarios)
-    shared = _defenses(given.get("defenses", []))
+    shared = defenses_of(given.get("defenses", []))
     common = [] if each_has_its_own and "attacks" not in given else _attacks(given.get("attacks"))
     seed = whole_number("seed", seed if seed is not None else given.get("seed", 0), at_least=0)
     cells: list[Cell] = []
@@ -262,7 +274,7 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
             )
         check_keys("key of a scenario", entry, _SCENARIO_KEYS)
         attacks = _attacks(entry["attacks"]) if "attacks" in entry else common
-        defenses = _defenses(entry["defenses"]) if "defenses" in entry else shared
+        defenses = defenses_of(entry["defenses"]) if "defenses" in entry else shared
         count = victims if victims is not None else entry.get("victims", given.get("victims", 64))
         count = whole_number("victims", count, at_least=1)
         batch_size = whole_number("batch_size", entry.get("batch_size", 1), at_least=1)
@@ -333,16 +345,18 @@ def _unique(cells: list[Cell]) -> tuple[Cell, ...]:
 
 
 def _attacks(given: Any) -> list[Spec]:
-    return [made for entry in _list_of("attacks", given) for made in entries("attack", entry)]
+    return [made for entry in list_of("attacks", given) for made in entries("attack", entry)]
 
 
-def _defenses(given: Any) -> list[Spec]:
+def defenses_of(given: Any) -> list[Spec]:
+    """The defenses of a list."""
     if not isinstance(given, list):
         raise UsageError("defenses must be a list")
     return [made for entry in given for made in entries("defense", entry)]
 
 
-def _list_of(key: str, given: Any) -> list[Any]:
+def list_of(key: str, given: Any) -> list[Any]:
+    """``given`` where it is a list with an entry, else a UsageError."""
     if not isinstance(given, list) or not given:
         raise UsageError(f"{key} must be a list with at least one entry")
     return given

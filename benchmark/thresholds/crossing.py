@@ -1,8 +1,10 @@
 """Where leakage stops as a defense grows stronger, and how surely: from which victims leak at each tested strength."""
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +17,9 @@ Curve = dict[float, NDArray[np.bool_]]
 ERROR = 0.025
 """Probability that an end of an interval is on the wrong side of the threshold: a 95 % interval has two ends."""
 
-SIGNIFICANT = 0.05
+NORMAL = NormalDist().inv_cdf(1 - ERROR)
 
-MOST_VICTIMS = 1_000_000
-"""No search has as many; a stop rate that even they would not certify counts as one that nothing certifies."""
+SIGNIFICANT = 0.05
 
 
 def split(curve: Curve, holds: Callable[[NDArray[np.bool_]], bool]) -> tuple[float | None, float | None]:
@@ -74,25 +75,20 @@ def surely_above(leaking: int, victims: int, stop: float, level: float = ERROR) 
 def surely_at_most(leaking: int, victims: int, stop: float) -> bool:
     """Whether a leak rate is at most ``stop``: by Wilson's upper end, and by the exact binomial test.
 
-    Of the two now the one and now the other is the stricter.
+    Which of the two is stricter depends on the counts.
     """
     from scipy.stats import binom
 
     return wilson(leaking, victims)[1] <= stop and bool(binom.cdf(leaking, victims, stop) <= ERROR)
 
 
-@cache
 def victims_to_certify(stop: float) -> int | None:
-    """With how many victims, none of whom leaks, a leak rate is surely at most ``stop``; None where with no number."""
-    low, high = 0, 1
-    while not surely_at_most(0, high, stop):
-        low, high = high, 2 * high
-        if high > MOST_VICTIMS:
-            return None
-    while high - low > 1:  # more victims are never less sure
-        middle = (low + high) // 2
-        low, high = (low, middle) if surely_at_most(0, middle, stop) else (middle, high)
-    return high
+    """With how many victims, none of whom leaks, :func:`surely_at_most` holds; None where with no number."""
+    if stop == 0:
+        return None
+    of_wilson = NORMAL**2 * (1 - stop) / stop  # its upper end at 0 of n is z² / (n + z²)
+    exact = math.log(ERROR) / math.log1p(-stop)  # the chance of 0 of n is (1 - stop)^n
+    return math.ceil(max(of_wilson, exact))
 
 
 def rises(curve: Curve) -> list[tuple[float, float]]:

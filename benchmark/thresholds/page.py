@@ -29,13 +29,11 @@ def write(folder: Path, records: list[Record], searches: Iterable[Row] = (), cri
     Raises:
         UsageError: the file is damaged, or a search has strengths without records.
     """
-    searches, earlier = list(searches), read(folder)
-    if earlier:
-        searches = [*earlier["thresholds"], *searches]
-        criterion = criterion or Criterion(earlier["ssim"], earlier["stop"])
+    earlier = read(folder) or {"thresholds": []}
+    searches = [*earlier["thresholds"], *searches]
     if not searches:
         raise unreadable(folder)
-    criterion = criterion or Criterion()
+    criterion = criterion or Criterion(**{name: earlier[name] for name in ("ssim", "stop") if name in earlier})
     table = rows(merged(searches), records, criterion)
     found = {"ssim": criterion.ssim, "stop": criterion.stop, "thresholds": table}
     page = as_markdown(table, folder.resolve().name, criterion)
@@ -106,7 +104,7 @@ def changed(kind: str, part: dict[str, Any]) -> str:
 
 
 def sample_size_caveat(victims: int, stop: float) -> str:
-    """What so many victims do not tell, as sentences."""
+    """What a sample of this size cannot show, as sentences."""
     most = math.floor(stop * victims)
     needed = victims_to_certify(stop)
     enough = f"it takes {needed} victims none of whom leaks" if needed else "no number of victims is enough"

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 
 from benchmark.boards.cells import cells_of_one_code
+from benchmark.boards.outcome import Outcome, judged_by_controls
 from benchmark.errors import UsageError
-from benchmark.metrics.convergence import unconverged
 from benchmark.metrics.leak import leaks
 from benchmark.store.store import Record
 from benchmark.suite.documents import read_json
@@ -26,12 +26,44 @@ from benchmark.thresholds.crossing import Curve, bracket, interval, rises
 Victim = dict[str, Any]
 
 Row = dict[str, Any]
-"""A search: what ``IDENTITY`` names, victims, and strengths from weak to strong; and what was found, as JSON."""
+"""A search: what :class:`Search` names, and what was found, as JSON."""
+
+_Class = TypedDict("_Class", {"class": str})
+
+
+class _Measured(TypedDict):
+    stopped: str
+    strength: float | None
+    rates: list[float]
+
+
+class Search(TypedDict):
+    """What thresholds.json holds of a search at least; its strengths go from weak to strong."""
+
+    dataset: str
+    model: str
+    scenario: dict[str, Any]
+    where: str
+    defense: str
+    argument: str
+    fixed: dict[str, Any]
+    attack: _Class
+    adaptive: bool
+    victims: Annotated[int, Meta(ge=1)]
+    strengths: Annotated[list[float], Meta(min_length=2)]
+    ssim: NotRequired[_Measured]
+
+
+class _File(TypedDict):
+    ssim: Annotated[float, Meta(gt=0, le=1)]
+    stop: Annotated[float, Meta(ge=0, lt=1)]
+    thresholds: Annotated[list[Search], Meta(min_length=1)]
+
 
 IDENTITY = ("scenario", "defense", "argument", "fixed", "attack", "adaptive")
 """What makes two searches the same one: their strengths are on one curve."""
 
-ABOUT = ("dataset", "model", "scenario", "where", "defense", "argument", "fixed", "attack", "adaptive", "victims")
+ABOUT = tuple(name for name in Search.__annotations__ if name not in ("strengths", "ssim"))
 """What is known of a search before it begins, but the strengths."""
 
 FILE = "thresholds.json"
@@ -86,63 +118,40 @@ def merged(searches: Iterable[Row]) -> list[Row]:
     return list(found.values())
 
 
-@dataclass(frozen=True)
-class Cell:
-    """What was found at one strength.
-
-    Attributes:
-        victims: in the order of their numbers.
-        unconverged: how many of them nothing is known of, since the attack has failed to fit their update.
-        made_by: checksums of the code and of the images.
-        date: of the newest record.
-    """
-
-    victims: list[Victim]
-    unconverged: int
-    made_by: frozenset[tuple[str, str]]
-    date: str
-
-
 class Cells:
     """The cells of a folder, by their configuration."""
 
     def __init__(self, records: list[Record]) -> None:
-        self._found: dict[str, dict[int, tuple[Victim, Record]]] = {}
-        for of_cell in cells_of_one_code(records)[0].values():
-            self._found[self._key(next(iter(of_cell.values()))[1]["config"])] = of_cell
+        cells = cells_of_one_code(records)[0].values()
+        self._found = {self._key(next(iter(victims.values()))[1]["config"]): victims for victims in cells}
 
     @staticmethod
     def _key(config: dict[str, Any]) -> str:
         return json.dumps({name: part for name, part in config.items() if name != "schema"}, sort_keys=True)
 
-    def at(self, search: Row, strength: float | None) -> Cell:
-        """The first victims of a search at a strength, None for no defense.
+    def at(self, search: Row, strength: float | None) -> Outcome:
+        """What was found of the first victims of a search at a strength, None for no defense.
 
         Raises:
             UsageError: it has no records.
         """
-        defense = None if strength is None else {"class": search["defense"]} | search["fixed"]
-        if defense is not None:
-            defense[search["argument"]] = strength
-        adaptive = search["adaptive"] and defense is not None
+        defended = strength is not None
+        defense = {"class": search["defense"], **search["fixed"], search["argument"]: strength} if defended else None
+        adaptive = search["adaptive"] and defended
         config = search["scenario"] | {"defense": defense, "attack": search["attack"], "adaptive": adaptive}
-        of_cell = self._found.get(self._key(config))
-        if of_cell is None:
-            at = "no defense" if strength is None else f"{search['defense']} {search['argument']} {strength:g}"
+        key = self._key(config)
+        if key not in self._found:
+            at = f"{search['defense']} {search['argument']} {strength:g}" if defended else "no defense"
             raise UsageError(
                 f"there is no record of {search['where']}, {at}, {search['attack']['class']}, though {FILE} names it: "
                 "run leakboard threshold again, or remove the search from the file"
             )
-        first = [of_cell[index] for index in sorted(of_cell) if index < search["victims"]]
-        return Cell(
-            victims=[victim for victim, _ in first],
-            unconverged=sum(unconverged(victim, config) for victim, _ in first),
-            made_by=frozenset((record["code_sha256"], record["provenance"]["data_sha256"]) for _, record in first),
-            date=max((record["provenance"]["date"] for _, record in first), default=""),
-        )
+        first = {index: of for index, of in self._found[key].items() if index < search["victims"]}
+        victims = {index: victim for index, (victim, _) in first.items()}
+        return Outcome(key, config, victims, tuple(record for _, record in first.values()))
 
-    def curve(self, search: Row) -> dict[float, Cell]:
-        """The cells of a search, from the weakest strength to the strongest.
+    def curve(self, search: Row) -> dict[float, Outcome]:
+        """What was found at each strength of a search, from the weakest to the strongest.
 
         Those of other code or other images than the newest, or of fewer victims, are left out.
 
@@ -151,13 +160,24 @@ class Cells:
         """
         found = {strength: self.at(search, strength) for strength in search["strengths"]}
         whole = {strength: cell for strength, cell in found.items() if len(cell.victims) == search["victims"]}
-        newest = max(whole.values(), key=lambda cell: cell.date, default=None)
-        return {strength: cell for strength, cell in whole.items() if newest and cell.made_by == newest.made_by}
+        newest = made_by(max(whole.values(), key=date, default=None))
+        return {strength: cell for strength, cell in whole.items() if made_by(cell) == newest}
 
 
-def as_curve(cells: dict[float, Cell], leaks_by: Callable[[Victim], bool]) -> Curve:
+def made_by(cell: Outcome | None) -> set[tuple[str, str]]:
+    """Checksums of the code and of the images; none of no cell."""
+    records = cell.records if cell else ()
+    return {(record["code_sha256"], record["provenance"]["data_sha256"]) for record in records}
+
+
+def date(cell: Outcome) -> str:
+    """Of the newest record."""
+    return max(record["provenance"]["date"] for record in cell.records)
+
+
+def as_curve(cells: dict[float, Outcome], leaks_by: Callable[[Victim], bool]) -> Curve:
     """Which victims leak at each strength, by one of the measures."""
-    return {strength: np.array([leaks_by(victim) for victim in cell.victims]) for strength, cell in cells.items()}
+    return {at: np.array([leaks_by(victim) for victim in cell.victims.values()]) for at, cell in cells.items()}
 
 
 VOID, WEAK, WITHIN, NEVER = "void", "at the weak end", "within", "never"
@@ -182,15 +202,15 @@ def row(search: Row, cells: Cells, criterion: Criterion) -> Row:
     found = {name: search[name] for name in ABOUT} | {
         "strengths": list(tested),
         "left_out": [strength for strength in search["strengths"] if strength not in tested],
-        "mean_ssim": [fmean(max(victim["ssim"]) for victim in cell.victims) for cell in tested.values()],
+        "mean_ssim": [fmean(max(victim["ssim"]) for victim in cell.victims.values()) for cell in tested.values()],
         "unconverged": {
-            "without": control.unconverged,
-            "strengths": [cell.unconverged for cell in tested.values()],
+            "without": len(control.unconverged),
+            "strengths": [len(cell.unconverged) for cell in judged_by_controls([control, *tested.values()])[1:]],
         },
     }
     for name, leaks_by in criterion.measures.items():
-        curve = as_curve(tested, leaks_by)
-        found[name] = measured(curve, fmean(map(leaks_by, control.victims)), criterion.stop, search["argument"])
+        without = fmean(map(leaks_by, control.victims.values()))
+        found[name] = measured(as_curve(tested, leaks_by), without, criterion.stop, search["argument"])
     return found
 
 
@@ -223,26 +243,6 @@ def measured(curve: Curve, without: float, stop: float, argument: str) -> Row:
     }
 
 
-class _Search(TypedDict):
-    dataset: str
-    model: str
-    scenario: dict[str, Any]
-    where: str
-    defense: str
-    argument: str
-    fixed: dict[str, Any]
-    attack: dict[str, Any]
-    adaptive: bool
-    victims: Annotated[int, Meta(ge=1)]
-    strengths: Annotated[list[float], Meta(min_length=2)]
-
-
-class _File(TypedDict):
-    ssim: float
-    stop: float
-    thresholds: Annotated[list[_Search], Meta(min_length=1)]
-
-
 def read(folder: Path) -> dict[str, Any] | None:
     """What thresholds.json in the folder holds; None where there is none.
 
@@ -255,10 +255,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = read_json(path)
         msgspec.convert(found, _File)
-        Criterion(found["ssim"], found["stop"])
-        if not all("class" in search["attack"] for search in found["thresholds"]):
-            raise ValueError
-    except (OSError, ValueError, msgspec.ValidationError, UsageError):
+    except (OSError, ValueError):
         raise unreadable(folder) from None
     return found
 

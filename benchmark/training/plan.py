@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,15 @@ from attacks.gradients import trained_names
 from benchmark.errors import UsageError
 from benchmark.federation import server as federated
 from benchmark.federation.clients import Data
-from benchmark.federation.partition import generator_for
 from benchmark.identity import digest
-from benchmark.jobs.blocks import Workbench, check_images, checksum, found_or, from_data
+from benchmark.jobs.blocks import Workbench, check_images, checksum, found_or, from_data, spec_of
 from benchmark.rehearsal.scene import check_frozen
 from benchmark.rehearsal.training import Rehearsal
-from benchmark.store.store import Store, say
+from benchmark.seeds import generator_for
+from benchmark.store.store import Record, Store, say
 from benchmark.suite.registry import build
-from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite
+from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite, but_for_the_rate
+from benchmark.training.table import label, of_cell
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import checksum_of, networks_sha256
 from datamodules import DataError, PrivateData
@@ -56,7 +57,7 @@ class Run:
 
     @property
     def group(self) -> str:
-        """It is counted for itself."""
+        """Each run is a group of its own."""
         return self.key
 
     @property
@@ -166,49 +167,90 @@ def plan(suite: TrainingSuite, bench: Workbench) -> list[Run]:
             or a defense breaks its contract.
     """
     runs: list[Run] = []
-    checksums: dict[str, str] = {}
-    rehearsals: dict[str, Rehearsal] = {}
-    networks: dict[str, str] = {}
-    behaviors = Behaviors()
+    tried: dict[str, tuple[Rehearsal, str]] = {}
+    codes = Codes(bench)
     for training in suite.trainings:
-        scenario, how = training.scenario, training.scenario.federation
-        alike = repr(replace(scenario, federation=replace(how, learning_rate=0.0)))
-        if alike not in rehearsals:
-            data = training_data(bench, scenario)
-            checksums[alike] = checksum(*(part.cpu() for part in data if isinstance(part, Tensor)))
-            model = training_model(bench, scenario)
-            rehearsals[alike] = Rehearsal(model, data, how, scenario.model.label, scenario.data.name)
-            networks[alike] = networks_sha256(model, 0, 0)
-        rehearsals[alike].check_clients(training.seed)
+        alike = but_for_the_rate(training.scenario, None)
+        rehearsal, pixels = found_or(tried, alike, partial(rehearsed, bench, training.scenario))
+        rehearsal.check_clients(training.seed)
         if training.defense is not None:
-            rehearsals[alike].check_defense(training.defense)
-        does = behaviors.of(bench.data(scenario.data), training.parts(), BEHAVIOR_IMAGES, train=True)
-        code = code_checksum(training, networks[alike], does)
-        about = training.config() | {"data_sha256": checksums[alike], "code_sha256": code}
-        runs.append(Run(training, digest(about), checksums[alike], code))
+            rehearsal.check_defense(training.defense)
+        code = codes.of(training)
+        about = training.config() | {"data_sha256": pixels, "code_sha256": code}
+        runs.append(Run(training, digest(about), pixels, code))
     return runs
 
 
-def code_checksum(training: Training, network: str, behavior: str) -> str:
-    """sha256 of the code that decides what the run does: a record of older code is not taken for one of this.
+def rehearsed(bench: Workbench, scenario: TrainingScenario) -> tuple[Rehearsal, str]:
+    """The clients of a scenario, tried out, and a digest of all images."""
+    data, model = training_data(bench, scenario), training_model(bench, scenario)
+    pixels = checksum(*(part.cpu() for part in data if isinstance(part, Tensor)))
+    return Rehearsal(model, data, scenario.federation, scenario.model.label, scenario.data.name), pixels
+
+
+@dataclass
+class Codes:
+    """The code that decides what runs do: a record of other code is not taken for one of this.
+
+    Attributes:
+        bench: the data.
+    """
+
+    bench: Workbench
+    _networks: dict[str, str] = field(default_factory=dict)
+    _behaviors: Behaviors = field(default_factory=Behaviors)
+
+    def of(self, training: Training) -> str:
+        """sha256 of the code of a run, of what its model draws, which can be in files that the code does not name, and
+        of what the user's own classes do.
+
+        Raises:
+            UsageError: a class is gone, or its data are.
+        """
+        scenario, parts = training.scenario, training.parts()
+        network = found_or(self._networks, f"{scenario.data} {scenario.model}", lambda: self._network(scenario))
+        does = self._behaviors.of(self.bench.data(scenario.data), parts, BEHAVIOR_IMAGES, train=True)
+        code = checksum_of({Path(federated.__file__)}, parts.items(), [Path(__file__).with_name("record.py")])
+        return hashlib.sha256(" ".join(filter(None, (code, network, does))).encode()).hexdigest()
+
+    def _network(self, scenario: TrainingScenario) -> str:
+        return networks_sha256(training_model(self.bench, scenario), 0, 0)
+
+
+def present(runs: list[Run], records: list[Record], bench: Workbench) -> set[str]:
+    """The keys of the records that are of the present code and data, defenses included that no run has.
 
     Args:
-        training: the run.
-        network: digest of what its model draws, which can be in files that the code does not name.
-        behavior: digest of what the user's own classes do, empty where there are none.
+        runs: of the suite.
+        records: of a folder, whose scenarios are those of the suite.
+        bench: the data.
     """
-    code = checksum_of({Path(federated.__file__)}, training.parts().items(), [Path(__file__).with_name("record.py")])
-    return hashlib.sha256(" ".join(filter(None, (code, network, behavior))).encode()).hexdigest()
+    ours = {of_cell(run.training.config(), defense=None): run for run in runs}
+    known: dict[str, str] = {of_cell(run.training.config()): run.code_sha256 for run in runs}
+    found, codes = set(), Codes(bench)
+    for record in records:
+        config = record["config"]
+        if (run := ours.get(of_cell(config, defense=None))) is None:  # another process has just written it
+            continue
+        if (cell := of_cell(config)) not in known:
+            defense = spec_of(config["defense"]) if config["defense"] else None
+            try:
+                known[cell] = codes.of(replace(run.training, defense=defense))
+            except UsageError:  # its class is gone
+                known[cell] = ""
+        if (record["code_sha256"], record["data_sha256"]) == (known[cell], run.data_sha256):
+            found.add(record["key"])
+    return found
 
 
 def refuse_others(runs: list[Run], store: Store, folder: Path) -> None:
-    """Looks for runs in the folder that the table would mix with those of the suite, but must not.
+    """Refuses a folder with runs that cannot stand in one table with those of the suite.
 
-    Seeds and defenses may come and go: each is a row, or a run of one, for itself. A seed never both chooses a learning
-    rate and is reported. Runs of other code are done again, and a line says so.
+    Seeds and defenses may come and go: a defense is a row of its own, and a seed one run of it. A seed never both
+    chooses a learning rate and is reported. Runs of other code are done again, and a line says so.
 
     Raises:
-        UsageError: there are some; says which settings differ.
+        UsageError: there are such runs; says which settings differ.
     """
     ours = [scenario_part(run.about()) for run in runs]
     seeds = {tuning: {run.training.seed for run in runs if run.training.tuning == tuning} for tuning in (False, True)}
@@ -248,7 +290,5 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str
 def shown(value: Any) -> str:
     """A value of a configuration, for people."""
     if isinstance(value, dict):
-        name = value.get("class")
-        args = ", ".join(f"{key}={one}" for key, one in value.items() if key != "class")
-        return (f"{name}({args})" if args else str(name)) if name else args
+        return label(value) if "class" in value else ", ".join(f"{key}={one}" for key, one in value.items())
     return "none" if value is None else str(value)

@@ -56,7 +56,6 @@ def train_run(run: Run, store: Store, bench: Workbench, reached: Callable[[State
         raise users_fault(error, f"{training.label} has failed") from None
     assert state is not None  # the first one is yielded before any round
     seconds = spent + time.perf_counter() - began
-    origin = {key: value for key, value in provenance(bench).items() if key != "lpips"}
     ended_well = not state.diverged
     majority = float(data.test_labels.bincount().max()) / len(data.test_labels)
     # A number that is rounded may fall below the other, so they are compared before.
@@ -66,7 +65,7 @@ def train_run(run: Run, store: Store, bench: Workbench, reached: Callable[[State
         "config": training.config(),
         "code_sha256": run.code_sha256,
         "data_sha256": run.data_sha256,
-        "provenance": origin | {"data_notes": bench.data(scenario.data).notes},
+        "provenance": provenance(bench, bench.data(scenario.data)),
         "status": "collapsed" if collapsed else "done" if ended_well else "diverged",
         "round": state.round,
         "accuracy": brief(state.accuracy[-1]) if ended_well else None,

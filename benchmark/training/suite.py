@@ -3,28 +3,33 @@
 import itertools
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UsageError, quoted, unknown
-from benchmark.federation.schedule import DECAYS
-from benchmark.federation.server import Federation
+from benchmark.federation.recipe import Count, Federation, typed
 from benchmark.store.store import say
-from benchmark.suite.arguments import LARGEST_FLOAT, as_given
 from benchmark.suite.registry import Spec
-from benchmark.suite.suite import check_keys, entries, folder_name, read, whole_number
+from benchmark.suite.suite import (
+    at_most_cells,
+    check_keys,
+    defenses_of,
+    entries,
+    folder_name,
+    list_of,
+    named,
+    read,
+    whole_number,
+)
 from benchmark.thresholds import strengths
-from benchmark.thresholds.strengths import Thresholds, defenses_at
+from benchmark.thresholds.strengths import defenses_at
 
 SCHEMA = 2
 """Version of the records of training; a change of what one means raises this."""
 
 TUNING_SEEDS = (1000, 1001, 1002)
 """Seeds that choose among learning rates; they are not reported."""
-
-LARGEST = 10**9
-"""Of every count in a suite: more never ends."""
 
 SUITE_KEYS = ("name", "seeds", "tuning_seeds", "scenarios", "defenses")
 NEEDED = ("data", "model", "clients", "rounds", "learning_rate")
@@ -33,11 +38,12 @@ DEFAULTS: dict[str, Any] = {
     "batch_size": 32,
     "local_epochs": 1,
     "decay": "none",
-    "server_momentum": 0,
+    "server_momentum": 0.0,
     "split": "iid",
     "batch_norm": "exclude",
     "evaluate_every": 1,
 }
+BATCH_NORM = ("exclude", "include")
 IMAGES = ("train_images", "validation_images", "test_images")
 SCENARIO_KEYS = (*NEEDED, *DEFAULTS, "clients_per_round", *IMAGES, "defenses")
 
@@ -59,32 +65,23 @@ class TrainingScenario:
     data: Spec
     model: Spec
     federation: Federation
-    train_images: int | None
-    validation_images: int | None
-    test_images: int | None
+    train_images: Count | None = None
+    validation_images: Count | None = None
+    test_images: Count | None = None
 
     def config(self) -> dict[str, Any]:
         """Everything that decides a result, but the defense and the seed, under the keys of a suite."""
-        how = self.federation
+        how = asdict(self.federation)
+        alpha, include = how["dirichlet"], how["protect_batch_norm"]
         return {
             "schema": SCHEMA,
             "data": self.data.as_dict(),
             "model": self.model.as_dict(),
-            "algorithm": how.algorithm,
-            "clients": how.clients,
-            "clients_per_round": how.clients_per_round,
-            "rounds": how.rounds,
-            "local_epochs": how.local_epochs if how.algorithm == "FedAvg" else None,
-            "batch_size": how.batch_size,
-            "learning_rate": how.learning_rate,
-            **({"decay": how.decay} if how.decay != "none" else {}),
-            "server_momentum": how.server_momentum,
-            "split": "iid" if how.dirichlet is None else {"dirichlet": how.dirichlet},
-            "batch_norm": "include" if how.protect_batch_norm else "exclude",
-            "evaluate_every": how.evaluate_every,
-            "train_images": self.train_images,
-            "validation_images": self.validation_images,
-            "test_images": self.test_images,
+            **{key: how[key] for key in SCENARIO_KEYS if key in how and (key, how[key]) != ("decay", "none")},
+            "local_epochs": how["local_epochs"] if how["algorithm"] == "FedAvg" else None,
+            "split": "iid" if alpha is None else {"dirichlet": alpha},
+            "batch_norm": "include" if include else "exclude",
+            **{key: getattr(self, key) for key in IMAGES},
         }
 
 
@@ -145,40 +142,12 @@ def load(path: Path, at: Path | None = None) -> TrainingSuite:
     Raises:
         UsageError: the file or something in it is wrong.
     """
-    try:
-        given = read(path, SUITE_KEYS)
-        if at is not None:
-            add_defenses(given, strengths.read(at), at)
-        return parse(given, path.stem)
-    except UsageError as error:
-        raise UsageError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    with named(path):
+        return parse(read(path, SUITE_KEYS), path.stem, at)
 
 
-def add_defenses(given: dict[str, Any], thresholds: Thresholds, folder: Path) -> None:
-    """Gives each scenario the defenses at the strengths that stop the attackers on its data set, after its others.
-
-    Raises:
-        UsageError: there are none for any data set.
-    """
-    without = []
-    scenarios = given.get("scenarios")
-    given_scenarios = [entry for entry in scenarios if isinstance(entry, dict)] if isinstance(scenarios, list) else []
-    for entry in given_scenarios:
-        data = entry.get("data")
-        name = str(data.get("class") if isinstance(data, dict) else data)
-        found = defenses_at(thresholds, name)
-        own = entry.get("defenses", given.get("defenses", []))
-        if isinstance(own, list):  # else the suite is refused below
-            entry["defenses"] = own + found
-        without += [] if found else [name]
-    if without and len(without) == len(given_scenarios):
-        raise UsageError(f"{folder} has no strength that stops an attacker on {' or '.join(dict.fromkeys(without))}")
-    for name in dict.fromkeys(without):
-        say(f"{folder} has no strength that stops an attacker on {name}: no defense is added there")
-
-
-def parse(given: dict[str, Any], name: str) -> TrainingSuite:
-    """Checks a training suite that was read.
+def parse(given: dict[str, Any], name: str, at: Path | None = None) -> TrainingSuite:
+    """Checks a training suite that was read; see :func:`load`.
 
     Raises:
         UsageError: a key, a name, a type or a range is wrong.
@@ -190,23 +159,42 @@ def parse(given: dict[str, Any], name: str) -> TrainingSuite:
     seeds = seeds_of("seeds", given.get("seeds", [0, 1, 2]))
     tuning_seeds = seeds_of("tuning_seeds", given.get("tuning_seeds", list(TUNING_SEEDS)))
     common = defenses_of(given.get("defenses", []))
-    scenarios = given.get("scenarios")
-    if not isinstance(scenarios, list) or not scenarios:
-        raise UsageError("scenarios must be a list with at least one entry")
-    pairs: dict[tuple[str, str], tuple[TrainingScenario, Spec | None]] = {}
-    for entry in scenarios:
-        made = scenarios_of(entry)
-        defenses = defenses_of(entry["defenses"]) if "defenses" in entry else common
-        for scenario, defense in itertools.product(made, defenses):
-            pairs.setdefault((repr(scenario), repr(defense)), (scenario, defense))
-    rates = Counter(but_for_the_rate(scenario, defense) for scenario, defense in pairs.values())
+    scenarios = [
+        (scenario, defenses_of(entry["defenses"]) if "defenses" in entry else common)
+        for entry in list_of("scenarios", given.get("scenarios"))
+        for scenario in scenarios_of(entry)
+    ]
+    at_most_cells(sum(1 + len(defenses) for _, defenses in scenarios), "the suite")
+    found = stopping(at, [scenario.data.name for scenario, _ in scenarios]) if at else {}
+    pairs = {
+        (repr(scenario), repr(defense)): (scenario, defense)
+        for scenario, defenses in scenarios
+        for defense in (None, *defenses, *found.get(scenario.data.name, ()))
+    }
+    rates = Counter(but_for_the_rate(*pair) for pair in pairs.values())
     trainings = []
-    for scenario, defense in pairs.values():
-        if rates[but_for_the_rate(scenario, defense)] > 1:
-            trainings += [Training(scenario, defense, seed, tuning=True) for seed in tuning_seeds]
-        trainings += [Training(scenario, defense, seed) for seed in seeds]
+    for pair in pairs.values():
+        if rates[but_for_the_rate(*pair)] > 1:
+            trainings += [Training(*pair, seed, tuning=True) for seed in tuning_seeds]
+        trainings += [Training(*pair, seed) for seed in seeds]
     check_tuning(seeds, tuning_seeds, any(t.tuning for t in trainings), "tuning_seeds" in given)
     return TrainingSuite(name, tuple(trainings))
+
+
+def stopping(folder: Path, names: list[str]) -> dict[str, list[Spec]]:
+    """The defenses at the strengths that stop the attackers on data sets of these names.
+
+    Raises:
+        UsageError: there are none for any of them.
+    """
+    thresholds = strengths.read(folder)
+    found = {name: defenses_of(defenses_at(thresholds, name)) for name in names}
+    without = [name for name, defenses in found.items() if not defenses]
+    if len(without) == len(found):
+        raise UsageError(f"{folder} has no strength that stops an attacker on {' or '.join(without)}")
+    for name in without:
+        say(f"{folder} has no strength that stops an attacker on {name}: no defense is added there")
+    return found
 
 
 def seeds_of(key: str, given: Any) -> list[int]:
@@ -240,13 +228,6 @@ def check_tuning(seeds: list[int], tuning_seeds: list[int], tunes: bool, given: 
         )
 
 
-def defenses_of(given: Any) -> list[Spec | None]:
-    """No defense, and those of a list; a scenario's own list stands for the suite's."""
-    if not isinstance(given, list):
-        raise UsageError("defenses must be a list")
-    return [None, *(made for entry in given for made in entries("defense", entry))]
-
-
 def scenarios_of(entry: Any) -> list[TrainingScenario]:
     """The scenarios that one entry means: several where data or model have a sweep, or there are learning rates.
 
@@ -258,15 +239,17 @@ def scenarios_of(entry: Any) -> list[TrainingScenario]:
     check_keys("key of a scenario", entry, SCENARIO_KEYS)
     if missing := [key for key in NEEDED if key not in entry]:
         raise UsageError(f"a scenario needs {' and '.join(missing)}, as in {{rounds: 100, clients: 10, ...}}")
-    caps = [count(key, entry[key]) if key in entry else None for key in IMAGES]
+    caps = {key: entry[key] for key in IMAGES if key in entry}
     rates = entry["learning_rate"] if isinstance(entry["learning_rate"], list) else [entry["learning_rate"]]
     if not rates:
         raise UsageError("learning_rate must be a number, or a list of them of which the best is taken")
     federations = [federation_of(entry | {"learning_rate": rate}) for rate in rates]
     if twice := [how.learning_rate for how in federations if federations.count(how) > 1]:
         raise UsageError(f"learning_rate has {twice[0]:g} more than once: give each rate once")
-    parts = itertools.product(entries("data", entry["data"]), entries("model", entry["model"]), federations)
-    return [TrainingScenario(data, model, federation, *caps) for data, model, federation in parts]
+    parts: list[list[Any]] = [entries("data", entry["data"]), entries("model", entry["model"]), federations]
+    at_most_cells(math.prod(map(len, parts)), "a scenario")
+    combined = (dict(zip(("data", "model", "federation"), one, strict=True)) for one in itertools.product(*parts))
+    return [typed(TrainingScenario, values | caps) for values in combined]
 
 
 def federation_of(entry: dict[str, Any]) -> Federation:
@@ -277,64 +260,12 @@ def federation_of(entry: dict[str, Any]) -> Federation:
     """
     if "local_epochs" in entry and entry.get("algorithm", "FedSGD") == "FedSGD":
         raise UsageError("local_epochs is for algorithm FedAvg: a client of FedSGD shares the gradient of one batch")
-    given = DEFAULTS | {"clients_per_round": entry["clients"]} | entry
-    algorithm = one_of("algorithm", given["algorithm"], ("FedSGD", "FedAvg"))
-    clients, per_round = count("clients", given["clients"]), count("clients_per_round", given["clients_per_round"])
-    if per_round > clients:
-        raise UsageError(f"clients_per_round is {per_round}, but there are {clients} clients: give {clients} or fewer")
-    return Federation(
-        algorithm=algorithm,
-        clients=clients,
-        clients_per_round=per_round,
-        rounds=count("rounds", given["rounds"]),
-        batch_size=count("batch_size", given["batch_size"]),
-        local_epochs=count("local_epochs", given["local_epochs"], at_most=1000),
-        learning_rate=number("learning_rate", given["learning_rate"], above=0),
-        decay=one_of("decay", given["decay"], DECAYS),
-        server_momentum=number("server_momentum", given["server_momentum"], at_least=0, below=1),
-        dirichlet=alpha_of(given["split"]),
-        protect_batch_norm=one_of("batch_norm", given["batch_norm"], ("exclude", "include")) == "include",
-        evaluate_every=count("evaluate_every", given["evaluate_every"]),
-    )
-
-
-def alpha_of(split: Any) -> float | None:
-    """Alpha of a Dirichlet split, None for one at random."""
-    if split == "iid":
-        return None
-    if not isinstance(split, dict) or list(split) != ["dirichlet"]:
+    given = DEFAULTS | entry
+    given.setdefault("clients_per_round", entry["clients"])
+    split, batch_norm = given["split"], given["batch_norm"]
+    has_alpha = isinstance(split, dict) and list(split) == ["dirichlet"] and split["dirichlet"] is not None
+    if split != "iid" and not has_alpha:
         raise UsageError(f"split must be iid or {{dirichlet: ALPHA}}, not {split!r}")
-    alpha = number("dirichlet", split["dirichlet"], above=0)
-    if not 1e-3 <= alpha <= 1e6:
-        raise UsageError(
-            f"dirichlet must be from 0.001, where a class is with one client, to 1e+06, as even as iid, not {alpha:g}"
-        )
-    return alpha
-
-
-def count(key: str, value: Any, at_most: int = LARGEST) -> int:
-    """``value`` where it is a whole number from 1 to ``at_most``, else a UsageError."""
-    return whole_number(key, value, at_least=1, at_most=at_most)
-
-
-def number(
-    name: str, value: Any, above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf
-) -> float:
-    """``value`` where it is a number in range, else a UsageError."""
-    right = isinstance(value, int | float) and not isinstance(value, bool)
-    if not right or not (above < value and at_least <= value < below and abs(value) < math.inf):
-        limits = {"above": above, "of at least": at_least, "below": below}
-        said = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
-        raise UsageError(f"{name} must be a number {said}, not {as_given(value, whole=False)}")
-    if abs(value) > LARGEST_FLOAT:
-        raise UsageError(
-            f"{name} must be at most {LARGEST_FLOAT:.2g}, the most that float32 holds, not {quoted(value)}"
-        )
-    return float(value)
-
-
-def one_of(name: str, value: Any, valid: tuple[str, ...]) -> str:
-    """``value`` where it is valid, else a UsageError with what is near."""
-    if value not in valid:
-        raise unknown(name, str(value), valid)
-    return str(value)
+    if batch_norm not in BATCH_NORM:
+        raise unknown("batch_norm", str(batch_norm), BATCH_NORM)
+    return typed(Federation, given | (split if has_alpha else {}) | {"protect_batch_norm": batch_norm == "include"})

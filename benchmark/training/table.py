@@ -2,14 +2,16 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from benchmark.boards.grid import Grid
 from benchmark.boards.grid import as_csv as grid_as_csv
 from benchmark.boards.template import render
+from benchmark.metrics.intervals import t_interval
 from benchmark.store.store import Record
 
 Row = dict[str, Any]
@@ -61,10 +63,19 @@ class Cell:
     Attributes:
         reported: those whose accuracy stands in the table.
         tuning: those that choose the learning rate; none where there was no choice, or in an older version.
+        untrained: highest accuracy before the first round.
     """
 
     reported: dict[float, Seeds] = field(default_factory=dict)
     tuning: dict[float, Seeds] = field(default_factory=dict)
+    untrained: float = 0.0
+
+    def add(self, record: Record) -> None:
+        """One more of its records."""
+        config, begun = record["config"], record["curve"].get("accuracy", [])[:1]
+        of_rate = self.tuning if config.get("tuning") else self.reported
+        of_rate.setdefault(config["learning_rate"], {})[config["seed"]] = record
+        self.untrained = max(self.untrained, *begun, 0.0)
 
     @property
     def rates(self) -> list[float]:
@@ -88,32 +99,50 @@ def rows(records: list[Record]) -> list[Row]:
     The learning rate is no setting to compare: each defense stands with the best of those that it was trained with.
 
     Args:
-        records: of any runs; of two of one configuration the newer counts.
+        records: of any runs; see :func:`of_one_code` for those that count.
 
     Returns:
         Rows with the keys of :data:`KEYS`. Intervals are None for one seed, the loss where a run diverged, the
         difference where it would say nothing. There is no row where the best rate has no reported run yet.
     """
-    newest: dict[str, Record] = {}
-    for record in sorted(records, key=lambda record: record["provenance"]["date"]):
-        newest[as_text(record["config"])] = record
-    cells: dict[str, Cell] = {}
-    untrained: dict[str, float] = {}
-    for record in newest.values():
-        config = record["config"]
-        cell = cells.setdefault(of_cell(config), Cell())
-        of_rate = cell.tuning if config.get("tuning") else cell.reported
-        of_rate.setdefault(config["learning_rate"], {})[config["seed"]] = record
-        begun, scenario = record["curve"].get("accuracy", []), of_cell(config, defense=None)
-        untrained[scenario] = max([untrained.get(scenario, 0.0), *begun[:1]])
+    scenarios: dict[str, dict[str, Cell]] = defaultdict(lambda: defaultdict(Cell))
+    for record in of_one_code(records)[0]:
+        scenarios[of_cell(record["config"], defense=None)][of_cell(record["config"])].add(record)
     table = []
-    for name, cell in cells.items():
-        if cell.best:
-            config = next(iter(cell.best.values()))["config"]
-            scenario = of_cell(config, defense=None)
-            control = Cell() if name == scenario else cells.get(scenario, Cell())
-            table.append(row(cell, control, untrained[scenario]))
+    for scenario, cells in scenarios.items():
+        untrained = max(cell.untrained for cell in cells.values())
+        for name, cell in cells.items():
+            if cell.best:
+                control = cells.get(scenario, Cell()) if name != scenario else Cell()
+                table.append(row(cell, control, untrained))
     return sorted(table, key=place)
+
+
+def of_one_code(records: list[Record], current: Collection[str] | None = None) -> tuple[list[Record], list[str]]:
+    """The records that make the table: of each scenario and defense those of one code and data.
+
+    Args:
+        records: of any runs.
+        current: keys of those of the present code and data, which alone count; None where that is not known: then the
+            newest record of a scenario and defense decides.
+
+    Returns:
+        One record of each configuration, and a sentence on the runs that no other record stands for, if there are any.
+    """
+    codes: dict[str, Any] = {}
+    shown: dict[str, Record] = {}
+    others: dict[str, str] = {}
+    for record in sorted(records, key=lambda record: record["provenance"]["date"], reverse=True):
+        config, code = record["config"], (record.get("code_sha256"), record.get("data_sha256"))
+        if record["key"] in current if current is not None else codes.setdefault(of_cell(config), code) == code:
+            shown.setdefault(as_text(config), record)
+        else:
+            others[as_text(config)] = label(config["defense"])
+    left_out = [defense for config, defense in others.items() if config not in shown]
+    of, runs = " and ".join(sorted(set(left_out))), "run" if len(left_out) == 1 else "runs"
+    than = "newest" if current is None else "present"
+    said = f"{len(left_out)} {runs} of {of} left out, because of other code than the {than}: run their suite again"
+    return list(shown.values()), [said] if left_out else []
 
 
 def of_cell(config: dict[str, Any], **changed: Any) -> str:
@@ -184,32 +213,35 @@ def row(cell: Cell, control: Cell, untrained: float) -> Row:
         control: those of the scenario without a defense; empty where it is the row itself.
         untrained: highest accuracy of an untrained network of the scenario.
     """
-    by_seed, controls = cell.best, control.best
-    records = [by_seed[seed] for seed in sorted(by_seed)]
-    config = records[0]["config"]
-    found: Row = {"decay": None, "validation_images": None} | {key: config[key] for key in KEYS if key in config}
-    found |= {key: label(config[key]) for key in ("data", "model", "defense")}
-    found["split"] = config["split"] if config["split"] == "iid" else f"Dirichlet({config['split']['dirichlet']:g})"
-    found["learning_rates"] = " ".join(f"{rate:g}" for rate in cell.rates)
-    found |= {"rate_chosen_on": cell.chosen_on, "seeds": len(records), "older": int("majority" not in records[0])}
-    for status in ("diverged", "collapsed"):
-        found[status] = sum(status_of(record, untrained) == status for record in records)
-    for key in ("clients_changed", "entries_changed"):
-        values = [record[key] for record in records if record.get(key) is not None]
-        found[key] = fmean(values) if values else None
-    found["void"] = void(by_seed, control, untrained) if config["defense"] else ""
-    validated = [merit_of(record)[0] for record in records if record.get("validation")]
-    found["validation_accuracy"] = fmean(validated) if validated else None
-    pairs = [] if found["void"] or not config["defense"] else [seed for seed in sorted(by_seed) if seed in controls]
-    for name, values in (
+    by_seed, controls = dict(sorted(cell.best.items())), control.best
+    records = list(by_seed.values())
+    config, statuses = records[0]["config"], [status_of(record, untrained) for record in records]
+    why = void(by_seed, control, untrained) if config["defense"] else ""
+    pairs = [] if why or not config["defense"] else [seed for seed in by_seed if seed in controls]
+    lost = {status: statuses.count(status) for status in ("diverged", "collapsed")}
+    found = config | {key: label(config[key]) for key in ("data", "model", "defense")} | lost
+    found |= {
+        "split": config["split"] if config["split"] == "iid" else f"Dirichlet({config['split']['dirichlet']:g})",
+        "learning_rates": " ".join(f"{rate:g}" for rate in cell.rates),
+        "rate_chosen_on": cell.chosen_on,
+        "seeds": len(records),
+        "older": int("majority" not in records[0]),
+        "void": why,
+        "pairs": len(pairs),
+        "seconds": fmean(record["cost"]["seconds"] for record in records),
+    }
+    for key, of_key in (
+        ("clients_changed", [record.get("clients_changed") for record in records]),
+        ("entries_changed", [record.get("entries_changed") for record in records]),
+        ("validation_accuracy", [merit_of(record)[0] for record in records if record.get("validation")]),
         ("accuracy", [accuracy(record) for record in records]),
-        ("loss", [] if found["diverged"] else [record["loss"] for record in records]),
+        ("loss", [] if lost["diverged"] else [record["loss"] for record in records]),
         ("difference", [accuracy(by_seed[seed]) - accuracy(controls[seed]) for seed in pairs]),
     ):
+        values = [value for value in of_key if value is not None]
         low, high = t_interval(values)
-        found |= {name: fmean(values) if values else None, f"{name}_low": low, f"{name}_high": high}
-    found |= {"pairs": len(pairs), "seconds": fmean(record["cost"]["seconds"] for record in records)}
-    return {key: found[key] for key in KEYS}
+        found |= {key: fmean(values) if values else None, f"{key}_low": low, f"{key}_high": high}
+    return {key: found.get(key) for key in KEYS}  # an older one has no validation images
 
 
 def void(by_seed: Seeds, control: Cell, untrained: float) -> str:
@@ -253,16 +285,6 @@ def status_of(record: Record, untrained: float) -> str:
 def accuracy(record: Record) -> float:
     """Of the last test; 0 where the run diverged."""
     return 0.0 if record["status"] == "diverged" else float(record["accuracy"])
-
-
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float | None, float | None]:
-    """Student's interval of the mean of independent values, None for fewer than two of them."""
-    if len(values) < 2:
-        return None, None
-    from scipy.stats import t  # a good part of a second
-
-    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
-    return fmean(values) - half, fmean(values) + half
 
 
 def label(part: dict[str, Any] | None) -> str:
@@ -318,34 +340,6 @@ def boards(table: list[Row]) -> dict[str, list[Row]]:
     return named
 
 
-COLUMNS = (
-    "defense", "rate", "n", "accuracy %", "difference", "loss", "clients changed", "entries changed", "collapsed",
-    "diverged", "s / run",
-)  # fmt: skip
-
-
-def cells_of(found: Row) -> list[str]:
-    """A row as text, under :data:`COLUMNS`."""
-    difference = f"void: {found['void']}" if found["void"] else ""
-    if found["difference"] is not None:
-        difference = f"{100 * found['difference']:+.2f}{half(found, 'difference', 100, 2)}"
-    loss = "" if found["loss"] is None else f"{found['loss']:.3f}{half(found, 'loss', 1, 3)}"
-    chosen = " (on test)" if found["rate_chosen_on"] == TEST else ""
-    return [
-        found["defense"],
-        rate(found) + chosen,
-        str(found["seeds"]),
-        f"{100 * found['accuracy']:.2f}{half(found, 'accuracy', 100, 2)}",
-        difference,
-        loss,
-        changed(found["clients_changed"]),
-        changed(found["entries_changed"]),
-        str(found["collapsed"] or ""),
-        str(found["diverged"] or ""),
-        f"{found['seconds']:.1f}",
-    ]
-
-
 def changed(share: float | None) -> str:
     """A share in percent that is not rounded to none or to all; nothing where it is unknown."""
     if share is None:
@@ -368,6 +362,29 @@ def half(found: Row, key: str, scale: float, digits: int) -> str:
     return "" if low is None else f" ± {scale * (high - low) / 2:.{digits}f}"
 
 
+def difference(found: Row) -> str:
+    """The difference to no defense in percentage points, or why it would say nothing."""
+    if found["difference"] is None:
+        return f"void: {found['void']}" if found["void"] else ""
+    return f"{100 * found['difference']:+.2f}{half(found, 'difference', 100, 2)}"
+
+
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "defense": lambda found: found["defense"],
+    "rate": lambda found: rate(found) + (" (on test)" if found["rate_chosen_on"] == TEST else ""),
+    "n": lambda found: str(found["seeds"]),
+    "accuracy %": lambda found: f"{100 * found['accuracy']:.2f}{half(found, 'accuracy', 100, 2)}",
+    "difference": difference,
+    "loss": lambda found: "" if found["loss"] is None else f"{found['loss']:.3f}{half(found, 'loss', 1, 3)}",
+    "clients changed": lambda found: changed(found["clients_changed"]),
+    "entries changed": lambda found: changed(found["entries_changed"]),
+    "collapsed": lambda found: str(found["collapsed"] or ""),
+    "diverged": lambda found: str(found["diverged"] or ""),
+    "s / run": lambda found: f"{found['seconds']:.1f}",
+}
+"""The text of a row in each column."""
+
+
 def as_csv(table: list[Row]) -> str:
     """The table for programs, with six significant digits."""
     return grid_as_csv(KEYS, ([f"{v:.6g}" if isinstance(v, float) else v for v in one.values()] for one in table))
@@ -376,10 +393,18 @@ def as_csv(table: list[Row]) -> str:
 def grids(table: list[Row]) -> list[Grid]:
     """The table for people, of each scenario."""
     return [
-        Grid(COLUMNS, [cells_of(one) for one in board], {"defense"}, title) for title, board in boards(table).items()
+        Grid(list(COLUMNS), [[text(one) for text in COLUMNS.values()] for one in board], {"defense"}, title)
+        for title, board in boards(table).items()
     ]
 
 
-def as_markdown(table: list[Row], title: str) -> str:
-    """The table as a page."""
-    return render("training/training.md.j2", title=title, grids=grids(table), note=note(table))
+def as_markdown(table: list[Row], title: str, left_out: Sequence[str] = ()) -> str:
+    """The table as a page.
+
+    Args:
+        table: its rows.
+        title: of the page.
+        left_out: sentences on what stands in none of them.
+    """
+    said = " ".join([note(table), *(f"{sentence}." for sentence in left_out)])
+    return render("training/training.md.j2", title=title, grids=grids(table), note=said)

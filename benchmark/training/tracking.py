@@ -2,29 +2,27 @@
 
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
+from benchmark.jobs.job import Watch
 from benchmark.jobs.tracking import Tracked, Tracker, shortened
 from benchmark.store.store import Record
+from benchmark.training.plan import Run
 from benchmark.training.table import Row, label, rows, scenario_of
 
 
-class TrainingTracker(Tracker):
+class TrainingTracker(Tracker, Watch[Run]):
     """A W&B run for each training run, with accuracy and loss by round; in a sweep a single one for all."""
 
-    def training(self, record: Record) -> None:
-        """Writes the run of a record; what goes wrong ends in one line. In a sweep :meth:`finish` does.
-
-        Args:
-            record: of a run that is done.
-        """
-        if self.has_one_run:
-            return
-        config = record["config"]
-        row = {key: record[key] for key in ("status", "accuracy", "loss")}
-        end = f"{label(config['defense'])} learning rate {config['learning_rate']:g} seed {config['seed']}"
-        self._write(record["key"], end, Tracked(config, curve([record]), row, {"provenance": record["provenance"]}))
+    def ends(self, job: Run, record: Record) -> None:
+        """Writes the run of a record; what goes wrong ends in one line. In a sweep :meth:`finish` does."""
+        if not self.has_one_run:
+            config = record["config"]
+            end = f"{label(config['defense'])} learning rate {config['learning_rate']:g} seed {config['seed']}"
+            row = {key: record[key] for key in ("status", "accuracy", "loss")}
+            self._write(record["key"], end, config, [record], row)
 
     def finish(self, records: list[Record], table: list[Row], asked: Sequence[dict[str, Any]]) -> None:
         """Writes the only run of a sweep: means over seeds of the defense that was asked for.
@@ -39,39 +37,31 @@ class TrainingTracker(Tracker):
         """
         if not self.has_one_run:
             return
-        wanted = {label(config["defense"]) for config in asked}
-        mine = [row for row in table if row["defense"] in wanted]
-        undefended = label(None)
-        chosen = min([row for row in mine if row["defense"] != undefended] or mine, key=lambda row: row["accuracy"])
-        beside = (row for row in table if row["defense"] == undefended and scenario_of(row) == scenario_of(chosen))
-        config = next(config for config in asked if label(config["defense"]) == chosen["defense"])
-        averaged = [record for record in records if is_of(record, chosen)]
-        self._write(
-            None,
-            chosen["defense"],
-            Tracked(
-                config | {"seed": None, "learning_rate": chosen["learning_rate"]},
-                curve(averaged),
-                chosen,
-                {"provenance": averaged[0]["provenance"]} if averaged else {},
-                control=None if chosen["defense"] == undefended else next(beside, None),
-            ),
-        )
+        wanted, undefended = {label(config["defense"]) for config in asked}, label(None)
+        mine = (row for row in table if row["defense"] in wanted)
+        chosen = min(mine, key=lambda row: (row["defense"] == undefended, row["accuracy"]))
+        name, averaged = chosen["defense"], [record for record in records if is_of(record, chosen)]
+        control = [row for row in table if row["defense"] == undefended != name and is_beside(row, chosen)]
+        self._write(None, name, averaged[0]["config"] | {"seed": None}, averaged, chosen, *control)
 
-    def _write(self, run_id: str | None, end: str, made: Tracked) -> None:
-        tags = tags_of(made.config)
-        name = f"{' '.join(tags[:3])} {end}"
+    def _write(
+        self, run_id: str | None, end: str, config: dict[str, Any], of: list[Record], row: Row, *control: Row
+    ) -> None:
+        tags, provenance = tags_of(config), {"provenance": of[0]["provenance"]}
+        made = Tracked(config, curve(of), row, provenance, control=next(iter(control), None))
         fill = partial(self.fill, tracked=made, step="round")
-        self.write(run_id, "training", name, tags, made.config | made.provenance, fill)
+        self.write(run_id, "training", f"{' '.join(tags[:3])} {end}", tags, config | provenance, fill)
+
+
+def is_beside(row: Row, other: Row) -> bool:
+    """Whether two rows are of one scenario."""
+    return scenario_of(row) == scenario_of(other)
 
 
 def is_of(record: Record, row: Row) -> bool:
     """Whether a record is one of those that a row is the mean of."""
-    same = ("defense", "learning_rate")
-    return any(  # one that chose a learning rate makes no row
-        scenario_of(alone) == scenario_of(row) and all(alone[key] == row[key] for key in same)
-        for alone in rows([record])
-    )
+    same = itemgetter("defense", "learning_rate")
+    return any(is_beside(one, row) and same(one) == same(row) for one in rows([record]))  # none of one that chose
 
 
 def curve(records: list[Record]) -> list[dict[str, float]]:

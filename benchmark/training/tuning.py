@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from benchmark.store.store import Record, Store
 from benchmark.training.plan import Run
-from benchmark.training.table import as_text, best_rate, finalists
+from benchmark.training.table import best_rate, finalists, of_cell
 
 Contest = dict[float, list[Run]]
 """Learning rate -> runs that differ in that and the seed alone."""
@@ -21,8 +21,7 @@ def contests(runs: list[Run]) -> list[Contest]:
     found: dict[str, Contest] = {}
     for run in runs:
         config = run.training.config()
-        together = as_text(config, seed=None, learning_rate=None, tuning=None)
-        found.setdefault(together, {}).setdefault(config["learning_rate"], []).append(run)
+        found.setdefault(of_cell(config), {}).setdefault(config["learning_rate"], []).append(run)
     return list(found.values())
 
 

@@ -1,17 +1,14 @@
 """A training suite from its plan to its tables: its runs as jobs, and what is made of their records."""
 
-from dataclasses import dataclass
-
 from benchmark.federation.server import State
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.conductor import Conductor
 from benchmark.jobs.job import Kind, Tally, Watch
 from benchmark.store.store import TRAININGS, Record, Store, read_trainings, say, write_whole
-from benchmark.training.plan import Run, plan, refuse_others
+from benchmark.training.plan import Run, plan, present, refuse_others
 from benchmark.training.record import saved, train_run
 from benchmark.training.suite import TrainingSuite
-from benchmark.training.table import Row, as_csv, as_markdown, rows
-from benchmark.training.tracking import TrainingTracker
+from benchmark.training.table import Row, as_csv, as_markdown, of_one_code, rows
 from benchmark.training.tuning import STAGES, contests
 
 
@@ -53,17 +50,6 @@ def tested(accuracy: float, loss: float) -> str:
     return f", accuracy {accuracy:.1%}, loss {loss:.3f}"
 
 
-@dataclass
-class Told(Watch[Run]):
-    """Tells W&B, where it is wanted, of the runs that are done."""
-
-    tracker: TrainingTracker | None
-
-    def ends(self, job: Run, record: Record) -> None:
-        if self.tracker:
-            self.tracker.training(record)
-
-
 def carry_out(suite: TrainingSuite, conductor: Conductor) -> tuple[str, list[Row]]:
     """Does what is not done yet, and writes the tables.
 
@@ -90,12 +76,15 @@ def carry_out(suite: TrainingSuite, conductor: Conductor) -> tuple[str, list[Row
     for stage in STAGES:
         due = [run for contest in contests(runs) for run in stage(contest, store) if run.key not in needed]
         if due:
-            done += conductor.carry_out(due, Trainings(), store, Told(tracker))
+            done += conductor.carry_out(due, Trainings(), store, tracker or Watch())
         needed |= {run.key: run for run in due}
     records = read_trainings(folder)
+    records, left_out = of_one_code(records, present(runs, records, conductor.bench))
     table = rows(records)
     write_whole(folder / "training.csv", as_csv(table).encode())
-    write_whole(folder / "training.md", as_markdown(table, suite.name).encode())
+    write_whole(folder / "training.md", as_markdown(table, suite.name, left_out).encode())
+    for sentence in left_out:
+        say(sentence)
     if tracker:
         tracker.finish(records, table, [run.training.config() for run in needed.values()])
     said = f"{done} of {len(needed)} runs trained" if done else "everything was done already: nothing to train"

@@ -59,7 +59,7 @@ def outcome(
 def failing(made: Outcome, *victims: int) -> Outcome:
     """The same, but the attack has failed to fit the updates of these victims."""
     found = {
-        index: one | {"status": "stalled", "misfit": 0.5 if index in victims else 1e-6, "misfit_of_truth": 0.0}
+        index: one | {"status": "stalled", "misfit": 0.5 if index in victims else 0.0, "misfit_of_truth": 0.0}
         for index, one in made.victims.items()
     }
     return replace(made, victims=found)
@@ -87,10 +87,27 @@ def test_a_wrong_model_of_the_defense_is_not_called_a_failure_to_converge() -> N
     mistaken = outcome(2, MASKING, adaptive=True)
     mistaken = replace(mistaken, victims={n: one | {"explained": n > 4} for n, one in mistaken.victims.items()})
     board = [outcome(8), outcome(0, MASKING), mistaken]
-    (sentence,) = not_converged(board, ranked(board), Names(board))
+    sentence, unknown = not_converged(board, ranked(board), Names(board))
     assert sentence.startswith(
-        "Attacked with a wrong model of what clients do, or none: IDLG adaptive on Masking ratio=0.2 (3 of 8 victims)."
+        "Not converged, for the attacker has a wrong model of what clients do, or none: IDLG adaptive on Masking "
+        "ratio=0.2 (3 of 8 victims)."
     )
+    assert unknown.endswith("3 of 8 victims with Masking ratio=0.2."), "and no advice for other failures"
+
+
+def test_what_one_attack_has_settled_is_known_although_another_failed() -> None:
+    failed, other = (
+        failing(outcome(2, MASKING, adaptive=True), 6, 7),
+        outcome(2, MASKING, True, attack={"class": "DLG"}),
+    )
+    for settled in (False, True):
+        told = {
+            n: one | {"settled": settled or n < 7, "misfit": 0.0, "misfit_of_truth": 0.0}
+            for n, one in other.victims.items()
+        }
+        board = [outcome(8), failed, replace(other, victims=told)]
+        sentences = not_converged(board, ranked(board), Names(board))
+        assert [one for one in sentences if one.startswith("Not known")] == ([] if settled else sentences[-1:])
 
 
 def test_of_attacks_that_fit_every_update_nothing_is_said() -> None:

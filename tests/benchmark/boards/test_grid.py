@@ -75,6 +75,32 @@ def test_markdown_has_the_same_cells_and_no_markup_in_them() -> None:
     ]
 
 
+def test_a_row_may_end_early_and_what_is_missing_is_empty() -> None:
+    short = Grid(("x", "y", "z"), [["1"], ["1", "2", "3"]])
+    assert short.markdown().split("\n")[2:] == ["| 1 | | |", "| 1 | 2 | 3 |"]
+    to = console(80, "utf-8")
+    short.print(to)  # type: ignore[arg-type] # any console will do
+    assert [line.split() for line in written(to).splitlines()[-3:-1]] == [["1"], ["1", "2", "3"]]
+    assert short.without(["x"]).rows == [[], ["2", "3"]]
+
+
+def test_a_narrow_console_does_without_spared_columns_and_names_them() -> None:
+    to = console(grid().without(["worst case"]).width, "utf-8")
+    grid().print(to, ["missing", "worst case", "rank"])  # type: ignore[arg-type] # any console will do
+    said = Text.from_ansi(written(to)).plain
+    assert "(columns for a wider window: worst case)" in " ".join(said.split())
+    assert "0.50" not in said and "rank" in said and "Masking" in said
+
+
+def test_in_a_narrow_console_long_words_are_cut_and_numbers_are_not() -> None:
+    to = console(60, "utf-8")
+    long = Grid(("scenario", "attack", "h:mm:ss"), [["Digits " * 9, "IDLG", "12:34:56"]], ("scenario", "attack"))
+    long.print(to)  # type: ignore[arg-type] # any console will do
+    said = Text.from_ansi(written(to)).plain
+    assert "12:34:56" in said and "IDLG" in said and "Digits Digits Digits" in said
+    assert max(map(len, said.splitlines())) <= 60
+
+
 def test_csv_has_values_as_they_are_and_arguments_as_json() -> None:
     rows = [["a,b", None, 1e-05, {"x": 1}], ["", True, 2, {}]]
     read = list(csv.reader(io.StringIO(as_csv(("n", "m", "o", "p"), rows))))

@@ -254,8 +254,8 @@ def test_victims_of_whom_nothing_is_known_are_a_column_where_there_are_some() ->
     def fits(index: int, psnr: float, misfit: float) -> dict[str, Any]:
         return victim(index, psnr, misfit=misfit, misfit_of_truth=0.0)
 
-    failed = record([fits(0, LEAKS, 1e-7), fits(1, SAFE, 0.3), fits(2, SAFE, 1e-11)])
-    whole = record([fits(0, LEAKS, 1e-7), fits(1, LEAKS, 1e-7), fits(2, SAFE, 1e-11)])
+    failed = record([fits(0, LEAKS, 1e-7), fits(1, SAFE, 0.3), fits(2, SAFE, 1e-14)])
+    whole = record([fits(0, LEAKS, 1e-7), fits(1, LEAKS, 1e-7), fits(2, SAFE, 1e-14)])
     assert "not converged" not in shown([whole])[0]
     assert [row["not converged"] for row in shown([failed, record(of(SAFE, SAFE, SAFE), attack="MeanImage")])] == [
         "0.33 (1/3)",
@@ -266,18 +266,42 @@ def test_victims_of_whom_nothing_is_known_are_a_column_where_there_are_some() ->
     assert "onverge" not in as_markdown(of_records([whole]), "mine", None)
 
 
-def test_a_near_fit_behind_a_defense_settles_only_victims_whom_it_settles_without() -> None:
-    def fits(index: int, psnr: float, misfit: float) -> dict[str, Any]:
-        return victim(index, psnr, misfit=misfit, misfit_of_truth=0.0, explained=True)
+def test_a_near_fit_settles_nothing_behind_a_defense_either() -> None:
+    def fits(index: int, **more: Any) -> dict[str, Any]:
+        return victim(index, SAFE, misfit=1e-5, misfit_of_truth=0.0, explained=True, **more)
 
-    nearly = [fits(index, SAFE, 1e-5) for index in range(3)]
-    masked = [record(nearly, defense=MASKING, adaptive=knows) for knows in (False, True)]
-    leaks, other, alike = fits(0, LEAKS, 1e-7), fits(1, SAFE, 1e-11), fits(2, SAFE, 1e-5)
-    (board,) = of_records([record([leaks, other, alike]), *masked]).boards
-    assert {row.defense: row.unconverged for row in board.rows} == {"none": 1, "Masking": 1}
-    (board,) = of_records([record([leaks, fits(1, SAFE, 1e-5), alike]), *masked]).boards
-    assert {row.defense: row.unconverged for row in board.rows} == {"none": 2, "Masking": 2}
-    assert any("Masking" in note and "no attack that knows the defense converged" in note for note in board.notes)
+    leaks = victim(0, LEAKS, misfit=1e-7, misfit_of_truth=0.0)
+    for settled, count in ((False, 3), (True, 0)):
+        nearly = [fits(index, settled=settled) for index in range(3)]
+        masked = [record(nearly, defense=MASKING, adaptive=knows) for knows in (False, True)]
+        (board,) = of_records([record([leaks, fits(1), fits(2)]), *masked]).boards
+        assert {row.defense: row.unconverged for row in board.rows} == {"none": 2, "Masking": count}
+        untested = any(
+            "Masking" in note and "no attack that knows the defense converged" in note for note in board.notes
+        )
+        assert untested != settled
+
+
+def test_every_victim_that_the_column_counts_is_in_a_sentence_that_says_not_converged() -> None:
+    def far(index: int, explained: bool) -> dict[str, Any]:
+        return victim(index, SAFE, misfit=0.3, misfit_of_truth=0.0 if explained else 0.5, explained=explained)
+
+    for wrong in range(5):
+        of_order = [far(index, index >= wrong) for index in range(4)] + [victim(4, LEAKS, explained=True)]
+        (board,) = of_records([record(of_order)]).boards
+        said = [re.search(r"\((\d) of 5 victims\)", note) for note in board.notes if note.startswith("Not converged")]
+        assert sum(int(one.group(1)) for one in said if one) == board.rows[0].unconverged == 4
+        assert any("4 of 5 victims with no defense" in note for note in board.notes)
+
+
+def test_labels_that_are_granted_are_no_finding() -> None:
+    wrong = [victim(0, SAFE, label_correct=[False])]
+    for granted in ({"labels": "known"}, {"threat_model": "C"}):
+        (row,) = shown([record(wrong, **granted)])
+        assert row["label acc."] == "known"
+        assert of_records([record(wrong, **granted)]).rows[0].label_accuracy is None
+    for hidden in ({}, {"threat_model": "A"}, {"labels": "hidden"}):
+        assert shown([record(wrong, **hidden)])[0]["label acc."] == "0.00"
 
 
 def test_a_cell_of_two_versions_of_the_code_shows_the_newest_and_says_so() -> None:

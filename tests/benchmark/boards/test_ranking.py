@@ -52,7 +52,7 @@ def outcome(
             "leaked_any": index in found,
             "leaked_all": index in found,
             "status": "diverged" if index >= victims - diverged else "converged",
-            "misfit": 0.9 if index >= victims - unconverged else 1e-6,
+            "misfit": 0.9 if index >= victims - unconverged else 0.0,
             "misfit_of_truth": 0.0,
             **({"explained": index < victims - unexplained} if adaptive or (unexplained and not defense) else {}),
         }
@@ -274,3 +274,9 @@ def test_baselines_are_not_ranked_and_decide_no_rank() -> None:
     board = [outcome(16), outcome(16, attack="MeanImage"), *both(4, defense="A")]
     assert rank_of(board) == {"A": 1, "none": 2}
     assert not any(one.is_baseline for standing in ranked(board) for one in standing.outcomes)
+
+
+def test_noise_does_not_hide_that_the_order_of_local_steps_is_unknown() -> None:
+    control, behind = outcome(2, unconverged=14, unexplained=14), both(0, defense="GaussianNoise")
+    (noise,) = [one for one in ranked([control, *behind]) if one.outcomes[0].defended]
+    assert noise.rank is None and noise.unranked == UNKNOWN_ORDER

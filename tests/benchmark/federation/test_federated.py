@@ -19,7 +19,8 @@ from benchmark.federation import clients
 from benchmark.federation import server as federated
 from benchmark.federation.clients import Data, Network, batch_norm_names, batches_of, client_updates, examine
 from benchmark.federation.partition import split
-from benchmark.federation.server import Federation, State, evaluate, next_round, server_step, start, train
+from benchmark.federation.recipe import Federation
+from benchmark.federation.server import State, evaluate, next_round, server_step, start, train
 from benchmark.models import MLP, ConvNet, ResNet
 from datamodules import Digits
 from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning, Update
@@ -42,8 +43,7 @@ def data_of(digits: Digits, count: int, tests: int) -> Data:
 
 def order_of(share: Tensor, turn: int, federation: Federation, seed: int, client: int) -> list[Tensor]:
     """The client's batches."""
-    how = federation
-    return batches_of(share, turn, how.algorithm, how.batch_size, how.local_epochs, 1, seed, client)
+    return batches_of(share, turn, federation, 1, seed, client)
 
 
 def looked_at(model: nn.Module, data: Data) -> Network:
@@ -522,6 +522,12 @@ def test_what_draw_leaves_out_or_adds_is_told() -> None:
         model.draw = lambda generator, wrong=wrong: wrong  # type: ignore[assignment,misc] # wrong on purpose
         with pytest.raises(UsageError, match=sentence):
             start(model, SGD, 0)
+
+
+def test_a_network_starts_with_the_buffers_that_it_draws() -> None:
+    model = Constant()
+    model.draw = lambda generator: Own.draw(model, generator) | {"mean": torch.tensor(0.7)}  # type: ignore[method-assign]
+    assert start(model, SGD, 0).weights["mean"] == pytest.approx(0.7)
 
 
 # The canary.

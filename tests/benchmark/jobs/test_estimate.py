@@ -11,11 +11,11 @@ import torch
 from rich.console import Console
 
 from benchmark.cli.main import main
-from benchmark.jobs import estimate
+from benchmark.jobs import estimate, states
 from benchmark.jobs.blocks import Block, Workbench, plan
 from benchmark.jobs.estimate import Cost, Evaluations, Row, Timing, alike, cells_of, kind, means, rows, timing, total
 from benchmark.store.store import Store, read_all
-from benchmark.suite.suite import Suite, parse
+from benchmark.suite.suite import Suite, load, parse
 from tests.conftest import MakeRecord
 
 SUITE = """\
@@ -159,6 +159,51 @@ def test_an_attack_without_a_budget_is_timed_whole(capsys: pytest.CaptureFixture
     (tmp_path / "own_counted.py").write_text(OWN)
     cell = ["--data", "Digits", "--model", "LeNet", "--attack", "own_counted.Counted", "--victims", "3"]
     assert table(leakboard(capsys, "plan", *cell))["own_counted.Counted"][:6] == ["1", "1", "3", "12", "12", "timing"]
+
+
+STATES = """\
+scenarios:
+- {data: Digits, model: &net {class: MLP, activation: relu}, shared: true, state: &once
+    {epochs: 2, train_images: 200, learning_rate: 0.3}}
+- {data: Digits, model: *net, shared: true, batch_size: 2, state: *once}
+- {data: Digits, model: *net, shared: true, state: {rounds: 3, clients: 4, clients_per_round: 2, train_images: 200}}
+- {data: Digits, model: *net, shared: true, state: {rounds: 3, algorithm: FedSGD, batch_size: 16}}
+attacks: [{class: DLG, max_evaluations: 7}]
+victims: 2
+"""
+
+
+def test_a_plan_trains_nothing_and_says_which_trainings_stand_before_the_attacks(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned() -> str:
+        with monkeypatch.context() as patch:
+            for name in ("benchmark.jobs.states.follow", "benchmark.jobs.blocks.trained"):
+                patch.setattr(name, lambda *_: pytest.fail("trained"))
+            return " ".join(leakboard(capsys, "plan", "states.yaml").split())
+
+    monkeypatch.setenv("LEAKBOARD_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "states.yaml").write_text(STATES)
+    before = set(tmp_path.rglob("*"))
+    said = planned()
+    assert set(tmp_path.rglob("*")) == before
+    assert "Attacks on trained networks are timed on untrained ones of the same class" in said
+    assert "Before the attacks 3 networks are trained, which the times leave out:" in said
+    # A tenth of the public images is held out.
+    assert "MLP on 180 images of Digits after 2 epochs (learning_rate=0.3, train_images=200)" in said
+    assert "MLP on 180 images of Digits after 3 rounds of FedAvg (" in said
+    assert "images of Digits after 3 rounds of FedSGD (batch_size=16)" in said
+
+    scenario = load(tmp_path / "states.yaml").cells[0].scenario
+    assert scenario.setting.state
+    data = Workbench(torch.device("cpu")).data(scenario.data)
+    states.trained(scenario.setting.state, scenario.model, data, scenario.seed, tmp_path / "cache")
+    said = planned()
+    assert "Before the attacks 2 networks are trained" in said
+    assert "after 2 epochs" not in said.partition("Before the attacks")[2]
+    (kept,) = (tmp_path / "cache" / "states").iterdir()
+    kept.write_bytes(b"damaged")
+    assert "3 networks are trained" in planned() and kept.read_bytes() == b"damaged"
 
 
 # Evaluations, from records.

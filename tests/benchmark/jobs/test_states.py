@@ -221,7 +221,7 @@ def fake(log: Path, seconds: float) -> Any:
 
 def wait_for(log: Path) -> None:
     until = time.monotonic() + 30
-    while not log.exists() and time.monotonic() < until:
+    while not (log.exists() and log.read_text()) and time.monotonic() < until:  # it is there before it is written
         time.sleep(0.01)
 
 

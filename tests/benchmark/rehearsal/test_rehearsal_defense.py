@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import UsageError
-from benchmark.rehearsal.defense import check_protect
+from benchmark.rehearsal.defense import check_known, check_protect, norm
 from benchmark.seeds import generators
 from defenses import Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
 
@@ -166,3 +166,65 @@ def test_generators_are_those_of_the_clients() -> None:
     check_protect(Mine(protect), an_update(), "mine")
     both = [float(torch.rand(1, generator=source)) for source in generators(0, range(2), "rehearsal")]
     assert seen[:4] == [both, both, both[:1], both[1:]] and both[0] != both[1]
+
+
+def halved(update: Update) -> Update:
+    return {name: value / 2 for name, value in update.items()}
+
+
+def where_it_is(near: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Update, Update], Update]:
+    """A model of halving that copies what was observed where it says so of the sizes of dummy, observed and both apart;
+    with a slope that nobody can use."""
+
+    def simulate(dummy: Update, observed: Update) -> Update:
+        mine = halved(dummy)
+        copied = near(norm(mine), norm(observed), norm({name: mine[name] - observed[name] for name in mine})).tolist()
+        return {
+            name: torch.stack(
+                [o + 1e-12 * (d - o) if copy else d for d, o, copy in zip(value, observed[name], copied, strict=True)]
+            )
+            for name, value in mine.items()
+        }
+
+    return simulate
+
+
+COPIES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "near the truth": lambda mine, seen, apart: apart < 0.5 * seen,
+    "very near the truth": lambda mine, seen, apart: apart < 0.01 * seen,
+    "at large updates": lambda mine, seen, apart: mine > 3 * seen,
+    "at small updates": lambda mine, seen, apart: mine < 0.3 * seen,
+    "far from the truth": lambda mine, seen, apart: apart > 4 * seen,
+    "everywhere": lambda mine, seen, apart: mine >= 0,
+}
+
+
+@pytest.mark.parametrize("near", COPIES.values(), ids=COPIES.keys())
+def test_a_model_that_copies_what_was_observed_is_refused(near: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    mine = Mine(lambda update, _: halved(update))
+    check_known(mine, KnownDefense(lambda dummy, _: halved(dummy)), an_update(), "mine")
+    with pytest.raises(UsageError, match=r"simulate .*(hardly tells|no slope|as far from)"):
+        check_known(mine, KnownDefense(where_it_is(near)), an_update(), "mine")
+
+
+def rounded(value: Tensor) -> Tensor:
+    return value + ((value * 2).round() / 2 - value).detach()
+
+
+@pytest.mark.parametrize(
+    ("protect", "known"),
+    [
+        (each(rounded), KnownDefense(lambda dummy, _: {n: rounded(v) for n, v in dummy.items()})),
+        (each(torch.tanh), KnownDefense(lambda dummy, _: {n: v.tanh() for n, v in dummy.items()})),
+        (each(lambda v: v**3), KnownDefense(lambda dummy, _: {n: v**3 for n, v in dummy.items()})),
+        (each(lambda v: v * 1e-6), KnownDefense(lambda dummy, _: {n: v * 1e-6 for n, v in dummy.items()})),
+    ],
+    ids=["rounding", "tanh", "cubes", "tiny"],
+)
+def test_a_right_model_of_whatever_kind_is_not(protect: Protect, known: KnownDefense) -> None:
+    check_known(Mine(protect), known, an_update(), "mine")
+
+
+@pytest.mark.parametrize("defense", [Masking(0.5), Pruning(0.5), Clipping(0.1), Clipping(100.0), GaussianNoise(0.1)])
+def test_our_own_models_are_not(defense: Defense) -> None:
+    check_known(defense, defense.known_to_attacker(), an_update(), "ours")

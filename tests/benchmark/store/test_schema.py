@@ -16,6 +16,7 @@ from benchmark.store.schema import attack_record, attack_scores
 from benchmark.store.sealing import SCHEMA, Unusable, sealed
 from benchmark.store.store import Store, read_all
 from benchmark.store.training_schema import training_record
+from benchmark.training.table import as_markdown, rows
 from tests.conftest import MakeRecord
 
 RESULTS = Path(__file__).parents[3] / "results"
@@ -270,6 +271,23 @@ def test_a_training_that_was_sealed_again_is_refused_where_it_contradicts_itself
                 continue
             assert free & set(path), path
             assert read == made
+
+
+def test_a_training_of_any_configuration_is_refused_or_can_be_tabled(newer: dict[str, Any]) -> None:
+    """Also where its key is made again of what was deleted or replaced."""
+    refused = 0
+    for path in paths(newer["config"], ("config",)):
+        for change in (delete, *map(put, VALUES)):
+            made = keyed(changed(newer, path, change))
+            try:
+                read = training_record(sealed(made), made["key"])
+            except Unusable as why:
+                assert "\n" not in str(why)
+                refused += 1
+                continue
+            shown = as_markdown(rows([read]), "mine").count("\n| ")
+            assert shown == (0 if read["config"]["tuning"] else 2), path  # a line of names and one of the training
+    assert refused > 150
 
 
 @pytest.mark.parametrize(

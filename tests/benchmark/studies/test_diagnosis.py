@@ -10,15 +10,15 @@ import torch
 
 from benchmark.cli.main import main
 from benchmark.jobs.blocks import Workbench
+from benchmark.store.study_schema import Run
 from benchmark.studies.diagnosis import (
     DOUBLE,
     NEAR,
     OWN,
     RUNS,
     TRUTH,
-    as_markdown,
+    Diagnoses,
     diagnose,
-    row_of,
     verdicts_of,
     without_restarts,
 )
@@ -90,9 +90,9 @@ def test_rows_of_an_older_version_say_what_they_carry() -> None:
     assert verdicts_of(older(row(own={"label_right": False})) | gauss_newton) == ["label"]
     assert verdicts_of(row() | gauss_newton) == ["optimizer"]
     about = {"where": "Digits LeNet", "defense": "Masking(ratio=0.9)"}
-    page = as_markdown([older(row()) | gauss_newton | about])
+    page = Diagnoses().page([older(row()) | gauss_newton | about])
     assert "| 1 | 0 | 0 | - | - | 0 | 0 | 0 | 0 | 0 | 1 |" in page and "- **not judged**:" in page
-    assert "not judged" not in as_markdown([row() | about])
+    assert "not judged" not in Diagnoses().page([row() | about])
 
 
 def cell(ratio: float, attack: Spec, victims: int = 2) -> Cell:
@@ -105,18 +105,26 @@ def bench() -> Workbench:
     return Workbench(torch.device("cpu"))
 
 
+def runs_of(of: Cell, bench: Workbench) -> dict[str, Run]:
+    return dict(diagnose(of, *bench.victims(of.scenario, range(of.scenario.victims)), bench))
+
+
 def verdicts(of: Cell, bench: Workbench) -> list[str]:
-    return verdicts_of(row_of(of, bench))
+    return verdicts_of(row_from(of, bench))
+
+
+def row_from(of: Cell, bench: Workbench) -> dict[str, Any]:
+    return {"attack": of.attack.as_dict(), "runs": runs_of(of, bench)}
 
 
 def test_too_few_steps_are_the_optimizers_fault_and_few_entries_leave_other_images(bench: Workbench) -> None:
     hurried = spec("attack", "IDLG", {"max_evaluations": 15})
-    found = diagnose(cell(0.2, hurried), bench)
+    found = runs_of(cell(0.2, hurried), bench)
     assert set(found) == set(RUNS)
-    assert found[OWN].leaked == [False, False]
-    assert found[TRUTH].leaked == found[NEAR].leaked == [True, True]
-    assert max(found[TRUTH].objective) < 1e-6 < min(found[OWN].objective)
-    assert found[DOUBLE].objective != found[OWN].objective
+    assert found[OWN]["leaked"] == [False, False]
+    assert found[TRUTH]["leaked"] == found[NEAR]["leaked"] == [True, True]
+    assert max(found[TRUTH]["objective"]) < 1e-6 < min(found[OWN]["objective"])
+    assert found[DOUBLE]["objective"] != found[OWN]["objective"]
     assert verdicts(cell(0.2, hurried), bench) == ["optimizer", "optimizer"]
     assert verdicts(cell(0.2, spec("attack", "IDLG", {"max_evaluations": 2})), bench) == ["open", "open"]
 
@@ -132,7 +140,7 @@ def test_a_wrong_label_is_told(bench: Workbench) -> None:
 def test_noise_that_the_prior_outweighs_makes_the_attack_leave_the_image(bench: Workbench) -> None:
     attack = spec("attack", "IDLG", {"max_evaluations": 50, "start": "mean", "total_variation": 1e-5})
     noisy = replace(cell(0.5, attack), defense=spec("defense", "GaussianNoise", {"std": 0.3}))
-    found = row_of(noisy, bench)
+    found = row_from(noisy, bench)
     assert found["runs"][TRUTH]["leaked"] == [False, False]
     assert set(verdicts_of(found)) <= {"ambiguous", "label"}
 
@@ -147,9 +155,9 @@ def test_the_runs_from_the_image_are_of_the_same_attack() -> None:
 @pytest.mark.parametrize("attack", ["IDLG", "GaussNewton"])
 def test_the_run_from_the_true_image_ends_no_higher_than_there(attack: str, bench: Workbench) -> None:
     """Though Gauss-Newton smooths it away at first: without noise or priors its objective there is next to nothing."""
-    found = diagnose(cell(0.5, spec("attack", attack, {}), 1), bench)
-    assert found[TRUTH].leaked == [True] and found[TRUTH].objective[0] is not None
-    assert found[TRUTH].objective[0] < 1e-8
+    found = runs_of(cell(0.5, spec("attack", attack, {}), 1), bench)
+    assert found[TRUTH]["leaked"] == [True] and found[TRUTH]["objective"][0] is not None
+    assert found[TRUTH]["objective"][0] < 1e-8
 
 
 def test_gauss_newton_gets_where_steps_are_too_few_and_finds_other_images_where_little_is_left(
@@ -183,7 +191,7 @@ def test_what_cannot_be_diagnosed_is_refused_before_any_work(
 
 
 def test_the_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    suite = tmp_path / "mine.yaml"
+    suite, out = tmp_path / "mine.yaml", tmp_path / "out"
     text = (
         "scenarios: [{data: Digits, model: LeNet}]\nattacks: [RGAP, DLG, {class: IDLG, max_evaluations: 4}]\n"
         "defenses: [{class: Masking, sweep: {ratio: [0.5, 0.9]}}]"
@@ -192,33 +200,48 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest
 
     def call(*more: str) -> int:
         with pytest.raises(SystemExit) as ended:
-            main(["diagnose", str(suite), "--victims", "1", "--out", str(tmp_path / "out"), *more])
+            main(["diagnose", str(suite), "--victims", "1", "--out", str(out), *more])
         return int(str(ended.value.code))
 
-    path = tmp_path / "out" / "diagnosis.json"
+    def rows() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
+        return found
+
+    def ratios() -> list[str]:
+        return [row["defense"].removeprefix("Masking(ratio=").removesuffix(", rescale=False)") for row in rows()]
+
+    path = out / "diagnosis.json"
     assert call() == 0
     said = capsys.readouterr()
     assert "not diagnosed, since they cannot be started at the true image: DLG and RGAP\n" in said.err
-    first = json.loads(path.read_text())["rows"]
-    assert {row["attack"]["class"] for row in first} == {"IDLG"}
-    assert (tmp_path / "out" / "diagnosis.md").read_text() == said.out
-    assert "| Digits LeNet | Masking(ratio=0.9, rescale=False) | IDLG max_evaluations=4 | 1 |" in as_markdown(first)
-    first[1]["marked"] = True  # what was done is taken over, and other cells stay
-    first[0]["key"] = "of other code"
-    path.write_text(json.dumps({"rows": first}))
-    suite.write_text(text.replace("[0.5, 0.9]", "[0.6, 0.9]"))
-    assert call() == 0
-    second = json.loads(path.read_text())["rows"]
-    assert [r["defense"] for r in second] == [f"Masking(ratio={ratio}, rescale=False)" for ratio in (0.5, 0.9, 0.6)]
-    assert second[1] == first[1] and second[0]["key"] == "of other code"
-    suite.write_text(text)
-    assert call() == 0
-    third = json.loads(path.read_text())["rows"]
-    assert [r["defense"] for r in third] == [r["defense"] for r in second] and third[0]["key"] != "of other code"
+    assert "2/2 cells: Digits LeNet, Masking(ratio=0.9, rescale=False), IDLG that knows it" in said.err
+    first = rows()
+    assert {row["attack"]["class"] for row in first} == {"IDLG"} and ratios() == ["0.5", "0.9"]
+    assert said.out.startswith((out / "diagnosis.md").read_text()) and "\n2 of 2 cells run\nrecords: " in said.out
+    assert "| Digits LeNet | Masking(ratio=0.9, rescale=False) | IDLG max_evaluations=4 | 1 |" in Diagnoses().page(
+        first
+    )
 
-    path.write_text('{"rows": [1]}')
-    assert call() == 2 and "cannot be read: delete it" in capsys.readouterr().err
-    path.write_text("{")
-    assert call() == 2 and "cannot be read: delete it" in capsys.readouterr().err
+    assert call() == 0 and "everything was done already" in capsys.readouterr().out
+    assert rows() == first
+    record = next((out / "diagnosis").glob("*.json"))
+    record.write_bytes(record.read_bytes().replace(b"0.0", b"0.1", 1)[:-9])
+    assert call() == 0
+    said = capsys.readouterr()
+    assert "1 of 2 cells run" in said.out and "set aside" in said.err
+
+    suite.write_text(text.replace("[0.5, 0.9]", "[0.6, 0.9]"))  # what was done is taken over, and other cells stay
+    assert call() == 0 and "1 of 2 cells run" in capsys.readouterr().out
+    assert ratios() == ["0.5", "0.6", "0.9"]
+    written = [{key: value for key, value in row.items() if key != "cell"} for row in rows()]
+    path.write_text(json.dumps({"rows": written}))  # as older versions did, without records
+    suite.write_text(text)
+    assert call() == 0 and "everything was done already" in capsys.readouterr().out
+    assert ratios() == ["0.6", "0.5", "0.9"]
+    assert ["cell" in row for row in rows()] == [False, True, True]
+
+    for damaged in ('{"rows": [1]}', "{", "[]", '{"rows": [{"defense": "Masking"}]}', '{"rows": 1}'):
+        path.write_text(damaged)
+        assert call() == 2 and "cannot be read: delete it" in capsys.readouterr().err
     suite.write_text("scenarios: [{data: Digits, model: LeNet}]\nattacks: [IDLG]")
     assert call() == 2 and "has no attack on a defense that it knows" in capsys.readouterr().err

@@ -14,9 +14,9 @@ from benchmark.cli.main import main
 from benchmark.errors import UsageError
 from benchmark.federation.setting import Setting
 from benchmark.jobs.blocks import Workbench
-from benchmark.studies.spectrum import LEVELS, as_markdown, jacobian, rank_per_defense, rows, singular_values
+from benchmark.studies.spectrum import LEVELS, Spectra, cells_of, jacobian, plan, rank_per_defense, singular_values
 from benchmark.suite.registry import spec
-from benchmark.suite.suite import Scenario
+from benchmark.suite.suite import Cell, Scenario, Suite, baselines, parse
 
 MakeVictims = Callable[..., Any]
 
@@ -49,54 +49,91 @@ def test_singular_values_are_those_of_the_weighted_rows() -> None:
     torch.testing.assert_close(singular_values(derivative, factor), torch.linalg.svdvals(stacked))
 
 
-@pytest.fixture
-def digits_ranks() -> tuple[Scenario, dict[str, Any]]:
-    scenario = Scenario(spec("data", "Digits", {}), spec("model", "LeNet", {}), 1, 0, 4)
-    defenses = [spec("defense", "Masking", {"ratio": ratio}) for ratio in (0.0, 0.99)]
-    defenses += [spec("defense", "Clipping", {"max_norm": 0.1})]
-    return scenario, rank_per_defense(scenario, defenses, 2, Workbench(torch.device("cpu")))
+def digits(**axes: Any) -> Scenario:
+    return Scenario(spec("data", "Digits", {}), spec("model", "LeNet", {}), 1, 0, 2, 1, Setting(**axes))
 
 
 @pytest.mark.parametrize("axes", [{"mode": "train"}, {"local": FedAvg(0.1)}, {"rounds": 2}])
 def test_the_rank_is_that_of_a_gradient_of_one_image_alone(axes: dict[str, Any]) -> None:
-    scenario = Scenario(spec("data", "Digits", {}), spec("model", "LeNet", {}), 1, 0, 4, 1, Setting(**axes))
+    suite = Suite("mine", (Cell(digits(**axes), None, baselines()[0], False),), 1)
     with pytest.raises(UsageError, match="for the gradient of one image in mode eval"):
-        rank_per_defense(scenario, [], 1, Workbench(torch.device("cpu")))
+        plan(suite, Workbench(torch.device("cpu")))
 
 
-def test_the_rank_is_bounded_by_the_equations_and_by_the_pixels(digits_ranks: tuple[Scenario, dict[str, Any]]) -> None:
-    scenario, found = digits_ranks
-    table = rows(found, scenario)
-    by_label = {row["defense"]: row for row in table}
-    whole = by_label["no defense"]
-    assert whole["pixels"] == 64 and whole["equations"] == 8026
-    assert whole["directions"]["1e-06"] == 64 and list(whole["directions"]) == [f"{level:g}" for level in LEVELS]
-    for harmless in ("Masking(ratio=0.0, rescale=False)", "Clipping(max_norm=0.1)"):
-        assert by_label[harmless]["directions"] == whole["directions"]
-    masked = by_label["Masking(ratio=0.99, rescale=False)"]
-    assert masked["equations"] < 150
-    counts = list(masked["directions"].values())
-    assert counts == sorted(counts) and counts[-1] < 64
-    assert all(a <= b for a, b in zip(counts, whole["directions"].values(), strict=True))
-    assert "| Digits | no defense | 2 | 64 | 8,026 |" in as_markdown(table)
+def test_the_rank_is_bounded_by_the_equations_and_by_the_pixels() -> None:
+    bench = Workbench(torch.device("cpu"))
+    harmless = [spec("defense", "Masking", {"ratio": 0.0}), spec("defense", "Clipping", {"max_norm": 0.1})]
+    defenses = [spec("defense", "Masking", {"ratio": 0.99}), None, *harmless]
+    masked, whole, *others = rank_per_defense(digits(), defenses, 1, *bench.victims(digits(), range(1, 2)), bench)
+    assert whole.pixels == 64 and whole.equations == 8026 and whole.directions[-1] == 64
+    assert [one.directions for one in others] == [whole.directions] * 2
+    assert masked.equations < 150
+    assert masked.directions == sorted(masked.directions) and masked.directions[-1] < 64
+    assert all(a <= b for a, b in zip(masked.directions, whole.directions, strict=True))
 
 
-def test_the_command_writes_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    suite = tmp_path / "mine.yaml"
+def test_a_row_is_the_mean_over_victims_and_names_the_whole_scenario() -> None:
+    scenario = {"data": "Digits", "model": "LeNet"}
+    given = {"scenarios": [scenario, scenario | {"shared": True}], "attacks": ["RGAP"], "victims": 2}
+    jobs = plan(parse(given, "mine"), Workbench(torch.device("cpu")))
+    assert [job.label for job in jobs[::2]] == ["Digits LeNet, victim 0", "Digits LeNet, one shared network, victim 0"]
+    found = [
+        {"equations": 10 + n, "pixels": 64, "directions": [n, 2 * n, 64, 64, 64], "provenance": {"date": str(n)}}
+        for n in range(4)
+    ]
+    first, second = Spectra().rows(list(zip(jobs, found, strict=True)))
+    assert first["equations"] == 10.5 and first["directions"] == {"0.1": 0.5, "0.01": 1, **dict.fromkeys(RIGHT, 64)}
+    assert list(first["directions"]) == [f"{level:g}" for level in LEVELS]
+    assert cells_of(first)[:5] == ("Digits LeNet", "no defense", "2", "64", "10")
+    assert cells_of(second)[:5] == ("Digits LeNet, one shared network", "no defense", "2", "64", "12")
+
+
+RIGHT = ("0.001", "0.0001", "1e-06")
+
+
+def test_the_command_writes_the_table_and_takes_over_what_was_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, out = tmp_path / "mine.yaml", tmp_path / "out"
     masks = "defenses: [{class: Masking, sweep: {ratio: [0.5, 0.9]}}]"
     suite.write_text(f"scenarios: [{{data: Digits, model: LeNet}}]\n{masks}")
-    with pytest.raises(SystemExit) as ended:
-        main(["spectrum", str(suite), "--victims", "1", "--out", str(tmp_path / "out")])
-    assert ended.value.code == 0
-    written = json.loads((tmp_path / "out" / "spectrum.json").read_text())
-    table = written["rows"]
-    assert written["provenance"]["device"] == "cpu"
+    computed: list[int] = []
+
+    def counted(scenario: Any, defenses: list[Any], victim: int, *args: Any) -> Any:
+        computed.append(victim)
+        return rank_per_defense(scenario, defenses, victim, *args)
+
+    monkeypatch.setattr("benchmark.studies.spectrum.rank_per_defense", counted)
+
+    def call(*more: str) -> Any:
+        with pytest.raises(SystemExit) as ended:
+            main(["spectrum", str(suite), "--out", str(out), *more])
+        assert ended.value.code == 0
+        said = capsys.readouterr()
+        assert said.out.startswith((out / "spectrum.md").read_text())
+        return said
+
+    said = call("--victims", "1")
+    assert "3 of 3 ranks run\nrecords: " in said.out and "1/1 victims: Digits LeNet, victim 0" in said.err
+    table = json.loads((out / "spectrum.json").read_text())["rows"]
+    assert {row["provenance"]["device"] for row in table} == {"cpu"}
     assert [row["defense"] for row in table] == [
         "no defense",
         "Masking(ratio=0.5, rescale=False)",
         "Masking(ratio=0.9, rescale=False)",
     ]
-    assert (tmp_path / "out" / "spectrum.md").read_text() == capsys.readouterr().out
+    assert "everything was done already: nothing to run" in call("--victims", "1").out and computed == [0]
+    assert json.loads((out / "spectrum.json").read_text())["rows"] == table
+    assert "3 of 6 ranks run" in call("--victims", "2").out and computed == [0, 1]  # another victim alone
+    suite.write_text(suite.read_text().replace("[0.5, 0.9]", "[0.5, 0.7]"))
+    assert "2 of 6 ranks run" in call("--victims", "2").out and computed == [0, 1, 0, 1]
+    rows = json.loads((out / "spectrum.json").read_text())["rows"]
+    assert [(row["defense"][:17], row["victims"]) for row in rows] == [
+        ("Masking(ratio=0.9", 2),  # of another suite, which stays
+        ("no defense", 2),
+        ("Masking(ratio=0.5", 2),
+        ("Masking(ratio=0.7", 2),
+    ]
     with pytest.raises(SystemExit) as ended:
         main(["spectrum", str(suite), "--victims", "0"])
     assert ended.value.code == 2 and "--victims must be a whole number of at least 1" in capsys.readouterr().err

@@ -160,12 +160,23 @@ def test_a_strength_at_which_the_attack_failed_does_not_pass_for_a_protection(
         ratio = (record["config"]["defense"] or {"ratio": None})["ratio"]
         for victim in record["victims"]:
             is_bad = ratio in (0.8, 0.9) and victim["index"] < 5
-            victim |= {"misfit": 0.5 if is_bad else 1e-6, "misfit_of_truth": 0.0}
+            victim |= {"misfit": 0.5 if is_bad else 0.0, "misfit_of_truth": 0.0}
     (row,) = rows([search], records, Criterion())
     assert row["unconverged"] == {"without": 0, "strengths": [0, 0, 5, 5]}
     page = write(tmp_path, records, [search])
     assert "not converged on 5 of 16 victims at 0.8 |" in page and "Not converged: the attack" in page
     for record in records:
         for victim in record["victims"]:
-            victim["misfit"] = 1e-6
+            victim["misfit"] = 0.0
     assert "onverged" not in write(tmp_path, records, [search])
+
+
+def test_a_near_fit_behind_a_defense_settles_nothing_of_victims_of_whom_it_does_not_without_one(
+    make_search: MakeSearch,
+) -> None:
+    search, records = make_search({0.0: 16, 0.5: 9, 0.9: 0}, adaptive=True, without=12)
+    for record in records:
+        for victim in record["victims"]:
+            victim |= {"misfit": 1e-5, "misfit_of_truth": 0.0}
+    (row,) = rows([search], records, Criterion())
+    assert row["unconverged"] == {"without": 4, "strengths": [0, 4, 4]}

@@ -21,18 +21,21 @@ from PIL import Image
 
 from benchmark.cli.main import main
 from benchmark.errors import UsageError
-from benchmark.federation.server import Federation, State
+from benchmark.federation.recipe import Federation
+from benchmark.federation.server import State
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.conductor import Conductor
 from benchmark.jobs.job import Watch, work
+from benchmark.metrics.intervals import t_interval
 from benchmark.store.store import TRAININGS, Record, Store
 from benchmark.store.store import read_trainings as read_all
+from benchmark.suite.registry import arguments
 from benchmark.thresholds.strengths import DefenseThresholds, Thresholds, defenses_at
 from benchmark.training import record as training
 from benchmark.training.plan import Run, plan, training_data
 from benchmark.training.suite import parse
-from benchmark.training.table import as_csv, as_markdown, best_rate, note, rows, t_interval
-from benchmark.training.tracking import is_of
+from benchmark.training.table import as_csv, as_markdown, best_rate, note, of_one_code, rows
+from benchmark.training.tracking import TrainingTracker, is_of
 from benchmark.training.work import Trainings, carry_out
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
@@ -276,6 +279,18 @@ def test_what_chose_a_learning_rate_is_not_in_the_means_of_a_sweep() -> None:
     chose["config"] |= {"tuning": True}
     (row,) = rows([reported, chose])
     assert is_of(reported, row) and not is_of(chose, row)
+
+
+def test_the_run_of_a_sweep_has_the_configuration_of_its_own_scenario(monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = {"round": [0, 4], "accuracy": [0.1, 0.5], "loss": [2.0, 1.0]}
+    well, worse = record(0, 0.9, "Masking", curve=curve), record(0, 0.5, "Masking", curve=curve)
+    worse["config"] |= {"rounds": 9}
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(TrainingTracker, "write", lambda self, *about: told.append(about[4]))
+    tracker = object.__new__(TrainingTracker)
+    tracker.has_one_run = True
+    tracker.finish([well, worse], rows([well, worse]), [well["config"], worse["config"]])
+    assert [(config["rounds"], config["seed"], config["learning_rate"]) for config in told] == [(9, None, 0.1)]
 
 
 # Resume.
@@ -535,6 +550,63 @@ def test_the_newer_of_two_records_counts_and_one_seed_has_no_interval() -> None:
     assert as_csv([row]).count("\n") == 2
 
 
+def test_a_row_is_of_one_code() -> None:
+    old = [record(seed, 0.9, date="2026", code_sha256="a", key=f"old{seed}") for seed in range(3)]
+    new = [record(0, 0.5, date="2027", code_sha256="b", key="new0")]
+    masked = [record(seed, 0.8, "Masking", date="2025", code_sha256="c", key=f"masked{seed}") for seed in range(3)]
+    every = [*new, *old, *masked]
+    for current, accuracy, seeds, said in (
+        (None, 0.5, 1, "2 runs of no defense left out, because of other code than the newest"),
+        ({"new0", "masked0", "masked1", "masked2"}, 0.5, 1, "2 runs of no defense left out, because of other code"),
+        ({"old0", "old1", "old2", "masked0", "masked1", "masked2"}, 0.9, 3, ""),
+    ):
+        kept, left_out = of_one_code(every, current)
+        row, other = rows(kept)
+        assert (row["accuracy"], row["seeds"], other["seeds"], other["pairs"]) == (accuracy, seeds, 3, seeds)
+        assert " ".join(left_out).startswith(said) and len(left_out) == bool(said)
+        assert (said in as_markdown([row], "mine", left_out)) and rows(every)[0]["accuracy"] == 0.5
+
+
+OWN = """
+import defenses
+class Mine(defenses.Masking):
+    def protect(self, update, generators):
+        return {name: FACTOR * value for name, value in super().protect(update, generators).items()}
+"""
+
+
+def test_the_table_is_of_the_present_code_also_where_a_change_was_taken_back(
+    leakboard: Leakboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = []
+    for factor, seeds in ((1.0, [0, 1]), (0.0, [0]), (1.0, [0, 1])):
+        (tmp_path / "mine_defense.py").write_text(OWN.replace("FACTOR", str(factor)))
+        monkeypatch.delitem(sys.modules, "mine_defense", raising=False)
+        arguments.cache_clear()
+        code, out, err = leakboard(suite({"class": "mine_defense.Mine", "ratio": 0.1}, seeds=seeds))
+        assert code == 0, err
+        assert ("1 run of mine_defense.Mine(ratio=0.1, rescale=False) left out" in err) == (factor == 0.0)
+        *_, row = csv.DictReader((tmp_path / "runs" / "mine" / "training.csv").open())
+        losses.append((row["seeds"], row["loss"], row["void"]))
+    assert "everything was done already" in out
+    assert losses[0] == losses[2] and losses[1][0] == "1" and losses[1][1] != losses[0][1]
+
+
+def test_a_defense_that_was_trained_with_another_network_is_not_compared_with_the_new_one(
+    leakboard: Leakboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "import benchmark.models as m\n\nclass Net(m.MLP):\n    def forward(self, x):\n"
+    for factor, defenses in ((1.0, [MASKING, "Clipping"]), (2.0, ["Clipping"])):
+        (tmp_path / "mine_net.py").write_text(f"{source}        return super().forward({factor} * x)\n")
+        monkeypatch.delitem(sys.modules, "mine_net", raising=False)
+        arguments.cache_clear()
+        code, _, err = leakboard(suite(*defenses, seeds=[0], model="mine_net.Net"))
+        assert code == 0, err
+        table = list(csv.DictReader((tmp_path / "runs" / "mine" / "training.csv").open()))
+        assert len(table) == 1 + len(defenses)
+    assert "1 run of Masking(ratio=0.5, rescale=False) left out, because of other code than the present" in err
+
+
 def test_a_diverged_run_counts_as_nothing_known() -> None:
     (row,) = rows([record(0, 0.9), record(1, 0.0) | {"status": "diverged", "accuracy": None, "loss": None}])
     assert (row["accuracy"], row["diverged"], row["loss"]) == (0.45, 1, None)
@@ -650,6 +722,11 @@ def test_the_published_trainings_are_still_read() -> None:
         (suite(server_momentum=1), "server_momentum must be a number of at least 0 and below 1, not 1"),
         (suite(decay="cosin"), "unknown decay 'cosin': did you mean cosine"),
         (suite(split="random"), "split must be iid or {dirichlet: ALPHA}, not 'random'"),
+        (suite(split={}), "split must be iid or {dirichlet: ALPHA}, not {}"),
+        (suite(split={"dirichlet": None}), "split must be iid or {dirichlet: ALPHA}, not {'dirichlet': None}"),
+        (suite(split={"dirichlet": "1"}), "dirichlet must be a number above 0, not '1': write it without quotes"),
+        (suite(clients=4.0), "clients must be a whole number of at least 1, not 4.0: write 4"),
+        (suite(clients=True), "clients must be a whole number of at least 1, not true"),
         (suite(split={"dirichlet": -1}), "dirichlet must be a number above 0, not -1"),
         (suite(batch_norm="includ"), "unknown batch_norm 'includ': did you mean include or exclude"),
         (suite(evaluate_every=0), "evaluate_every must be a whole number of at least 1, not 0"),
@@ -692,6 +769,12 @@ def test_the_published_trainings_are_still_read() -> None:
         (suite(learning_rate=[1, 2], seeds=[1000]), "seed 1000 is in seeds and chooses learning rates too"),
         (suite(validation_images=0), "validation_images must be a whole number of at least 1, not 0"),
         (suite(validation_images=100), "100 images on the clients' side, of which validation_images takes 100"),
+        (
+            suite(
+                model={"class": "ConvNet", "sweep": {"width": list(range(1, 1001))}}, learning_rate=list(range(1, 102))
+            ),
+            "a scenario makes 101,000 cells, but a suite can have 100,000: sweep fewer values",
+        ),
         (suite(data="MNIST"), "which is not there: point --data-root"),
         (suite(data="CIFAR10JPEG"), "cifar-10-jpeg/test.npz is not there: point --data-root"),
     ],
