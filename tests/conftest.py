@@ -3,11 +3,13 @@
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from lightning.fabric.utilities import registry
 from torch import Tensor
 
 from attacks import Observation
@@ -34,6 +36,14 @@ MakeVictims = Callable[..., Victims]
 def one_thread() -> None:
     """For each test anew: a command that was called with more leaves them behind, and slows what comes after."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plugins_looked_up_once() -> Iterator[None]:
+    """Each Trainer of Lightning's looks through all installed packages for plugins, of which tests make thousands."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(registry, "entry_points", cache(registry.entry_points))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -331,9 +331,15 @@ def provenance(bench: Workbench, data: PrivateData) -> dict[str, Any]:
         "commit": commit(),
         "device": device,
         "threads": torch.get_num_threads(),
-        "versions": {"python": python_version()} | {name: version(name) for name in _VERSIONS},
+        "versions": versions(),
         "data_notes": data.notes,
     }
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The versions of Python and of what numbers depend on."""
+    return {"python": python_version()} | {name: version(name) for name in _VERSIONS}
 
 
 @cache

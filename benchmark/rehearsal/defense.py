@@ -195,7 +195,8 @@ def imported_anew() -> Iterator[None]:
     """What is imported within runs the user's own modules from the start; afterwards the first ones are back."""
 
     def own() -> dict[str, ModuleType]:
-        files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+        modules = {name: module for name, module in list(sys.modules.items()) if isinstance(module, ModuleType)}
+        files = {name: vars(module).get("__file__") for name, module in modules.items()}
         scripts = [name for name, file in files.items() if file and file.endswith(".py") and is_users(file)]
         return {name: sys.modules[name] for name in scripts if name != "__main__"}
 

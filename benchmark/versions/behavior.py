@@ -19,20 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from attacks import Attack, Observation, Reconstruction
-from attacks.gradients import trained_names
 from benchmark.errors import UsageError, is_users
-from benchmark.federation.client import known
-from benchmark.models.draw import drawing_from, drawn_weights
+from benchmark.federation.client import PublicData, known, observe
+from benchmark.federation.setting import Setting
+from benchmark.models.draw import drawing_from
 from benchmark.rehearsal.defense import SCALES, imported_anew
 from benchmark.rehearsal.scene import SEED, shortened
-from benchmark.seeds import generators, seed_for
+from benchmark.seeds import generators
 from benchmark.suite.objects import LOCAL
 from benchmark.suite.registry import Spec, build, classes
 from benchmark.versions.held import digest_of, held, module_held
-from benchmark.versions.local import lines_of
 from benchmark.versions.opened import opened
 from datamodules import PrivateData
 from defenses.base import Defense, Update
@@ -41,30 +39,11 @@ ITS_OWN = frozenset({"_parameters", "_buffers"})
 """Of a model: they have a digest of their own, :func:`benchmark.versions.code.networks_sha256`."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One client of a network with an image of noise.
-
-    Attributes:
-        model: on the CPU, with the weights of the client.
-        parameters: those, name -> ``[1, ...]``.
-        update: what it computes, name -> ``[1, ...]``.
-        images: ``[1, N, C, H, W]``.
-        num_classes: K.
-    """
-
-    model: nn.Module
-    parameters: Update
-    update: Update
-    images: Tensor
-    num_classes: int
-
-
 @dataclass
 class Behaviors:
     """Digests that were taken for one plan, so that nothing is run twice; the next plan may find another file."""
 
-    _trials: dict[tuple[str, ...], Trial | None] = field(default_factory=dict)
+    _trials: dict[tuple[str, ...], Observation | None] = field(default_factory=dict)
     _digests: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     def of(self, data: PrivateData, parts: Mapping[str, Spec], batch_size: int = 1, train: bool = False) -> str:
@@ -83,12 +62,12 @@ class Behaviors:
         network = parts["model"]
         place = network.label, str(data.image_shape), str(data.num_classes), str(batch_size), str(train)
 
-        def client(dtype: torch.dtype | None) -> Trial | None:
+        def client(dtype: torch.dtype | None) -> Observation | None:
             if network.name not in classes("model"):  # with the module that it is in, which is imported anew
-                return trial(network, data, batch_size, train, dtype)
+                return client_of(network, data, batch_size, train, dtype)
             here = *place, str(dtype)
             if here not in self._trials:
-                self._trials[here] = trial(network, data, batch_size, train, dtype)
+                self._trials[here] = client_of(network, data, batch_size, train, dtype)
             return self._trials[here]
 
         def digest(kind: str, part: Spec) -> str:
@@ -101,7 +80,7 @@ class Behaviors:
         return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16] if said else ""
 
 
-Clients = Callable[[torch.dtype | None], Trial | None]
+Clients = Callable[[torch.dtype | None], Observation | None]
 """Makes a client that computes in a type, or in the network's own."""
 
 
@@ -152,7 +131,7 @@ def seen(kind: str, part: Spec, client: Clients, data: PrivateData, alive: list[
         modules = [module for module in modules if is_users(getattr(module, "__file__", None) or "<none>")]
         lines = held(kind, made, ITS_OWN if kind == "model" else frozenset())
         if part.name in LOCAL:  # of its module, which a notebook goes on filling, what it names
-            lines |= lines_of(LOCAL[part.name])
+            lines |= held("code", LOCAL[part.name], code=True)
         else:
             lines |= {line for module in modules for line in module_held(module)}
         lines |= {f"does {digest}" for digest in [does(kind, part, client)] if digest}
@@ -160,8 +139,10 @@ def seen(kind: str, part: Spec, client: Clients, data: PrivateData, alive: list[
     return lines | files.inputs(first=len(alive) == 1)
 
 
-def trial(model: Spec, data: PrivateData, batch_size: int, train: bool, dtype: torch.dtype | None) -> Trial | None:
-    """A client of a network.
+def client_of(
+    model: Spec, data: PrivateData, batch_size: int, train: bool, dtype: torch.dtype | None
+) -> Observation | None:
+    """What one client of a network with an image of noise shares.
 
     Args:
         model: the network.
@@ -173,57 +154,43 @@ def trial(model: Spec, data: PrivateData, batch_size: int, train: bool, dtype: t
     Returns:
         None where the network does not run so.
     """
-    source = torch.Generator().manual_seed(SEED)
-    with_noise = torch.rand((batch_size, *data.image_shape), generator=source)
-    labels = torch.arange(batch_size) % data.num_classes
-    made: nn.Module = build("model", model, image_shape=data.image_shape, num_classes=data.num_classes)
+    classes = data.num_classes
+    images = torch.rand((1, batch_size, *data.image_shape), generator=torch.Generator().manual_seed(SEED))
+    labels = torch.arange(batch_size)[None] % classes
+    mean = images.mean((0, 1))
+    public = PublicData(classes, mean, mean.expand(classes, *mean.shape).clone(), 0.1, torch.full((len(mean),), 0.25))
+    setting = Setting(mode="train" if train else "eval")
+    made: Any = build("model", model, image_shape=data.image_shape, num_classes=classes)
     try:
-        made = made.to(dtype=dtype).train(train)
-        drawn = drawn_weights(made, generators(SEED, range(1), "network")[0])  # type: ignore[arg-type] # has a draw
-        held = dict(made.named_parameters()) | dict(made.named_buffers())
-        with torch.no_grad():
-            for name, value in drawn.items():
-                held[name].copy_(value)
-        images = with_noise.to(next(made.parameters()))
-        trained = {name: held[name] for name in trained_names(made)}
         with drawing_from(SEED):
-            loss = nn.functional.cross_entropy(made(images), labels)
-        slopes = torch.autograd.grad(loss, list(trained.values()), materialize_grads=True, allow_unused=True)
+            return observe(made.to(dtype=dtype), images, labels, public, None, False, SEED, range(1), setting)
     except Exception:
         return None
-    return Trial(
-        made,
-        {name: held[name].detach()[None].clone() for name in drawn},
-        {name: slope[None] for name, slope in zip(trained, slopes, strict=True)},
-        images[None],
-        data.num_classes,
-    )
 
 
 def does(kind: str, part: Spec, client: Clients) -> str | None:
     """The digest of what a class does to a client; None where it fails, though in the benchmark it does not."""
-    of: dict[str, Callable[[Spec, Trial], list[Update]]] = {"model": model, "defense": defense, "attack": attack}
+    of: dict[str, Callable[[Spec, Observation], list[Update]]] = {
+        "model": lambda _, seen: [seen.update],
+        "defense": defense,
+        "attack": attack,
+    }
     for dtype in (torch.float64, None):
-        if (made := client(dtype)) is not None:
+        if (seen := client(dtype)) is not None:
             try:
                 with seeded():
-                    return digest_of(of[kind](part, made))
+                    return digest_of(of[kind](part, seen))
             except Exception:  # this client is another one
                 continue
     return None
 
 
-def model(_: Spec, client: Trial) -> list[Update]:
-    """The client's update."""
-    return [client.update]
-
-
-def defense(part: Spec, client: Trial) -> list[Update]:
+def defense(part: Spec, seen: Observation) -> list[Update]:
     """What is shared of the update and of larger and smaller ones, and what an attacker who knows makes of that."""
     made: Defense = build("defense", part)
     found: list[Update] = []
     for scale in SCALES:
-        update = {name: scale * value for name, value in client.update.items()}
+        update = {name: scale * value for name, value in seen.update.items()}
         shared = made.protect(dict(update), generators(SEED, range(1), "defense"))
         knows = known(made)
         weight = {"weight": knows.weight(shared), "noise": torch.tensor(float(knows.noise_std))}
@@ -231,23 +198,9 @@ def defense(part: Spec, client: Trial) -> list[Update]:
     return found
 
 
-def attack(part: Spec, client: Trial) -> list[Update]:
+def attack(part: Spec, seen: Observation) -> list[Update]:
     """What the attack finds of the update in its first steps."""
     made: Attack = build("attack", shortened(part))
-    whole = client.images.mean((0, 1))
-    seen = Observation(
-        model=client.model,
-        parameters=client.parameters,
-        update=client.update,
-        image_shape=tuple(client.images.shape[1:]),  # type: ignore[arg-type] # of four numbers
-        num_classes=client.num_classes,
-        seeds=[seed_for(SEED, 0, "start")],
-        defense=None,
-        mean_image=whole,
-        class_means=whole.expand(client.num_classes, *whole.shape).clone(),
-        mean_step=0.1,
-        channel_stds=torch.full((len(whole),), 0.25),
-    )
     found: Reconstruction = made.reconstruct(seen.take([0] * made.sequence))
     return [{"images": found.images}, {"labels": found.labels}, {"loss": found.loss}]
 

@@ -89,7 +89,7 @@ def _imports(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str, tuple[str, ..
 
 def _reads(nodes: list[ast.AST]) -> set[str]:
     """Literal names of files that the code reads and does not write."""
-    constants = {
+    variables = {
         target.id: node.value
         for node in nodes
         if isinstance(node, ast.Assign)
@@ -97,39 +97,28 @@ def _reads(nodes: list[ast.AST]) -> set[str]:
         if isinstance(target, ast.Name)
     }
 
-    def literal(node: ast.AST | None, deep: int = 0) -> str | None:
+    def literal(node: ast.AST, deep: int = 0) -> str:
         """The name in ``"x"``, ``HERE / "x"``, ``Path("x")``, ``join(HERE, "x")``, or in a variable of such a value."""
         if isinstance(node, ast.Constant):
-            return node.value if isinstance(node.value, str) else None
-        if deep > 8:
-            return None
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
-            left, right = literal(node.left, deep + 1), literal(node.right, deep + 1)
-            return f"{left}/{right}" if left and right else right
-        if isinstance(node, ast.Call) and _name(node.func) in ("Path", "join", "with_name", "joinpath", "open"):
-            texts = [text for arg in node.args if (text := literal(arg, deep + 1))]
-            return texts[0] if _name(node.func) == "open" and texts else "/".join(texts) or None
-        return literal(constants.get(node.id), deep + 1) if isinstance(node, ast.Name) else None
+            return node.value if isinstance(node.value, str) else ""
+        parts = [variables.get(node.id)] if isinstance(node, ast.Name) else ast.iter_child_nodes(node)
+        return "/".join(filter(None, (literal(one, deep + 1) for one in parts if one and deep < 16)))
 
     read: set[str] = set()
     written: set[str] = set()
     for node in nodes:
         if not isinstance(node, ast.Call):
             continue
-        name, first = _name(node.func), node.args[0] if node.args else None
-        of = literal(node.func.value) if isinstance(node.func, ast.Attribute) else None
-        file = of or literal(first)
-        if file is None:
-            continue
+        name, given = _name(node.func), [literal(one) for one in node.args]
+        of = literal(node.func.value) if isinstance(node.func, ast.Attribute) else ""
         if name == "open":
-            modes = [*node.args[0 if of else 1 :][:1], *(k.value for k in node.keywords if k.arg == "mode")]
-            mode = next((str(one.value) for one in modes if isinstance(one, ast.Constant)), "r")
-            (written if set(mode) & set("wax+") else read).add(file)
+            modes = [*given[0 if of else 1 :][:1], *(literal(k.value) for k in node.keywords if k.arg == "mode")]
+            (written if set("".join(modes)) & set("wax+") else read).add(of or "".join(given[:1]))
         elif name in _READ:
-            read.add(file)
+            read.add(of or "".join(given[:1]))
         elif name in _WRITE:
-            written.update(filter(None, (of, *map(literal, node.args))))
-    return read - written
+            written |= {of, *given}
+    return read - written - {""}
 
 
 def _name(function: ast.expr) -> str:
@@ -195,6 +184,8 @@ def imported(file: Path, level: int, module: str, names: tuple[str, ...]) -> lis
     if module.partition(".")[0] in OURS:
         base = ROOT.joinpath(*module.split("."))
         return [path for place in (base, *(base / name for name in names)) for path in _as_module(place)]
+    if is_ours(file):
+        return []  # all else that ours import is installed
     return [path for name in (module, *(f"{module}.{name}" for name in names)) for path in _absolute(name)]
 
 

@@ -1,6 +1,7 @@
 """What an object holds, as lines that are the same in every process: numbers, texts, arrays, and what those are in.
 
-An address, and what tells of the time, of this process or of the machine, is left out.
+An address, and what tells of the time, of this process or of the machine, is left out. A function of a notebook has no
+file whose checksum could be in a key, so what it does can be told too: its bytecode, and all that it names.
 """
 
 import datetime
@@ -13,12 +14,13 @@ import inspect
 import os
 import re
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Set
 from itertools import islice
 from pathlib import Path, PurePath
-from types import ModuleType, SimpleNamespace
+from types import CellType, CodeType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import is_users
-from benchmark.versions.code import is_installed, is_ours, place_of
+from benchmark.suite.registry import OURS
+from benchmark.versions.code import followed, place_of
 from defenses.base import Update
 
 BITS = 12
@@ -35,25 +38,29 @@ BITS = 12
 NOTHING = 2.0**-26
 """What counts as zero, relative to the largest number beside it: of a sum that would be zero, all bits are rounding."""
 
-DEEP = 12
+DEEP = 40
 """How far what an object holds is followed."""
 
 MOST = 50_000
 """Lines that are made of an object."""
 
+_OF_PYTHON = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "__static_attributes__"}
+"""Of a class: they tell nothing of what it does."""
+
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _DEVICE = re.compile(r"(cpu|cuda|mps)(:\d+)?")
 
 
-def held(name: str, value: Any, skip: frozenset[str] = frozenset()) -> set[str]:
+def held(name: str, value: Any, skip: frozenset[str] = frozenset(), code: bool = False) -> set[str]:
     """One line for each number, text and array that a value holds, with the way to it.
 
     Args:
         name: of the value.
         value: anything; of what is not data only the type is told.
         skip: attributes that are left out, at any depth.
+        code: whether the user's functions in it are told too, with all that they name.
     """
-    seen: set[int] = set()
+    seen: dict[int, Any] = {}  # kept, so that no other object gets one of these addresses
 
     def walk(path: str, value: Any, deep: int) -> Iterator[str]:
         if (leaf := _leaf(value)) is not None:
@@ -62,28 +69,33 @@ def held(name: str, value: Any, skip: frozenset[str] = frozenset()) -> set[str]:
             return
         if id(value) in seen or deep > DEEP:
             return
-        seen.add(id(value))
+        seen[id(value)] = value
         yield f"{path}: {_type(value)}"
         if isinstance(value, Set):
             for one in value:
                 inside = "".join(sorted(walk("", one, deep + 1)))
                 yield f"{path} has {hashlib.sha256(inside.encode(errors='surrogatepass')).hexdigest()}"
-        elif isinstance(value, list | tuple | deque):
-            yield f"{path} holds {len(value)}"
-            for number, one in enumerate(value):
-                yield from walk(f"{path}[{number}]", one, deep + 1)
-        else:
-            for key, one in _parts_if_any(value).items():
-                word = _leaf(key) or _type(key)
-                if word.strip("'") not in skip:
-                    yield from walk(f"{path}.{word}", one, deep + 1)
+            return
+        try:
+            parts = _parts(value, code)
+        except Exception:  # an object may run code of its own when it is looked at
+            return
+        for key, one in parts.items():
+            word = _leaf(key) or _type(key)
+            if word.strip("'") not in skip:
+                yield from walk(f"{path}.{word}", one, deep + 1)
 
     return set(islice(walk(name, value, 0), MOST))
 
 
 def module_held(module: ModuleType) -> set[str]:
     """The same of the variables of a module and of its classes."""
-    return held(f"module {module.__name__}", SimpleNamespace(**_plain_names(vars(module))))
+    found = {
+        name: value
+        for name, value in vars(module).items()
+        if not (name.startswith("__") and name.endswith("__")) and not isinstance(value, ModuleType)
+    }
+    return held(f"module {module.__name__}", SimpleNamespace(**found))
 
 
 def _leaf(value: Any) -> str | None:
@@ -132,38 +144,68 @@ def _array(value: Tensor) -> str:
         return form
 
 
-def _parts_if_any(value: Any) -> dict[Any, Any]:
-    """:func:`_parts`, of an object that may run code of its own when it is looked at."""
-    try:
-        return _parts(value)
-    except Exception:
-        return {}
-
-
-def _parts(value: Any) -> dict[Any, Any]:
+def _parts(value: Any, code: bool) -> dict[Any, Any]:
     """What a value holds, by name; nothing of one that is no data."""
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, list | tuple | deque):
+        return {"length": len(value)} | dict(enumerate(value))
     if isinstance(value, np.ndarray):
         return dict(enumerate(value.ravel().tolist()))
     if isinstance(value, functools.partial):
         return {"func": value.func, "args": value.args, "keywords": value.keywords}
-    if isinstance(value, property | staticmethod | classmethod) or hasattr(value, "__wrapped__"):
-        value = getattr(value, "fget", None) or inspect.unwrap(getattr(value, "__func__", value))
-    if inspect.isfunction(value):
-        if not is_users(value.__code__.co_filename):
-            return {}
-        kept = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
-        return {"defaults": value.__defaults__, "keywords": value.__kwdefaults__, "closure": kept}
-    if inspect.ismethod(value) or isinstance(value, ModuleType):
-        return {}
-    cls = value if inspect.isclass(value) else type(value)
+    if isinstance(value, property):
+        return {"get": value.fget, "set": value.fset}
+    if isinstance(value, staticmethod | classmethod) or inspect.ismethod(value):
+        return {"func": value.__func__, "self": getattr(value, "__self__", None)}
     if inspect.isclass(value):
-        return _plain_names(vars(value)) if _is_of(cls, ours=False) else {}
-    if not (isinstance(value, SimpleNamespace | nn.Module) or _is_of(cls, ours=True)):
+        own = {name: one for name, one in vars(value).items() if name not in _OF_PYTHON}
+        return {"bases": value.__bases__} | own if is_own(value) else {}
+    if isinstance(value, ModuleType):
+        file = getattr(value, "__file__", None)
+        files = followed([Path(file).resolve()]) if code and file and is_users(file) else {}
+        return {number: bytes.fromhex(one.sha256) for number, one in enumerate(files.values())}
+    if isinstance(value, CellType):
+        return {"contents": value.cell_contents}
+    if hasattr(value, "__wrapped__"):
+        value = inspect.unwrap(value)
+    if inspect.isfunction(value):
+        return _parts_of_function(value, code) if is_own(value) else {}
+    cls = type(value)
+    ours = cls.__module__.partition(".")[0] in OURS
+    if not (isinstance(value, SimpleNamespace | nn.Module) or ours or is_own(cls)):
         return {}
     slots = [name for one in cls.__mro__ for name in _slots(one)]
-    return {name: getattr(value, name) for name in slots if hasattr(value, name)} | dict(getattr(value, "__dict__", {}))
+    kept = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    return {"class": cls} | kept | getattr(value, "__dict__", {})
+
+
+def _parts_of_function(function: Any, code: bool) -> dict[str, Any]:
+    """What a function of the user's was given when it was made; on demand also what it does and names."""
+    made = function.__code__
+    cells = dict(zip(made.co_freevars, function.__closure__ or (), strict=True))
+    parts = {"defaults": function.__defaults__, "keywords": function.__kwdefaults__, "closure": cells}
+    if not code:
+        return parts
+    named = {f"names {name}": one for name, one in function.__globals__.items() if name in _names_in(made)}
+    return parts | {"does": bytes.fromhex(_digest_of_code(made))} | named
+
+
+def _digest_of_code(code: CodeType) -> str:
+    """sha256 of bytecode with its constants and names, without lines and file."""
+
+    def constant(value: Any) -> str:
+        if isinstance(value, CodeType):
+            return _digest_of_code(value)
+        return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)  # a set is in no order
+
+    parts = (code.co_code.hex(), code.co_names, code.co_varnames, code.co_freevars, [*map(constant, code.co_consts)])
+    return hashlib.sha256(repr(parts).encode(errors="surrogatepass")).hexdigest()
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """All names that the code uses, in functions within it, too."""
+    return set(code.co_names).union(*(_names_in(one) for one in code.co_consts if isinstance(one, CodeType)))
 
 
 def _slots(cls: type) -> tuple[str, ...]:
@@ -171,32 +213,19 @@ def _slots(cls: type) -> tuple[str, ...]:
     return tuple(name for name in ((named,) if isinstance(named, str) else named) if not name.startswith("__"))
 
 
-def _is_filled(cell: Any) -> bool:
-    try:
-        return bool(cell.cell_contents is not None)
-    except ValueError:
-        return False
-
-
-def _plain_names(held: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what Python adds and without modules."""
-    return {
-        name: one
-        for name, one in held.items()
-        if not (name.startswith("__") and name.endswith("__")) and not isinstance(one, ModuleType)
-    }
-
-
-def _is_of(cls: type, ours: bool) -> bool:
-    """Whether a class is the user's, or Leakboard's."""
-    try:
-        file = Path(inspect.getsourcefile(cls) or "")
-    except (TypeError, OSError):
-        return False
-    return bool(file.name) and (not is_installed(file.resolve()) and (ours or not is_ours(file.resolve())))
+def is_own(given: Any) -> bool:
+    """Whether a class or function is the user's own: in a file of theirs, or typed into a notebook."""
+    if inspect.isfunction(given):
+        file = given.__code__.co_filename
+    else:
+        module = sys.modules.get(given.__module__)
+        file = getattr(module, "__file__", None) or ("<notebook>" if given.__module__ == "__main__" else "<frozen>")
+    return not file.startswith("<frozen") if file.startswith("<") else is_users(file)
 
 
 def _type(value: Any) -> str:
+    if isinstance(value, ModuleType):
+        return f"module {value.__name__}"
     named = value if inspect.isclass(value) or inspect.isroutine(value) else type(value)
     return f"{getattr(named, '__module__', '')}.{getattr(named, '__qualname__', '')}"
 

@@ -142,13 +142,8 @@ def is_input(file: Path) -> bool:
     """Whether a file is a regular one of the user's, neither of an installed program nor of a cache of one."""
     if not file.is_file():  # gone, or a device
         return False
-    if any(file.is_relative_to(folder) for folder in _caches()):
-        return False
-    return not (is_ours(file) or is_installed(file) or any(file.is_relative_to(folder) for folder in _SYSTEM))
-
-
-def _caches() -> list[Path]:
-    """Folders in which libraries keep what they can make again."""
     home = Path(os.environ.get("HOME", "/nowhere"))
-    temporary = Path(tempfile.gettempdir())
-    return [home / ".cache", home / ".triton", *temporary.glob("torchinductor_*")]
+    if any(file.is_relative_to(folder) for folder in (*_SYSTEM, home / ".cache", home / ".triton")):
+        return False
+    compiled = any(str(one).startswith(f"{tempfile.gettempdir()}/torchinductor_") for one in file.parents)
+    return not (compiled or is_ours(file) or is_installed(file))

@@ -139,17 +139,16 @@ def test_a_victim_takes_the_same_path_alone_and_in_any_company(
     two thirds (DLG) of these victims by more than 1e-8. Such a victim is compared up to that evaluation; what is
     compared is about nine tenths of all evaluations on the machine of development, and may not be less than 0.7.
     """
-    observation = victims_of(16, dtype=torch.float64).observation
+    observation = victims_of(12, dtype=torch.float64).observation
     block, shaken = paths(attack, observation), paths(attack, nudged(observation))
-    sure = [agreement(deviations(block.losses[v], shaken.losses[v]), 1e-8) for v in range(16)]
+    sure = [agreement(deviations(block.losses[v], shaken.losses[v]), 1e-8) for v in range(12)]
     assert sum(sure) > 0.7 * sum(map(len, block.losses.values())), "too much is left out"
 
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(1)).tolist()
-    shuffled = paths(attack, observation.take(order))
-    waiting = paths(attack, observation, at_once=3)
-    for victim in range(16):
-        others = {"shuffled": shuffled.losses[order.index(victim)], "waiting": waiting.losses[victim]}
-        if victim < 6:
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1)).tolist()
+    waiting = paths(attack, observation.take(order), at_once=4)
+    for victim in range(12):
+        others = {"shuffled and waiting": waiting.losses[order.index(victim)]}
+        if victim < 2:
             others["alone"] = paths(attack, observation.take([victim])).losses[0]
         for company, losses in others.items():
             agreed = agreement(deviations(block.losses[victim], losses), 1e-6)
@@ -161,10 +160,9 @@ def test_a_victim_takes_the_same_path_for_200_evaluations(
     attack: type[GradientMatching], victims_of: MakeVictims
 ) -> None:
     """A deep sigmoid network amplifies nothing, and its flat loss keeps these victims at work for 200 evaluations."""
-    chosen = [0, 6, 7]
-    observation = victims_of(8, dtype=torch.float64, model=DeepMLP).observation
+    observation = victims_of(8, dtype=torch.float64, model=DeepMLP).observation.take([0, 6, 7])
     block = paths(attack, observation)
-    for victim in chosen:
+    for victim in (0, 2):
         alone = paths(attack, observation.take([victim]))
         assert len(block.losses[victim]) == len(alone.losses[0]) == EVALUATIONS
         assert deviations(block.losses[victim], alone.losses[0]).max() < 1e-6
@@ -201,7 +199,7 @@ def test_no_more_victims_than_asked_are_attacked_at_once(
             self.rows = max(self.rows, len(loss))
 
     widest = Widest()
-    attack(max_evaluations=60, at_once=3).reconstruct(victims_of(7).observation, [widest])
+    attack(max_evaluations=10, at_once=3).reconstruct(victims_of(7).observation, [widest])
     assert widest.rows == 3
 
 
@@ -225,11 +223,11 @@ def test_the_published_procedure_takes_the_same_path(attack: type[GradientMatchi
 @every_attack
 def test_the_same_call_twice_is_equal_bit_for_bit(attack: type[GradientMatching], victims_of: MakeVictims) -> None:
     observation = victims_of(5).observation
-    once = attack(max_evaluations=60)
+    once = attack(max_evaluations=30)
     first = once.reconstruct(observation)
     torch.manual_seed(123)
     torch.rand(7)
-    for again in (once.reconstruct(observation), attack(max_evaluations=60).reconstruct(observation)):
+    for again in (once.reconstruct(observation), attack(max_evaluations=30).reconstruct(observation)):
         for name in ("images", "labels", "loss", "evaluations"):
             assert torch.equal(getattr(first, name), getattr(again, name)), name
         assert first.status == again.status
@@ -251,10 +249,10 @@ def test_an_attack_can_start_at_a_null_baseline(
 ) -> None:
     seen = victims_of(3).observation
     baseline = {"constant": ConstantImage, "mean": MeanImage, "class_mean": ClassMeanImage}[start]
-    found = attack(start=start, max_evaluations=30).reconstruct(seen)
+    found = attack(start=start, max_evaluations=8).reconstruct(seen)
     assert found.trajectory is not None and found.starts == [start] * 3
     torch.testing.assert_close(found.trajectory.images[:, 0], baseline().reconstruct(seen).images)
-    given = attack(max_evaluations=30).reconstruct(seen, (), found.trajectory.images[:, 0])
+    given = attack(max_evaluations=8).reconstruct(seen, (), found.trajectory.images[:, 0])
     torch.testing.assert_close(given.loss, found.loss)  # labels are drawn alike whatever the start is
 
 
@@ -346,8 +344,8 @@ def test_a_victim_that_diverges_disturbs_no_other(
     attack: type[GradientMatching], where: str, value: float, victims_of: MakeVictims
 ) -> None:
     observation = victims_of(5, dtype=torch.float64).observation
-    healthy = attack(max_evaluations=40).reconstruct(observation)
-    found = attack(max_evaluations=40).reconstruct(poisoned(observation, where, value, victim=1))
+    healthy = attack(max_evaluations=20).reconstruct(observation)
+    found = attack(max_evaluations=20).reconstruct(poisoned(observation, where, value, victim=1))
     assert found.images.isfinite().all()
     assert found.status[1] == "diverged" and found.evaluations[1] == 1 and found.loss[1] == torch.inf
     others = [0, 2, 3, 4]

@@ -110,7 +110,7 @@ def test_digits_start_at_the_blend_and_the_warm_up_is_the_attack_from_noise(
 @pytest.mark.parametrize("feedback", ["blend", "ungated", "last"])
 def test_sequences_do_not_touch_each_other(victims_of: MakeVictims, feedback: str) -> None:
     seen = victims_of(8, dtype=torch.float64).observation
-    attack = DLGFB(length=4, feedback=feedback, max_evaluations=60, gate=1.0)
+    attack = DLGFB(length=4, feedback=feedback, max_evaluations=30, gate=1.0)
     together = attack.reconstruct(seen)
     alone = attack.reconstruct(seen.take(range(4, 8)))
     assert together.starts[4:] == alone.starts

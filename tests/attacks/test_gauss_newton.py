@@ -59,17 +59,17 @@ def test_the_quadratic_touches_the_prior_from_above() -> None:
 
 def test_digits_are_found_in_a_few_iterations_with_every_mask_that_leaves_enough(victims_of: MakeVictims) -> None:
     for defense in (None, Masking(0.5), Masking(0.5, rescale=True), Pruning(0.5), Clipping(0.1)):
-        images, labels, seen = victims_of(6, defense=defense, adaptive=defense is not None)
+        images, labels, seen = victims_of(3, defense=defense, adaptive=defense is not None)
         found = GaussNewton().reconstruct(seen)
-        assert (mse(found, images) < 1e-6).sum() >= 5, defense
+        assert (mse(found, images) < 1e-6).all(), defense
         assert torch.equal(found.labels, labels)
 
 
 def test_it_finds_behind_a_mask_what_lbfgs_does_not(victims_of: MakeVictims) -> None:
-    images, _, seen = victims_of(12, defense=Masking(0.95), adaptive=True)
+    images, _, seen = victims_of(6, defense=Masking(0.95), adaptive=True)
     slow = IDLG(max_evaluations=500, start="mean", total_variation=1e-5).reconstruct(seen)
     found = GaussNewton().reconstruct(seen)
-    assert (mse(slow, images) < 1e-4).sum() == 0 and (mse(found, images) < 1e-8).sum() >= 11
+    assert (mse(slow, images) < 1e-4).sum() == 0 and (mse(found, images) < 1e-8).all()
 
 
 def test_one_who_does_not_know_the_mask_finds_nothing(victims_of: MakeVictims) -> None:
@@ -98,7 +98,7 @@ def test_equations_are_drawn_up_to_the_limit(victims_of: MakeVictims) -> None:
 
 
 def test_the_prior_weighs_no_less_than_noise_calls_for(victims_of: MakeVictims) -> None:
-    images, _, seen = victims_of(8, defense=GaussianNoise(0.01), adaptive=True)
+    images, _, seen = victims_of(4, defense=GaussianNoise(0.01), adaptive=True)
     told = mse(GaussNewton(max_equations=3000).reconstruct(seen), images)
     not_told = mse(GaussNewton(max_equations=3000).reconstruct(replace(seen, defense=None)), images)
     assert told.mean() < not_told.mean()

@@ -183,20 +183,21 @@ def test_victims_in_turns_are_solved_as_all_at_once(victims_of: MakeVictims) -> 
 
 def test_where_it_fails_the_attack_starts_from_noise_within_its_budget(victims_of: MakeVictims) -> None:
     """Against an oblivious attacker's masked update R-GAP is lost, and so is every start: nobody converges."""
-    *_, observation = victims_of(6, defense=Masking(0.3))
-    found = IDLG(start="rgap", max_evaluations=600).reconstruct(observation)
-    assert found.evaluations.max() <= 600
-    noise = IDLG(max_evaluations=600).reconstruct(observation)
+    *_, observation = victims_of(3, defense=Masking(0.3))
+    found = IDLG(start="rgap", max_evaluations=300).reconstruct(observation)
+    assert found.evaluations.max() <= 300
+    noise = IDLG(max_evaluations=300).reconstruct(observation)
     stalled = [status == "stalled" for status in found.status]
+    assert sum(stalled) >= 2 and "converged" not in found.status
     assert (found.loss <= noise.loss * 1.01)[stalled].float().mean() >= 0.5
 
 
 def test_a_restart_goes_on_with_the_best_that_was_found(victims_of: MakeVictims) -> None:
     """Victims that cannot converge stall and start again; the lowest loss of all attempts is kept."""
-    *_, observation = victims_of(6, defense=Pruning(0.5))
-    once, often = (IDLG(max_evaluations=800, restarts=n).reconstruct(observation) for n in (0, 3))
-    restarted = [v for v in range(6) if once.status[v] == "stalled" and once.evaluations[v] < 800]
+    *_, observation = victims_of(4, defense=Pruning(0.5))
+    once, often = (IDLG(max_evaluations=220, restarts=n).reconstruct(observation) for n in (0, 3))
+    restarted = [v for v in range(4) if once.status[v] == "stalled" and once.evaluations[v] < 220]
     assert restarted
     assert (often.loss <= once.loss * 1.01).all()  # who restarts changes the batch, and so the others' rounding
     assert (often.evaluations[restarted] > once.evaluations[restarted]).all()
-    assert often.evaluations.max() <= 800
+    assert often.evaluations.max() <= 220

@@ -1,12 +1,15 @@
 """BatchLBFGS against torch.optim.LBFGS, in float64."""
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
 
 from attacks.engine.batch_lbfgs import BatchLBFGS
+from attacks.gradients import batch_gradients, squared_distance
+from benchmark.models import LeNet
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """points ``[V, D]`` and problem numbers ``[V]`` -> losses ``[V]``"""
@@ -23,22 +26,26 @@ def rosenbrock(points: Tensor, problems: Tensor) -> Tensor:
 
 
 def lenet(points: Tensor, problems: Tensor) -> Tensor:
-    from attacks.gradients import batch_gradients, squared_distance
-    from benchmark.models import LeNet
+    model, parameters, labels, target = clients(tuple(problems.tolist()))
+    dummy = batch_gradients(model, parameters, points.view(-1, 1, 1, 8, 8), labels, create_graph=True)
+    return squared_distance(dummy, target)
 
+
+@cache
+def clients(problems: tuple[float, ...]) -> tuple[LeNet, dict[str, Tensor], Tensor, dict[str, Tensor]]:
+    """The network of some problems, its weights, the labels and the gradients that are to be matched."""
     model = LeNet((1, 8, 8), 10).double()
     parameters, batches = {}, []
-    for problem in problems.tolist():
+    for problem in problems:
         generator = torch.Generator().manual_seed(int(problem))
         for name, value in model.named_parameters():
             draw = torch.rand(value.shape, generator=generator, dtype=torch.float64) - 0.5
             parameters.setdefault(name, []).append(draw)
         batches.append(torch.rand(1, 1, 8, 8, generator=generator, dtype=torch.float64))
     stacked = {name: torch.stack(values) for name, values in parameters.items()}
-    labels = torch.eye(10, dtype=torch.float64)[3].expand(len(points), 1, 10)
+    labels = torch.eye(10, dtype=torch.float64)[3].expand(len(problems), 1, 10)
     target = batch_gradients(model, stacked, torch.stack(batches), labels, create_graph=False)
-    dummy = batch_gradients(model, stacked, points.view(-1, 1, 1, 8, 8), labels, create_graph=True)
-    return squared_distance(dummy, target)
+    return model, stacked, labels, target
 
 
 OBJECTIVES: dict[str, tuple[Objective, int, int]] = {  # dimensions, steps

@@ -100,7 +100,7 @@ def test_an_attack_without_patience_goes_on_and_one_with_it_stops_where_it_no_lo
     victims_of: MakeVictims,
 ) -> None:
     seen = victims_of(6, defense=GaussianNoise(0.3)).observation  # far above the tolerance for ever
-    budget, patience = 300, 20
+    budget, patience = 150, 20
     free = IDLG(max_evaluations=budget).reconstruct(seen)
     told = IDLG(max_evaluations=budget, patience=patience).reconstruct(seen)
     stopped = [row for row in range(6) if int(told.evaluations[row]) < int(free.evaluations[row])]

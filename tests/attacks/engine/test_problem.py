@@ -243,7 +243,7 @@ def test_images_that_are_not_kept_do_not_change_the_others(
     victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = victims_of(3).observation
-    made = IDLG(max_evaluations=50)
+    made = IDLG(max_evaluations=20)
     plain = made.reconstruct(seen).trajectory
     monkeypatch.setattr(ledger, "PICTURES", 5 * 64 * 4 + 3)  # five images of 8 x 8 pixels
     found = made.reconstruct(seen).trajectory

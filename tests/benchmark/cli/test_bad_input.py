@@ -4,7 +4,6 @@ import errno
 import os
 import pickle
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ import torch
 from PIL import Image
 
 from benchmark.cli.flags import parsers
-from benchmark.cli.main import dispatch, main
+from benchmark.cli.main import dispatch
 from benchmark.errors import UsageError
 from benchmark.suite import registry
+from tests.benchmark.cli.conftest import CELL, Refused
 
 BASE = """\
 scenarios: [{data: Digits, model: LeNet}]
@@ -23,35 +23,8 @@ attacks: [{class: IDLG, max_evaluations: 2}]
 victims: 2
 """
 BARE = BASE.replace("victims: 2\n", "")
-CELL = ["--data", "Digits", "--model", "LeNet", "--attack", "IDLG", "--attack.max_evaluations", "2", "--victims", "2"]
-
-Refused = Callable[..., str]
-
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
-
-
-@pytest.fixture
-def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs a command that must fail, and returns its sentence."""
-
-    def run(*words: str, begun: bool = False) -> str:
-        before = set(tmp_path.rglob("*"))
-        out = [] if "--out" in words or words[0] != "run" else ["--out", str(tmp_path / "out")]
-        with pytest.raises(SystemExit) as stopped:
-            main([*words, *out])
-        error = capsys.readouterr().err
-        if begun:  # something was done before it came out
-            error = error.splitlines(keepends=True)[-1]
-            assert not list(tmp_path.rglob("*.tmp"))
-        else:
-            made = {path for path in set(tmp_path.rglob("*")) - before if "__pycache__" not in path.parts}
-            assert not made
-        assert stopped.value.code == 2
-        assert re.fullmatch(r"leakboard: .+\n", error), error
-        return error.removeprefix("leakboard: ").rstrip()
-
-    return run
 
 
 @pytest.mark.parametrize(
@@ -348,84 +321,7 @@ def test_rgap_does_not_take_a_network_that_it_cannot_solve(
     assert "which Pooling is not: choose another attack or start" in error
 
 
-# The user's own classes.
-
-OWN = """
-import torch
-
-from attacks import Attack, ConstantImage
-from defenses import Defense
-
-class Broken(ConstantImage):
-    def __init__(self):
-        self.size = self.nowhere
-
-class Abstract(Attack):
-    pass
-
-class NotAnAttack:
-    pass
-
-number = 3
-
-def make():
-    return NotAnAttack()
-"""
-
-
-@pytest.mark.parametrize(
-    ("flag", "path", "sentence"),
-    [
-        (
-            "attack",
-            "nowhere_at_all.Mine",
-            "cannot be imported (ModuleNotFoundError: No module named 'nowhere_at_all')",
-        ),
-        ("defense", "own_bad.Mine", "the defense 'own_bad.Mine' cannot be imported (AttributeError: module 'own_bad'"),
-        ("data", "own_syntax.Mine", "the data set 'own_syntax.Mine' cannot be imported (SyntaxError:"),
-        ("model", ".Mine", "the model '.Mine' cannot be imported: give the path of a module and a class in it, as "),
-        ("model", "..x.Y", "the model '..x.Y' cannot be imported: give the path of a module and a class in it, as "),
-        ("attack", "own_bad.", "the attack 'own_bad.' cannot be imported: give the path of a module and a class in it"),
-        ("model", "os.system", "the model 'os.system' must be a torch.nn.Module, or a function that makes one"),
-        ("model", "subprocess.run", "'subprocess.run' must be a torch.nn.Module, or a function that makes one"),
-        ("attack", "own_bad.number", "the attack 'own_bad.number' is not a class or a function, but an int"),
-        ("data", "own_bad.make", "the data set 'own_bad.make' is not a class, but a function ("),
-        ("defense", "own_bad.make", "'own_bad.make' takes no argument, but is called with an update ("),
-        ("attack", "own_bad.make", "'own_bad.make' takes no argument, but is called with an observation ("),
-        ("defense", "os.path.join", "'os.path.join' must be a defenses.Defense with all its methods"),
-        ("attack", "own_bad.NotAnAttack", "must be an attacks.Attack with all its methods ("),
-        (
-            "attack",
-            "own_bad.Abstract",
-            "must be an attacks.Attack with all its methods, and lacks reconstruct (",
-        ),
-        ("attack", "X" * 5000, f"unknown attack 'X{'X' * 20}"),
-        ("defense", "a." + "X" * 5000, "' cannot be imported (ModuleNotFoundError"),
-        ("defense", "own_bad.NotAnAttack", "must be a defenses.Defense"),
-        ("data", "own_bad.NotAnAttack", "must be a datamodules.PrivateData"),
-        ("model", "own_bad.NotAnAttack", "must be a torch.nn.Module, or a function that makes one"),
-        (
-            "attack",
-            "own_bad.Broken",
-            "own_bad.Broken cannot be made (AttributeError: 'Broken' object has no",
-        ),
-    ],
-)
-def test_an_own_class_that_cannot_be_used_is_one_sentence(
-    refused: Refused, tmp_path: Path, flag: str, path: str, sentence: str
-) -> None:
-    (tmp_path / "own_bad.py").write_text(OWN)
-    (tmp_path / "own_syntax.py").write_text("def f(:\n")
-    cell = [*CELL[:6], "--victims", "2"]
-    said = refused("run", *cell, f"--{flag}", path)
-    assert sentence in said and len(said) < 400
-    if sentence.endswith("("):  # and the line of the class or function
-        line = OWN.splitlines()[int(said.rpartition("own_bad.py, line ")[2].rstrip(")\n")) - 1]
-        assert line.startswith(("class", "def")) and path.rpartition(".")[2] in line
-
-
-def test_every_kind_of_class_says_what_an_own_one_must_be() -> None:
-    assert set(registry.KINDS) == set(registry._MUST_BE)
+# The machine and the command line.
 
 
 def test_a_text_on_the_command_line_reaches_the_class_as_it_was_typed(refused: Refused, tmp_path: Path) -> None:

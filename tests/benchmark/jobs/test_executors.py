@@ -229,6 +229,11 @@ BUSY = "import os; open('pid', 'w').write(str(os.getpid())); sum(range(10**12))"
 ASLEEP = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(100)"
 
 
+def test_a_worker_is_tied_to_its_run_before_anything_heavy_is_imported() -> None:
+    code = "import sys; from benchmark.jobs.executors import lifeline; assert not {'torch', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
 @pytest.mark.parametrize("what", [BUSY, ASLEEP])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker that holds the GIL ends later")

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,7 +86,7 @@ class Endless(IDLG):
 '''
 SUITE = """\
 scenarios: [{data: Digits, model: LeNet}]
-attacks: [{class: own_slow.Slow, max_evaluations: 10}]
+attacks: [{class: own_slow.Slow, max_evaluations: 4}]
 defenses: [{class: Masking, sweep: {ratio: [0.1, 0.3]}}]
 victims: 4
 block_size: 2
@@ -104,6 +105,21 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_slow.py").write_text(SLOW)
     (tmp_path / "own.yaml").write_text(SUITE)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of the suite that nothing disturbed, in this process; it is for copying."""
+    with pytest.MonkeyPatch.context() as patched:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        patched.chdir(folder)
+        patched.setenv("TORCH_HOME", str(folder / "hub"))  # no weights of LPIPS that a developer has
+        patched.syspath_prepend(folder)
+        Path("own_slow.py").write_text(SLOW)
+        Path("own.yaml").write_text(SUITE)
+        run("own.yaml", "--threads", "1", "--out", "out")
+        sys.modules.pop("own_slow")
+    return folder / "out"
 
 
 @pytest.fixture
@@ -165,10 +181,10 @@ def record_files(folder: str) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in Path(folder, "records").glob("*.json")}
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(start: Started, capsys: pytest.CaptureFixture[str]) -> None:
-    run("own.yaml", "--threads", "1", "--out", "undisturbed")
-    Path("log").unlink()
-
+def test_a_run_that_is_killed_goes_on_where_it_was(
+    start: Started, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, "undisturbed")
     process = start("run", "own.yaml", "--threads", "1", "--out", "killed", HANG_AT="4")
     wait_until(lambda: len(begun()) == 4, process)
     process.kill()
@@ -211,26 +227,28 @@ def test_ctrl_c_ends_at_once_with_one_line_and_keeps_what_is_done(
 
 
 def test_two_processes_share_the_work_and_end_with_the_same_table(
-    start: Started, capsys: pytest.CaptureFixture[str]
+    start: Started, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    both = [start("run", "own.yaml", "--threads", "1", "--out", "shared", TOGETHER="yes") for _ in range(2)]
-    said = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+    """This process and another one."""
+    monkeypatch.setenv("TOGETHER", "yes")
+    words = ["own.yaml", "--threads", "1", "--out", "shared"]
+    other = start("run", *words)
+    run(*words)
+    said = [capsys.readouterr().out, other.communicate(timeout=120)[0]]
+    assert other.returncode == 0
     assert len(begun()) == SLOW_BLOCKS  # nothing was done twice
-    assert {line.split()[0] for line in begun()} == {str(process.pid) for process in both}
-    tables = [re.sub(r"^\d+ of .* run$", "", out, flags=re.M) for out, _ in said]
+    assert {line.split()[0] for line in begun()} == {str(os.getpid()), str(other.pid)}
+    tables = [re.sub(r"^\d+ of .* run$", "", out, flags=re.M) for out in said]
     assert tables[0] == tables[1]
-
-    run("own.yaml", "--threads", "1", "--out", "alone")
-    assert results("shared") == results("alone")
-    assert table("shared", capsys) == table("alone", capsys)
+    assert results("shared") == results(str(finished))
+    assert table("shared", capsys) == table(str(finished), capsys)
     assert not any(Path("shared/locks").iterdir())
 
 
 def test_a_finished_run_is_counted_and_its_table_made_with_one_look_at_each_record(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("own.yaml", "--out", "out")
+    shutil.copytree(finished, "out")
     made = {path: path.stat().st_mtime_ns for path in Path("out/pictures").iterdir()}
     capsys.readouterr()
     looks: list[str] = []
@@ -259,13 +277,12 @@ def edited(content: bytes) -> bytes:
     "damage", [lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"[]", edited]
 )
 def test_a_damaged_record_is_set_aside_and_run_again(
-    damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+    damage: Callable[[bytes], bytes], finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("own.yaml", "--out", "out")
+    shutil.copytree(finished, "out")
     before, wanted = record_files("out"), results("out")
     (path,) = [p for p in Path("out/records").iterdir() if '"adaptive":true' in p.read_text()][:1]
     path.write_bytes(damage(path.read_bytes()))
-    Path("log").unlink()
     capsys.readouterr()
 
     run("own.yaml", "--out", "out")

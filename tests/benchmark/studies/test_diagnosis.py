@@ -128,7 +128,7 @@ def test_too_few_steps_are_the_optimizers_fault_and_few_entries_leave_other_imag
     assert verdicts(cell(0.2, hurried), bench) == ["optimizer", "optimizer"]
     assert verdicts(cell(0.2, spec("attack", "IDLG", {"max_evaluations": 2})), bench) == ["open", "open"]
 
-    patient = spec("attack", "IDLG", {"max_evaluations": 300, "start": "mean"})
+    patient = spec("attack", "IDLG", {"max_evaluations": 100, "start": "mean"})
     assert not {"found", "optimizer"} & set(verdicts(cell(0.9995, patient, 4), bench))  # about 4 entries are left
 
 
@@ -138,7 +138,7 @@ def test_a_wrong_label_is_told(bench: Workbench) -> None:
 
 
 def test_noise_that_the_prior_outweighs_makes_the_attack_leave_the_image(bench: Workbench) -> None:
-    attack = spec("attack", "IDLG", {"max_evaluations": 100, "start": "mean", "total_variation": 1e-5})
+    attack = spec("attack", "IDLG", {"max_evaluations": 50, "start": "mean", "total_variation": 1e-5})
     noisy = replace(cell(0.5, attack), defense=spec("defense", "GaussianNoise", {"std": 0.3}))
     found = row_from(noisy, bench)
     assert found["runs"][TRUTH]["leaked"] == [False, False]

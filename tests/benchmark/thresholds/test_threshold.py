@@ -128,7 +128,7 @@ RANGES: dict[str, Any] = {"Masking": {"ratio": [0.0, 0.9]}, "GaussianNoise": {"s
 SUITE: dict[str, Any] = {
     "victims": 4,
     "scenarios": [{"data": "Digits", "model": "LeNet"}],
-    "attacks": [{"class": "IDLG", "max_evaluations": 300}],
+    "attacks": [{"class": "IDLG", "max_evaluations": 70}],
     "defenses": [
         {"class": "GaussianNoise", "range": {"std": [1e-5, 10.0]}},
         {"class": "Masking", "range": {"ratio": [0.0, 0.001]}},
