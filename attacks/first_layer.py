@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.func import vjp
 
 from attacks.base import Observation
 from attacks.gradients import (
@@ -51,7 +50,7 @@ class FirstLayer:
         return update[f"{self.name}.weight"], update[f"{self.name}.bias"]
 
     def scaling(self, model: nn.Module, parameters: Update, image_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Factor and offset ``[V, D]`` of the layer's inputs, which are those times the pixels in their order plus these.
+        """Factor and offset ``[V, D]``: the layer's inputs are the pixels, in its order, times the one plus the other.
 
         Args:
             model: the architecture.
@@ -159,8 +158,9 @@ def _order(model: nn.Module, name: str, parameters: Update, images: Tensor) -> T
     black = torch.zeros_like(images[:1, :1])
     row_sums = features(model, name, one, black + 1) - features(model, name, one, black)
     vector = 1 + torch.rand(row_sums.shape, generator=generator).to(images)
-    _, back = vjp(lambda x: features(model, name, one, x), black)
-    product = back(vector)[0].flatten()
+    black.requires_grad_()
+    with torch.enable_grad():
+        product = torch.autograd.grad(features(model, name, one, black), black, vector)[0].flatten()
     return product.argsort()[(vector * row_sums).flatten().argsort().argsort()].cpu()
 
 

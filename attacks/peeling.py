@@ -1,5 +1,3 @@
-"""Images and labels of a whole batch, one after the other, each with its certificate."""
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -152,7 +150,8 @@ class Remains:
         """Takes samples off, as many as are usable of those that are found, with their labels ``[V, M]``."""
         slopes = self.rest.slopes(found.pixels, labels) * found.usable[..., None]
         self._subtract(slopes, found.pixels)
-        self.error += (slopes.abs() * (found.error[..., None] + self.precision)).sum(1)
+        added = slopes.square() * (found.error.square() + self.precision**2)[..., None]
+        self.error = (self.error.square() + added.sum(1)).sqrt()
         for victim, usable in enumerate(found.usable):
             free = (~self.taken[victim]).nonzero()[: int(usable.sum()), 0]
             self.taken[victim, free] = True
@@ -172,7 +171,7 @@ class Remains:
         self.fresh |= (slopes != 0).any(1)
 
     def support(self) -> Tensor:
-        """How many neurons each sample has an influence on whose gradient is explained, to the last pixel, ``[V, B]``."""
+        """How many neurons that each sample has an influence on are explained, to the last pixel, ``[V, B]``."""
         limit = NOTHING * self.error
         nothing = (self.bias.abs() <= limit) & (self.weight.abs().amax(-1) <= limit * self.rest.reach)
         return (nothing[:, None] & (self.slopes.abs() > CLEAR * self.error[:, None])).sum(-1)
@@ -195,10 +194,10 @@ def first_true(chosen: Tensor) -> Tensor:
 
 
 def noise_beyond(weight: Tensor, images: int) -> Tensor:
-    """Standard deviation ``[V, 1]`` of the noise in gradients ``[V, N, D]``, whose rank is the number of images without.
+    """Standard deviation ``[V, 1]`` of the noise in gradients ``[V, N, D]``.
 
-    It is the size of the gradient in some random directions, beyond its largest singular values; 0 where there are no
-    more neurons or pixels than that.
+    Without noise their rank is the number of images. So it is the size of the gradient in some random directions,
+    beyond its largest singular values; 0 where there are no more neurons or pixels than that.
     """
     neurons, pixels = weight.shape[1:]
     if min(neurons, pixels) < images + SPARE:
@@ -210,7 +209,9 @@ def noise_beyond(weight: Tensor, images: int) -> Tensor:
     return (singular.square().sum(1, keepdim=True) / (SPARE * (pixels - images))).sqrt()
 
 
-def agreed(found: Candidates, good: Tensor, labels: Tensor, known: list[Tensor], room: list[int]) -> tuple[Candidates, Tensor, Tensor]:
+def agreed(
+    found: Candidates, good: Tensor, labels: Tensor, known: list[Tensor], room: list[int]
+) -> tuple[Candidates, Tensor, Tensor]:
     """The samples on which candidates agree.
 
     Args:
@@ -265,7 +266,7 @@ def peel(observation: Observation, layer: FirstLayer) -> tuple[Remains, Tensor]:
     noise = noise_beyond(weight, images).clamp(min=seen.defense.noise_std if seen.defense else 0.0)
     remains = Remains(rest, weight, bias, noise, ROUNDING * precision)
     banned = [weight.new_zeros(0, weight.shape[-1]) for _ in seen.seeds]
-    for r in range(ROUNDS):
+    for _ in range(ROUNDS):
         found = remains.candidates()
         if found.usable.any():
             shown = remains.bias.gather(1, found.neurons)
@@ -282,9 +283,7 @@ def peel(observation: Observation, layer: FirstLayer) -> tuple[Remains, Tensor]:
             break
         banned = [torch.cat([old, p[w]]) for old, p, w in zip(banned, remains.pixels, wrong, strict=True)]
         remains.put_back(wrong)
-    if VERBOSE: print('rounds',r)
     return remains, remains.taken & (remains.support() >= EVIDENCE)
-VERBOSE=False
 
 
 class Peeling(Attack):
