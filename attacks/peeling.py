@@ -30,6 +30,9 @@ ALIKE = 0.02
 EVIDENCE = 2
 """Neurons that an image must explain to be certified, each by an equation for each pixel and one more."""
 
+CLUSTER = 8
+"""Neurons that must agree on the factor by which an update was scaled."""
+
 SPARE = 16
 """Directions beyond the size of a batch in which a gradient is looked at: there is nothing but noise."""
 
@@ -109,7 +112,7 @@ class Remains:
         weight: gradient of the layer's weight ``[V, N, D]``.
         bias: of its bias ``[V, N]``.
         noise: standard deviation of noise on each of their entries, ``[V, 1]``.
-        precision: relative error of a slope.
+        precision: relative error of a slope ``[V, 1]``.
 
     Attributes:
         error: of an entry of a neuron's gradient, ``[V, N]``.
@@ -120,7 +123,7 @@ class Remains:
         slopes: what they add to the gradient of the bias, ``[V, B, N]``; 0 where there is none.
     """
 
-    def __init__(self, rest: Rest, weight: Tensor, bias: Tensor, noise: Tensor, precision: float) -> None:
+    def __init__(self, rest: Rest, weight: Tensor, bias: Tensor, noise: Tensor, precision: Tensor) -> None:
         victims, images = len(bias), rest.seen.image_shape[0]
         self.rest, self.weight, self.bias, self.precision = rest, weight.clone(), bias.clone(), precision
         self.error = precision * bias.abs() + noise
@@ -150,7 +153,7 @@ class Remains:
         """Takes samples off, as many as are usable of those that are found, with their labels ``[V, M]``."""
         slopes = self.rest.slopes(found.pixels, labels) * found.usable[..., None]
         self._subtract(slopes, found.pixels)
-        added = slopes.square() * (found.error.square() + self.precision**2)[..., None]
+        added = slopes.square() * (found.error.square() + self.precision.square())[..., None]
         self.error = (self.error.square() + added.sum(1)).sqrt()
         for victim, usable in enumerate(found.usable):
             free = (~self.taken[victim]).nonzero()[: int(usable.sum()), 0]
@@ -257,21 +260,52 @@ def agreed(
     return samples, torch.stack([pad(one, (0, more)) for one, more in zip(labels_of, fill, strict=True)]), new
 
 
+def factor_of_update(remains: Remains, tolerance: float) -> tuple[Tensor, Tensor]:
+    """The factor by which an update was scaled, as by clipping, and the relative error of a slope, ``[V, 1]`` each.
+
+    It is 1 where a neuron shows the slope that its image causes with some label, else the ratio of the two on which
+    most neurons agree, if there are ``CLUSTER``.
+
+    Args:
+        remains: of the whole gradient.
+        tolerance: relative difference up to which two slopes are the same.
+    """
+    found = remains.candidates()
+    factor, precision = torch.ones_like(remains.precision), remains.precision.clone()
+    if not found.usable.any():
+        return factor, precision
+    shown = remains.bias.gather(1, found.neurons)[..., None]
+    ratios = shown / remains.rest.slopes_of_each_label(found.pixels, found.neurons)
+    usable = found.usable[..., None] & ratios.isfinite() & (ratios > 0)
+    fits = usable & ((1 - ratios).abs() <= tolerance + NOTHING * found.error[..., None])
+    for victim in (~fits.any(2).any(1)).nonzero()[:, 0].tolist():
+        sizes = ratios[victim][usable[victim]].log().sort().values
+        agreeing = torch.searchsorted(sizes, sizes + tolerance) - torch.arange(len(sizes), device=sizes.device)
+        if len(sizes) and int(agreeing.max()) >= CLUSTER:
+            cluster = sizes[int(agreeing.argmax()) :][: int(agreeing.max())]
+            middle = cluster.median()
+            factor[victim] = middle.exp()
+            precision[victim] = precision[victim].maximum((cluster - middle).abs().median())
+    return factor, precision
+
+
 def peel(observation: Observation, layer: FirstLayer) -> tuple[Remains, Tensor]:
     """All samples of V victims that can be found one after the other, and whether each is certified, ``[V, B]``."""
     seen = seen_exactly(observation)
-    precision = torch.finfo(layer.gradients(observation.update)[1].dtype).eps
+    eps = torch.finfo(layer.gradients(observation.update)[1].dtype).eps
     rest, images = Rest(seen, layer), seen.image_shape[0]
     weight, bias = layer.gradients(true_gradient(seen)[0])
     noise = noise_beyond(weight, images).clamp(min=seen.defense.noise_std if seen.defense else 0.0)
-    remains = Remains(rest, weight, bias, noise, ROUNDING * precision)
+    remains = Remains(rest, weight, bias, noise, torch.full_like(noise, ROUNDING * eps))
+    factor, precision = factor_of_update(remains, eps**0.5)
+    remains = Remains(rest, weight / factor[..., None], bias / factor, noise / factor, precision)
     banned = [weight.new_zeros(0, weight.shape[-1]) for _ in seen.seeds]
     for _ in range(ROUNDS):
         found = remains.candidates()
         if found.usable.any():
             shown = remains.bias.gather(1, found.neurons)
             gap, labels = (rest.slopes_of_each_label(found.pixels, found.neurons) - shown[..., None]).abs().min(-1)
-            good = found.usable & (gap <= (precision**0.5 + NOTHING * found.error) * shown.abs())
+            good = found.usable & (gap <= (eps**0.5 + NOTHING * found.error) * shown.abs())
             known = [torch.cat([old, p[t]]) for old, p, t in zip(banned, remains.pixels, remains.taken, strict=True)]
             samples, of_samples, new = agreed(found, good, labels, known, (~remains.taken).sum(1).tolist())
             remains.fresh.scatter_(1, found.neurons, new)
@@ -299,8 +333,9 @@ class Peeling(Attack):
     neurons by coincidence at most. An image that is not certified is a guess, or else the public mean image.
 
     For networks whose first trained layer is linear with a bias and a ReLU behind it, which the pixels come to with no
-    more than a fixed scaling; the rest may be any network. It computes in float64. An update in float32 serves; of one
-    with noise, whose size it measures, images are found as far as it stays below a hundredth of a neuron's slope.
+    more than a fixed scaling; the rest may be any network. It computes in float64. An update in float32 serves, and
+    one that was clipped, whose factor it finds. Of an update with noise, whose size it measures, it finds images as far
+    as neurons have a slope of a hundred times the noise; of one from which entries were removed, none.
     """
 
     def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
