@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -283,15 +284,18 @@ torch.save([attack.images for attack in found], sys.argv[1])
 """
 
 
+@pytest.mark.parametrize("model", ["LeNet", "MLP"])
 def test_an_attack_finds_the_same_in_a_process_that_never_had_the_images(
-    victims_of: MakeVictims, tmp_path: Path
+    model: str, victims_of: MakeVictims, tmp_path: Path
 ) -> None:
-    observation = victims_of(4).observation
+    network = {"LeNet": LeNet, "MLP": partial(MLP, activation="relu")}[model]
+    turns = [one for one in IN_TURN if (one[0] in OF_FIRST_LAYER) == (model == "MLP")]
+    observation = victims_of(4, model=network).observation
     names = ("parameters", "update", "image_shape", "num_classes", "seeds", "mean_image", "class_means")
     names += ("mean_step", "channel_stds")
     torch.save({name: getattr(observation, name) for name in names}, tmp_path / "observation.pt")
-    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "observation.pt"), repr(IN_TURN)]
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "observation.pt"), repr(turns), model]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(attacks.__file__).parent.parent)
     assert ran.returncode == 0, ran.stderr
-    for (name, arguments), images in zip(IN_TURN, torch.load(tmp_path / "observation.pt"), strict=True):
+    for (name, arguments), images in zip(turns, torch.load(tmp_path / "observation.pt"), strict=True):
         assert torch.equal(images, getattr(attacks, name)(**arguments).reconstruct(observation).images), name
