@@ -362,7 +362,9 @@ def test_a_certificate_stands_at_the_private_image_that_it_is_of() -> None:
 
 
 def test_certificates_of_another_form_are_refused_in_a_sentence(bench: Workbench) -> None:
-    seen = bench.observe(suite(2).scenarios[0], *bench.victims(suite(2).scenarios[0], range(2)), range(2), None, False)
+    (block,) = attacked(plan(suite(victims=2), bench))
+    scenario = block.cell.scenario
+    seen = bench.observe(scenario, *bench.victims(scenario, range(2)), range(2), None, False)
     found = MeanImage().reconstruct(seen)
     for wrong in (torch.ones(2, 1), torch.ones(2, dtype=torch.bool)):
         with pytest.raises(UsageError, match="certified of what the attack Mine returns must be true or false"):
