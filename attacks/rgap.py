@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -25,12 +25,15 @@ and the products with both converge fastest when they weigh somewhat more."""
 TOLERANCE = 1e-11
 """Squared norm of the normal equations' residual, relative to that at the start, at which a layer is solved."""
 
-FINE_TOLERANCE = 1e-16
+FINE_TOLERANCE = 1e-18
 """The same, in 64 bits, for a network with a leaky ReLU or a layer without a bias: more of them follow each other than
 with the sigmoids of a LeNet, and the errors of one are those of all before it."""
 
 FINE_ITERATIONS = 3
 """How many times as many conjugate-gradient steps that tolerance takes."""
+
+NOISE = 4.0
+"""An output of a ReLU that is larger than this many times the largest error is taken for one that is not 0."""
 
 SCALES = 10.0 ** 8
 """Largest ratio between the length of the last layer's input and the least that it can have, where no bias tells it: the
@@ -50,6 +53,18 @@ class Activation:
 
 SIGMOID = Activation(torch.sigmoid, torch.logit, lambda a: a * (1 - a), 1e-6, 1 - 1e-6)
 RELU = Activation(torch.relu, lambda a: a, lambda a: (a > 1e-4).to(a), 0.0, torch.inf)
+
+
+def above_noise(a: Tensor) -> Tensor:
+    """1 where a ReLU let its input through, else 0: what comes out of one is never negative, so that the most negative
+    entry says how far off all are."""
+    each = a.flatten(1)
+    noise = torch.maximum(-NOISE * each.amin(1), 1e-9 * each.amax(1))
+    return (a > noise.view(-1, *[1] * (a.dim() - 1))).to(a)
+
+
+EXACT_RELU = Activation(torch.relu, lambda a: a, above_noise, -torch.inf, torch.inf)
+"""A ReLU in a network that is solved to the finer tolerance."""
 
 
 def leaky_relu(slope: float) -> Activation:
@@ -138,7 +153,9 @@ def stages(model: nn.Module, image_shape: tuple[int, ...]) -> list[Stage]:
             "R-GAP solves a chain of convolutions and linear layers, each but the last followed by a sigmoid, a ReLU "
             f"or a leaky ReLU, which {type(model).__name__} is not: choose another attack or start"
         )
-    return found
+    if is_plain(found):
+        return found
+    return [replace(stage, activation=EXACT_RELU) if stage.activation is RELU else stage for stage in found]
 
 
 def chain(model: nn.Module, image_shape: tuple[int, ...]) -> list[Stage]:
