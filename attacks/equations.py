@@ -1,7 +1,7 @@
 """The rank analysis of R-GAP: the equations for a layer's input, where all that comes behind the layer is known.
 
-Zhu and Blaschko 2021 (arXiv 2010.07733), section 3. What comes out of a layer is linear in its input, and so is, since the
-loss's slope at its output is known, the gradient of its weight.
+Zhu and Blaschko 2021 (arXiv 2010.07733), section 3. What comes out of a layer is linear in its input, and so is the
+gradient of its weight, since the loss's slope at its output is known.
 """
 
 import math

@@ -210,14 +210,14 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     rank = add(
         "rank",
         "count the equations that an update gives for each layer of a network, against the unknowns",
-        "Takes a network by name or import path, with --data (default: Digits), --model and --defense as leakboard run "
-        "does: leakboard rank CNN6 --data CIFAR10 --defense Masking --defense.ratio 0.9. Counted, for the first victim: "
-        "the unknowns of each layer's input; the equations from its weights, that is, its outputs that the activation "
-        "lets through (all but those of a ReLU that is 0; none of the last layer, whose output an attacker does not "
-        "know); and those from its gradient, that is, the entries that the defense keeps (noise keeps all). Measured, in "
-        "64 bits: the numerical rank of both together when all behind the layer is known, as in R-GAP, and, for the "
-        "whole update, that of its Jacobian in the pixels, as leakboard spectrum measures it. A singular value counts "
-        "from 1e-6 of the largest one; - is what is too large to be measured.",
+        "Takes a network by name or import path, with --data (default: Digits), --model and --defense as leakboard "
+        "run does: leakboard rank CNN6 --data CIFAR10 --defense Masking --defense.ratio 0.9. Counted, for the first "
+        "victim: the unknowns of each layer's input; the equations from its weights, that is, its outputs that the "
+        "activation lets through (all but those of a ReLU that is 0; none of the last layer, whose output an attacker "
+        "does not know); and those from its gradient, that is, the entries that the defense keeps (noise keeps all). "
+        "Measured, in 64 bits: the numerical rank of both together when all behind the layer is known, as in R-GAP, "
+        "and, for the whole update, that of its Jacobian in the pixels, as leakboard spectrum measures it. A singular "
+        "value counts from 1e-6 of the largest one; - is what is too large to be measured.",
     )
     rank.add_argument("name", nargs="?", metavar="MODEL", help="name or import path of a network")
     rank.add_argument(

@@ -1,6 +1,6 @@
 """How many equations an update gives for what comes into each layer, and for its images, against how many unknowns.
 
-The first is the rank analysis of R-GAP, the second the numerical rank of the Jacobian, as ``leakboard spectrum`` has it.
+The first is the rank analysis of R-GAP, the second the numerical rank of the Jacobian, as in ``leakboard spectrum``.
 """
 
 import copy
@@ -81,7 +81,7 @@ def of_layer(stage: Stage, kernel: Tensor, slope: Tensor, told: Tensor, known: T
         for channel in range(stage.shape[0]):
             if channel == 0 or not all_alike:
                 basis = null_space(of_gradient[kept[:, channel].flatten()])
-            rank += len(basis[0]) - len(basis)
+            rank += basis.shape[1] - basis.shape[0]
             free.append(through(stage, kernel[:, channel : channel + 1], basis, told))
         rank += numerical_rank(torch.cat(free), float(kernel.norm()))
     return Equations(stage.name, unknowns, int(told.sum()), int(kept.sum()), rank)
@@ -202,11 +202,11 @@ def verdict(found: Sequence[Equations], no_layers: str, images: int) -> str:
     """What the numbers say, in one sentence."""
     *layers, whole = found
     if whole.rank is None:
-        by_search = f"the rank of the whole update is not measured ({whole.unknowns:,} pixels are too many)"
+        by_search = "the rank of the whole update is not measured, since its Jacobian is too large"
     elif whole.open:
         by_search = (
-            f"the whole update leaves {whole.open:,} of {whole.unknowns:,} directions of the pixels open to first order, "
-            "which a prior on images may still fill"
+            f"the whole update leaves {whole.open:,} of {whole.unknowns:,} directions of the pixels open to first "
+            "order, which a prior on images may still fill"
         )
     else:
         by_search = "the whole update decides every pixel to first order, so that an attack that searches can find all"
@@ -214,11 +214,11 @@ def verdict(found: Sequence[Equations], no_layers: str, images: int) -> str:
     if not layers:
         by_layers = f"no layers are counted, since {no_layers.partition(':')[0]}"
     elif short:
-        by_layers = f"the equations leave inputs of these layers open: {listed(short)}"
+        by_layers = f"R-GAP finds the image in part at best, as its equations leave layers open: {listed(short)}"
     elif any(one.rank is None for one in layers):
         by_layers = "a layer is too large for its rank to be measured, and the others are decided"
     else:
         by_layers = "the equations decide the input of every layer" + (
-            ", so that R-GAP finds the image by linear algebra" if images == 1 else " where all behind it is known"
+            ", so that R-GAP finds the image from an update without noise" if images == 1 else " where all behind it is known"
         )
     return f"{by_layers[0].upper()}{by_layers[1:]}; {by_search}."
