@@ -132,7 +132,8 @@ def scale_of(product: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         logits: of an input of length 1, ``[V, K]``.
 
     Returns:
-        t ``[V]``, the least where there are several, and the distance ``[V]`` there, relative to the size of ``product / t``.
+        t ``[V]``, the least where there are several, and the distance ``[V]`` there, relative to the size of
+        ``product / t``.
     """
     product, logits = product[:, None], logits[:, None]  # [V, T, K] of T values of t
     label = F.one_hot(product.argmin(-1), product.shape[-1]).to(product)
