@@ -1,5 +1,6 @@
 """What the attacker does: one file for each attack. A new one is added to this list."""
 
+from attacks.analytic_linear import AnalyticLinear
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.baselines import ClassMeanImage, ConstantImage, MeanImage
 from attacks.dlg import DLG
@@ -7,6 +8,7 @@ from attacks.dlg_fb import DLGFB
 from attacks.gauss_newton import GaussNewton
 from attacks.idlg import IDLG
 from attacks.inverting_gradients import InvertingGradients
+from attacks.peeling import Peeling
 from attacks.rgap import RGAP
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "DLGFB",
     "IDLG",
     "RGAP",
+    "AnalyticLinear",
     "Attack",
     "ClassMeanImage",
     "ConstantImage",
@@ -21,5 +24,6 @@ __all__ = [
     "InvertingGradients",
     "MeanImage",
     "Observation",
+    "Peeling",
     "Reconstruction",
 ]
