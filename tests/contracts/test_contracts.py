@@ -7,7 +7,7 @@ from benchmark.suite.registry import Spec, classes, spec
 
 PLACES = places()
 
-SHORT = {"DLGFB": {"length": 3}}
+SHORT = {"DLGFB": {"length": 3}, "GradInversion": {"trials": 2}}
 """Arguments that make an attack shorter and change nothing of what it promises."""
 
 ATTACKS = [spec("attack", name, SHORT.get(name, {})) for name in classes("attack")]
@@ -20,7 +20,11 @@ DEFENSES = [
     spec("defense", "Masking", {"ratio": 0.5, "rescale": True}),
 ]
 
-DECLINED = {"RGAP": ("batch norm", "FedAvg"), "GaussNewton": ("FedAvg",)}
+DECLINED = {
+    "RGAP": ("batch norm", "FedAvg"),
+    "GaussNewton": ("FedAvg",),
+    "GradInversion": ("sigmoid", "ReLU"),
+}
 """Of attacks of ours, the places that they do not take."""
 
 
