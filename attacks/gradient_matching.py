@@ -64,9 +64,8 @@ class GradientMatching(Attack):
         batch_norm: weight of the squared distance of mean and variance of the batch at each BatchNorm from those the
             threat model grants: of the batch itself, or the running ones (Yin et al. 2021, arXiv 2104.07586).
         learning_rate: of the optimizer, above 0; None for 1 with L-BFGS, as published, and 0.1 with Adam.
-        distance: of updates: "squared", as published; "relative", the same in parts of the squared size of the update;
-            "cosine" (Geiping et al. 2020, arXiv 2003.14053); or "kernel", Gaussian kernels of the differences of layers
-            (Wang et al. 2020, arXiv 2009.06228).
+        distance: of updates: "squared", as published; "cosine" (Geiping et al. 2020, arXiv 2003.14053); or "kernel",
+            Gaussian kernels of the differences of layers (Wang et al. 2020, arXiv 2009.06228).
         trials: starts of each victim from noise or patterns, at least 1, which are attacked side by side; the one with
             the lowest loss is what the attack returns.
     """
@@ -74,8 +73,7 @@ class GradientMatching(Attack):
     problem_class: ClassVar[type[MatchingProblem]] = MatchingProblem
     simulates: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("total_variation", "batch_norm")
-    """The arguments that weigh what the loss holds beside the distance of updates; where one is above 0, the loss is not
-    zero at the private images."""
+    """Weights of what the loss holds beside the distance of updates: above 0, it is not 0 at the private images."""
 
     max_evaluations: int = 6000
     tolerance: float = 1e-6

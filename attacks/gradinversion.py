@@ -42,13 +42,12 @@ class GradInversion(GradientMatching):
 
     max_evaluations: int = 4800
     tolerance: float = 0.0
-    total_variation: float = 0.01
-    l2: float = 1e-4
-    batch_norm: float = 0.1
-    group_consistency: float = 0.01
+    total_variation: float = 0.1
+    l2: float = 1e-3
+    batch_norm: float = 100.0
+    group_consistency: float = 10.0
     trials: int = 4
     optimizer: str = "adam"
-    distance: str = "relative"
 
     def check_granted(self, protocol: Protocol, threat: ThreatModel, images: int = 1) -> None:
         super().check_granted(protocol, threat, images)

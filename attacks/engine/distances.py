@@ -19,15 +19,6 @@ def cosine_distance(first: Update, second: Update) -> Tensor:
     return 1 - product / sizes.clamp(min=torch.finfo(sizes.dtype).tiny)
 
 
-def relative_distance(first: Update, second: Update) -> Tensor:
-    """The squared distance in parts of the squared size of the second update, ``[V]``.
-
-    It has its lowest values where the squared distance has them, and weighs the same against priors on any network.
-    """
-    size = global_norm(second).square()
-    return squared_distance(first, second) / size.clamp(min=torch.finfo(size.dtype).tiny)
-
-
 def kernel_distance(first: Update, second: Update) -> Tensor:
     """Mean over the layers of 1 minus a Gaussian kernel of their difference, ``[V]``, from 0 to 1.
 
@@ -50,7 +41,6 @@ def kernel_distance(first: Update, second: Update) -> Tensor:
 
 DISTANCES: dict[str, Callable[[Update, Update], Tensor]] = {
     "squared": squared_distance,
-    "relative": relative_distance,
     "cosine": cosine_distance,
     "kernel": kernel_distance,
 }
