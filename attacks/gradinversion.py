@@ -26,14 +26,18 @@ class GradInversion(GradientMatching):
 
     Yin et al. 2021: from noise, Adam minimizes the squared distance of gradients, total variation, the L2 norm of the
     images, the distance of the batch's statistics from those that are granted, and the distance of each seed from the
-    mean of all. Pixels are standardized, and stay in their range. Labels that are not granted are inferred by iDLG's
-    rule, for one image. The authors gave no code; there is neither the registration of seeds nor noise in the steps.
+    plain mean of all. Pixels are standardized, and stay in their range. Labels that are not granted are inferred by
+    iDLG's rule, for one image. The authors gave no code. The weights stand to each other as in that of Geiping et al.
+    (breaching); seeds are not registered, and steps have no noise.
+
+    It is an attack on trained networks. The running statistics of an untrained one are not those of images, and lead
+    away from them: there, give ``batch_norm`` 0.
 
     Args:
         total_variation: weight of the mean absolute difference of neighbors in both directions; at least 0.
         l2: weight of the mean square of the standardized pixels; at least 0.
-        batch_norm: weight of the squared distance of the statistics, at least 0; where the network has no BatchNorm, or
-            the statistics are hidden, there is no such term.
+        batch_norm: weight of the squared distance of the statistics, at least 0; give 0 where the network has no
+            BatchNorm, or the statistics are hidden.
         group_consistency: weight of the mean square of a seed's distance from the mean of all; at least 0.
         trials: seeds of each victim.
     """
@@ -48,6 +52,11 @@ class GradInversion(GradientMatching):
     group_consistency: float = 10.0
     trials: int = 4
     optimizer: str = "adam"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.restarts and self.trials > 1:
+            raise ValueError("seeds that have to agree start together: give trials alone, or restarts with trials 1")
 
     def check_granted(self, protocol: Protocol, threat: ThreatModel, images: int = 1) -> None:
         super().check_granted(protocol, threat, images)

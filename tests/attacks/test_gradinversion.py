@@ -145,6 +145,8 @@ def test_what_it_cannot_do_without_is_named() -> None:
         attack.check_granted(Protocol(train=True), ThreatModel(statistics="hidden"))
     with pytest.raises(ValueError, match="infers the label of one image: give labels known or counts for 4"):
         attack.check_granted(Protocol(), ThreatModel(), 4)
+    with pytest.raises(ValueError, match="give trials alone, or restarts with trials 1"):
+        GradInversion(restarts=1)
     for name in ("l2", "group_consistency", "batch_norm", "total_variation"):
         with pytest.raises(ValueError, match=f"{name} is -1"):
             GradInversion(**{name: -1})
