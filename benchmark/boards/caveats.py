@@ -72,7 +72,10 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
         if one.unknown
     ]
     if unknown:
-        advice = " A line search (line_search: true), more starts (restarts) or a larger budget may find them."
+        tried = [one.config["attack"].get("optimizer") for one in board if one.unconverged - one.unexplained]
+        stops = set(tried) != {"adam"}  # L-BFGS can stall; records of before Adam do not name an optimizer
+        ways = "A line search (line_search: true), more starts (restarts)" if stops else "More starts (trials)"
+        advice = f" {ways} or a larger budget may find them."
         sentences.append(
             "Not known to leak or not, since no attack found them and at least one did not converge: "
             f"{listed(unknown)}.{advice if failed else ''}"

@@ -15,6 +15,7 @@ from benchmark.boards.outcome import Names, Outcome, outcomes
 from benchmark.boards.ranking import Standing, ranked
 from benchmark.metrics.intervals import bootstrap_mean, wilson
 from benchmark.metrics.leak import THRESHOLDS
+from benchmark.store.declined import Declined
 from benchmark.store.store import Record
 
 
@@ -90,12 +91,14 @@ class Board:
         rows: null baselines last.
         names: of the attacks on it.
         notes: sentences that stand under the table.
+        declined: the attacks that do not take such victims.
     """
 
     heading: str
     rows: list[Row]
     names: Names
     notes: list[str]
+    declined: list[str]
 
 
 @dataclass(frozen=True)
@@ -116,30 +119,52 @@ class Leaderboard:
         return [row for board in self.boards for row in board.rows]
 
 
-def of_records(records: Iterable[Record], current: Collection[str] = (), intervals: bool = True) -> Leaderboard:
+def of_records(
+    records: Iterable[Record],
+    current: Collection[str] = (),
+    intervals: bool = True,
+    declined: Iterable[Declined] = (),
+) -> Leaderboard:
     """The leaderboard of a folder's records.
 
     Args:
         records: in any order.
         current: keys of the records that are known to be of the present code and data.
         intervals: whether the means have theirs, which take longer than all else and which no text shows.
+        declined: cells that were asked for and that an attack does not take.
     """
     found, left_out = outcomes(records, current)
     scenarios: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in found:
         scenarios[outcome.scenario].append(outcome)
-    return Leaderboard([board_of(scenarios[name], intervals) for name in sorted(scenarios)], left_out)
+    without: dict[str, list[tuple[Outcome, str]]] = defaultdict(list)
+    for one in declined:
+        empty = Outcome(one.cell, one.config, {}, ())
+        without[empty.scenario].append((empty, one.reason))
+    return Leaderboard([board_of(scenarios[name], intervals, without[name]) for name in sorted(scenarios)], left_out)
 
 
-def board_of(board: list[Outcome], intervals: bool = True) -> Board:
-    """The table of a scenario: defenses by rank, and of each defense the cell first that leaks most."""
-    names, standings = Names(board), ranked(board)
+def board_of(
+    board: list[Outcome],
+    intervals: bool = True,
+    declined: Sequence[tuple[Outcome, str]] = (),
+) -> Board:
+    """The table of a scenario: defenses by rank, and of each defense the cell first that leaks most.
+
+    Args:
+        board: its outcomes.
+        intervals: whether the means have theirs.
+        declined: without victims, of attacks that do not take them, each with the reason.
+    """
+    names, standings = Names([*board, *(one for one, _ in declined)]), ranked(board)
     rows = []
     for standing in standings:
         pairs = zip(standing.outcomes, standing.void, strict=True)
         rows += sorted((row_of(outcome, standing, void, intervals) for outcome, void in pairs), key=place)
     rows += sorted((row_of(outcome, None, None, intervals) for outcome in board if outcome.is_baseline), key=place)
-    return Board(heading(rows[0]), rows, names, caveats(board, standings, names))
+    not_taken = {names.attack(one.config["attack"], False): reason for one, reason in declined}
+    notes = [f"Not applicable: {name} ({reason})." for name, reason in not_taken.items()]
+    return Board(heading(rows[0]), rows, names, [*caveats(board, standings, names), *notes], list(not_taken))
 
 
 def place(row: Row) -> tuple[Any, ...]:
