@@ -1,5 +1,6 @@
 """What the attacker does: one file for each attack. A new one is added to this list."""
 
+from attacks.analytic_linear import AnalyticLinear
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.baselines import ClassMeanImage, ConstantImage, MeanImage
 from attacks.cpl import CPL
@@ -9,6 +10,7 @@ from attacks.gauss_newton import GaussNewton
 from attacks.gradinversion import GradInversion
 from attacks.idlg import IDLG
 from attacks.inverting_gradients import InvertingGradients
+from attacks.peeling import Peeling
 from attacks.rgap import RGAP
 from attacks.sapag import SAPAG
 
@@ -19,6 +21,7 @@ __all__ = [
     "IDLG",
     "RGAP",
     "SAPAG",
+    "AnalyticLinear",
     "Attack",
     "ClassMeanImage",
     "ConstantImage",
@@ -27,5 +30,6 @@ __all__ = [
     "InvertingGradients",
     "MeanImage",
     "Observation",
+    "Peeling",
     "Reconstruction",
 ]

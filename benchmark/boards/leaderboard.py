@@ -76,10 +76,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     cell: str
     setting: str = ""
     """What clients compute and what the attacker is granted, as far as it is not as in the published attacks."""
+    certified: int | None = None
+    """Images, of ``victims`` times ``batch_size``, that came with a certificate; None where the attack gives none."""
 
     def as_dict(self) -> dict[str, Any]:
         """By the names of the columns."""
-        return {name: value for name, value in msgspec.structs.asdict(self).items() if name != "setting" or value}
+        return {n: v for n, v in msgspec.structs.asdict(self).items() if n not in SELDOM or v != SELDOM[n]}
+
+
+SELDOM = {"setting": "", "certified": None}
+"""Columns that are left out where they say nothing, and what is in them then."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +228,14 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         seed=config["seed"],
         cell=outcome.cell,
         setting=setting_of(config),
+        certified=certified_of(victims),
     )
+
+
+def certified_of(victims: list[dict[str, Any]]) -> int | None:
+    """How many images came with a certificate; None where the attack gives none."""
+    given = [victim["certified"] for victim in victims if "certified" in victim]
+    return sum(map(sum, given)) if given else None
 
 
 USUAL = {"schema", "data", "model", "batch_size", "same_class", "seed", "defense", "attack", "adaptive"}
