@@ -1,0 +1,224 @@
+"""Rules that tell the labels of a whole batch by its update: each a pure function of an observation.
+
+Where an image has features h and the softmax p, row k of the last layer's gradient is the batch's mean of
+(p_k - 1[k = label]) h, and the gradient of its bias the mean of p_k - 1[k = label]. Every rule reads these two.
+
+A rule returns labels ``[V, N]``, sorted: an update does not tell the order of a batch. A rule that tells classes and
+not how many images each has repeats what it found as evenly as it can.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linprog
+from torch import Tensor, nn
+
+from attacks.base import Observation
+from attacks.engine.labels import idlg_labels
+from attacks.engine.last_layer import gradient_of_bias, gradient_of_weight, last_layer, parameters_of
+
+LARGEST_RATIO = 1e10
+"""Of a feature that a row over its bias gives, as in the authors' code of iLRG; beyond it is division by nearly 0."""
+
+
+def idlg(observation: Observation) -> Tensor:
+    """Of one image the row with the lowest sum; of a batch the classes of rows with a negative sum.
+
+    Zhao et al. 2020 (arXiv 2001.02610, section 3) for one image, which needs none of the rule's conditions, see
+    :func:`idlg_labels`; extended to batches as in the comparisons of iLRG (Ma et al. 2023, table 1). It misses a class
+    whose few images have a smaller part in its row than the softmax of all the others.
+    """
+    images = observation.image_shape[0]
+    if images == 1:
+        return idlg_labels(observation)[:, None]
+    sums = gradient_of_weight(observation).sum(-1)
+    return spread(sums < 0, sums, images)
+
+
+def gradinversion(observation: Observation) -> Tensor:
+    """The classes of the rows with the lowest entries (Yin et al. 2021, arXiv 2104.07586, equation 5).
+
+    Features are not negative, so that only the part of an image of the class itself makes an entry of its row negative.
+    Yin et al. take the N rows with the lowest minima, since all labels of a batch differ. Where fewer than N rows have
+    a negative entry, which shows that labels repeat, these are all the classes (the extension of iLRG, Ma et al. 2023),
+    and how many images each of them has is not told.
+    """
+    least = gradient_of_weight(observation).amin(-1)
+    return spread(least < 0, least, observation.image_shape[0])
+
+
+def bias(observation: Observation) -> Tensor:
+    """The classes of negative entries in the bias's gradient, then by size (breaching, rule "bias-corrected").
+
+    LLG (Wainakh et al. 2022) on the bias, whose gradient has no features in it, so that these may have any sign. An
+    image's part in its entry is taken for the mean of the negative ones, without LLG's factor.
+    """
+    return counted(gradient_of_bias(observation), observation.image_shape[0], 1.0)
+
+
+def llg(observation: Observation) -> Tensor:
+    """The classes of rows with a negative sum, then one image after another by size.
+
+    LLG (Wainakh et al. 2022, PoPETs 2022(2), algorithm 1, arXiv 2105.09369): of an image, its own row is lower by the
+    impact m = (1 + 1/K) / N times the sum of all negative rows. Each class with a negative row has an image at least;
+    each further image is of the class whose row, less m for each image that it has, is the lowest.
+    """
+    rows = gradient_of_weight(observation).sum(-1)
+    return counted(rows, observation.image_shape[0], 1 + 1 / rows.shape[1])
+
+
+def rlg(observation: Observation) -> Tensor:
+    """The classes whose directions a hyperplane parts from all others (Dang et al. 2021, arXiv 2111.00556, section 3).
+
+    The gradient of a weight is a product of features and of the slopes p - 1[label], whose row space its singular
+    vectors span. A class can be in the batch only if some vector of that space is negative there and nowhere else: a
+    linear program for each class. How many images each has is not told.
+    """
+    gradient, images = gradient_of_weight(observation), observation.image_shape[0]
+    found = torch.stack([separable(of_one, images) for of_one in gradient.double().cpu()]).to(gradient.device)
+    return spread(found, gradient.sum(-1), images)
+
+
+def ilrg(observation: Observation) -> Tensor:
+    """As many images of each class as explain the bias's gradient (Ma et al. 2023, ICLR, equations 9 to 12).
+
+    Row k over its bias's entry is taken for the mean features of the images of class k, and the network's softmax at
+    these for their mean softmax P_k. The numbers n then solve sum_k n_k = N and sum_k n_k P_k - n = N * gradient of the
+    bias, by least squares. They are rounded to whole numbers that sum to N.
+    """
+    weight, slope = gradient_of_weight(observation).double(), gradient_of_bias(observation).double()
+    own, of_bias = (value.double() for value in parameters_of(observation))
+    ratio = weight / torch.where(slope == 0, torch.inf, slope)[..., None]
+    inputs = ratio.clamp(-LARGEST_RATIO, LARGEST_RATIO)
+    probabilities = (inputs @ own.mT + of_bias[:, None]).softmax(-1)  # [V, K of the images, K]
+    images, classes = observation.image_shape[0], slope.shape[1]
+    equations = probabilities.mT - torch.eye(classes).to(slope)
+    ones = torch.ones(len(slope), 1, classes).to(slope)
+    values = torch.cat([torch.full_like(slope[:, :1], images), images * slope], 1)
+    solved = (torch.linalg.pinv(torch.cat([ones, equations], 1)) @ values[..., None])[..., 0]
+    return apportioned(solved, images)
+
+
+def known(observation: Observation) -> Tensor:
+    """The labels that the threat model grants."""
+    if observation.labels is None:
+        raise ValueError("labels known needs the labels, which the threat model hides: give labels known or counts")
+    return observation.labels
+
+
+def separable(gradient: Tensor, images: int) -> Tensor:
+    """For each class, whether a vector of the row space of a gradient ``[K, F]`` is negative there alone, ``[K]``."""
+    vectors, sizes, _ = torch.linalg.svd(gradient, full_matrices=False)
+    rounding = float(sizes[0]) * max(gradient.shape) * torch.finfo(torch.float32).eps
+    directions = vectors[:, : min(images, int((sizes > rounding).sum()))].numpy()  # [K, rank]
+    found = []
+    for own in range(len(directions)):
+        signs = -directions.copy()
+        signs[own] *= -1
+        limits = torch.zeros(len(directions)).numpy()
+        limits[own] = -1
+        free = [(None, None)] * directions.shape[1]
+        found.append(bool(free) and linprog(signs[0] * 0, signs, limits, bounds=free).status == 0)
+    return torch.tensor(found)
+
+
+def spread(found: Tensor, scores: Tensor, images: int) -> Tensor:
+    """Labels ``[V, N]`` that name each class that was found, as often as each other.
+
+    Args:
+        found: ``[V, K]``; where nothing was found, it is the class with the lowest score.
+        scores: ``[V, K]``; those with the lowest have one more, or are the only ones where more than N were found.
+        images: N.
+    """
+    order = torch.where(found, scores - scores.amax(1, keepdim=True) - 1, scores - scores.amin(1, keepdim=True))
+    turns = torch.arange(images, device=scores.device) % found.sum(1, keepdim=True).clamp(min=1)
+    return order.argsort(1).gather(1, turns).sort(1).values
+
+
+def counted(rows: Tensor, images: int, factor: float) -> Tensor:
+    """Labels ``[V, N]``: each class with a negative number once, then again and again the one with the lowest.
+
+    Args:
+        rows: ``[V, K]``.
+        images: N.
+        factor: of the impact of an image, which is taken off for each, in parts of the mean of the negative numbers
+            over the images.
+    """
+    rows = rows.clone()
+    impact = factor * rows.clamp(max=0).sum(1) / images
+    victims = torch.arange(len(rows), device=rows.device)
+    once = rows < 0
+    left, found = rows - impact[:, None] * once, []
+    for turn in range(images):
+        first = torch.where(once, rows, torch.inf).argmin(1)
+        label = torch.where(once.any(1), first, left.argmin(1))
+        left[victims, label] -= torch.where(once.any(1), 0.0, impact)
+        once[victims, label] = False
+        found.append(label)
+    return torch.stack(found, 1).sort(1).values
+
+
+def apportioned(numbers: Tensor, images: int) -> Tensor:
+    """Labels ``[V, N]`` of which there are as many as whole numbers nearest to these ``[V, K]`` that sum to N."""
+    wanted = numbers.nan_to_num(0).clamp(0, images)
+    counts = wanted.round()
+    victims = torch.arange(len(counts), device=counts.device)
+    while bool((missing := images - counts.sum(1)).any()):
+        step = missing.sign()
+        off = torch.where(counts + step[:, None] < 0, -torch.inf, step[:, None] * (wanted - counts))
+        counts[victims, off.argmax(1)] += step
+    classes = torch.arange(counts.shape[1], device=counts.device)
+    return torch.stack([classes.repeat_interleave(of_one.long()) for of_one in counts])
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """A rule, and what it cannot do without.
+
+    Attributes:
+        labels: from an observation to labels ``[V, N]``.
+        linear: a last layer that is linear; a rule that needs none works on any network.
+        biased: whose bias is trained and shared.
+        non_negative: and into which nothing negative comes.
+        unique: labels that all differ, to tell how many images there are of each class.
+        one_image: whether these conditions are for batches alone.
+    """
+
+    labels: Callable[[Observation], Tensor]
+    linear: bool = True
+    biased: bool = False
+    non_negative: bool = False
+    unique: bool = False
+    one_image: bool = False
+
+    def wanting(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> str | None:
+        """What a network lacks for the rule, as the end of "it needs"; None where it lacks nothing.
+
+        Args:
+            model: the architecture.
+            image_shape: (N, C, H, W).
+        """
+        if not self.linear or (self.one_image and image_shape[0] == 1):
+            return None
+        found = last_layer(model, image_shape[1:])
+        if found is None:
+            return "a last layer that is linear and trained, with a row of weights for each class"
+        name, non_negative = found
+        if self.biased and getattr(model.get_submodule(name), "bias", None) is None:
+            return "a last layer with a bias"
+        if self.non_negative and not non_negative:
+            return "features before the last layer that are never negative, as after a ReLU or a sigmoid"
+        return None
+
+
+LABEL_RULES: dict[str, LabelRule] = {
+    "idlg": LabelRule(idlg, non_negative=True, one_image=True),
+    "bias": LabelRule(bias, biased=True),
+    "gradinversion": LabelRule(gradinversion, non_negative=True, unique=True),
+    "llg": LabelRule(llg, non_negative=True),
+    "rlg": LabelRule(rlg),
+    "ilrg": LabelRule(ilrg, biased=True),
+    "known": LabelRule(known, linear=False),
+}
+"""By the name that an attack's argument ``labels`` has; ``joint`` is none, but labels that are optimized."""
