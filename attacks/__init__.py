@@ -7,6 +7,7 @@ from attacks.dlg_fb import DLGFB
 from attacks.gauss_newton import GaussNewton
 from attacks.idlg import IDLG
 from attacks.inverting_gradients import InvertingGradients
+from attacks.label_inference import LabelInference
 from attacks.rgap import RGAP
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ConstantImage",
     "GaussNewton",
     "InvertingGradients",
+    "LabelInference",
     "MeanImage",
     "Observation",
     "Reconstruction",

@@ -7,7 +7,7 @@ A rule returns labels ``[V, N]``, sorted: an update does not tell the order of a
 not how many images each has repeats what it found as evenly as it can.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from attacks.base import Observation
 from attacks.engine.labels import idlg_labels
 from attacks.engine.last_layer import gradient_of_bias, gradient_of_weight, last_layer, parameters_of
+from attacks.gradients import trained_names
 
 LARGEST_RATIO = 1e10
 """Of a feature that a row over its bias gives, as in the authors' code of iLRG; beyond it is division by nearly 0."""
@@ -37,7 +38,7 @@ def idlg(observation: Observation) -> Tensor:
 
 
 def gradinversion(observation: Observation) -> Tensor:
-    """The classes of the rows with the lowest entries (Yin et al. 2021, arXiv 2104.07586, equation 5).
+    """The classes of the rows with the lowest entries (Yin et al. 2021, arXiv 2104.07586, section 3.1).
 
     Features are not negative, so that only the part of an image of the class itself makes an entry of its row negative.
     Yin et al. take the N rows with the lowest minima, since all labels of a batch differ. Where fewer than N rows have
@@ -81,7 +82,7 @@ def rlg(observation: Observation) -> Tensor:
 
 
 def ilrg(observation: Observation) -> Tensor:
-    """As many images of each class as explain the bias's gradient (Ma et al. 2023, ICLR, equations 9 to 12).
+    """As many images of each class as explain the bias's gradient (Ma et al. 2023, ICLR, section 3).
 
     Row k over its bias's entry is taken for the mean features of the images of class k, and the network's softmax at
     these for their mean softmax P_k. The numbers n then solve sum_k n_k = N and sum_k n_k P_k - n = N * gradient of the
@@ -150,7 +151,7 @@ def counted(rows: Tensor, images: int, factor: float) -> Tensor:
     victims = torch.arange(len(rows), device=rows.device)
     once = rows < 0
     left, found = rows - impact[:, None] * once, []
-    for turn in range(images):
+    for _ in range(images):
         first = torch.where(once, rows, torch.inf).argmin(1)
         label = torch.where(once.any(1), first, left.argmin(1))
         left[victims, label] -= torch.where(once.any(1), 0.0, impact)
@@ -181,8 +182,8 @@ class LabelRule:
         linear: a last layer that is linear; a rule that needs none works on any network.
         biased: whose bias is trained and shared.
         non_negative: and into which nothing negative comes.
-        unique: labels that all differ, to tell how many images there are of each class.
-        one_image: whether these conditions are for batches alone.
+        unique: labels that all differ, to tell how many images each class has.
+        batches: whether these conditions are for batches of several images alone.
     """
 
     labels: Callable[[Observation], Tensor]
@@ -190,30 +191,38 @@ class LabelRule:
     biased: bool = False
     non_negative: bool = False
     unique: bool = False
-    one_image: bool = False
+    batches: bool = False
 
-    def wanting(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> str | None:
-        """What a network lacks for the rule, as the end of "it needs"; None where it lacks nothing.
+    def lacks(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> str | None:
+        """What the rule needs and a network has not; None where it has all.
 
         Args:
             model: the architecture.
             image_shape: (N, C, H, W).
         """
-        if not self.linear or (self.one_image and image_shape[0] == 1):
+        if not self.linear or (self.batches and image_shape[0] == 1):
             return None
         found = last_layer(model, image_shape[1:])
         if found is None:
             return "a last layer that is linear and trained, with a row of weights for each class"
         name, non_negative = found
-        if self.biased and getattr(model.get_submodule(name), "bias", None) is None:
-            return "a last layer with a bias"
+        if self.biased and f"{name}.bias" not in trained_names(model):
+            return "a last layer with a trained bias"
         if self.non_negative and not non_negative:
             return "features before the last layer that are never negative, as after a ReLU or a sigmoid"
         return None
 
+    def repeats(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> str | None:
+        """Why labels repeat of which the rule needs each at most once; None where they need not, or may."""
+        found = last_layer(model, image_shape[1:]) if self.unique else None
+        classes = len(model.get_parameter(f"{found[0]}.weight")) if found else image_shape[0]
+        if image_shape[0] <= classes:
+            return None
+        return f"labels that all differ, and {image_shape[0]} images of {classes} classes repeat some"
+
 
 LABEL_RULES: dict[str, LabelRule] = {
-    "idlg": LabelRule(idlg, non_negative=True, one_image=True),
+    "idlg": LabelRule(idlg, non_negative=True, batches=True),
     "bias": LabelRule(bias, biased=True),
     "gradinversion": LabelRule(gradinversion, non_negative=True, unique=True),
     "llg": LabelRule(llg, non_negative=True),
@@ -221,4 +230,44 @@ LABEL_RULES: dict[str, LabelRule] = {
     "ilrg": LabelRule(ilrg, biased=True),
     "known": LabelRule(known, linear=False),
 }
-"""By the name that an attack's argument ``labels`` has; ``joint`` is none, but labels that are optimized."""
+"""By the name that an attack's argument ``labels`` has; "joint" is none, but labels that are optimized."""
+
+
+def check_rule(name: str, model: nn.Module, image_shape: tuple[int, int, int, int], counts: bool = True) -> None:
+    """Looks whether a rule can tell the labels of such victims.
+
+    Args:
+        name: of the rule, or "joint".
+        model: the architecture.
+        image_shape: (N, C, H, W).
+        counts: whether it must tell how many images each class has, and not only which classes there are.
+
+    Raises:
+        ValueError: it cannot; with one sentence that says which rules can.
+    """
+
+    def lacks(rule: LabelRule) -> str | None:
+        return rule.lacks(model, image_shape) or (rule.repeats(model, image_shape) if counts else None)
+
+    if name != "joint" and (lack := lacks(LABEL_RULES[name])):
+        others = [other for other, rule in LABEL_RULES.items() if other != "known" and not lacks(rule)]
+        raise ValueError(f"labels {name} needs {lack}: give {', '.join([*others, 'joint'] if counts else others)}")
+
+
+def best_rule(model: nn.Module, image_shape: tuple[int, int, int, int]) -> str:
+    """The rule of an attack that has none of its own: iDLG's for one image and iLRG's for a batch, else "joint"."""
+    rule = "idlg" if image_shape[0] == 1 else "ilrg"
+    return "joint" if LABEL_RULES[rule].lacks(model, image_shape) else rule
+
+
+def as_logits(labels: Tensor, classes: int) -> Tensor:
+    """Logits ``[V, N, K]`` whose softmax is the one-hot labels ``[V, N]``."""
+    return torch.where(torch.nn.functional.one_hot(labels, classes) == 1, 0.0, -torch.inf)
+
+
+def label_logits(rule: str, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
+    """Logits ``[V, N, K]`` of the labels at a start by a rule, and whether they are optimized, from noise: "joint"."""
+    if rule == "joint":
+        shape = (observation.image_shape[0], observation.num_classes)
+        return torch.stack([torch.randn(shape, generator=g) for g in generators]), True
+    return as_logits(LABEL_RULES[rule].labels(observation), observation.num_classes), False

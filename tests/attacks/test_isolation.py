@@ -214,6 +214,8 @@ IN_TURN: list[tuple[str, dict[str, Any]]] = [
     ("DLG", {"max_evaluations": 12}),
     ("DLGFB", {"max_evaluations": 12, "length": 4, "gate": 1e9}),  # a gate that lets it blend
     ("InvertingGradients", {"max_evaluations": 12}),
+    ("InvertingGradients", {"max_evaluations": 12, "labels": "ilrg"}),
+    ("LabelInference", {"rule": "rlg"}),
     ("RGAP", {}),
     ("GaussNewton", {"iterations": 2}),
     ("ClassMeanImage", {}),
