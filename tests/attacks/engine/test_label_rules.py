@@ -105,7 +105,7 @@ def test_rlg_finds_every_class_of_images_with_independent_features() -> None:
 
 def test_a_class_is_separable_where_a_vector_worked_by_hand_is_negative_there_alone() -> None:
     rows = torch.tensor([[-1.0, 0.0], [0.5, 0.0], [0.25, 1.0], [0.25, -1.0]]).double()
-    # Of x = (a, b): class 0 by a > 0 and b = 0; classes 2 and 3 by a = 0 and b of either sign; class 1 would need a < 0,
+    # Of x = (a, b): class 0 by a > 0, b = 0; classes 2 and 3 by a = 0 and b of either sign; class 1 would need a < 0,
     # but classes 2 and 3 give a / 2 together, which is then negative for one of them.
     assert separable(rows, 4).tolist() == [True, False, True, True]
     assert separable(torch.zeros(4, 2).double(), 4).tolist() == [False] * 4
