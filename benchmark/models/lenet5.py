@@ -7,14 +7,14 @@ from benchmark.models.normalize import normalization
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "leaky_relu": nn.LeakyReLU}
 
-SMALLEST = 12
+SMALLEST = 16
 """Pixels of a side of which the second pooling leaves one."""
 
 
 class LeNet5(nn.Sequential, Model):
     """LeNet-5 with max pooling (LeCun et al. 1998) as iLRG has it (Ma et al. 2023).
 
-    Two convolutions of 6 and 16 channels, layers of 120 and 84 units; images of less than 12 x 12 pixels are padded
+    Two convolutions of 6 and 16 channels, layers of 120 and 84 units; images of less than 16 x 16 pixels are padded
     with zeros to that size. Convolutions are initialized by He et al. 2015 (fan out), linear layers by torch's default.
 
     Args:
