@@ -9,7 +9,7 @@ import msgspec
 
 from benchmark.boards.grid import Grid
 from benchmark.boards.grid import as_csv as grid_as_csv
-from benchmark.boards.leaderboard import COMMON, LABEL_SCORES, Board, Leaderboard, Row
+from benchmark.boards.leaderboard import LABEL_SCORES, SELDOM, Board, Leaderboard, Row
 from benchmark.boards.outcome import strength
 from benchmark.boards.template import render
 from benchmark.boards.terminal import Console, printable, wide_enough
@@ -87,6 +87,11 @@ COLUMNS = (
     Column("LPIPS", lambda row, board: "-" if row.lpips_mean is None else f"{row.lpips_mean:.3f}"),
     Column("label acc.", lambda row, board: "known" if row.label_accuracy is None else f"{row.label_accuracy:.2f}"),
     *(Column(f"label {name}", partial(label_score, f"label_{name}"), shown=tells_labels) for name in LABEL_SCORES),
+    Column(
+        "certified",
+        lambda row, board: share(row.certified, row.victims * row.batch_size),
+        shown=lambda board: any(row.certified is not None for row in board.rows),
+    ),
     Column("evaluations", lambda row, board: f"{row.evaluations_mean:.0f}"),
     Column("s / victim", lambda row, board: f"{row.seconds_per_victim:.3f}"),
 )
@@ -124,6 +129,8 @@ def grid(board: Board) -> Grid:
     """The table of one board, with the columns that it has."""
     columns = [column for column in COLUMNS if column.shown(board)]
     rows = [[column.text(row, board) for column in columns] for row in board.rows]
+    for attack in board.declined:
+        rows.append([{"attack": attack, "leak rate": "not applicable"}.get(column.name, "-") for column in columns])
     words = {column.name for column in columns if column.words}
     return Grid([column.name for column in columns], rows, words, board.heading)
 
@@ -143,9 +150,9 @@ def print_table(leaderboard: Leaderboard, console: Console) -> None:
 
 
 def columns(leaderboard: Leaderboard) -> list[str]:
-    """The names of the numbers that some row has, as a setting that is not the published attacks'."""
-    said = COMMON | {name for row in leaderboard.rows for name in row.as_dict()}
-    return [name for name in Row.__struct_fields__ if name in said]
+    """The names of all numbers of a row, but for those that no row has."""
+    present = {name for row in leaderboard.rows for name in row.as_dict()}
+    return [name for name in Row.__struct_fields__ if name in present or name not in SELDOM]
 
 
 def as_csv(leaderboard: Leaderboard) -> str:

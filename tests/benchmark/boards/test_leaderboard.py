@@ -11,7 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from benchmark.boards.leaderboard import COMMON, Row, of_records
+from benchmark.boards.leaderboard import SELDOM, Row, of_records
 from benchmark.boards.table import as_csv, as_json, as_markdown, grid, print_table
 
 Record = dict[str, Any]
@@ -266,6 +266,19 @@ def test_victims_of_whom_nothing_is_known_are_a_column_where_there_are_some() ->
     assert "onverge" not in as_markdown(of_records([whole]), "mine", None)
 
 
+def test_what_may_find_the_victims_is_said_of_the_attacks_that_failed() -> None:
+    far = [victim(0, SAFE, misfit=0.3, misfit_of_truth=0.0)]
+    adam = record(far, attack_config={"class": "InvertingGradients", "optimizer": "adam"})
+    adam["config"]["attack"] = adam["config"].pop("attack_config")
+    for records, ways in (
+        ([adam], "More starts (trials) or a larger budget"),
+        ([record(far)], "A line search (line_search: true), more starts (restarts) or a larger budget"),
+        ([adam, record(far, attack="IDLG")], "A line search (line_search: true), more starts (restarts)"),
+    ):
+        (board,) = of_records(records).boards
+        assert any(ways in note for note in board.notes)
+
+
 def test_a_near_fit_settles_nothing_behind_a_defense_either() -> None:
     def fits(index: int, **more: Any) -> dict[str, Any]:
         return victim(index, SAFE, misfit=1e-5, misfit_of_truth=0.0, explained=True, **more)
@@ -326,7 +339,7 @@ def test_cells_that_attacked_other_images_than_the_newest_stand_on_no_board() ->
 def test_csv_and_json_have_every_column_of_every_row() -> None:
     found = of_records([record(of(LEAKS)), record(of(SAFE), defense=MASKING), record(of(SAFE), attack="MeanImage")])
     in_csv, in_json = list(csv.DictReader(io.StringIO(as_csv(found)))), json.loads(as_json(found))
-    columns = [name for name in Row.__struct_fields__ if name in COMMON]  # the setting is usual in all rows
+    columns = [name for name in Row.__struct_fields__ if name not in SELDOM]
     assert [list(row) for row in in_csv] == [list(row) for row in in_json] == [columns] * 3
     assert in_json == [row.as_dict() for row in found.rows]
     assert [float(row["leak_rate"]) for row in in_csv] == [row.leak_rate for row in found.rows]
