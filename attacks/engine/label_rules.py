@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from attacks.base import Observation
@@ -21,6 +20,10 @@ from attacks.gradients import trained_names
 
 LARGEST_RATIO = 1e10
 """Of a feature that a row over its bias gives, as in the authors' code of iLRG; beyond it is division by nearly 0."""
+
+
+SAME_DIRECTION = 1e-6
+"""Squared distance, in parts of a vector's own square, at which it is a sum of others but for rounding."""
 
 
 def idlg(observation: Observation) -> Tensor:
@@ -109,19 +112,50 @@ def known(observation: Observation) -> Tensor:
 
 
 def separable(gradient: Tensor, images: int) -> Tensor:
-    """For each class, whether a vector of the row space of a gradient ``[K, F]`` is negative there alone, ``[K]``."""
+    """For each class, whether a vector of the row space of a gradient ``[K, F]`` is negative there alone, ``[K]``.
+
+    There is one unless the class's direction is a sum of those of others with factors that are not negative (Farkas).
+    """
     vectors, sizes, _ = torch.linalg.svd(gradient, full_matrices=False)
     rounding = float(sizes[0]) * max(gradient.shape) * torch.finfo(torch.float32).eps
-    directions = vectors[:, : min(images, int((sizes > rounding).sum()))].numpy()  # [K, rank]
-    found = []
-    for own in range(len(directions)):
-        signs = -directions.copy()
-        signs[own] *= -1
-        limits = torch.zeros(len(directions)).numpy()
-        limits[own] = -1
-        free = [(None, None)] * directions.shape[1]
-        found.append(bool(free) and linprog(signs[0] * 0, signs, limits, bounds=free).status == 0)
+    directions = vectors[:, : min(images, int((sizes > rounding).sum()))]  # [K, rank]
+    products = directions @ directions.T
+    found = [
+        distance_to_cone(products, own) > SAME_DIRECTION * float(products[own, own]) for own in range(len(vectors))
+    ]
     return torch.tensor(found)
+
+
+def distance_to_cone(products: Tensor, own: int) -> float:
+    """Squared distance of a vector to the sums of others with factors that are not negative.
+
+    The active-set method of Lawson & Hanson (1974, chapter 23), on scalar products of the vectors.
+
+    Args:
+        products: of each of K vectors with each, ``[K, K]``.
+        own: the number of the vector.
+    """
+    wanted, classes = products[own], torch.arange(len(products))
+    used = torch.zeros(len(products), dtype=torch.bool)
+    factors = torch.zeros_like(wanted)
+    rounding = torch.finfo(products.dtype).eps * len(products) * max(1.0, float(wanted[own]))
+    for _ in range(3 * len(products)):
+        slope = torch.where(used | (classes == own), -torch.inf, wanted - products @ factors)
+        if float(slope.max()) <= rounding:
+            break
+        used[slope.argmax()] = True
+        while True:
+            best = torch.zeros_like(factors)
+            best[used] = torch.linalg.lstsq(products[used][:, used], wanted[used]).solution
+            below = used & (best <= 0)
+            if not below.any():
+                break
+            way = (factors / (factors - best).clamp(min=torch.finfo(best.dtype).tiny))[below].min()
+            factors = factors + way * (best - factors)
+            used &= factors > rounding
+            factors = torch.where(used, factors, 0.0)
+        factors = best
+    return float(wanted[own] - 2 * factors @ wanted + factors @ products @ factors)
 
 
 def spread(found: Tensor, scores: Tensor, images: int) -> Tensor:

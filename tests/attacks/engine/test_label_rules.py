@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from attacks import DLG, IDLG, InvertingGradients, LabelInference, Observation
@@ -109,6 +110,20 @@ def test_a_class_is_separable_where_a_vector_worked_by_hand_is_negative_there_al
     # but classes 2 and 3 give a / 2 together, which is then negative for one of them.
     assert separable(rows, 4).tolist() == [True, False, True, True]
     assert separable(torch.zeros(4, 2).double(), 4).tolist() == [False] * 4
+
+
+@pytest.mark.parametrize("rank", [2, 4, 6, 9])
+def test_a_class_is_separable_where_a_linear_program_says_so(rank: int) -> None:
+    generator = torch.Generator().manual_seed(rank)
+    for _ in range(5):
+        rows = torch.randn(12, rank, generator=generator, dtype=torch.float64)
+        wanted = []
+        for own in range(12):  # x with own . x <= -1 and other . x >= 0
+            signs = -rows.numpy().copy()
+            signs[own] *= -1
+            limits = [-1.0 if other == own else 0.0 for other in range(12)]
+            wanted.append(linprog([0.0] * rank, signs, limits, bounds=[(None, None)] * rank).status == 0)
+        assert separable(rows, 12).tolist() == wanted
 
 
 def test_images_are_counted_as_worked_by_hand() -> None:
