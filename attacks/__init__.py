@@ -10,6 +10,7 @@ from attacks.gauss_newton import GaussNewton
 from attacks.gradinversion import GradInversion
 from attacks.idlg import IDLG
 from attacks.inverting_gradients import InvertingGradients
+from attacks.label_inference import LabelInference
 from attacks.peeling import Peeling
 from attacks.rgap import RGAP
 from attacks.sapag import SAPAG
@@ -28,6 +29,7 @@ __all__ = [
     "GaussNewton",
     "GradInversion",
     "InvertingGradients",
+    "LabelInference",
     "MeanImage",
     "Observation",
     "Peeling",

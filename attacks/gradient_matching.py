@@ -16,6 +16,7 @@ from attacks.engine.batch_adam import BatchAdam
 from attacks.engine.batch_lbfgs import BatchLBFGS
 from attacks.engine.consistency import GroupConsistency
 from attacks.engine.distances import DISTANCES
+from attacks.engine.label_rules import LABEL_RULES, as_logits, check_rule, label_logits
 from attacks.engine.ledger import Ledger
 from attacks.engine.objective import Objective
 from attacks.engine.priors import NaturalImage, Prior
@@ -68,6 +69,9 @@ class GradientMatching(Attack):
             Gaussian kernels of the differences of layers (Wang et al. 2020, arXiv 2009.06228).
         trials: starts of each victim from noise or patterns, at least 1, which are attacked side by side; the one with
             the lowest loss is what the attack returns.
+        labels: how labels are told that are not granted: by a rule ("idlg", "bias", "gradinversion", "llg", "rlg" or
+            "ilrg", see ``attacks/engine/label_rules.py``), "joint" with the images by the optimizer, or "known", which
+            the threat model must grant; None for the attack's own way.
     """
 
     problem_class: ClassVar[type[MatchingProblem]] = MatchingProblem
@@ -90,6 +94,7 @@ class GradientMatching(Attack):
     batch_norm: float = 0.0
     distance: str = "squared"
     trials: int = 1
+    labels: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -107,9 +112,11 @@ class GradientMatching(Attack):
             ("start", (*STARTS, "rgap")),
             ("optimizer", (*LEARNING_RATES,)),
             ("distance", (*DISTANCES,)),
+            ("labels", (None, *LABEL_RULES, "joint")),
         ):
             if getattr(self, name) not in valid:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(valid)}")
+                names = ", ".join(filter(None, valid))
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be one of {names}")
         for name in ("tolerance", *self.terms):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or greater")
@@ -133,11 +140,15 @@ class GradientMatching(Attack):
             raise ValueError(
                 "batch_norm is for a network with BatchNorm that has running statistics: give batch_norm 0"
             )
+        if self.labels is not None:
+            check_rule(self.labels, model, image_shape)
 
     def check_granted(self, protocol: Protocol, threat: ThreatModel, images: int = 1) -> None:
         super().check_granted(protocol, threat, images)
         if self.start == "rgap":
             RGAP().check_granted(protocol, threat, images)
+        if self.labels == "known" and threat.labels == "hidden":
+            raise ValueError("labels known needs the labels, which the threat model hides: give labels known or counts")
         if self.batch_norm and threat.statistics == "hidden":
             raise ValueError(
                 "batch_norm needs statistics, which the threat model hides: give statistics shared or public"
@@ -212,7 +223,7 @@ class GradientMatching(Attack):
         by_rgap = self.start == "rgap"
         again = self.start if self.start in RANDOM else "noise"
         names = ["noise" if by_rgap else self.start, *[again] * self.restarts]
-        starts = Starts(observation, names, self._label_logits, self.standardization(observation))
+        starts = Starts(observation, names, self.label_logits, self.standardization(observation))
         if by_rgap:
             every = range(observation.num_victims)
             turns = range(0, len(every), self.at_once or len(every))
@@ -223,12 +234,13 @@ class GradientMatching(Attack):
             starts.begin_with("rgap", start | {"label_logits": logits} if starts.optimize_labels else start)
         return starts
 
-    def _label_logits(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-        """Those of the labels that are granted, whose softmax is one-hot, or else of the attack's own rule."""
-        if observation.labels is None:
-            return self.start_labels(observation, generators)
-        one_hot = torch.nn.functional.one_hot(observation.labels, observation.num_classes)
-        return torch.where(one_hot == 1, 0.0, -torch.inf), False
+    def label_logits(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
+        """Where the labels start, as :meth:`start_labels`: granted ones are taken, then those of the rule asked for."""
+        if observation.labels is not None:
+            return as_logits(observation.labels, observation.num_classes), False
+        if self.labels is not None:
+            return label_logits(self.labels, observation, generators)
+        return self.start_labels(observation, generators)
 
     def optimizer_of(self, observation: Observation, params: Iterable[Tensor]) -> RowOptimizer:
         """The optimizer of the dummy images and labels, a row for each victim."""

@@ -315,8 +315,8 @@ class Scene:
         labels that are still to be found, is not zero there.
         """
         seen = self.observe(None, adaptive=False, everything=True)
-        infers = seen.labels is None and attack.start_labels(seen, [torch.Generator() for _ in range(VICTIMS)])[1]
-        if infers or any(getattr(attack, name) for name in attack.terms):
+        optimizes_labels = attack.label_logits(seen, [torch.Generator() for _ in range(VICTIMS)])[1]
+        if optimizes_labels or any(getattr(attack, name) for name in attack.terms):
             return
         start = self.images.to(next(iter(seen.update.values())))
         found = attack.reconstruct(seen, start_images=start)

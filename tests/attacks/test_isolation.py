@@ -219,6 +219,8 @@ IN_TURN: list[tuple[str, dict[str, Any]]] = [
     ("GradInversion", {"max_evaluations": 6, "batch_norm": 0.0, "trials": 2}),
     ("CPL", {"max_evaluations": 12}),
     ("SAPAG", {"max_evaluations": 12}),
+    ("InvertingGradients", {"max_evaluations": 12, "labels": "ilrg"}),
+    ("LabelInference", {"rule": "rlg"}),
     ("RGAP", {}),
     ("AnalyticLinear", {}),
     ("Peeling", {}),
