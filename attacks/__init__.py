@@ -4,10 +4,12 @@ from attacks.base import Attack, Observation, Reconstruction
 from attacks.baselines import ClassMeanImage, ConstantImage, MeanImage
 from attacks.dlg import DLG
 from attacks.dlg_fb import DLGFB
+from attacks.fedavg_inversion import FedAvgInversion
 from attacks.gauss_newton import GaussNewton
 from attacks.idlg import IDLG
 from attacks.inverting_gradients import InvertingGradients
 from attacks.rgap import RGAP
+from attacks.surrogate_model import SurrogateModel
 
 __all__ = [
     "DLG",
@@ -17,9 +19,11 @@ __all__ = [
     "Attack",
     "ClassMeanImage",
     "ConstantImage",
+    "FedAvgInversion",
     "GaussNewton",
     "InvertingGradients",
     "MeanImage",
     "Observation",
     "Reconstruction",
+    "SurrogateModel",
 ]
