@@ -2,6 +2,7 @@
 
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.baselines import ClassMeanImage, ConstantImage, MeanImage
+from attacks.bayes import Bayes
 from attacks.dlg import DLG
 from attacks.dlg_fb import DLGFB
 from attacks.fedavg_inversion import FedAvgInversion
@@ -17,6 +18,7 @@ __all__ = [
     "IDLG",
     "RGAP",
     "Attack",
+    "Bayes",
     "ClassMeanImage",
     "ConstantImage",
     "FedAvgInversion",

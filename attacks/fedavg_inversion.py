@@ -27,7 +27,7 @@ class FedAvgInversion(InvertingGradients):
             among the images, at least 0.
     """
 
-    epochs_alike: float = 1.0
+    epochs_alike: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()

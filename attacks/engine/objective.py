@@ -42,6 +42,7 @@ class Objective:
         prior: what images cost by themselves.
         batch_norm: weight of the distance of the batch's statistics from those that are granted.
         distance: one of ``DISTANCES``. The cosine has no size that a defense or local steps could change.
+        prior_weights: of each victim's prior, ``[V]``; None for the size of what is matched beside that of a gradient.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Objective:
         prior: Prior,
         batch_norm: float = 0.0,
         distance: str = "squared",
+        prior_weights: Tensor | None = None,
     ) -> None:
         like = next(iter(observation.update.values()))
         self._observation = observation
@@ -64,7 +66,8 @@ class Objective:
         weights = self._rounds[0].weights
         is_squared = distance == "squared"
         sizes = self._relative_sizes(images, label_logits, weights) if is_squared else like.new_ones(len(weights))
-        self._prior_weights = sizes if observation.protocol.local else torch.where(weights == 1, 1.0, sizes)
+        of_sizes = sizes if observation.protocol.local else torch.where(weights == 1, 1.0, sizes)
+        self._prior_weights = of_sizes if prior_weights is None else weights * prior_weights
         self._tolerances = tolerance * sizes.clamp(max=1)
         self._scales = like.new_ones(observation.num_victims)
         self._victims: list[int] = []

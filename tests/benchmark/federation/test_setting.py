@@ -300,7 +300,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "threat model": ({"threat_model": "F"}, "threat_model must be one of A, B, C, D, E"),
     "beyond the preset": ({"threat_model": "A", "labels": "known"}, "threat model A does not grant labels known"),
     "public data beyond it": ({"threat_model": "C", "public_data": True}, "does not grant public_data true"),
-    "steps beyond it": ({"threat_model": "B", "protocol": STEPS}, "threat model B hides the local steps of FedAvg"),
+    "steps beyond it": ({"threat_model": "B", "protocol": STEPS}, "DLG simulates the local steps of FedAvg, which the threat model hides"),
     "hidden in eval": ({"statistics": "hidden"}, "give mode train"),
     "counts of one": ({"labels": "counts"}, "counts of the labels of one image are its label: give labels known"),
     "order of a gradient": ({"order": "known"}, "give protocol FedAvg"),
