@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ class Bayes(DLG):
     Laplace distributed and pixels uniform in [0, 1] with a soft edge. The loss is twice the variance times minus the
     logarithm of the posterior. From the public mean image, which needs no update, L-BFGS descends with a line search.
     """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"public_data"})
 
     max_evaluations: int = 2000
     tolerance: float = 0.0

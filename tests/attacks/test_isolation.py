@@ -214,6 +214,9 @@ IN_TURN: list[tuple[str, dict[str, Any]]] = [
     ("DLG", {"max_evaluations": 12}),
     ("DLGFB", {"max_evaluations": 12, "length": 4, "gate": 1e9}),  # a gate that lets it blend
     ("InvertingGradients", {"max_evaluations": 12}),
+    ("Bayes", {"max_evaluations": 12}),
+    ("FedAvgInversion", {"max_evaluations": 12}),
+    ("SurrogateModel", {"max_evaluations": 12}),
     ("RGAP", {}),
     ("GaussNewton", {"iterations": 2}),
     ("ClassMeanImage", {}),
