@@ -29,8 +29,13 @@ class Bayes(DLG):
     start: str = "mean"
     line_search: bool = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distance != "squared" or self.total_variation:
+            raise ValueError("Bayes has its own likelihood and prior: leave distance and total_variation out")
+
     def prior(self, observation: Observation) -> Prior:
-        return PublicImages.of(observation)
+        return PublicImages(self.prior_scale * PublicImages.of(observation).scale)
 
     def prior_weights(self, observation: Observation) -> Tensor:
         """Twice the variance of the noise on each entry of the update, ``[V]``."""

@@ -10,6 +10,7 @@ from attacks.base import Observation, Reconstruction
 from attacks.inverting_gradients import InvertingGradients
 from attacks.threat import ThreatModel
 from attacks.update import Protocol
+from defenses.base import KnownDefense, Update, global_norm, unchanged
 
 POSITIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Places of the surrogate weights that are tried."""
@@ -94,6 +95,21 @@ def at_surrogate(seen: Observation, positions: Tensor) -> Observation:
         seen,
         parameters={**seen.parameters, **moved},
         protocol=replace(seen.protocol, local=None),
+        defense=seen.defense and brought_to_size(seen.defense),
         order=None,
         later=tuple(at_surrogate(round, positions) for round in seen.later),
     )
+
+
+def brought_to_size(known: KnownDefense) -> KnownDefense:
+    """The same defense, on a gradient that is first given the size of the update: its thresholds are in that."""
+    if known.simulate is unchanged:
+        return known
+
+    def simulate(dummy: Update, observed: Update) -> Update:
+        size = global_norm(dummy)
+        factor = global_norm(observed) / size.clamp(min=torch.finfo(size.dtype).tiny)
+        sized = {name: factor.view(-1, *[1] * (value.dim() - 1)) * value for name, value in dummy.items()}
+        return known.simulate(sized, observed)
+
+    return replace(known, simulate=simulate)

@@ -20,9 +20,7 @@ MakeVictims = Callable[..., Any]
 
 @pytest.mark.parametrize("defense", [GaussianNoise(0.01), Masking(0.7), None], ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_the_loss_is_that_of_the_posterior_written_out(
-    batch_size: int, defense: Any, victims_of: MakeVictims
-) -> None:
+def test_the_loss_is_that_of_the_posterior_written_out(batch_size: int, defense: Any, victims_of: MakeVictims) -> None:
     """Of the shared entries alone, by autograd over one network at a time."""
     images, labels, seen = victims_of(2, batch_size, LeNet, torch.float64, defense, adaptive=True)
     seen = replace(seen, labels=labels)
@@ -36,7 +34,9 @@ def test_the_loss_is_that_of_the_posterior_written_out(
         slopes = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
         shared = torch.cat([seen.update[name][victim].flatten() for name, _ in network.named_parameters()])
         kept = shared != 0 if isinstance(defense, Masking) else torch.ones_like(shared, dtype=torch.bool)
-        std = 0.01 if isinstance(defense, GaussianNoise) else 2.0**-52 * float(shared[shared != 0].square().mean().sqrt())
+        std = (
+            0.01 if isinstance(defense, GaussianNoise) else 2.0**-52 * float(shared[shared != 0].square().mean().sqrt())
+        )
         across = [start[victim].diff(dim=dim).square().add(1e-6).sqrt().flatten() - 1e-3 for dim in (-1, -2)]
         beyond = (start[victim] - start[victim].clamp(0, 1)).square().sum() / (2 * BOX_EDGE**2)
         wanted = (slopes - shared)[kept].square().sum() + 2 * std**2 * (torch.cat(across).sum() / scale + beyond)
@@ -67,3 +67,9 @@ def test_images_are_found_nearer_than_by_matching_alone(defense: Any, victims_of
         for attack in (Bayes(max_evaluations=60), DLG(max_evaluations=60))
     )
     assert near < far
+
+
+@pytest.mark.parametrize("arguments", [{"distance": "cosine"}, {"total_variation": 0.1}])
+def test_what_its_posterior_has_no_place_for_is_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="leave distance and total_variation out"):
+        Bayes(**arguments)

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from attacks import InvertingGradients, Observation, SurrogateModel
 from attacks.inverting_gradients import DECAYS
+from attacks.surrogate_model import brought_to_size
 from attacks.update import FedAvg, Protocol
 from benchmark.federation.client import PublicData, observe
 from benchmark.federation.setting import Setting
 from benchmark.models import MLP
 from datamodules import Digits
+from defenses import Pruning
 
 LOCAL = FedAvg(0.1, epochs=3, batch_size=2)
 
@@ -25,11 +27,13 @@ See = Callable[..., Observation]
 def see(digits: Digits) -> See:
     """What is seen of two clients with four images each, after local steps in an unknown order."""
 
-    def observed(dtype: torch.dtype = torch.float64, images: int = 4, **axes: Any) -> Observation:
+    def observed(images: int = 4, **axes: Any) -> Observation:
         batches, labels = digits.victims(2, images)
-        network = MLP(digits.image_shape, digits.num_classes, hidden=16).to(dtype)
+        network = MLP(digits.image_shape, digits.num_classes, hidden=16).double()
         setting = Setting(**{"local": LOCAL, "labels": "counts"} | axes)
-        return observe(network, batches, labels, PublicData.of(digits, setting.rounds), None, False, 0, range(2), setting)
+        return observe(
+            network, batches, labels, PublicData.of(digits, setting.rounds), None, False, 0, range(2), setting
+        )
 
     return observed
 
@@ -104,6 +108,15 @@ def test_local_steps_need_not_be_known(see: See) -> None:
     told, hidden = see(labels=None, threat_model="D"), see(labels=None, threat_model="B", public_data=None)
     same = replace(hidden, mean_image=told.mean_image, channel_stds=told.channel_stds)
     assert torch.equal(attack.reconstruct(same).images, attack.reconstruct(told).images)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e3])
+def test_the_thresholds_of_a_known_defense_are_those_of_the_update(size: float) -> None:
+    update = {"a": torch.tensor([[3.0, 0.0, 4.0, 0.0]])}
+    known = Pruning(0.5).known_to_attacker()
+    dummy = {"a": size * torch.tensor([[3.0, 0.2, 4.0, 0.1]])}
+    found = brought_to_size(known).simulate(dummy, update)["a"]
+    torch.testing.assert_close(found, update["a"], rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -395,9 +395,7 @@ def test_an_attack_declines_what_it_needs_and_is_not_granted() -> None:
         DLG(batch_norm=1.0).check(Net("relu"), (1, 1, 8, 8))
 
 
-def test_an_attacker_is_not_told_what_local_steps_there_were(
-    private: tuple[Tensor, Tensor], digits: Digits
-) -> None:
+def test_an_attacker_is_not_told_what_local_steps_there_were(private: tuple[Tensor, Tensor], digits: Digits) -> None:
     local = FedAvg(0.3, epochs=2, batch_size=2)
     hidden = seen(private, digits, Net("relu"), local=local, threat_model="B")
     told = seen(private, digits, Net("relu"), local=local, threat_model="C")
