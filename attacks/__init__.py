@@ -1,5 +1,6 @@
 """What the attacker does: one file for each attack. A new one is added to this list."""
 
+from attacks.analytic_linear import AnalyticLinear
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.baselines import ClassMeanImage, ConstantImage, MeanImage
 from attacks.bayes import Bayes
@@ -9,6 +10,7 @@ from attacks.fedavg_inversion import FedAvgInversion
 from attacks.gauss_newton import GaussNewton
 from attacks.idlg import IDLG
 from attacks.inverting_gradients import InvertingGradients
+from attacks.peeling import Peeling
 from attacks.rgap import RGAP
 from attacks.surrogate_model import SurrogateModel
 
@@ -17,6 +19,7 @@ __all__ = [
     "DLGFB",
     "IDLG",
     "RGAP",
+    "AnalyticLinear",
     "Attack",
     "Bayes",
     "ClassMeanImage",
@@ -26,6 +29,7 @@ __all__ = [
     "InvertingGradients",
     "MeanImage",
     "Observation",
+    "Peeling",
     "Reconstruction",
     "SurrogateModel",
 ]

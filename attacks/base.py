@@ -148,6 +148,8 @@ class Reconstruction:
         starts: for each victim where the attack that is returned started; empty for an attack that does not iterate.
         label_probabilities: of an attack that optimizes the labels, ``[V, N, K]`` at its loss; None where the labels
             are all there is.
+        certified: of an attack that gives certificates, whether it shows of an image with its label that it is one of
+            the private batch, bool ``[V, N]``; None where it gives none.
     """
 
     images: Tensor
@@ -158,6 +160,7 @@ class Reconstruction:
     trajectory: Trajectory | None = None
     starts: list[str] = field(default_factory=list)
     label_probabilities: Tensor | None = None
+    certified: Tensor | None = None
 
     def take(self, victims: slice | list[int]) -> "Reconstruction":
         """What was found of some of the victims."""
@@ -171,6 +174,7 @@ class Reconstruction:
             self.trajectory.take(victims) if self.trajectory else None,
             [self.starts[row] for row in rows] if self.starts else [],
             None if self.label_probabilities is None else self.label_probabilities[victims],
+            None if self.certified is None else self.certified[victims],
         )
 
 

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -108,7 +108,8 @@ class Unrolled(Observation):
             "labels": None if seen.labels is None else in_random_order(seen.labels, seen.seeds).repeat(1, epochs),
             "later": tuple(cls.of(round, epochs) for round in seen.later),
         }
-        return cls(**vars(seen) | more, epochs=epochs)
+        same = {one.name: getattr(seen, one.name) for one in fields(Observation)}
+        return cls(**same | more, epochs=epochs)
 
 
 def in_random_order(labels: Tensor, seeds: Sequence[int]) -> Tensor:

@@ -144,6 +144,10 @@ def sentences() -> Iterator[None]:
         raise users_fault(error, f"{users_function(error)} has failed") from None
 
 
+class NotApplicable(UsageError):
+    """An attack does not take the victims of a scenario."""
+
+
 def unusable(error: OSError, otherwise: str) -> UsageError:
     """What the operating system refuses: a file, or what else it may be."""
     what = f"{error.filename} cannot be used" if error.filename else otherwise

@@ -72,7 +72,10 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
         if one.unknown
     ]
     if unknown:
-        advice = " A line search (line_search: true), more starts (restarts) or a larger budget may find them."
+        tried = [one.config["attack"].get("optimizer") for one in board if one.unconverged - one.unexplained]
+        stops = set(tried) != {"adam"}  # L-BFGS can stall; records of before Adam do not name an optimizer
+        ways = "A line search (line_search: true), more starts (restarts)" if stops else "More starts (trials)"
+        advice = f" {ways} or a larger budget may find them."
         sentences.append(
             "Not known to leak or not, since no attack found them and at least one did not converge: "
             f"{listed(unknown)}.{advice if failed else ''}"
@@ -218,7 +221,7 @@ is of them."""
 
 
 def stronger_attacks(board: Sequence[Outcome]) -> list[str]:
-    """The known stronger attacks that a board of single images lacks: its numbers are then lower bounds.
+    """The known stronger attacks that a board lacks: its numbers are then lower bounds.
 
     They take the gradient of a network in evaluation mode, and public data or R-GAP for a start.
     """
@@ -229,9 +232,15 @@ def stronger_attacks(board: Sequence[Outcome]) -> list[str]:
             "More may leak than this board shows: of the attacks here, none that solves equations takes such updates, "
             "and one that matches them can end at images that fit well and are others."
         ]
-    if not attacks or config["batch_size"] > 1:
+    if not attacks:
         return []
-    lacking = [name for name, is_one in STRONG if not any(is_one(attack) for attack in attacks)]
+    strong = STRONG if config["batch_size"] == 1 else ()
+    lacking = [name for name, is_one in strong if not any(is_one(attack) for attack in attacks)]
+    model = config["model"]
+    if (model["class"], model.get("activation")) == ("MLP", "relu") and not any(
+        attack["class"] == "Peeling" for attack in attacks
+    ):
+        lacking.append("Peeling (on networks whose first layer is linear, which give away whole batches)")
     if not lacking:
         return []
     return [f"More may leak than this board shows; stronger attacks that were not run: {listed(lacking)}."]

@@ -15,6 +15,7 @@ from benchmark.boards.outcome import Names, Outcome, outcomes
 from benchmark.boards.ranking import Standing, ranked
 from benchmark.metrics.intervals import bootstrap_mean, wilson
 from benchmark.metrics.leak import THRESHOLDS
+from benchmark.store.declined import Declined
 from benchmark.store.store import Record
 
 
@@ -75,10 +76,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     cell: str
     setting: str = ""
     """What clients compute and what the attacker is granted, as far as it is not as in the published attacks."""
+    certified: int | None = None
+    """Images, of ``victims`` times ``batch_size``, that came with a certificate; None where the attack gives none."""
 
     def as_dict(self) -> dict[str, Any]:
         """By the names of the columns."""
-        return {name: value for name, value in msgspec.structs.asdict(self).items() if name != "setting" or value}
+        return {n: v for n, v in msgspec.structs.asdict(self).items() if n not in SELDOM or v != SELDOM[n]}
+
+
+SELDOM = {"setting": "", "certified": None}
+"""Columns that are left out where they say nothing, and what is in them then."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +97,14 @@ class Board:
         rows: null baselines last.
         names: of the attacks on it.
         notes: sentences that stand under the table.
+        declined: the attacks that do not take such victims.
     """
 
     heading: str
     rows: list[Row]
     names: Names
     notes: list[str]
+    declined: list[str]
 
 
 @dataclass(frozen=True)
@@ -116,30 +125,52 @@ class Leaderboard:
         return [row for board in self.boards for row in board.rows]
 
 
-def of_records(records: Iterable[Record], current: Collection[str] = (), intervals: bool = True) -> Leaderboard:
+def of_records(
+    records: Iterable[Record],
+    current: Collection[str] = (),
+    intervals: bool = True,
+    declined: Iterable[Declined] = (),
+) -> Leaderboard:
     """The leaderboard of a folder's records.
 
     Args:
         records: in any order.
         current: keys of the records that are known to be of the present code and data.
         intervals: whether the means have theirs, which take longer than all else and which no text shows.
+        declined: cells that were asked for and that an attack does not take.
     """
     found, left_out = outcomes(records, current)
     scenarios: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in found:
         scenarios[outcome.scenario].append(outcome)
-    return Leaderboard([board_of(scenarios[name], intervals) for name in sorted(scenarios)], left_out)
+    without: dict[str, list[tuple[Outcome, str]]] = defaultdict(list)
+    for one in declined:
+        empty = Outcome(one.cell, one.config, {}, ())
+        without[empty.scenario].append((empty, one.reason))
+    return Leaderboard([board_of(scenarios[name], intervals, without[name]) for name in sorted(scenarios)], left_out)
 
 
-def board_of(board: list[Outcome], intervals: bool = True) -> Board:
-    """The table of a scenario: defenses by rank, and of each defense the cell first that leaks most."""
-    names, standings = Names(board), ranked(board)
+def board_of(
+    board: list[Outcome],
+    intervals: bool = True,
+    declined: Sequence[tuple[Outcome, str]] = (),
+) -> Board:
+    """The table of a scenario: defenses by rank, and of each defense the cell first that leaks most.
+
+    Args:
+        board: its outcomes.
+        intervals: whether the means have theirs.
+        declined: without victims, of attacks that do not take them, each with the reason.
+    """
+    names, standings = Names([*board, *(one for one, _ in declined)]), ranked(board)
     rows = []
     for standing in standings:
         pairs = zip(standing.outcomes, standing.void, strict=True)
         rows += sorted((row_of(outcome, standing, void, intervals) for outcome, void in pairs), key=place)
     rows += sorted((row_of(outcome, None, None, intervals) for outcome in board if outcome.is_baseline), key=place)
-    return Board(heading(rows[0]), rows, names, caveats(board, standings, names))
+    not_taken = {names.attack(one.config["attack"], False): reason for one, reason in declined}
+    notes = [f"Not applicable: {name} ({reason})." for name, reason in not_taken.items()]
+    return Board(heading(rows[0]), rows, names, [*caveats(board, standings, names), *notes], list(not_taken))
 
 
 def place(row: Row) -> tuple[Any, ...]:
@@ -197,7 +228,14 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         seed=config["seed"],
         cell=outcome.cell,
         setting=setting_of(config),
+        certified=certified_of(victims),
     )
+
+
+def certified_of(victims: list[dict[str, Any]]) -> int | None:
+    """How many images came with a certificate; None where the attack gives none."""
+    given = [victim["certified"] for victim in victims if "certified" in victim]
+    return sum(map(sum, given)) if given else None
 
 
 USUAL = {"schema", "data", "model", "batch_size", "same_class", "seed", "defense", "attack", "adaptive"}

@@ -13,6 +13,7 @@ from benchmark.boards.leaderboard import Board, Leaderboard
 from benchmark.boards.terminal import Console
 from benchmark.errors import UsageError, a_kind, unusable
 from benchmark.garbage import uncollected
+from benchmark.store.declined import declined_in
 from benchmark.store.schema import attack_scores
 from benchmark.store.store import read_all
 
@@ -94,7 +95,7 @@ def board(folder: str | Path, intervals: bool = True) -> Table:
             records = read_all(place, attack_scores)
         except OSError as error:
             raise unusable(error, "a record cannot be read") from None
-        found = leaderboard.of_records(records, intervals=intervals)
+        found = leaderboard.of_records(records, intervals=intervals, declined=declined_in(place))
     return Table(found, place.resolve().name, table.missing_lpips(records))
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from benchmark.boards.grid import Grid
 from benchmark.boards.grid import as_csv as grid_as_csv
-from benchmark.boards.leaderboard import Board, Leaderboard, Row
+from benchmark.boards.leaderboard import SELDOM, Board, Leaderboard, Row
 from benchmark.boards.outcome import strength
 from benchmark.boards.template import render
 from benchmark.boards.terminal import Console, printable, wide_enough
@@ -76,6 +76,11 @@ COLUMNS = (
     Column("SSIM", lambda row, board: f"{row.ssim_mean:.3f}"),
     Column("LPIPS", lambda row, board: "-" if row.lpips_mean is None else f"{row.lpips_mean:.3f}"),
     Column("label acc.", lambda row, board: "known" if row.label_accuracy is None else f"{row.label_accuracy:.2f}"),
+    Column(
+        "certified",
+        lambda row, board: share(row.certified, row.victims * row.batch_size),
+        shown=lambda board: any(row.certified is not None for row in board.rows),
+    ),
     Column("evaluations", lambda row, board: f"{row.evaluations_mean:.0f}"),
     Column("s / victim", lambda row, board: f"{row.seconds_per_victim:.3f}"),
 )
@@ -110,6 +115,8 @@ def grid(board: Board) -> Grid:
     """The table of one board, with the columns that it has."""
     columns = [column for column in COLUMNS if column.shown(board)]
     rows = [[column.text(row, board) for column in columns] for row in board.rows]
+    for attack in board.declined:
+        rows.append([{"attack": attack, "leak rate": "not applicable"}.get(column.name, "-") for column in columns])
     words = {column.name for column in columns if column.words}
     return Grid([column.name for column in columns], rows, words, board.heading)
 
@@ -129,9 +136,9 @@ def print_table(leaderboard: Leaderboard, console: Console) -> None:
 
 
 def columns(leaderboard: Leaderboard) -> list[str]:
-    """The names of all numbers of a row; a setting that is everywhere the published attacks' is none."""
-    usual = not any(row.setting for row in leaderboard.rows)
-    return [name for name in Row.__struct_fields__ if name != "setting" or not usual]
+    """The names of all numbers of a row, but for those that no row has."""
+    present = {name for row in leaderboard.rows for name in row.as_dict()}
+    return [name for name in Row.__struct_fields__ if name in present or name not in SELDOM]
 
 
 def as_csv(leaderboard: Leaderboard) -> str:

@@ -142,7 +142,7 @@ def dispatch(given: list[str]) -> int:
         return 0
     if "trainer" in parts and options.command != "run":
         raise UsageError(f"leakboard {options.command} takes no --trainer: it is for leakboard run")
-    if (parts or wants_help) and options.command not in ("run", "plan", "bench", "check"):
+    if (parts or wants_help) and options.command not in ("run", "plan", "bench", "check", "rank"):
         raise UsageError(f"leakboard {options.command} takes no --data, --model, --defense or --attack")
     check_system()
 

@@ -9,7 +9,7 @@ from benchmark.boards.terminal import Console, printable, wide_enough
 from benchmark.cli.parts import Parts
 from benchmark.cli.run import asked_for
 from benchmark.jobs import estimate
-from benchmark.jobs.blocks import Block, Workbench, plan
+from benchmark.jobs.blocks import Block, Workbench, applicable, plan
 from benchmark.jobs.conductor import find_workers
 from benchmark.jobs.executors.worker import find_perceptual, quiet, set_up
 
@@ -24,8 +24,12 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     device, workers = torch.device(devices[0]), len(devices)
     bench = Workbench(device, options.data_root, options.download, perceptual, no_perceptual, workers)
     folder = Path(options.out) if options.out else Path("runs") / suite.name
+    suite, declined = applicable(suite, bench)
     blocks = plan(suite, bench)
     said = notes(blocks, bench, folder)
+    if declined:
+        reasons = "; ".join({one.reason: None for one in declined})
+        said.append(f"Not applicable, and not in the table: {len(declined)} cells ({reasons}).")
     costs = estimate.grid(estimate.rows(blocks, folder, bench, Console(stderr=True)), workers)
     console = wide_enough(Console(), costs.width)
     costs.print(console, estimate.SPARED)

@@ -13,6 +13,7 @@ from benchmark.cli.parts import Parts
 from benchmark.errors import UsageError
 from benchmark.papers.sources import changed_files
 from benchmark.store import published
+from benchmark.store.declined import declined_in
 from benchmark.store.schema import attack_scores
 from benchmark.store.sealing import Record, sealed
 from benchmark.store.store import ATTACKS, SHELVES, cannot_write, keys_in, make_writable, read_all, say, write_whole
@@ -96,7 +97,7 @@ def copy_tables(folder: Path, to: Path, others: bool) -> None:
         write_whole(to / file.name, content)
     if searches or others:
         everything = read_all(to, attack_scores, links=False)
-        table.write(to, of_records(everything), everything)
+        table.write(to, of_records(everything, declined=declined_in(to)), everything)
         if searches:
             from benchmark.thresholds import page as threshold_page  # torch, by the classes that were searched
 

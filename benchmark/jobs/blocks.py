@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from attacks import Attack, Observation
 from attacks.statistics import normalizing
-from benchmark.errors import UsageError, data_fault, users_code
+from benchmark.errors import NotApplicable, UsageError, data_fault, users_code
 from benchmark.federation.client import PublicData, observe
 from benchmark.identity import block_identity, digest
 from benchmark.jobs.states import cache_folder, identity, trained
+from benchmark.metrics.leak import BASELINES
 from benchmark.metrics.perceptual import Perceptual
 from benchmark.models.draw import Model, check_logits
 from benchmark.rehearsal.scene import Rehearsal
+from benchmark.store.declined import Declined
 from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell, Scenario, Suite
 from benchmark.versions.behavior import Behaviors
@@ -203,6 +205,35 @@ def from_data(spec: Spec, error: DataError) -> UsageError:
     return told if spec.name in str(told) else UsageError(f"{spec.name}: {told}")
 
 
+def applicable(suite: Suite, bench: Workbench) -> tuple[Suite, list[Declined]]:
+    """The cells of a suite that its attacks take, and the others.
+
+    Raises:
+        NotApplicable: no attack takes any.
+        UsageError: data are missing or too few, or a model does not fit them.
+    """
+    reasons: dict[tuple[str, str], str] = {}
+    for cell in suite.cells:
+        place = cell.scenario.name, cell.attack.label
+        if place not in reasons:
+            model = check_fit(cell.scenario, bench)
+            try:
+                check_attack(cell.scenario, cell.attack, model, bench)
+                reasons[place] = ""
+            except NotApplicable as error:
+                reasons[place] = str(error)
+    taken = [cell for cell in suite.cells if not reasons[cell.scenario.name, cell.attack.label]]
+    said = next((reason for reason in reasons.values() if reason), None)
+    if said and all(cell.attack.name in BASELINES for cell in taken):
+        raise NotApplicable(said)
+    declined = [
+        Declined(cell.id, cell.config(), reason)
+        for cell in suite.cells
+        if (reason := reasons[cell.scenario.name, cell.attack.label])
+    ]
+    return replace(suite, cells=tuple(taken)), declined
+
+
 def plan(suite: Suite, bench: Workbench) -> list[Block]:
     """The blocks of a suite. A key holds everything that decides the block's result, the pixels included.
 
@@ -378,7 +409,7 @@ def check_images(model: nn.Module, model_name: str, data: PrivateData, data_name
 
 
 def check_attack(scenario: Scenario, attack: Spec, model: Model, bench: Workbench) -> int:
-    """The attack's victims of a sequence, which stay in one block; UsageError where it cannot take such victims."""
+    """The attack's victims of a sequence, which stay in one block; NotApplicable where it does not take them."""
     made: Attack = build("attack", attack)
     channels, height, width = bench.data(scenario.data).image_shape
     setting = scenario.setting
@@ -390,7 +421,7 @@ def check_attack(scenario: Scenario, attack: Spec, model: Model, bench: Workbenc
         made.check(model, (scenario.batch_size, channels, height, width))
         made.check_granted(setting.protocol, setting.threat, scenario.batch_size)
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise NotApplicable(str(error)) from None
     if scenario.victims % made.sequence:
         whole = scenario.victims // made.sequence * made.sequence or made.sequence
         raise UsageError(

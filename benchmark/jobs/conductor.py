@@ -21,13 +21,14 @@ from benchmark.errors import UsageError
 from benchmark.jobs import executors
 from benchmark.jobs.attack_tracking import AttackTracker
 from benchmark.jobs.attacks import Attacks
-from benchmark.jobs.blocks import Present, Workbench, plan
+from benchmark.jobs.blocks import Present, Workbench, applicable, plan
 from benchmark.jobs.executors.worker import Launch, Worker, find_devices, find_perceptual, quiet, set_up, watch_over
 from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.job import J, Kind, Watch, Watchers, look_at_records, until_all_are_there, work
 from benchmark.jobs.progress import ProgressBar
 from benchmark.jobs.reporter import Reporter
 from benchmark.jobs.tracking import Tracker
+from benchmark.store.declined import keep_declined
 from benchmark.store.store import Store
 from benchmark.suite.suite import Suite, whole_number
 
@@ -96,11 +97,13 @@ class Conductor:
         """
         fitting = replace(self.fitting, trainer=suite.trainer)
         fitting.check(suite, self.devices[0])
+        suite, declined = applicable(suite, self.bench)
         blocks = plan(suite, self.bench)
         store = Store(self.folder)
         if self.bench.no_perceptual and self.shown and not self._said:
             print(f"leakboard: LPIPS is unavailable: {self.bench.no_perceptual}", file=sys.stderr)
             self._said = True
+        keep_declined(self.folder, declined, {cell.id for cell in suite.cells})
         reporter = Reporter(suite, blocks, store, self.tracker, Present(self.bench))
         ran = self.carry_out(blocks, Attacks(fitting), store, reporter)
         said = f"{ran} of {len(blocks)} blocks run" if ran else "everything was done already: nothing to run"

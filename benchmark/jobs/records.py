@@ -217,6 +217,9 @@ def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
         label_probabilities=None
         if first.label_probabilities is None or second.label_probabilities is None
         else torch.cat([first.label_probabilities, second.label_probabilities]),
+        certified=None
+        if first.certified is None or second.certified is None
+        else torch.cat([first.certified, second.certified]),
     )
 
 
@@ -227,7 +230,8 @@ def without_nan(found: Reconstruction) -> Reconstruction:
         return found
     images = torch.where(bad.view(-1, 1, 1, 1, 1), 0.5, found.images)
     status = ["diverged" if is_bad else old for is_bad, old in zip(bad.tolist(), found.status, strict=True)]
-    return replace(found, images=images, status=status)
+    certified = None if found.certified is None else found.certified & ~bad[:, None].to(found.certified.device)
+    return replace(found, images=images, status=status, certified=certified)
 
 
 def claims_to_know(cell: Cell) -> bool:
@@ -277,6 +281,7 @@ def victims_table(
                 else {}
             )
             | ({"explained": bool(fit.explained[row])} if fit and knows else {})
+            | ({} if found.certified is None else {"certified": found.certified[row].cpu()[scores.pairs[row]].tolist()})
         )
     return rows
 

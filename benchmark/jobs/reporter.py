@@ -9,6 +9,7 @@ from benchmark.jobs.attack_tracking import AttackTracker
 from benchmark.jobs.blocks import Block, Present
 from benchmark.jobs.job import Watch
 from benchmark.jobs.pictures import enlarged
+from benchmark.store.declined import declined_in
 from benchmark.store.schema import attack_scores
 from benchmark.store.store import Record, Store, read_all, write_whole
 from benchmark.suite.suite import Suite
@@ -44,7 +45,8 @@ class Reporter(Watch[Block]):
                 self._report(cell)
         records = read_all(self._store.folder, attack_scores)
         present = [one for one in records if one["cell"] in self._keys or self._present.made(one)]
-        found = leaderboard.of_records(present, {key for keys in self._keys.values() for key in keys})
+        mine, declined = {key for keys in self._keys.values() for key in keys}, declined_in(self._store.folder)
+        found = leaderboard.of_records(present, mine, declined=declined)
         if len(present) < len(records):
             found = replace(found, left_out=[*found.left_out, changed_since(records, present)])
         table.write(self._store.folder, found, records)

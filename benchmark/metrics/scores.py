@@ -36,6 +36,7 @@ class Scores:
         ssim: Structural similarity, float64, -1 to 1 (identical).
         lpips: LPIPS, 0 (identical) upwards, or None where it was not measured.
         label_correct: Whether the matched image carries the true label, bool.
+        pairs: Which image of the reconstruction it is, int64.
     """
 
     mse: Tensor
@@ -43,6 +44,7 @@ class Scores:
     ssim: Tensor
     lpips: Tensor | None
     label_correct: Tensor
+    pairs: Tensor
 
 
 def match(true: Tensor, found: Tensor) -> Tensor:
@@ -124,6 +126,7 @@ def score(
         ssim=_ssim(true, found).reshape(shape),
         lpips=_perceptual(perceptual, true_images, paired),
         label_correct=labels == true_labels.cpu(),
+        pairs=permutation,
     )
 
 

@@ -387,6 +387,12 @@ def check_found(found: Reconstruction, seen: Observation, name: str, where: str)
             raise UsageError(
                 f"{key} of what the attack {name} returns must have the shape {list(size)}, not {got}{where}"
             )
+    certified = found.certified
+    if certified is not None and (tuple(certified.shape) != shape[:2] or certified.dtype != torch.bool):
+        raise UsageError(
+            f"certified of what the attack {name} returns must be true or false for each image, {list(shape[:2])}, not "
+            f"{certified.dtype} {list(certified.shape)}{where}"
+        )
     if len(found.status) != victims or not all(isinstance(one, str) for one in found.status):
         raise UsageError(
             f"status of what the attack {name} returns must be one text for each of {victims} victims{where}"

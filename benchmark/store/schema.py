@@ -87,7 +87,7 @@ class Victim(TypedDict):
     """What became of one victim; lists have an entry for each image of its batch.
 
     The misfits (:mod:`benchmark.metrics.convergence`; None where infinite) are missing for null baselines, and in
-    records of before there were any.
+    records of before there were any. ``certified`` is of attacks that give certificates.
     """
 
     index: Count
@@ -108,6 +108,7 @@ class Victim(TypedDict):
     misfit_of_truth: NotRequired[Amount | None]
     settled: NotRequired[bool]
     explained: NotRequired[bool]
+    certified: NotRequired[list[bool]]
 
 
 class Curve(TypedDict):
@@ -240,7 +241,8 @@ def contradiction(victim: Victim, images: int, no_lpips: bool) -> str | None:
     """How a victim of so many images contradicts itself, with a gap for its number; None where it does not."""
     psnr, mse, null, lpips = victim["psnr"], victim["mse"], victim["null_psnr"], victim["lpips"]
     others = len(victim["ssim"]), len(victim["null_ssim"]), len(victim["label_correct"]), len(lpips or psnr)
-    if not len(psnr) == len(mse) == len(null) == images or others != (images,) * 4:
+    certified = victim.get("certified", psnr)
+    if not len(psnr) == len(mse) == len(null) == len(certified) == images or others != (images,) * 4:
         return "victim {} does not have a score for each of its images"
     if (lpips is None) != no_lpips:
         return "victim {} has LPIPS where there is none, or none where there is"

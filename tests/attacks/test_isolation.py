@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 import attacks
 from attacks import Attack, Observation
 from benchmark.federation.client import PublicData, observe
-from benchmark.models import LeNet
+from benchmark.models import MLP, LeNet
+from benchmark.models.draw import Model
 from benchmark.suite import registry
 from datamodules import Digits
 from defenses import Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning
@@ -218,12 +220,17 @@ IN_TURN: list[tuple[str, dict[str, Any]]] = [
     ("FedAvgInversion", {"max_evaluations": 12}),
     ("SurrogateModel", {"max_evaluations": 12}),
     ("RGAP", {}),
+    ("AnalyticLinear", {}),
+    ("Peeling", {}),
     ("GaussNewton", {"iterations": 2}),
     ("ClassMeanImage", {}),
     ("MeanImage", {}),
     ("ConstantImage", {}),
 ]
 """Every attack there is, by name and arguments."""
+
+OF_FIRST_LAYER = ("AnalyticLinear", "Peeling")
+"""Those that need a network whose first layer is linear."""
 
 
 def test_every_attack_takes_its_turn() -> None:
@@ -242,7 +249,9 @@ def test_an_attack_finds_the_same_when_the_private_images_are_gone(
         data.setup()
         images, labels = data.victims(4)
         public = data.mean_image(), data.class_means(), data.mean_step(), data.channel_stds()
-        model = LeNet(data.image_shape, data.num_classes)
+        model: Model = LeNet(data.image_shape, data.num_classes)
+        if name in OF_FIRST_LAYER:
+            model = MLP(data.image_shape, data.num_classes, activation="relu")
         observation = observe(model, images, labels, PublicData(data.num_classes, *public), defense, True, 0, range(4))
         if spoil:
             data.test_split.pixels.fill_(torch.nan)
@@ -269,21 +278,27 @@ model = torch.nn.Sequential(
     torch.nn.Conv2d(1, 12, 5, stride=2, padding=2), torch.nn.Sigmoid(),
     torch.nn.Conv2d(12, 12, 5, stride=2, padding=2), torch.nn.Sigmoid(),
     torch.nn.Conv2d(12, 12, 5, padding=2), torch.nn.Sigmoid(), torch.nn.Flatten(), torch.nn.Linear(48, 10))
+if sys.argv[3] == "MLP":
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
 observation = attacks.Observation(model=model, defense=None, **given)
 found = [getattr(attacks, name)(**arguments).reconstruct(observation) for name, arguments in eval(sys.argv[2])]
 torch.save([attack.images for attack in found], sys.argv[1])
 """
 
 
+@pytest.mark.parametrize("model", ["LeNet", "MLP"])
 def test_an_attack_finds_the_same_in_a_process_that_never_had_the_images(
-    victims_of: MakeVictims, tmp_path: Path
+    model: str, victims_of: MakeVictims, tmp_path: Path
 ) -> None:
-    observation = victims_of(4).observation
+    network = {"LeNet": LeNet, "MLP": partial(MLP, activation="relu")}[model]
+    turns = [one for one in IN_TURN if (one[0] in OF_FIRST_LAYER) == (model == "MLP")]
+    observation = victims_of(4, model=network).observation
     names = ("parameters", "update", "image_shape", "num_classes", "seeds", "mean_image", "class_means")
     names += ("mean_step", "channel_stds")
     torch.save({name: getattr(observation, name) for name in names}, tmp_path / "observation.pt")
-    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "observation.pt"), repr(IN_TURN)]
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "observation.pt"), repr(turns), model]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(attacks.__file__).parent.parent)
     assert ran.returncode == 0, ran.stderr
-    for (name, arguments), images in zip(IN_TURN, torch.load(tmp_path / "observation.pt"), strict=True):
+    for (name, arguments), images in zip(turns, torch.load(tmp_path / "observation.pt"), strict=True):
         assert torch.equal(images, getattr(attacks, name)(**arguments).reconstruct(observation).images), name

@@ -5,6 +5,8 @@ import pytest
 from benchmark.rehearsal.contracts import CONTRACTS, Place, Verdict, places, verdicts
 from benchmark.suite.registry import Spec, classes, spec
 
+PERCEPTRON = {"perceptron": Spec("MLP", {"hidden": 32, "activation": "relu"})}
+
 PLACES = places()
 
 SHORT = {"DLGFB": {"length": 3}}
@@ -20,15 +22,31 @@ DEFENSES = [
     spec("defense", "Masking", {"ratio": 0.5, "rescale": True}),
 ]
 
-DECLINED = {"RGAP": ("batch norm", "FedAvg"), "GaussNewton": ("FedAvg",)}
+CONVOLUTIONAL = ("sigmoid", "ReLU", "batch norm")
+
+DECLINED = {
+    "RGAP": ("batch norm", "FedAvg"),
+    "GaussNewton": ("FedAvg",),
+    "Peeling": (*CONVOLUTIONAL, "FedAvg"),
+    "AnalyticLinear": (*CONVOLUTIONAL, "FedAvg"),
+}
 """Of attacks of ours, the places that they do not take."""
 
 LOCAL_STEPS_ALONE = {"SurrogateModel"}
 """Attacks of ours that take no gradient."""
 
+OF_FIRST_LAYER = [one for one in ATTACKS if set(CONVOLUTIONAL) <= set(DECLINED.get(one.name, ()))]
+"""Attacks of ours that take networks whose first layer is linear, and no others."""
+
 
 def of(kind: str, one: Spec, place: Place) -> list[Verdict]:
     return [verdict for found in verdicts(kind, one, [place]) for verdict in found]
+
+
+@pytest.mark.parametrize("place", places(PERCEPTRON), ids=lambda place: place.name)
+@pytest.mark.parametrize("attack", OF_FIRST_LAYER, ids=lambda attack: attack.name)
+def test_an_attack_of_ours_on_the_first_layer_keeps_its_contracts(attack: Spec, place: Place) -> None:
+    test_an_attack_of_ours_keeps_its_contracts(attack, place)
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)

@@ -266,6 +266,19 @@ def test_victims_of_whom_nothing_is_known_are_a_column_where_there_are_some() ->
     assert "onverge" not in as_markdown(of_records([whole]), "mine", None)
 
 
+def test_what_may_find_the_victims_is_said_of_the_attacks_that_failed() -> None:
+    far = [victim(0, SAFE, misfit=0.3, misfit_of_truth=0.0)]
+    adam = record(far, attack_config={"class": "InvertingGradients", "optimizer": "adam"})
+    adam["config"]["attack"] = adam["config"].pop("attack_config")
+    for records, ways in (
+        ([adam], "More starts (trials) or a larger budget"),
+        ([record(far)], "A line search (line_search: true), more starts (restarts) or a larger budget"),
+        ([adam, record(far, attack="IDLG")], "A line search (line_search: true), more starts (restarts)"),
+    ):
+        (board,) = of_records(records).boards
+        assert any(ways in note for note in board.notes)
+
+
 def test_a_near_fit_settles_nothing_behind_a_defense_either() -> None:
     def fits(index: int, **more: Any) -> dict[str, Any]:
         return victim(index, SAFE, misfit=1e-5, misfit_of_truth=0.0, explained=True, **more)
