@@ -219,8 +219,6 @@ def verdict(found: Sequence[Equations], no_layers: str, images: int) -> str:
         by_layers = "a layer is too large for its rank to be measured, and the others are decided"
     else:
         by_layers = "the equations decide the input of every layer" + (
-            ", so that R-GAP finds the image from an update without noise"
-            if images == 1
-            else " where all behind it is known"
+            ", so that R-GAP finds the image from an update without noise" if images == 1 else " where all behind it is known"
         )
     return f"{by_layers[0].upper()}{by_layers[1:]}; {by_search}."
