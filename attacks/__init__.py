@@ -3,9 +3,11 @@
 from attacks.analytic_linear import AnalyticLinear
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.baselines import ClassMeanImage, ConstantImage, MeanImage
+from attacks.bayes import Bayes
 from attacks.cpl import CPL
 from attacks.dlg import DLG
 from attacks.dlg_fb import DLGFB
+from attacks.fedavg_inversion import FedAvgInversion
 from attacks.gauss_newton import GaussNewton
 from attacks.gradinversion import GradInversion
 from attacks.idlg import IDLG
@@ -14,6 +16,7 @@ from attacks.label_inference import LabelInference
 from attacks.peeling import Peeling
 from attacks.rgap import RGAP
 from attacks.sapag import SAPAG
+from attacks.surrogate_model import SurrogateModel
 
 __all__ = [
     "CPL",
@@ -24,8 +27,10 @@ __all__ = [
     "SAPAG",
     "AnalyticLinear",
     "Attack",
+    "Bayes",
     "ClassMeanImage",
     "ConstantImage",
+    "FedAvgInversion",
     "GaussNewton",
     "GradInversion",
     "InvertingGradients",
@@ -34,4 +39,5 @@ __all__ = [
     "Observation",
     "Peeling",
     "Reconstruction",
+    "SurrogateModel",
 ]

@@ -192,6 +192,7 @@ class GradientMatching(Attack):
             prior=self.prior(observation),
             batch_norm=self.batch_norm,
             distance=self.distance,
+            prior_weights=self.prior_weights(observation),
             label_term=self.label_term(),
             group=group,
         )
@@ -213,6 +214,10 @@ class GradientMatching(Attack):
         known = observation.defense
         variance = known.noise_std**2 if known and self.distance == "squared" else 0.0
         return NaturalImage(self.total_variation, variance, self.prior_scale * observation.mean_step)
+
+    def prior_weights(self, observation: Observation) -> Tensor | None:
+        """Weights ``[V]`` of the victims' priors beside the distances; None for the size of what is matched."""
+        return None
 
     def standardization(self, observation: Observation) -> Standardization | None:
         """That of the pixels which start from noise; None for pixels as they are, as published for DLG."""

@@ -46,6 +46,7 @@ class Objective:
         distance: one of ``DISTANCES``. All but the squared one have no size that a defense or local steps could change.
         label_term: weight of the squared distance of what the network makes of the images from their labels.
         group: what holds the trials of a victim together; None where there is nothing.
+        prior_weights: of each victim's prior, ``[V]``; None for the size of what is matched beside that of a gradient.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Objective:
         distance: str = "squared",
         label_term: float = 0.0,
         group: GroupConsistency | None = None,
+        prior_weights: Tensor | None = None,
     ) -> None:
         like = next(iter(observation.update.values()))
         self._observation = observation
@@ -70,7 +72,8 @@ class Objective:
         weights = self._rounds[0].weights
         is_squared = distance == "squared"
         sizes = self._relative_sizes(images, label_logits, weights) if is_squared else like.new_ones(len(weights))
-        self._prior_weights = sizes if observation.protocol.local else torch.where(weights == 1, 1.0, sizes)
+        of_sizes = sizes if observation.protocol.local else torch.where(weights == 1, 1.0, sizes)
+        self._prior_weights = of_sizes if prior_weights is None else weights * prior_weights
         self._tolerances = tolerance * sizes.clamp(max=1)
         self._scales = like.new_ones(observation.num_victims)
         self._victims: list[int] = []

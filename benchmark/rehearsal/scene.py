@@ -252,12 +252,14 @@ class Scene:
         victims: range = range(VICTIMS),
         everything: bool = False,
     ) -> Observation:
-        """What an attacker sees of the two victims, or of one; on demand also the order of their images."""
+        """What an attacker sees of the two victims, or of one; on demand also their local steps and their order."""
         rows = slice(victims.start, victims.stop)
         public = PublicData.of(self.data, self.setting.rounds)
         setting = self.setting
-        if everything and setting.local and (setting.local.batch_size or len(self.images[0])) < len(self.images[0]):
-            setting = replace(setting, order="known", threat_model=None)
+        if everything and setting.local:
+            has_order = (setting.local.batch_size or len(self.images[0])) < len(self.images[0])
+            if has_order or not setting.threat.local_steps:
+                setting = replace(setting, order="known" if has_order else None, threat_model=None)
         return observe(
             self.model, self.images[rows], self.labels[rows], public, defense, adaptive, SEED, victims, setting
         )

@@ -216,6 +216,9 @@ IN_TURN: list[tuple[str, dict[str, Any]]] = [
     ("DLG", {"max_evaluations": 12}),
     ("DLGFB", {"max_evaluations": 12, "length": 4, "gate": 1e9}),  # a gate that lets it blend
     ("InvertingGradients", {"max_evaluations": 12}),
+    ("Bayes", {"max_evaluations": 12}),
+    ("FedAvgInversion", {"max_evaluations": 12}),
+    ("SurrogateModel", {"max_evaluations": 12}),
     ("GradInversion", {"max_evaluations": 6, "batch_norm": 0.0, "trials": 2}),
     ("CPL", {"max_evaluations": 12}),
     ("SAPAG", {"max_evaluations": 12}),
