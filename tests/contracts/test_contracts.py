@@ -25,7 +25,7 @@ PLACES = [*places(), *places({"leaky ReLU": Spec(f"{__name__}.Leaky")})[:2]]
 
 PERCEPTRON = {"perceptron": Spec("MLP", {"hidden": 32, "activation": "relu"})}
 
-SHORT = {"DLGFB": {"length": 3}}
+SHORT = {"DLGFB": {"length": 3}, "GradInversion": {"trials": 2}}
 """Arguments that make an attack shorter and change nothing of what it promises."""
 
 ATTACKS = [spec("attack", name, SHORT.get(name, {})) for name in classes("attack")]
@@ -45,6 +45,7 @@ DECLINED = {
     "GaussNewton": ("FedAvg",),
     "Peeling": (*CONVOLUTIONAL, "FedAvg"),
     "AnalyticLinear": (*CONVOLUTIONAL, "FedAvg"),
+    "GradInversion": ("sigmoid", "ReLU"),
 }
 """Of attacks of ours, the places that they do not take."""
 
