@@ -32,8 +32,8 @@ pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
     [
         (
             "frob",
-            "unknown command 'frob': valid are bench, check, diagnose, list, page, plan, publish, run, show, spectrum, "
-            "threshold, train",
+            "unknown command 'frob': valid are bench, check, diagnose, list, page, plan, publish, rank, run, show, "
+            "spectrum, threshold, train",
         ),
         ("rum", "unknown command 'rum': did you mean run"),
         ("run --victim 3", "unknown flag '--victim': did you mean --victims"),
@@ -81,7 +81,7 @@ def test_a_wrong_command_line_is_one_sentence(refused: Refused, words: str, sent
         ("--defense Maskin", "unknown defense 'Maskin': did you mean Masking"),
         ("--model lenet", "unknown model 'lenet': did you mean LeNet"),
         ("--data CIFAR1", "unknown data set 'CIFAR1': did you mean CIFAR10 or CIFAR100 or CIFAR10JPEG?"),
-        ("--attack QQ", "unknown attack 'QQ': valid are ClassMeanImage, ConstantImage"),
+        ("--attack QQ", "unknown attack 'QQ': valid are AnalyticLinear, "),
         ("--attack.max_evals 3", "unknown argument of IDLG 'max_evals': did you mean max_evaluations?"),
         ("--data.size 3", "unknown argument of Digits 'size': valid are none"),
         ("--model.num_classes 3", "unknown argument of LeNet 'num_classes': valid are init_range"),
