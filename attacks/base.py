@@ -191,6 +191,9 @@ class Attack(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     """The capabilities (:class:`ThreatModel`) that it cannot do without: "labels", "public_data"."""
 
+    needs_local_steps: ClassVar[bool] = True
+    """False for an attack that takes updates of FedAvg without being told what a local step is."""
+
     sequence = 1
     """Victims that follow each other and are attacked one after the other, each with what was learned before."""
 
@@ -222,6 +225,11 @@ class Attack(ABC):
         if not self.simulates and (protocol.local or protocol.train):
             what = "updates of FedAvg" if protocol.local else "networks in train mode"
             raise ValueError(f"{name} takes no {what}: give protocol FedSGD and mode eval, or attack with DLG")
+        if protocol.local and self.needs_local_steps and not threat.local_steps:
+            raise ValueError(
+                f"{name} simulates the local steps of FedAvg, which the threat model hides: give threat model C, or "
+                "attack with SurrogateModel"
+            )
         if "labels" in self.needs and threat.labels == "hidden":
             raise ValueError(f"{name} needs the labels, which the threat model hides: give labels known or counts")
         if "public_data" in self.needs and not threat.public_data:

@@ -15,6 +15,7 @@ class Baseline(Attack):
     """An answer that needs no optimization; labels are those of the sign rule, which any attacker has for free."""
 
     simulates = True
+    needs_local_steps = False
 
     start = ""
     """Name of the guess, where there is one."""

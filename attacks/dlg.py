@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
+from attacks.engine.label_rules import label_logits
 from attacks.gradient_matching import GradientMatching
 
 
@@ -14,5 +15,4 @@ class DLG(GradientMatching):
     """
 
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-        shape = (observation.image_shape[0], observation.num_classes)
-        return torch.stack([torch.randn(shape, generator=g) for g in generators]), True
+        return label_logits("joint", observation, generators)

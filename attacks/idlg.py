@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.engine.labels import idlg_labels
+from attacks.engine.label_rules import label_logits
 from attacks.gradient_matching import GradientMatching
 
 
@@ -18,6 +18,4 @@ class IDLG(GradientMatching):
     one_image_only = True
 
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-        labels = idlg_labels(observation)
-        one_hot = torch.nn.functional.one_hot(labels, observation.num_classes).unsqueeze(1)
-        return torch.where(one_hot == 1, 0.0, -torch.inf), False  # logits whose softmax is the one-hot label
+        return label_logits("idlg", observation, generators)

@@ -6,13 +6,11 @@ from torch import Tensor
 
 from attacks.base import Observation
 from attacks.engine.batch_adam import BatchAdam
-from attacks.engine.labels import idlg_labels
+from attacks.engine.label_rules import best_rule, label_logits
 from attacks.engine.priors import MeanVariation, Prior
 from attacks.engine.row_optimizer import RowOptimizer
 from attacks.engine.starts import Standardization
 from attacks.gradient_matching import LEARNING_RATES, GradientMatching
-from attacks.threat import ThreatModel
-from attacks.update import Protocol
 
 DECAYS = (3 / 8, 5 / 8, 7 / 8)
 """Parts of the budget after each of which the learning rate is a tenth of what it was."""
@@ -24,7 +22,8 @@ class InvertingGradients(GradientMatching):
 
     Geiping et al. 2020: from noise, Adam on the sign of each gradient minimizes the cosine distance over all parameters
     together and the total variation; pixels are standardized, and stay in their range. Labels that are not granted are
-    inferred by iDLG's rule, for one image.
+    inferred: of one image by iDLG's rule, of a batch by iLRG's (Ma et al. 2023), or optimized with the images, as in
+    the authors' code, where the network does not end in a linear layer with a bias.
 
     Args:
         total_variation: weight of the mean absolute difference of neighbors in both directions, as in the authors'
@@ -39,16 +38,8 @@ class InvertingGradients(GradientMatching):
     distance: str = "cosine"
     standardized: bool = True
 
-    def check_granted(self, protocol: Protocol, threat: ThreatModel, images: int = 1) -> None:
-        super().check_granted(protocol, threat, images)
-        if images > 1 and threat.labels == "hidden":
-            raise ValueError(
-                f"{type(self).__name__} infers the label of one image: give labels known or counts for {images}"
-            )
-
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-        one_hot = torch.nn.functional.one_hot(idlg_labels(observation), observation.num_classes).unsqueeze(1)
-        return torch.where(one_hot == 1, 0.0, -torch.inf), False
+        return label_logits(best_rule(observation.model, observation.image_shape), observation, generators)
 
     def standardization(self, observation: Observation) -> Standardization | None:
         return Standardization.of(observation) if self.standardized else None

@@ -29,7 +29,27 @@ def caveats(board: Sequence[Outcome], standings: Sequence[Standing], names: Name
         *without_rank(standings, names),
         *easy_victims(board),
         *stronger_attacks(board),
+        *told_labels(board),
     ]
+
+
+def told_labels(board: Sequence[Outcome]) -> list[str]:
+    """What the scores of labels are, where there are any, and that an attack on these alone finds no image."""
+    sentences = []
+    if any(
+        outcome.config["batch_size"] > 1 and "labels" in one for outcome in board for one in outcome.victims.values()
+    ):
+        sentences.append(
+            "Labels of a batch, in any order: share of all classes that were rightly said to be in it or not "
+            "(existence), share of all classes whose number of images is right (counts), and share of the images that "
+            "can be paired with a label that was found (instances); means over victims."
+        )
+    if any(outcome.config["attack"]["class"] == "LabelInference" for outcome in board):
+        sentences.append(
+            "LabelInference looks for labels and not for images, of which it gives the public means of the classes: "
+            "that no image leaks to it says nothing about images."
+        )
+    return sentences
 
 
 def void_cells(standings: Sequence[Standing], names: Names) -> list[str]:

@@ -54,6 +54,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     lpips_mean_high: float | None
     label_accuracy: float | None
     """None where the attacker is granted the labels."""
+    label_existence: float | None = None
+    """Of a board of batches, share of the classes that were rightly said to be in the batch or not."""
+    label_counts: float | None = None
+    """Share of the classes whose number of images is right."""
+    label_instances: float | None = None
+    """Share of the images that can be paired with a label that was found."""
     evaluations_mean: float
     seconds_per_victim: float
     diverged: int
@@ -84,7 +90,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return {n: v for n, v in msgspec.structs.asdict(self).items() if n not in SELDOM or v != SELDOM[n]}
 
 
-SELDOM = {"setting": "", "certified": None}
+LABEL_SCORES = ("existence", "counts", "instances")
+"""Of :class:`benchmark.metrics.labels.LabelScores`."""
+
+SELDOM = {"setting": "", "certified": None, **{f"label_{name}": None for name in LABEL_SCORES}}
 """Columns that are left out where they say nothing, and what is in them then."""
 
 
@@ -213,6 +222,7 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         **mean_of("psnr", psnr, intervals),
         **mean_of("ssim", ssim, intervals),
         **mean_of("lpips", lpips if len(lpips) == len(victims) else [], intervals),
+        **of_labels(config, victims),
         label_accuracy=None if knows_labels(config) else fmean(means([victim["label_correct"] for victim in victims])),
         evaluations_mean=fmean([victim["evaluations"] for victim in victims]),
         seconds_per_victim=sum(record["cost"]["seconds"] for record in outcome.records)
@@ -230,6 +240,14 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         setting=setting_of(config),
         certified=certified_of(victims),
     )
+
+
+def of_labels(config: dict[str, Any], victims: list[dict[str, Any]]) -> dict[str, Any]:
+    """How much of the labels of batches was told, means over victims; nothing where an attacker is granted them."""
+    granted = config.get("labels", "hidden") != "hidden" or config.get("threat_model", "A") != "A"
+    if granted or config["batch_size"] == 1 or not all("labels" in victim for victim in victims):
+        return {}
+    return {f"label_{name}": fmean([victim["labels"][name] for victim in victims]) for name in LABEL_SCORES}
 
 
 def certified_of(victims: list[dict[str, Any]]) -> int | None:

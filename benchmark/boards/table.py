@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from benchmark.boards.grid import Grid
 from benchmark.boards.grid import as_csv as grid_as_csv
-from benchmark.boards.leaderboard import SELDOM, Board, Leaderboard, Row
+from benchmark.boards.leaderboard import LABEL_SCORES, SELDOM, Board, Leaderboard, Row
 from benchmark.boards.outcome import strength
 from benchmark.boards.template import render
 from benchmark.boards.terminal import Console, printable, wide_enough
@@ -52,6 +53,15 @@ def interval(low: float | None, high: float | None) -> str:
     return "-" if low is None else f"{low:.2f}-{high:.2f}"
 
 
+def label_score(name: str, row: Row, board: Board) -> str:
+    value = getattr(row, name)
+    return "-" if value is None else f"{value:.3f}"
+
+
+def tells_labels(board: Board) -> bool:
+    return any(row.label_existence is not None for row in board.rows)
+
+
 COLUMNS = (
     Column("rank", lambda row, board: "-" if row.rank is None else str(row.rank), words=True),
     Column("worst case", lambda row, board: share(row.worst_leaked, row.worst_victims)),
@@ -76,6 +86,7 @@ COLUMNS = (
     Column("SSIM", lambda row, board: f"{row.ssim_mean:.3f}"),
     Column("LPIPS", lambda row, board: "-" if row.lpips_mean is None else f"{row.lpips_mean:.3f}"),
     Column("label acc.", lambda row, board: "known" if row.label_accuracy is None else f"{row.label_accuracy:.2f}"),
+    *(Column(f"label {name}", partial(label_score, f"label_{name}"), shown=tells_labels) for name in LABEL_SCORES),
     Column(
         "certified",
         lambda row, board: share(row.certified, row.victims * row.batch_size),
@@ -107,6 +118,9 @@ SPARED = (
     "its interval",
     "PSNR",
     "all images",
+    "label instances",
+    "label counts",
+    "label existence",
 )
 """Columns that a narrow terminal does without, the first one first."""
 

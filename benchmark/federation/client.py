@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 
 from attacks.base import Observation
 from attacks.statistics import batch_statistics, normalizing
-from attacks.update import Network, Protocol, local_update
+from attacks.update import FedAvg, Network, Protocol, local_update
 from benchmark.errors import UsageError, a_kind, users_code, written
 from benchmark.federation.protect import protected
 from benchmark.federation.setting import Setting
@@ -32,6 +32,9 @@ GUESSED_STD = 0.25
 
 GUESSED_STEP = 0.1
 """What he takes for the mean absolute difference of neighboring pixels: it is 0.02 in photographs, 0.24 in digits."""
+
+GUESSED_STEPS = FedAvg(learning_rate=1.0)
+"""What an attacker takes the local steps for who is not told of them: a single one, by the gradient itself."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def observe(
         value.to(like) if threat.public_data else torch.full_like(value, GRAY).to(like)
         for value in (public.mean_image, public.class_means)
     )
+    is_told = setting.local is None or threat.local_steps
+    protocol = setting.protocol if is_told else replace(setting.protocol, local=GUESSED_STEPS)
     stds = public.channel_stds if threat.public_data else torch.full_like(public.channel_stds, GUESSED_STD)
     seen: list[Observation] = []
     for number in range(setting.rounds):
@@ -132,7 +137,7 @@ def observe(
                 class_means=class_means,
                 mean_step=step,
                 channel_stds=stds.to(like),
-                protocol=setting.protocol,
+                protocol=protocol,
                 threat=threat,
                 order=order if threat.order == "known" else None,
                 labels=None if threat.labels == "hidden" else label_source,

@@ -56,11 +56,6 @@ class Setting:
             )
         if self.mode == "eval" and self.threat.statistics == "hidden":
             raise ValueError("nobody can attack a network in mode eval whose statistics are hidden: give mode train")
-        if self.local and not self.threat.local_steps:
-            raise ValueError(
-                f"threat model {name} hides the local steps of FedAvg, without which no attack here can match an "
-                "update of it: give C, D or E"
-            )
         if self.state and not self.shared:
             raise ValueError("state is that of one trained network: give shared true, or leave state out")
         if self.order and not self.local:

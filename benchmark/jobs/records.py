@@ -27,6 +27,7 @@ from benchmark.jobs.blocks import Block, Workbench, check_unchanged, checksum
 from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.jobs.pictures import strip
+from benchmark.metrics.labels import LabelScores, label_scores
 from benchmark.metrics.leak import BASELINES, leaked
 from benchmark.metrics.misfit import Misfits, misfits
 from benchmark.metrics.scores import Scores, matched_psnr, null_scores, score
@@ -81,6 +82,7 @@ def run_blocks(
         rows = slice(block.victims.start - victims.start, block.victims.stop - victims.start)
         share = found.take(rows)
         scores = score(images[rows], labels[rows], share.images.cpu(), share.labels.cpu(), bench.perceptual)
+        of_labels = label_scores(labels[rows], share.labels, data.num_classes)
         null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
         is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
         fit = None if is_baseline else misfits(observed(block.victims), share, images[rows], labels[rows])
@@ -105,7 +107,7 @@ def run_blocks(
                     "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
                     "notes": notes,
                 },
-                "victims": victims_table(block.victims, share, scores, *null, fit, claims_to_know(cell)),
+                "victims": victims_table(block.victims, share, scores, of_labels, *null, fit, claims_to_know(cell)),
                 "curve": curve(share.trajectory, images[rows]),
                 "picture": strip(images[rows], share.images.cpu()),
             }
@@ -243,6 +245,7 @@ def victims_table(
     victims: range,
     found: Reconstruction,
     scores: Scores,
+    of_labels: LabelScores,
     null_psnr: Tensor,
     null_ssim: Tensor,
     fit: Misfits | None,
@@ -270,6 +273,7 @@ def victims_table(
                 "leaked_any": found.status[row] != "diverged" and bool(has_leaked[row].any()),
                 "leaked_all": found.status[row] != "diverged" and bool(has_leaked[row].all()),
                 "label_correct": scores.label_correct[row].tolist(),
+                "labels": {name: brief(share) for name, share in of_labels.of(row).items()},
             }
             | (
                 {

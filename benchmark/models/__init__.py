@@ -7,6 +7,7 @@ from benchmark.models.cnn6 import CNN6
 from benchmark.models.convnet import ConvNet
 from benchmark.models.draw import Model
 from benchmark.models.lenet import LeNet
+from benchmark.models.lenet5 import LeNet5
 from benchmark.models.mlp import MLP
 from benchmark.models.resnet import ResNet, ResNet18, ResNet20, ResNet32, ResNet44, ResNet56
 from benchmark.models.vgg import VGG11
@@ -18,6 +19,7 @@ __all__ = [
     "VGG11",
     "ConvNet",
     "LeNet",
+    "LeNet5",
     "Model",
     "ResNet",
     "ResNet18",

@@ -252,12 +252,14 @@ class Scene:
         victims: range = range(VICTIMS),
         everything: bool = False,
     ) -> Observation:
-        """What an attacker sees of the two victims, or of one; on demand also the order of their images."""
+        """What an attacker sees of the two victims, or of one; on demand also their local steps and their order."""
         rows = slice(victims.start, victims.stop)
         public = PublicData.of(self.data, self.setting.rounds)
         setting = self.setting
-        if everything and setting.local and (setting.local.batch_size or len(self.images[0])) < len(self.images[0]):
-            setting = replace(setting, order="known", threat_model=None)
+        if everything and setting.local:
+            has_order = (setting.local.batch_size or len(self.images[0])) < len(self.images[0])
+            if has_order or not setting.threat.local_steps:
+                setting = replace(setting, order="known" if has_order else None, threat_model=None)
         return observe(
             self.model, self.images[rows], self.labels[rows], public, defense, adaptive, SEED, victims, setting
         )
@@ -311,12 +313,12 @@ class Scene:
     def check_loss_at_truth(self, attack: GradientMatching, name: str) -> None:
         """UsageError where the attack, started at the true images, says that its loss there is not zero.
 
-        For an attack that infers the label, which then is the true one; a loss that holds priors or soft labels that
-        are still to be found is not zero there.
+        For an attack that infers the label, which then is the true one; a loss that holds more than a distance, or soft
+        labels that are still to be found, is not zero there.
         """
         seen = self.observe(None, adaptive=False, everything=True)
-        infers = seen.labels is None and attack.start_labels(seen, [torch.Generator() for _ in range(VICTIMS)])[1]
-        if attack.total_variation or infers:
+        optimizes_labels = attack.label_logits(seen, [torch.Generator() for _ in range(VICTIMS)])[1]
+        if optimizes_labels or any(getattr(attack, name) for name in attack.terms):
             return
         start = self.images.to(next(iter(seen.update.values())))
         found = attack.reconstruct(seen, start_images=start)

@@ -83,6 +83,17 @@ class Cost(TypedDict):
     notes: list[str]
 
 
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class OfLabels(TypedDict):
+    """How much of the labels of a batch was told, see :mod:`benchmark.metrics.labels`."""
+
+    existence: Share
+    counts: Share
+    instances: Share
+
+
 class Victim(TypedDict):
     """What became of one victim; lists have an entry for each image of its batch.
 
@@ -104,6 +115,7 @@ class Victim(TypedDict):
     leaked_any: bool
     leaked_all: bool
     label_correct: list[bool]
+    labels: NotRequired[OfLabels]
     misfit: NotRequired[Amount | None]
     misfit_of_truth: NotRequired[Amount | None]
     settled: NotRequired[bool]

@@ -14,7 +14,7 @@ LOCAL: dict[str, Any] = {}
 
 CALLED_WITH = {"attack": "an observation", "defense": "an update"}
 """What a function is called with first, which no suite gives."""
-SAID = ("simulates", "needs", "one_image_only", "sequence")
+SAID = ("simulates", "needs", "needs_local_steps", "one_image_only", "sequence")
 """Attributes of an attack's class that a function can have, too."""
 
 

@@ -11,8 +11,6 @@ from torch import Tensor
 from attacks import InvertingGradients
 from attacks.engine.starts import Standardization
 from attacks.threat import ThreatModel
-from attacks.update import FedAvg, Protocol
-from benchmark.federation.setting import Setting
 from benchmark.models import LeNet, ResNet
 from benchmark.studies import bench
 
@@ -76,12 +74,3 @@ def test_more_trials_never_end_at_a_higher_loss(victims_of: MakeVictims) -> None
     one = InvertingGradients(max_evaluations=40).reconstruct(seen)
     three = InvertingGradients(max_evaluations=40, trials=3).reconstruct(seen)
     assert bool((three.loss <= one.loss * (1 + 1e-5)).all()) and three.evaluations.tolist() == [120] * 3
-
-
-def test_labels_of_a_batch_must_be_granted() -> None:
-    attack, hidden = InvertingGradients(), ThreatModel()
-    attack.check_granted(Protocol(), hidden, 1)
-    attack.check_granted(Protocol(FedAvg(0.1)), ThreatModel(labels="counts"), 4)
-    with pytest.raises(ValueError, match="infers the label of one image: give labels known or counts for 4"):
-        attack.check_granted(Protocol(), hidden, 4)
-    assert Setting().threat.labels == "hidden"

@@ -8,7 +8,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import DLG, IDLG, RGAP, Attack, GaussNewton, MeanImage, Observation
+from attacks import (
+    DLG,
+    DLGFB,
+    IDLG,
+    RGAP,
+    Attack,
+    Bayes,
+    FedAvgInversion,
+    GaussNewton,
+    InvertingGradients,
+    MeanImage,
+    Observation,
+    SurrogateModel,
+)
 from attacks.gradients import squared_distance
 from attacks.threat import PRESETS, ThreatModel
 from attacks.update import FedAvg, Network, Protocol
@@ -300,7 +313,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "threat model": ({"threat_model": "F"}, "threat_model must be one of A, B, C, D, E"),
     "beyond the preset": ({"threat_model": "A", "labels": "known"}, "threat model A does not grant labels known"),
     "public data beyond it": ({"threat_model": "C", "public_data": True}, "does not grant public_data true"),
-    "steps beyond it": ({"threat_model": "B", "protocol": STEPS}, "threat model B hides the local steps of FedAvg"),
     "hidden in eval": ({"statistics": "hidden"}, "give mode train"),
     "counts of one": ({"labels": "counts"}, "counts of the labels of one image are its label: give labels known"),
     "order of a gradient": ({"order": "known"}, "give protocol FedAvg"),
@@ -365,12 +377,30 @@ def test_an_attack_declines_what_it_needs_and_is_not_granted() -> None:
         Needs().check_granted(Protocol(), ThreatModel())
     with pytest.raises(ValueError, match="needs public data"):
         Needs().check_granted(Protocol(), ThreatModel(labels="known", public_data=False))
+    for attack in (DLG(), DLGFB(), Bayes(), InvertingGradients(), FedAvgInversion()):
+        with pytest.raises(ValueError, match="simulates the local steps of FedAvg, which the threat model hides"):
+            attack.check_granted(Protocol(FedAvg(0.1)), PRESETS["B"])
+        attack.check_granted(Protocol(FedAvg(0.1)), PRESETS["D"])
+    SurrogateModel().check_granted(Protocol(FedAvg(0.1)), PRESETS["B"])
+    MeanImage().check_granted(Protocol(FedAvg(0.1)), PRESETS["A"])
+    with pytest.raises(ValueError, match="SurrogateModel is for weights that local steps lead to"):
+        SurrogateModel().check_granted(Protocol(), PRESETS["D"])
+    with pytest.raises(ValueError, match="Bayes needs public data"):
+        Bayes().check_granted(Protocol(), ThreatModel(public_data=False))
     with pytest.raises(ValueError, match="start mean needs public data"):
         DLG(start="mean").check_granted(Protocol(), ThreatModel(public_data=False))
     with pytest.raises(ValueError, match="batch_norm needs statistics"):
         DLG(batch_norm=1.0).check_granted(Protocol(train=True), ThreatModel(statistics="hidden"))
     with pytest.raises(ValueError, match="network with BatchNorm"):
         DLG(batch_norm=1.0).check(Net("relu"), (1, 1, 8, 8))
+
+
+def test_an_attacker_is_not_told_what_local_steps_there_were(private: tuple[Tensor, Tensor], digits: Digits) -> None:
+    local = FedAvg(0.3, epochs=2, batch_size=2)
+    hidden = seen(private, digits, Net("relu"), local=local, threat_model="B")
+    told = seen(private, digits, Net("relu"), local=local, threat_model="C")
+    assert told.protocol.local == local and hidden.protocol.local == FedAvg(1.0)
+    assert all(torch.equal(value, told.update[name]) for name, value in hidden.update.items())
 
 
 def test_the_statistics_of_a_network_are_no_part_of_its_copies() -> None:

@@ -8,9 +8,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from attacks.chain import stages
 from attacks.gradients import batch_gradients, differentiable_twice, squared_distance
-from attacks.rgap import stages
-from benchmark.models import CNN6, VGG11, Model, ResNet18, ResNet20, ResNet32, ResNet44, ResNet56, ViT
+from benchmark.models import CNN6, VGG11, LeNet5, Model, ResNet18, ResNet20, ResNet32, ResNet44, ResNet56, ViT
 from benchmark.models.draw import draw_networks
 from benchmark.models.normalize import IMAGENET
 from benchmark.rehearsal.scene import Scene
@@ -44,6 +44,7 @@ def some_images(*shape: int) -> Tensor:
         (ViT, IMAGES, 1000, {"patch_size": 16, "width": 192, "depth": 12, "heads": 3}, 5.72),  # DeiT's Ti
         (CNN6, CIFAR, 1, {}, 0.125456),  # that of the authors' code
         (CNN6, CIFAR, 10, {}, 0.154256),
+        (LeNet5, (1, 32, 32), 10, {}, 0.061706),  # as counted of it everywhere, with its third map whole
     ],
 )
 def test_a_network_has_the_published_number_of_parameters(

@@ -1,0 +1,77 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.base import Observation
+from attacks.dlg import DLG
+from attacks.engine.priors import BOX_EDGE, Prior, outside, total_variation
+from defenses.base import flattened, global_norm
+
+
+@dataclass(eq=False)
+class Bayes(DLG):
+    """The most probable images and labels, given the update and what images look like (arXiv 2111.04706).
+
+    Balunovic et al. 2022: the posterior probability of images is the likelihood of the update that was observed, which
+    is the known defense's, times a prior. Under Gaussian noise the likelihood falls with the squared distance of what
+    the client would have shared over twice the variance; where entries were masked or pruned, it is that of the others.
+    An update that no noise was added to is still rounded, and that is its noise. Differences of neighboring pixels are
+    Laplace distributed and pixels uniform in [0, 1] with a soft edge. The loss is twice the variance times minus the
+    logarithm of the posterior. From the public mean image, which needs no update, L-BFGS descends with a line search.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"public_data"})
+
+    max_evaluations: int = 2000
+    tolerance: float = 0.0
+    start: str = "mean"
+    line_search: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distance != "squared" or self.total_variation:
+            raise ValueError("Bayes has its own likelihood and prior: leave distance and total_variation out")
+
+    def prior(self, observation: Observation) -> Prior:
+        return PublicImages(self.prior_scale * PublicImages.of(observation).scale)
+
+    def prior_weights(self, observation: Observation) -> Tensor:
+        """Twice the variance of the noise on each entry of the update, ``[V]``."""
+        known = observation.defense
+        return 2 * rounding(observation).clamp(min=known.noise_std if known else 0.0).square()
+
+
+@dataclass(frozen=True)
+class PublicImages:
+    """Minus the logarithm of the probability density of images, up to a constant.
+
+    Args:
+        scale: of the differences of neighboring pixels.
+    """
+
+    scale: float
+
+    @classmethod
+    def of(cls, observation: Observation) -> "PublicImages":
+        """With the scale b that is most likely given public images.
+
+        The density exp(-TV / b) of an image of P pixels integrates to a multiple of b to the power of P - 1, as it is
+        the same for all images that differ in brightness alone. So its maximum over b is at TV / (P - 1), not at the
+        mean difference: there are about twice as many differences as pixels.
+        """
+        height, width = observation.image_shape[2:]
+        differences = (height - 1) * width + height * (width - 1)
+        return cls(observation.mean_step * differences / max(1, height * width - 1))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """That of each victim's images, ``[A]``."""
+        return total_variation(images) / self.scale + outside(images) / (2 * BOX_EDGE**2)
+
+
+def rounding(seen: Observation) -> Tensor:
+    """Standard deviation ``[V]`` of what rounding does to an entry of the update."""
+    entries = torch.stack([flattened(value).count_nonzero(1) for value in seen.update.values()]).sum(0)
+    size = global_norm(seen.update) / entries.clamp(min=1).sqrt()
+    return torch.finfo(size.dtype).eps * size

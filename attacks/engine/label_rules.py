@@ -1,0 +1,307 @@
+"""Rules that tell the labels of a whole batch by its update: each a pure function of an observation.
+
+Where an image has features h and the softmax p, row k of the last layer's gradient is the batch's mean of
+(p_k - 1[k = label]) h, and the gradient of its bias the mean of p_k - 1[k = label]. Every rule reads these two.
+
+A rule returns labels ``[V, N]``, sorted: an update does not tell the order of a batch. A rule that tells classes and
+not how many images each has repeats what it found as evenly as it can.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Observation
+from attacks.engine.labels import idlg_labels
+from attacks.engine.last_layer import gradient_of_bias, gradient_of_weight, last_layer, parameters_of
+from attacks.gradients import trained_names
+
+LARGEST_RATIO = 1e10
+"""Of a feature that a row over its bias gives, as in the authors' code of iLRG; beyond it is division by nearly 0."""
+
+
+SAME_DIRECTION = 1e-6
+"""Squared distance, in parts of a vector's own square, at which it is a sum of others but for rounding."""
+
+
+def idlg(observation: Observation) -> Tensor:
+    """Of one image the row with the lowest sum; of a batch the classes of rows with a negative sum.
+
+    Zhao et al. 2020 (arXiv 2001.02610, section 3) for one image, which needs none of the rule's conditions, see
+    :func:`idlg_labels`; extended to batches as in the comparisons of iLRG (Ma et al. 2023, table 1). It misses a class
+    whose few images have a smaller part in its row than the softmax of all the others.
+    """
+    images = observation.image_shape[0]
+    if images == 1:
+        return idlg_labels(observation)[:, None]
+    sums = gradient_of_weight(observation).sum(-1)
+    return spread(sums < 0, sums, images)
+
+
+def gradinversion(observation: Observation) -> Tensor:
+    """The classes of the rows with the lowest entries (Yin et al. 2021, arXiv 2104.07586, section 3.1).
+
+    Features are not negative, so that only the part of an image of the class itself makes an entry of its row negative.
+    Yin et al. take the N rows with the lowest minima, since all labels of a batch differ. Where fewer than N rows have
+    a negative entry, which shows that labels repeat, these are all the classes (the extension of iLRG, Ma et al. 2023),
+    and how many images each of them has is not told.
+    """
+    least = gradient_of_weight(observation).amin(-1)
+    return spread(least < 0, least, observation.image_shape[0])
+
+
+def bias(observation: Observation) -> Tensor:
+    """The classes of negative entries in the bias's gradient, then by size (breaching, rule "bias-corrected").
+
+    LLG (Wainakh et al. 2022) on the bias, whose gradient has no features in it, so that these may have any sign. An
+    image's part in its entry is taken for the mean of the negative ones, without LLG's factor.
+    """
+    return counted(gradient_of_bias(observation), observation.image_shape[0], 1.0)
+
+
+def llg(observation: Observation) -> Tensor:
+    """The classes of rows with a negative sum, then one image after another by size.
+
+    LLG (Wainakh et al. 2022, PoPETs 2022(2), algorithm 1, arXiv 2105.09369): of an image, its own row is lower by the
+    impact m = (1 + 1/K) / N times the sum of all negative rows. Each class with a negative row has an image at least;
+    each further image is of the class whose row, less m for each image that it has, is the lowest.
+    """
+    rows = gradient_of_weight(observation).sum(-1)
+    return counted(rows, observation.image_shape[0], 1 + 1 / rows.shape[1])
+
+
+def rlg(observation: Observation) -> Tensor:
+    """The classes whose directions a hyperplane parts from all others (Dang et al. 2021, arXiv 2111.00556, section 3).
+
+    The gradient of a weight is a product of features and of the slopes p - 1[label], whose row space its singular
+    vectors span. A class can be in the batch only if some vector of that space is negative there and nowhere else: a
+    linear program for each class. How many images each has is not told.
+    """
+    gradient, images = gradient_of_weight(observation), observation.image_shape[0]
+    found = torch.stack([separable(of_one, images) for of_one in gradient.double().cpu()]).to(gradient.device)
+    return spread(found, gradient.sum(-1), images)
+
+
+def ilrg(observation: Observation) -> Tensor:
+    """As many images of each class as explain the bias's gradient (Ma et al. 2023, ICLR, section 3).
+
+    Row k over its bias's entry is taken for the mean features of the images of class k, and the network's softmax at
+    these for their mean softmax P_k. The numbers n then solve sum_k n_k = N and sum_k n_k P_k - n = N * gradient of the
+    bias, by least squares. They are rounded to whole numbers that sum to N.
+    """
+    weight, slope = gradient_of_weight(observation).double(), gradient_of_bias(observation).double()
+    own, of_bias = (value.double() for value in parameters_of(observation))
+    ratio = weight / torch.where(slope == 0, torch.inf, slope)[..., None]
+    inputs = ratio.clamp(-LARGEST_RATIO, LARGEST_RATIO)
+    probabilities = (inputs @ own.mT + of_bias[:, None]).softmax(-1)  # [V, K of the images, K]
+    images, classes = observation.image_shape[0], slope.shape[1]
+    equations = probabilities.mT - torch.eye(classes).to(slope)
+    ones = torch.ones(len(slope), 1, classes).to(slope)
+    values = torch.cat([torch.full_like(slope[:, :1], images), images * slope], 1)
+    solved = (torch.linalg.pinv(torch.cat([ones, equations], 1)) @ values[..., None])[..., 0]
+    return apportioned(solved, images)
+
+
+def known(observation: Observation) -> Tensor:
+    """The labels that the threat model grants."""
+    if observation.labels is None:
+        raise ValueError("labels known needs the labels, which the threat model hides: give labels known or counts")
+    return observation.labels
+
+
+def separable(gradient: Tensor, images: int) -> Tensor:
+    """For each class, whether a vector of the row space of a gradient ``[K, F]`` is negative there alone, ``[K]``.
+
+    There is one unless the class's direction is a sum of those of others with factors that are not negative (Farkas).
+    """
+    vectors, sizes, _ = torch.linalg.svd(gradient, full_matrices=False)
+    rounding = float(sizes[0]) * max(gradient.shape) * torch.finfo(torch.float32).eps
+    directions = vectors[:, : min(images, int((sizes > rounding).sum()))]  # [K, rank]
+    products = directions @ directions.T
+    found = [
+        distance_to_cone(products, own) > SAME_DIRECTION * float(products[own, own]) for own in range(len(vectors))
+    ]
+    return torch.tensor(found)
+
+
+def distance_to_cone(products: Tensor, own: int) -> float:
+    """Squared distance of a vector to the sums of others with factors that are not negative.
+
+    The active-set method of Lawson & Hanson (1974, chapter 23), on scalar products of the vectors.
+
+    Args:
+        products: of each of K vectors with each, ``[K, K]``.
+        own: the number of the vector.
+    """
+    wanted, classes = products[own], torch.arange(len(products))
+    used = torch.zeros(len(products), dtype=torch.bool)
+    factors = torch.zeros_like(wanted)
+    rounding = torch.finfo(products.dtype).eps * len(products) * max(1.0, float(wanted[own]))
+    for _ in range(3 * len(products)):
+        slope = torch.where(used | (classes == own), -torch.inf, wanted - products @ factors)
+        if float(slope.max()) <= rounding:
+            break
+        used[slope.argmax()] = True
+        while True:
+            best = torch.zeros_like(factors)
+            best[used] = torch.linalg.lstsq(products[used][:, used], wanted[used]).solution
+            below = used & (best <= 0)
+            if not below.any():
+                break
+            way = (factors / (factors - best).clamp(min=torch.finfo(best.dtype).tiny))[below].min()
+            factors = factors + way * (best - factors)
+            used &= factors > rounding
+            factors = torch.where(used, factors, 0.0)
+        factors = best
+    return float(wanted[own] - 2 * factors @ wanted + factors @ products @ factors)
+
+
+def spread(found: Tensor, scores: Tensor, images: int) -> Tensor:
+    """Labels ``[V, N]`` that name each class that was found, as often as each other.
+
+    Args:
+        found: ``[V, K]``; where nothing was found, it is the class with the lowest score.
+        scores: ``[V, K]``; those with the lowest have one more, or are the only ones where more than N were found.
+        images: N.
+    """
+    order = torch.where(found, scores - scores.amax(1, keepdim=True) - 1, scores - scores.amin(1, keepdim=True))
+    turns = torch.arange(images, device=scores.device) % found.sum(1, keepdim=True).clamp(min=1)
+    return order.argsort(1).gather(1, turns).sort(1).values
+
+
+def counted(rows: Tensor, images: int, factor: float) -> Tensor:
+    """Labels ``[V, N]``: each class with a negative number once, then again and again the one with the lowest.
+
+    Args:
+        rows: ``[V, K]``.
+        images: N.
+        factor: of the impact of an image, which is taken off for each, in parts of the mean of the negative numbers
+            over the images.
+    """
+    rows = rows.clone()
+    impact = factor * rows.clamp(max=0).sum(1) / images
+    victims = torch.arange(len(rows), device=rows.device)
+    once = rows < 0
+    left, found = rows - impact[:, None] * once, []
+    for _ in range(images):
+        first = torch.where(once, rows, torch.inf).argmin(1)
+        label = torch.where(once.any(1), first, left.argmin(1))
+        left[victims, label] -= torch.where(once.any(1), 0.0, impact)
+        once[victims, label] = False
+        found.append(label)
+    return torch.stack(found, 1).sort(1).values
+
+
+def apportioned(numbers: Tensor, images: int) -> Tensor:
+    """Labels ``[V, N]`` of which there are as many as whole numbers nearest to these ``[V, K]`` that sum to N."""
+    wanted = numbers.nan_to_num(0).clamp(0, images)
+    counts = wanted.round()
+    victims = torch.arange(len(counts), device=counts.device)
+    while bool((missing := images - counts.sum(1)).any()):
+        step = missing.sign()
+        off = torch.where(counts + step[:, None] < 0, -torch.inf, step[:, None] * (wanted - counts))
+        counts[victims, off.argmax(1)] += step
+    classes = torch.arange(counts.shape[1], device=counts.device)
+    return torch.stack([classes.repeat_interleave(of_one.long()) for of_one in counts])
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """A rule, and what it cannot do without.
+
+    Attributes:
+        labels: from an observation to labels ``[V, N]``.
+        linear: a last layer that is linear; a rule that needs none works on any network.
+        biased: whose bias is trained and shared.
+        non_negative: and into which nothing negative comes.
+        unique: labels that all differ, to tell how many images each class has.
+        batches: whether these conditions are for batches of several images alone.
+    """
+
+    labels: Callable[[Observation], Tensor]
+    linear: bool = True
+    biased: bool = False
+    non_negative: bool = False
+    unique: bool = False
+    batches: bool = False
+
+    def lacks(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> str | None:
+        """What the rule needs and a network has not; None where it has all.
+
+        Args:
+            model: the architecture.
+            image_shape: (N, C, H, W).
+        """
+        if not self.linear or (self.batches and image_shape[0] == 1):
+            return None
+        found = last_layer(model, image_shape[1:])
+        if found is None:
+            return "a last layer that is linear and trained, with a row of weights for each class"
+        name, non_negative = found
+        if self.biased and f"{name}.bias" not in trained_names(model):
+            return "a last layer with a trained bias"
+        if self.non_negative and not non_negative:
+            return "features before the last layer that are never negative, as after a ReLU or a sigmoid"
+        return None
+
+    def repeats(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> str | None:
+        """Why labels repeat of which the rule needs each at most once; None where they need not, or may."""
+        found = last_layer(model, image_shape[1:]) if self.unique else None
+        classes = len(model.get_parameter(f"{found[0]}.weight")) if found else image_shape[0]
+        if image_shape[0] <= classes:
+            return None
+        return f"labels that all differ, and {image_shape[0]} images of {classes} classes repeat some"
+
+
+LABEL_RULES: dict[str, LabelRule] = {
+    "idlg": LabelRule(idlg, non_negative=True, batches=True),
+    "bias": LabelRule(bias, biased=True),
+    "gradinversion": LabelRule(gradinversion, non_negative=True, unique=True),
+    "llg": LabelRule(llg, non_negative=True),
+    "rlg": LabelRule(rlg),
+    "ilrg": LabelRule(ilrg, biased=True),
+    "known": LabelRule(known, linear=False),
+}
+"""By the name that an attack's argument ``labels`` has; "joint" is none, but labels that are optimized."""
+
+
+def check_rule(name: str, model: nn.Module, image_shape: tuple[int, int, int, int], counts: bool = True) -> None:
+    """Looks whether a rule can tell the labels of such victims.
+
+    Args:
+        name: of the rule, or "joint".
+        model: the architecture.
+        image_shape: (N, C, H, W).
+        counts: whether it must tell how many images each class has, and not only which classes there are.
+
+    Raises:
+        ValueError: it cannot; with one sentence that says which rules can.
+    """
+
+    def lacks(rule: LabelRule) -> str | None:
+        return rule.lacks(model, image_shape) or (rule.repeats(model, image_shape) if counts else None)
+
+    if name != "joint" and (lack := lacks(LABEL_RULES[name])):
+        others = [other for other, rule in LABEL_RULES.items() if other != "known" and not lacks(rule)]
+        raise ValueError(f"labels {name} needs {lack}: give {', '.join([*others, 'joint'] if counts else others)}")
+
+
+def best_rule(model: nn.Module, image_shape: tuple[int, int, int, int]) -> str:
+    """The rule of an attack that has none of its own: iDLG's for one image and iLRG's for a batch, else "joint"."""
+    rule = "idlg" if image_shape[0] == 1 else "ilrg"
+    return "joint" if LABEL_RULES[rule].lacks(model, image_shape) else rule
+
+
+def as_logits(labels: Tensor, classes: int) -> Tensor:
+    """Logits ``[V, N, K]`` whose softmax is the one-hot labels ``[V, N]``."""
+    return torch.where(torch.nn.functional.one_hot(labels, classes) == 1, 0.0, -torch.inf)
+
+
+def label_logits(rule: str, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
+    """Logits ``[V, N, K]`` of the labels at a start by a rule, and whether they are optimized, from noise: "joint"."""
+    if rule == "joint":
+        shape = (observation.image_shape[0], observation.num_classes)
+        return torch.stack([torch.randn(shape, generator=g) for g in generators]), True
+    return as_logits(LABEL_RULES[rule].labels(observation), observation.num_classes), False

@@ -1,0 +1,98 @@
+"""The last linear layer of a network, whose gradient has a row for each class, and what comes into it."""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from attacks.base import Observation
+from attacks.gradients import SAME, batch_logits, trained_names
+from attacks.head import features, random_images, random_weights
+from attacks.update import FedAvg
+
+TRIED = 16
+"""Random networks and images on which it is looked what comes into the layer."""
+
+_found: "WeakKeyDictionary[nn.Module, dict[Any, tuple[str, bool] | None]]" = WeakKeyDictionary()
+
+
+def last_layer(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[str, bool] | None:
+    """The trained linear layer that makes the logits, and whether what comes into it is never negative.
+
+    Both are seen on random weights and images of this very network.
+
+    Args:
+        model: the architecture.
+        image_shape: (C, H, W).
+
+    Returns:
+        The layer's name, and whether its input was at least 0 everywhere; None where there is no such layer.
+    """
+    known = _found.setdefault(model, {})
+    if image_shape not in known:
+        try:
+            known[image_shape] = _find(model, image_shape)
+        except Exception:  # of a network of the user's, which the rehearsal tells in a sentence
+            known[image_shape] = None
+    return known[image_shape]
+
+
+def _find(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[str, bool] | None:
+    weights, images = random_weights(model, TRIED), random_images(model, image_shape, TRIED)
+    logits = batch_logits(model, weights, images)
+    tolerance = SAME.get(images.dtype, 1e-2)
+    for name, layer in reversed(list(model.named_modules())):
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, nn.Parameter) or f"{name}.weight" not in trained_names(model):
+            continue
+        if weight.dim() != 2 or len(weight) != logits.shape[-1]:
+            continue
+        try:
+            inputs = features(model, name, weights, images)
+            made = torch.einsum("vkf,vnf->vnk", weights[f"{name}.weight"], inputs)
+        except Exception:  # whatever a network of the user's raises here: this is not the layer
+            continue
+        if f"{name}.bias" in weights:
+            made = made + weights[f"{name}.bias"][:, None]
+        if torch.allclose(made, logits, rtol=tolerance, atol=tolerance):
+            return name, bool((inputs >= 0).all())
+    return None
+
+
+def gradient_of_weight(observation: Observation) -> Tensor:
+    """The gradient ``[V, K, F]`` of the weight of the last layer, as far as the update tells it, finite."""
+    return _gradient(observation, "weight")
+
+
+def gradient_of_bias(observation: Observation) -> Tensor:
+    """The gradient ``[V, K]`` of the bias of the last layer, as far as the update tells it, finite."""
+    return _gradient(observation, "bias")
+
+
+def parameters_of(observation: Observation) -> tuple[Tensor, Tensor]:
+    """Weight ``[V, K, F]`` and bias ``[V, K]`` of the last layer."""
+    name = _name(observation)
+    return observation.own_networks[f"{name}.weight"], observation.own_networks[f"{name}.bias"]
+
+
+def _name(observation: Observation) -> str:
+    found = last_layer(observation.model, observation.image_shape[1:])
+    assert found is not None  # as the check before any work has seen
+    return found[0]
+
+
+def _gradient(observation: Observation, kind: str) -> Tensor:
+    shared = observation.update[f"{_name(observation)}.{kind}"].nan_to_num(0, 0, 0)
+    local = observation.protocol.local
+    return shared / length(local, observation.image_shape[0]) if local else shared
+
+
+def length(local: FedAvg, images: int) -> float:
+    """How far the steps of a client lead where its gradient is 1 everywhere, so that an update is a mean gradient."""
+    batches = -(-images // (local.batch_size or images))
+    speed = way = 0.0
+    for _ in range(local.epochs * batches):
+        speed = local.momentum * speed + 1
+        way += local.learning_rate * speed
+    return way

@@ -1,0 +1,296 @@
+"""The rules that tell the labels of a batch."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from scipy.optimize import linprog
+from torch import Tensor, nn
+
+from attacks import DLG, IDLG, InvertingGradients, LabelInference, Observation
+from attacks.engine.label_rules import LABEL_RULES, apportioned, best_rule, counted, separable, spread
+from attacks.engine.last_layer import last_layer, length
+from attacks.threat import ThreatModel
+from attacks.update import FedAvg, Network, Protocol, local_update
+from benchmark.models import MLP, ConvNet, LeNet
+from benchmark.models.draw import Model
+
+MakeVictims = Callable[..., Any]
+
+RULES = [name for name in LABEL_RULES if name != "known"]
+SHAPE = (1, 8, 8)
+
+
+class ReLUs(MLP):
+    """The network of iLRG, smaller."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__(image_shape, num_classes, hidden=64, depth=2, activation="relu")
+
+
+def of_images(network: nn.Module, images: Tensor, labels: Tensor, protocol: Protocol = Protocol()) -> Observation:  # noqa: B008
+    """What is seen of victims that share a network."""
+    weights = {name: value.detach() for name, value in network.named_parameters()}
+    one_hot = nn.functional.one_hot(labels, 10).to(images)
+    update = local_update(Network(network, weights), protocol, images, one_hot, create_graph=False)
+    mean = torch.full(SHAPE, 0.5).to(images)
+    public = mean, mean.expand(10, *SHAPE), 0.06, torch.ones(1)
+    seeds = list(range(len(images)))
+    return Observation(network, weights, update, (*images.shape[1:],), 10, seeds, None, *public, protocol)
+
+
+def sorted_labels(labels: Tensor) -> Tensor:
+    return labels.sort(1).values
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("model", [LeNet, ReLUs, ConvNet])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_a_victim_is_labeled_alone_as_in_company(
+    rule: str, model: type[Model], batch_size: int, victims_of: MakeVictims
+) -> None:
+    seen = victims_of(4, batch_size=batch_size, model=model, dtype=torch.float64).observation
+    together = LABEL_RULES[rule].labels(seen)
+    assert together.shape == (4, batch_size) and together.dtype == torch.long
+    assert torch.equal(together, sorted_labels(together)) and int(together.min()) >= 0 and int(together.max()) < 10
+    for victim in range(4):
+        assert torch.equal(LABEL_RULES[rule].labels(seen.take([victim]))[0], together[victim])
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if name != "rlg"])
+@pytest.mark.parametrize("model", [LeNet, ReLUs])
+def test_the_label_of_one_image_is_that_of_idlg(rule: str, model: type[Model], victims_of: MakeVictims) -> None:
+    _, labels, seen = victims_of(20, model=model)
+    assert torch.equal(LABEL_RULES[rule].labels(seen), labels)
+
+
+def test_images_of_a_class_that_are_alike_are_counted_exactly_by_ilrg() -> None:
+    """Then its two assumptions hold: row k over its bias is the features of class k but for the softmax of others."""
+    torch.manual_seed(0)
+    network = ReLUs(SHAPE, 10).double()
+    one = torch.rand(10, *SHAPE, dtype=torch.float64)
+    labels = torch.tensor([[0, 0, 0, 3, 4, 4, 5, 8], [7, 7, 7, 7, 7, 7, 7, 2]])
+    seen = of_images(network, one[labels], labels)
+    assert torch.equal(LABEL_RULES["ilrg"].labels(seen), sorted_labels(labels))
+
+
+@pytest.mark.parametrize(("rule", "least"), [("ilrg", 0.95), ("bias", 0.85), ("llg", 0.75), ("gradinversion", 0.85)])
+def test_most_digits_of_a_batch_are_labeled(rule: str, least: float, victims_of: MakeVictims) -> None:
+    _, labels, seen = victims_of(20, batch_size=8, model=ReLUs)
+    found = LABEL_RULES[rule].labels(seen)
+    shared = [sum((Counter(one) & Counter(other)).values()) for one, other in zip(found.tolist(), labels.tolist())]  # noqa: B905
+    assert sum(shared) / labels.numel() >= least
+
+
+@pytest.mark.parametrize("model", [LeNet, ReLUs])
+def test_labels_that_differ_are_found_by_gradinversion_and_no_other(model: type[Model], digits: Any) -> None:
+    """Only the image of the class itself makes an entry of its row negative, and it always does so."""
+    torch.manual_seed(0)
+    network = model(SHAPE, 10)
+    first = torch.stack([digits.test_images[digits.test_labels == label][0] for label in range(10)])
+    for chosen in list(combinations(range(10), 4))[::7]:
+        labels = torch.tensor([chosen])
+        assert LABEL_RULES["gradinversion"].labels(of_images(network, first[labels], labels)).tolist() == [[*chosen]]
+
+
+def test_rlg_finds_every_class_of_images_with_independent_features() -> None:
+    torch.manual_seed(0)
+    labels = torch.tensor([[1, 4, 4, 9]])
+    seen = of_images(ReLUs(SHAPE, 10), torch.rand(1, 4, *SHAPE), labels)
+    assert {1, 4, 9} <= set(LABEL_RULES["rlg"].labels(seen)[0].tolist())
+
+
+def test_a_class_is_separable_where_a_vector_worked_by_hand_is_negative_there_alone() -> None:
+    rows = torch.tensor([[-1.0, 0.0], [0.5, 0.0], [0.25, 1.0], [0.25, -1.0]]).double()
+    # Of x = (a, b): class 0 by a > 0, b = 0; classes 2 and 3 by a = 0 and b of either sign; class 1 would need a < 0,
+    # but classes 2 and 3 give a / 2 together, which is then negative for one of them.
+    assert separable(rows, 4).tolist() == [True, False, True, True]
+    assert separable(torch.zeros(4, 2).double(), 4).tolist() == [False] * 4
+
+
+@pytest.mark.parametrize("rank", [2, 4, 6, 9])
+def test_a_class_is_separable_where_a_linear_program_says_so(rank: int) -> None:
+    generator = torch.Generator().manual_seed(rank)
+    for _ in range(5):
+        rows = torch.randn(12, rank, generator=generator, dtype=torch.float64)
+        wanted = []
+        for own in range(12):  # x with own . x <= -1 and other . x >= 0
+            signs = -rows.numpy().copy()
+            signs[own] *= -1
+            limits = [-1.0 if other == own else 0.0 for other in range(12)]
+            wanted.append(linprog([0.0] * rank, signs, limits, bounds=[(None, None)] * rank).status == 0)
+        assert separable(rows, 12).tolist() == wanted
+
+
+def test_images_are_counted_as_worked_by_hand() -> None:
+    """LLG: an impact is (1 + 1/2) (-0.6 - 0.3) / 3 = -0.45, so that the rows are -0.15 and 0.15 after one each."""
+    assert counted(torch.tensor([[-0.6, -0.3]]), 3, 1.5).tolist() == [[0, 0, 1]]
+    assert counted(torch.tensor([[-0.1, -0.2, -0.3]]), 2, 1.0).tolist() == [[1, 2]]  # more classes than images
+    assert counted(torch.tensor([[0.3, 0.1]]), 2, 1.0).tolist() == [[1, 1]]  # no class is negative
+
+
+def test_what_is_found_is_named_as_often_as_each_other() -> None:
+    found = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
+    scores = torch.tensor([[-1.0, -9.0, -2.0], [3.0, 1.0, 2.0], [1.0, 2.0, 3.0]])
+    assert spread(found, scores, 3).tolist() == [[0, 2, 2], [1, 1, 1], [0, 1, 2]]
+    assert spread(found, scores, 2).tolist() == [[0, 2], [1, 1], [0, 1]]
+
+
+def test_whole_numbers_of_images_sum_to_the_batch() -> None:
+    numbers = torch.tensor([[1.4, 1.4, 1.2], [2.6, 1.6, -3.0], [torch.nan, 0.0, 9.0], [0.0, 0.0, 0.0]])
+    assert apportioned(numbers, 4).tolist()[:3] == [[0, 0, 1, 2], [0, 0, 1, 1], [2, 2, 2, 2]]
+    assert all(0 <= label < 3 for label in apportioned(numbers, 4)[3].tolist())
+
+
+@pytest.mark.parametrize("rule", ["ilrg", "llg", "bias"])
+def test_local_steps_are_labeled_as_the_gradient_that_they_follow(rule: str, victims_of: MakeVictims) -> None:
+    images, labels, _ = victims_of(6, batch_size=6)
+    torch.manual_seed(0)
+    network = ReLUs(SHAPE, 10).double()
+    of_gradient = of_images(network, images.double(), labels)
+    local = FedAvg(learning_rate=1e-6, epochs=3, batch_size=4, momentum=0.5)
+    whole = FedAvg(learning_rate=1e-6, epochs=3, momentum=0.5)
+    found = LABEL_RULES[rule].labels(of_images(network, images.double(), labels, Protocol(whole)))
+    assert torch.equal(found, LABEL_RULES[rule].labels(of_gradient))
+    assert length(local, 6) == pytest.approx(1e-6 * sum(2 - 0.5**step for step in range(6)))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_update_that_is_not_finite_is_labeled_at_random_and_stops_nobody(rule: str, victims_of: MakeVictims) -> None:
+    seen = victims_of(2, batch_size=3).observation
+    broken = {name: value.clone() for name, value in seen.update.items()}
+    for value in broken.values():
+        value[0] = torch.nan
+    found = LABEL_RULES[rule].labels(replace(seen, update=broken))
+    assert found.shape == (2, 3) and torch.equal(found[1], LABEL_RULES[rule].labels(seen)[1])
+
+
+# What a rule needs.
+
+
+class Headed(nn.Sequential):
+    """A network whose last layer is given."""
+
+    def __init__(self, activation: nn.Module, last: nn.Module) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 12), activation, last)
+
+
+class Tempered(nn.Module):
+    """Its last layer does not make the logits alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(images.flatten(1)) / 2
+
+
+BIASED = nn.Linear(12, 10)
+
+
+@pytest.mark.parametrize(
+    ("network", "non_negative"),
+    [
+        (Headed(nn.ReLU(), BIASED), True),
+        (Headed(nn.Sigmoid(), nn.Linear(12, 10, bias=False)), True),
+        (Headed(nn.Tanh(), BIASED), False),
+        (Headed(nn.SiLU(), BIASED), False),
+        (Headed(nn.LeakyReLU(0.01), BIASED), False),
+        (LeNet(SHAPE, 10), True),
+        (ConvNet(SHAPE, 10), True),
+    ],
+)
+def test_the_last_layer_and_what_comes_into_it_are_seen_on_the_network(network: nn.Module, non_negative: bool) -> None:
+    found = last_layer(network, SHAPE)
+    assert found is not None and found[1] == non_negative
+    assert isinstance(network.get_submodule(found[0]), nn.Linear)
+    assert len(network.get_submodule(found[0]).weight) == 10
+
+
+def test_a_layer_that_does_not_make_the_logits_is_no_last_layer() -> None:
+    frozen = Headed(nn.ReLU(), nn.Linear(12, 10))
+    frozen[3].weight.requires_grad_(False)
+    for network in (Tempered(), frozen, nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())):
+        assert last_layer(network, SHAPE) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "network", "images", "said"),
+    [
+        ("llg", Headed(nn.SiLU(), BIASED), 1, "never negative, as after a ReLU or a sigmoid: give idlg, bias, rlg"),
+        ("gradinversion", Headed(nn.Tanh(), BIASED), 4, "never negative.*: give bias, rlg, ilrg, joint"),
+        ("idlg", Headed(nn.LeakyReLU(), BIASED), 4, "never negative"),
+        ("ilrg", Headed(nn.ReLU(), nn.Linear(12, 10, bias=False)), 4, "last layer with a trained bias"),
+        ("bias", Headed(nn.ReLU(), nn.Linear(12, 10, bias=False)), 4, "last layer with a trained bias"),
+        ("rlg", Tempered(), 4, "a last layer that is linear and trained.*: give joint"),
+        ("gradinversion", LeNet(SHAPE, 10), 11, "labels that all differ, and 11 images of 10 classes repeat some"),
+    ],
+)
+def test_a_network_that_a_rule_cannot_read_is_refused(rule: str, network: nn.Module, images: int, said: str) -> None:
+    with pytest.raises(ValueError, match=f"labels {rule} needs .*{said}"):
+        DLG(labels=rule).check(network, (images, *SHAPE))
+
+
+def test_a_network_that_a_rule_can_read_is_not_refused() -> None:
+    IDLG(labels="idlg").check(Headed(nn.Tanh(), BIASED), (1, *SHAPE))  # of one image it reads what tells the label
+    DLG(labels="bias").check(Headed(nn.Tanh(), BIASED), (4, *SHAPE))
+    DLG(labels="joint").check(Tempered(), (4, *SHAPE))
+    LabelInference("gradinversion").check(LeNet(SHAPE, 10), (11, *SHAPE))  # it tells which classes there are
+    with pytest.raises(ValueError, match=r"labels ilrg needs .*: give idlg$"):
+        LabelInference("ilrg").check(Tempered(), (1, *SHAPE))
+
+
+@pytest.mark.parametrize("attack", [DLG(labels="known"), LabelInference("known")])
+def test_labels_that_are_not_granted_are_not_known(attack: Any) -> None:
+    attack.check_granted(Protocol(), ThreatModel(labels="counts"), 4)
+    with pytest.raises(ValueError, match="known needs the labels, which the threat model hides"):
+        attack.check_granted(Protocol(), ThreatModel(), 4)
+
+
+def test_a_rule_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="labels is 'yin', but must be one of idlg, bias"):
+        DLG(labels="yin")
+    with pytest.raises(ValueError, match="rule is 'joint', but must be one of idlg, bias"):
+        LabelInference("joint")
+
+
+# Attacks with a rule.
+
+
+def test_dlg_with_the_labels_of_idlg_is_idlg_and_the_other_way_round(victims_of: MakeVictims) -> None:
+    seen = victims_of(3).observation
+    for one, other in ((DLG(labels="idlg"), IDLG()), (IDLG(labels="joint"), DLG())):
+        one.max_evaluations = other.max_evaluations = 20
+        found, same = one.reconstruct(seen), other.reconstruct(seen)
+        assert found.labels.equal(same.labels)
+        if one.labels == "joint":
+            assert found.images.equal(same.images) and found.loss.equal(same.loss)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_attack_keeps_the_labels_of_its_rule(rule: str, victims_of: MakeVictims) -> None:
+    seen = victims_of(2, batch_size=3).observation
+    wanted = LABEL_RULES[rule].labels(seen)
+    assert DLG(max_evaluations=2, labels=rule).reconstruct(seen).labels.equal(wanted)
+    found = LabelInference(rule).reconstruct(seen)
+    assert found.labels.equal(wanted) and found.images.equal(seen.class_means[wanted])
+
+
+def test_labels_that_are_granted_are_taken_whatever_the_rule(victims_of: MakeVictims) -> None:
+    _, labels, seen = victims_of(2, batch_size=3)
+    granted = replace(seen, labels=labels, threat=ThreatModel(labels="known"))
+    for rule in ("idlg", "known"):
+        assert DLG(max_evaluations=2, labels=rule).reconstruct(granted).labels.equal(labels)
+
+
+def test_inverting_gradients_infers_the_labels_of_a_batch(victims_of: MakeVictims) -> None:
+    seen = victims_of(2, batch_size=3).observation
+    assert InvertingGradients(max_evaluations=2).reconstruct(seen).labels.equal(LABEL_RULES["ilrg"].labels(seen))
+    assert best_rule(LeNet(SHAPE, 10), (1, *SHAPE)) == "idlg"
+    assert best_rule(Tempered(), (1, *SHAPE)) == "idlg"
+    assert best_rule(Tempered(), (3, *SHAPE)) == "joint"

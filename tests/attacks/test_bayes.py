@@ -1,0 +1,75 @@
+"""The most probable images: the posterior written out, and what it is worth under noise and masks."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import laplace
+from torch import nn
+
+from attacks import DLG, Bayes
+from attacks.bayes import PublicImages
+from attacks.engine.priors import BOX_EDGE
+from benchmark.models import LeNet
+from defenses import GaussianNoise, Masking
+
+MakeVictims = Callable[..., Any]
+
+
+@pytest.mark.parametrize("defense", [GaussianNoise(0.01), Masking(0.7), None], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_the_loss_is_that_of_the_posterior_written_out(batch_size: int, defense: Any, victims_of: MakeVictims) -> None:
+    """Of the shared entries alone, by autograd over one network at a time."""
+    images, labels, seen = victims_of(2, batch_size, LeNet, torch.float64, defense, adaptive=True)
+    seen = replace(seen, labels=labels)
+    start = images.double() * 1.3 - 0.1
+    found = Bayes(max_evaluations=1).reconstruct(seen, start_images=start)
+    scale = PublicImages.of(seen).scale
+    for victim in range(2):
+        network = LeNet((1, 8, 8), 10).double()
+        network.load_state_dict({name: value[victim] for name, value in seen.parameters.items()}, strict=False)
+        loss = nn.functional.cross_entropy(network(start[victim]), labels[victim])
+        slopes = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(network.parameters()))])
+        shared = torch.cat([seen.update[name][victim].flatten() for name, _ in network.named_parameters()])
+        kept = shared != 0 if isinstance(defense, Masking) else torch.ones_like(shared, dtype=torch.bool)
+        std = (
+            0.01 if isinstance(defense, GaussianNoise) else 2.0**-52 * float(shared[shared != 0].square().mean().sqrt())
+        )
+        across = [start[victim].diff(dim=dim).square().add(1e-6).sqrt().flatten() - 1e-3 for dim in (-1, -2)]
+        beyond = (start[victim] - start[victim].clamp(0, 1)).square().sum() / (2 * BOX_EDGE**2)
+        wanted = (slopes - shared)[kept].square().sum() + 2 * std**2 * (torch.cat(across).sum() / scale + beyond)
+        torch.testing.assert_close(found.loss[victim], wanted, rtol=1e-9, atol=0)
+
+
+def test_a_row_of_pixels_has_the_laplace_scale_of_maximum_likelihood(victims_of: MakeVictims) -> None:
+    """In one row each difference is free, so that the density is a product, which scipy fits."""
+    seen = replace(victims_of(1).observation, image_shape=(1, 1, 1, 9))
+    differences = torch.randn(1000, generator=torch.Generator().manual_seed(0)).numpy()
+    scale = PublicImages.of(replace(seen, mean_step=float(abs(differences).mean()))).scale
+    assert scale == pytest.approx(laplace.fit(differences, floc=0)[1])
+
+
+def test_victims_are_attacked_together_as_alone(victims_of: MakeVictims) -> None:
+    seen = victims_of(3, dtype=torch.float64, defense=Masking(0.5), adaptive=True).observation
+    together = Bayes(max_evaluations=15).reconstruct(seen)
+    for victim in range(3):
+        alone = Bayes(max_evaluations=15).reconstruct(seen.take([victim]))
+        torch.testing.assert_close(together.images[victim], alone.images[0], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("defense", [GaussianNoise(0.02), Masking(0.97)], ids=lambda one: type(one).__name__)
+def test_images_are_found_nearer_than_by_matching_alone(defense: Any, victims_of: MakeVictims) -> None:
+    images, _, seen = victims_of(4, defense=defense, adaptive=True)
+    near, far = (
+        (attack.reconstruct(seen).images.clamp(0, 1) - images).square().mean()
+        for attack in (Bayes(max_evaluations=60), DLG(max_evaluations=60))
+    )
+    assert near < far
+
+
+@pytest.mark.parametrize("arguments", [{"distance": "cosine"}, {"total_variation": 0.1}])
+def test_what_its_posterior_has_no_place_for_is_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="leave distance and total_variation out"):
+        Bayes(**arguments)

@@ -1,0 +1,135 @@
+"""Data leakage in federated averaging against a plain loop of local steps over the network itself."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from attacks import FedAvgInversion, InvertingGradients, Observation
+from attacks.fedavg_inversion import EpochsAlike, mean_of_epochs
+from attacks.inverting_gradients import DECAYS
+from attacks.update import FedAvg
+from benchmark.federation.client import PublicData, observe
+from benchmark.federation.setting import Setting
+from benchmark.models import MLP
+from datamodules import Digits
+
+LOCAL = FedAvg(0.1, epochs=3, batch_size=2, momentum=0.5)
+
+See = Callable[..., Observation]
+
+
+@pytest.fixture(scope="module")
+def see(digits: Digits) -> See:
+    """What is seen of two clients with four images each, after local steps in an unknown order."""
+
+    def observed(images: int = 4, **axes: Any) -> Observation:
+        batches, labels = digits.victims(2, images)
+        network = MLP(digits.image_shape, digits.num_classes, hidden=16).double()
+        setting = Setting(**{"local": LOCAL, "labels": "counts"} | axes)
+        public = PublicData.of(digits, setting.rounds)
+        return observe(network, batches, labels, public, None, False, 0, range(2), setting)
+
+    return observed
+
+
+def plain_path(seen: Observation, victim: int, labels: Tensor, alike: float, rough: float, steps: int) -> list[Tensor]:
+    """The images of one client's epochs at each evaluation, in a loop of torch's own with one network."""
+    network = MLP(seen.image_shape[1:], seen.num_classes, hidden=16).double()
+    names = [name for name, _ in network.named_parameters()]
+    begin = {name: seen.own_networks[name][victim] for name in names}
+    wanted = torch.cat([seen.update[name][victim].flatten() for name in names])
+    mean, std = seen.mean_image.mean((1, 2), keepdim=True), seen.channel_stds[:, None, None]
+    shape = (LOCAL.epochs * seen.image_shape[0], *seen.image_shape[1:])
+    z = torch.randn(shape, generator=torch.Generator().manual_seed(seen.seeds[victim])).double().requires_grad_()
+    adam = torch.optim.Adam([z], lr=0.1)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(adam, [int(part * steps) for part in DECAYS], gamma=0.1)
+    path = []
+    for _ in range(steps):
+        images = mean + std * z
+        path.append(images.detach().clone())
+        weights, speed = {name: value.clone().requires_grad_() for name, value in begin.items()}, None
+        for batch, of_batch in zip(images.split(2), labels.split(2), strict=True):
+            loss = nn.functional.cross_entropy(functional_call(network, weights, (batch,)), of_batch)
+            slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+            speed = list(slopes) if speed is None else [0.5 * v + s for v, s in zip(speed, slopes, strict=True)]
+            weights = {name: w - 0.1 * v for (name, w), v in zip(weights.items(), speed, strict=True)}
+        shared = torch.cat([(begin[name] - weights[name]).flatten() for name in names])
+        greatest = [epoch.amax(0) for epoch in images.split(seen.image_shape[0])]
+        pairs = [(one - other).square().mean() for one in greatest for other in greatest]
+        off = 1 - nn.functional.cosine_similarity(shared, wanted, dim=0)
+        off = off + rough * (z.diff(dim=-1).abs().mean() + z.diff(dim=-2).abs().mean())
+        off = off + alike * torch.stack(pairs).mean()
+        (slope,) = torch.autograd.grad(off, z)
+        z.grad = slope.sign()
+        adam.step()
+        schedule.step()
+        z.data = ((mean + std * z.data).clamp(0, 1) - mean) / std
+    return path
+
+
+def test_each_victim_takes_the_path_of_a_plain_loop(see: See) -> None:
+    seen = see()
+    attack = FedAvgInversion(max_evaluations=10, epochs_alike=0.3, total_variation=0.02)
+    found = attack.problem(seen).solve()  # before the epochs are averaged
+    assert seen.labels is not None
+    for victim in range(2):
+        first, *others = found.labels[victim].split(4)
+        assert all(torch.equal(first, other) for other in others)  # one order for all epochs
+        assert torch.equal(first.sort().values, seen.labels[victim])
+        path = plain_path(seen, victim, found.labels[victim], 0.3, 0.02, 10)
+        assert min(float((found.images[victim] - images).abs().max()) for images in path) < 1e-9
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_victims_are_attacked_together_as_alone(rounds: int, see: See) -> None:
+    seen, attack = see(rounds=rounds), FedAvgInversion(max_evaluations=12)
+    together = attack.reconstruct(seen)
+    assert together.images.shape == (2, *seen.image_shape) and together.labels.shape == (2, 4)
+    assert together.trajectory is not None and together.trajectory.images.shape[2:] == seen.image_shape
+    for victim in range(2):
+        alone = attack.reconstruct(seen.take([victim]))
+        torch.testing.assert_close(together.images[victim], alone.images[0], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [{"order": "known", "labels": "known"}, {"local": FedAvg(0.1, epochs=3)}, {"local": None}],
+    ids=["order granted", "one step an epoch", "a gradient"],
+)
+def test_epochs_have_the_same_images_where_their_order_is_no_secret(axes: dict[str, Any], see: See) -> None:
+    seen = see(**axes)
+    found = FedAvgInversion(max_evaluations=6).reconstruct(seen)
+    assert torch.equal(found.images, InvertingGradients(max_evaluations=6).reconstruct(seen).images)
+
+
+def test_the_prior_of_epochs_is_no_matter_of_order() -> None:
+    images = torch.rand(2, 4, 1, 5, 5, dtype=torch.float64)
+    shuffled = torch.cat([images, images[:, [2, 0, 3, 1]], images[:, [1, 3, 0, 2]]], 1)
+    prior = EpochsAlike(lambda images: 0.0, 2.0, 3)
+    assert float(torch.as_tensor(prior(shuffled)).max()) < 1e-30
+    assert float(torch.as_tensor(prior(torch.rand_like(shuffled))).min()) > 0
+
+
+def test_images_of_epochs_are_matched_within_their_label_and_averaged() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(1, 6, 1, 5, 5, generator=generator, dtype=torch.float64)
+    labels, orders = torch.tensor([[3, 3, 5, 5, 5, 7]]), ([1, 0, 4, 2, 3, 5], [0, 1, 3, 4, 2, 5])
+    epochs = [truth] + [truth[:, order] + 0.05 * torch.randn(truth.shape, generator=generator) for order in orders]
+    found = mean_of_epochs(torch.cat(epochs, 1), labels, 3)
+    wanted = truth.clone()
+    for other in epochs[1:]:
+        cost = torch.cdist(truth.flatten(2), other.flatten(2))[0].square()
+        wanted += other[:, linear_sum_assignment(cost.numpy())[1]]
+    torch.testing.assert_close(found, wanted / 3)
+    alike = truth.expand(1, 6, 1, 5, 5)[:, :1].repeat(1, 12, 1, 1, 1)  # nothing to tell them by
+    torch.testing.assert_close(mean_of_epochs(alike, labels, 2), alike[:, :6])
+
+
+def test_a_negative_weight_is_refused() -> None:
+    with pytest.raises(ValueError, match="epochs_alike is -1, but must be 0 or greater"):
+        FedAvgInversion(epochs_alike=-1)
