@@ -236,7 +236,8 @@ def agreed(
         limit = ALIKE * images.shape[-1] ** 0.5
         fresh = ~(torch.cdist(images, old) < limit).any(1)
         new[v, which[fresh]] = True
-        near = torch.cdist(images, images) < limit
+        distance = torch.cdist(images, images)
+        near = distance < limit
         same = near & (labels[v, which][:, None] == labels[v, which])
         votes = same.sum(1)
         enough = EVIDENCE if bool((votes[fresh] >= EVIDENCE).any()) else 1
@@ -244,7 +245,9 @@ def agreed(
         for one in votes.argsort(descending=True, stable=True).tolist():
             if fresh[one] and votes[one] >= enough and not near[one, kept].any() and len(kept) < room[v]:
                 kept.append(one)
-        weights = same[kept] / found.error[v, which].square()
+        error = found.error[v, which]
+        equal = distance <= NOTHING * (error + error[:, None]) * images.shape[-1] ** 0.5  # one may be slightly mixed
+        weights = (same & equal).fill_diagonal_(True)[kept] / error.square()
         pixels.append(weights @ images / weights.sum(1, keepdim=True))
         errors.append(weights.sum(1).rsqrt())
         labels_of.append(labels[v, which[kept]])
