@@ -3,25 +3,31 @@
 from attacks.analytic_linear import AnalyticLinear
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.baselines import ClassMeanImage, ConstantImage, MeanImage
+from attacks.cpl import CPL
 from attacks.dlg import DLG
 from attacks.dlg_fb import DLGFB
 from attacks.gauss_newton import GaussNewton
+from attacks.gradinversion import GradInversion
 from attacks.idlg import IDLG
 from attacks.inverting_gradients import InvertingGradients
 from attacks.label_inference import LabelInference
 from attacks.peeling import Peeling
 from attacks.rgap import RGAP
+from attacks.sapag import SAPAG
 
 __all__ = [
+    "CPL",
     "DLG",
     "DLGFB",
     "IDLG",
     "RGAP",
+    "SAPAG",
     "AnalyticLinear",
     "Attack",
     "ClassMeanImage",
     "ConstantImage",
     "GaussNewton",
+    "GradInversion",
     "InvertingGradients",
     "LabelInference",
     "MeanImage",

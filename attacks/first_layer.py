@@ -89,7 +89,7 @@ def first_layer(model: nn.Module, image_shape: tuple[int, ...]) -> FirstLayer | 
 
 def in_double_precision(model: nn.Module) -> nn.Module:
     """A copy of a network in evaluation mode that computes in float64."""
-    return deepcopy(model).double().eval()
+    return deepcopy(model).double().train(False)
 
 
 def seen_exactly(observation: Observation) -> Observation:

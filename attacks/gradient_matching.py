@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.engine.batch_adam import BatchAdam
 from attacks.engine.batch_lbfgs import BatchLBFGS
+from attacks.engine.consistency import GroupConsistency
 from attacks.engine.distances import DISTANCES
 from attacks.engine.label_rules import LABEL_RULES, as_logits, check_rule, label_logits
 from attacks.engine.ledger import Ledger
@@ -21,7 +22,7 @@ from attacks.engine.objective import Objective
 from attacks.engine.priors import NaturalImage, Prior
 from attacks.engine.problem import MatchingProblem
 from attacks.engine.row_optimizer import RowOptimizer
-from attacks.engine.starts import STARTS, Standardization, Starts
+from attacks.engine.starts import RANDOM, STARTS, Standardization, Starts
 from attacks.engine.trials import best_of, repeated
 from attacks.rgap import RGAP, recursive_solution
 from attacks.statistics import normalizing
@@ -45,13 +46,14 @@ class GradientMatching(Attack):
             of the loss at a start that owes nothing to the update.
         at_once: victims under attack at the same time, at least 1; None for all of them.
         history_size: pairs that L-BFGS keeps, at least 1.
-        start: "noise", as published; "constant", "mean" or "class_mean", the null baselines; or "rgap", the solution of
-            R-GAP (one image per victim), and noise for those victims that do not converge from there.
+        start: "noise", as published; "tiles" or "color", a random tile in all places or a random color; "constant",
+            "mean" or "class_mean", the null baselines; or "rgap", the solution of R-GAP (one image per victim), and
+            noise for those victims that do not converge from there.
         total_variation: weight of the total variation of the images, at least 0, as published; above 0 a pixel outside
             [0, 1] costs too, and the loss does not fall to the tolerance. For an attacker who has lost a part of the
             gradient: natural images are smooth, which stands in for the equations that are missing.
-        restarts: how often a victim that has stalled or diverged starts again from new noise within its budget, at
-            least 0, as published.
+        restarts: how often a victim that has stalled or diverged starts again from new noise, or a new pattern where it
+            started from one, within its budget, at least 0, as published.
         prior_scale: against known noise, scale of the Laplace prior on the differences of neighboring pixels, above 0,
             in parts of their mean size in public images, which is its maximum-likelihood estimate. The larger, the
             less the prior smooths.
@@ -63,9 +65,10 @@ class GradientMatching(Attack):
         batch_norm: weight of the squared distance of mean and variance of the batch at each BatchNorm from those the
             threat model grants: of the batch itself, or the running ones (Yin et al. 2021, arXiv 2104.07586).
         learning_rate: of the optimizer, above 0; None for 1 with L-BFGS, as published, and 0.1 with Adam.
-        distance: of updates: "squared", as published, or "cosine" (Geiping et al. 2020, arXiv 2003.14053).
-        trials: starts from noise of each victim, at least 1, which are attacked side by side; the one with the lowest
-            loss is what the attack returns.
+        distance: of updates: "squared", as published; "cosine" (Geiping et al. 2020, arXiv 2003.14053); or "kernel",
+            Gaussian kernels of the differences of layers (Wang et al. 2020, arXiv 2009.06228).
+        trials: starts of each victim from noise or patterns, at least 1, which are attacked side by side; the one with
+            the lowest loss is what the attack returns.
         labels: how labels are told that are not granted: by a rule ("idlg", "bias", "gradinversion", "llg", "rlg" or
             "ilrg", see ``attacks/engine/label_rules.py``), "joint" with the images by the optimizer, or "known", which
             the threat model must grant; None for the attack's own way.
@@ -73,6 +76,8 @@ class GradientMatching(Attack):
 
     problem_class: ClassVar[type[MatchingProblem]] = MatchingProblem
     simulates: ClassVar[bool] = True
+    terms: ClassVar[tuple[str, ...]] = ("total_variation", "batch_norm")
+    """Weights of what the loss holds beside the distance of updates: above 0, it is not 0 at the private images."""
 
     max_evaluations: int = 6000
     tolerance: float = 1e-6
@@ -112,18 +117,14 @@ class GradientMatching(Attack):
             if getattr(self, name) not in valid:
                 names = ", ".join(filter(None, valid))
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be one of {names}")
-        for name, weight in (
-            ("tolerance", self.tolerance),
-            ("total_variation", self.total_variation),
-            ("batch_norm", self.batch_norm),
-        ):
-            if not weight >= 0:
-                raise ValueError(f"{name} is {weight}, but must be 0 or greater")
+        for name in ("tolerance", *self.terms):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be 0 or greater")
         for name, scale in (("prior_scale", self.prior_scale), ("learning_rate", self.learning_rate)):
             if scale is not None and not 0 < scale < math.inf:
                 raise ValueError(f"{name} is {scale}, but must be above 0 and finite")
-        if self.trials > 1 and self.start != "noise":
-            raise ValueError(f"trials are starts from noise: leave them out where start is {self.start}")
+        if self.trials > 1 and self.start not in RANDOM:
+            raise ValueError(f"trials are starts from noise or patterns: leave them out where start is {self.start}")
         if self.line_search and self.optimizer != "lbfgs":
             raise ValueError(f"line_search is for lbfgs: leave it out where optimizer is {self.optimizer}")
 
@@ -136,7 +137,9 @@ class GradientMatching(Attack):
         if self.start == "rgap":
             RGAP().check(model, image_shape)
         if self.batch_norm and not any(normalizing(model)):
-            raise ValueError("batch_norm is for a network with BatchNorm that has running statistics: leave it out")
+            raise ValueError(
+                "batch_norm is for a network with BatchNorm that has running statistics: give batch_norm 0"
+            )
         if self.labels is not None:
             check_rule(self.labels, model, image_shape)
 
@@ -177,7 +180,7 @@ class GradientMatching(Attack):
 
     def problem(self, observation: Observation, start_images: Tensor | None = None) -> MatchingProblem:
         """What there is to solve for these victims."""
-        starts = self.starts(observation)
+        starts, group = self.starts(observation), self.group(observation) if start_images is None else None
         first = starts.first
         if start_images is not None:
             first["images"] = start_images.to(first["images"])
@@ -189,11 +192,21 @@ class GradientMatching(Attack):
             prior=self.prior(observation),
             batch_norm=self.batch_norm,
             distance=self.distance,
+            label_term=self.label_term(),
+            group=group,
         )
         rows = self.at_once and self.at_once * self.trials
-        ledger = Ledger(starts, self.max_evaluations, self.patience, rows)
+        ledger = Ledger(starts, self.max_evaluations, self.patience, rows, group.trials if group else 1)
         optimizer = partial(self.optimizer_of, observation)
         return self.problem_class(objective, ledger, optimizer, starts.optimize_labels)
+
+    def label_term(self) -> float:
+        """Weight of the squared distance of the network's class probabilities from the labels; 0, as there is none."""
+        return 0.0
+
+    def group(self, observation: Observation) -> GroupConsistency | None:
+        """What holds the trials of a victim together; None, as each goes alone."""
+        return None
 
     def prior(self, observation: Observation) -> Prior:
         """What images cost by themselves; the cosine has no variance that would weigh it."""
@@ -208,7 +221,8 @@ class GradientMatching(Attack):
     def starts(self, observation: Observation) -> Starts:
         """Where each attempt starts."""
         by_rgap = self.start == "rgap"
-        names = ["noise" if by_rgap else self.start, *["noise"] * self.restarts]
+        again = self.start if self.start in RANDOM else "noise"
+        names = ["noise" if by_rgap else self.start, *[again] * self.restarts]
         starts = Starts(observation, names, self.label_logits, self.standardization(observation))
         if by_rgap:
             every = range(observation.num_victims)

@@ -104,8 +104,9 @@ def scaled_by_softmax(left: Tensor, right: Tensor, weight: Tensor) -> tuple[Tens
     The input is t times the unit vector along ``right``. The slope, which is the rest of the product, is also what the
     layer makes of that input, ``softmax(W a) - e_label``, and its label is its only negative entry: K equations for the
     one unknown t. All t up to ``SCALES`` times the least possible are tried, and Newton's method goes on from the best.
-    With two classes the product is that of the other label and the opposite input, too; then, as by the sign rule of
-    iDLG, it is the input whose sum is positive.
+    With two classes, whose equations are the same, the product is that of the other label and the opposite input, too,
+    and there can be two values of t; then, as by the sign rule of iDLG, it is the input whose sum is positive, and the
+    shorter one.
 
     Args:
         left: ``[V, K]``.
@@ -131,7 +132,8 @@ def scale_of(product: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         logits: of an input of length 1, ``[V, K]``.
 
     Returns:
-        t ``[V]``, and the distance ``[V]`` there, relative to the size of ``product / t``.
+        t ``[V]``, the least where there are several, and the distance ``[V]`` there, relative to the size of
+        ``product / t``.
     """
     product, logits = product[:, None], logits[:, None]  # [V, T, K] of T values of t
     label = F.one_hot(product.argmin(-1), product.shape[-1]).to(product)
@@ -152,8 +154,10 @@ def scale_of(product: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         off, slope = apart(scale)
         step = (off * slope).sum(-1, keepdim=True) / slope.square().sum(-1, keepdim=True).clamp(min=1e-30)
         scale = scale * step.clamp(-0.1, 0.1).neg().exp()
-    distance, place = apart(scale)[0].norm(dim=-1).min(1)
-    return scale[..., 0].gather(1, place[:, None])[:, 0], distance
+    distance = apart(scale)[0].norm(dim=-1)
+    least_distance = distance.amin(1)
+    solves = distance <= least_distance[:, None] + 1e-6
+    return torch.where(solves, scale[..., 0], torch.inf).amin(1), least_distance
 
 
 def solve_layer(

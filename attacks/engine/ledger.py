@@ -31,6 +31,7 @@ class Ledger:
         max_evaluations: budget of a victim.
         patience: evaluations without progress after which a victim has stalled; None for no such rule.
         at_once: rows there may be at most; None for V.
+        together: victims that follow each other and are only ever under attack together, which divides ``at_once``.
 
     Attributes:
         victims: under attack, one for each row.
@@ -40,11 +41,16 @@ class Ledger:
     """
 
     def __init__(
-        self, starts: Starts, max_evaluations: int, patience: int | None = None, at_once: int | None = None
+        self,
+        starts: Starts,
+        max_evaluations: int,
+        patience: int | None = None,
+        at_once: int | None = None,
+        together: int = 1,
     ) -> None:
         self._best = {key: value.clone() for key, value in starts.first.items()}
         count, images = len(self._best["images"]), self._best["images"]
-        self._starts, self._at_once = starts, at_once or count
+        self._starts, self._at_once, self._together = starts, at_once or count, together
         self._max_evaluations, self._patience = max_evaluations, patience
         self._waiting = list(range(count))
         self.victims: list[int] = []
@@ -146,7 +152,9 @@ class Ledger:
     def replace(self, done: list[int]) -> tuple[list[int], list[int], State]:
         """Takes the rows in ``done`` out and lets waiting victims in: the former row of each row, -1 where a victim
         enters; the victims that enter; and where they start."""
-        rows, self.victims, entering = refill(self.victims, done, self._waiting, self._at_once)
+        staying = set(range(len(self.victims))) - set(done)
+        taken = self._together * len({self.victims[row] // self._together for row in staying})
+        rows, self.victims, entering = refill(self.victims, done, self._waiting[: self._at_once - taken], self._at_once)
         self._waiting = self._waiting[len(entering) :]
         self._rows = torch.tensor(self.victims, dtype=torch.long, device=self.losses.device)
         self._ended = torch.zeros_like(self._rows)

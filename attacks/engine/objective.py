@@ -1,17 +1,19 @@
 """What the attack loop minimizes: how far dummy images are from the updates, and from what images look like."""
 
 from collections.abc import Hashable
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from attacks.base import Observation
+from attacks.engine.consistency import GroupConsistency
 from attacks.engine.distances import DISTANCES
 from attacks.engine.priors import Prior
 from attacks.engine.slots import rearrange
 from attacks.engine.step import TOGETHER, Held
-from attacks.gradients import batch_dims, batch_gradients
+from attacks.gradients import batch_dims, batch_gradients, batch_logits, in_modes
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
 from attacks.statistics import batch_statistics, distance_of_statistics
 from attacks.update import Network, Protocol, local_update
@@ -41,7 +43,9 @@ class Objective:
         owes_nothing: whether the start is of the attacker's own making, so that its loss tells the size of a loss.
         prior: what images cost by themselves.
         batch_norm: weight of the distance of the batch's statistics from those that are granted.
-        distance: one of ``DISTANCES``. The cosine has no size that a defense or local steps could change.
+        distance: one of ``DISTANCES``. All but the squared one have no size that a defense or local steps could change.
+        label_term: weight of the squared distance of what the network makes of the images from their labels.
+        group: what holds the trials of a victim together; None where there is nothing.
     """
 
     def __init__(
@@ -54,12 +58,14 @@ class Objective:
         prior: Prior,
         batch_norm: float = 0.0,
         distance: str = "squared",
+        label_term: float = 0.0,
+        group: GroupConsistency | None = None,
     ) -> None:
         like = next(iter(observation.update.values()))
         self._observation = observation
         self._owes_nothing = owes_nothing
         self._prior = prior
-        self._batch_norm = batch_norm
+        self._batch_norm, self._label_term, self._group = batch_norm, label_term, group
         self._rounds = [Round(seen, distance) for seen in (observation, *observation.later)]
         weights = self._rounds[0].weights
         is_squared = distance == "squared"
@@ -90,7 +96,7 @@ class Objective:
     def key(self) -> Hashable | None:
         """Everything but tensors that decides what :meth:`measure` computes; None where a defense is simulated."""
         rounds = [each.key for each in self._rounds]
-        return None if None in rounds else (*rounds, self._prior, self._batch_norm)
+        return None if None in rounds else (*rounds, self._prior, self._batch_norm, self._label_term, self._group)
 
     @property
     def is_mixed(self) -> bool:
@@ -123,6 +129,12 @@ class Objective:
         """The losses ``[A]`` of the active victims as they are without their scales."""
         return losses / self._scales[self._victims]
 
+    def look(self, images: Tensor) -> None:
+        """Holds what the losses of each row depend on in the images ``[A, N, C, H, W]`` of others: before each step."""
+        if self._group:
+            centers = self._group.centers(images, torch.tensor(self._victims, device=images.device))
+            self.held = self.held | {"rows": self.held["rows"] | {"centers": centers}}
+
     def losses(self, images: Tensor, label_logits: Tensor, is_first: Tensor) -> Tensor:
         """The losses of the active victims, ``[A]``.
 
@@ -142,6 +154,11 @@ class Objective:
         if self._batch_norm:
             off = self._rounds[0].distances_of_statistics(images, rows["rounds"][0], held["common"][0])
             losses = losses + rows["prior_weights"] * self._batch_norm * off
+        if self._label_term:
+            off = self._rounds[0].distances_of_labels(images, labels, rows["rounds"][0], held["common"][0])
+            losses = losses + rows["prior_weights"] * self._label_term * off
+        if self._group:
+            losses = losses + rows["prior_weights"] * self._group(images, rows["centers"])
         return losses
 
     def scaled(self, losses: Tensor, is_first: Tensor) -> Tensor:
@@ -257,6 +274,13 @@ class Round:
         found = batch_statistics(network, seen.protocol.train, images)
         running = dict(seen.model.named_buffers()) | network.parameters
         return distance_of_statistics(found, running | own["statistics"])
+
+    def distances_of_labels(self, images: Tensor, labels: Tensor, own: Held, common: Update) -> Tensor:
+        """The squared distances of the class probabilities of the dummy images from their labels, ``[A]``."""
+        model, train = self._seen.model, self._seen.protocol.train
+        with in_modes(model, repeat(train)):
+            found = batch_logits(model, common | own["networks"], images).softmax(-1)
+        return (found - labels).flatten(1).square().sum(1)
 
     def _find_short_cut(self) -> None:
         """For which victims, of one image each, the last layer's gradient can be matched as an outer product."""

@@ -66,6 +66,41 @@ class MeanVariation:
         return self.weight * torch.stack(channels).mean(0)
 
 
+@dataclass(frozen=True)
+class MeanSquare:
+    """The mean square of pixels less a mean: images are not brighter or darker than others for no reason.
+
+    Args:
+        weight: of it.
+        means: of the pixels of each channel.
+        units: what one is in each channel; the standard deviation of its pixels where these are standardized.
+    """
+
+    weight: float
+    means: tuple[float, ...]
+    units: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor | float:
+        """The prior of each victim's images, ``[A]``."""
+        if not self.weight:
+            return 0.0
+        channels = zip(images.unbind(2), self.means, self.units, strict=True)
+        return self.weight * torch.stack(
+            [((x - mean) / unit).flatten(1).square().mean(1) for x, mean, unit in channels]
+        ).mean(0)
+
+
+@dataclass(frozen=True)
+class Together:
+    """The sum of several priors."""
+
+    terms: tuple[Prior, ...]
+
+    def __call__(self, images: Tensor) -> Tensor | float:
+        """The prior of each victim's images, ``[A]``."""
+        return sum((term(images) for term in self.terms), start=0.0)
+
+
 def outside(images: Tensor) -> Tensor:
     """Sum of the squared distances of pixels from [0, 1], ``[A]``."""
     return (images - images.clamp(0, 1)).flatten(1).square().sum(1)

@@ -106,6 +106,7 @@ class MatchingProblem(LightningModule):
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
         """The matching losses ``[A]`` of the active victims, independent terms of one sum."""
         is_first = self.ledger.evaluations == 0
+        self.objective.look(self.images)
         if self._step is None:
             losses = self.objective.losses(self.images, self.label_logits, is_first)
         else:

@@ -18,7 +18,29 @@ GUESSES: dict[str, Callable[[Observation, Tensor], Tensor]] = {
 """Images by the labels ``[V, N]`` alone, as far as they are broadcast to ``[V, N, C, H, W]``: 0.5 everywhere, the mean
 of the public images, and that of the public images of the label's class."""
 
-STARTS = ("noise", *GUESSES)
+TILES = 4
+"""Tiles beside each other, and above each other, of which a patterned image is made."""
+
+
+def tiled(noise: Tensor) -> Tensor:
+    """Images of one tile each, in all places: the corner of the noise, with pixels evenly spread over [0, 1]."""
+    height, width = (-(-size // TILES) for size in noise.shape[-2:])
+    tile = torch.special.ndtr(noise[..., :height, :width])
+    return tile.repeat(*[1] * (noise.dim() - 2), TILES, TILES)[..., : noise.shape[-2], : noise.shape[-1]]
+
+
+def colored(noise: Tensor) -> Tensor:
+    """Images of one color each, that of the corner of the noise, evenly spread over [0, 1]."""
+    return torch.special.ndtr(noise[..., :1, :1]).expand(noise.shape)
+
+
+PATTERNS: dict[str, Callable[[Tensor], Tensor]] = {"tiles": tiled, "color": colored}
+"""Regular images that are made of standard normal noise ``[..., C, H, W]`` (Wei et al. 2020, arXiv 2004.10397)."""
+
+RANDOM = ("noise", *PATTERNS)
+"""Starts of which there are as many as one likes."""
+
+STARTS = (*RANDOM, *GUESSES)
 
 State = dict[str, Tensor]
 """The "images" ``[V, N, C, H, W]`` and the "label_logits" ``[V, N, K]`` of victims."""
@@ -51,16 +73,22 @@ def draw_start(
     """Images ``[V, N, C, H, W]`` at which an attack of V victims starts.
 
     Args:
-        start: one of ``STARTS``: standard normal noise, as published, or the guess of that name by the label rule.
+        start: one of ``STARTS``: standard normal noise, as published, a pattern, or the guess of that name by the
+            label rule.
         observation: what the attacker knows.
         generators: a source of randomness for each victim, moved on by the same draws whatever the start is, so that
             what is drawn next does not depend on it.
         standardization: of the pixels that are standard normal noise; None for pixels as they are.
     """
     noise = torch.stack([torch.randn(observation.image_shape, generator=g) for g in generators])
-    if standardization is not None:
-        noise = standardization.mean + standardization.std * noise.to(standardization.std)
-    images = noise if start == "noise" else GUESSES[start](observation, best_labels(observation))
+    if start in PATTERNS:
+        images = PATTERNS[start](noise)
+    elif start in GUESSES:
+        images = GUESSES[start](observation, best_labels(observation))
+    elif standardization is not None:
+        images = standardization.mean + standardization.std * noise.to(standardization.std)
+    else:
+        images = noise
     return images.to(next(iter(observation.update.values()))).expand(noise.shape).clone()
 
 

@@ -311,12 +311,12 @@ class Scene:
     def check_loss_at_truth(self, attack: GradientMatching, name: str) -> None:
         """UsageError where the attack, started at the true images, says that its loss there is not zero.
 
-        For an attack that infers the label, which then is the true one; a loss that holds priors or soft labels that
-        are still to be found is not zero there.
+        For an attack that infers the label, which then is the true one; a loss that holds more than a distance, or soft
+        labels that are still to be found, is not zero there.
         """
         seen = self.observe(None, adaptive=False, everything=True)
         optimizes_labels = attack.label_logits(seen, [torch.Generator() for _ in range(VICTIMS)])[1]
-        if attack.total_variation or optimizes_labels:
+        if optimizes_labels or any(getattr(attack, name) for name in attack.terms):
             return
         start = self.images.to(next(iter(seen.update.values())))
         found = attack.reconstruct(seen, start_images=start)

@@ -218,7 +218,8 @@ def verdict(found: Sequence[Equations], no_layers: str, images: int) -> str:
     elif any(one.rank is None for one in layers):
         by_layers = "a layer is too large for its rank to be measured, and the others are decided"
     else:
+        then = ", so that R-GAP finds the image from an update without noise"
         by_layers = "the equations decide the input of every layer" + (
-            ", so that R-GAP finds the image from an update without noise" if images == 1 else " where all behind it is known"
+            then if images == 1 else " where all behind it is known"
         )
     return f"{by_layers[0].upper()}{by_layers[1:]}; {by_search}."

@@ -218,6 +218,9 @@ IN_TURN: list[tuple[str, dict[str, Any]]] = [
     ("InvertingGradients", {"max_evaluations": 12}),
     ("InvertingGradients", {"max_evaluations": 12, "labels": "ilrg"}),
     ("LabelInference", {"rule": "rlg"}),
+    ("GradInversion", {"max_evaluations": 6, "batch_norm": 0.0, "trials": 2}),
+    ("CPL", {"max_evaluations": 12}),
+    ("SAPAG", {"max_evaluations": 12}),
     ("RGAP", {}),
     ("AnalyticLinear", {}),
     ("Peeling", {}),
@@ -272,32 +275,31 @@ sys.modules["benchmark"] = sys.modules["datamodules"] = None  # an import of eit
 import torch
 torch.set_num_threads(1)
 import attacks
+from torch import nn
+models = {
+    "LeNet": nn.Sequential(
+        nn.Conv2d(1, 12, 5, stride=2, padding=2), nn.Sigmoid(), nn.Conv2d(12, 12, 5, stride=2, padding=2), nn.Sigmoid(),
+        nn.Conv2d(12, 12, 5, padding=2), nn.Sigmoid(), nn.Flatten(), nn.Linear(48, 10)),
+    "MLP": nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))}
 given = torch.load(sys.argv[1], weights_only=False)
-model = torch.nn.Sequential(
-    torch.nn.Conv2d(1, 12, 5, stride=2, padding=2), torch.nn.Sigmoid(),
-    torch.nn.Conv2d(12, 12, 5, stride=2, padding=2), torch.nn.Sigmoid(),
-    torch.nn.Conv2d(12, 12, 5, padding=2), torch.nn.Sigmoid(), torch.nn.Flatten(), torch.nn.Linear(48, 10))
-if sys.argv[3] == "MLP":
-    model = torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
-observation = attacks.Observation(model=model, defense=None, **given)
-found = [getattr(attacks, name)(**arguments).reconstruct(observation) for name, arguments in eval(sys.argv[2])]
+seen = {name: attacks.Observation(model=models[name], defense=None, **given[name]) for name in models}
+found = [getattr(attacks, name)(**arguments).reconstruct(seen[on]) for name, arguments, on in eval(sys.argv[2])]
 torch.save([attack.images for attack in found], sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("model", ["LeNet", "MLP"])
 def test_an_attack_finds_the_same_in_a_process_that_never_had_the_images(
-    model: str, victims_of: MakeVictims, tmp_path: Path
+    victims_of: MakeVictims, tmp_path: Path
 ) -> None:
-    network = {"LeNet": LeNet, "MLP": partial(MLP, activation="relu")}[model]
-    turns = [one for one in IN_TURN if (one[0] in OF_FIRST_LAYER) == (model == "MLP")]
-    observation = victims_of(4, model=network).observation
+    networks = {"LeNet": LeNet, "MLP": partial(MLP, activation="relu")}
+    seen = {name: victims_of(4, model=network).observation for name, network in networks.items()}
     names = ("parameters", "update", "image_shape", "num_classes", "seeds", "mean_image", "class_means")
     names += ("mean_step", "channel_stds")
-    torch.save({name: getattr(observation, name) for name in names}, tmp_path / "observation.pt")
-    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "observation.pt"), repr(turns), model]
+    given = {model: {name: getattr(observed, name) for name in names} for model, observed in seen.items()}
+    torch.save(given, tmp_path / "observation.pt")
+    turns = [(name, arguments, "MLP" if name in OF_FIRST_LAYER else "LeNet") for name, arguments in IN_TURN]
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "observation.pt"), repr(turns)]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(attacks.__file__).parent.parent)
     assert ran.returncode == 0, ran.stderr
-    for (name, arguments), images in zip(turns, torch.load(tmp_path / "observation.pt"), strict=True):
-        assert torch.equal(images, getattr(attacks, name)(**arguments).reconstruct(observation).images), name
+    for (name, arguments, on), images in zip(turns, torch.load(tmp_path / "observation.pt"), strict=True):
+        assert torch.equal(images, getattr(attacks, name)(**arguments).reconstruct(seen[on]).images), name

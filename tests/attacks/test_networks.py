@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from attacks import IDLG, Observation
+from attacks.chain import stages
 from attacks.gradients import batch_gradients, call
 from attacks.head import linear_head
-from attacks.rgap import stages
 from benchmark.federation.client import PublicData, observe
 from benchmark.models import MLP, ConvNet, LeNet, ResNet
 from benchmark.models.draw import draw_default, drawn_weights

@@ -1,6 +1,7 @@
 """R-GAP: its equations against autograd, its least squares against a dense solver, and what it finds."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import DLG, IDLG, RGAP
-from attacks.rgap import Stage, rank_one, recursive_solution, solve_layer, stages, true_gradient
-from benchmark.models import MLP, ConvNet, LeNet
+from attacks.chain import Stage, stages
+from attacks.rgap import SCALES, rank_one, recursive_solution, scaled_by_softmax, solve_layer, true_gradient
+from benchmark.models import CNN6, MLP, ConvNet, LeNet
+from benchmark.models.draw import Model, draw_default
 from defenses import Clipping, GaussianNoise, Masking, Pruning
 
 MakeVictims = Callable[..., Any]
@@ -151,12 +154,12 @@ def test_relu_is_inverted_where_it_let_its_input_through(victims_of: MakeVictims
     [
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(18, 2)), (1, 1, 8, 8), "chain"),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 2)), (1, 1, 8, 8), "followed by"),
-        (nn.Sequential(nn.Flatten(), nn.Linear(64, 2, bias=False)), (1, 1, 8, 8), "biases"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ELU(), nn.Linear(8, 2)), (1, 1, 8, 8), "leaky ReLU"),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sigmoid()), (1, 1, 8, 8), "chain"),
         (nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Softmax(1)), (1, 1, 2, 2), "chain"),
         (LeNet((1, 8, 8), 10), (2, 1, 8, 8), "one image"),
     ],
-    ids=["pooling", "no activation", "no bias", "no linear end", "softmax", "two images"],
+    ids=["pooling", "no activation", "another activation", "no linear end", "softmax", "two images"],
 )
 def test_what_it_does_not_solve_is_said_in_a_sentence(
     model: nn.Module, image_shape: tuple[int, int, int, int], said: str
@@ -164,6 +167,80 @@ def test_what_it_does_not_solve_is_said_in_a_sentence(
     for attack in (RGAP(), IDLG(start="rgap"), DLG(start="rgap")):
         with pytest.raises(ValueError, match=said):
             attack.check(model, image_shape)
+
+
+CNN6S = {
+    "published": CNN6,
+    "biases": partial(CNN6, bias=True),
+    "ReLU": partial(CNN6, activation="relu"),
+    "sigmoid": partial(CNN6, activation="sigmoid"),
+}
+
+
+@pytest.mark.parametrize("model", CNN6S.values(), ids=CNN6S)
+def test_it_finds_the_images_through_its_own_network(model: Any, victims_of: MakeVictims) -> None:
+    """From updates in 32 bits, at 100 dB and more; a leaky ReLU and a missing bias lose nothing."""
+    images, labels, observation = victims_of(4, model=model)
+    found = RGAP().reconstruct(observation)
+    assert found.images.dtype == torch.float32 and mse(found.images, images).max() < 1e-10
+    assert torch.equal(found.labels, labels)
+
+
+def test_it_finds_the_images_through_a_single_layer_without_a_bias(victims_of: MakeVictims) -> None:
+    class Single(nn.Sequential, Model):
+        def __init__(self, image_shape: Any, num_classes: int) -> None:
+            super().__init__(nn.Flatten(), nn.Linear(64, num_classes, bias=False))
+
+        def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+            return draw_default(self, generator)
+
+    images, labels, observation = victims_of(4, model=Single)
+    found = RGAP().reconstruct(observation)
+    assert mse(found.images, images).max() < 1e-10 and torch.equal(found.labels, labels)
+
+
+def test_victims_of_a_cnn6_are_solved_alone_as_in_company(victims_of: MakeVictims) -> None:
+    _, _, observation = victims_of(3, model=CNN6, dtype=torch.float64)
+    together, labels = recursive_solution(observation)
+    for victim in range(3):
+        alone, its_labels = recursive_solution(observation.take([victim]))
+        torch.testing.assert_close(alone[0], together[victim], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(its_labels[0], labels[victim], rtol=1e-6, atol=1e-6)
+
+
+def test_masking_that_is_known_takes_a_cnn6_little(victims_of: MakeVictims) -> None:
+    images, labels, masked = victims_of(3, model=CNN6, defense=Masking(0.3), adaptive=True)
+    found = RGAP().reconstruct(masked)
+    assert mse(found.images, images).max() < 1e-8 and torch.equal(found.labels, labels)
+
+
+def test_an_update_of_a_cnn6_that_is_not_finite_is_one_victims_trouble(victims_of: MakeVictims) -> None:
+    images, _, observation = victims_of(3, model=CNN6)
+    observation.update["13.weight"][1, 0, 0] = torch.nan
+    found = RGAP().reconstruct(observation)
+    assert not found.images[1].isfinite().all() and mse(found.images[[0, 2]], images[[0, 2]]).max() < 1e-10
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("size", [0.01, 1.0, 10.0], ids=["unsure", "usual", "sure"])
+def test_the_scale_that_no_bias_tells_is_that_of_the_softmax(classes: int, size: float) -> None:
+    """Whatever the length of the input and of the product's factors, and the sign of the latter."""
+    weight, inputs = random(40, classes, 30), random(40, 30) + 0.5
+    inputs = size * inputs * torch.where(inputs.sum(1, keepdim=True) < 0, -1, 1)
+    labels = F.one_hot(torch.arange(40) % classes, classes)
+    slope = (weight @ inputs[..., None])[..., 0].softmax(-1) - labels
+    scale = random(40, 1)
+    found_slope, found = scaled_by_softmax(slope * scale, inputs / scale, weight)
+    told = slope.abs().sum(1) > 2 / SCALES  # softmax is 1 to so many digits elsewhere that it says nothing
+    assert told.float().mean() > 0.3
+    found_slope, found, slope, inputs = (each[told] for each in (found_slope, found, slope, inputs))
+    weight, labels = weight[told], labels[told]
+    torch.testing.assert_close(found_slope[..., None] * found[:, None], slope[..., None] * inputs[:, None])
+    of_found = (weight @ found[..., None])[..., 0].softmax(-1) - labels
+    torch.testing.assert_close(found_slope, of_found, rtol=1e-5, atol=1e-12)
+    if classes > 2:  # two classes give one equation, and a shorter input may fit it too
+        torch.testing.assert_close(found, inputs, rtol=1e-6, atol=1e-6)
+    assert (found.norm(dim=1) <= inputs.norm(dim=1) * (1 + 1e-6)).all()
 
 
 @pytest.mark.parametrize("attack", [DLG, IDLG])

@@ -1,15 +1,31 @@
 """The contracts of ``leakboard check``, on every attack and defense of ours in every place that it does not decline."""
 
+from math import ceil
+
 import pytest
+from torch import nn
 
 from benchmark.rehearsal.contracts import CONTRACTS, Place, Verdict, places, verdicts
 from benchmark.suite.registry import Spec, classes, spec
 
+
+class Leaky(nn.Sequential):
+    """A small CNN6: two convolutions with leaky ReLU and a linear layer, all without biases."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        channels, height, width = image_shape
+        first = nn.Conv2d(channels, 6, 3, stride=2, padding=1, bias=False)
+        second = nn.Conv2d(6, 6, 3, padding=1, bias=False)
+        features = 6 * ceil(height / 2) * ceil(width / 2)
+        last = nn.Linear(features, num_classes, bias=False)
+        super().__init__(first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2), nn.Flatten(), last)
+
+
+PLACES = [*places(), *places({"leaky ReLU": Spec(f"{__name__}.Leaky")})[:2]]
+
 PERCEPTRON = {"perceptron": Spec("MLP", {"hidden": 32, "activation": "relu"})}
 
-PLACES = places()
-
-SHORT = {"DLGFB": {"length": 3}}
+SHORT = {"DLGFB": {"length": 3}, "GradInversion": {"trials": 2}}
 """Arguments that make an attack shorter and change nothing of what it promises."""
 
 ATTACKS = [spec("attack", name, SHORT.get(name, {})) for name in classes("attack")]
@@ -29,6 +45,7 @@ DECLINED = {
     "GaussNewton": ("FedAvg",),
     "Peeling": (*CONVOLUTIONAL, "FedAvg"),
     "AnalyticLinear": (*CONVOLUTIONAL, "FedAvg"),
+    "GradInversion": ("sigmoid", "ReLU"),
 }
 """Of attacks of ours, the places that they do not take."""
 

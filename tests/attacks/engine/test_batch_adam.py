@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.engine.batch_adam import BatchAdam
+from attacks.engine.batch_adam import BatchAdam, Cosine
 
 STEPS = 40
 
@@ -142,3 +142,25 @@ def test_a_problem_that_becomes_nan_leaves_the_others_as_they_are() -> None:
     found = batch.path(5)
     assert found[:, 0].isnan().any() and torch.equal(found[:, 1], Batch([9, 1]).path(5)[:, 1])
     assert not batch.optimizer.stalled.any() and not batch.optimizer.on_trial.any()
+
+
+def test_a_schedule_is_that_of_torchs_lambda_for_each_problem_by_its_own_steps() -> None:
+    schedule, generator = Cosine(12, 3), torch.Generator().manual_seed(0)
+    goals = torch.randn(2, 4, generator=generator, dtype=torch.float64)
+    together = torch.zeros(2, 4, dtype=torch.float64, requires_grad=True)
+    rows = BatchAdam([together], 0.3, schedule=schedule)
+    alone = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    adam = torch.optim.Adam([alone], lr=0.3)
+
+    def factor(step: int) -> float:
+        return (step + 1) / 4 if step < 3 else (1 + math.cos(math.pi * (step - 3) / 9)) / 2
+
+    plan = torch.optim.lr_scheduler.LambdaLR(adam, factor)
+    for step in range(12):
+        together.grad = 2 * (together.detach() - goals)
+        rows.step(lambda: torch.zeros(2))
+        alone.grad = 2 * (alone.detach() - goals[1])
+        adam.step()
+        plan.step()
+        torch.testing.assert_close(together[1].detach(), alone.detach(), rtol=1e-12, atol=1e-12)
+        assert float(schedule(torch.tensor([float(step)]))[0]) == pytest.approx(factor(step))

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from attacks import IDLG, Observation
 from attacks.engine.ledger import PROGRESS
+from attacks.engine.priors import MeanSquare, MeanVariation, Together
 from datamodules.base import USUAL_STEP, PrivateData, Split, TensorSplit
 from defenses import GaussianNoise
 from tests.conftest import MakeVictims
@@ -125,3 +126,22 @@ def test_patience_counts_for_each_victim_alone(victims_of: MakeVictims) -> None:
 def test_what_is_out_of_range_is_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
         IDLG(**{name: value})
+
+
+def test_the_mean_square_of_standardized_pixels_is_that_of_a_loop_and_priors_add_up() -> None:
+    images = torch.rand(3, 2, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    means, stds = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
+    square, variation = MeanSquare(0.7, means, stds), MeanVariation(0.1, stds)
+    for victim, found in enumerate(square(images).tolist()):
+        pixels = [
+            (float(images[victim, n, c, y, x]) - means[c]) / stds[c]
+            for n in range(2)
+            for c in range(3)
+            for y in range(4)
+            for x in range(5)
+        ]
+        assert found == pytest.approx(0.7 * sum(pixel**2 for pixel in pixels) / len(pixels), rel=1e-12)
+    both = Together((square, variation))
+    torch.testing.assert_close(both(images), square(images) + variation(images))
+    assert both == Together((MeanSquare(0.7, means, stds), MeanVariation(0.1, stds))) and hash(both) is not None
+    assert Together((MeanSquare(0.0, means, stds),))(images) == 0.0

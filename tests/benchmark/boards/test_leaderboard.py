@@ -307,6 +307,25 @@ def test_every_victim_that_the_column_counts_is_in_a_sentence_that_says_not_conv
         assert any("4 of 5 victims with no defense" in note for note in board.notes)
 
 
+def test_certificates_are_a_column_where_an_attack_gives_them() -> None:
+    plain = record([victim(0, LEAKS, SAFE), victim(1, SAFE, SAFE)])
+    sure = [victim(0, LEAKS, LEAKS, certified=[True, True]), victim(1, LEAKS, SAFE, certified=[True, False])]
+    both_kinds = [plain, record(sure, attack="Peeling")]
+    assert {row["attack"]: row["certified"] for row in shown(both_kinds)} == {"DLG": "-", "Peeling": "0.75 (3/4)"}
+    assert "certified" not in shown([plain])[0] and "certified" not in of_records([plain]).rows[0].as_dict()
+    in_csv = csv.DictReader(io.StringIO(as_csv(of_records(both_kinds))))
+    assert {row["attack"]: row["certified"] for row in in_csv} == {"DLG": "", "Peeling": "3"}
+    assert "certified" not in as_csv(of_records([plain]))
+
+
+def test_a_board_of_a_network_that_peeling_takes_says_that_it_was_not_run() -> None:
+    for batch in ([SAFE], [SAFE, SAFE]):
+        for activation, attack, said in (("relu", "DLG", True), ("sigmoid", "DLG", False), ("relu", "Peeling", False)):
+            model = {"class": "MLP", "activation": activation}
+            (board,) = of_records([record([victim(0, *batch)], attack=attack, model=model)]).boards
+            assert any("Peeling (on networks whose first layer" in note for note in board.notes) == said
+
+
 def test_labels_that_are_granted_are_no_finding() -> None:
     wrong = [victim(0, SAFE, label_correct=[False])]
     for granted in ({"labels": "known"}, {"threat_model": "C"}):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from attacks import IDLG, Observation, Reconstruction
+from attacks import IDLG, MeanImage, Observation, Reconstruction
 from attacks.base import Trajectory
 from benchmark.errors import UsageError
 from benchmark.jobs import blocks as blocks_module
@@ -21,8 +21,18 @@ from benchmark.jobs.attacks import Attacks
 from benchmark.jobs.blocks import Block, Workbench, plan
 from benchmark.jobs.job import Watch, claimed, work
 from benchmark.jobs.memory import MARGIN
-from benchmark.jobs.records import finite, is_out_of_memory, join, run_block, run_blocks
+from benchmark.jobs.records import (
+    finite,
+    is_out_of_memory,
+    join,
+    run_block,
+    run_blocks,
+    victims_table,
+    without_nan,
+)
+from benchmark.metrics.scores import score
 from benchmark.models import LeNet
+from benchmark.rehearsal.scene import check_found
 from benchmark.store.store import Store, read_all
 from benchmark.suite.registry import Spec
 from benchmark.suite.suite import Scenario, Suite, parse
@@ -326,6 +336,39 @@ def test_two_reconstructions_are_joined_in_their_order() -> None:
     assert joined.trajectory.images.shape == (3, 2, 1, 1, 2, 2)
     assert joined.trajectory.passed.tolist() == [[1], [1], [2]] and joined.starts == ["noise"] * 3
     assert join(replace(made(1.0, 1), trajectory=None), made(2.0, 1)).trajectory is None
+    sure, unsure = (replace(made(1.0, 1), certified=torch.tensor([[word]])) for word in (True, False))
+    assert joined.certified is None and join(sure, made(2.0, 1)).certified is None
+    assert torch.equal(join(sure, unsure).certified, torch.tensor([[True], [False]]))
+    broken = replace(sure, images=torch.full_like(sure.images, torch.nan))
+    assert torch.equal(without_nan(broken).certified, torch.tensor([[False]]))
+
+
+def test_a_certificate_stands_at_the_private_image_that_it_is_of() -> None:
+    images = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1, 1).expand(1, 3, 1, 4, 4)
+    found = Reconstruction(
+        images=images[:, [2, 0, 1]],
+        labels=torch.tensor([[9, 7, 8]]),
+        loss=torch.zeros(1),
+        evaluations=torch.zeros(1).long(),
+        status=["closed form"],
+        certified=torch.tensor([[True, False, False]]),
+    )
+    scores = score(images, torch.tensor([[7, 8, 9]]), found.images, found.labels, None)
+    nothing = torch.zeros(1, 3)
+    (entry,) = victims_table(range(1), found, scores, nothing, nothing, None, False)
+    assert entry["label_correct"] == [True, True, True] and entry["certified"] == [False, False, True]
+    (entry,) = victims_table(range(1), replace(found, certified=None), scores, nothing, nothing, None, False)
+    assert "certified" not in entry
+
+
+def test_certificates_of_another_form_are_refused_in_a_sentence(bench: Workbench) -> None:
+    (block,) = attacked(plan(suite(victims=2), bench))
+    scenario = block.cell.scenario
+    seen = bench.observe(scenario, *bench.victims(scenario, range(2)), range(2), None, False)
+    found = MeanImage().reconstruct(seen)
+    for wrong in (torch.ones(2, 1), torch.ones(2, dtype=torch.bool)):
+        with pytest.raises(UsageError, match="certified of what the attack Mine returns must be true or false"):
+            check_found(replace(found, certified=wrong), seen, "Mine", "")
 
 
 # Blocks.

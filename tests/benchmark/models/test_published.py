@@ -8,8 +8,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from attacks.chain import stages
 from attacks.gradients import batch_gradients, differentiable_twice, squared_distance
-from attacks.rgap import stages
 from benchmark.models import CNN6, VGG11, LeNet5, Model, ResNet18, ResNet20, ResNet32, ResNet44, ResNet56, ViT
 from benchmark.models.draw import draw_networks
 from benchmark.models.normalize import IMAGENET

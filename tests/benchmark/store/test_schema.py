@@ -92,7 +92,7 @@ VALUES = [None, True, -1, 3, 10**30, 0.5, -1e300, "", "x", "\u0000<b>", [], [0],
 FREE = {  # what a record alone can say: any value of the right type may be true
     *("date", "commit", "device", "threads", "versions", "python", "torch", "data_notes", "notes", "seconds"),
     *("victims_at_once", "peak_memory_mib", "start", "status", "evaluations", "loss", "ssim", "null_ssim", "lpips"),
-    *("null_psnr", "label_correct", "data_sha256", "curve", "picture"),
+    *("null_psnr", "label_correct", "certified", "data_sha256", "curve", "picture"),
 }
 
 

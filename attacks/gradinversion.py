@@ -1,0 +1,92 @@
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.base import Observation
+from attacks.engine.batch_adam import BatchAdam, Cosine
+from attacks.engine.consistency import GroupConsistency
+from attacks.engine.labels import idlg_labels
+from attacks.engine.priors import MeanSquare, MeanVariation, Prior, Together
+from attacks.engine.row_optimizer import RowOptimizer
+from attacks.engine.starts import Standardization
+from attacks.gradient_matching import LEARNING_RATES, GradientMatching
+from attacks.threat import ThreatModel
+from attacks.update import Protocol
+
+WARM_UP = 50
+"""Steps in which the learning rate rises, or a tenth of the budget where that is less."""
+
+
+@dataclass(eq=False)
+class GradInversion(GradientMatching):
+    """GradInversion: BatchNorm statistics, image priors, and several seeds that agree (arXiv 2104.07586).
+
+    Yin et al. 2021: from noise, Adam minimizes the squared distance of gradients, total variation, the L2 norm of the
+    images, the distance of the batch's statistics from those that are granted, and the distance of each seed from the
+    plain mean of all. Pixels are standardized, and stay in their range. Labels that are not granted are inferred by
+    iDLG's rule, for one image. The authors gave no code. The weights stand to each other as in that of Geiping et al.
+    (breaching); seeds are not registered, and steps have no noise.
+
+    It is an attack on trained networks. The running statistics of an untrained one are not those of images, and lead
+    away from them: there, give ``batch_norm`` 0.
+
+    Args:
+        total_variation: weight of the mean absolute difference of neighbors in both directions; at least 0.
+        l2: weight of the mean square of the standardized pixels; at least 0.
+        batch_norm: weight of the squared distance of the statistics, at least 0; give 0 where the network has no
+            BatchNorm, or the statistics are hidden.
+        group_consistency: weight of the mean square of a seed's distance from the mean of all; at least 0.
+        trials: seeds of each victim.
+    """
+
+    terms: ClassVar[tuple[str, ...]] = (*GradientMatching.terms, "l2", "group_consistency")
+
+    max_evaluations: int = 4800
+    tolerance: float = 0.0
+    total_variation: float = 0.1
+    l2: float = 1e-3
+    batch_norm: float = 100.0
+    group_consistency: float = 10.0
+    trials: int = 4
+    optimizer: str = "adam"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.restarts and self.trials > 1:
+            raise ValueError("seeds that have to agree start together: give trials alone, or restarts with trials 1")
+
+    def check_granted(self, protocol: Protocol, threat: ThreatModel, images: int = 1) -> None:
+        super().check_granted(protocol, threat, images)
+        if images > 1 and threat.labels == "hidden":
+            raise ValueError(
+                f"{type(self).__name__} infers the label of one image: give labels known or counts for {images}"
+            )
+
+    def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
+        one_hot = torch.nn.functional.one_hot(idlg_labels(observation), observation.num_classes).unsqueeze(1)
+        return torch.where(one_hot == 1, 0.0, -torch.inf), False
+
+    def standardization(self, observation: Observation) -> Standardization:
+        return Standardization.of(observation)
+
+    def prior(self, observation: Observation) -> Prior:
+        means, stds = (
+            tuple(x.flatten().tolist()) for x in (self.standardization(observation).mean, observation.channel_stds)
+        )
+        return Together((MeanVariation(self.total_variation, stds), MeanSquare(self.l2, means, stds)))
+
+    def group(self, observation: Observation) -> GroupConsistency | None:
+        if self.trials == 1 or not self.group_consistency:
+            return None
+        return GroupConsistency(self.group_consistency, self.trials, tuple(observation.channel_stds.tolist()))
+
+    def optimizer_of(self, observation: Observation, params: Iterable[Tensor]) -> RowOptimizer:
+        if self.optimizer != "adam":
+            return super().optimizer_of(observation, params)
+        rate = self.learning_rate or LEARNING_RATES["adam"]
+        schedule = Cosine(self.max_evaluations, min(WARM_UP, self.max_evaluations // 10))
+        units = observation.channel_stds[:, None, None]
+        return BatchAdam(params, rate, box=True, units=units, schedule=schedule)
