@@ -4,13 +4,15 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
-from attacks.engine.step import TOGETHER
 from attacks.gradients import trained_names
 from attacks.update import Network, Protocol, local_update
 from defenses.base import Update, flattened, global_norm, unchanged
 
 TRIALS = 8
 """Images of the attacker's own, for each of which the rows of a gradient must tell the label."""
+
+TRIED_TOGETHER = {"cpu": 1, "cuda": 32}
+"""Victims whose trials are made together: a GPU would wait for Python, and on a CPU they only take memory."""
 
 AT_ONCE = TRIALS
 """Gradients that are computed together: with many classes one is large."""
@@ -79,8 +81,7 @@ def _right(observation: Observation) -> dict[str, list[int]]:
     labels = torch.arange(TRIALS, device=noise.device) % classes
     names = [n for n in trained_names(observation.model) if observation.update[n].shape[1:2] == (classes,)]
     counts: dict[str, list[int]] = {name: [] for name in names}
-    size = sum(value[0].numel() * value.element_size() for value in observation.update.values())
-    some = max(1, TOGETHER[observation.device.type] // (TRIALS * size))
+    some = TRIED_TOGETHER[observation.device.type]
     for first in range(0, observation.num_victims, some):
         rows = [row for row in range(observation.num_victims)[first : first + some] for _ in range(TRIALS)]
         of_some = len(rows) // TRIALS

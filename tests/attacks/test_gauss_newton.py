@@ -185,7 +185,7 @@ def test_batches_are_refused(victims_of: MakeVictims) -> None:
     [
         ({"iterations": 0}, "iterations is 0, but must be at least 1"),
         ({"max_equations": 0}, "max_equations is 0, but must be at least 1"),
-        ({"start": "rgap"}, "start is 'rgap', but must be one of noise, constant, mean, class_mean"),
+        ({"start": "rgap"}, "start is 'rgap', but must be one of noise, tiles, color, constant, mean, class_mean"),
         (
             {"total_variation": 0.0},
             "total_variation is 0.0 and last_total_variation 1e-14, but both must be above 0 and",

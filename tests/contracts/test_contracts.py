@@ -46,6 +46,7 @@ DECLINED = {
     "Peeling": (*CONVOLUTIONAL, "FedAvg"),
     "AnalyticLinear": (*CONVOLUTIONAL, "FedAvg"),
     "GradInversion": ("sigmoid", "ReLU"),
+    "LabelInference": ("leaky ReLU",),  # its last layer has no bias
 }
 """Of attacks of ours, the places that they do not take."""
 

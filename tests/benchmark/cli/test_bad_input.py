@@ -82,7 +82,7 @@ def test_a_wrong_command_line_is_one_sentence(refused: Refused, words: str, sent
         ("--model lenet", "unknown model 'lenet': did you mean LeNet"),
         ("--data CIFAR1", "unknown data set 'CIFAR1': did you mean CIFAR10 or CIFAR100 or CIFAR10JPEG?"),
         ("--attack QQ", "unknown attack 'QQ': valid are AnalyticLinear, "),
-        ("--attack.max_evals 3", "unknown argument of IDLG 'max_evals': did you mean max_evaluations?"),
+        ("--attack.max_evals 3", "unknown argument of IDLG 'max_evals': did you mean max_evaluations or labels?"),
         ("--data.size 3", "unknown argument of Digits 'size': valid are none"),
         ("--model.num_classes 3", "unknown argument of LeNet 'num_classes': valid are init_range"),
         ("--defense Masking --defense.ratio 1.5", "Masking: ratio is 1.5, but must be at least 0 and below 1"),

@@ -130,7 +130,7 @@ def test_what_only_reads_records_does_not_load_torch(tmp_path: Path, made_record
 
 def test_every_command_has_a_handler() -> None:
     _, commands = parsers()
-    assert len(commands) == 12 and all(callable(handler(name)) for name in commands)
+    assert len(commands) == 13 and all(callable(handler(name)) for name in commands)
 
 
 def test_the_help_of_run_names_every_kind_of_class(leakboard: Leakboard) -> None:
@@ -289,6 +289,7 @@ def test_values_are_read_as_in_a_suite_and_defaults_are_recorded(leakboard: Leak
         "batch_norm": 0.0,
         "distance": "squared",
         "trials": 1,
+        "labels": None,
         "patience": None,
         "prior_scale": 1.0,
         "restarts": 0,

@@ -30,6 +30,7 @@ from benchmark.jobs.records import (
     victims_table,
     without_nan,
 )
+from benchmark.metrics.labels import label_scores
 from benchmark.metrics.scores import score
 from benchmark.models import LeNet
 from benchmark.rehearsal.scene import check_found
@@ -355,9 +356,10 @@ def test_a_certificate_stands_at_the_private_image_that_it_is_of() -> None:
     )
     scores = score(images, torch.tensor([[7, 8, 9]]), found.images, found.labels, None)
     nothing = torch.zeros(1, 3)
-    (entry,) = victims_table(range(1), found, scores, nothing, nothing, None, False)
+    of_labels = label_scores(torch.tensor([[7, 8, 9]]), found.labels, 10)
+    (entry,) = victims_table(range(1), found, scores, of_labels, nothing, nothing, None, False)
     assert entry["label_correct"] == [True, True, True] and entry["certified"] == [False, False, True]
-    (entry,) = victims_table(range(1), replace(found, certified=None), scores, nothing, nothing, None, False)
+    (entry,) = victims_table(range(1), replace(found, certified=None), scores, of_labels, nothing, nothing, None, False)
     assert "certified" not in entry
 
 

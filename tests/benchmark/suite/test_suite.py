@@ -189,6 +189,7 @@ def test_every_argument_is_in_the_config_with_its_default() -> None:
         "batch_norm": 0.0,
         "distance": "squared",
         "trials": 1,
+        "labels": None,
         "learning_rate": None,
         "patience": None,
         "prior_scale": 1.0,
