@@ -47,6 +47,10 @@ class FedAvgInversion(InvertingGradients):
     def problem(self, observation: Observation, start_images: Tensor | None = None) -> MatchingProblem:
         """That of one long epoch over the dummy images of all epochs."""
         epochs = epochs_apart(observation)
+        if epochs > 1 and observation.labels is None:  # which are the same in all epochs
+            sources = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
+            logits, are_optimized = self.label_logits(observation, sources)
+            observation = observation if are_optimized else replace(observation, labels=logits.argmax(-1))
         if start_images is not None:
             start_images = start_images.repeat(1, epochs, 1, 1, 1)
         return super().problem(Unrolled.of(observation, epochs), start_images)
@@ -123,7 +127,7 @@ def averaged(found: Reconstruction, epochs: int) -> Reconstruction:
     """What was found of one epoch's images: the mean over epochs of those that match."""
     if epochs == 1:
         return found
-    labels = found.labels.unflatten(1, (epochs, -1))[:, 0]
+    labels = found.labels.unflatten(1, (epochs, -1))  # [V, E, N]
     probabilities = found.label_probabilities
     trajectory = found.trajectory
     if trajectory:
@@ -134,28 +138,29 @@ def averaged(found: Reconstruction, epochs: int) -> Reconstruction:
     return replace(
         found,
         images=mean_of_epochs(found.images, labels, epochs),
-        labels=labels,
+        labels=labels[:, 0],
         trajectory=trajectory,
-        label_probabilities=None if probabilities is None else probabilities[:, : labels.shape[1]],
+        label_probabilities=None if probabilities is None else probabilities[:, : labels.shape[2]],
     )
 
 
 def mean_of_epochs(images: Tensor, labels: Tensor, epochs: int) -> Tensor:
     """The images ``[V, N, C, H, W]`` of the first of E epochs, each averaged with the nearest of each other epoch.
 
-    Of one label, and one to one: the two that are nearest first, then of those that are left.
+    Of one label where there are such, and one to one: the two that are nearest first, then of those that are left.
 
     Args:
         images: ``[V, E * N, C, H, W]``.
-        labels: of each epoch, ``[V, N]``.
+        labels: ``[V, E, N]``, in each epoch the same ones unless they were optimized.
         epochs: E.
     """
     first, *others = images.unflatten(1, (epochs, -1)).unbind(1)
     total, victims = first.clone(), torch.arange(len(first), device=first.device)
     size = first.shape[1]
-    for other in others:
+    for epoch, other in enumerate(others, 1):
         apart = (first.flatten(2)[:, :, None] - other.flatten(2)[:, None]).square().sum(-1)
-        apart = torch.where(labels[:, :, None] == labels[:, None], apart, torch.inf)
+        is_other = labels[:, 0, :, None] != labels[:, epoch, None]
+        apart = apart + is_other * (1 + apart.detach().amax((1, 2), keepdim=True))  # after all pairs of one label
         for _ in range(size):
             pair = apart.flatten(1).argmin(1)
             here, there = pair // size, pair % size

@@ -1,7 +1,6 @@
 """The recipe that DLG and its successors share: images whose gradient is the observed update."""
 
 import math
-from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from attacks.engine.batch_adam import BatchAdam
 from attacks.engine.batch_lbfgs import BatchLBFGS
 from attacks.engine.consistency import GroupConsistency
 from attacks.engine.distances import DISTANCES
-from attacks.engine.label_rules import LABEL_RULES, as_logits, check_rule, label_logits
+from attacks.engine.label_rules import LABEL_RULES, as_logits, best_rule, check_rule, label_logits
 from attacks.engine.ledger import Ledger
 from attacks.engine.objective import Objective
 from attacks.engine.priors import NaturalImage, Prior
@@ -128,9 +127,13 @@ class GradientMatching(Attack):
         if self.line_search and self.optimizer != "lbfgs":
             raise ValueError(f"line_search is for lbfgs: leave it out where optimizer is {self.optimizer}")
 
-    @abstractmethod
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-        """Logits ``[V, N, K]`` of the labels at the start, and whether the attack optimizes them."""
+        """Logits ``[V, N, K]`` of labels that are not granted at the start, and whether the attack optimizes them.
+
+        Unless the attack has a way of its own, by iDLG's rule for one image and by iLRG's for a batch (Ma et al. 2023),
+        or optimized with the images where the network does not end in a linear layer with a bias.
+        """
+        return label_logits(best_rule(observation.model, observation.image_shape), observation, generators)
 
     def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
         super().check(model, image_shape)

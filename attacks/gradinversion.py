@@ -8,13 +8,11 @@ from torch import Tensor
 from attacks.base import Observation
 from attacks.engine.batch_adam import BatchAdam, Cosine
 from attacks.engine.consistency import GroupConsistency
-from attacks.engine.labels import idlg_labels
+from attacks.engine.label_rules import check_rule, label_logits
 from attacks.engine.priors import MeanSquare, MeanVariation, Prior, Together
 from attacks.engine.row_optimizer import RowOptimizer
 from attacks.engine.starts import Standardization
 from attacks.gradient_matching import LEARNING_RATES, GradientMatching
-from attacks.threat import ThreatModel
-from attacks.update import Protocol
 
 WARM_UP = 50
 """Steps in which the learning rate rises, or a tenth of the budget where that is less."""
@@ -27,8 +25,8 @@ class GradInversion(GradientMatching):
     Yin et al. 2021: from noise, Adam minimizes the squared distance of gradients, total variation, the L2 norm of the
     images, the distance of the batch's statistics from those that are granted, and the distance of each seed from the
     plain mean of all. Pixels are standardized, and stay in their range. Labels that are not granted are inferred by
-    iDLG's rule, for one image. The authors gave no code. The weights stand to each other as in that of Geiping et al.
-    (breaching); seeds are not registered, and steps have no noise.
+    the paper's rule where the network and the number of classes let it. The authors gave no code. The weights stand to
+    each other as in that of Geiping et al. (breaching); seeds are not registered, and steps have no noise.
 
     It is an attack on trained networks. The running statistics of an untrained one are not those of images, and lead
     away from them: there, give ``batch_norm`` 0.
@@ -58,16 +56,12 @@ class GradInversion(GradientMatching):
         if self.restarts and self.trials > 1:
             raise ValueError("seeds that have to agree start together: give trials alone, or restarts with trials 1")
 
-    def check_granted(self, protocol: Protocol, threat: ThreatModel, images: int = 1) -> None:
-        super().check_granted(protocol, threat, images)
-        if images > 1 and threat.labels == "hidden":
-            raise ValueError(
-                f"{type(self).__name__} infers the label of one image: give labels known or counts for {images}"
-            )
-
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-        one_hot = torch.nn.functional.one_hot(idlg_labels(observation), observation.num_classes).unsqueeze(1)
-        return torch.where(one_hot == 1, 0.0, -torch.inf), False
+        try:
+            check_rule("gradinversion", observation.model, observation.image_shape)
+        except ValueError:  # labels repeat, or features can be negative
+            return super().start_labels(observation, generators)
+        return label_logits("gradinversion", observation, generators)
 
     def standardization(self, observation: Observation) -> Standardization:
         return Standardization.of(observation)

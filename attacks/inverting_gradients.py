@@ -1,12 +1,10 @@
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from attacks.base import Observation
 from attacks.engine.batch_adam import BatchAdam
-from attacks.engine.label_rules import best_rule, label_logits
 from attacks.engine.priors import MeanVariation, Prior
 from attacks.engine.row_optimizer import RowOptimizer
 from attacks.engine.starts import Standardization
@@ -37,9 +35,6 @@ class InvertingGradients(GradientMatching):
     optimizer: str = "adam"
     distance: str = "cosine"
     standardized: bool = True
-
-    def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-        return label_logits(best_rule(observation.model, observation.image_shape), observation, generators)
 
     def standardization(self, observation: Observation) -> Standardization | None:
         return Standardization.of(observation) if self.standardized else None

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import CPL, SAPAG
+from attacks import CPL, SAPAG, InvertingGradients
+from attacks.engine.label_rules import LABEL_RULES
 from attacks.gradient_matching import GradientMatching
 from attacks.threat import ThreatModel
-from attacks.update import FedAvg, Protocol
+from attacks.update import Protocol
 from benchmark.models import ConvNet, LeNet
 from benchmark.studies.bench import put_network
 from tests.conftest import MakeVictims, Victims
@@ -114,12 +115,16 @@ def test_both_find_an_image_of_a_network_that_gives_it_away(victims_of: MakeVict
         assert float((found.images - victims.images).square().mean()) < 0.01
 
 
-@pytest.mark.parametrize("attack", [CPL, SAPAG])
-def test_labels_of_a_batch_must_be_granted(attack: type[GradientMatching]) -> None:
-    attack().check_granted(Protocol(), ThreatModel(), 1)
-    attack().check_granted(Protocol(FedAvg(0.1)), ThreatModel(labels="counts"), 4)
-    with pytest.raises(ValueError, match=f"{attack.__name__} infers the label of one image: give labels known"):
-        attack().check_granted(Protocol(), ThreatModel(), 4)
+@pytest.mark.parametrize("attack", [CPL, SAPAG, InvertingGradients])
+@pytest.mark.parametrize("rule", [None, "llg"])
+def test_labels_of_a_batch_that_are_hidden_are_inferred(
+    attack: type[GradientMatching], rule: str | None, victims_of: MakeVictims
+) -> None:
+    victims = victims_of(3, batch_size=3)
+    attack().check_granted(Protocol(), ThreatModel(), 3)
+    found = attack(max_evaluations=3, labels=rule).reconstruct(victims.observation)
+    assert found.labels.equal(LABEL_RULES[rule or "ilrg"].labels(victims.observation))
+    assert rule or found.labels.equal(victims.labels.sort(1).values)  # llg estimates
 
 
 @pytest.mark.parametrize("weight", [-1.0, math.nan])

@@ -1,6 +1,7 @@
 """Data leakage in federated averaging against a plain loop of local steps over the network itself."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from attacks import FedAvgInversion, InvertingGradients, Observation
+from attacks.engine.label_rules import LABEL_RULES
 from attacks.fedavg_inversion import EpochsAlike, mean_of_epochs
 from attacks.inverting_gradients import DECAYS
 from attacks.update import FedAvg
@@ -120,14 +122,34 @@ def test_images_of_epochs_are_matched_within_their_label_and_averaged() -> None:
     truth = torch.rand(1, 6, 1, 5, 5, generator=generator, dtype=torch.float64)
     labels, orders = torch.tensor([[3, 3, 5, 5, 5, 7]]), ([1, 0, 4, 2, 3, 5], [0, 1, 3, 4, 2, 5])
     epochs = [truth] + [truth[:, order] + 0.05 * torch.randn(truth.shape, generator=generator) for order in orders]
-    found = mean_of_epochs(torch.cat(epochs, 1), labels, 3)
+    of_epochs = labels[:, None].expand(1, 3, 6)
+    found = mean_of_epochs(torch.cat(epochs, 1), of_epochs, 3)
     wanted = truth.clone()
     for other in epochs[1:]:
         cost = torch.cdist(truth.flatten(2), other.flatten(2))[0].square()
         wanted += other[:, linear_sum_assignment(cost.numpy())[1]]
     torch.testing.assert_close(found, wanted / 3)
     alike = truth.expand(1, 6, 1, 5, 5)[:, :1].repeat(1, 12, 1, 1, 1)  # nothing to tell them by
-    torch.testing.assert_close(mean_of_epochs(alike, labels, 2), alike[:, :6])
+    torch.testing.assert_close(mean_of_epochs(alike, of_epochs, 2), alike[:, :6])
+
+
+def test_epochs_whose_labels_differ_are_matched_one_to_one_all_the_same() -> None:
+    """As where labels are optimized with the images."""
+    truth = torch.rand(1, 4, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    order = [2, 0, 3, 1]
+    labels = torch.tensor([[[0, 1, 2, 3], [7, 7, 7, 7]]])
+    found = mean_of_epochs(torch.cat([truth, truth[:, order]], 1), labels, 2)
+    torch.testing.assert_close(found, truth)
+
+
+def test_labels_that_are_hidden_are_inferred_once_for_all_epochs(see: See) -> None:
+    hidden = see(labels="hidden")
+    attack = FedAvgInversion(max_evaluations=4, labels="ilrg")
+    found = attack.reconstruct(hidden)
+    wanted = LABEL_RULES["ilrg"].labels(hidden)
+    assert found.labels.sort(1).values.equal(wanted.sort(1).values) and found.labels.shape == (2, 4)
+    granted = attack.reconstruct(replace(hidden, labels=wanted))
+    assert torch.equal(found.images, granted.images)
 
 
 def test_a_negative_weight_is_refused() -> None:
