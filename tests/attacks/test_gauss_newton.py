@@ -36,7 +36,7 @@ def test_a_step_solves_the_normal_equations(equations: int) -> None:
     torch.testing.assert_close(damped_step(residual, jacobian, slope, curvature).flatten(), expected)
 
 
-def test_a_step_that_can_not_be_made_is_no_error() -> None:
+def test_a_step_that_cannot_be_made_is_no_error() -> None:
     eye, nothing = torch.eye(4, dtype=torch.float64).expand(2, 4, 4), torch.full((2, 4, 4), torch.nan).double()
     assert not damped_step(random(3), random(3, 8) * torch.nan, random(2, 4), eye).isfinite().any()
     assert not damped_step(random(3), random(3, 8), random(2, 4), nothing).isfinite().any()

@@ -32,7 +32,7 @@ class ReLUs(MLP):
         super().__init__(image_shape, num_classes, hidden=64, depth=2, activation="relu")
 
 
-def of_images(network: nn.Module, images: Tensor, labels: Tensor, protocol: Protocol = Protocol()) -> Observation:  # noqa: B008
+def of_images(network: nn.Module, images: Tensor, labels: Tensor, protocol: Protocol = Protocol()) -> Observation:  # noqa: B008 # frozen
     """What is seen of victims that share a network."""
     weights = {name: value.detach() for name, value in network.named_parameters()}
     one_hot = nn.functional.one_hot(labels, 10).to(images)
@@ -82,7 +82,8 @@ def test_images_of_a_class_that_are_alike_are_counted_exactly_by_ilrg() -> None:
 def test_most_digits_of_a_batch_are_labeled(rule: str, least: float, victims_of: MakeVictims) -> None:
     _, labels, seen = victims_of(20, batch_size=8, model=ReLUs)
     found = LABEL_RULES[rule].labels(seen)
-    shared = [sum((Counter(one) & Counter(other)).values()) for one, other in zip(found.tolist(), labels.tolist())]  # noqa: B905
+    pairs = zip(found.tolist(), labels.tolist(), strict=True)
+    shared = [sum((Counter(one) & Counter(other)).values()) for one, other in pairs]
     assert sum(shared) / labels.numel() >= least
 
 

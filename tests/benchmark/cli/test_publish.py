@@ -80,7 +80,7 @@ def test_trainings_are_published_too(run: Path) -> None:
     assert read_trainings(to) == read_trainings(run) and (to / "training.md").exists()
 
 
-def test_what_can_not_be_published_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_published_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert leakboard("publish", "nowhere", "to") == 2 and "there are no records in nowhere" in capsys.readouterr().err
     assert leakboard("publish", run, run) == 2 and "is the run itself" in capsys.readouterr().err
     Path("file").write_text("")

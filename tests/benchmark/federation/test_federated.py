@@ -526,7 +526,7 @@ def test_what_draw_leaves_out_or_adds_is_told() -> None:
 
 def test_a_network_starts_with_the_buffers_that_it_draws() -> None:
     model = Constant()
-    model.draw = lambda generator: Own.draw(model, generator) | {"mean": torch.tensor(0.7)}  # type: ignore[method-assign]
+    model.draw = lambda generator: Own.draw(model, generator) | {"mean": torch.tensor(0.7)}  # type: ignore[method-assign] # as a model may
     assert start(model, SGD, 0).weights["mean"] == pytest.approx(0.7)
 
 
