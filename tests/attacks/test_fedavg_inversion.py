@@ -1,6 +1,5 @@
 """Data leakage in federated averaging against a plain loop of local steps over the network itself."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,28 +14,8 @@ from attacks.engine.label_rules import LABEL_RULES
 from attacks.fedavg_inversion import EpochsAlike, mean_of_epochs
 from attacks.inverting_gradients import DECAYS
 from attacks.update import FedAvg
-from benchmark.federation.client import PublicData, observe
-from benchmark.federation.setting import Setting
 from benchmark.models import MLP
-from datamodules import Digits
-
-LOCAL = FedAvg(0.1, epochs=3, batch_size=2, momentum=0.5)
-
-See = Callable[..., Observation]
-
-
-@pytest.fixture(scope="module")
-def see(digits: Digits) -> See:
-    """What is seen of two clients with four images each, after local steps in an unknown order."""
-
-    def observed(images: int = 4, **axes: Any) -> Observation:
-        batches, labels = digits.victims(2, images)
-        network = MLP(digits.image_shape, digits.num_classes, hidden=16).double()
-        setting = Setting(**{"local": LOCAL, "labels": "counts"} | axes)
-        public = PublicData.of(digits, setting.rounds)
-        return observe(network, batches, labels, public, None, False, 0, range(2), setting)
-
-    return observed
+from tests.attacks.conftest import LOCAL, See
 
 
 def plain_path(seen: Observation, victim: int, labels: Tensor, alike: float, rough: float, steps: int) -> list[Tensor]:

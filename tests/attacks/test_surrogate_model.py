@@ -1,6 +1,5 @@
 """The surrogate model extension against a plain loop over the network itself."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,31 +10,10 @@ from torch import Tensor, nn
 from attacks import InvertingGradients, Observation, SurrogateModel
 from attacks.inverting_gradients import DECAYS
 from attacks.surrogate_model import brought_to_size
-from attacks.update import FedAvg, Protocol
-from benchmark.federation.client import PublicData, observe
-from benchmark.federation.setting import Setting
+from attacks.update import Protocol
 from benchmark.models import MLP
-from datamodules import Digits
 from defenses import Pruning
-
-LOCAL = FedAvg(0.1, epochs=3, batch_size=2)
-
-See = Callable[..., Observation]
-
-
-@pytest.fixture(scope="module")
-def see(digits: Digits) -> See:
-    """What is seen of two clients with four images each, after local steps in an unknown order."""
-
-    def observed(images: int = 4, **axes: Any) -> Observation:
-        batches, labels = digits.victims(2, images)
-        network = MLP(digits.image_shape, digits.num_classes, hidden=16).double()
-        setting = Setting(**{"local": LOCAL, "labels": "counts"} | axes)
-        return observe(
-            network, batches, labels, PublicData.of(digits, setting.rounds), None, False, 0, range(2), setting
-        )
-
-    return observed
+from tests.attacks.conftest import See
 
 
 def plain_path(seen: Observation, victim: int, position: float, total_variation: float, steps: int) -> list[Tensor]:
