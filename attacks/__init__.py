@@ -13,6 +13,7 @@ from attacks.gradinversion import GradInversion
 from attacks.idlg import IDLG
 from attacks.inverting_gradients import InvertingGradients
 from attacks.label_inference import LabelInference
+from attacks.learned_inversion import LearnedInversion
 from attacks.peeling import Peeling
 from attacks.rgap import RGAP
 from attacks.sapag import SAPAG
@@ -35,6 +36,7 @@ __all__ = [
     "GradInversion",
     "InvertingGradients",
     "LabelInference",
+    "LearnedInversion",
     "MeanImage",
     "Observation",
     "Peeling",

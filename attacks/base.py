@@ -39,6 +39,9 @@ class Observation:
         batch_statistics: mean and variance of the private batch at each BatchNorm where they are granted, under the
             names of the layer's running ones, ``[V, F]``.
         later: what the same victims shared of the same batches in later rounds.
+        public_images: images of the same kind as the private ones, for an attack that is trained on them, in [0, 1],
+            ``[P, C, H, W]``; None where they are not granted, or no attack asked for them.
+        public_labels: theirs, ``[P]``.
     """
 
     model: nn.Module
@@ -58,6 +61,8 @@ class Observation:
     labels: Tensor | None = None
     batch_statistics: Update = field(default_factory=dict)
     later: tuple["Observation", ...] = ()
+    public_images: Tensor | None = None
+    public_labels: Tensor | None = None
 
     @property
     def num_victims(self) -> int:
@@ -193,6 +198,12 @@ class Attack(ABC):
 
     needs_local_steps: ClassVar[bool] = True
     """False for an attack that takes updates of FedAvg without being told what a local step is."""
+
+    one_network_only: ClassVar[bool] = False
+    """True for an attack that takes only victims who all share one network."""
+
+    public_images: int = 0
+    """Public images that it is trained on, at most, which are then in the observation."""
 
     sequence = 1
     """Victims that follow each other and are attacked one after the other, each with what was learned before."""

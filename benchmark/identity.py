@@ -24,14 +24,23 @@ def identity(record: dict[str, Any]) -> dict[str, Any]:
         record.get("network_sha256", []),
         range(victims[0]["index"], victims[-1]["index"] + 1),
         origin["data_chain"],
+        record.get("training_sha256", ""),
     )
 
 
 def block_identity(
-    cell: str, lpips: str | None, code: str, behavior: str, networks: list[str], victims: range, data: list[str]
+    cell: str,
+    lpips: str | None,
+    code: str,
+    behavior: str,
+    networks: list[str],
+    victims: range,
+    data: list[str],
+    training: str = "",
 ) -> dict[str, Any]:
     """Everything that decides the result of a block: the cell with its configuration, code, networks, and data."""
-    return ({"behavior_sha256": behavior} if behavior else {}) | {
+    own = {"behavior_sha256": behavior, "training_sha256": training}
+    return {name: value for name, value in own.items() if value} | {
         "cell": cell,
         "lpips_sha256": lpips,
         "code_sha256": code,

@@ -45,12 +45,16 @@ class KnownDefense:
         kept: maps the observed update to 1 where an entry of the gradient was shared, and 0 where it was removed, for
             attacks that solve equations. By default an entry is kept where the simulation of a gradient of ones is not
             zero.
+        share: what a client does with an update, for an attacker who tries it on updates of his own: from true updates
+            ``[V, ...]`` and V sources of randomness to what is shared. None for the defense's own :meth:`protect`,
+            which the attacker is then given.
     """
 
     simulate: Callable[[Update, Update], Update] = unchanged
     weight: Callable[[Update], Tensor] = as_shared
     noise_std: float = 0.0
     kept: Callable[[Update], Update] | None = None
+    share: Callable[[Update, Sequence[torch.Generator]], Update] | None = None
 
     def kept_entries(self, observed: Update) -> Update:
         """1 for each entry of the observed update that says what the gradient's is, 0 for one that was removed."""

@@ -1,15 +1,15 @@
 """One fit: the dummy images of all victims that are under attack now, as the parameters of a LightningModule."""
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from attacks.base import Reconstruction
+from attacks.engine.fit import fit
 from attacks.engine.ledger import Ledger
 from attacks.engine.objective import Objective
 from attacks.engine.row_optimizer import RowOptimizer
@@ -78,29 +78,10 @@ class MatchingProblem(LightningModule):
             self._step = Step(step, objective.measure, labels_too, objective.model, objective.key, rows)
         if other := sorted(set(trainer) - set(WATCHING)):
             raise ValueError(f"an attack takes no {other[0]} for its Trainer: choose from {', '.join(WATCHING)}")
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        log, device = logging.getLogger("lightning.pytorch"), self.images.device
-        level = log.level
-        if not trainer:
-            log.setLevel(logging.ERROR)  # a line for each Trainer, and there are thousands
         try:
-            lightning = Trainer(
-                accelerator="cpu" if device.type == "cpu" else "gpu",
-                devices=1 if device.type == "cpu" else [device.index or 0],
-                max_steps=-1,
-                max_epochs=1,
-                callbacks=list(callbacks),
-                enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks),
-                **(quiet | trainer),
-            )
-            lightning.fit(self, train_dataloaders=Steps())
+            fit(self, Steps(), self.images.device, callbacks, **trainer)
             return self.ledger.reconstruction()
-        except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt):  # how Lightning passes on Ctrl-C
-                raise KeyboardInterrupt from stop
-            raise
         finally:
-            log.setLevel(level)
             self._release()
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:

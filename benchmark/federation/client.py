@@ -16,6 +16,7 @@ from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, draw_networks
 from benchmark.seeds import generators, seed_for
 from datamodules.base import PrivateData
+from datamodules.contract import images_of
 from defenses.base import Defense, KnownDefense, Update
 
 ROUND_IMAGES = 32
@@ -47,8 +48,9 @@ class PublicData:
         class_means: ``[K, C, H, W]``.
         mean_step: mean absolute difference of neighboring pixels.
         channel_stds: standard deviation of the pixels of each channel, ``[C]``.
-        images: some images, of which networks move on between rounds, ``[B, C, H, W]``; None for one round.
-        labels: theirs, ``[B]``.
+        images: the first of its public images, ``[P, C, H, W]``: of these networks move on between rounds, and an
+            attack is trained on them; None where neither is done.
+        labels: theirs, ``[P]``.
     """
 
     num_classes: int
@@ -60,13 +62,21 @@ class PublicData:
     labels: Tensor | None = None
 
     @classmethod
-    def of(cls, data: PrivateData, rounds: int = 1) -> Self:
-        """That of a data set which has been set up."""
+    def of(cls, data: PrivateData, rounds: int = 1, images: int = 0) -> Self:
+        """That of a data set which has been set up.
+
+        Args:
+            data: the data set.
+            rounds: in which each client shares an update.
+            images: how many of its public images an attack is trained on, at most.
+        """
         found = cls(data.num_classes, data.mean_image(), data.class_means(), data.mean_step(), data.channel_stds())
-        if rounds == 1:
+        wanted = max(images, ROUND_IMAGES if rounds > 1 else 0)
+        if not wanted:
             return found
         split = data.train_split
-        return replace(found, images=split.images(0, ROUND_IMAGES), labels=split.labels[:ROUND_IMAGES].long())
+        wanted = min(wanted, len(split))
+        return replace(found, images=images_of(data, split, 0, wanted), labels=split.labels[:wanted].long())
 
 
 def observe(
@@ -142,6 +152,8 @@ def observe(
                 order=order if threat.order == "known" else None,
                 labels=None if threat.labels == "hidden" else label_source,
                 batch_statistics=statistics,
+                public_images=public.images if threat.public_data else None,
+                public_labels=public.labels if threat.public_data else None,
             )
         )
         if number + 1 < setting.rounds:
@@ -170,8 +182,8 @@ def moved_on(model: Model, network: Update, public: PublicData, setting: Setting
     assert public.images is not None
     assert public.labels is not None
     victims = 1 if setting.shared else len(next(iter(network.values())))
-    images = public.images.to(like).expand(victims, *public.images.shape)
-    labels = one_hot(public.labels.to(like.device), public.num_classes).to(like)
+    images = public.images[:ROUND_IMAGES].to(like).expand(victims, -1, -1, -1, -1)
+    labels = one_hot(public.labels[:ROUND_IMAGES].to(like.device), public.num_classes).to(like)
     step = local_update(Network(model, network), Protocol(), images, labels.expand(victims, *labels.shape), False)
     moved = {name: ROUND_RATE * (value[0] if setting.shared else value) for name, value in step.items()}
     return {name: value - moved[name] if name in moved else value for name, value in network.items()}
@@ -199,4 +211,4 @@ def known(defense: Defense) -> KnownDefense:
             f"known_to_attacker of the defense {type(defense).__name__} must return a KnownDefense, not "
             f"{a_kind(model)}{written(type(defense).known_to_attacker)}"
         )
-    return model
+    return model if model.share else replace(model, share=defense.protect)

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from attacks.engine.inverter import Inverter
 from attacks.engine.problem import MatchingProblem
 from benchmark.jobs.blocks import Block, Workbench
 from benchmark.jobs.fitting import Fitting
@@ -86,3 +87,6 @@ class Finished(Callback):
         if isinstance(pl_module, MatchingProblem) and pl_module.ledger.finished != self._last:
             self._last = pl_module.ledger.finished
             self._watch.reached(self._block, self._last)
+        if isinstance(pl_module, Inverter):
+            share = (pl_module.done + 1) / pl_module.steps
+            self._watch.reached(self._block, int(share * self._block.size), f", training {share:.0%}")

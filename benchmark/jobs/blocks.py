@@ -9,16 +9,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from attacks import Attack, Observation
+from attacks import Attack, LearnedInversion, Observation
 from attacks.statistics import normalizing
 from benchmark.errors import NotApplicable, UsageError, data_fault, users_code
 from benchmark.federation.client import PublicData, observe
 from benchmark.identity import block_identity, digest
+from benchmark.jobs.attackers import identity as training_identity
 from benchmark.jobs.states import cache_folder, identity, trained
 from benchmark.metrics.leak import BASELINES
 from benchmark.metrics.perceptual import Perceptual
 from benchmark.models.draw import Model, check_logits
-from benchmark.rehearsal.scene import Rehearsal
+from benchmark.rehearsal.scene import Rehearsal, check_takes
 from benchmark.store.declined import Declined
 from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell, Scenario, Suite
@@ -40,6 +41,7 @@ class Block:
         behavior: digest of what the user's own classes do, empty where there are none.
         networks: digests of the networks of victim 0 and of the last one of the block.
         data: see :func:`data_chain`.
+        training: digest of what decides the training of the attacker's network, empty where there is none.
     """
 
     cell: Cell
@@ -49,6 +51,7 @@ class Block:
     behavior: str
     networks: tuple[str, str]
     data: tuple[str, ...]
+    training: str = ""
 
     @property
     def label(self) -> str:
@@ -73,6 +76,7 @@ class Block:
             "code_sha256": self.code_sha256,
             **({"behavior_sha256": self.behavior} if self.behavior else {}),
             "network_sha256": list(self.networks),
+            **({"training_sha256": self.training} if self.training else {}),
         }
 
 
@@ -157,6 +161,7 @@ class Workbench:
         defense: Spec | None = None,
         adaptive: bool = False,
         model: Model | None = None,
+        public_images: int = 0,
     ) -> Observation:
         """What an attacker sees of victims.
 
@@ -168,10 +173,11 @@ class Workbench:
             defense: what they do.
             adaptive: whether the attacker knows it.
             model: in place of the scenario's, as in another precision.
+            public_images: that an attack is trained on, at most.
         """
         model = model if model is not None else self.model(scenario)
         made: Defense | None = build("defense", defense) if defense else None
-        public = PublicData.of(self.data(scenario.data), scenario.setting.rounds)
+        public = PublicData.of(self.data(scenario.data), scenario.setting.rounds, public_images)
         given = images.to(self.device), labels.to(self.device)
         trained = self.trained(scenario)
         return observe(model, *given, public, made, adaptive, scenario.seed, victims, scenario.setting, trained)
@@ -276,6 +282,7 @@ class Keys:
     _codes: dict[tuple[str, ...], str] = field(default_factory=dict)
     _behaviors: Behaviors = field(default_factory=Behaviors)
     _networks: dict[tuple[str, int], str] = field(default_factory=dict)
+    _trainings: dict[str, str] = field(default_factory=dict)
     _chains: dict[Any, list[str]] = field(default_factory=dict)
 
     def block(self, cell: Cell, victims: range) -> Block:
@@ -286,8 +293,15 @@ class Keys:
         networks = self._network(scenario, 0), self._network(scenario, victims[-1])
         data = self._data(scenario, victims)
         lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
-        key = digest(block_identity(cell.id, lpips, code, does, list(networks), victims, list(data)))
-        return Block(cell, victims, key, code, does, networks, data)
+        training = self._training(cell)
+        key = digest(block_identity(cell.id, lpips, code, does, list(networks), victims, list(data), training))
+        return Block(cell, victims, key, code, does, networks, data, training)
+
+    def _training(self, cell: Cell) -> str:
+        if not isinstance(build("attack", cell.attack), LearnedInversion):
+            return ""
+        network, data = self._network(cell.scenario, 0), self.bench.data(cell.scenario.data)
+        return found_or(self._trainings, cell.id, lambda: digest(training_identity(cell, network, data)))
 
     def _network(self, scenario: Scenario, victim: int) -> str:
         place, victim = scenario.name, 0 if scenario.setting.shared else victim
@@ -411,17 +425,17 @@ def check_images(model: nn.Module, model_name: str, data: PrivateData, data_name
 def check_attack(scenario: Scenario, attack: Spec, model: Model, bench: Workbench) -> int:
     """The attack's victims of a sequence, which stay in one block; NotApplicable where it does not take them."""
     made: Attack = build("attack", attack)
-    channels, height, width = bench.data(scenario.data).image_shape
-    setting = scenario.setting
+    data, setting = bench.data(scenario.data), scenario.setting
     if setting.statistics in ("hidden", "public") and not any(normalizing(model)):
         raise UsageError(
             f"{scenario.model.name} has no BatchNorm with running statistics: leave statistics out of the scenario"
         )
     try:
-        made.check(model, (scenario.batch_size, channels, height, width))
-        made.check_granted(setting.protocol, setting.threat, scenario.batch_size)
+        check_takes(made, model, (scenario.batch_size, *data.image_shape), setting)
     except ValueError as error:
         raise NotApplicable(str(error)) from None
+    if made.public_images and not len(data.train_split):
+        raise NotApplicable(f"{attack.name} is trained on public images, and {scenario.data.name} has none")
     if scenario.victims % made.sequence:
         whole = scenario.victims // made.sequence * made.sequence or made.sequence
         raise UsageError(

@@ -18,15 +18,17 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from attacks import Attack, Observation, Reconstruction
+from attacks import Attack, LearnedInversion, Observation, Reconstruction
 from attacks.base import Trajectory
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.errors import UsageError, is_out_of_memory, one_line, written
+from benchmark.jobs.attackers import kept_at, learned, trained_for
 from benchmark.jobs.blocks import Block, Workbench, check_unchanged, checksum
 from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.jobs.pictures import strip
+from benchmark.jobs.states import cache_folder
 from benchmark.metrics.labels import LabelScores, label_scores
 from benchmark.metrics.leak import BASELINES, leaked
 from benchmark.metrics.misfit import Misfits, misfits
@@ -65,6 +67,7 @@ def run_blocks(
     notes: list[str] = []
     broken: set[int] = set()
     observed = seen_by(cell, images, labels, victims, bench)
+    own, training = learned_by(attack, blocks[0], bench, callbacks)
 
     def seen(some: range) -> Observation:
         observation = observed(some)
@@ -74,7 +77,8 @@ def run_blocks(
     started = time.perf_counter()
     with fitting.of(blocks) as (watchers, of_fit):
         notes += [f"step {of_fit['step']}"] if "step" in of_fit else []
-        found = attack_within_memory(cell.attack.name, attack, seen, victims, [*callbacks, *watchers], notes, of_fit)
+        watch = [*callbacks, *watchers]
+        found = attack_within_memory(cell.attack.name, attack, seen, victims, watch, notes, of_fit | own)
     seconds = time.perf_counter() - started
     found = without_nan(found)
     records = []
@@ -106,6 +110,7 @@ def run_blocks(
                     ),
                     "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
                     "notes": notes,
+                    **training,
                 },
                 "victims": victims_table(block.victims, share, scores, of_labels, *null, fit, claims_to_know(cell)),
                 "curve": curve(share.trajectory, images[rows]),
@@ -113,6 +118,20 @@ def run_blocks(
             }
         )
     return records
+
+
+def learned_by(
+    attack: Attack, block: Block, bench: Workbench, callbacks: Sequence[Callback]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an attack is given that is trained beforehand, and what that cost; nothing for others."""
+    if not isinstance(attack, LearnedInversion):
+        return {}, {}
+    cell, one = block.cell, block.victims[:1]
+    batch, wanted = bench.victims(cell.scenario, one), attack.public_images
+    seen = bench.observe(cell.scenario, *batch, one, cell.defense, cell.adaptive, public_images=wanted)
+    path = kept_at(cache_folder(), block.training, bench.device) if block.training else None
+    inverter, cost = learned(attack, seen, trained_for(cell), path, callbacks)
+    return {"inverter": inverter}, {"training": cost}
 
 
 def is_finite(update: Update) -> list[bool]:

@@ -22,7 +22,7 @@ from benchmark.federation.client import known
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, Shape
 from benchmark.rehearsal.defense import PROTECT, SCALES, Calls, check_known, check_memory
-from benchmark.rehearsal.scene import VICTIMS, Scene, check_found, shortened
+from benchmark.rehearsal.scene import VICTIMS, Scene, check_found, check_takes, shortened
 from benchmark.suite.registry import Spec, build, spec
 from benchmark.suite.suite import Scenario
 from datamodules import DataError, PrivateData, open_data, take_victims
@@ -261,8 +261,7 @@ def declines(trial: Trial) -> None:
     made: Attack = build("attack", trial.spec)
     shape = trial.place.batch_size, *trial.place.opened.image_shape
     try:
-        made.check(trial.place.network, shape)
-        made.check_granted(trial.place.setting.protocol, trial.place.setting.threat, trial.place.batch_size)
+        check_takes(made, trial.place.network, shape, trial.place.setting)
     except ValueError as error:
         raise NotApplicable(str(error)) from None
 

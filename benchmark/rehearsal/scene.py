@@ -19,7 +19,7 @@ from attacks.gradient_matching import GradientMatching
 from attacks.gradients import differentiable_twice, in_modes, squared_distance, trained_names
 from attacks.update import FedAvg
 from benchmark.errors import UsageError, a_kind, users_code, written
-from benchmark.federation.client import PublicData, known, observe
+from benchmark.federation.client import ROUND_IMAGES, PublicData, known, observe
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, check_logits, drawn_weights
 from benchmark.rehearsal.defense import check_known, check_memory, check_protect
@@ -37,7 +37,7 @@ SEED = 20100261
 SAME = {torch.float64: 1e-7, torch.float32: 1e-3}
 """Relative difference of two ways to one update that is rounding; of other types 3 %."""
 
-SHORT = {"max_evaluations": 2, "iterations": 1, "max_equations": 16}
+SHORT = {"max_evaluations": 2, "iterations": 1, "max_equations": 16, "training_steps": 1, "pairs": 4, "hidden": 16}
 """The arguments of an attack that make it short."""
 
 
@@ -254,7 +254,7 @@ class Scene:
     ) -> Observation:
         """What an attacker sees of the two victims, or of one; on demand also their local steps and their order."""
         rows = slice(victims.start, victims.stop)
-        public = PublicData.of(self.data, self.setting.rounds)
+        public = PublicData.of(self.data, self.setting.rounds, ROUND_IMAGES)
         setting = self.setting
         if everything and setting.local:
             has_order = (setting.local.batch_size or len(self.images[0])) < len(self.images[0])
@@ -331,6 +331,24 @@ class Scene:
                 f"{self.name}, where it must be zero: it matches something else than the client's update"
                 f"{written(type(attack))}"
             )
+
+
+def check_takes(attack: Attack, model: nn.Module, image_shape: tuple[int, int, int, int], setting: Setting) -> None:
+    """Looks whether an attack takes such victims and can do with what it is granted, before any work is done.
+
+    Args:
+        attack: of which this is asked.
+        model: the architecture.
+        image_shape: (N, C, H, W) of a victim's batch.
+        setting: what the victims compute, and what the attacker is granted.
+
+    Raises:
+        ValueError: it cannot; with one sentence that says what to do.
+    """
+    attack.check(model, image_shape)
+    attack.check_granted(setting.protocol, setting.threat, image_shape[0])
+    if attack.one_network_only and not setting.shared:
+        raise ValueError(f"{type(attack).__name__} takes victims who share one network: give shared true")
 
 
 def check_frozen(fresh: list[str], used: nn.Module, name: str) -> None:

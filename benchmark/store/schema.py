@@ -74,13 +74,22 @@ class AttackOrigin(Origin):
     data_chain: NotRequired[list[Digest]]
 
 
+class AttackersTraining(TypedDict):
+    """What the training of an attacker's network cost, which serves all victims of the cell."""
+
+    cpu_seconds: Amount
+    public_images: Positive
+    steps: Positive
+
+
 class Cost(TypedDict):
-    """What an attack cost."""
+    """What an attack cost; ``seconds`` are without a training."""
 
     seconds: Amount
     victims_at_once: Positive
     peak_memory_mib: Count
     notes: list[str]
+    training: NotRequired[AttackersTraining]
 
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -137,8 +146,8 @@ class _Found(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An attack's record but for its curve and its picture.
 
     ``behavior_sha256`` is of what the user's own classes do (missing where there are none), ``network_sha256`` of the
-    networks of the first victim of all and of the last one of the block, ``void`` why nothing can be said of the
-    victims.
+    networks of the first victim of all and of the last one of the block, ``training_sha256`` of all that decides the
+    training of an attacker's network (missing where there is none), ``void`` why nothing can be said of the victims.
     """
 
     schema: int
@@ -148,6 +157,7 @@ class _Found(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     code_sha256: Sha256
     behavior_sha256: Digest | UnsetType = UNSET
     network_sha256: list[Digest] | UnsetType = UNSET
+    training_sha256: Digest | UnsetType = UNSET
     void: str | UnsetType | None = UNSET
     provenance: AttackOrigin
     cost: Cost
@@ -219,6 +229,7 @@ def checked(found: _Found) -> Record:
     agree(found.cell == cell_of(bytes(found.config)), "its cell does not match its configuration")
     agree(bool(found.victims), "it has no victims")
     check_victims(found.victims, record["config"]["batch_size"], isinstance(found.provenance["lpips"], str))
+    agree((found.training_sha256 is UNSET) == ("training" not in found.cost), "it does not say what a training cost")
     chain = found.provenance.get("data_chain")
     agree((chain is None) == (found.network_sha256 is UNSET), "it lacks a checksum")
     if chain is None:
