@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attacks import Observation
 from benchmark.federation.client import PublicData, observe
+from benchmark.federation.setting import Setting
 from benchmark.identity import digest, identity
 from benchmark.models import LeNet
 from benchmark.models.draw import Model
@@ -65,12 +66,14 @@ def victims_of(digits: Digits) -> MakeVictims:
         defense: Defense | None = None,
         adaptive: bool = False,
         first: int = 0,
+        shared: bool = False,
+        public_images: int = 0,
     ) -> Victims:
         images, labels = digits.victims(count, batch_size, first)
         network = model(digits.image_shape, digits.num_classes).to(dtype)
-        public = digits.mean_image(), digits.class_means(), digits.mean_step(), digits.channel_stds()
+        public, setting = PublicData.of(digits, images=public_images), Setting(shared=shared)
         numbers = range(first, first + count)
-        seen = observe(network, images, labels, PublicData(digits.num_classes, *public), defense, adaptive, 0, numbers)
+        seen = observe(network, images, labels, public, defense, adaptive, 0, numbers, setting)
         return Victims(images, labels, seen)
 
     return make

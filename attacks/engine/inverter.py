@@ -1,6 +1,6 @@
 """An attacker's network that maps updates to images, and its training on what clients of his own making share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import torch
@@ -21,8 +21,9 @@ SEED = 1
 ENTRIES_AT_ONCE = 2**26
 """Of the updates of clients that are held together: a quarter of a GiB."""
 
-FAINT = 1e-6
-"""Part of the largest standard deviation of an entry that is added to that of each."""
+EVEN = 0.1
+"""Part of the mean variance of a tensor's entries that is added to that of each: those that are seldom other than zero,
+as behind a ReLU or of a pruned update, would else outweigh all others where they are."""
 
 DECAY = 0.75
 """Part of the training after which the learning rate is a tenth of what it was."""
@@ -35,8 +36,8 @@ class Inverter(LightningModule):
     """A perceptron with two hidden layers from the entries of an update to the pixels of a batch.
 
     Each step trains it on clients that the attacker makes up: they hold public images, drawn at random, compute what
-    the victims do, and defend it as those do where he knows how. The entries are standardized by mean and standard
-    deviation of the first such clients.
+    the victims do, and defend it as those do where he knows how. The entries are standardized by mean and variance over
+    the first such clients.
 
     Args:
         seen: what the attacker knows; of its victims' nothing is looked at.
@@ -72,32 +73,48 @@ class Inverter(LightningModule):
             nn.Sigmoid(),
         ]
         self.network = nn.Sequential(*layers)
-        self.center, self.scale = nn.Buffer(torch.zeros(width)), nn.Buffer(torch.ones(width))
+        self.center, self.scale = nn.Buffer(torch.zeros(length)), nn.Buffer(torch.ones(length))
         self.to(like)
 
     def forward(self, features: Tensor) -> Tensor:
         """Images ``[B, N, C, H, W]`` of :meth:`features`."""
-        return self.network((features - self.center) / self.scale).view(-1, *self.seen[0].image_shape)
+        return self.network(features).view(-1, *self.seen[0].image_shape)
 
     def features(self, updates: Sequence[Update]) -> Tensor:
-        """What the perceptron sees of B clients' updates in each round, ``[B, F]``."""
-        rounds = zip(self.seen, updates, strict=True)
-        entries = torch.cat([flattened(update[name]) for seen, update in rounds for name in seen.update], 1)
+        """What the perceptron is given of B clients' updates in each round, ``[B, F]``."""
+        entries = (torch.cat(self.entries(updates), 1) - self.center) / self.scale
         return entries if self.hash is None else self.hash(entries)
 
-    def drawn(self, step: int) -> tuple[Tensor, Tensor]:
-        """Of the clients of a step: features of what they share ``[B, F]``, finite, and images ``[B, N, C, H, W]``."""
+    def entries(self, updates: Sequence[Update]) -> list[Tensor]:
+        """Those of each tensor of B clients' updates in each round, ``[B, D]``."""
+        rounds = zip(self.seen, updates, strict=True)
+        return [flattened(update[name]) for seen, update in rounds for name in seen.update]
+
+    def clients(self, step: int) -> Iterator[tuple[list[Update], Tensor]]:
+        """Those of a step, as many together as memory goes: what they share in each round, and their images."""
         generator, seen = torch.Generator().manual_seed(SEED + 1 + step), self.seen[0]
         assert seen.public_images is not None and seen.public_labels is not None
         rows = torch.randint(len(seen.public_images), (self.pairs, seen.image_shape[0]), generator=generator)
         images = seen.public_images[rows].to(self.center)
         labels = one_hot(seen.public_labels[rows], seen.num_classes).to(self.center)
-        at_once = max(1, ENTRIES_AT_ONCE // sum(value.numel() for value in seen.parameters.values()))
-        parts = [
-            self.features([shared(one, *some, generator) for one in self.seen])
-            for some in zip(images.split(at_once), labels.split(at_once), strict=True)
-        ]
-        return torch.cat(parts).nan_to_num(), images
+        at_once = max(1, ENTRIES_AT_ONCE // len(self.center))
+        for some in zip(images.split(at_once), labels.split(at_once), strict=True):
+            yield [shared(one, *some, generator) for one in self.seen], some[0]
+
+    def drawn(self, step: int) -> tuple[Tensor, Tensor]:
+        """Of the clients of a step: features ``[B, F]``, which are finite, and images ``[B, N, C, H, W]``."""
+        parts = [(self.features(updates), images) for updates, images in self.clients(step)]
+        features, images = (torch.cat(part) for part in zip(*parts, strict=True))
+        return features.nan_to_num(0.0, 0.0, 0.0), images
+
+    def standardize(self) -> None:
+        """Sets what the entries are standardized by."""
+        updates, _ = next(self.clients(0))
+        tensors = [entries.nan_to_num(0.0, 0.0, 0.0) for entries in self.entries(updates)]
+        variances = [entries.var(0, correction=0) for entries in tensors]
+        self.center.copy_(torch.cat([entries.mean(0) for entries in tensors]))
+        scale = torch.cat([(one + EVEN * one.mean()).sqrt() for one in variances])
+        self.scale.copy_(torch.where(scale == 0, 1, scale))
 
     def learn(self, callbacks: Sequence[Callback] = ()) -> None:
         """Trains what is left of the training.
@@ -111,10 +128,7 @@ class Inverter(LightningModule):
         if not self.public_images:
             raise ValueError("there are no public images to train on: attack with DLG")
         if not self.done:
-            first, _ = self.drawn(0)
-            spread = first.std(0, correction=0)
-            self.center.copy_(first.mean(0))
-            self.scale.copy_(spread + FAINT * spread.max() + torch.finfo(spread.dtype).tiny)
+            self.standardize()
         fit(self, range(self.done, self.steps), self.device, callbacks)
         self.trainer = None
 
@@ -140,7 +154,7 @@ class Inverter(LightningModule):
     def state(self) -> Update:
         """All that it takes to go on, or, once the training is over, to invert: name -> tensor."""
         held = self.state_dict() | {"done": torch.tensor(self.done)}
-        if self.optimizer is not None and self.done < self.steps:
+        if self.optimizer is not None and 0 < self.done < self.steps:
             for name, parameter in self.network.named_parameters():
                 held |= {f"{moment}.{name}": self.optimizer.state[parameter][moment] for moment in MOMENTS}
         return {name: value.detach().clone() for name, value in held.items()}
@@ -149,7 +163,7 @@ class Inverter(LightningModule):
         """Goes on from what :meth:`state` was."""
         self.load_state_dict({name: state[name] for name in self.state_dict()})
         self.done = int(state["done"])
-        if self.done < self.steps:
+        if 0 < self.done < self.steps:
             self.optimizer = torch.optim.Adam(self.network.parameters(), self.learning_rate)
             for name, parameter in self.network.named_parameters():
                 moments = {moment: state[f"{moment}.{name}"].to(parameter) for moment in MOMENTS}

@@ -84,6 +84,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """What clients compute and what the attacker is granted, as far as it is not as in the published attacks."""
     certified: int | None = None
     """Images, of ``victims`` times ``batch_size``, that came with a certificate; None where the attack gives none."""
+    training_cpu_seconds: float | None = None
+    """Of the attacker's own network, once for all victims; None where the attack trains none."""
 
     def as_dict(self) -> dict[str, Any]:
         """By the names of the columns."""
@@ -93,7 +95,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 LABEL_SCORES = ("existence", "counts", "instances")
 """Of :class:`benchmark.metrics.labels.LabelScores`."""
 
-SELDOM = {"setting": "", "certified": None, **{f"label_{name}": None for name in LABEL_SCORES}}
+SELDOM = {
+    "setting": "",
+    "certified": None,
+    "training_cpu_seconds": None,
+    **{f"label_{name}": None for name in LABEL_SCORES},
+}
 """Columns that are left out where they say nothing, and what is in them then."""
 
 
@@ -239,6 +246,7 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         cell=outcome.cell,
         setting=setting_of(config),
         certified=certified_of(victims),
+        training_cpu_seconds=training_of(outcome.records),
     )
 
 
@@ -254,6 +262,13 @@ def certified_of(victims: list[dict[str, Any]]) -> int | None:
     """How many images came with a certificate; None where the attack gives none."""
     given = [victim["certified"] for victim in victims if "certified" in victim]
     return sum(map(sum, given)) if given else None
+
+
+def training_of(records: list[dict[str, Any]]) -> float | None:
+    """CPU seconds of the training of the attacker's network, which blocks share; None where there was none."""
+    return max(
+        (record["cost"]["training"]["cpu_seconds"] for record in records if "training" in record["cost"]), default=None
+    )
 
 
 USUAL = {"schema", "data", "model", "batch_size", "same_class", "seed", "defense", "attack", "adaptive"}

@@ -94,6 +94,11 @@ COLUMNS = (
     ),
     Column("evaluations", lambda row, board: f"{row.evaluations_mean:.0f}"),
     Column("s / victim", lambda row, board: f"{row.seconds_per_victim:.3f}"),
+    Column(
+        "training CPU s",
+        lambda row, board: "-" if row.training_cpu_seconds is None else f"{row.training_cpu_seconds:.0f}",
+        shown=lambda board: any(row.training_cpu_seconds is not None for row in board.rows),
+    ),
 )
 
 NOTE = (

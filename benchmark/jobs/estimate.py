@@ -17,6 +17,7 @@ from benchmark.boards.grid import Grid
 from benchmark.boards.terminal import Console
 from benchmark.clock import clock
 from benchmark.identity import digest
+from benchmark.jobs.attackers import is_over, kept_at, trained_for
 from benchmark.jobs.blocks import Block, Workbench
 from benchmark.jobs.records import room, run_block
 from benchmark.jobs.states import cache_folder, is_kept, named
@@ -30,6 +31,9 @@ RESULTS = Path(__file__).parents[2] / "results"
 TIMED_VICTIMS = 16
 TIMED_EVALUATIONS = (2, 50)
 """The short attacks that are timed: on one victim and on this many, with each of these budgets."""
+
+TAUGHT = {"training_steps": 1, "pairs": 2}
+"""What is left of the training of an attacker's network where his attack is timed."""
 
 PATIENCE = 60.0
 """Seconds after which the first attack of a sweep stands for the rest of it."""
@@ -135,7 +139,10 @@ def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Conso
 
 
 def trainings(blocks: Sequence[Block], bench: Workbench) -> list[str]:
-    """The networks that a run trains before it attacks, for people; those that are kept already are not among them."""
+    """The networks that a run trains before it attacks, for people, the clients' and the attackers' own.
+
+    Those that are kept already are not among them.
+    """
     scenarios = {block.cell.scenario.name: block.cell.scenario for block in blocks}
     missing: dict[Path, str] = {}
     for scenario in scenarios.values():
@@ -145,6 +152,11 @@ def trainings(blocks: Sequence[Block], bench: Workbench) -> list[str]:
             if path not in missing and not is_kept(path):
                 images = len(data.loading(state.batch_size, 0, state.train_images).public_rows()[0])
                 missing[path] = f"{scenario.model.name} on {images:,} images of {scenario.data.name} {state.label}"
+    for block in blocks:
+        if block.training:
+            path, attack = kept_at(cache_folder(), block.training, bench.device), block.cell.attack.args
+            if path not in missing and not is_over(path, attack["training_steps"]):
+                missing[path] = f"{trained_for(block.cell)} in {attack['training_steps']:,} steps"
     return list(missing.values())
 
 
@@ -258,9 +270,10 @@ def timing(block: Block, bench: Workbench) -> Timing:
     for sequences, args in ((1, budgets[0]), *product((1, many), budgets)):
         count = sequences * sequence
         alone = {"at_once": count} if attack.args.get("at_once", 0) is None else {}  # memory is not measured here
-        cell = replace(block.cell, attack=replace(attack, args=attack.args | args | alone))
+        untaught = {name: few for name, few in TAUGHT.items() if name in attack.args}
+        cell = replace(block.cell, attack=replace(attack, args=attack.args | args | alone | untaught))
         started = time.perf_counter()
-        few = replace(block, cell=cell, victims=block.victims[:count], data=block.data[: count + 1])
+        few = replace(block, cell=cell, victims=block.victims[:count], data=block.data[: count + 1], training="")
         record = run_block(few, bench)
         seconds.append(time.perf_counter() - started)
         evaluations = [victim["evaluations"] for victim in record["victims"]]

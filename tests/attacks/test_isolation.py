@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import attacks
 from attacks import Attack, Observation
 from benchmark.federation.client import PublicData, observe
+from benchmark.federation.setting import Setting
 from benchmark.models import MLP, LeNet
 from benchmark.models.draw import Model
 from benchmark.suite import registry
@@ -173,6 +174,18 @@ def test_no_private_tensor_can_be_reached_from_an_observation(
     assert all(found.grad_fn is None for found in reachable(observation) if isinstance(found, Tensor))
 
 
+@pytest.mark.parametrize("defense", [None, Masking(0.5)], ids=["control", "masked"])
+def test_public_images_lead_to_no_private_ones(
+    defense: Defense | None, digits: Digits, victims_of: MakeVictims
+) -> None:
+    images, _, observation = victims_of(4, defense=defense, adaptive=True, shared=True, public_images=30)
+    assert torch.equal(observation.public_images, digits.train_images[:30])
+    assert torch.equal(observation.public_labels, digits.train_labels[:30])
+    assert not any(reaches(observation, private) for private in (images, digits.test_split.pixels))
+    kinds = {type(found).__name__ for found in reachable(observation)}
+    assert not kinds & {"Digits", "TensorSplit", "DataLoader", "Victims"}
+
+
 def in_a_closure(images: Tensor) -> dict[str, Any]:
     return {"defense": KnownDefense(simulate=lambda dummy, observed: {"a": images})}
 
@@ -224,6 +237,7 @@ IN_TURN: list[tuple[str, dict[str, Any]]] = [
     ("SAPAG", {"max_evaluations": 12}),
     ("InvertingGradients", {"max_evaluations": 12, "labels": "ilrg"}),
     ("LabelInference", {"rule": "rlg"}),
+    ("LearnedInversion", {"training_steps": 3, "hidden": 8, "pairs": 4}),
     ("RGAP", {}),
     ("AnalyticLinear", {}),
     ("Peeling", {}),
@@ -236,6 +250,9 @@ IN_TURN: list[tuple[str, dict[str, Any]]] = [
 
 OF_FIRST_LAYER = ("AnalyticLinear", "Peeling")
 """Those that need a network whose first layer is linear."""
+
+ON_PUBLIC_IMAGES = ("LearnedInversion",)
+"""Those that are trained on public images, for victims who share one network."""
 
 
 def test_every_attack_takes_its_turn() -> None:
@@ -253,11 +270,12 @@ def test_an_attack_finds_the_same_when_the_private_images_are_gone(
         data = Digits()
         data.setup()
         images, labels = data.victims(4)
-        public = data.mean_image(), data.class_means(), data.mean_step(), data.channel_stds()
+        learns = name in ON_PUBLIC_IMAGES
+        public, setting = PublicData.of(data, images=20 if learns else 0), Setting(shared=learns)
         model: Model = LeNet(data.image_shape, data.num_classes)
         if name in OF_FIRST_LAYER:
             model = MLP(data.image_shape, data.num_classes, activation="relu")
-        observation = observe(model, images, labels, PublicData(data.num_classes, *public), defense, True, 0, range(4))
+        observation = observe(model, images, labels, public, defense, True, 0, range(4), setting)
         if spoil:
             data.test_split.pixels.fill_(torch.nan)
             data.test_split.labels.fill_(0)
@@ -284,6 +302,7 @@ models = {
         nn.Conv2d(1, 12, 5, stride=2, padding=2), nn.Sigmoid(), nn.Conv2d(12, 12, 5, stride=2, padding=2), nn.Sigmoid(),
         nn.Conv2d(12, 12, 5, padding=2), nn.Sigmoid(), nn.Flatten(), nn.Linear(48, 10)),
     "MLP": nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))}
+models["LeNet of all"] = models["LeNet"]
 given = torch.load(sys.argv[1], weights_only=False)
 seen = {name: attacks.Observation(model=models[name], defense=None, **given[name]) for name in models}
 found = [getattr(attacks, name)(**arguments).reconstruct(seen[on]) for name, arguments, on in eval(sys.argv[2])]
@@ -296,11 +315,13 @@ def test_an_attack_finds_the_same_in_a_process_that_never_had_the_images(
 ) -> None:
     networks = {"LeNet": LeNet, "MLP": partial(MLP, activation="relu")}
     seen = {name: victims_of(4, model=network).observation for name, network in networks.items()}
+    seen["LeNet of all"] = victims_of(4, shared=True, public_images=20).observation
     names = ("parameters", "update", "image_shape", "num_classes", "seeds", "mean_image", "class_means")
-    names += ("mean_step", "channel_stds")
+    names += ("mean_step", "channel_stds", "public_images", "public_labels")
     given = {model: {name: getattr(observed, name) for name in names} for model, observed in seen.items()}
     torch.save(given, tmp_path / "observation.pt")
-    turns = [(name, arguments, "MLP" if name in OF_FIRST_LAYER else "LeNet") for name, arguments in IN_TURN]
+    special = dict.fromkeys(OF_FIRST_LAYER, "MLP") | dict.fromkeys(ON_PUBLIC_IMAGES, "LeNet of all")
+    turns = [(name, arguments, special.get(name, "LeNet")) for name, arguments in IN_TURN]
     command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "observation.pt"), repr(turns)]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(attacks.__file__).parent.parent)
     assert ran.returncode == 0, ran.stderr
