@@ -264,7 +264,7 @@ def certified_of(victims: list[dict[str, Any]]) -> int | None:
     return sum(map(sum, given)) if given else None
 
 
-def training_of(records: list[dict[str, Any]]) -> float | None:
+def training_of(records: Sequence[dict[str, Any]]) -> float | None:
     """CPU seconds of the training of the attacker's network, which blocks share; None where there was none."""
     return max(
         (record["cost"]["training"]["cpu_seconds"] for record in records if "training" in record["cost"]), default=None

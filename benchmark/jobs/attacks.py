@@ -70,7 +70,7 @@ class Leaks(Tally[Block]):
 
 
 class Finished(Callback):
-    """Tells the watch how many victims of the blocks under attack are done."""
+    """Tells the watch how many victims of the blocks under attack are done, of a training as many as its part."""
 
     def __init__(self, block: Block, watch: Watch[Block]) -> None:
         self._block, self._watch = block, watch
@@ -88,5 +88,7 @@ class Finished(Callback):
             self._last = pl_module.ledger.finished
             self._watch.reached(self._block, self._last)
         if isinstance(pl_module, Inverter):
-            share = (pl_module.done + 1) / pl_module.steps
-            self._watch.reached(self._block, int(share * self._block.size), f", training {share:.0%}")
+            percent = 100 * (pl_module.done + 1) // pl_module.steps
+            if percent != self._last:
+                self._last = percent
+                self._watch.reached(self._block, percent * self._block.size // 100, f", training {percent}%")

@@ -65,6 +65,12 @@ def test_a_record_is_read_as_it_was_written(record: dict[str, Any]) -> None:
     assert scores == {key: value for key, value in record.items() if key not in ("curve", "picture")}
 
 
+def test_a_record_with_the_training_of_an_attackers_network_is_read_as_it_was_written(record: dict[str, Any]) -> None:
+    made = record | {"cost": record["cost"] | {"training": TRAINING}, "training_sha256": "0123456789abcdef"}
+    made |= {"key": digest(identity(made))}
+    assert made["key"] != record["key"] and attack_record(sealed(made), made["key"]) == made
+
+
 def test_every_published_record_is_whole() -> None:
     for kind, parse, every in (("records", attack_record, 100), ("training", training_record, 50)):
         folders = [folder / kind for folder in RESULTS.iterdir()]
@@ -88,11 +94,13 @@ def test_no_byte_of_a_record_can_be_changed_or_lost(record: dict[str, Any]) -> N
                 attack_scores(damaged, record["key"])
 
 
+TRAINING = {"cpu_seconds": 12.5, "public_images": 100, "steps": 30}
+
 VALUES = [None, True, -1, 3, 10**30, 0.5, -1e300, "", "x", "\u0000<b>", [], [0], {}, {"class": 3}]
 FREE = {  # what a record alone can say: any value of the right type may be true
     *("date", "commit", "device", "threads", "versions", "python", "torch", "data_notes", "notes", "seconds"),
     *("victims_at_once", "peak_memory_mib", "start", "status", "evaluations", "loss", "ssim", "null_ssim", "lpips"),
-    *("null_psnr", "label_correct", "certified", "data_sha256", "curve", "picture"),
+    *("null_psnr", "label_correct", "certified", "data_sha256", "curve", "picture", "training"),
 }
 
 
@@ -172,6 +180,14 @@ def without_checksums(record: dict[str, Any]) -> None:
         (lambda r: r.pop("network_sha256"), "it lacks a checksum"),
         (lambda r: r["provenance"].pop("data_chain"), "it lacks a checksum"),
         (without_checksums, "it lacks the checksums of its networks and data"),
+        (lambda r: r["cost"].update(training=TRAINING), "it does not say what a training cost"),
+        (lambda r: r.update(training_sha256="0" * 16), "it does not say what a training cost"),
+        (
+            lambda r: (r["cost"].update(training=TRAINING), r.update(training_sha256="0" * 16)),
+            "its key does not match",
+        ),
+        (lambda r: r["cost"].update(training=TRAINING | {"steps": 0}), "Expected `int` >= 1"),
+        (lambda r: r["cost"].update(training=TRAINING | {"cpu_seconds": -1.0}), "Expected `float` >= 0.0"),
     ],
 )
 def test_a_contradiction_is_named(record: dict[str, Any], change: Callable[[dict[str, Any]], Any], said: str) -> None:
