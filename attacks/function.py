@@ -16,8 +16,8 @@ class FunctionAttack(Attack):
 
     A function that returns images alone does not say which labels it found: they are those that the attacker is
     granted, else one for the whole batch by iDLG's rule, as for the null baselines. What an attack says of itself in
-    attributes of its class (``simulates``, ``needs``, ``needs_local_steps``, ``one_image_only``) a function says in its
-    own: ``find.simulates = True``.
+    attributes of its class (``simulates``, ``needs``, ``needs_local_steps``, ``one_image_only``, ``one_network_only``,
+    ``public_images``) a function says in its own: ``find.simulates = True``.
 
     Args:
         function: from an observation to a :class:`Reconstruction`, or to images ``[V, N, C, H, W]``.

@@ -115,6 +115,7 @@ NOTE = (
 
 SPARED = (
     "s / victim",
+    "training CPU s",
     "evaluations",
     "label acc.",
     "LPIPS",

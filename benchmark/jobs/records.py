@@ -66,8 +66,8 @@ def run_blocks(
         torch.cuda.reset_peak_memory_stats(bench.device)
     notes: list[str] = []
     broken: set[int] = set()
-    observed = seen_by(cell, images, labels, victims, bench)
     own, training = learned_by(attack, blocks[0], bench, callbacks)
+    observed = seen_by(cell, images, labels, victims, bench, public_images=0 if own else attack.public_images)
 
     def seen(some: range) -> Observation:
         observation = observed(some)
@@ -127,8 +127,7 @@ def learned_by(
     if not isinstance(attack, LearnedInversion):
         return {}, {}
     cell, one = block.cell, block.victims[:1]
-    batch, wanted = bench.victims(cell.scenario, one), attack.public_images
-    seen = bench.observe(cell.scenario, *batch, one, cell.defense, cell.adaptive, public_images=wanted)
+    seen = seen_by(cell, *bench.victims(cell.scenario, one), one, bench, attack.public_images)(one)
     path = kept_at(cache_folder(), block.training, bench.device) if block.training else None
     inverter, cost = learned(attack, seen, trained_for(cell), path, callbacks)
     return {"inverter": inverter}, {"training": cost}
@@ -145,13 +144,14 @@ def why_void(broken: int, victims: int) -> str | None:
 
 
 def seen_by(
-    cell: Cell, images: Tensor, labels: Tensor, victims: range, bench: Workbench
+    cell: Cell, images: Tensor, labels: Tensor, victims: range, bench: Workbench, public_images: int
 ) -> Callable[[range], Observation]:
     """What the attacker sees of any of the victims, of whom there are images and labels."""
 
     def observed(some: range) -> Observation:
         rows = slice(some.start - victims.start, some.stop - victims.start)
-        return bench.observe(cell.scenario, images[rows], labels[rows], some, cell.defense, cell.adaptive)
+        batches = images[rows], labels[rows]
+        return bench.observe(cell.scenario, *batches, some, cell.defense, cell.adaptive, public_images=public_images)
 
     return observed
 
@@ -159,13 +159,14 @@ def seen_by(
 def room(block: Block, bench: Workbench) -> int:
     """How many victims such as the block's fit into the memory that is free, by what a few of them take."""
     cell, scenario = block.cell, block.cell.scenario
-    sequence = build("attack", cell.attack).sequence
+    attack: Attack = build("attack", cell.attack)
+    sequence = attack.sequence
     if len(block.victims) <= max(PROBES) * sequence or "max_evaluations" not in cell.attack.args:
         return len(block.victims)
     kind = (scenario.label, scenario.data.label, scenario.model.label, cell.attack.label)
     if kind not in bench.bytes_per_victim:
         victims = block.victims[: max(PROBES) * sequence]
-        observed = seen_by(cell, *bench.victims(scenario, victims), victims, bench)
+        observed = seen_by(cell, *bench.victims(scenario, victims), victims, bench, attack.public_images)
         short = replace(cell.attack, args=cell.attack.args | {"max_evaluations": 3})
         try:
             bench.bytes_per_victim[kind] = bytes_per_victim(

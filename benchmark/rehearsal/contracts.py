@@ -174,8 +174,13 @@ class Trial:
     @cached_property
     def found(self) -> tuple[Observation, Reconstruction]:
         """What an attack finds of the two clients in its first steps, and what it saw of them."""
-        seen = self.scene.observe(None, adaptive=False)
+        seen = self.seen()
         return seen, self.attacked(seen)
+
+    def seen(self) -> Observation:
+        """What an attack sees of the two clients."""
+        made: Attack = build("attack", shortened(self.spec))
+        return self.scene.observe(None, adaptive=False, public_images=made.public_images)
 
     def attacked(self, seen: Observation) -> Reconstruction:
         """What an attack finds in its first steps."""
@@ -239,7 +244,7 @@ def near(one: Tensor, other: Tensor) -> bool:
 
 
 def touches_nothing_else(trial: Trial) -> None:
-    seen = trial.scene.observe(None, adaptive=False)
+    seen = trial.seen()
     held = {name: value.clone() for name, value in trial.scene.held()}
     weights = {name: value.clone() for name, value in seen.parameters.items()}
     before = randomness()

@@ -19,7 +19,7 @@ from attacks.gradient_matching import GradientMatching
 from attacks.gradients import differentiable_twice, in_modes, squared_distance, trained_names
 from attacks.update import FedAvg
 from benchmark.errors import UsageError, a_kind, users_code, written
-from benchmark.federation.client import ROUND_IMAGES, PublicData, known, observe
+from benchmark.federation.client import PublicData, known, observe
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, check_logits, drawn_weights
 from benchmark.rehearsal.defense import check_known, check_memory, check_protect
@@ -37,7 +37,10 @@ SEED = 20100261
 SAME = {torch.float64: 1e-7, torch.float32: 1e-3}
 """Relative difference of two ways to one update that is rounding; of other types 3 %."""
 
-SHORT = {"max_evaluations": 2, "iterations": 1, "max_equations": 16, "training_steps": 1, "pairs": 4, "hidden": 16}
+SHORT = {
+    **{"max_evaluations": 2, "iterations": 1, "max_equations": 16},
+    **{"training_steps": 1, "public_images": 32, "pairs": 4, "hidden": 16},
+}
 """The arguments of an attack that make it short."""
 
 
@@ -251,10 +254,11 @@ class Scene:
         adaptive: bool,
         victims: range = range(VICTIMS),
         everything: bool = False,
+        public_images: int = 0,
     ) -> Observation:
         """What an attacker sees of the two victims, or of one; on demand also their local steps and their order."""
         rows = slice(victims.start, victims.stop)
-        public = PublicData.of(self.data, self.setting.rounds, ROUND_IMAGES)
+        public = PublicData.of(self.data, self.setting.rounds, public_images)
         setting = self.setting
         if everything and setting.local:
             has_order = (setting.local.batch_size or len(self.images[0])) < len(self.images[0])
@@ -292,7 +296,7 @@ class Scene:
         repeats = -(-sequence // VICTIMS) if sequence > 1 else 1
         victims = list(range(VICTIMS)) * repeats
         victims = victims[: sequence if sequence > 1 else VICTIMS]
-        seen = self.observe(defense, adaptive).take(victims)
+        seen = self.observe(defense, adaptive, public_images=made.public_images).take(victims)
         before = {key: value.clone() for key, value in seen.update.items()}
         with users_code(f"the attack {attack.name} has failed on the model {self.name}", type(made).reconstruct):
             try:

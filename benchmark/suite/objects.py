@@ -14,7 +14,10 @@ LOCAL: dict[str, Any] = {}
 
 CALLED_WITH = {"attack": "an observation", "defense": "an update"}
 """What a function is called with first, which no suite gives."""
-SAID = ("simulates", "needs", "needs_local_steps", "one_image_only", "sequence")
+SAID = (
+    *("simulates", "needs", "needs_local_steps", "one_image_only", "one_network_only", "public_images"),
+    "sequence",
+)
 """Attributes of an attack's class that a function can have, too."""
 
 

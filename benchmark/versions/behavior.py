@@ -158,7 +158,8 @@ def client_of(
     images = torch.rand((1, batch_size, *data.image_shape), generator=torch.Generator().manual_seed(SEED))
     labels = torch.arange(batch_size)[None] % classes
     mean = images.mean((0, 1))
-    public = PublicData(classes, mean, mean.expand(classes, *mean.shape).clone(), 0.1, torch.full((len(mean),), 0.25))
+    means, stds = mean.expand(classes, *mean.shape).clone(), torch.full((len(mean),), 0.25)
+    public = PublicData(classes, mean, means, 0.1, stds, images.flip(-1)[0], labels[0])
     setting = Setting(mode="train" if train else "eval")
     made: Any = build("model", model, image_shape=data.image_shape, num_classes=classes)
     try:

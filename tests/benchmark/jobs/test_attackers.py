@@ -268,6 +268,27 @@ def test_records_of_a_cell_say_what_its_training_cost_and_blocks_go_on_with_the_
     assert len({json.dumps(records[block.key]["victims"]) for block in blocks}) == 6
 
 
+FUNCTION = """
+def mean_of_some(observation):
+    assert len(observation.public_labels) == 10
+    return observation.public_images.mean(0).expand(observation.num_victims, *observation.image_shape)
+
+mean_of_some.simulates = True
+mean_of_some.public_images = 10
+"""
+
+
+def test_a_function_of_the_users_gets_the_public_images_that_it_asks_for(bench: Workbench) -> None:
+    Path("at_attack.py").write_text(FUNCTION)
+    given = {"data": "Digits", "model": "LeNet", "victims": 3}
+    made = parse({"scenarios": [given], "attacks": ["at_attack.mean_of_some"]}, "mine")
+    (block,) = (block for block in plan(made, bench) if block.cell.attack.name == "at_attack.mean_of_some")
+    data = bench.data(block.cell.scenario.data)
+    found = [victim["mse"][0] for victim in run_block(block, bench)["victims"]]
+    expected = (data.test_images[:3] - data.train_images[:10].mean(0)).square().mean((1, 2, 3))
+    assert block.training == "" and found == pytest.approx(expected.tolist(), rel=1e-4)
+
+
 def test_the_results_do_not_depend_on_how_the_victims_are_cut_into_blocks(bench: Workbench) -> None:
     (whole,) = taught(suite(4, block_size=4), bench)
     parts = [victim for block in taught(suite(4), bench) for victim in run_block(block, bench)["victims"]]
