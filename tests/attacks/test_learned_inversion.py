@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from attacks import DLG, LearnedInversion, MeanImage, Observation
+from attacks import DLG, Attack, ClassMeanImage, ConstantImage, LearnedInversion, MeanImage, Observation
 from attacks.engine.inverter import SEED, Inverter, error
 from attacks.threat import PRESETS, ThreatModel
 from attacks.update import FedAvg, Protocol
@@ -116,12 +116,19 @@ def test_its_perceptron_starts_as_one_of_torch_does(digits: Digits) -> None:
         assert float(layer.weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.05)
 
 
-def test_it_beats_the_null_baselines_after_a_short_training(digits: Digits) -> None:
-    seen = see(digits, 60, public=1000, dtype=torch.float32)
-    found = LearnedInversion(training_steps=100, hidden=64, pairs=32, learning_rate=3e-3).reconstruct(seen)
+@pytest.mark.parametrize("defense", [None, Pruning(0.95), FunctionDefense(signs)], ids=["none", "pruned", "sign"])
+def test_it_beats_the_null_baselines_after_a_short_training(defense: Defense | None, digits: Digits) -> None:
+    short = LearnedInversion(training_steps=100, hidden=48, pairs=24, learning_rate=5e-3)
     true = digits.victims(60)[0]
-    mean = MeanImage().reconstruct(seen)
-    assert matched_psnr(true, found.images).mean() > matched_psnr(true, mean.images).mean() + 2
+
+    def psnr(attack: Attack, adaptive: bool) -> float:
+        seen = see(digits, 60, defense=defense, adaptive=adaptive, public=1000, dtype=torch.float32, labels="known")
+        return float(matched_psnr(true, attack.reconstruct(seen).images).mean())
+
+    baselines = [psnr(baseline, True) for baseline in (MeanImage(), ClassMeanImage(), ConstantImage())]
+    found = psnr(short, True)
+    assert found > max(baselines) + 0.5
+    assert defense is None or found > psnr(short, False)
 
 
 def test_a_training_depends_on_no_victim(digits: Digits) -> None:
