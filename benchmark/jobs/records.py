@@ -29,7 +29,7 @@ from benchmark.jobs.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.jobs.pictures import strip
 from benchmark.metrics.labels import LabelScores, label_scores
 from benchmark.metrics.leak import BASELINES, leaked
-from benchmark.metrics.misfit import Misfits, misfits
+from benchmark.metrics.misfit import Misfits, loss_of_truth, misfits
 from benchmark.metrics.scores import Scores, matched_psnr, null_scores, score
 from benchmark.rehearsal.scene import check_found
 from benchmark.store.store import Record
@@ -86,6 +86,7 @@ def run_blocks(
         null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
         is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
         fit = None if is_baseline else misfits(observed(block.victims), share, images[rows], labels[rows])
+        at_truth = None if is_baseline else loss_of_truth(attack, observed(block.victims), images[rows], labels[rows])
         sha256 = checksum(images[rows], labels[rows])
         check_unchanged(block, images[rows], labels[rows])
         records.append(
@@ -107,7 +108,9 @@ def run_blocks(
                     "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
                     "notes": notes,
                 },
-                "victims": victims_table(block.victims, share, scores, of_labels, *null, fit, claims_to_know(cell)),
+                "victims": victims_table(
+                    block.victims, share, scores, of_labels, *null, fit, claims_to_know(cell), at_truth
+                ),
                 "curve": curve(share.trajectory, images[rows]),
                 "picture": strip(images[rows], share.images.cpu()),
             }
@@ -250,6 +253,7 @@ def victims_table(
     null_ssim: Tensor,
     fit: Misfits | None,
     knows: bool,
+    at_truth: Tensor | None = None,
 ) -> list[dict[str, Any]]:
     """One entry for each victim: scores of each of its images and of their null baselines, whether one of them and
     whether all of them have leaked, what the attack says of itself, how well it fits the update, and, of an attacker
@@ -284,6 +288,7 @@ def victims_table(
                 if fit
                 else {}
             )
+            | ({} if at_truth is None else {"loss_of_truth": finite(float(at_truth[row]))})
             | ({"explained": bool(fit.explained[row])} if fit and knows else {})
             | ({} if found.certified is None else {"certified": found.certified[row].cpu()[scores.pairs[row]].tolist()})
         )

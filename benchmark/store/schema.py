@@ -98,7 +98,8 @@ class Victim(TypedDict):
     """What became of one victim; lists have an entry for each image of its batch.
 
     The misfits (:mod:`benchmark.metrics.convergence`; None where infinite) are missing for null baselines, and in
-    records of before there were any. ``certified`` is of attacks that give certificates.
+    records of before there were any; so is the attack's own loss at the private batch, ``loss_of_truth``, where it
+    lowers none. ``certified`` is of attacks that give certificates.
     """
 
     index: Count
@@ -118,6 +119,7 @@ class Victim(TypedDict):
     labels: NotRequired[OfLabels]
     misfit: NotRequired[Amount | None]
     misfit_of_truth: NotRequired[Amount | None]
+    loss_of_truth: NotRequired[int | float | None]
     settled: NotRequired[bool]
     explained: NotRequired[bool]
     certified: NotRequired[list[bool]]
