@@ -309,7 +309,8 @@ def lines(records: Sequence[Record], rows: Sequence[Row], folder: Path) -> list[
     for row in rows:
         cell = only([one for one in found if has(one.config, row.cell)], row)
         beside = [one for one in found if cell and one.scenario == cell.scenario]
-        other = only([one for one in beside if row.than is not None and has(one.config, row.than)], row)
+        same = [one for one in beside if cell and (one.defense, one.adaptive) == (cell.defense, cell.adaptive)]
+        other = only([one for one in same if row.than is not None and has(one.config, row.than)], row)
         made.append(Line(row, cell, tuple(one for one in beside if one.is_baseline), other))
     if not any(line.found for line in made):
         raise UsageError(f"{folder} holds none of the attacks' cells: run configs/attacks.yaml into it first")
