@@ -42,8 +42,8 @@ SHARES = ("found", "exact", "counts")
 NORMAL = 1.959964
 """Standard errors in half a 95 % interval."""
 
-AGREES, DIFFERS, OPEN, NOT_RUN, NONE = "agrees", "differs", "open", "not run", "-"
-"""Verdicts; NONE where there is nothing to compare with."""
+AGREES, DIFFERS, OPEN, OTHER, NOT_RUN, NONE = "agrees", "differs", "open", "another setting", "not run", "-"
+"""Verdicts; OTHER where what was published is not compared, NONE where there is nothing to compare with."""
 
 Text = Annotated[str, Meta(min_length=1)]
 Amount = Annotated[float, Meta(ge=0)]
@@ -81,8 +81,11 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             raise ValueError("spread and trials are of a value, which is missing")
         if self.spread is not None and (self.trials is None or self.metric in SHARES):
             raise ValueError("spread is that of a mean over trials: give both, and no spread of a share")
-        if (values or self.than is not None) and not self.tolerance and not self.at_least:
+        is_compared = bool(self.tolerance or self.at_least)
+        if self.than is not None and not is_compared:
             raise ValueError("nothing agrees to all digits: give tolerance or at_least")
+        if values and not is_compared and not self.ours:
+            raise ValueError("a value that is not compared is of another setting: say in ours what is not the same")
 
     @property
     def attack(self) -> str:
@@ -200,6 +203,8 @@ class Line:
             return NOT_RUN
         if by is None:
             return NONE if self.theirs is None else NOT_RUN
+        if not row.tolerance and not row.at_least:
+            return OTHER
         above = inf if row.at_least else row.tolerance
         if -row.tolerance <= by.value <= above:
             return AGREES

@@ -98,6 +98,7 @@ def test_two_cells_of_one_row_are_refused(tmp_path: Path) -> None:
         ([1e-3] * 4, {"value": 29.4, "tolerance": 0.5}, "differs"),
         ([1e-3] * 4, {"value": 29.4, "tolerance": 0.5, "at_least": True}, "agrees"),
         ([1e-3] * 4, {"value": 30.6, "at_least": True}, "differs"),
+        ([1e-3] * 4, {"value": 30.0, "ours": "easier"}, "another setting"),
         ([1e-3, 1e-1], {"value": 23.0, "tolerance": 0.5}, "open"),  # 20 dB on average, of two that say little
         ([1e-3] * 4, {"value": 31.0, "spread": 4.0, "trials": 4, "tolerance": 0.5}, "open"),  # theirs is not sure
         ([1e-3] * 4, {"of_victims": [30.1, 29.9], "tolerance": 0.5}, "agrees"),
@@ -147,7 +148,8 @@ def test_a_row_without_a_published_value_has_no_verdict() -> None:
         ({"metric": "pnsr"}, "the metric pnsr is none of psnr"),
         ({"value": 30.0, "tolerance": 1}, "source says where"),
         ({"source": "a paper"}, "source says where"),
-        ({"value": 30.0, "source": "a paper"}, "give tolerance or at_least"),
+        ({"value": 30.0, "source": "a paper"}, "say in ours what is not the same"),
+        ({"than": {"attack": {"class": "IDLG"}}}, "give tolerance or at_least"),
         ({"value": 130.0, "source": "a paper", "tolerance": 1}, "a value of psnr is out of range"),
         ({"metric": "found", "value": 66.1, "source": "a paper", "tolerance": 1}, "a value of found is out of range"),
         ({"value": "30", "source": "a paper", "tolerance": 1}, "Expected `float"),
