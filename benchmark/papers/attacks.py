@@ -191,7 +191,9 @@ class Line:
     def difference(self) -> Mean | None:
         """Ours less theirs, of each victim where both are known of it."""
         if self.pairs:
-            return Mean.of([ours - theirs for ours, theirs in self.pairs])
+            paired = Mean.of([ours - theirs for ours, theirs in self.pairs])
+            most = 1.0 if self.row.metric in SHARES else inf
+            return Mean(paired.value, max(-most, paired.low), min(most, paired.high))
         is_mean = self.row.value is not None and self.ours and self.theirs
         return self.ours.less(self.theirs) if is_mean and self.ours and self.theirs else None
 

@@ -69,11 +69,11 @@ def test_a_run_through_the_command_line_gives_the_page(
     assert "Bayes" in " ".join(verdicts)
     for number, row in enumerate(ROWS, 1):
         of_row = [cells for cells in table if cells[0] == f"| {number}"]
-        assert [len(cells) for cells in of_row] == [9, 5, 8]
+        assert [len(cells) for cells in of_row] == [9, 6, 8]
         was_run = row in ran
         compared = was_run and row.than == {"attack": {"class": "IDLG"}}
         assert ("dB" in of_row[0][2]) == (row.metric == "psnr")
-        assert (of_row[0][5] == "not run") != was_run and (of_row[1][3] == "not run") != was_run
+        assert (of_row[0][5] == "not run") != was_run and (of_row[1][4] == "not run") != was_run
         assert (of_row[0][7] == "-") != compared
         assert ("not run" in of_row[0][8]) != compared
     assert "2 images of Digits, LeNet, Masking ratio=0.9, known, 2 evaluations" in written
@@ -135,6 +135,11 @@ def test_shares_have_the_intervals_of_wilson_and_newcombe() -> None:
     assert line.published == "0.900 of 100"
 
 
+def test_shares_of_a_victim_differ_by_no_more_than_one() -> None:
+    (line,) = found([1e-3, 1.0], DLG | {"metric": "found", "than": {"attack": {"class": "IDLG"}}, "at_least": True})
+    assert line.difference == Mean(0.5, -1.0, 1.0) and line.verdict == "agrees"
+
+
 def test_a_row_without_a_published_value_has_no_verdict() -> None:
     (line,) = found([1e-3] * 4, DLG)
     assert (line.verdict, line.published, line.difference) == ("-", "no value", None)
@@ -172,5 +177,5 @@ def test_the_summary_names_what_differs(tmp_path: Path, monkeypatch: pytest.Monk
     records = [record("MNIST", {"class": "DLG"}, [1e-3] * 3), record("MNIST", {"class": "IDLG"}, [1.0] * 3)]
     written = attacks.summary(records, tmp_path)
     assert "3 rows for 2 attacks" in written
-    assert "1 agree with what was published (DLG +0.00 (+0.00 to +0.00)). 1 differ (IDLG -30.00" in written
+    assert "1 agree (DLG). 1 differ (IDLG -30.00" in written
     assert "1 have nothing published to stand beside (DLG)." in written
