@@ -63,7 +63,7 @@ class Outcome:
     @cached_property
     def seeks_images(self) -> bool:
         """Whether it is an attack on images: neither a null baseline nor an attack on the labels alone."""
-        return not self.is_baseline and any(victim["psnr"] for victim in self.victims.values())
+        return not self.is_baseline and any(victim.get("psnr") != [] for victim in self.victims.values())
 
     @cached_property
     def indices(self) -> frozenset[int]:

@@ -255,7 +255,7 @@ def contradiction(victim: Victim, images: int, no_lpips: bool) -> str | None:
     psnr, mse, null, lpips = victim["psnr"], victim["mse"], victim["null_psnr"], victim["lpips"]
     others = len(victim["ssim"]), len(victim["null_ssim"]), len(victim["label_correct"]), len(lpips or psnr)
     certified = victim.get("certified", psnr)
-    if not psnr and "labels" in victim:
+    if not psnr and "labels" in victim and "misfit" not in victim:
         images = 0  # of an attack on the labels alone
     if not len(psnr) == len(mse) == len(null) == len(certified) == images or others != (images,) * 4:
         return "victim {} does not have a score for each of its images"
