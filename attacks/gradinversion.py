@@ -49,9 +49,9 @@ class GradInversion(GradientMatching):
 
     max_evaluations: int = 4800
     tolerance: float = 0.0
-    total_variation: float = 0.02
+    total_variation: float = 0.05
     l2: float = 1e-4
-    batch_norm: float = 0.02
+    batch_norm: float = 0.005
     group_consistency: float = 0.01
     trials: int = 4
     optimizer: str = "adam"
