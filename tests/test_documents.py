@@ -156,13 +156,17 @@ def test_every_cell_of_a_suite_is_taken_by_its_attack(
     assert planned.cells and [one.reason for one in declined] == []
 
 
+TO_COME = ("labels", "attacks")
+"""Papers whose runs are not published yet; to be emptied when they are."""
+
+PUBLISHED = [name for name in overview.FOLDERS if name not in TO_COME]
+PAGES = [name for name in PAPERS if name not in TO_COME]
+
+
 @cache
 def records_of(name: str) -> list[Record]:
     """The published records, which are read once."""
     return read_all(ROOT / "results" / name)
-
-
-PUBLISHED = [name for name in overview.FOLDERS if (ROOT / "results" / name).is_dir()]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -181,7 +185,7 @@ def test_the_published_trainings_are_what_their_records_say() -> None:
     assert (folder / "training.md").read_text() == training_table.as_markdown(found, "masking_training")
 
 
-@pytest.mark.parametrize("paper", [name for name in PAPERS if name in PUBLISHED])
+@pytest.mark.parametrize("paper", PAGES)
 def test_the_published_page_is_what_its_records_say(paper: str, tmp_path: Path) -> None:
     published, copy = ROOT / "results" / paper, tmp_path / paper
     shutil.copytree(published, copy, ignore=shutil.ignore_patterns("records*"))
@@ -200,7 +204,7 @@ def test_the_page_of_all_results_is_what_the_folders_say() -> None:
     folder = ROOT / "results"
     made = overview.page(folder, lambda run: records_of(run.name))
     assert (folder / "README.md").read_text() == made
-    for paper in PAPERS.keys() & set(PUBLISHED):
+    for paper in PAGES:
         assert f"| [{paper}]({paper}/README.md) |" in made
     for link in re.findall(r"\]\(([^)]*)\)", made):
         assert (folder / link).exists(), link
@@ -217,4 +221,4 @@ def test_the_readme_says_of_speed_what_was_measured() -> None:
 
 def test_every_folder_of_results_stands_on_the_page_of_all() -> None:
     folders = {path.name for path in (ROOT / "results").iterdir() if path.is_dir()}
-    assert folders == set(PUBLISHED) and folders >= {"quick", "idlg", "dlg_fb", "masking"}
+    assert folders == set(PUBLISHED)

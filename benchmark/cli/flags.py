@@ -167,10 +167,12 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "it writes the page on all published results.",
     )
     page.add_argument(
-        "folder", metavar="FOLDER", help="folder of a run of attacks, idlg, dlg_fb or masking, or results"
+        "folder", metavar="FOLDER", help="folder of a run of attacks, idlg, dlg_fb, masking or labels, or results"
     )
     page.add_argument(
-        "--paper", metavar="NAME", help="attacks, idlg, dlg_fb, masking or results (default: the name of the folder)"
+        "--paper",
+        metavar="NAME",
+        help="attacks, idlg, dlg_fb, masking, labels or results (default: the name of the folder)",
     )
 
     publish = add(
