@@ -21,7 +21,7 @@ from benchmark.metrics.perceptual import Perceptual
 from benchmark.models.draw import Model, check_logits
 from benchmark.rehearsal.scene import Rehearsal, check_takes
 from benchmark.store.declined import Declined
-from benchmark.suite.registry import Spec, build
+from benchmark.suite.registry import Spec, build, build_model, find_class
 from benchmark.suite.suite import Cell, Scenario, Suite
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import code_checksum, networks_sha256, texts_of
@@ -147,7 +147,7 @@ class Workbench:
         place = scenario.data.label, scenario.model.label
         if place not in self._models:
             data = self.data(scenario.data)
-            model: Model = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
+            model: Model = build_model(scenario.model, data)
             # Clients compute their updates in evaluation mode: BatchNorm by its running statistics, Dropout off.
             self._models[place] = model.to(self.device).eval()
         return self._models[place]
@@ -298,7 +298,7 @@ class Keys:
         return Block(cell, victims, key, code, does, networks, data, training)
 
     def _training(self, cell: Cell) -> str:
-        if not isinstance(build("attack", cell.attack), LearnedInversion):
+        if not issubclass(find_class("attack", cell.attack.name), LearnedInversion):
             return ""
         network, data = self._network(cell.scenario, 0), self.bench.data(cell.scenario.data)
         return found_or(self._trainings, cell.id, lambda: digest(training_identity(cell, network, data)))

@@ -24,7 +24,7 @@ from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, check_logits, drawn_weights
 from benchmark.rehearsal.defense import check_known, check_memory, check_protect
 from benchmark.seeds import generators
-from benchmark.suite.registry import Spec, build, classes
+from benchmark.suite.registry import Spec, build, build_model, classes
 from benchmark.suite.suite import Cell, Scenario
 from datamodules import PrivateData
 from defenses.base import Defense, Update, flattened, global_norm
@@ -111,7 +111,7 @@ class Scene:
         scene = cls(scenario.model.name, model, images.to(device), labels.to(device), data, scenario.setting)
         scene.check_network()
         if scenario.model.name not in classes("model"):
-            fresh = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
+            fresh = build_model(scenario.model, data)
             check_frozen(trained_names(fresh), model, scenario.model.name)
         return scene
 
@@ -414,6 +414,14 @@ def check_found(found: Reconstruction, seen: Observation, name: str, where: str)
         raise UsageError(
             f"certified of what the attack {name} returns must be true or false for each image, {list(shape[:2])}, not "
             f"{certified.dtype} {list(certified.shape)}{where}"
+        )
+    counts, wanted_counts = found.label_counts, [victims, seen.num_classes]
+    if counts is not None and (
+        list(counts.shape) != wanted_counts or counts.is_floating_point() or bool((counts < 0).any())
+    ):
+        raise UsageError(
+            f"label_counts of what the attack {name} returns must be whole numbers of images, {wanted_counts}, not "
+            f"{counts.dtype} {list(counts.shape)}{where}"
         )
     if len(found.status) != victims or not all(isinstance(one, str) for one in found.status):
         raise UsageError(
