@@ -320,7 +320,7 @@ def test_a_plan_trains_nothing_and_says_what_stands_before_the_attacks(
     steps: list[int] = []
     real = Inverter.learn
     monkeypatch.setattr(Inverter, "learn", lambda self, *of: (steps.append(self.steps), real(self, *of)))
-    blocks = plan(suite(2, defenses=["Pruning"]), bench)
+    blocks = taught(suite(2, defenses=["Pruning"]), bench)
     estimate.rows(blocks, Path("runs"), bench, Console(file=io.StringIO()))
     assert steps and set(steps) == {1} and not Path("cache").exists()
     said = estimate.trainings(blocks, bench)
