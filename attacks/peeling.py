@@ -128,6 +128,8 @@ class Remains:
         self.rest, self.weight, self.bias, self.precision = rest, weight.clone(), bias.clone(), precision
         self.error = precision * bias.abs() + noise
         self.fresh = torch.ones_like(bias, dtype=torch.bool)
+        generator = torch.Generator().manual_seed(2)
+        self.directions = torch.randn((3, weight.shape[-1]), generator=generator, dtype=weight.dtype).to(weight.device)
         self.taken = torch.zeros(victims, images, dtype=torch.bool, device=bias.device)
         self.pixels = weight.new_zeros(victims, images, weight.shape[-1])
         self.labels = torch.zeros_like(self.taken, dtype=torch.long)
@@ -154,6 +156,9 @@ class Remains:
         slopes = self.rest.slopes(found.pixels, labels) * found.usable[..., None]
         self._subtract(slopes, found.pixels)
         added = slopes.square() * (found.error.square() + self.precision.square())[..., None]
+        for direction in self.directions:
+            moved = self.rest.slopes(found.pixels + found.error[..., None] * direction, labels) * found.usable[..., None]
+            added = added.maximum((moved - slopes).square())
         self.error = (self.error.square() + added.sum(1)).sqrt()
         for victim, usable in enumerate(found.usable):
             free = (~self.taken[victim]).nonzero()[: int(usable.sum()), 0]
