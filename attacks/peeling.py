@@ -157,7 +157,9 @@ class Remains:
         self._subtract(slopes, found.pixels)
         added = slopes.square() * (found.error.square() + self.precision.square())[..., None]
         for direction in self.directions:
-            moved = self.rest.slopes(found.pixels + found.error[..., None] * direction, labels) * found.usable[..., None]
+            moved = (
+                self.rest.slopes(found.pixels + found.error[..., None] * direction, labels) * found.usable[..., None]
+            )
             added = added.maximum((moved - slopes).square())
         self.error = (self.error.square() + added.sum(1)).sqrt()
         for victim, usable in enumerate(found.usable):
@@ -377,6 +379,7 @@ class Peeling(Attack):
             found = layer.pixels(remains.pixels).view(-1, *observation.image_shape).to(images)
             images[here] = torch.where(remains.taken[..., None, None, None], found, images[here])
             labels[here] = torch.where(remains.taken, remains.labels, labels[here])
+            self.told(min(1.0, (first + some) / victims))
         return Reconstruction(
             images=images,
             labels=labels,

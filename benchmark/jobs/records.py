@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from attacks import Attack, Observation, Reconstruction
-from attacks.base import Trajectory
+from attacks.base import Trajectory, unheard
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.errors import UsageError, is_out_of_memory, one_line, written
@@ -41,23 +41,31 @@ from defenses.base import Update, flattened
 _VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "numpy", "scipy")
 
 
-def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()) -> Record:
+def run_block(block: Block, bench: Workbench) -> Record:
     """Attacks and scores the victims of one block."""
-    return run_blocks([block], bench, callbacks)[0]
+    return run_blocks([block], bench)[0]
 
 
 def run_blocks(
     blocks: list[Block],
     bench: Workbench,
-    callbacks: Sequence[Callback] = (),
+    told: Callable[[float], None] = unheard,
     fitting: Fitting = Fitting(),  # noqa: B008 # frozen
 ) -> list[Record]:
-    """Attacks and scores the victims of blocks that follow each other in one cell, all at once."""
+    """Attacks and scores the victims of blocks that follow each other in one cell, all at once.
+
+    Args:
+        blocks: the blocks.
+        bench: what they share.
+        told: is called with the share of the attack that is done.
+        fitting: how attacks are fitted and watched.
+    """
     cell, scenario = blocks[0].cell, blocks[0].cell.scenario
     victims = range(blocks[0].victims.start, blocks[-1].victims.stop)
     data = bench.data(scenario.data)
     images, labels = bench.victims(scenario, victims)
     attack: Attack = build("attack", cell.attack)
+    attack.told = told
     if isinstance(attack, GradientMatching | DLGFB) and attack.at_once is None:
         attack.at_once = room(blocks[0], bench)
     if bench.device.type == "cuda":
@@ -74,7 +82,7 @@ def run_blocks(
     started = time.perf_counter()
     with fitting.of(blocks) as (watchers, of_fit):
         notes += [f"step {of_fit['step']}"] if "step" in of_fit else []
-        found = attack_within_memory(cell.attack.name, attack, seen, victims, [*callbacks, *watchers], notes, of_fit)
+        found = attack_within_memory(cell.attack.name, attack, seen, victims, watchers, notes, of_fit)
     seconds = time.perf_counter() - started
     found = without_nan(found)
     records = []
