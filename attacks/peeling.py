@@ -33,6 +33,13 @@ EVIDENCE = 2
 CLUSTER = 8
 """Neurons that must agree on the factor by which an update was scaled."""
 
+EXPLAINED = 1e-3
+"""Part of its influence on a neuron that an image leaves unexplained there, and is certified all the same: an image to
+which so little of another one is mixed has 60 dB."""
+
+TRIES = 3
+"""Random errors of an image that are tried for what they make of its slopes."""
+
 SPARE = 16
 """Directions beyond the size of a batch in which a gradient is looked at: there is nothing but noise."""
 
@@ -129,7 +136,7 @@ class Remains:
         self.error = precision * bias.abs() + noise
         self.fresh = torch.ones_like(bias, dtype=torch.bool)
         generator = torch.Generator().manual_seed(2)
-        self.directions = torch.randn((3, weight.shape[-1]), generator=generator, dtype=weight.dtype).to(weight.device)
+        self.directions = torch.randn((TRIES, weight.shape[-1]), generator=generator, dtype=weight.dtype).to(weight)
         self.taken = torch.zeros(victims, images, dtype=torch.bool, device=bias.device)
         self.pixels = weight.new_zeros(victims, images, weight.shape[-1])
         self.labels = torch.zeros_like(self.taken, dtype=torch.long)
@@ -156,11 +163,9 @@ class Remains:
         slopes = self.rest.slopes(found.pixels, labels) * found.usable[..., None]
         self._subtract(slopes, found.pixels)
         added = slopes.square() * (found.error.square() + self.precision.square())[..., None]
-        for direction in self.directions:
-            moved = (
-                self.rest.slopes(found.pixels + found.error[..., None] * direction, labels) * found.usable[..., None]
-            )
-            added = added.maximum((moved - slopes).square())
+        for direction in self.directions:  # a small error of an image can be a large one of what it causes
+            moved = self.rest.slopes(found.pixels + found.error[..., None] * direction, labels)
+            added = added.maximum((moved * found.usable[..., None] - slopes).square())
         self.error = (self.error.square() + added.sum(1)).sqrt()
         for victim, usable in enumerate(found.usable):
             free = (~self.taken[victim]).nonzero()[: int(usable.sum()), 0]
@@ -182,9 +187,19 @@ class Remains:
 
     def support(self) -> Tensor:
         """How many neurons that each sample has an influence on are explained, to the last pixel, ``[V, B]``."""
-        limit = NOTHING * self.error
-        nothing = (self.bias.abs() <= limit) & (self.weight.abs().amax(-1) <= limit * self.rest.reach)
-        return (nothing[:, None] & (self.slopes.abs() > CLEAR * self.error[:, None])).sum(-1)
+        return self._explained(EXPLAINED, NOTHING * self.error).sum(-1)
+
+    def contradicted(self) -> Tensor:
+        """Samples none of whose neurons is explained even roughly, though there are some that would show it."""
+        clear = self.slopes.abs() > CLEAR * self.error[:, None]
+        return self.taken & clear.any(-1) & ~self._explained(NOTHING / CLEAR, 0 * self.error).any(-1)
+
+    def _explained(self, share: float, least: Tensor) -> Tensor:
+        """Which neurons that a sample has a clear influence on ``[V, B, N]`` have no more left than this share of that,
+        or this least ``[V, N]``."""
+        left = torch.maximum(self.bias.abs(), self.weight.abs().amax(-1) / self.rest.reach)[:, None]
+        size = self.slopes.abs()
+        return (size > CLEAR * self.error[:, None]) & (left <= torch.maximum(share * size, least[:, None]))
 
 
 def in_range(pixels: Tensor, error: Tensor) -> Tensor:
@@ -324,7 +339,7 @@ def peel(observation: Observation, layer: FirstLayer) -> tuple[Remains, Tensor]:
             if samples.usable.any():
                 remains.take(samples, of_samples)
                 continue
-        wrong = remains.taken & (remains.support() == 0)
+        wrong = remains.contradicted()
         if not wrong.any():
             break
         banned = [torch.cat([old, p[w]]) for old, p, w in zip(banned, remains.pixels, wrong, strict=True)]
