@@ -198,6 +198,10 @@ class Attack(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     """The capabilities (:class:`ThreatModel`) that it cannot do without: "labels", "public_data"."""
 
+    any_order: ClassVar[bool] = False
+    """True for an attack that takes no order of the images in local steps for the right one. What it finds explains an
+    update where it does so in the order in which the images were taken."""
+
     needs_local_steps: ClassVar[bool] = True
     """False for an attack that takes updates of FedAvg without being told what a local step is."""
 

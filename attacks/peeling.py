@@ -110,6 +110,11 @@ class Candidates:
     pixels: Tensor
     error: Tensor
 
+    def only(self, some: Tensor, usable: Tensor) -> "Candidates":
+        """Those at some places ``[V, M']``, of which these are usable ``[V, M]``."""
+        neurons, left, error = (one.gather(1, some) for one in (self.neurons, usable, self.error))
+        return Candidates(neurons, left, rows(self.pixels, some), error)
+
 
 class Remains:
     """What is left of the first layer's gradient of V victims without the samples that were found.
@@ -163,9 +168,7 @@ class Remains:
         slopes = self.rest.slopes(found.pixels, labels) * found.usable[..., None]
         self._subtract(slopes, found.pixels)
         added = slopes.square() * (found.error.square() + self.precision.square())[..., None]
-        for direction in self.directions:  # a small error of an image can be a large one of what it causes
-            moved = self.rest.slopes(found.pixels + found.error[..., None] * direction, labels)
-            added = added.maximum((moved * found.usable[..., None] - slopes).square())
+        added = added.maximum((self.slope_error(found, labels) * found.usable[..., None]).square())
         self.error = (self.error.square() + added.sum(1)).sqrt()
         for victim, usable in enumerate(found.usable):
             free = (~self.taken[victim]).nonzero()[: int(usable.sum()), 0]
@@ -173,6 +176,12 @@ class Remains:
             self.pixels[victim, free] = found.pixels[victim, usable]
             self.labels[victim, free] = labels[victim, usable]
             self.slopes[victim, free] = slopes[victim, usable]
+
+    def slope_error(self, found: Candidates, labels: Tensor) -> Tensor:
+        """What errors of images make of their slopes, ``[V, M, N]``: a small one can become a large one."""
+        slopes = self.rest.slopes(found.pixels, labels)
+        moved = [found.pixels + found.error[..., None] * direction for direction in self.directions]
+        return torch.stack([(self.rest.slopes(one, labels) - slopes).abs() for one in moved]).amax(0)
 
     def put_back(self, samples: Tensor) -> None:
         """Undoes that for some samples, ``[V, B]``."""
@@ -332,7 +341,12 @@ def peel(observation: Observation, layer: FirstLayer) -> tuple[Remains, Tensor]:
         if found.usable.any():
             shown = remains.bias.gather(1, found.neurons)
             gap, labels = (rest.slopes_of_each_label(found.pixels, found.neurons) - shown[..., None]).abs().min(-1)
-            good = found.usable & (gap <= (eps**0.5 + NOTHING * found.error) * shown.abs())
+            near = found.usable & (gap <= (eps**0.5 + NOTHING * found.error) * shown.abs())
+            some = first_true(near)
+            found, labels = found.only(some, near), labels.gather(1, some)
+            off = remains.slope_error(found, labels).gather(2, found.neurons[..., None])[..., 0]
+            off = off + (found.error + remains.precision) * shown.gather(1, some).abs()
+            good = found.usable & (gap.gather(1, some) <= NOTHING * off)
             known = [torch.cat([old, p[t]]) for old, p, t in zip(banned, remains.pixels, remains.taken, strict=True)]
             samples, of_samples, new = agreed(found, good, labels, known, (~remains.taken).sum(1).tolist())
             remains.fresh.scatter_(1, found.neurons, new)

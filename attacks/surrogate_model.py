@@ -37,6 +37,7 @@ class SurrogateModel(InvertingGradients):
         position: of the surrogate weights, from 0, those that were sent, to 1, those that came back; None for the best.
     """
 
+    any_order: ClassVar[bool] = True
     needs_local_steps: ClassVar[bool] = False
 
     position: float | None = None

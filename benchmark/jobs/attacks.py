@@ -9,7 +9,6 @@ from benchmark.jobs.records import room, run_blocks
 from benchmark.metrics.leak import BASELINES, leaks
 from benchmark.store.store import ATTACKS, Record, Store
 
-
 HUNDREDTH = 0.01
 
 

@@ -23,6 +23,7 @@ from attacks.base import Trajectory, unheard
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.errors import UsageError, is_out_of_memory, one_line, written
+from benchmark.federation.client import as_computed
 from benchmark.jobs.blocks import Block, Workbench, check_unchanged, checksum
 from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
@@ -93,7 +94,11 @@ def run_blocks(
         of_labels = label_scores(labels[rows], share.labels, data.num_classes)
         null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
         is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
-        fit = None if is_baseline else misfits(observed(block.victims), share, images[rows], labels[rows])
+        fit = (
+            None
+            if is_baseline
+            else fit_of(attack, share, observed(block.victims), scores.pairs, block, images[rows], labels[rows])
+        )
         sha256 = checksum(images[rows], labels[rows])
         check_unchanged(block, images[rows], labels[rows])
         records.append(
@@ -121,6 +126,42 @@ def run_blocks(
             }
         )
     return records
+
+
+def fit_of(
+    attack: Attack,
+    found: Reconstruction,
+    seen: Observation,
+    pairs: Tensor,
+    block: Block,
+    images: Tensor,
+    labels: Tensor,
+) -> Misfits:
+    """How well the update is explained by what was found, and by the private batches.
+
+    Of an attack that takes no order of images for the right one, both are measured in the order that clients took.
+    """
+    if attack.any_order:
+        scenario = block.cell.scenario
+        seen = as_computed(seen, scenario.setting, scenario.seed, block.victims)
+        found = in_order(found, pairs)
+    return misfits(seen, found, images, labels)
+
+
+def in_order(found: Reconstruction, pairs: Tensor) -> Reconstruction:
+    """What was found, with the images ``[V, N]`` at these places."""
+    rows, places = torch.arange(len(pairs))[:, None], pairs.cpu()
+
+    def moved(values: Tensor) -> Tensor:
+        return values[rows.to(values.device), places.to(values.device)]
+
+    soft = found.label_probabilities
+    return replace(
+        found,
+        images=moved(found.images),
+        labels=moved(found.labels),
+        label_probabilities=None if soft is None else moved(soft),
+    )
 
 
 def is_finite(update: Update) -> list[bool]:
