@@ -33,9 +33,12 @@ EVIDENCE = 2
 CLUSTER = 8
 """Neurons that must agree on the factor by which an update was scaled."""
 
-EXPLAINED = 1e-3
-"""Part of its influence on a neuron that an image leaves unexplained there, and is certified all the same: an image to
-which so little of another one is mixed has 60 dB."""
+EXPLAINED = 1e-6
+"""Part of its influence on a neuron that an image leaves unexplained there, and is certified all the same: errors of
+samples that were found one after the other are not independent, and can be larger than estimated."""
+
+CERTAIN = 2e-3
+"""The same at most, however large the errors are: two others that are mixed to an image can cancel in part on one neuron."""
 
 TRIES = 3
 """Random errors of an image that are tried for what they make of its slopes."""
@@ -196,19 +199,19 @@ class Remains:
 
     def support(self) -> Tensor:
         """How many neurons that each sample has an influence on are explained, to the last pixel, ``[V, B]``."""
-        return self._explained(EXPLAINED, NOTHING * self.error).sum(-1)
+        enough = torch.maximum(EXPLAINED * self.slopes.abs(), NOTHING * self.error[:, None])
+        return self._left_at_most(torch.minimum(enough, CERTAIN * self.slopes.abs())).sum(-1)
 
     def contradicted(self) -> Tensor:
         """Samples none of whose neurons is explained even roughly, though there are some that would show it."""
         clear = self.slopes.abs() > CLEAR * self.error[:, None]
-        return self.taken & clear.any(-1) & ~self._explained(NOTHING / CLEAR, 0 * self.error).any(-1)
+        roughly = self._left_at_most(NOTHING / CLEAR * self.slopes.abs())
+        return self.taken & clear.any(-1) & ~roughly.any(-1)
 
-    def _explained(self, share: float, least: Tensor) -> Tensor:
-        """Which neurons that a sample has a clear influence on ``[V, B, N]`` have no more left than this share of that,
-        or this least ``[V, N]``."""
+    def _left_at_most(self, limit: Tensor) -> Tensor:
+        """On which neurons a sample has a clear influence, and no more is left than this, ``[V, B, N]``."""
         left = torch.maximum(self.bias.abs(), self.weight.abs().amax(-1) / self.rest.reach)[:, None]
-        size = self.slopes.abs()
-        return (size > CLEAR * self.error[:, None]) & (left <= torch.maximum(share * size, least[:, None]))
+        return (self.slopes.abs() > CLEAR * self.error[:, None]) & (left <= limit)
 
 
 def in_range(pixels: Tensor, error: Tensor) -> Tensor:
