@@ -38,7 +38,7 @@ EXPLAINED = 1e-6
 samples that were found one after the other are not independent, and can be larger than estimated."""
 
 CERTAIN = 2e-3
-"""The same at most, however large the errors are: two others that are mixed to an image can cancel in part on one neuron."""
+"""The same at most, however large the errors are: two more images that are mixed to one can nearly cancel."""
 
 TRIES = 3
 """Random errors of an image that are tried for what they make of its slopes."""
@@ -171,7 +171,6 @@ class Remains:
         slopes = self.rest.slopes(found.pixels, labels) * found.usable[..., None]
         self._subtract(slopes, found.pixels)
         added = slopes.square() * (found.error.square() + self.precision.square())[..., None]
-        added = added.maximum((self.slope_error(found, labels) * found.usable[..., None]).square())
         self.error = (self.error.square() + added.sum(1)).sqrt()
         for victim, usable in enumerate(found.usable):
             free = (~self.taken[victim]).nonzero()[: int(usable.sum()), 0]
