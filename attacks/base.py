@@ -150,6 +150,8 @@ class Reconstruction:
             are all there is.
         certified: of an attack that gives certificates, whether it shows of an image with its label that it is one of
             the private batch, bool ``[V, N]``; None where it gives none.
+        label_counts: of an attack that tells how many images of each class there are, ``[V, K]``, which need not sum to
+            N; None where its labels are all that it says of them.
     """
 
     images: Tensor
@@ -161,6 +163,7 @@ class Reconstruction:
     starts: list[str] = field(default_factory=list)
     label_probabilities: Tensor | None = None
     certified: Tensor | None = None
+    label_counts: Tensor | None = None
 
     def take(self, victims: slice | list[int]) -> "Reconstruction":
         """What was found of some of the victims."""
@@ -175,6 +178,7 @@ class Reconstruction:
             [self.starts[row] for row in rows] if self.starts else [],
             None if self.label_probabilities is None else self.label_probabilities[victims],
             None if self.certified is None else self.certified[victims],
+            None if self.label_counts is None else self.label_counts[victims],
         )
 
 
@@ -190,6 +194,9 @@ class Attack(ABC):
 
     one_image_only = False
     """True for an attack that cannot take a batch of several images."""
+
+    seeks_images: ClassVar[bool] = True
+    """False for an attack on the labels alone: its images are not scored, and it says nothing of what leaks of them."""
 
     simulates: ClassVar[bool] = False
     """True for an attack that computes what victims share by :meth:`Observation.update_of`, and so takes whatever they

@@ -13,6 +13,7 @@ from attacks.engine.priors import MeanSquare, MeanVariation, Prior, Together
 from attacks.engine.row_optimizer import RowOptimizer
 from attacks.engine.starts import Standardization
 from attacks.gradient_matching import LEARNING_RATES, GradientMatching
+from defenses.base import global_norm
 
 WARM_UP = 50
 """Steps in which the learning rate rises, or a tenth of the budget where that is less."""
@@ -25,14 +26,18 @@ class GradInversion(GradientMatching):
     Yin et al. 2021: from noise, Adam minimizes the squared distance of gradients, total variation, the L2 norm of the
     images, the distance of the batch's statistics from those that are granted, and the distance of each seed from the
     plain mean of all. Pixels are standardized, and stay in their range. Labels that are not granted are inferred by
-    the paper's rule where the network and the number of classes let it. The authors gave no code. The weights stand to
-    each other as in that of Geiping et al. (breaching); seeds are not registered, and steps have no noise.
+    the paper's rule where the network and the number of classes let it. The authors gave no code. Seeds are not
+    registered, and steps have no noise. The paper's weights are of one network's gradients; here they are in parts of
+    the squared size of the update, so that they serve any. Adam takes the sign of each gradient, as in Inverting
+    Gradients: the squared distance of a small network's gradients falls so slowly without it that it ends below the
+    null baselines.
 
     It is an attack on trained networks. The running statistics of an untrained one are not those of images, and lead
     away from them: there, give ``batch_norm`` 0.
 
     Args:
-        total_variation: weight of the mean absolute difference of neighbors in both directions; at least 0.
+        total_variation: weight of the mean absolute difference of neighbors in both directions; at least 0, in parts of
+            the squared size of the update, as are all weights.
         l2: weight of the mean square of the standardized pixels; at least 0.
         batch_norm: weight of the squared distance of the statistics, at least 0; give 0 where the network has no
             BatchNorm, or the statistics are hidden.
@@ -44,10 +49,10 @@ class GradInversion(GradientMatching):
 
     max_evaluations: int = 4800
     tolerance: float = 0.0
-    total_variation: float = 0.1
-    l2: float = 1e-3
-    batch_norm: float = 100.0
-    group_consistency: float = 10.0
+    total_variation: float = 0.05
+    l2: float = 1e-4
+    batch_norm: float = 0.005
+    group_consistency: float = 0.01
     trials: int = 4
     optimizer: str = "adam"
 
@@ -72,6 +77,9 @@ class GradInversion(GradientMatching):
         )
         return Together((MeanVariation(self.total_variation, stds), MeanSquare(self.l2, means, stds)))
 
+    def prior_weights(self, observation: Observation) -> Tensor:
+        return global_norm(observation.update).square()
+
     def group(self, observation: Observation) -> GroupConsistency | None:
         if self.trials == 1 or not self.group_consistency:
             return None
@@ -83,4 +91,4 @@ class GradInversion(GradientMatching):
         rate = self.learning_rate or LEARNING_RATES["adam"]
         schedule = Cosine(self.max_evaluations, min(WARM_UP, self.max_evaluations // 10))
         units = observation.channel_stds[:, None, None]
-        return BatchAdam(params, rate, box=True, units=units, schedule=schedule)
+        return BatchAdam(params, rate, sign=True, box=True, units=units, schedule=schedule)

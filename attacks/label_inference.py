@@ -25,6 +25,7 @@ class LabelInference(Attack):
     """
 
     simulates = True
+    seeks_images = False
 
     rule: str = "ilrg"
 
@@ -43,11 +44,12 @@ class LabelInference(Attack):
 
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
         self.check(observation.model, observation.image_shape)
-        victims, labels = observation.num_victims, LABEL_RULES[self.rule].labels(observation)
+        victims, (counts, labels) = observation.num_victims, LABEL_RULES[self.rule].told(observation)
         return Reconstruction(
             images=GUESSES["class_mean"](observation, labels),
             labels=labels,
             loss=torch.full((victims,), torch.inf),
             evaluations=torch.zeros(victims, dtype=torch.long),
             status=["closed form"] * victims,
+            label_counts=counts,
         )

@@ -119,13 +119,20 @@ def test_every_suite_in_configs_is_a_suite() -> None:
             assert load(path).cells
 
 
+TO_COME = ("labels",)
+"""Papers whose runs are not published yet; to be emptied when they are."""
+
+PUBLISHED = [name for name in overview.FOLDERS if name not in TO_COME]
+PAGES = [name for name in PAPERS if name not in TO_COME]
+
+
 @cache
 def records_of(name: str) -> list[Record]:
     """The published records, which are read once."""
     return read_all(ROOT / "results" / name)
 
 
-@pytest.mark.parametrize("name", overview.FOLDERS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_tables_are_what_their_records_say(name: str) -> None:
     folder = ROOT / "results" / name
     found = leaderboard.of_records(records_of(name), intervals=name != "masking")  # whose intervals take seconds
@@ -141,7 +148,7 @@ def test_the_published_trainings_are_what_their_records_say() -> None:
     assert (folder / "training.md").read_text() == training_table.as_markdown(found, "masking_training")
 
 
-@pytest.mark.parametrize("paper", PAPERS)
+@pytest.mark.parametrize("paper", PAGES)
 def test_the_published_page_is_what_its_records_say(paper: str, tmp_path: Path) -> None:
     published, copy = ROOT / "results" / paper, tmp_path / paper
     shutil.copytree(published, copy, ignore=shutil.ignore_patterns("records*"))
@@ -160,7 +167,7 @@ def test_the_page_of_all_results_is_what_the_folders_say() -> None:
     folder = ROOT / "results"
     made = overview.page(folder, lambda run: records_of(run.name))
     assert (folder / "README.md").read_text() == made
-    for paper in PAPERS:
+    for paper in PAGES:
         assert f"| [{paper}]({paper}/README.md) |" in made
     for link in re.findall(r"\]\(([^)]*)\)", made):
         assert (folder / link).exists(), link
@@ -177,4 +184,4 @@ def test_the_readme_says_of_speed_what_was_measured() -> None:
 
 def test_every_folder_of_results_stands_on_the_page_of_all() -> None:
     folders = {path.name for path in (ROOT / "results").iterdir() if path.is_dir()}
-    assert folders == set(overview.FOLDERS)
+    assert folders == set(PUBLISHED)

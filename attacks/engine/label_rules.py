@@ -3,12 +3,14 @@
 Where an image has features h and the softmax p, row k of the last layer's gradient is the batch's mean of
 (p_k - 1[k = label]) h, and the gradient of its bias the mean of p_k - 1[k = label]. Every rule reads these two.
 
-A rule returns labels ``[V, N]``, sorted: an update does not tell the order of a batch. A rule that tells classes and
-not how many images each has repeats what it found as evenly as it can.
+A rule tells how many images each class has. What it says is scored as it is; the labels that an attack goes on with are
+made of it, N of them, sorted: an update does not tell the order of a batch. A rule that tells classes and not how many
+images each has names what it found as evenly as it can.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,19 @@ SAME_DIRECTION = 1e-6
 """Squared distance, in parts of a vector's own square, at which it is a sum of others but for rounding."""
 
 
-def idlg(observation: Observation) -> Tensor:
+class Told(NamedTuple):
+    """What a rule tells of V batches.
+
+    Attributes:
+        counts: how many images of each class there are as far as the rule says, ``[V, K]``; they need not sum to N.
+        labels: made of that, N of them, ``[V, N]``, sorted.
+    """
+
+    counts: Tensor
+    labels: Tensor
+
+
+def idlg(observation: Observation) -> Told:
     """Of one image the row with the lowest sum; of a batch the classes of rows with a negative sum.
 
     Zhao et al. 2020 (arXiv 2001.02610, section 3) for one image, which needs none of the rule's conditions, see
@@ -35,12 +49,12 @@ def idlg(observation: Observation) -> Tensor:
     """
     images = observation.image_shape[0]
     if images == 1:
-        return idlg_labels(observation)[:, None]
+        return exactly(idlg_labels(observation)[:, None], observation.num_classes)
     sums = gradient_of_weight(observation).sum(-1)
-    return spread(sums < 0, sums, images)
+    return named(sums < 0, sums, images)
 
 
-def gradinversion(observation: Observation) -> Tensor:
+def gradinversion(observation: Observation) -> Told:
     """The classes of the rows with the lowest entries (Yin et al. 2021, arXiv 2104.07586, section 3.1).
 
     Features are not negative, so that only the part of an image of the class itself makes an entry of its row negative.
@@ -49,19 +63,20 @@ def gradinversion(observation: Observation) -> Tensor:
     and how many images each of them has is not told.
     """
     least = gradient_of_weight(observation).amin(-1)
-    return spread(least < 0, least, observation.image_shape[0])
+    return named(least < 0, least, observation.image_shape[0])
 
 
-def bias(observation: Observation) -> Tensor:
+def bias(observation: Observation) -> Told:
     """The classes of negative entries in the bias's gradient, then by size (breaching, rule "bias-corrected").
 
     LLG (Wainakh et al. 2022) on the bias, whose gradient has no features in it, so that these may have any sign. An
     image's part in its entry is taken for the mean of the negative ones, without LLG's factor.
     """
-    return counted(gradient_of_bias(observation), observation.image_shape[0], 1.0)
+    rows = gradient_of_bias(observation)
+    return exactly(counted(rows, observation.image_shape[0], 1.0), rows.shape[1])
 
 
-def llg(observation: Observation) -> Tensor:
+def llg(observation: Observation) -> Told:
     """The classes of rows with a negative sum, then one image after another by size.
 
     LLG (Wainakh et al. 2022, PoPETs 2022(2), algorithm 1, arXiv 2105.09369): of an image, its own row is lower by the
@@ -69,10 +84,10 @@ def llg(observation: Observation) -> Tensor:
     each further image is of the class whose row, less m for each image that it has, is the lowest.
     """
     rows = gradient_of_weight(observation).sum(-1)
-    return counted(rows, observation.image_shape[0], 1 + 1 / rows.shape[1])
+    return exactly(counted(rows, observation.image_shape[0], 1 + 1 / rows.shape[1]), rows.shape[1])
 
 
-def rlg(observation: Observation) -> Tensor:
+def rlg(observation: Observation) -> Told:
     """The classes whose directions a hyperplane parts from all others (Dang et al. 2021, arXiv 2111.00556, section 3).
 
     The gradient of a weight is a product of features and of the slopes p - 1[label], whose row space its singular
@@ -81,15 +96,19 @@ def rlg(observation: Observation) -> Tensor:
     """
     gradient, images = gradient_of_weight(observation), observation.image_shape[0]
     found = torch.stack([separable(of_one, images) for of_one in gradient.double().cpu()]).to(gradient.device)
-    return spread(found, gradient.sum(-1), images)
+    return named(found, gradient.sum(-1), images)
 
 
-def ilrg(observation: Observation) -> Tensor:
+def ilrg(observation: Observation) -> Told:
     """As many images of each class as explain the bias's gradient (Ma et al. 2023, ICLR, section 3).
 
     Row k over its bias's entry is taken for the mean features of the images of class k, and the network's softmax at
     these for their mean softmax P_k. The numbers n then solve sum_k n_k = N and sum_k n_k P_k - n = N * gradient of the
-    bias, by least squares. They are rounded to whole numbers that sum to N.
+    bias, by least squares. Each is rounded for itself, as in the experiments of Ma et al., and one above N is none; the
+    labels are of the nearest whole numbers that sum to N.
+
+    Where a class has as many images as the softmax expects, its bias's entry is nearly 0, and so its features and P_k
+    are rounding: then its own number is far off and the others hardly, but the step to a sum of N spreads the error.
     """
     weight, slope = gradient_of_weight(observation).double(), gradient_of_bias(observation).double()
     own, of_bias = (value.double() for value in parameters_of(observation))
@@ -101,14 +120,15 @@ def ilrg(observation: Observation) -> Tensor:
     ones = torch.ones(len(slope), 1, classes).to(slope)
     values = torch.cat([torch.full_like(slope[:, :1], images), images * slope], 1)
     solved = (torch.linalg.pinv(torch.cat([ones, equations], 1)) @ values[..., None])[..., 0]
-    return apportioned(solved, images)
+    rounded = solved.nan_to_num(0).clamp(min=0).round()
+    return Told(torch.where(rounded > images, 0, rounded).long(), apportioned(solved, images))
 
 
-def known(observation: Observation) -> Tensor:
+def known(observation: Observation) -> Told:
     """The labels that the threat model grants."""
     if observation.labels is None:
         raise ValueError("labels known needs the labels, which the threat model hides: give labels known or counts")
-    return observation.labels
+    return exactly(observation.labels, observation.num_classes)
 
 
 def separable(gradient: Tensor, images: int) -> Tensor:
@@ -156,6 +176,22 @@ def distance_to_cone(products: Tensor, own: int) -> float:
             factors = torch.where(used, factors, 0.0)
         factors = best
     return float(wanted[own] - 2 * factors @ wanted + factors @ products @ factors)
+
+
+def exactly(labels: Tensor, classes: int) -> Told:
+    """What a rule tells that names just N labels ``[V, N]`` of K classes."""
+    return Told(counts_of(labels, classes), labels)
+
+
+def named(found: Tensor, scores: Tensor, images: int) -> Told:
+    """What a rule tells that finds classes ``[V, K]``, each of which has an image at least; see :func:`spread`."""
+    labels = spread(found, scores, images)
+    return Told(torch.where(found, counts_of(labels, found.shape[1]).clamp(min=1), 0), labels)
+
+
+def counts_of(labels: Tensor, classes: int) -> Tensor:
+    """How many of the labels ``[V, N]`` are of each of K classes, ``[V, K]``."""
+    return torch.nn.functional.one_hot(labels, classes).sum(1)
 
 
 def spread(found: Tensor, scores: Tensor, images: int) -> Tensor:
@@ -212,7 +248,7 @@ class LabelRule:
     """A rule, and what it cannot do without.
 
     Attributes:
-        labels: from an observation to labels ``[V, N]``.
+        told: what it tells of an observation.
         linear: a last layer that is linear; a rule that needs none works on any network.
         biased: whose bias is trained and shared.
         non_negative: and into which nothing negative comes.
@@ -220,12 +256,16 @@ class LabelRule:
         batches: whether these conditions are for batches of several images alone.
     """
 
-    labels: Callable[[Observation], Tensor]
+    told: Callable[[Observation], Told]
     linear: bool = True
     biased: bool = False
     non_negative: bool = False
     unique: bool = False
     batches: bool = False
+
+    def labels(self, observation: Observation) -> Tensor:
+        """The labels that it gives an attack, ``[V, N]``, sorted."""
+        return self.told(observation).labels
 
     def lacks(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> str | None:
         """What the rule needs and a network has not; None where it has all.

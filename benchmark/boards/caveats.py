@@ -44,11 +44,8 @@ def told_labels(board: Sequence[Outcome]) -> list[str]:
             "(existence), share of all classes whose number of images is right (counts), and share of the images that "
             "can be paired with a label that was found (instances); means over victims."
         )
-    if any(outcome.config["attack"]["class"] == "LabelInference" for outcome in board):
-        sentences.append(
-            "LabelInference looks for labels and not for images, of which it gives the public means of the classes: "
-            "that no image leaks to it says nothing about images."
-        )
+    if of_labels := sorted({o.config["attack"]["class"] for o in board if not (o.seeks_images or o.is_baseline)}):
+        sentences.append(f"Looking for labels and not for images, of which this says nothing: {listed(of_labels)}.")
     return sentences
 
 
@@ -125,6 +122,7 @@ def without_rank(standings: Sequence[Standing], names: Names) -> list[str]:
 
 def contradictions(board: Sequence[Outcome], names: Names) -> list[str]:
     """What cannot be, or hardly, if attacks, defenses and networks are what they are said to be."""
+    board = [outcome for outcome in board if outcome.seeks_images or outcome.is_baseline]
     control_of = controls(board)
     pairs: dict[tuple[str, str], dict[bool, Outcome]] = defaultdict(dict)
     for outcome in board:
@@ -148,7 +146,14 @@ def unused_knowledge(board: Sequence[Outcome], names: Names) -> list[str]:
     found = []
     for outcome in board:
         twin, control = oblivious.get((outcome.attack, outcome.defense)), control_of.get(outcome.attack)
-        if outcome.adaptive and twin and control and same(outcome, twin) and not same(twin, control):
+        if (
+            outcome.seeks_images
+            and outcome.adaptive
+            and twin
+            and control
+            and same(outcome, twin)
+            and not same(twin, control)
+        ):
             found.append(names.cell(outcome))
     if not found:
         return []
@@ -213,7 +218,9 @@ def easy_victims(board: Sequence[Outcome]) -> list[str]:
     easy: set[int] = set()
     for outcome in board:
         victims |= outcome.indices
-        easy |= {index for index, victim in outcome.victims.items() if max(victim["null_psnr"]) >= LEAKED_PSNR}
+        easy |= {
+            index for index, victim in outcome.victims.items() if max(victim["null_psnr"], default=0) >= LEAKED_PSNR
+        }
     if not easy:
         return []
     return [
@@ -245,7 +252,7 @@ def stronger_attacks(board: Sequence[Outcome]) -> list[str]:
 
     They take the gradient of a network in evaluation mode, and public data or R-GAP for a start.
     """
-    attacks = [outcome.config["attack"] for outcome in board if not outcome.is_baseline]
+    attacks = [outcome.config["attack"] for outcome in board if outcome.seeks_images]
     config = board[0].config
     if attacks and ("protocol" in config or "mode" in config):
         return [

@@ -23,7 +23,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One cell, as it stands in ``leaderboard.csv``.
 
     Rates are shares of victims, from 0 to 1, with their 95 % Wilson intervals; means are over victims, with 95 %
-    bootstrap intervals. A victim leaks where at least one image of its batch does.
+    bootstrap intervals. A victim leaks where at least one image of its batch does. Of an attack on the labels alone
+    all that is of images is None.
     """
 
     rank: int | None
@@ -35,24 +36,24 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     attack_args: dict[str, Any]
     adaptive: bool
     victims: int
-    leaked: int
-    leak_rate: float
-    leak_rate_low: float
-    leak_rate_high: float
-    leaked_wholly: int
+    leaked: int | None = None
+    leak_rate: float | None = None
+    leak_rate_low: float | None = None
+    leak_rate_high: float | None = None
+    leaked_wholly: int | None = None
     """Victims of whom all images leak."""
-    mse_median: float
-    mse_at_most: dict[str, float]
-    psnr_mean: float
-    psnr_mean_low: float | None
-    psnr_mean_high: float | None
-    ssim_mean: float
-    ssim_mean_low: float | None
-    ssim_mean_high: float | None
-    lpips_mean: float | None
-    lpips_mean_low: float | None
-    lpips_mean_high: float | None
-    label_accuracy: float | None
+    mse_median: float | None = None
+    mse_at_most: dict[str, float] | None = None
+    psnr_mean: float | None = None
+    psnr_mean_low: float | None = None
+    psnr_mean_high: float | None = None
+    ssim_mean: float | None = None
+    ssim_mean_low: float | None = None
+    ssim_mean_high: float | None = None
+    lpips_mean: float | None = None
+    lpips_mean_low: float | None = None
+    lpips_mean_high: float | None = None
+    label_accuracy: float | None = None
     """None where the attacker is granted the labels."""
     label_existence: float | None = None
     """Of a board of batches, share of the classes that were rightly said to be in the batch or not."""
@@ -65,7 +66,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     diverged: int
     """Victims on whom the attack diverged."""
     unconverged: int | None
-    """Victims of whom nothing is known, since the attack has failed to fit their update; None for null baselines."""
+    """Victims of whom nothing is known, since the attack has failed to fit their update; None where it does not try."""
     void: str | None
     """Why the cell shows no protection."""
     worst_victims: int | None = None
@@ -103,7 +104,7 @@ class Board:
 
     Attributes:
         heading: data set, model, and what is not usual.
-        rows: null baselines last.
+        rows: attacks on the labels alone after those that are ranked, null baselines last.
         names: of the attacks on it.
         notes: sentences that stand under the table.
         declined: the attacks that do not take such victims.
@@ -176,7 +177,9 @@ def board_of(
     for standing in standings:
         pairs = zip(standing.outcomes, standing.void, strict=True)
         rows += sorted((row_of(outcome, standing, void, intervals) for outcome, void in pairs), key=place)
-    rows += sorted((row_of(outcome, None, None, intervals) for outcome in board if outcome.is_baseline), key=place)
+    for last in (False, True):
+        unranked = [one for one in board if not one.seeks_images and one.is_baseline == last]
+        rows += sorted((row_of(outcome, None, None, intervals) for outcome in unranked), key=place)
     not_taken = {names.attack(one.config["attack"], False): reason for one, reason in declined}
     notes = [f"Not applicable: {name} ({reason})." for name, reason in not_taken.items()]
     return Board(heading(rows[0]), rows, names, [*caveats(board, standings, names), *notes], list(not_taken))
@@ -184,7 +187,7 @@ def board_of(
 
 def place(row: Row) -> tuple[Any, ...]:
     """Of a row among those of its defense."""
-    return -row.leak_rate, row.attack, row.adaptive, repr(row.attack_args)
+    return -(row.leak_rate or 0.0), row.attack, row.adaptive, repr(row.attack_args)
 
 
 def row_of(outcome: Outcome, standing: Standing | None, void: str | None, intervals: bool) -> Row:
@@ -197,11 +200,7 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         intervals: whether the means have theirs.
     """
     config, victims = outcome.config, list(outcome.victims.values())
-    mse, psnr, ssim = (means([victim[name] for victim in victims]) for name in ("mse", "psnr", "ssim"))
-    lpips = means([victim["lpips"] for victim in victims if victim["lpips"] is not None])
-    least = sorted(map(min, (victim["mse"] for victim in victims)))
     defense, attack = config["defense"] or {"class": "none"}, config["attack"]
-    low, high = wilson(len(outcome.leaked), len(victims))
     return Row(
         rank=standing.rank if standing else None,
         dataset=config["data"]["class"],
@@ -212,23 +211,13 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         attack_args=arguments(attack),
         adaptive=outcome.adaptive,
         victims=len(victims),
-        leaked=len(outcome.leaked),
-        leak_rate=len(outcome.leaked) / len(victims),
-        leak_rate_low=low,
-        leak_rate_high=high,
-        leaked_wholly=len(outcome.leaked_wholly),
-        mse_median=median(mse),
-        mse_at_most={str(limit): bisect_right(least, limit) / len(least) for limit in THRESHOLDS},
-        **mean_of("psnr", psnr, intervals),
-        **mean_of("ssim", ssim, intervals),
-        **mean_of("lpips", lpips if len(lpips) == len(victims) else [], intervals),
+        **(of_images(outcome, victims, intervals) if outcome.seeks_images or outcome.is_baseline else {}),
         **of_labels(config, victims),
-        label_accuracy=None if knows_labels(config) else fmean(means([victim["label_correct"] for victim in victims])),
         evaluations_mean=fmean([victim["evaluations"] for victim in victims]),
         seconds_per_victim=sum(record["cost"]["seconds"] for record in outcome.records)
         / sum(len(record["victims"]) for record in outcome.records),
         diverged=len(outcome.diverged),
-        unconverged=None if outcome.is_baseline else len(outcome.unconverged),
+        unconverged=len(outcome.unconverged) if outcome.seeks_images else None,
         void=void,
         **(worst_case(standing) if standing else {}),
         data_args=arguments(config["data"]),
@@ -240,6 +229,28 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         setting=setting_of(config),
         certified=certified_of(victims),
     )
+
+
+def of_images(outcome: Outcome, victims: list[dict[str, Any]], intervals: bool) -> dict[str, Any]:
+    """How much of the images was found."""
+    mse, psnr, ssim = (means([victim[name] for victim in victims]) for name in ("mse", "psnr", "ssim"))
+    lpips = means([victim["lpips"] for victim in victims if victim["lpips"] is not None])
+    least = sorted(map(min, (victim["mse"] for victim in victims)))
+    low, high = wilson(len(outcome.leaked), len(victims))
+    known = knows_labels(outcome.config)
+    return {
+        "leaked": len(outcome.leaked),
+        "leak_rate": len(outcome.leaked) / len(victims),
+        "leak_rate_low": low,
+        "leak_rate_high": high,
+        "leaked_wholly": len(outcome.leaked_wholly),
+        "mse_median": median(mse),
+        "mse_at_most": {str(limit): bisect_right(least, limit) / len(least) for limit in THRESHOLDS},
+        **mean_of("psnr", psnr, intervals),
+        **mean_of("ssim", ssim, intervals),
+        **mean_of("lpips", lpips if len(lpips) == len(victims) else [], intervals),
+        "label_accuracy": None if known else fmean(means([victim["label_correct"] for victim in victims])),
+    }
 
 
 def of_labels(config: dict[str, Any], victims: list[dict[str, Any]]) -> dict[str, Any]:

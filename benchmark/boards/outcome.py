@@ -61,6 +61,11 @@ class Outcome:
         return self.config["attack"]["class"] in BASELINES
 
     @cached_property
+    def seeks_images(self) -> bool:
+        """Whether it is an attack on images: neither a null baseline nor an attack on the labels alone."""
+        return not self.is_baseline and any(victim.get("psnr") != [] for victim in self.victims.values())
+
+    @cached_property
     def indices(self) -> frozenset[int]:
         """The victims' numbers."""
         return frozenset(self.victims)

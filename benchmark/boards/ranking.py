@@ -117,9 +117,9 @@ def ranked(board: Sequence[Outcome]) -> list[Standing]:
     it: an attack that is still to come may be the one that finds most. And it has none where nothing was shown.
 
     Args:
-        board: the outcomes of one scenario; null baselines are left out.
+        board: the outcomes of one scenario; null baselines and attacks on the labels alone are left out.
     """
-    attacks = [outcome for outcome in board if not outcome.is_baseline]
+    attacks = [outcome for outcome in board if outcome.seeks_images]
     control_of = controls(attacks)
     one_of_each = {outcome.attack: outcome for outcome in attacks}
     victims = frozenset().union(*(outcome.indices for outcome in board))

@@ -53,6 +53,17 @@ def interval(low: float | None, high: float | None) -> str:
     return "-" if low is None else f"{low:.2f}-{high:.2f}"
 
 
+def score(value: float | None, form: str) -> str:
+    """A number of the images; "-" where they were not scored."""
+    return "-" if value is None else format(value, form)
+
+
+def label_accuracy(row: Row, board: Board) -> str:
+    if row.leaked is None:
+        return "-"
+    return "known" if row.label_accuracy is None else f"{row.label_accuracy:.2f}"
+
+
 def label_score(name: str, row: Row, board: Board) -> str:
     value = getattr(row, name)
     return "-" if value is None else f"{value:.3f}"
@@ -82,10 +93,10 @@ COLUMNS = (
         lambda row, board: share(row.unconverged, row.victims),
         shown=lambda board: any(row.unconverged for row in board.rows),
     ),
-    Column("PSNR", lambda row, board: f"{row.psnr_mean:.1f}"),
-    Column("SSIM", lambda row, board: f"{row.ssim_mean:.3f}"),
-    Column("LPIPS", lambda row, board: "-" if row.lpips_mean is None else f"{row.lpips_mean:.3f}"),
-    Column("label acc.", lambda row, board: "known" if row.label_accuracy is None else f"{row.label_accuracy:.2f}"),
+    Column("PSNR", lambda row, board: score(row.psnr_mean, ".1f")),
+    Column("SSIM", lambda row, board: score(row.ssim_mean, ".3f")),
+    Column("LPIPS", lambda row, board: score(row.lpips_mean, ".3f")),
+    Column("label acc.", label_accuracy),
     *(Column(f"label {name}", partial(label_score, f"label_{name}"), shown=tells_labels) for name in LABEL_SCORES),
     Column(
         "certified",

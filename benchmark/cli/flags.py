@@ -168,7 +168,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     )
     page.add_argument("folder", metavar="FOLDER", help="folder of a run of idlg, dlg_fb or masking, or results")
     page.add_argument(
-        "--paper", metavar="NAME", help="idlg, dlg_fb, masking or results (default: the name of the folder)"
+        "--paper", metavar="NAME", help="idlg, dlg_fb, masking, labels or results (default: the name of the folder)"
     )
 
     publish = add(

@@ -30,7 +30,10 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     if declined:
         reasons = "; ".join({one.reason: None for one in declined})
         said.append(f"Not applicable, and not in the table: {len(declined)} cells ({reasons}).")
-    costs = estimate.grid(estimate.rows(blocks, folder, bench, Console(stderr=True)), workers)
+    table = estimate.rows(blocks, folder, bench, Console(stderr=True))
+    if device.type == "cpu" and (long := estimate.compiled_pays(table, workers)):
+        said.append(f"--step compiled saves more time than it takes to compile: {'; '.join(long)}.")
+    costs = estimate.grid(table, workers)
     console = wide_enough(Console(), costs.width)
     costs.print(console, estimate.SPARED)
     for sentence in said:

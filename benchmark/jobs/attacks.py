@@ -56,8 +56,9 @@ class Leaks(Tally[Block]):
 
     def add(self, job: Block, record: Record) -> str:
         if job.cell.attack.name not in BASELINES:
-            self._attacked += len(record["victims"])
-            self._leaked += sum(map(leaks, record["victims"]))
+            sought = [victim for victim in record["victims"] if victim["psnr"]]  # not the labels alone
+            self._attacked += len(sought)
+            self._leaked += sum(map(leaks, sought))
         return ""
 
     def total(self, steps: int) -> str:

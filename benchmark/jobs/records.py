@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -90,15 +90,16 @@ def run_blocks(
     for block in blocks:
         rows = slice(block.victims.start - victims.start, block.victims.stop - victims.start)
         share = found.take(rows)
-        scores = score(images[rows], labels[rows], share.images.cpu(), share.labels.cpu(), bench.perceptual)
-        of_labels = label_scores(labels[rows], share.labels, data.num_classes)
-        null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
-        is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
-        fit = (
-            None
-            if is_baseline
-            else fit_of(attack, share, observed(block.victims), scores.pairs, block, images[rows], labels[rows])
-        )
+        of_labels = label_scores(labels[rows], share.labels, data.num_classes, share.label_counts)
+        of_images: OfImages | None = None
+        if attack.seeks_images:
+            scores = score(images[rows], labels[rows], share.images.cpu(), share.labels.cpu(), bench.perceptual)
+            null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
+            is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
+            private = images[rows], labels[rows]
+            seen_again = observed(block.victims)
+            fit = None if is_baseline else fit_of(attack, share, seen_again, scores.pairs, block, *private)
+            of_images = OfImages(scores, *null, fit)
         sha256 = checksum(images[rows], labels[rows])
         check_unchanged(block, images[rows], labels[rows])
         records.append(
@@ -120,9 +121,11 @@ def run_blocks(
                     "peak_memory_mib": round(peak_memory(bench.device) / 2**20),
                     "notes": notes,
                 },
-                "victims": victims_table(block.victims, share, scores, of_labels, *null, fit, claims_to_know(cell)),
+                "victims": victims_table(
+                    block.victims, share, of_labels, of_images, claims_to_know(cell), bench.perceptual is not None
+                ),
                 "curve": curve(share.trajectory, images[rows]),
-                "picture": strip(images[rows], share.images.cpu()),
+                "picture": strip(images[rows], share.images.cpu()) if attack.seeks_images else "",
             }
         )
     return records
@@ -271,6 +274,9 @@ def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
         certified=None
         if first.certified is None or second.certified is None
         else torch.cat([first.certified, second.certified]),
+        label_counts=None
+        if first.label_counts is None or second.label_counts is None
+        else torch.cat([first.label_counts, second.label_counts]),
     )
 
 
@@ -290,21 +296,33 @@ def claims_to_know(cell: Cell) -> bool:
     return cell.adaptive or (cell.defense is None and cell.scenario.setting.local is not None)
 
 
+@dataclass(frozen=True)
+class OfImages:
+    """How near an attack that seeks images came to them.
+
+    Attributes:
+        scores: of its images.
+        null_psnr, null_ssim: of the best null baseline, ``[V, N]``.
+        fit: how well the update is fitted; None of a null baseline, which does not try.
+    """
+
+    scores: Scores
+    null_psnr: Tensor
+    null_ssim: Tensor
+    fit: Misfits | None
+
+
 def victims_table(
     victims: range,
     found: Reconstruction,
-    scores: Scores,
     of_labels: LabelScores,
-    null_psnr: Tensor,
-    null_ssim: Tensor,
-    fit: Misfits | None,
+    of_images: OfImages | None,
     knows: bool,
+    has_lpips: bool,
 ) -> list[dict[str, Any]]:
-    """One entry for each victim: scores of each of its images and of their null baselines, whether one of them and
-    whether all of them have leaked, what the attack says of itself, how well it fits the update, and, of an attacker
-    who knows what the clients do, whether his model of it explains the update."""
+    """One entry for each victim: what the attack says of itself, how much of the labels it told, and, of an attack that
+    seeks images, what :func:`image_scores` gives; without it the lists of images are empty."""
     rows = []
-    has_leaked = leaked(scores.psnr, null_psnr)
     for row, victim in enumerate(victims):
         rows.append(
             {
@@ -313,30 +331,44 @@ def victims_table(
                 "start": found.starts[row] if found.starts else None,
                 "evaluations": int(found.evaluations[row]),
                 "loss": finite(float(found.loss[row])),
-                "mse": [brief(x) for x in scores.mse[row].tolist()],
-                "psnr": [brief(x) for x in scores.psnr[row].tolist()],
-                "ssim": [brief(x) for x in scores.ssim[row].tolist()],
-                "lpips": None if scores.lpips is None else [brief(x) for x in scores.lpips[row].tolist()],
-                "null_psnr": [brief(x) for x in null_psnr[row].tolist()],
-                "null_ssim": [brief(x) for x in null_ssim[row].tolist()],
-                "leaked_any": found.status[row] != "diverged" and bool(has_leaked[row].any()),
-                "leaked_all": found.status[row] != "diverged" and bool(has_leaked[row].all()),
-                "label_correct": scores.label_correct[row].tolist(),
+                **(image_scores(found, of_images, knows, row) if of_images else no_images(has_lpips)),
                 "labels": {name: brief(share) for name, share in of_labels.of(row).items()},
             }
-            | (
-                {
-                    "misfit": finite(float(fit.found[row])),
-                    "misfit_of_truth": finite(float(fit.true[row])),
-                    "settled": bool(fit.settled[row]),
-                }
-                if fit
-                else {}
-            )
-            | ({"explained": bool(fit.explained[row])} if fit and knows else {})
-            | ({} if found.certified is None else {"certified": found.certified[row].cpu()[scores.pairs[row]].tolist()})
         )
     return rows
+
+
+def no_images(has_lpips: bool) -> dict[str, Any]:
+    """Of a victim whose labels alone were attacked."""
+    lists: dict[str, Any] = {name: [] for name in ("mse", "psnr", "ssim", "null_psnr", "null_ssim", "label_correct")}
+    return lists | {"lpips": [] if has_lpips else None, "leaked_any": False, "leaked_all": False}
+
+
+def image_scores(found: Reconstruction, of_images: OfImages, knows: bool, row: int) -> dict[str, Any]:
+    """Of one victim: scores of each of its images and of their null baselines, whether one of them and whether all of
+    them have leaked, how well the attack fits the update, and, of an attacker who knows what the clients do, whether
+    his model of it explains the update."""
+    scores, fit = of_images.scores, of_images.fit
+    has_leaked = leaked(scores.psnr[row], of_images.null_psnr[row])
+    fitted = fit and {
+        "misfit": finite(float(fit.found[row])),
+        "misfit_of_truth": finite(float(fit.true[row])),
+        "settled": bool(fit.settled[row]),
+    }
+    return {
+        "mse": [brief(x) for x in scores.mse[row].tolist()],
+        "psnr": [brief(x) for x in scores.psnr[row].tolist()],
+        "ssim": [brief(x) for x in scores.ssim[row].tolist()],
+        "lpips": None if scores.lpips is None else [brief(x) for x in scores.lpips[row].tolist()],
+        "null_psnr": [brief(x) for x in of_images.null_psnr[row].tolist()],
+        "null_ssim": [brief(x) for x in of_images.null_ssim[row].tolist()],
+        "leaked_any": found.status[row] != "diverged" and bool(has_leaked.any()),
+        "leaked_all": found.status[row] != "diverged" and bool(has_leaked.all()),
+        "label_correct": scores.label_correct[row].tolist(),
+        **(fitted or {}),
+        **({"explained": bool(fit.explained[row])} if fit and knows else {}),
+        **({} if found.certified is None else {"certified": found.certified[row].cpu()[scores.pairs[row]].tolist()}),
+    }
 
 
 def curve(trajectory: Trajectory | None, images: Tensor) -> dict[str, Any]:

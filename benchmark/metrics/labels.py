@@ -25,15 +25,17 @@ class LabelScores:
         return {name: float(value[row]) for name, value in vars(self).items()}
 
 
-def label_scores(true: Tensor, found: Tensor, classes: int) -> LabelScores:
+def label_scores(true: Tensor, found: Tensor, classes: int, counts: Tensor | None = None) -> LabelScores:
     """Scores of labels ``[V, N]`` each.
 
     Args:
         true: of the private batches.
         found: by the attack.
         classes: K.
+        counts: of an attack that says how many images each class has, ``[V, K]``: these are scored then.
     """
     one, other = (torch.nn.functional.one_hot(labels.cpu(), classes).sum(1) for labels in (true, found))
+    other = other if counts is None else counts.cpu()
     return LabelScores(
         existence=((one > 0) == (other > 0)).double().mean(1),
         counts=(one == other).double().mean(1),

@@ -396,6 +396,14 @@ def check_found(found: Reconstruction, seen: Observation, name: str, where: str)
             f"certified of what the attack {name} returns must be true or false for each image, {list(shape[:2])}, not "
             f"{certified.dtype} {list(certified.shape)}{where}"
         )
+    counts, wanted_counts = found.label_counts, [victims, seen.num_classes]
+    if counts is not None and (
+        list(counts.shape) != wanted_counts or counts.is_floating_point() or bool((counts < 0).any())
+    ):
+        raise UsageError(
+            f"label_counts of what the attack {name} returns must be whole numbers of images, {wanted_counts}, not "
+            f"{counts.dtype} {list(counts.shape)}{where}"
+        )
     if len(found.status) != victims or not all(isinstance(one, str) for one in found.status):
         raise UsageError(
             f"status of what the attack {name} returns must be one text for each of {victims} victims{where}"

@@ -98,7 +98,8 @@ class Victim(TypedDict):
     """What became of one victim; lists have an entry for each image of its batch.
 
     The misfits (:mod:`benchmark.metrics.convergence`; None where infinite) are missing for null baselines, and in
-    records of before there were any. ``certified`` is of attacks that give certificates.
+    records of before there were any. ``certified`` is of attacks that give certificates. Of an attack on the labels
+    alone the lists are empty.
     """
 
     index: Count
@@ -254,6 +255,8 @@ def contradiction(victim: Victim, images: int, no_lpips: bool) -> str | None:
     psnr, mse, null, lpips = victim["psnr"], victim["mse"], victim["null_psnr"], victim["lpips"]
     others = len(victim["ssim"]), len(victim["null_ssim"]), len(victim["label_correct"]), len(lpips or psnr)
     certified = victim.get("certified", psnr)
+    if not psnr and "labels" in victim and "misfit" not in victim:
+        images = 0  # of an attack on the labels alone
     if not len(psnr) == len(mse) == len(null) == len(certified) == images or others != (images,) * 4:
         return "victim {} does not have a score for each of its images"
     if (lpips is None) != no_lpips:
@@ -265,7 +268,7 @@ def contradiction(victim: Victim, images: int, no_lpips: bool) -> str | None:
         above = p - (of_null if of_null > LEAKED_PSNR else LEAKED_PSNR)  # max and min take longer than all else here
         most = above if above > most else most
         least = above if above < least else least
-    found = victim["status"] != "diverged"
+    found = victim["status"] != "diverged" and images > 0
     if contradicts(victim["leaked_any"], found, most) or contradicts(victim["leaked_all"], found, least):
         return "whether victim {} leaked contradicts its scores"
     return None

@@ -20,7 +20,7 @@ from benchmark.identity import digest
 from benchmark.metrics.leak import BASELINES
 from benchmark.suite.arguments import LARGEST_INT, Arguments
 from benchmark.suite.documents import load_yaml, regular, storable
-from benchmark.suite.registry import Spec, spec, specs
+from benchmark.suite.registry import Spec, find_class, spec, specs
 from benchmark.suite.watching import watching
 
 CONFIGS = next(
@@ -135,13 +135,18 @@ class Suite:
 
 def as_cells(scenario: Scenario, defenses: list[Spec], attacks: list[Spec]) -> Iterator[Cell]:
     """The control and the null baselines of a scenario, then each defense against each attack, without and with
-    knowledge of it."""
-    for attack in [*baselines(), *attacks]:
+    knowledge of it. Attacks on the labels alone, of which no image is scored, have no baselines."""
+    for attack in [*(baselines() if any(map(seeks_images, attacks)) else ()), *attacks]:
         yield Cell(scenario, None, attack, adaptive=False)
     for defense in defenses:
         for attack in attacks:
             for adaptive in (False, True):
                 yield Cell(scenario, defense, attack, adaptive)
+
+
+def seeks_images(attack: Spec) -> bool:
+    """Whether an attack is on images, and not on the labels alone."""
+    return bool(getattr(find_class("attack", attack.name), "seeks_images", True))
 
 
 @cache
@@ -186,7 +191,7 @@ SETTING_KEYS = ("protocol", "state", *_OF_SETTING.names)
 """What a scenario can say of what clients compute and what the attacker is granted."""
 
 _SCENARIO_KEYS = (
-    *("data", "model", "batch_size", "victims", "same_class", "attacks", "defenses"),
+    *("data", "model", "batch_size", "seed", "victims", "same_class", "attacks", "defenses"),
     *SETTING_KEYS,
 )
 
@@ -264,7 +269,7 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
     each_has_its_own = all(isinstance(entry, dict) and "attacks" in entry for entry in scenarios)
     shared = defenses_of(given.get("defenses", []))
     common = [] if each_has_its_own and "attacks" not in given else _attacks(given.get("attacks"))
-    seed = whole_number("seed", seed if seed is not None else given.get("seed", 0), at_least=0)
+    common_seed = whole_number("seed", seed if seed is not None else given.get("seed", 0), at_least=0)
     cells: list[Cell] = []
     counts: dict[str, int] = {}
     for entry in scenarios:
@@ -280,9 +285,11 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
         batch_size = whole_number("batch_size", entry.get("batch_size", 1), at_least=1)
         same_class = whole_number("same_class", entry.get("same_class", 1), at_least=1)
         setting = setting_of(entry, batch_size)
-        for data, model in itertools.product(entries("data", entry["data"]), entries("model", entry["model"])):
+        seeds = [common_seed] if seed is not None else seeds_of(entry.get("seed", common_seed))
+        parts = entries("data", entry["data"]), entries("model", entry["model"]), seeds
+        for data, model, one_seed in itertools.product(*parts):
             at_most_cells(len(cells) + len(attacks) * (1 + 2 * len(defenses)), "the suite")
-            scenario = Scenario(data, model, batch_size, seed, count, same_class, setting)
+            scenario = Scenario(data, model, batch_size, one_seed, count, same_class, setting)
             if counts.setdefault(repr(scenario.config()), count) != count:
                 raise UsageError(
                     f"{scenario.label} has {count} victims in one scenario and others in another: give one"
@@ -291,6 +298,12 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
     suite_name = folder_name(given.get("name", name))
     block_size = whole_number("block_size", given.get("block_size", 64), at_least=1)
     return Suite(suite_name, _unique(cells), block_size, watching(given.get("trainer", {})))
+
+
+def seeds_of(given: Any) -> list[int]:
+    """The seeds of a scenario: one, or a list of them, each of which makes a scenario of its own."""
+    seeds = list_of("seed", given) if isinstance(given, list) else [given]
+    return [whole_number("seed", seed, at_least=0) for seed in seeds]
 
 
 def setting_of(entry: dict[str, Any], batch_size: int) -> Setting:

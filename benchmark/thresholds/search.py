@@ -11,7 +11,7 @@ from benchmark.metrics.leak import BASELINES
 from benchmark.store.store import Record
 from benchmark.suite.arguments import LARGEST_FLOAT
 from benchmark.suite.registry import Spec, is_whole, spec
-from benchmark.suite.suite import Cell, Scenario, Suite, parse, read
+from benchmark.suite.suite import Cell, Scenario, Suite, parse, read, seeks_images
 from benchmark.thresholds.crossing import bracket
 from benchmark.thresholds.table import Cells, Criterion, Row, as_curve, identity
 
@@ -197,7 +197,7 @@ def parse_searches(
         controls = [
             cell
             for cell in parse(given | {"scenarios": [entry]}, name, victims, seed).cells
-            if cell.attack.name not in BASELINES
+            if cell.attack.name not in BASELINES and seeks_images(cell.attack)
         ]
         for control, one, adaptive in itertools.product(controls, found, (False, True)):
             search = Search(control.scenario, one, control.attack, adaptive)

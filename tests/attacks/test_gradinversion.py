@@ -77,13 +77,14 @@ def plain_loop(seen: Any, victim: int, attack: GradInversion) -> tuple[float, Te
             loss = nn.functional.cross_entropy(network(images * std + mean), seen.labels[victim])
             dummy = torch.autograd.grad(loss, weights, create_graph=True)
             value = sum((a - b).square().sum() for a, b in zip(dummy, target, strict=True))
+            size = sum(part.square().sum() for part in target)
             smooth = images.diff(dim=-2).abs().mean() + images.diff(dim=-1).abs().mean()
-            value = value + attack.total_variation * smooth + attack.l2 * images.square().mean()
+            value = value + size * (attack.total_variation * smooth + attack.l2 * images.square().mean())
             found = inputs_of_batch_norm(network, images * std + mean)
             off = sum((own - seen.batch_statistics[name][victim]).square().sum() for name, own in found.items())
-            value = value + attack.batch_norm * off
-            value = value + attack.group_consistency * (images - center).square().mean()
-            images.grad = torch.autograd.grad(value, images)[0]
+            value = value + size * attack.batch_norm * off
+            value = value + size * attack.group_consistency * (images - center).square().mean()
+            images.grad = torch.autograd.grad(value, images)[0].sign()
             if value.item() < lowest:
                 lowest, best = value.item(), images.detach() * std + mean
         for images, adam, plan in zip(trials, adams, plans, strict=True):

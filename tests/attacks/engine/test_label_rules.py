@@ -6,13 +6,14 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from attacks import DLG, IDLG, InvertingGradients, LabelInference, Observation
-from attacks.engine.label_rules import LABEL_RULES, apportioned, best_rule, counted, separable, spread
+from attacks.engine.label_rules import LABEL_RULES, apportioned, best_rule, counted, named, separable, spread
 from attacks.engine.last_layer import last_layer, length
 from attacks.threat import ThreatModel
 from attacks.update import FedAvg, Network, Protocol, local_update
@@ -145,6 +146,65 @@ def test_whole_numbers_of_images_sum_to_the_batch() -> None:
     numbers = torch.tensor([[1.4, 1.4, 1.2], [2.6, 1.6, -3.0], [torch.nan, 0.0, 9.0], [0.0, 0.0, 0.0]])
     assert apportioned(numbers, 4).tolist()[:3] == [[0, 0, 1, 2], [0, 0, 1, 1], [2, 2, 2, 2]]
     assert all(0 <= label < 3 for label in apportioned(numbers, 4)[3].tolist())
+
+
+# Each rule beside a plain loop over classes in numpy, as in its paper, one victim at a time.
+
+
+def loop_of_ilrg(weight: Any, bias: Any, network: MLP, images: int) -> list[int]:
+    """The published experiments: each number is rounded for itself, and one above N is none."""
+    classes, probabilities = len(bias), []
+    for k in range(classes):
+        logits = network[-1](torch.from_numpy(weight[k] / bias[k]))
+        probabilities.append(logits.softmax(-1).detach().numpy())
+    rows, values = [[1.0] * classes], [float(images)]
+    for i in range(classes):
+        rows.append([probabilities[j][i] - (1.0 if i == j else 0.0) for j in range(classes)])
+        values.append(images * bias[i])
+    solved = numpy.linalg.lstsq(numpy.array(rows), numpy.array(values), rcond=None)[0]
+    return [0 if (rounded := int(numpy.round(max(0.0, number)))) > images else rounded for number in solved]
+
+
+def loop_of_llg(sums: list[float], images: int, factor: float) -> list[int]:
+    """Algorithm 1: a class with a negative sum has an image, and each image takes the impact off its row."""
+    impact = factor * sum(one for one in sums if one < 0) / images
+    sums, counts = list(sums), [0] * len(sums)
+    for _ in range(images):
+        negative = [k for k in range(len(sums)) if sums[k] < 0 and not counts[k]]
+        chosen = min(negative or range(len(sums)), key=lambda k: sums[k])
+        counts[chosen] += 1
+        sums[chosen] -= impact
+    return counts
+
+
+@pytest.mark.parametrize("batch_size", [8, 24, 40])
+def test_a_rule_tells_what_a_plain_loop_over_classes_tells(batch_size: int, victims_of: MakeVictims) -> None:
+    found = victims_of(8, batch_size=batch_size, model=ReLUs, dtype=torch.float64)
+    seen, network = found.observation, ReLUs(SHAPE, 10).double()
+    told = {name: LABEL_RULES[name].told(seen) for name in RULES}
+    exact = 0
+    for victim in range(8):
+        network.load_state_dict({name: value[victim] for name, value in seen.own_networks.items()})
+        images, labels = found.images[victim].double(), found.labels[victim]
+        loss = nn.functional.cross_entropy(network(images), labels)
+        weight, bias = (g.numpy() for g in torch.autograd.grad(loss, list(network[-1].parameters())))
+        sums = [float(sum(row)) for row in weight]
+        ilrg = loop_of_ilrg(weight, bias, network, batch_size)
+        assert told["ilrg"].counts[victim].tolist() == ilrg
+        assert told["llg"].counts[victim].tolist() == loop_of_llg(sums, batch_size, 1 + 1 / 10)
+        assert told["bias"].counts[victim].tolist() == loop_of_llg(bias.tolist(), batch_size, 1.0)
+        assert (told["idlg"].counts[victim] > 0).tolist() == [one < 0 for one in sums]
+        assert (told["gradinversion"].counts[victim] > 0).tolist() == [min(row) < 0 for row in weight.tolist()]
+        exact += sum(ilrg) == batch_size
+    assert all(one.labels.shape == (8, batch_size) for one in told.values())
+    assert exact == 8 if batch_size == 8 else exact < 8  # or the loop would not tell a sum of N from another
+
+
+def test_more_classes_than_images_are_all_told_and_none_is_told_where_none_is_found() -> None:
+    found = torch.tensor([[True, True, True, False], [False] * 4, [True, False, True, False]])
+    told = named(found, torch.tensor([[-3.0, -1.0, -2.0, 1.0], [4.0, 3.0, 2.0, 1.0], [-1.0, 1.0, -2.0, 1.0]]), 2)
+    assert told.counts.tolist() == [[1, 1, 1, 0], [0, 0, 0, 0], [1, 0, 1, 0]]
+    assert told.labels.tolist() == [[0, 2], [3, 3], [0, 2]]
 
 
 @pytest.mark.parametrize("rule", ["ilrg", "llg", "bias"])
@@ -280,6 +340,7 @@ def test_an_attack_keeps_the_labels_of_its_rule(rule: str, victims_of: MakeVicti
     assert DLG(max_evaluations=2, labels=rule).reconstruct(seen).labels.equal(wanted)
     found = LabelInference(rule).reconstruct(seen)
     assert found.labels.equal(wanted) and found.images.equal(seen.class_means[wanted])
+    assert found.label_counts is not None and found.label_counts.equal(LABEL_RULES[rule].told(seen).counts)
 
 
 def test_labels_that_are_granted_are_taken_whatever_the_rule(victims_of: MakeVictims) -> None:

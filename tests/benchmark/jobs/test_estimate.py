@@ -13,7 +13,20 @@ from rich.console import Console
 from benchmark.cli.main import main
 from benchmark.jobs import estimate, states
 from benchmark.jobs.blocks import Block, Workbench, plan
-from benchmark.jobs.estimate import Cost, Evaluations, Row, Timing, alike, cells_of, kind, means, rows, timing, total
+from benchmark.jobs.estimate import (
+    Cost,
+    Evaluations,
+    Row,
+    Timing,
+    alike,
+    cells_of,
+    compiled_pays,
+    kind,
+    means,
+    rows,
+    timing,
+    total,
+)
 from benchmark.store.store import Store, read_all
 from benchmark.suite.suite import Suite, load, parse
 from tests.conftest import MakeRecord
@@ -336,6 +349,19 @@ def test_workers_share_the_time() -> None:
         *("1", "5", "0:00:11"),
     )
     assert cells_of(all_of_it, 2)[-4::3] == ("1:00:06", "0:00:06")
+
+
+def test_to_compile_pays_where_it_saves_more_than_it_takes() -> None:
+    hours = Cost(2, 4, 10.0, 20.0, 2 * 3600.0)
+    long = Row("a", "IDLG", left=hours, by_steps=True)
+    closed, done = replace(long, by_steps=False), replace(long, whole=hours, left=Cost())
+    assert compiled_pays([long, closed, done], workers=1) == ["IDLG on a"]
+    assert compiled_pays([long], workers=8) == []  # a sixth of 15 minutes is less than a compilation
+
+
+def test_an_attack_that_takes_steps_is_told_from_a_closed_form(bench: Workbench, clock: list[tuple[int, int]]) -> None:
+    table = rows(plan(suite(["IDLG", "RGAP"]), bench), Path("out"), bench, silent())
+    assert {row.attack for row in table if row.by_steps} == {"IDLG"}
 
 
 def test_more_gpus_share_fewer_steps_each(bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from benchmark.jobs.blocks import Block, Workbench, plan
 from benchmark.jobs.job import Watch, claimed, work
 from benchmark.jobs.memory import MARGIN
 from benchmark.jobs.records import (
+    OfImages,
     finite,
     fit_of,
     is_out_of_memory,
@@ -358,9 +359,11 @@ def test_a_certificate_stands_at_the_private_image_that_it_is_of() -> None:
     scores = score(images, torch.tensor([[7, 8, 9]]), found.images, found.labels, None)
     nothing = torch.zeros(1, 3)
     of_labels = label_scores(torch.tensor([[7, 8, 9]]), found.labels, 10)
-    (entry,) = victims_table(range(1), found, scores, of_labels, nothing, nothing, None, False)
+    of_images = OfImages(scores, nothing, nothing, None)
+    (entry,) = victims_table(range(1), found, of_labels, of_images, knows=False, has_lpips=False)
     assert entry["label_correct"] == [True, True, True] and entry["certified"] == [False, False, True]
-    (entry,) = victims_table(range(1), replace(found, certified=None), scores, of_labels, nothing, nothing, None, False)
+    without = replace(found, certified=None)
+    (entry,) = victims_table(range(1), without, of_labels, of_images, knows=False, has_lpips=False)
     assert "certified" not in entry
 
 

@@ -43,7 +43,7 @@ def test_a_suite_of_another_command_is_told(name: str) -> None:
 def test_every_suite_that_comes_along_is_valid(path: Path) -> None:
     made = load(path)
     assert made.name == path.stem
-    assert {cell.attack.name for cell in made.cells} > set(BASELINES)
+    assert {cell.attack.name for cell in made.cells} > set(BASELINES) or path.stem == "labels"  # not on images
 
 
 def test_a_defense_is_run_with_baselines_control_and_adaptive_twin() -> None:
@@ -55,6 +55,31 @@ def test_a_defense_is_run_with_baselines_control_and_adaptive_twin() -> None:
         ("Masking(ratio=0.2, rescale=False)", "IDLG", False),
         ("Masking(ratio=0.2, rescale=False)", "IDLG", True),
     ]
+
+
+def test_attacks_on_the_labels_alone_need_no_baselines() -> None:
+    assert names(suite(attacks="[LabelInference]")) == [(None, "LabelInference", False)]
+    both = [name for _, name, _ in names(suite(attacks="[LabelInference, IDLG]"))]
+    assert both == [*BASELINES, "LabelInference", "IDLG"]
+
+
+def test_each_seed_of_a_scenario_makes_a_scenario_of_its_own() -> None:
+    scenarios = "[{data: Digits, model: LeNet, seed: [3, 1]}, {data: Digits, model: MLP}, {data: Digits, model: LeNet}]"
+    made = suite("seed: 7", attacks="[LabelInference]", scenarios=scenarios)
+    found = [(cell.scenario.model.name, cell.scenario.seed) for cell in made.cells]
+    assert found == [("LeNet", 3), ("LeNet", 1), ("MLP", 7), ("LeNet", 7)]
+    given = yaml.safe_load(f"scenarios: {scenarios}\nattacks: [LabelInference]")
+    instead = [(cell.scenario.model.name, cell.scenario.seed) for cell in parse(given, "mine", seed=2).cells]
+    assert instead == [("LeNet", 2), ("MLP", 2)]  # what is the same twice is run once
+
+
+@pytest.mark.parametrize(
+    ("seed", "said"),
+    [("[]", "seed must be a list with at least one entry"), ("[1, -1]", "seed must be a whole number"), ("x", "seed")],
+)
+def test_a_wrong_seed_of_a_scenario_is_refused(seed: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        suite(scenarios=f"[{{data: Digits, model: LeNet, seed: {seed}}}]")
 
 
 def test_a_sweep_is_a_grid() -> None:
