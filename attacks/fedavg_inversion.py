@@ -4,7 +4,6 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.callbacks import Callback
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from attacks.base import Observation, Reconstruction
@@ -110,9 +109,9 @@ def averaged(found: Reconstruction, epochs: int) -> Reconstruction:
 
 
 def mean_of_epochs(images: Tensor, labels: Tensor, epochs: int) -> Tensor:
-    """The images ``[V, N, C, H, W]`` of the first of E epochs, each averaged with one of each other epoch.
+    """The images ``[V, N, C, H, W]`` of the first of E epochs, each averaged with the nearest of each other epoch.
 
-    Of one label where there are such, and one to one, so that all distances together are least.
+    Of one label where there are such, and one to one: the two that are nearest first, then of those that are left.
 
     Args:
         images: ``[V, E * N, C, H, W]``.
@@ -120,11 +119,15 @@ def mean_of_epochs(images: Tensor, labels: Tensor, epochs: int) -> Tensor:
         epochs: E.
     """
     first, *others = images.unflatten(1, (epochs, -1)).unbind(1)
-    total = first.clone()
+    total, victims = first.clone(), torch.arange(len(first), device=first.device)
+    size = first.shape[1]
     for epoch, other in enumerate(others, 1):
         apart = (first.flatten(2)[:, :, None] - other.flatten(2)[:, None]).square().sum(-1)
         is_other = labels[:, 0, :, None] != labels[:, epoch, None]
-        reach = 1 + apart.detach().amax((1, 2), keepdim=True) * apart.shape[1]  # more than all pairs of one label cost
-        for victim, cost in enumerate((apart + is_other * reach).detach().cpu().nan_to_num(0).numpy()):
-            total[victim] += other[victim, linear_sum_assignment(cost)[1]]
+        apart = apart + is_other * (1 + apart.detach().amax((1, 2), keepdim=True))  # after all pairs of one label
+        for _ in range(size):
+            pair = apart.flatten(1).argmin(1)
+            here, there = pair // size, pair % size
+            total[victims, here] += other[victims, there]
+            apart[victims, here], apart[victims, :, there] = torch.inf, torch.inf
     return total / epochs
