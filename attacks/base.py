@@ -253,6 +253,19 @@ class Attack(ABC):
         if "public_data" in self.needs and not threat.public_data:
             raise ValueError(f"{name} needs public data, which the threat model does not grant: give public_data true")
 
+    def loss_at(self, observation: Observation, images: Tensor, labels: Tensor) -> Tensor | None:
+        """The loss that the attack lowers, at images other than its own, for reports: None where it lowers none.
+
+        Args:
+            observation: everything the attacker knows of V victims.
+            images: ``[V, N, C, H, W]``.
+            labels: ``[V, N]``.
+
+        Returns:
+            ``[V]``, as the loss of a :class:`Reconstruction`.
+        """
+        return None
+
     @abstractmethod
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
         """Attacks all V victims.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -180,6 +180,17 @@ class GradientMatching(Attack):
             return self.problem(observation, start_images).solve(callbacks, **trainer)
         found = self.problem(repeated(observation, self.trials)).solve(callbacks, **trainer)
         return best_of(found, self.trials)
+
+    def loss_at(self, observation: Observation, images: Tensor, labels: Tensor) -> Tensor | None:
+        """With all priors but what holds trials together; None where the order of local steps is not known."""
+        local, count = observation.protocol.local, images.shape[1]
+        if local and observation.order is None and (local.batch_size or count) < count:
+            return None
+        start = "noise" if self.start == "rgap" else self.start
+        objective = replace(self, at_once=None, trials=1, start=start).problem(observation).objective
+        like = next(iter(observation.update.values()))
+        logits = as_logits(labels.to(like.device), observation.num_classes)
+        return objective.measure(images.to(like), logits.to(like), objective.held).detach()
 
     def problem(self, observation: Observation, start_images: Tensor | None = None) -> MatchingProblem:
         """What there is to solve for these victims."""

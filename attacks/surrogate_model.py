@@ -72,6 +72,10 @@ class SurrogateModel(InvertingGradients):
         )
         return replace(found, evaluations=found.evaluations + spent)
 
+    def loss_at(self, observation: Observation, images: Tensor, labels: Tensor) -> Tensor | None:
+        """None, since it is that of weights whose place each victim has chosen."""
+        return None
+
     def positions(self, observation: Observation, start_images: Tensor | None) -> tuple[Tensor, int]:
         """Of the surrogate weights of each victim, ``[V]``, and the evaluations that it took to choose them."""
         every = next(iter(observation.update.values())).new_ones(observation.num_victims)

@@ -166,9 +166,13 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "masking it also rewrites thresholds.json, thresholds.md, spectrum.md and diagnosis.md. For the folder results "
         "it writes the page on all published results.",
     )
-    page.add_argument("folder", metavar="FOLDER", help="folder of a run of idlg, dlg_fb or masking, or results")
     page.add_argument(
-        "--paper", metavar="NAME", help="idlg, dlg_fb, masking, labels or results (default: the name of the folder)"
+        "folder", metavar="FOLDER", help="folder of a run of attacks, idlg, dlg_fb, masking or labels, or results"
+    )
+    page.add_argument(
+        "--paper",
+        metavar="NAME",
+        help="attacks, idlg, dlg_fb, masking, labels or results (default: the name of the folder)",
     )
 
     publish = add(

@@ -20,7 +20,7 @@ from benchmark.metrics.perceptual import Perceptual
 from benchmark.models.draw import Model, check_logits
 from benchmark.rehearsal.scene import Rehearsal
 from benchmark.store.declined import Declined
-from benchmark.suite.registry import Spec, build
+from benchmark.suite.registry import Spec, build, build_model
 from benchmark.suite.suite import Cell, Scenario, Suite
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import code_checksum, networks_sha256, texts_of
@@ -143,7 +143,7 @@ class Workbench:
         place = scenario.data.label, scenario.model.label
         if place not in self._models:
             data = self.data(scenario.data)
-            model: Model = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
+            model: Model = build_model(scenario.model, data)
             # Clients compute their updates in evaluation mode: BatchNorm by its running statistics, Dropout off.
             self._models[place] = model.to(self.device).eval()
         return self._models[place]

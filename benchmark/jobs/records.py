@@ -30,7 +30,7 @@ from benchmark.jobs.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.jobs.pictures import strip
 from benchmark.metrics.labels import LabelScores, label_scores
 from benchmark.metrics.leak import BASELINES, leaked
-from benchmark.metrics.misfit import Misfits, misfits
+from benchmark.metrics.misfit import Misfits, loss_of_truth, misfits
 from benchmark.metrics.scores import Scores, matched_psnr, null_scores, score
 from benchmark.rehearsal.scene import check_found
 from benchmark.store.store import Record
@@ -96,10 +96,10 @@ def run_blocks(
             scores = score(images[rows], labels[rows], share.images.cpu(), share.labels.cpu(), bench.perceptual)
             null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
             is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
-            private = images[rows], labels[rows]
-            seen_again = observed(block.victims)
-            fit = None if is_baseline else fit_of(attack, share, seen_again, scores.pairs, block, *private)
-            of_images = OfImages(scores, *null, fit)
+            private, seen_here = (images[rows], labels[rows]), observed(block.victims)
+            fit = None if is_baseline else fit_of(attack, share, seen_here, scores.pairs, block, *private)
+            at_truth = None if is_baseline else loss_of_truth(attack, seen_here, *private)
+            of_images = OfImages(scores, *null, fit, at_truth)
         sha256 = checksum(images[rows], labels[rows])
         check_unchanged(block, images[rows], labels[rows])
         records.append(
@@ -304,12 +304,14 @@ class OfImages:
         scores: of its images.
         null_psnr, null_ssim: of the best null baseline, ``[V, N]``.
         fit: how well the update is fitted; None of a null baseline, which does not try.
+        at_truth: the attack's own loss at the private batches, ``[V]``; None where it lowers none.
     """
 
     scores: Scores
     null_psnr: Tensor
     null_ssim: Tensor
     fit: Misfits | None
+    at_truth: Tensor | None = None
 
 
 def victims_table(
@@ -346,8 +348,8 @@ def no_images(has_lpips: bool) -> dict[str, Any]:
 
 def image_scores(found: Reconstruction, of_images: OfImages, knows: bool, row: int) -> dict[str, Any]:
     """Of one victim: scores of each of its images and of their null baselines, whether one of them and whether all of
-    them have leaked, how well the attack fits the update, and, of an attacker who knows what the clients do, whether
-    his model of it explains the update."""
+    them have leaked, how well the attack fits the update and what its loss is at the private batch, and, of an attacker
+    who knows what the clients do, whether his model of it explains the update."""
     scores, fit = of_images.scores, of_images.fit
     has_leaked = leaked(scores.psnr[row], of_images.null_psnr[row])
     fitted = fit and {
@@ -366,6 +368,7 @@ def image_scores(found: Reconstruction, of_images: OfImages, knows: bool, row: i
         "leaked_all": found.status[row] != "diverged" and bool(has_leaked.all()),
         "label_correct": scores.label_correct[row].tolist(),
         **(fitted or {}),
+        **({} if of_images.at_truth is None else {"loss_of_truth": finite(float(of_images.at_truth[row]))}),
         **({"explained": bool(fit.explained[row])} if fit and knows else {}),
         **({} if found.certified is None else {"certified": found.certified[row].cpu()[scores.pairs[row]].tolist()}),
     }

@@ -23,7 +23,7 @@ from benchmark.federation.state import TrainingState
 from benchmark.identity import digest
 from benchmark.store.store import cannot_write, make_writable, say, tidy, write_whole
 from benchmark.suite.documents import regular
-from benchmark.suite.registry import Spec, build
+from benchmark.suite.registry import Spec, build_model
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import checksum_of, networks_sha256
 from datamodules import PrivateData
@@ -82,7 +82,7 @@ def named(
         UsageError: there are no public images to train on.
     """
     check_images(data, model.name)
-    made: nn.Module = build("model", model, image_shape=data.image_shape, num_classes=data.num_classes)
+    made: nn.Module = build_model(model, data)
     about = identity(state, model, made, data, seed) | ({"device": device.type} if device.type != "cpu" else {})
     return made, about, cache / "states" / f"{digest(about)}.pt"
 

@@ -1,11 +1,11 @@
-"""How far the update of an attack's images is from the one that was shared; measured after the attack."""
+"""How far the update of found images is from the one that was shared, and what the attack lowers; measured after it."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from attacks import Observation, Reconstruction
+from attacks import Attack, Observation, Reconstruction
 from attacks.gradients import squared_distance
 from benchmark.metrics.convergence import BEYOND_TRUTH, EXACT, MISFIT
 from defenses.base import Update, flattened, unchanged
@@ -91,6 +91,25 @@ def misfits(observation: Observation, found: Reconstruction, images: Tensor, lab
         settled = torch.where(explained, fits(seen, best, of_truth, mean), best.total <= BEYOND_TRUTH * of_truth.total)
         parts.append((in_parts(best.total, mean.total), in_parts(of_truth.total, mean.total), explained, settled))
     return Misfits(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def loss_of_truth(attack: Attack, seen: Observation, images: Tensor, labels: Tensor) -> Tensor | None:
+    """The attack's own loss at the private batches, ``[V]``, measured after it; None where it lowers none.
+
+    Args:
+        attack: of any kind.
+        seen: what it had of V victims.
+        images: private batches ``[V, N, C, H, W]``.
+        labels: their labels ``[V, N]``.
+    """
+    parts = []
+    for first in range(0, seen.num_victims, AT_ONCE):
+        rows = slice(first, first + AT_ONCE)
+        part = attack.loss_at(seen.take(range(seen.num_victims)[rows]), images[rows], labels[rows])
+        if part is None:
+            return None
+        parts.append(part)
+    return torch.cat(parts)
 
 
 def fits(seen: Observation, found: Distances, true: Distances, mean: Distances) -> Tensor:

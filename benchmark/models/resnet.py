@@ -3,6 +3,7 @@
 They are made in evaluation mode, and so attacked with fixed running statistics; training switches modes by itself.
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -102,6 +103,7 @@ class ResNet18(resnet.ResNet, Model):  # type: ignore[misc] # torchvision has no
         mean: mean of each channel, with which images in [0, 1] are normalized before the first layer; by default that
             of ImageNet with a checkpoint, and no normalization without.
         std: standard deviation of each channel, likewise.
+        data_root: given by the data; where there is no checkpoint from here, its path is taken from there.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class ResNet18(resnet.ResNet, Model):  # type: ignore[misc] # torchvision has no
         checkpoint: str | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        data_root: Path | None = None,
     ) -> None:
         if stem not in STEMS:
             raise ValueError(f"stem is {stem!r}, but must be one of {', '.join(STEMS)}")
@@ -124,7 +127,7 @@ class ResNet18(resnet.ResNet, Model):  # type: ignore[misc] # torchvision has no
             self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         if checkpoint is not None:
-            load_checkpoint(self, checkpoint)
+            load_checkpoint(self, checkpoint, data_root)
         self.normalize = normalization(channels, mean, std, trained=checkpoint is not None)
         self.eval()
 
@@ -149,6 +152,7 @@ class ResNet20(Model):
         mean: mean of each channel, with which images in [0, 1] are normalized before the first layer; by default that
             of ImageNet with a checkpoint, and no normalization without.
         std: standard deviation of each channel, likewise.
+        data_root: given by the data; where there is no checkpoint from here, its path is taken from there.
     """
 
     blocks: ClassVar[int] = 3
@@ -161,6 +165,7 @@ class ResNet20(Model):
         checkpoint: str | None = None,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        data_root: Path | None = None,
     ) -> None:
         super().__init__()
         channels = image_shape[0]
@@ -174,7 +179,7 @@ class ResNet20(Model):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         if checkpoint is not None:
-            load_checkpoint(self, checkpoint)
+            load_checkpoint(self, checkpoint, data_root)
         self.normalize = normalization(channels, mean, std, trained=checkpoint is not None)
         self.eval()
 

@@ -11,7 +11,7 @@ from benchmark.boards.outcome import Outcome, of_cells
 from benchmark.boards.template import render
 from benchmark.errors import UsageError
 from benchmark.metrics.intervals import wilson
-from benchmark.papers import dlg_fb, idlg, labels, masking
+from benchmark.papers import attacks, dlg_fb, idlg, labels, masking
 from benchmark.papers.sources import machines
 from benchmark.store.store import Record, keys_in
 from benchmark.studies import performance_page
@@ -20,7 +20,7 @@ from benchmark.suite.registry import Spec
 WIDTH = 118
 """Characters of a line."""
 
-PAPERS = {"idlg": idlg, "dlg_fb": dlg_fb, "masking": masking, "labels": labels}
+PAPERS = {"idlg": idlg, "dlg_fb": dlg_fb, "masking": masking, "labels": labels, "attacks": attacks}
 """By the folder of a run: what has a ``page`` and a ``summary`` of its records and the folder."""
 
 QUICK = "quick"

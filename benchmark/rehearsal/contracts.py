@@ -23,7 +23,7 @@ from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, Shape
 from benchmark.rehearsal.defense import PROTECT, SCALES, Calls, check_known, check_memory
 from benchmark.rehearsal.scene import VICTIMS, Scene, check_found, shortened
-from benchmark.suite.registry import Spec, build, spec
+from benchmark.suite.registry import Spec, build, build_model, spec
 from benchmark.suite.suite import Scenario
 from datamodules import DataError, PrivateData, open_data, take_victims
 from defenses import Defense
@@ -122,8 +122,7 @@ class Place:
     @cached_property
     def network(self) -> Model:
         """In evaluation mode."""
-        shape = {"image_shape": self.opened.image_shape, "num_classes": self.opened.num_classes}
-        made: Model = build("model", self.model, **shape)
+        made: Model = build_model(self.model, self.opened)
         return made.eval()
 
     @cached_property

@@ -24,7 +24,7 @@ from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, check_logits, drawn_weights
 from benchmark.rehearsal.defense import check_known, check_memory, check_protect
 from benchmark.seeds import generators
-from benchmark.suite.registry import Spec, build, classes
+from benchmark.suite.registry import Spec, build, build_model, classes
 from benchmark.suite.suite import Cell, Scenario
 from datamodules import PrivateData
 from defenses.base import Defense, Update, flattened, global_norm
@@ -111,7 +111,7 @@ class Scene:
         scene = cls(scenario.model.name, model, images.to(device), labels.to(device), data, scenario.setting)
         scene.check_network()
         if scenario.model.name not in classes("model"):
-            fresh = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
+            fresh = build_model(scenario.model, data)
             check_frozen(trained_names(fresh), model, scenario.model.name)
         return scene
 

@@ -98,8 +98,9 @@ class Victim(TypedDict):
     """What became of one victim; lists have an entry for each image of its batch.
 
     The misfits (:mod:`benchmark.metrics.convergence`; None where infinite) are missing for null baselines, and in
-    records of before there were any. ``certified`` is of attacks that give certificates. Of an attack on the labels
-    alone the lists are empty.
+    records of before there were any; so is the attack's own loss at the private batch, ``loss_of_truth``, where it
+    lowers none. ``certified`` is of attacks that give certificates. Of an attack on the labels alone the lists
+    are empty.
     """
 
     index: Count
@@ -119,6 +120,7 @@ class Victim(TypedDict):
     labels: NotRequired[OfLabels]
     misfit: NotRequired[Amount | None]
     misfit_of_truth: NotRequired[Amount | None]
+    loss_of_truth: NotRequired[int | float | None]
     settled: NotRequired[bool]
     explained: NotRequired[bool]
     certified: NotRequired[list[bool]]

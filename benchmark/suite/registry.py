@@ -35,6 +35,7 @@ from benchmark.models.draw import drawing_from, fresh_weights
 from benchmark.suite.arguments import Arguments
 from benchmark.suite.objects import LOCAL, adapted
 from datamodules import DataError
+from datamodules.disk import DiskData
 
 ROOT = Path(__file__).parents[2]
 OURS = PACKAGES
@@ -42,7 +43,7 @@ OURS = PACKAGES
 KINDS = ("attack", "defense", "data", "model")
 
 # Arguments that are not the user's to give in a suite: they come from the data, or from the command line.
-_GIVEN_ELSEWHERE = {"data": {"root", "download"}, "model": {"image_shape", "num_classes"}}
+_GIVEN_ELSEWHERE = {"data": {"root", "download"}, "model": {"image_shape", "num_classes", "data_root"}}
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,16 @@ def build(kind: str, made: Spec, **extra: Any) -> Any:
     if kind == "data":
         _check_size(made, instance)
     return instance
+
+
+def build_model(made: Spec, data: datamodules.PrivateData) -> Any:
+    """A network for the images of a data set, to whose folder a file of weights can be relative.
+
+    Raises:
+        UsageError: it does not fit them, or an argument is out of range.
+    """
+    root = data.root if isinstance(data, DiskData) else None
+    return build("model", made, image_shape=data.image_shape, num_classes=data.num_classes, data_root=root)
 
 
 IMAGES_HELD = 64

@@ -20,7 +20,7 @@ from benchmark.rehearsal.scene import check_frozen
 from benchmark.rehearsal.training import Rehearsal
 from benchmark.seeds import generator_for
 from benchmark.store.store import Record, Store, say
-from benchmark.suite.registry import build
+from benchmark.suite.registry import build_model
 from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite, but_for_the_rate
 from benchmark.training.table import label, of_cell
 from benchmark.versions.behavior import Behaviors
@@ -114,7 +114,7 @@ def training_model(bench: Workbench, scenario: TrainingScenario) -> nn.Module:
         UsageError: they do not fit.
     """
     data, name = bench.data(scenario.data), scenario.model.name
-    made = build("model", scenario.model, image_shape=data.image_shape, num_classes=data.num_classes)
+    made = build_model(scenario.model, data)
     model: nn.Module = made.to(bench.device).eval()
     trained = trained_names(model)
     if not trained:

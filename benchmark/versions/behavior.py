@@ -29,7 +29,7 @@ from benchmark.rehearsal.defense import SCALES, imported_anew
 from benchmark.rehearsal.scene import SEED, shortened
 from benchmark.seeds import generators
 from benchmark.suite.objects import LOCAL
-from benchmark.suite.registry import Spec, build, classes
+from benchmark.suite.registry import Spec, build, build_model, classes
 from benchmark.versions.held import digest_of, held, module_held
 from benchmark.versions.opened import opened
 from datamodules import PrivateData
@@ -124,8 +124,7 @@ def seen(kind: str, part: Spec, client: Clients, data: PrivateData, alive: list[
     """
     before = set(sys.modules)
     with seeded(), opened() as files:
-        shape = {"image_shape": data.image_shape, "num_classes": data.num_classes} if kind == "model" else {}
-        made = build(kind, part, **shape)
+        made = build_model(part, data) if kind == "model" else build(kind, part)
         names = {part.name.rpartition(".")[0], type(made).__module__} | (set(sys.modules) - before)
         modules = [sys.modules[name] for name in names if name in sys.modules]
         modules = [module for module in modules if is_users(getattr(module, "__file__", None) or "<none>")]
@@ -160,7 +159,7 @@ def client_of(
     mean = images.mean((0, 1))
     public = PublicData(classes, mean, mean.expand(classes, *mean.shape).clone(), 0.1, torch.full((len(mean),), 0.25))
     setting = Setting(mode="train" if train else "eval")
-    made: Any = build("model", model, image_shape=data.image_shape, num_classes=classes)
+    made: Any = build_model(model, data)
     try:
         with drawing_from(SEED):
             return observe(made.to(dtype=dtype), images, labels, public, None, False, SEED, range(1), setting)

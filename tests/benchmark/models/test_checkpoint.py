@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from benchmark.cli.main import main
+from benchmark.errors import UsageError
 from benchmark.models import Model, ResNet18, ResNet20, ResNet32, ResNet44, ResNet56
 from benchmark.models.draw import draw_networks
 from benchmark.store.store import read_all
-from benchmark.suite.registry import spec
+from benchmark.suite.registry import build_model, spec
 from benchmark.versions.code import code_checksum
 from datamodules import CIFAR10
 
@@ -207,3 +208,28 @@ def test_a_trained_network_knows_cifar10(model: type[Model]) -> None:
     with torch.no_grad():
         right = (network(images[:, 0]).argmax(1) == labels[:, 0]).float().mean()
     assert float(right) == pytest.approx(accuracy, abs=0.05)
+
+
+def test_a_suite_can_name_weights_by_their_place_beside_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those from where the command runs count first; the file is not in the identity of a cell, but its weights are."""
+    data = CIFAR10(root=str(tmp_path / "data"))
+    named = spec("model", "ResNet20", {"checkpoint": "../checkpoints/weights.pt"})
+    with pytest.raises(
+        UsageError, match=r"no checkpoint \.\./checkpoints/weights\.pt, neither here nor from the data root"
+    ):
+        build_model(named, data)
+    weights = [ResNet20(data.image_shape, 10).state_dict() for _ in range(2)]
+    for folder, state in zip((tmp_path, tmp_path / "elsewhere"), weights, strict=True):
+        (folder / "checkpoints").mkdir(parents=True)
+        torch.save(state, folder / "checkpoints" / "weights.pt")
+    for folder in (tmp_path / "data", tmp_path / "empty" / "here"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere" / "checkpoints")
+    for wanted in weights[::-1]:
+        assert torch.equal(build_model(named, data).conv1.weight, wanted["conv1.weight"])
+        monkeypatch.chdir(tmp_path / "empty" / "here")
+    assert named.as_dict()["checkpoint"] == "../checkpoints/weights.pt"
+    with pytest.raises(UsageError, match="data_root"):
+        spec("model", "ResNet20", {"data_root": "data"})

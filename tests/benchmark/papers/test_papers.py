@@ -355,7 +355,7 @@ def test_the_page_of_all_results_is_of_what_is_there(tmp_path: Path, capsys: pyt
         assert missing not in written
     assert max(len(line) for line in written.splitlines() if not line.startswith("|")) <= overview.WIDTH
     with pytest.raises(
-        UsageError, match="holds none of quick, idlg, dlg_fb, masking, labels: publish a run into it first"
+        UsageError, match="holds none of quick, idlg, dlg_fb, masking, labels, attacks: publish a run into it first"
     ):
         overview.page(tmp_path, lambda run: of_idlg())
     with pytest.raises(SystemExit) as stop:
