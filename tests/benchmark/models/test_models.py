@@ -79,6 +79,16 @@ def test_the_other_networks_start_as_torchs_layers_do(model: type[Model]) -> Non
         assert weight.abs().max() == pytest.approx(float(layer.weight.detach().abs().max()), rel=0.02)
 
 
+def test_an_mlp_can_start_as_those_of_the_paper_on_peeling() -> None:
+    drawn = MLP(CIFAR, 10, hidden=100, depth=2, activation="relu", first_std=0.5).draw(generator())
+    first, second, last = (drawn[name] for name in drawn if name.endswith("weight"))
+    assert float(first.mean()) == pytest.approx(0, abs=0.01) and float(first.std()) == pytest.approx(0.5, rel=0.02)
+    for weight in (second, last):
+        bound = (6 / sum(weight.shape)) ** 0.5
+        assert 0.98 * bound < weight.abs().max() <= bound
+    assert not any(value.any() for name, value in drawn.items() if name.endswith("bias"))
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_each_victim_has_the_network_of_its_own_generator(model: type[Model]) -> None:
     network = model(DIGITS, 10)
@@ -109,6 +119,8 @@ def test_an_mlp_has_the_depth_width_and_activation_that_are_asked_for() -> None:
         (MLP, {"hidden": 0}),
         (MLP, {"depth": 0}),
         (MLP, {"activation": "tanhh"}),
+        (MLP, {"first_std": 0.0}),
+        (MLP, {"first_std": float("nan")}),
         (ConvNet, {"width": 0}),
         (ResNet, {"width": 0}),
     ],
