@@ -1,7 +1,7 @@
 """What an attacker gets, what it returns, and what every attack is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -187,8 +187,15 @@ class Reconstruction:
         )
 
 
+def unheard(share: float) -> None:
+    """Does nothing with the share of its work that an attack has done."""
+
+
 class Attack(ABC):
     """A way from observations to reconstructions."""
+
+    told: Callable[[float], None] = staticmethod(unheard)
+    """Is called now and then with the share of the work that is done, from 0 to 1: a run moves its bar by it."""
 
     one_image_only = False
     """True for an attack that cannot take a batch of several images."""
@@ -202,6 +209,10 @@ class Attack(ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """The capabilities (:class:`ThreatModel`) that it cannot do without: "labels", "public_data"."""
+
+    any_order: ClassVar[bool] = False
+    """True for an attack that takes no order of the images in local steps for the right one. What it finds explains an
+    update where it does so in the order in which the images were taken."""
 
     needs_local_steps: ClassVar[bool] = True
     """False for an attack that takes updates of FedAvg without being told what a local step is."""

@@ -1,13 +1,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from attacks.base import Observation, Reconstruction
-from attacks.engine.priors import Prior
 from attacks.engine.problem import MatchingProblem
 from attacks.inverting_gradients import InvertingGradients
 
@@ -17,22 +16,13 @@ class FedAvgInversion(InvertingGradients):
     """Data leakage in federated averaging: local steps on images of each epoch, in no known order (arXiv 2206.12395).
 
     Dimitrov et al. 2022: nobody tells the attacker which images a client took together. So each epoch has dummy images
-    of its own, of which the client's local steps are simulated, and a prior that does not depend on the order of images
-    wants those of all epochs to be alike. In the end each epoch's images are matched with those of the first one, and
-    averaged. Of the labels the counts are enough: they are put in a random order. What there is to know of the order is
-    used: where it is granted, or a step takes all images, all epochs have the same images.
-
-    Args:
-        epochs_alike: weight of the mean squared difference between epochs of the greatest value that each pixel has
-            among the images, at least 0.
+    of its own, of which the client's local steps are simulated. In the end each epoch's images are matched with those
+    of the first one, and averaged. Of the labels the counts are enough: they are put in a random order. What there is
+    to know of the order is used: where it is granted, or a step takes all images, all epochs have the same images. The
+    paper's prior that images of all epochs are alike, whatever their order, is left out: it made no difference.
     """
 
-    epochs_alike: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.epochs_alike >= 0:
-            raise ValueError(f"epochs_alike is {self.epochs_alike}, but must be 0 or greater")
+    any_order: ClassVar[bool] = True
 
     def reconstruct(
         self,
@@ -54,32 +44,6 @@ class FedAvgInversion(InvertingGradients):
         if start_images is not None:
             start_images = start_images.repeat(1, epochs, 1, 1, 1)
         return super().problem(Unrolled.of(observation, epochs), start_images)
-
-    def prior(self, observation: Observation) -> Prior:
-        of_images = super().prior(observation)
-        if not isinstance(observation, Unrolled):
-            return of_images
-        return EpochsAlike(of_images, self.epochs_alike, observation.epochs)
-
-
-@dataclass(frozen=True)
-class EpochsAlike:
-    """Images of all epochs are the same, in whatever order: so is the greatest value of each pixel among them.
-
-    Args:
-        of_images: the prior of each image alone.
-        weight: of the mean squared difference of two epochs.
-        epochs: E.
-    """
-
-    of_images: Prior
-    weight: float
-    epochs: int
-
-    def __call__(self, images: Tensor) -> Tensor | float:
-        """The prior of each victim's images ``[A, E * N, C, H, W]``, epoch after epoch, ``[A]``."""
-        greatest = images.unflatten(1, (self.epochs, -1)).amax(2)
-        return self.of_images(images) + self.weight * 2 * greatest.var(1, correction=0).mean((1, 2, 3))
 
 
 def epochs_apart(seen: Observation) -> int:

@@ -123,6 +123,7 @@ class GaussNewton(Attack):
             for alike in {one.equations for one in posed}:  # what is of one shape is computed together
                 self._solve([one for one in posed if one.equations == alike], observation, model)
             solved += posed
+            self.told(len(solved) / observation.num_victims)
         return Reconstruction(
             images=torch.stack([one.best for one in solved])[:, None].to(drawn),
             labels=labels[:, None],

@@ -213,7 +213,9 @@ class GradientMatching(Attack):
         rows = self.at_once and self.at_once * self.trials
         ledger = Ledger(starts, self.max_evaluations, self.patience, rows, group.trials if group else 1)
         optimizer = partial(self.optimizer_of, observation)
-        return self.problem_class(objective, ledger, optimizer, starts.optimize_labels)
+        made = self.problem_class(objective, ledger, optimizer, starts.optimize_labels)
+        made.told = self.told
+        return made
 
     def label_term(self) -> float:
         """Weight of the squared distance of the network's class probabilities from the labels; 0, as there is none."""

@@ -36,6 +36,7 @@ class LearnedInversion(Attack):
     simulates = True
     needs: ClassVar[frozenset[str]] = frozenset({"public_data"})
     one_network_only: ClassVar[bool] = True
+    any_order: ClassVar[bool] = True
 
     training_steps: int = 39_000
     public_images: int = 50_000
@@ -61,7 +62,9 @@ class LearnedInversion(Attack):
             raise ValueError(
                 "LearnedInversion would be trained for each victim whose network is its own: give shared true"
             )
-        return Inverter(observation, self.hidden, self.entries, self.pairs, self.learning_rate, self.training_steps)
+        made = Inverter(observation, self.hidden, self.entries, self.pairs, self.learning_rate, self.training_steps)
+        made.told = self.told
+        return made
 
     def reconstruct(
         self, observation: Observation, callbacks: Sequence[Callback] = (), inverter: Inverter | None = None

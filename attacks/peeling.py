@@ -33,6 +33,16 @@ EVIDENCE = 2
 CLUSTER = 8
 """Neurons that must agree on the factor by which an update was scaled."""
 
+EXPLAINED = 1e-6
+"""Part of its influence on a neuron that an image leaves unexplained there, and is certified all the same: errors of
+samples that were found one after the other are not independent, and can be larger than estimated."""
+
+CERTAIN = 2e-3
+"""The same at most, however large the errors are: two more images that are mixed to one can nearly cancel."""
+
+TRIES = 3
+"""Random errors of an image that are tried for what they make of its slopes."""
+
 SPARE = 16
 """Directions beyond the size of a batch in which a gradient is looked at: there is nothing but noise."""
 
@@ -103,6 +113,11 @@ class Candidates:
     pixels: Tensor
     error: Tensor
 
+    def only(self, some: Tensor, usable: Tensor) -> "Candidates":
+        """Those at some places ``[V, M']``, of which these are usable ``[V, M]``."""
+        neurons, left, error = (one.gather(1, some) for one in (self.neurons, usable, self.error))
+        return Candidates(neurons, left, rows(self.pixels, some), error)
+
 
 class Remains:
     """What is left of the first layer's gradient of V victims without the samples that were found.
@@ -128,6 +143,8 @@ class Remains:
         self.rest, self.weight, self.bias, self.precision = rest, weight.clone(), bias.clone(), precision
         self.error = precision * bias.abs() + noise
         self.fresh = torch.ones_like(bias, dtype=torch.bool)
+        generator = torch.Generator().manual_seed(2)
+        self.directions = torch.randn((TRIES, weight.shape[-1]), generator=generator, dtype=weight.dtype).to(weight)
         self.taken = torch.zeros(victims, images, dtype=torch.bool, device=bias.device)
         self.pixels = weight.new_zeros(victims, images, weight.shape[-1])
         self.labels = torch.zeros_like(self.taken, dtype=torch.long)
@@ -162,6 +179,12 @@ class Remains:
             self.labels[victim, free] = labels[victim, usable]
             self.slopes[victim, free] = slopes[victim, usable]
 
+    def slope_error(self, found: Candidates, labels: Tensor) -> Tensor:
+        """What errors of images make of their slopes, ``[V, M, N]``: a small one can become a large one."""
+        slopes = self.rest.slopes(found.pixels, labels)
+        moved = [found.pixels + found.error[..., None] * direction for direction in self.directions]
+        return torch.stack([(self.rest.slopes(one, labels) - slopes).abs() for one in moved]).amax(0)
+
     def put_back(self, samples: Tensor) -> None:
         """Undoes that for some samples, ``[V, B]``."""
         self._subtract(-self.slopes * samples[..., None], self.pixels)
@@ -175,9 +198,19 @@ class Remains:
 
     def support(self) -> Tensor:
         """How many neurons that each sample has an influence on are explained, to the last pixel, ``[V, B]``."""
-        limit = NOTHING * self.error
-        nothing = (self.bias.abs() <= limit) & (self.weight.abs().amax(-1) <= limit * self.rest.reach)
-        return (nothing[:, None] & (self.slopes.abs() > CLEAR * self.error[:, None])).sum(-1)
+        enough = torch.maximum(EXPLAINED * self.slopes.abs(), NOTHING * self.error[:, None])
+        return self._left_at_most(torch.minimum(enough, CERTAIN * self.slopes.abs())).sum(-1)
+
+    def contradicted(self) -> Tensor:
+        """Samples none of whose neurons is explained even roughly, though there are some that would show it."""
+        clear = self.slopes.abs() > CLEAR * self.error[:, None]
+        roughly = self._left_at_most(NOTHING / CLEAR * self.slopes.abs())
+        return self.taken & clear.any(-1) & ~roughly.any(-1)
+
+    def _left_at_most(self, limit: Tensor) -> Tensor:
+        """On which neurons a sample has a clear influence, and no more is left than this, ``[V, B, N]``."""
+        left = torch.maximum(self.bias.abs(), self.weight.abs().amax(-1) / self.rest.reach)[:, None]
+        return (self.slopes.abs() > CLEAR * self.error[:, None]) & (left <= limit)
 
 
 def in_range(pixels: Tensor, error: Tensor) -> Tensor:
@@ -310,14 +343,19 @@ def peel(observation: Observation, layer: FirstLayer) -> tuple[Remains, Tensor]:
         if found.usable.any():
             shown = remains.bias.gather(1, found.neurons)
             gap, labels = (rest.slopes_of_each_label(found.pixels, found.neurons) - shown[..., None]).abs().min(-1)
-            good = found.usable & (gap <= (eps**0.5 + NOTHING * found.error) * shown.abs())
+            near = found.usable & (gap <= (eps**0.5 + NOTHING * found.error) * shown.abs())
+            some = first_true(near)
+            found, labels = found.only(some, near), labels.gather(1, some)
+            off = remains.slope_error(found, labels).gather(2, found.neurons[..., None])[..., 0]
+            off = off + (found.error + remains.precision) * shown.gather(1, some).abs()
+            good = found.usable & (gap.gather(1, some) <= NOTHING * off)
             known = [torch.cat([old, p[t]]) for old, p, t in zip(banned, remains.pixels, remains.taken, strict=True)]
             samples, of_samples, new = agreed(found, good, labels, known, (~remains.taken).sum(1).tolist())
             remains.fresh.scatter_(1, found.neurons, new)
             if samples.usable.any():
                 remains.take(samples, of_samples)
                 continue
-        wrong = remains.taken & (remains.support() == 0)
+        wrong = remains.contradicted()
         if not wrong.any():
             break
         banned = [torch.cat([old, p[w]]) for old, p, w in zip(banned, remains.pixels, wrong, strict=True)]
@@ -372,6 +410,7 @@ class Peeling(Attack):
             found = layer.pixels(remains.pixels).view(-1, *observation.image_shape).to(images)
             images[here] = torch.where(remains.taken[..., None, None, None], found, images[here])
             labels[here] = torch.where(remains.taken, remains.labels, labels[here])
+            self.told(min(1.0, (first + some) / victims))
         return Reconstruction(
             images=images,
             labels=labels,

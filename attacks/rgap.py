@@ -2,14 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks.base import Attack, Observation, Reconstruction
+from attacks.base import Attack, Observation, Reconstruction, unheard
 from attacks.chain import Stage, is_plain, stages
 from attacks.engine.labels import idlg_labels
 from attacks.equations import check_rank
@@ -238,13 +238,16 @@ def solve_layer(
     return x
 
 
-def recursive_solution(observation: Observation, iterations: int = 400) -> tuple[Tensor, Tensor]:
+def recursive_solution(
+    observation: Observation, iterations: int = 400, told: Callable[[float], None] = unheard
+) -> tuple[Tensor, Tensor]:
     """Images and labels by R-GAP for V victims with one image each.
 
     Args:
         observation: of victims with one image each.
         iterations: conjugate-gradient steps for each layer at most; ``FINE_ITERATIONS`` times as many in a network that
             is not :func:`is_plain`.
+        told: is called with the share of the layers that are solved.
 
     Returns:
         Images ``[V, C, H, W]``, NaN or Inf where the update is, and label probabilities ``[V, K]``, right where the
@@ -289,6 +292,7 @@ def recursive_solution(observation: Observation, iterations: int = 400) -> tuple
             tolerance,
         )
         certain = torch.ones_like(inputs)
+        told(1 - layers.index(layer) / len(layers))
     return inputs.reshape(-1, *observation.image_shape[1:]).to(precision), labels.to(precision)
 
 
@@ -349,7 +353,7 @@ class RGAP(Attack):
 
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
         self.check(observation.model, observation.image_shape)
-        images, labels = recursive_solution(observation, self.iterations)
+        images, labels = recursive_solution(observation, self.iterations, self.told)
         victims = observation.num_victims
         by_sign = stages(observation.model, observation.image_shape[1:])[-1].biased
         return Reconstruction(

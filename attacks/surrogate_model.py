@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +37,7 @@ class SurrogateModel(InvertingGradients):
         position: of the surrogate weights, from 0, those that were sent, to 1, those that came back; None for the best.
     """
 
+    any_order: ClassVar[bool] = True
     needs_local_steps: ClassVar[bool] = False
 
     position: float | None = None
@@ -64,6 +66,7 @@ class SurrogateModel(InvertingGradients):
     ) -> Reconstruction:
         positions, spent = self.positions(observation, start_images)
         attack = replace(self, max_evaluations=self.max_evaluations - spent)
+        attack.told = partial(self._told_from, spent, attack.max_evaluations)
         found = super(SurrogateModel, attack).reconstruct(
             at_surrogate(observation, positions), callbacks, start_images, **trainer
         )
@@ -79,9 +82,17 @@ class SurrogateModel(InvertingGradients):
         pilot = replace(self, max_evaluations=int(PILOT * self.max_evaluations) or 1)
         if self.position is not None or len(POSITIONS) * pilot.max_evaluations >= self.max_evaluations:
             return (HALFWAY if self.position is None else self.position) * every, 0
-        losses = [replace(pilot, position=place).reconstruct(observation, (), start_images).loss for place in POSITIONS]
+        losses = []
+        for number, place in enumerate(POSITIONS):
+            there = replace(pilot, position=place)
+            there.told = partial(self._told_from, number * pilot.max_evaluations, pilot.max_evaluations)
+            losses.append(there.reconstruct(observation, (), start_images).loss)
         best = torch.stack(losses).nan_to_num(torch.inf).argmin(0)
         return every.new_tensor(POSITIONS)[best], len(POSITIONS) * pilot.max_evaluations
+
+    def _told_from(self, before: int, evaluations: int, share: float) -> None:
+        """Passes on the share that is done of some evaluations as that of all."""
+        self.told((before + share * evaluations) / self.max_evaluations)
 
 
 def at_surrogate(seen: Observation, positions: Tensor) -> Observation:

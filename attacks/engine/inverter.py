@@ -1,6 +1,6 @@
 """An attacker's network that maps updates to images, and its training on what clients of his own making share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.nn.utils import skip_init
 
-from attacks.base import Observation
+from attacks.base import Observation, unheard
 from attacks.engine.fit import fit
 from attacks.update import Network, local_update
 from defenses.base import Update, flattened
@@ -50,6 +50,7 @@ class Inverter(LightningModule):
     Attributes:
         done: steps of the training so far.
         public_images: that it is trained on.
+        told: is called with the share of the training that is done.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Inverter(LightningModule):
         self.public_images = 0 if seen.public_images is None else len(seen.public_images)
         self.pairs, self.learning_rate, self.steps, self.done = pairs, learning_rate, steps, 0
         self.optimizer: torch.optim.Adam | None = None
+        self.told: Callable[[float], None] = unheard
         generator, like = torch.Generator().manual_seed(SEED), next(iter(seen.update.values()))
         length = sum(prod(value.shape[1:]) for one in self.seen for value in one.update.values())
         width = min(length, entries)
@@ -150,6 +152,7 @@ class Inverter(LightningModule):
 
     def on_train_batch_end(self, outputs: object, batch: int, batch_idx: int) -> None:
         self.done = batch + 1
+        self.told(self.done / self.steps)
 
     def state(self) -> Update:
         """All that it takes to go on, or, once the training is over, to invert: name -> tensor."""

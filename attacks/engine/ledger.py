@@ -77,9 +77,10 @@ class Ledger:
         return self._evaluations[self.victims]
 
     @property
-    def finished(self) -> int:
-        """Victims that are done."""
-        return len(self.status) - len(self.victims) - len(self._waiting)
+    def share(self) -> float:
+        """Of the budgets of all victims, what is spent or, of those that are done, no longer needed."""
+        left = self._max_evaluations - self._evaluations[[*self.victims, *self._waiting]]
+        return 1 - float(left.clamp(min=0).sum()) / (self._max_evaluations * len(self.status))
 
     def note(self, losses: Tensor, iterates: dict[str, Tensor]) -> None:
         """Keeps the iterates of those active victims whose losses ``[A]`` are their lowest."""

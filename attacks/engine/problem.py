@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from attacks.base import Reconstruction
+from attacks.base import Reconstruction, unheard
 from attacks.engine.fit import fit
 from attacks.engine.ledger import Ledger
 from attacks.engine.objective import Objective
@@ -58,6 +58,7 @@ class MatchingProblem(LightningModule):
         self._step: Step | None = None  # where Lightning's own backward serves
         self._gradients: list[Tensor] = []
         self._steps = 0
+        self.told: Callable[[float], None] = unheard
 
     def solve(self, callbacks: Sequence[Callback] = (), step: str = EAGER, **trainer: Any) -> Reconstruction:
         """Attacks until no victim is left, or a callback ends it.
@@ -116,6 +117,7 @@ class MatchingProblem(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: int, batch_idx: int) -> None:
         if self.retire():
             self.trainer.should_stop = True
+        self.told(self.ledger.share)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined] # one of its parts sets it
         if self.trainer.should_stop or (every and (batch_idx + 1) % every == 0):
             converged = float(self.ledger.status.count("converged"))

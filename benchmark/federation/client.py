@@ -125,7 +125,7 @@ def observe(
     seen: list[Observation] = []
     for number in range(setting.rounds):
         again = f"/{number}" if number else ""
-        order = draw_order(setting, images.shape[1], generators(seed, victims, f"order{again}"))
+        order = order_of_round(setting, images.shape[1], seed, victims, number)
         update = local_update(Network(model, network), setting.protocol, batches, truth, False, order)
         if defense is not None:
             sources = generators(seed, victims, f"defense{again}")
@@ -159,6 +159,22 @@ def observe(
         if number + 1 < setting.rounds:
             network = moved_on(model, network, public, setting, like)
     return replace(seen[0], later=tuple(seen[1:]))
+
+
+def as_computed(seen: Observation, setting: Setting, seed: int, victims: range) -> Observation:
+    """What is seen of victims, with the local steps that they made and the order in which they took their images."""
+    rounds = [
+        replace(
+            one, protocol=setting.protocol, order=order_of_round(setting, seen.image_shape[0], seed, victims, number)
+        )
+        for number, one in enumerate((seen, *seen.later))
+    ]
+    return replace(rounds[0], later=tuple(rounds[1:]))
+
+
+def order_of_round(setting: Setting, images: int, seed: int, victims: range, number: int) -> Tensor | None:
+    """The order of each client's images in each epoch of a round, ``[V, E, N]``; None where it makes no difference."""
+    return draw_order(setting, images, generators(seed, victims, f"order/{number}" if number else "order"))
 
 
 def networks(model: Model, setting: Setting, seed: int, victims: range) -> Update:

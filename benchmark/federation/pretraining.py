@@ -38,6 +38,12 @@ class Diverged(Exception):
     """A loss or a weight is NaN or infinite; the message says when."""
 
 
+def check_images(data: PrivateData, name: str) -> None:
+    """UsageError where there is nothing that the network of this name could be trained on."""
+    if not len(data.train_split):
+        raise UsageError(f"{name_of(data)} has no public images, on which {name} could be trained: give no state")
+
+
 def follow(state: TrainingState, model: nn.Module, name: str, data: PrivateData, seed: int, told: Told) -> Weights:
     """Trains a network by a recipe on the public images, on one thread: on a CPU equal arguments give equal bytes.
 
@@ -58,8 +64,7 @@ def follow(state: TrainingState, model: nn.Module, name: str, data: PrivateData,
         DataError: an image is damaged.
     """
     what, threads = f"{name} on {name_of(data)} {state.label}", torch.get_num_threads()
-    if not len(data.train_split):
-        raise UsageError(f"{name_of(data)} has no public images, on which {name} could be trained: give no state")
+    check_images(data, name)
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError(f"{name} has no parameter that requires a gradient, and cannot be trained: give no state")
     try:

@@ -1,14 +1,7 @@
 """Attacks on blocks of victims, as jobs."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from torch import Tensor
-
-from attacks.engine.inverter import Inverter
-from attacks.engine.problem import MatchingProblem
 from benchmark.jobs.blocks import Block, Workbench
 from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.job import Kind, Tally, Watch
@@ -16,9 +9,11 @@ from benchmark.jobs.records import room, run_blocks
 from benchmark.metrics.leak import BASELINES, leaks
 from benchmark.store.store import ATTACKS, Record, Store
 
+HUNDREDTH = 0.01
+
 
 class Attacks(Kind[Block]):
-    """Blocks of victims under attack; a step of the progress bar is a victim.
+    """Blocks of victims under attack; a step of the progress bar is a victim, or as much of the work on several.
 
     Args:
         fitting: how attacks are fitted and watched.
@@ -47,7 +42,7 @@ class Attacks(Kind[Block]):
         return together
 
     def do(self, jobs: list[Block], store: Store, bench: Workbench, watch: Watch[Block]) -> list[Record]:
-        return run_blocks(jobs, bench, [Finished(jobs[0], watch)], self.fitting)
+        return run_blocks(jobs, bench, Bar(jobs, watch), self.fitting)
 
     def tally(self) -> Tally[Block]:
         return Leaks()
@@ -70,26 +65,20 @@ class Leaks(Tally[Block]):
         return f", {steps} victims" + (f", {self._leaked / self._attacked:.0%} leaked" if self._attacked else "")
 
 
-class Finished(Callback):
-    """Tells the watch how many victims of the blocks under attack are done, of a training as many as its part."""
+class Bar:
+    """Tells the watch how much of some blocks is done that are under attack together.
 
-    def __init__(self, block: Block, watch: Watch[Block]) -> None:
-        self._block, self._watch = block, watch
-        self._last = -1
+    Args:
+        blocks: the blocks.
+        watch: is told when a hundredth more is done.
+    """
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Tensor | Mapping[str, Any] | None,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        if isinstance(pl_module, MatchingProblem) and pl_module.ledger.finished != self._last:
-            self._last = pl_module.ledger.finished
-            self._watch.reached(self._block, self._last)
-        if isinstance(pl_module, Inverter):
-            percent = 100 * (pl_module.done + 1) // pl_module.steps
-            if percent != self._last:
-                self._last = percent
-                self._watch.reached(self._block, percent * self._block.size // 100, f", training {percent}%")
+    def __init__(self, blocks: Sequence[Block], watch: Watch[Block]) -> None:
+        self._blocks, self._watch, self._share = blocks, watch, 0.0
+
+    def __call__(self, share: float) -> None:
+        """Takes the share of the work that is done; where victims are attacked again with less memory, it falls."""
+        if share >= self._share + HUNDREDTH:
+            self._share = share
+            for block in self._blocks:
+                self._watch.reached(block, share * block.size)

@@ -43,7 +43,7 @@ class Watch(Generic[J]):
     def begins(self, job: J) -> None:
         """This process, or a worker of its, does the job."""
 
-    def reached(self, job: J, steps: int, said: str = "") -> None:
+    def reached(self, job: J, steps: float, said: str = "") -> None:
         """So many steps of a job that is under way are done."""
 
     def ends(self, job: J, record: Record) -> None:
@@ -66,7 +66,7 @@ class Watchers(Watch[J]):
         for watch in self._watchers:
             watch.begins(job)
 
-    def reached(self, job: J, steps: int, said: str = "") -> None:
+    def reached(self, job: J, steps: float, said: str = "") -> None:
         for watch in self._watchers:
             watch.reached(job, steps, said)
 

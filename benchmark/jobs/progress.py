@@ -52,7 +52,7 @@ class ProgressBar(Watch[J], Generic[J]):
         self._kind, self._tally, self._console = kind, kind.tally(), console
         self._left = Counter(job.group for job in jobs)
         self._groups, self._done = len(self._left), 0
-        self._steps: dict[str, int] = {}
+        self._steps: dict[str, float] = {}
         self._progress = bar(console)
         self._task = self._progress.add_task("starting", total=sum(job.size for job in jobs), counts="", before=0)
 
@@ -81,7 +81,7 @@ class ProgressBar(Watch[J], Generic[J]):
     def begins(self, job: J) -> None:
         self._progress.update(self._task, description=job.label)
 
-    def reached(self, job: J, steps: int, said: str = "") -> None:
+    def reached(self, job: J, steps: float, said: str = "") -> None:
         self._steps[job.key] = steps
         self._progress.update(self._task, description=job.label)
         self._show(said)
@@ -99,7 +99,7 @@ class ProgressBar(Watch[J], Generic[J]):
         return self._tally.add(job, record)
 
     def _counts(self) -> str:
-        return f"{self._done}/{self._groups} {self._kind.groups}{self._tally.total(sum(self._steps.values()))}"
+        return f"{self._done}/{self._groups} {self._kind.groups}{self._tally.total(int(sum(self._steps.values())))}"
 
     def _show(self, said: str = "") -> None:
         self._progress.update(self._task, completed=sum(self._steps.values()), counts=f"{self._counts()}{said}")

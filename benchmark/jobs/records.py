@@ -19,10 +19,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from attacks import Attack, LearnedInversion, Observation, Reconstruction
-from attacks.base import Trajectory
+from attacks.base import Trajectory, unheard
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.errors import UsageError, is_out_of_memory, one_line, written
+from benchmark.federation.client import as_computed
 from benchmark.jobs.attackers import kept_at, learned, trained_for
 from benchmark.jobs.blocks import Block, Workbench, check_unchanged, checksum
 from benchmark.jobs.fitting import Fitting
@@ -43,30 +44,38 @@ from defenses.base import Update, flattened
 _VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "numpy", "scipy")
 
 
-def run_block(block: Block, bench: Workbench, callbacks: Sequence[Callback] = ()) -> Record:
+def run_block(block: Block, bench: Workbench) -> Record:
     """Attacks and scores the victims of one block."""
-    return run_blocks([block], bench, callbacks)[0]
+    return run_blocks([block], bench)[0]
 
 
 def run_blocks(
     blocks: list[Block],
     bench: Workbench,
-    callbacks: Sequence[Callback] = (),
+    told: Callable[[float], None] = unheard,
     fitting: Fitting = Fitting(),  # noqa: B008 # frozen
 ) -> list[Record]:
-    """Attacks and scores the victims of blocks that follow each other in one cell, all at once."""
+    """Attacks and scores the victims of blocks that follow each other in one cell, all at once.
+
+    Args:
+        blocks: the blocks.
+        bench: what they share.
+        told: is called with the share of the attack that is done.
+        fitting: how attacks are fitted and watched.
+    """
     cell, scenario = blocks[0].cell, blocks[0].cell.scenario
     victims = range(blocks[0].victims.start, blocks[-1].victims.stop)
     data = bench.data(scenario.data)
     images, labels = bench.victims(scenario, victims)
     attack: Attack = build("attack", cell.attack)
+    attack.told = told
     if isinstance(attack, GradientMatching | DLGFB) and attack.at_once is None:
         attack.at_once = room(blocks[0], bench)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
     notes: list[str] = []
     broken: set[int] = set()
-    own, training = learned_by(attack, blocks[0], bench, callbacks)
+    own, training = learned_by(attack, blocks[0], bench)
     observed = seen_by(cell, images, labels, victims, bench, public_images=0 if own else attack.public_images)
 
     def seen(some: range) -> Observation:
@@ -77,8 +86,7 @@ def run_blocks(
     started = time.perf_counter()
     with fitting.of(blocks) as (watchers, of_fit):
         notes += [f"step {of_fit['step']}"] if "step" in of_fit else []
-        watch = [*callbacks, *watchers]
-        found = attack_within_memory(cell.attack.name, attack, seen, victims, watch, notes, of_fit | own)
+        found = attack_within_memory(cell.attack.name, attack, seen, victims, watchers, notes, of_fit | own)
     seconds = time.perf_counter() - started
     found = without_nan(found)
     records = []
@@ -91,9 +99,9 @@ def run_blocks(
             scores = score(images[rows], labels[rows], share.images.cpu(), share.labels.cpu(), bench.perceptual)
             null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
             is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
-            fit = None if is_baseline else misfits(observed(block.victims), share, images[rows], labels[rows])
-            seen_here = observed(block.victims)
-            at_truth = None if is_baseline else loss_of_truth(attack, seen_here, images[rows], labels[rows])
+            private, seen_here = (images[rows], labels[rows]), observed(block.victims)
+            fit = None if is_baseline else fit_of(attack, share, seen_here, scores.pairs, block, *private)
+            at_truth = None if is_baseline else loss_of_truth(attack, seen_here, *private)
             of_images = OfImages(scores, *null, fit, at_truth)
         sha256 = checksum(images[rows], labels[rows])
         check_unchanged(block, images[rows], labels[rows])
@@ -127,17 +135,51 @@ def run_blocks(
     return records
 
 
-def learned_by(
-    attack: Attack, block: Block, bench: Workbench, callbacks: Sequence[Callback]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def learned_by(attack: Attack, block: Block, bench: Workbench) -> tuple[dict[str, Any], dict[str, Any]]:
     """What an attack is given that is trained beforehand, and what that cost; nothing for others."""
     if not isinstance(attack, LearnedInversion):
         return {}, {}
     cell, one = block.cell, block.victims[:1]
     seen = seen_by(cell, *bench.victims(cell.scenario, one), one, bench, attack.public_images)(one)
     path = kept_at(cache_folder(), block.training, bench.device) if block.training else None
-    inverter, cost = learned(attack, seen, trained_for(cell), path, callbacks)
+    inverter, cost = learned(attack, seen, trained_for(cell), path)
     return {"inverter": inverter}, {"training": cost}
+
+
+def fit_of(
+    attack: Attack,
+    found: Reconstruction,
+    seen: Observation,
+    pairs: Tensor,
+    block: Block,
+    images: Tensor,
+    labels: Tensor,
+) -> Misfits:
+    """How well the update is explained by what was found, and by the private batches.
+
+    Of an attack that takes no order of images for the right one, both are measured in the order that clients took.
+    """
+    if attack.any_order:
+        scenario = block.cell.scenario
+        seen = as_computed(seen, scenario.setting, scenario.seed, block.victims)
+        found = in_order(found, pairs)
+    return misfits(seen, found, images, labels)
+
+
+def in_order(found: Reconstruction, pairs: Tensor) -> Reconstruction:
+    """What was found, with the images ``[V, N]`` at these places."""
+    rows, places = torch.arange(len(pairs))[:, None], pairs.cpu()
+
+    def moved(values: Tensor) -> Tensor:
+        return values[rows.to(values.device), places.to(values.device)]
+
+    soft = found.label_probabilities
+    return replace(
+        found,
+        images=moved(found.images),
+        labels=moved(found.labels),
+        label_probabilities=None if soft is None else moved(soft),
+    )
 
 
 def is_finite(update: Update) -> list[bool]:

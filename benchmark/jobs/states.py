@@ -18,7 +18,7 @@ from benchmark.clock import clock
 from benchmark.errors import UsageError, one_line
 from benchmark.federation import pretraining
 from benchmark.federation.clients import Weights
-from benchmark.federation.pretraining import follow
+from benchmark.federation.pretraining import check_images, follow
 from benchmark.federation.state import TrainingState
 from benchmark.identity import digest
 from benchmark.store.store import cannot_write, make_writable, say, tidy, write_whole
@@ -76,7 +76,12 @@ def trained(
 def named(
     state: TrainingState, model: Spec, data: PrivateData, seed: int, cache: Path, device: torch.device = CPU
 ) -> tuple[nn.Module, dict[str, Any], Path]:
-    """The network before its training, everything that decides what that leads to, and the file where this is kept."""
+    """The network before its training, everything that decides what that leads to, and the file where this is kept.
+
+    Raises:
+        UsageError: there are no public images to train on.
+    """
+    check_images(data, model.name)
     made: nn.Module = build_model(model, data)
     about = identity(state, model, made, data, seed) | ({"device": device.type} if device.type != "cpu" else {})
     return made, about, cache / "states" / f"{digest(about)}.pt"

@@ -34,6 +34,9 @@ VICTIMS = 2
 SEED = 20100261
 """Of the networks of the rehearsal, the defense's randomness and the attack's starts."""
 
+ELSEWHERE = SEED + 1
+"""Of noise that is not the victims' images, which are noise too where there are too few public ones."""
+
 SAME = {torch.float64: 1e-7, torch.float32: 1e-3}
 """Relative difference of two ways to one update that is rounding; of other types 3 %."""
 
@@ -233,7 +236,7 @@ class Scene:
         size = global_norm(seen.update).square()
         if bool((squared_distance(dummy, seen.update) > SAME.get(like, 3e-2) ** 2 * size).any()):
             raise UsageError(f"the matching loss of the model {self.name} is not zero at the true images{where}")
-        noise = torch.rand(self.images.shape, generator=torch.Generator().manual_seed(SEED))
+        noise = torch.rand(self.images.shape, generator=torch.Generator().manual_seed(ELSEWHERE))
         images = noise.to(seen.device, like).requires_grad_()
         with differentiable_twice():
             elsewhere = seen.update_of(images, one_hot, create_graph=True)

@@ -11,14 +11,14 @@ from torch.func import functional_call
 
 from attacks import FedAvgInversion, InvertingGradients, Observation
 from attacks.engine.label_rules import LABEL_RULES
-from attacks.fedavg_inversion import EpochsAlike, mean_of_epochs
+from attacks.fedavg_inversion import mean_of_epochs
 from attacks.inverting_gradients import DECAYS
 from attacks.update import FedAvg
 from benchmark.models import MLP
 from tests.attacks.conftest import LOCAL, See
 
 
-def plain_path(seen: Observation, victim: int, labels: Tensor, alike: float, rough: float, steps: int) -> list[Tensor]:
+def plain_path(seen: Observation, victim: int, labels: Tensor, rough: float, steps: int) -> list[Tensor]:
     """The images of one client's epochs at each evaluation, in a loop of torch's own with one network."""
     network = MLP(seen.image_shape[1:], seen.num_classes, hidden=16).double()
     names = [name for name, _ in network.named_parameters()]
@@ -40,11 +40,8 @@ def plain_path(seen: Observation, victim: int, labels: Tensor, alike: float, rou
             speed = list(slopes) if speed is None else [0.5 * v + s for v, s in zip(speed, slopes, strict=True)]
             weights = {name: w - 0.1 * v for (name, w), v in zip(weights.items(), speed, strict=True)}
         shared = torch.cat([(begin[name] - weights[name]).flatten() for name in names])
-        greatest = [epoch.amax(0) for epoch in images.split(seen.image_shape[0])]
-        pairs = [(one - other).square().mean() for one in greatest for other in greatest]
         off = 1 - nn.functional.cosine_similarity(shared, wanted, dim=0)
         off = off + rough * (z.diff(dim=-1).abs().mean() + z.diff(dim=-2).abs().mean())
-        off = off + alike * torch.stack(pairs).mean()
         (slope,) = torch.autograd.grad(off, z)
         z.grad = slope.sign()
         adam.step()
@@ -55,14 +52,14 @@ def plain_path(seen: Observation, victim: int, labels: Tensor, alike: float, rou
 
 def test_each_victim_takes_the_path_of_a_plain_loop(see: See) -> None:
     seen = see()
-    attack = FedAvgInversion(max_evaluations=10, epochs_alike=0.3, total_variation=0.02)
+    attack = FedAvgInversion(max_evaluations=10, total_variation=0.02)
     found = attack.problem(seen).solve()  # before the epochs are averaged
     assert seen.labels is not None
     for victim in range(2):
         first, *others = found.labels[victim].split(4)
         assert all(torch.equal(first, other) for other in others)  # one order for all epochs
         assert torch.equal(first.sort().values, seen.labels[victim])
-        path = plain_path(seen, victim, found.labels[victim], 0.3, 0.02, 10)
+        path = plain_path(seen, victim, found.labels[victim], 0.02, 10)
         assert min(float((found.images[victim] - images).abs().max()) for images in path) < 1e-9
 
 
@@ -86,14 +83,6 @@ def test_epochs_have_the_same_images_where_their_order_is_no_secret(axes: dict[s
     seen = see(**axes)
     found = FedAvgInversion(max_evaluations=6).reconstruct(seen)
     assert torch.equal(found.images, InvertingGradients(max_evaluations=6).reconstruct(seen).images)
-
-
-def test_the_prior_of_epochs_is_no_matter_of_order() -> None:
-    images = torch.rand(2, 4, 1, 5, 5, dtype=torch.float64)
-    shuffled = torch.cat([images, images[:, [2, 0, 3, 1]], images[:, [1, 3, 0, 2]]], 1)
-    prior = EpochsAlike(lambda images: 0.0, 2.0, 3)
-    assert float(torch.as_tensor(prior(shuffled)).max()) < 1e-30
-    assert float(torch.as_tensor(prior(torch.rand_like(shuffled))).min()) > 0
 
 
 def test_images_of_epochs_are_matched_within_their_label_and_averaged() -> None:
@@ -129,8 +118,3 @@ def test_labels_that_are_hidden_are_inferred_once_for_all_epochs(see: See) -> No
     assert found.labels.sort(1).values.equal(wanted.sort(1).values) and found.labels.shape == (2, 4)
     granted = attack.reconstruct(replace(hidden, labels=wanted))
     assert torch.equal(found.images, granted.images)
-
-
-def test_a_negative_weight_is_refused() -> None:
-    with pytest.raises(ValueError, match="epochs_alike is -1, but must be 0 or greater"):
-        FedAvgInversion(epochs_alike=-1)

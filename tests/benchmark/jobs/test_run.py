@@ -24,6 +24,7 @@ from benchmark.jobs.memory import MARGIN
 from benchmark.jobs.records import (
     OfImages,
     finite,
+    fit_of,
     is_out_of_memory,
     join,
     run_block,
@@ -36,7 +37,7 @@ from benchmark.metrics.scores import score
 from benchmark.models import LeNet
 from benchmark.rehearsal.scene import check_found
 from benchmark.store.store import Store, read_all
-from benchmark.suite.registry import Spec
+from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Scenario, Suite, parse
 
 
@@ -481,12 +482,12 @@ class Heard(Watch[Block]):
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.ended: list[str] = []
-        self.steps: dict[str, list[int]] = {}
+        self.steps: dict[str, list[float]] = {}
 
     def begins(self, job: Block) -> None:
         self.begun.append(job.key)
 
-    def reached(self, job: Block, steps: int, said: str = "") -> None:
+    def reached(self, job: Block, steps: float, said: str = "") -> None:
         self.steps.setdefault(job.key, []).append(steps)
 
     def ends(self, job: Block, record: dict[str, Any]) -> None:
@@ -503,7 +504,7 @@ def test_work_does_what_is_not_done_and_tells_of_all_of_it(bench: Workbench, tmp
     assert heard.ended == keys
     assert set(heard.steps) == {block.key for block in attacked(blocks)}  # baselines are done at once
     for steps in heard.steps.values():
-        assert steps == sorted(set(steps)) and steps[0] >= 0 and steps[-1] <= 2  # victims, of whom there are two
+        assert steps == sorted(set(steps)) and 0 < steps[0] < 1 and steps[-1] == 2  # victims, of whom there are two
     assert {record["key"] for record in read_all(tmp_path)} == set(keys)
 
 
@@ -533,3 +534,33 @@ def test_what_a_defense_does_is_in_the_key_whatever_it_hangs_on(
     # A variable that is looked up counts as it is written, since it may act only where no short try gets to.
     written = [set(keys(scale)) for scale in ("1", "1", "1.0", "0.5")]
     assert written[0] == written[1] and not written[0] & written[2] and not written[0] & written[3]
+
+
+@pytest.mark.parametrize("steps", ["known", "hidden"])
+def test_an_update_is_held_against_the_order_of_local_steps_where_an_attack_takes_none_for_right(
+    steps: str, bench: Workbench
+) -> None:
+    scenario = {
+        "data": "Digits",
+        "model": "LeNet",
+        "batch_size": 4,
+        "protocol": {"class": "FedAvg", "learning_rate": 0.1, "epochs": 2, "batch_size": 2},
+        "threat_model": "C" if steps == "known" else "B",
+    }
+    kinds = ["SurrogateModel", *(["FedAvgInversion", "InvertingGradients"] if steps == "known" else [])]
+    attacks = [{"class": kind, "max_evaluations": 3} for kind in kinds]
+    given = {"scenarios": [scenario], "attacks": attacks, "victims": 2}
+    for block in [one for one in plan(parse(given, "order"), bench) if one.cell.attack.name in kinds]:
+        name = block.cell.attack.name
+        victims = run_block(block, bench)["victims"]
+        assert [victim["explained"] for victim in victims] == [name != "InvertingGradients"] * 2, name
+        assert not any(victim["settled"] for victim in victims if victim["explained"])
+        images, labels = bench.victims(block.cell.scenario, block.victims)
+        seen = bench.observe(block.cell.scenario, images, labels, block.victims)
+        mixed = torch.tensor([[2, 0, 3, 1], [1, 2, 3, 0]])  # the private images themselves, in an order of their own
+        rows = torch.arange(2)[:, None]
+        nothing = torch.zeros(2)
+        found = Reconstruction(images[rows, mixed], labels[rows, mixed], nothing, nothing.long(), ["converged"] * 2)
+        fit = fit_of(build("attack", block.cell.attack), found, seen, mixed.argsort(1), block, images, labels)
+        if name != "InvertingGradients":
+            assert fit.explained.all() and fit.settled.all()

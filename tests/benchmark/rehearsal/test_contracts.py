@@ -1,10 +1,14 @@
 """Each contract finds what breaks it, and says where."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmark.errors import UsageError
+from benchmark.federation.state import TrainingState
+from benchmark.jobs import states
 from benchmark.rehearsal.contracts import BEGINNING, CONTRACTS, DIGITS, NETWORKS, Place, Verdict, places, verdicts
 from benchmark.suite.registry import Spec, spec
 
@@ -206,6 +210,14 @@ class Private(Bright):
     def load(self, train):
         split = super().load(train)
         return TensorSplit(split.pixels[:0], split.labels[:0]) if train else split
+
+
+class Lone(Bright):
+    scale = 1.0
+
+    def load(self, train):
+        split = super().load(train)
+        return TensorSplit(split.pixels[:1], split.labels[:1]) if train else split
 '''
 
 SIGMOID = Spec("MLP", {"activation": "sigmoid", "depth": 1, "hidden": 8})
@@ -302,6 +314,15 @@ def test_what_cannot_begin_is_not_tried_further() -> None:
         one = spec(kind, f"con_mine.{name}", {})
         place = Place("", SIGMOID, one if kind == "data" else DIGITS)
         assert len(list(verdicts(kind, one, [place]))) <= BEGINNING[kind]
+
+
+@pytest.mark.parametrize("name", ["Private", "Lone"])
+def test_data_of_few_or_no_public_images_serve_as_others_do(name: str) -> None:
+    one = spec("data", f"con_mine.{name}", {})
+    said = [each for of in verdicts("data", one, [Place("", SIGMOID, one)]) for each in of]
+    assert not [each for each in said if each.word == "fails"]
+    with pytest.raises(UsageError, match="Private has no public images") if name == "Private" else nullcontext():
+        states.named(TrainingState(epochs=1), SIGMOID, Place("", SIGMOID, one).opened, 0, Path())
 
 
 OF = {"sigmoid": "Sigmoid", "ReLU": "ReLU", "batch norm": "BatchNorm2d"}
