@@ -318,8 +318,8 @@ def test_seeds_and_defenses_may_be_added(tmp_path: Path) -> None:
         ({"split": {"dirichlet": 5.0}}, "(split is iid there and dirichlet=5.0 here)"),
         (
             {"model": "MLP"},
-            "(model is ConvNet(width=4) there and MLP(activation=sigmoid, depth=1, first_std=None, hidden=128, mean=None, "
-            "std=None) here)",
+            "(model is ConvNet(width=4) there and MLP(activation=sigmoid, depth=1, first_std=None, hidden=128, "
+            "mean=None, std=None) here)",
         ),
         ({"train_images": 99}, "(train_images is 100 there and 99 here, data_sha256 is "),
     ],
