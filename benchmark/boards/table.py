@@ -206,5 +206,6 @@ def write(folder: Path, found: Leaderboard, records: Sequence[Record]) -> None:
 
 
 def missing_lpips(records: Sequence[Record]) -> str | None:
-    """Why the LPIPS column is empty, where it is."""
-    return next((r["provenance"]["lpips"] for r in records if isinstance(r["provenance"]["lpips"], str)), None)
+    """Why the LPIPS column is empty, where images were scored and it is."""
+    scored = (r["provenance"]["lpips"] for r in records if r["victims"][0]["psnr"])
+    return next((reason for reason in scored if isinstance(reason, str)), None)
