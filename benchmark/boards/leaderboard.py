@@ -262,10 +262,13 @@ def of_images(outcome: Outcome, victims: list[dict[str, Any]], intervals: bool) 
 
 
 def of_labels(config: dict[str, Any], victims: list[dict[str, Any]]) -> dict[str, Any]:
-    """How much of the labels of batches was told, means over victims; nothing where an attacker is granted them."""
+    """How much of the labels was told, means over victims; nothing where an attacker is granted them."""
     granted = config.get("labels", "hidden") != "hidden" or config.get("threat_model", "A") != "A"
-    if granted or config["batch_size"] == 1 or not all("labels" in victim for victim in victims):
+    if granted or not all("labels" in victim for victim in victims):
         return {}
+    if config["batch_size"] == 1:  # the label of an image that was found is scored with it
+        alone = not victims[0]["label_correct"]
+        return {"label_accuracy": fmean([victim["labels"]["instances"] for victim in victims])} if alone else {}
     return {f"label_{name}": fmean([victim["labels"][name] for victim in victims]) for name in LABEL_SCORES}
 
 

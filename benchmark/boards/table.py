@@ -59,9 +59,9 @@ def score(value: float | None, form: str) -> str:
 
 
 def label_accuracy(row: Row, board: Board) -> str:
-    if row.leaked is None:
-        return "-"
-    return "known" if row.label_accuracy is None else f"{row.label_accuracy:.2f}"
+    if row.label_accuracy is None:
+        return "-" if row.leaked is None else "known"
+    return f"{row.label_accuracy:.2f}"
 
 
 def label_score(name: str, row: Row, board: Board) -> str:

@@ -20,10 +20,10 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     done = run_suite(replace(suite, trainer=watching(suite.trainer, typed)), options, progress=True)
     print_table(done.table.leaderboard, Console())
     folder = done.folder
-    print(
-        f"\n{done.ran}\nrecords: {folder / 'records'}\ntables: {folder / 'leaderboard.csv'}, "
-        f"{folder / 'leaderboard.md'}\npictures of true images above their reconstructions: {folder / 'pictures'}"
-    )
+    print(f"\n{done.ran}\nrecords: {folder / 'records'}")
+    print(f"tables: {folder / 'leaderboard.csv'}, {folder / 'leaderboard.md'}")
+    if (folder / "pictures").is_dir():  # attacks on labels alone make none
+        print(f"pictures of true images above their reconstructions: {folder / 'pictures'}")
     return 0
 
 

@@ -25,8 +25,8 @@ def bench() -> Workbench:
     return Workbench(torch.device("cpu"))
 
 
-def records_of(bench: Workbench, *attacks: Any, defenses: Any = ()) -> list[dict[str, Any]]:
-    scenario = {"data": "Digits", "model": "LeNet", "batch_size": 3, "victims": 4}
+def records_of(bench: Workbench, *attacks: Any, defenses: Any = (), batch_size: int = 3) -> list[dict[str, Any]]:
+    scenario = {"data": "Digits", "model": "LeNet", "batch_size": batch_size, "victims": 4}
     given = {"scenarios": [scenario], "attacks": list(attacks), "defenses": list(defenses)}
     return [run_block(block, bench) for block in plan(parse(given, "mine"), bench)]
 
@@ -57,6 +57,15 @@ def test_labels_alone_are_neither_converged_nor_not_and_say_nothing_of_images(be
     cells = grid(board).markdown()
     assert "not converged" not in cells and "None" not in cells and "0.00 (0/4)" not in cells
     assert "None" not in as_csv(found)
+
+
+def test_of_one_image_it_is_its_label_that_is_right_or_wrong(bench: Workbench) -> None:
+    records = records_of(bench, {"class": "LabelInference", "rule": "idlg"}, batch_size=1)
+    wrong = records[0]["victims"][1]["labels"]
+    wrong.update(existence=0.8, counts=0.8, instances=0.0)
+    (board,) = of_records(records).boards
+    assert [row.label_accuracy for row in board.rows] == [0.75]
+    assert "| 0.75 |" in grid(board).markdown()
 
 
 def test_what_is_told_of_images_is_the_same_with_labels_alone_on_the_board(bench: Workbench) -> None:
