@@ -22,8 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from attacks import IDLG
 from attacks.engine.problem import MatchingProblem
 from attacks.engine.row_optimizer import RowOptimizer
+from attacks.engine.step import GRAPH
 from attacks.gradients import batch_gradients, squared_distance
 from benchmark.errors import UsageError
+from benchmark.federation import setting as federation
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.memory import bytes_per_victim
 from benchmark.jobs.records import commit
@@ -49,27 +51,53 @@ BLOCKS, BLOCK_SIZE, OF_A_RUN = 4, 64, 100
 
 @dataclass(frozen=True)
 class Setting:
-    """A line of the table of targets."""
+    """A line of the table of targets: iDLG on LeNets, or so many iterations of Inverting Gradients on a deep network.
+
+    Attributes:
+        data: set of which the victims are.
+        victims: at once.
+        at_least: speedup that is the target.
+        on_gpu: where it is measured.
+        model: class of the network; all victims of Inverting Gradients share one.
+        iterations: of Inverting Gradients; None for iDLG as published.
+        batch_size: images of a victim.
+    """
 
     data: str
     victims: int
     at_least: float
     on_gpu: bool = False
+    model: str = "LeNet"
+    iterations: int | None = None
+    batch_size: int = 1
 
     @property
     def label(self) -> str:
-        return (
-            f"IDLG, LeNet, {self.data}, {self.victims:,} victim{'s' if self.victims > 1 else ''}, "
-            f"{'one GPU' if self.on_gpu else 'CPU'}"
-        )
+        """For people."""
+        victims = f"{self.victims:,} victim{'s' if self.victims > 1 else ''}"
+        images = f" of {self.batch_size} images" if self.batch_size > 1 else ""
+        attack = "InvertingGradients" if self.iterations else "IDLG"
+        return f"{attack}, {self.model}, {self.data}, {victims}{images}, {'one GPU' if self.on_gpu else 'CPU'}"
+
+    def specs(self) -> dict[str, Spec]:
+        """Data, network and attack."""
+        if self.iterations is None:
+            return specs(self.data)
+        attack = spec("attack", "InvertingGradients", {"max_evaluations": self.iterations})
+        return specs(self.data) | {"model": spec("model", self.model, {}), "attack": attack}
 
 
 SETTINGS = (
     Setting("CIFAR10", 64, 10),
     Setting("MNIST", 64, 10),
     Setting("CIFAR10", 1, 2),
-    Setting("CIFAR10", 1000, 500, on_gpu=True),
+    Setting("CIFAR10", 1000, 1000, on_gpu=True),
+    Setting("CIFAR10", 64, 40, on_gpu=True, model="ResNet18", iterations=500),
+    Setting("CIFAR10", 64, 18, on_gpu=True, model="ResNet18", iterations=500, batch_size=4),
 )
+
+TWO = 2
+"""Victims that Inverting Gradients attacks one by one: each takes as many iterations as any other."""
 
 
 class Clock:
@@ -219,10 +247,15 @@ def specs(data: str, **args: Any) -> dict[str, Spec]:
 
 def measure_setting(setting: Setting, reference: int, threads: int, bench: Workbench) -> dict[str, Any]:
     """Figures of each side; a single victim is attacked several times, each time on another network."""
+    how: dict[str, Any] = {"step": GRAPH} if bench.device.type == "cuda" else {}
+    if setting.iterations:
+        granted = federation.Setting(shared=True, labels="known")
+        reference = min(reference, TWO)
+        how |= {"batch_size": setting.batch_size, "setting": granted}
     if setting.victims > 1:
-        runs = [compare(specs(setting.data), setting.victims, min(reference, setting.victims), 0, threads, bench)]
+        runs = [compare(setting.specs(), setting.victims, min(reference, setting.victims), 0, threads, bench, **how)]
     else:
-        runs = [compare(specs(setting.data), 1, 1, seed, threads, bench) for seed in range(max(1, reference // 4))]
+        runs = [compare(setting.specs(), 1, 1, seed, threads, bench, **how) for seed in range(max(1, reference // 4))]
     pooled: dict[str, Any] = {}
     for side in runs[0]["sides"]:
         figures = [run["sides"][side] for run in runs]

@@ -98,13 +98,17 @@ def cells_of(setting: Setting, report: dict[str, Any]) -> list[str]:
     found = report.get("gpu" if setting.on_gpu else "cpu", {})
     measured = found.get("settings", {}).get(setting.label)
     if measured is None:
-        return ["not measured"]
-    sides = alone, batched, from_rgap = [measured[name] for name in (ONE_BY_ONE, BATCHED, FROM_RGAP)]
+        return [f"not measured: this takes a {'GPU' if setting.on_gpu else 'CPU'}"]
+    alone, others = measured[ONE_BY_ONE], [measured.get(name) for name in (BATCHED, FROM_RGAP)]
     seconds = [f"{alone['seconds_per_victim']:.3g}"]
-    for side in (batched, from_rgap):
+    for side in others:
+        if side is None:  # which only some attacks have
+            seconds += ["-", "-"]
+            continue
         ratio = alone["seconds_per_victim"] / side["seconds_per_victim"]
         known = at_its_best(alone, found["machine"]["cores"])
         seconds += [f"{side['seconds_per_victim']:.3g}", times(ratio) if known else "-"]
+    sides = [alone, *filter(None, others)]
     threads = " / ".join(" or ".join(map(str, side["threads"])) for side in sides)
     evaluations = " / ".join(f"{side['evaluations_per_victim']:,.0f}" for side in sides)
     leaked = f"{' / '.join(str(side['leaked']) for side in sides)} of {alone['victims']}"

@@ -12,7 +12,7 @@ import torch
 from attacks import IDLG
 from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Workbench
-from benchmark.studies import performance, performance_page
+from benchmark.studies import bench, performance, performance_page
 from benchmark.studies.bench import times
 from benchmark.studies.performance import Clock, ClockedIDLG, Setting
 
@@ -41,7 +41,9 @@ def test_the_clocked_attack_is_the_attack_and_its_parts_are_all_of_its_time(vict
     assert sum(clocked.clock.seconds.values()) == pytest.approx(clocked.seconds)
 
 
-SMALL = (Setting("Digits", 3, 10), Setting("Digits", 1, 2), Setting("Digits", 5, 500, on_gpu=True))
+DEEP = Setting("Digits", 3, 40, model="ResNet", iterations=8, batch_size=2)
+
+SMALL = (Setting("Digits", 3, 10), Setting("Digits", 1, 2), DEEP, Setting("Digits", 5, 500, on_gpu=True))
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,7 @@ def measured() -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in changed.items():
             patch.setattr(performance, name, value)
+        patch.setattr(bench, "PIECE", 8)
         found = performance.measure(Workbench(torch.device("cpu")), 2, 1, said.append)
     assert "IDLG, LeNet, Digits, 3 victims, CPU" in said
     found["machine"]["cores"] = 1  # or one number of threads would not be all that can be tried
@@ -78,15 +81,19 @@ def test_the_page_says_what_was_measured_and_what_was_not(report: dict[str, Any]
     performance_page.write(report, tmp_path)
     assert performance_page.read(tmp_path) == report
     page = (tmp_path / "performance.md").read_text()
-    table = [line for line in page.splitlines() if line.startswith("| IDLG")]
-    assert [line.count("|") for line in table] == [11, 11, 11]
+    table = [line for line in page.splitlines() if line.startswith(("| IDLG", "| InvertingGradients"))]
+    assert [line.count("|") for line in table] == [11, 11, 11, 11]
+    deep = report["cpu"]["settings"]["InvertingGradients, ResNet, Digits, 3 victims of 2 images, CPU"]
+    assert {name: side["evaluations_per_victim"] for name, side in deep.items()} == {"one by one": 8, "batched": 8}
+    ratio = deep["one by one"]["seconds_per_victim"] / deep["batched"]["seconds_per_victim"]
+    assert f"| {times(ratio)} | - | - | 1 / 1 (1) | 8 / 8 |" in table[2]
     sides = report["cpu"]["settings"]["IDLG, LeNet, Digits, 3 victims, CPU"]
     assert [side["victims"] for side in sides.values()] == [2, 2, 2]
     alone = report["cpu"]["settings"]["IDLG, LeNet, Digits, 1 victim, CPU"]
     assert [side["victims"] for side in alone.values()] == [1, 1, 1]
     ratio = sides["one by one"]["seconds_per_victim"] / sides["batched"]["seconds_per_victim"]
     assert f"| {times(ratio)} |" in table[0] and "| 1 / 1 / 1 (1) |" in table[0] and "of 2 |" in table[0]
-    assert "not measured" in table[2] and "not measured" not in table[0] + table[1]
+    assert "not measured" in table[3] and "not measured" not in "".join(table[:3])
     assert "| 2 | 1 | 4.0 | 2.00x |" in page
     assert "Lightning" in page and "GFLOP/s" in page and "MiB" in page
     assert (tmp_path / "performance.png").read_bytes().startswith(b"\x89PNG")
