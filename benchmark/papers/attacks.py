@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from benchmark.boards.cells import cells_of_one_code
+from benchmark.boards.leaderboard import training_of
 from benchmark.boards.outcome import Outcome, of_cells, strength
 from benchmark.boards.template import render
 from benchmark.errors import UsageError
@@ -219,6 +220,11 @@ class Line:
             return None
         records = self.found.records
         return sum(r["cost"]["seconds"] for r in records) / sum(len(r["victims"]) for r in records)
+
+    @property
+    def training(self) -> float | None:
+        """CPU seconds of the training of the attacker's network, once for all victims; None where there was none."""
+        return training_of(self.found.records) if self.found else None
 
     def middle(self, name: str) -> float | None:
         """The median of what the records say of the victims under this name; None where they do not."""
