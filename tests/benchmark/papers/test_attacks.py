@@ -177,5 +177,5 @@ def test_the_summary_names_what_differs(tmp_path: Path, monkeypatch: pytest.Monk
     records = [record("MNIST", {"class": "DLG"}, [1e-3] * 3), record("MNIST", {"class": "IDLG"}, [1.0] * 3)]
     written = attacks.summary(records, tmp_path)
     assert "3 rows for 2 attacks" in written
-    assert "1 agree (DLG). 1 differ (IDLG -30.00" in written
+    assert "Agrees: 1 (DLG). Differs: 1 (IDLG -30.00" in written
     assert "1 have nothing published to stand beside (DLG)." in written
