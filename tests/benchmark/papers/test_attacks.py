@@ -178,4 +178,4 @@ def test_the_summary_names_what_differs(tmp_path: Path, monkeypatch: pytest.Monk
     written = attacks.summary(records, tmp_path)
     assert "3 rows for 2 attacks" in written
     assert "Agrees: 1 (DLG). Differs: 1 (IDLG -30.00" in written
-    assert "1 have nothing published to stand beside (DLG)." in written
+    assert "Nothing published to stand beside: 1 (DLG)." in written
