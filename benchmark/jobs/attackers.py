@@ -1,7 +1,8 @@
 """Attackers' own networks: each is trained once for all victims, kept by what decides it, and goes on where it was."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from attacks import LearnedInversion, Observation
 from attacks.engine.inverter import Inverter
 from benchmark.clock import clock
+from benchmark.errors import UsageError, is_out_of_memory
 from benchmark.federation import client
 from benchmark.jobs.states import CPU, Clock, Damaged, only_one, read, weights_in, write
 from benchmark.store.store import make_writable, say, tidy
@@ -90,29 +92,45 @@ def learned(
         The network, and what its training has cost in all processes, as a record has it.
 
     Raises:
-        UsageError: the file cannot be written or read.
+        UsageError: the file cannot be written or read, or the network is too large for the memory.
     """
-    inverter = attack.inverter(seen)
-    if path is None:
-        began = time.process_time()
-        inverter.learn(callbacks)
-        seconds = time.process_time() - began
-    else:
-        seconds = resumed(inverter, path)
-        if inverter.done < inverter.steps:
-            make_writable(path.parent, path.parent.parent)
-            tidy(path.parent)
-            with only_one(path, what):
-                seconds = resumed(inverter, path)  # another process may have trained it meanwhile
-                if inverter.done < inverter.steps:
-                    begins = f"training goes on after {inverter.done:,} steps" if inverter.done else "training, once"
-                    say(f"{what}: {begins}; the network is kept in {path.parent}")
-                    keeping = Keeping(path, seconds, Clock(what).reached)
-                    inverter.learn([*callbacks, keeping])
-                    seconds = keeping.keep(inverter)
-                    say(f"{what}: trained in {clock(seconds)} of CPU time")
+    with within_memory(what):
+        inverter = attack.inverter(seen)
+        if path is None:
+            began = time.process_time()
+            inverter.learn(callbacks)
+            seconds = time.process_time() - began
+        else:
+            seconds = resumed(inverter, path)
+            if inverter.done < inverter.steps:
+                make_writable(path.parent, path.parent.parent)
+                tidy(path.parent)
+                with only_one(path, what):
+                    seconds = resumed(inverter, path)  # another process may have trained it meanwhile
+                    if inverter.done < inverter.steps:
+                        begins = (
+                            f"training goes on after {inverter.done:,} steps" if inverter.done else "training, once"
+                        )
+                        say(f"{what}: {begins}; the network is kept in {path.parent}")
+                        keeping = Keeping(path, seconds, Clock(what).reached)
+                        inverter.learn([*callbacks, keeping])
+                        seconds = keeping.keep(inverter)
+                        say(f"{what}: trained in {clock(seconds)} of CPU time")
     cost = {"cpu_seconds": float(f"{seconds:.6g}"), "public_images": inverter.public_images, "steps": inverter.done}
     return inverter, cost
+
+
+@contextmanager
+def within_memory(what: str) -> Iterator[None]:
+    """UsageError where memory runs out inside."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UsageError(
+            f"{what}: the training ran out of memory: give it a smaller hidden, entries or pairs"
+        ) from None
 
 
 def resumed(inverter: Inverter, path: Path) -> float:
