@@ -266,9 +266,9 @@ def test_what_it_cannot_take_is_told_before_any_work(digits: Digits) -> None:
     check_takes(attack, network, shape, Setting(shared=True, threat_model="D"))
     with pytest.raises(ValueError, match="LearnedInversion takes victims who share one network: give shared true"):
         check_takes(attack, network, shape, Setting())
-    for threat in ({"threat_model": "C"}, {"public_data": False}):
+    for setting in (Setting(shared=True, threat_model="C"), Setting(shared=True, public_data=False)):
         with pytest.raises(ValueError, match="needs public data, which the threat model does not grant"):
-            check_takes(attack, network, shape, Setting(shared=True, **threat))  # type: ignore[arg-type]
+            check_takes(attack, network, shape, setting)
     with pytest.raises(ValueError, match="simulates the local steps"):
         attack.check_granted(Protocol(FedAvg(0.1)), ThreatModel(local_steps=False))
     attack.check_granted(Protocol(FedAvg(0.1)), PRESETS["D"])

@@ -52,7 +52,8 @@ def seen(victims_of: MakeVictims) -> Observation:
 
 
 def attack(**arguments: Any) -> LearnedInversion:
-    return LearnedInversion(**{key: value for key, value in ATTACK.items() if key != "class"} | arguments)  # type: ignore[arg-type]
+    given: dict[str, Any] = {key: value for key, value in ATTACK.items() if key != "class"}
+    return LearnedInversion(**given | arguments)
 
 
 def suite(
@@ -135,7 +136,9 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(
     with pytest.raises(Killed):
         learned(attack(), seen, "It", path, [KillsAt(stopped_at)])
     assert not is_over(path, 6)
-    half = float(attackers.weights_in(path)["cpu_seconds"])  # type: ignore[index]
+    held = attackers.weights_in(path)
+    assert held is not None
+    half = float(held["cpu_seconds"])
     found, cost = learned(attack(), seen, "It", path)
     assert state(found) == state(through) and cost["steps"] == 6 and cost["cpu_seconds"] > half > 0
     assert f"training goes on after {stopped_at} steps" in capsys.readouterr().err
