@@ -10,19 +10,15 @@ from torch.nn.functional import pad
 from torch.overrides import TorchFunctionMode
 
 BY_PRODUCTS = {"cuda"}
-"""Types of devices where a convolution of each victim's own weights is a product. Otherwise it is one of as many groups
-as there are victims, for each of which a GPU runs kernels of a few microseconds; on a CPU that is the faster way."""
+"""Types of devices where convolutions of many victims are products. Otherwise those that each victim has weights of its
+own in, or gradients, are of as many groups as there are victims, for each of which a GPU runs kernels of a few
+microseconds; on a CPU that is the faster way."""
 
 
 @contextmanager
-def suited_to(device: torch.device, own_weights: bool) -> Iterator[None]:
-    """Convolutions inside are done in the way that suits the device.
-
-    Args:
-        device: of the networks.
-        own_weights: whether each victim has weights of its own.
-    """
-    if own_weights and device.type in BY_PRODUCTS:
+def suited_to(device: torch.device) -> Iterator[None]:
+    """Convolutions inside are done in the way that suits the device."""
+    if device.type in BY_PRODUCTS:
         with Products():
             yield
     else:
@@ -76,15 +72,65 @@ def product(
     Returns:
         ``[N, O, H', W']``.
     """
-    (down, right), (above, left) = pair(stride), pair(padding)
+    (above, left), (height, width) = pair(padding), weight.shape[2:]
     padded = pad(input, (left, left, above, above)) if above or left else input
-    # As views: torch.nn.functional.unfold starts a kernel for each image.
-    patches = padded.unfold(2, weight.shape[2], down).unfold(3, weight.shape[3], right)  # [N, C, H', W', P, Q]
-    columns = patches.permute(0, 1, 4, 5, 2, 3).reshape(len(input), weight[0].numel(), -1)
-    made = weight.flatten(1) @ columns
-    if bias is not None:
-        made = made + bias[:, None]
-    return made.unflatten(-1, (patches.shape[2], -1))
+    patches = Patches.apply(padded, (height, width), pair(stride))
+    made = (weight.flatten(1) @ patches.flatten(3).flatten(0, 2)).unflatten(-1, patches.shape[3:]).transpose(0, 1)
+    return made if bias is None else made + bias[:, None, None]
+
+
+Two = tuple[int, int]
+"""Of rows and of columns."""
+
+
+class Patches(torch.autograd.Function):
+    """What of images ``[..., N, C, H, W]`` lies under each place of a kernel, ``[..., C, P, Q, N, H', W']``.
+
+    torch's own ``unfold`` starts a kernel for each image, or for each victim where it is differentiated under vmap.
+    """
+
+    @staticmethod
+    def forward(images: Tensor, size: Two, stride: Two) -> Tensor:
+        parts = images.unfold(-2, size[0], stride[0]).unfold(-2, size[1], stride[1])  # [..., N, C, H', W', P, Q]
+        return parts.movedim((-5, -2, -1, -6), (-6, -5, -4, -3)).contiguous()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Two, Two], output: Tensor) -> None:
+        images, ctx.size, ctx.stride = inputs
+        ctx.whole = (images.shape[-2], images.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        return Sums.apply(slopes[0], ctx.whole, ctx.stride), None, None
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int, None, None], images: Tensor, size: Two, stride: Two) -> tuple[Tensor, int]:
+        return Patches.apply(images.movedim(dims[0], 0), size, stride), 0
+
+
+class Sums(torch.autograd.Function):
+    """Images ``[..., N, C, H, W]`` in which patches are added up where they lie: the transpose of :class:`Patches`."""
+
+    @staticmethod
+    def forward(patches: Tensor, whole: Two, stride: Two) -> Tensor:
+        parts = patches.movedim((-6, -5, -4, -3), (-5, -2, -1, -6))
+        *first, down, _, height, width = parts.shape
+        rows = [*first, down, whole[1], height]
+        in_rows = torch.ops.aten.unfold_backward(parts, rows, len(rows) - 2, width, stride[1])
+        return torch.ops.aten.unfold_backward(in_rows, [*first, *whole], len(first), height, stride[0])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Two, Two], output: Tensor) -> None:
+        patches, _, ctx.stride = inputs
+        ctx.size = (patches.shape[-5], patches.shape[-4])
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        return Patches.apply(slopes[0], ctx.size, ctx.stride), None, None
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int, None, None], patches: Tensor, whole: Two, stride: Two) -> tuple[Tensor, int]:
+        return Sums.apply(patches.movedim(dims[0], 0), whole, stride), 0
 
 
 def pair(value: int | Sequence[int]) -> tuple[int, int]:

@@ -178,7 +178,7 @@ def for_each_victim(
     Returns:
         What the function returns, each tensor ``[V, ...]``.
     """
-    with differentiable_twice(), suited_to(images.device, 0 in dims.values()):
+    with differentiable_twice(), suited_to(images.device):
         if model not in _one_by_one[model.training]:
             try:
                 return vmap(of_one, in_dims=(dims, 0, 0))(weights, buffers, images)
@@ -274,12 +274,12 @@ def _of_shared(
 
             return grad(product, argnums=(0, 1))(batch, of_batch)
 
-        with differentiable_twice(), in_modes(model, modes):
+        with differentiable_twice(), in_modes(model, modes), suited_to(batches.device):
             return vmap(one, in_dims=(dims, 0, 0, 0, 0))(rest, buffers, batches, of_batches, towards)
 
     if model not in _one_by_one[model.training]:
         try:
-            with differentiable_twice():
+            with differentiable_twice(), suited_to(images.device):
                 if not create_graph:
                     with torch.no_grad():
                         return compute(trained, images, labels)

@@ -77,7 +77,7 @@ def features(model: nn.Module, layer: str, parameters: Update, images: Tensor) -
             handle.remove()
         raise ValueError(f"the forward pass does not come to {layer}")
 
-    with differentiable_twice(), suited_to(images.device, own_weights=True):
+    with differentiable_twice(), suited_to(images.device):
         return vmap(up_to_it)(parameters, images)
 
 

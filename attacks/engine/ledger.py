@@ -68,32 +68,33 @@ class Ledger:
         self._place = {moment: place for place, moment in enumerate(self._pictured)}
         self._pictures = images.cpu().unsqueeze(1).repeat(1, len(self._pictured), 1, 1, 1, 1)
         self._passed = torch.full((count, len(LEVELS)), -1, device=images.device)
+        self._levels = images.new_tensor(LEVELS)
         self._ended = torch.zeros(0, dtype=torch.long, device=images.device)  # 1 plus the place of the reason
-        self._spent = self._ended.clone()
+        self._spent, self._now = self._ended.clone(), self._ended.clone()
 
     @property
     def evaluations(self) -> Tensor:
         """Spent on each active victim, ``[A]``, on the CPU."""
-        return self._evaluations[self.victims]
+        return self._evaluations[self._active]
 
     @property
     def share(self) -> float:
         """Of the budgets of all victims, what is spent or, of those that are done, no longer needed."""
-        left = self._max_evaluations - self._evaluations[[*self.victims, *self._waiting]]
+        left = self._max_evaluations - self._evaluations[self._not_done]
         return 1 - float(left.clamp(min=0).sum()) / (self._max_evaluations * len(self.status))
 
     def note(self, losses: Tensor, iterates: dict[str, Tensor]) -> None:
         """Keeps the iterates of those active victims whose losses ``[A]`` are their lowest."""
-        victims, rows, is_on = self.victims, self._rows, self._ended == 0
-        spent = self.evaluations
+        rows, is_on, spent = self._rows, self._ended == 0, self.evaluations
         is_due = (spent % self.every == 0) & (spent <= self._max_evaluations)  # who is done may not have left yet
-        if due := [victims[row] for row in is_due.nonzero()[:, 0]]:
+        if due := self._active[is_due].tolist():
             times = (self._evaluations[due] // self.every).tolist()
             self._curve[due, times] = self._best_loss[due].cpu().float()
             if shown := [(victim, self._place[t]) for victim, t in zip(due, times, strict=True) if t in self._place]:
                 of, places = map(list, zip(*shown, strict=True))
                 self._pictures[of, places] = self._best["images"][of].cpu()
-        self._evaluations[victims] = spent = spent + 1
+        self._evaluations[self._active] = spent + 1
+        self._now = self._now + 1
         self.losses, before = losses, self._best_loss[rows]
         better = is_on & (losses < before)  # False for NaN
         lowest = torch.where(better, losses, before)
@@ -101,9 +102,9 @@ class Ledger:
         self._best_loss[rows] = lowest
         self._best_attempt[rows] = torch.where(better, self._attempts[rows], self._best_attempt[rows])
         self._to_beat[rows] = torch.where(improved, lowest * (1 - PROGRESS), self._to_beat[rows])
-        self._improved_at[rows] = torch.where(improved, spent.to(rows.device), self._improved_at[rows])
-        self._spent = torch.where(is_on, spent.to(rows.device), self._spent)
-        below, passed = lowest[:, None] <= losses.new_tensor(LEVELS), self._passed[rows]
+        self._improved_at[rows] = torch.where(improved, self._now, self._improved_at[rows])
+        self._spent = torch.where(is_on, self._now, self._spent)
+        below, passed = lowest[:, None] <= self._levels, self._passed[rows]
         self._passed[rows] = torch.where(below & (passed < 0), self._spent[:, None], passed)
         for key, best in self._best.items():
             is_better = better.view(-1, *[1] * (best.dim() - 1))
@@ -133,12 +134,12 @@ class Ledger:
         """The active victims that have lost patience, ``[A]``."""
         if self._patience is None:
             return torch.zeros_like(self._rows, dtype=torch.bool)
-        return self.evaluations.to(self._rows.device) - self._improved_at[self._rows] >= self._patience
+        return self._now - self._improved_at[self._rows] >= self._patience
 
     @property
     def exhausted(self) -> Tensor:
         """The active victims that have spent their budget, ``[A]``."""
-        return (self.evaluations >= self._max_evaluations).to(self._rows.device)
+        return self._now >= self._max_evaluations
 
     def close(self, row: int, attempt: int, status: str) -> None:
         """Says how an attempt on the victim in that row ended; where it may start again, it waits for its turn."""
@@ -157,9 +158,10 @@ class Ledger:
         taken = self._together * len({self.victims[row] // self._together for row in staying})
         rows, self.victims, entering = refill(self.victims, done, self._waiting[: self._at_once - taken], self._at_once)
         self._waiting = self._waiting[len(entering) :]
-        self._rows = torch.tensor(self.victims, dtype=torch.long, device=self.losses.device)
-        self._ended = torch.zeros_like(self._rows)
-        self._spent = self.evaluations.to(self._rows.device)
+        self._active = torch.tensor(self.victims, dtype=torch.long)
+        self._not_done = torch.tensor([*self.victims, *self._waiting], dtype=torch.long)
+        self._rows, self._now = self._active.to(self.losses.device), self.evaluations.to(self.losses.device)
+        self._ended, self._spent = torch.zeros_like(self._rows), self._now
         self._to_beat[entering] = torch.inf
         self._improved_at[entering] = self._evaluations[entering].to(self._rows.device)
         states = {key: best[entering] for key, best in self._best.items()}

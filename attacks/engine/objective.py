@@ -76,7 +76,7 @@ class Objective:
         self._prior_weights = of_sizes if prior_weights is None else weights * prior_weights
         self._tolerances = tolerance * sizes.clamp(max=1)
         self._scales = like.new_ones(observation.num_victims)
-        self._victims: list[int] = []
+        self._victims = torch.zeros(0, dtype=torch.long, device=like.device)  # under attack, one for each row
         self.held: Held = {}
         """All that the losses of the active victims depend on beside images and labels."""
 
@@ -88,7 +88,7 @@ class Objective:
             victims: in these rows.
             entering: those of them that are new, in their order.
         """
-        self._victims = victims
+        self._victims = torch.tensor(victims, dtype=torch.long, device=self._scales.device)
         for each in self._rounds:
             each.replace(rows, victims, entering)
         rounds = [each.held for each in self._rounds]
@@ -125,17 +125,17 @@ class Objective:
 
     @property
     def scales(self) -> Tensor:
-        """What the losses of all V victims are multiplied by, ``[V]``."""
-        return self._scales
+        """What the losses of the active victims are multiplied by, ``[A]``."""
+        return self._scales[self._victims]
 
     def unscaled(self, losses: Tensor) -> Tensor:
         """The losses ``[A]`` of the active victims as they are without their scales."""
-        return losses / self._scales[self._victims]
+        return losses / self.scales
 
     def look(self, images: Tensor) -> None:
         """Holds what the losses of each row depend on in the images ``[A, N, C, H, W]`` of others: before each step."""
         if self._group:
-            centers = self._group.centers(images, torch.tensor(self._victims, device=images.device))
+            centers = self._group.centers(images, self._victims)
             self.held = self.held | {"rows": self.held["rows"] | {"centers": centers}}
 
     def losses(self, images: Tensor, label_logits: Tensor, is_first: Tensor) -> Tensor:
@@ -169,10 +169,10 @@ class Objective:
         if self._owes_nothing and bool(is_first.any()):
             at = losses.detach()
             begins = is_first.to(at.device) & at.isfinite() & (at > 0)
-            victims, at = torch.tensor(self._victims, device=at.device)[begins], at[begins]
+            victims, at = self._victims[begins], at[begins]
             self._scales[victims] = torch.where(at < LEAST_LOSS, 1 / at, 1.0)
             self._tolerances[victims] = self._tolerances[victims].minimum(FALL * at)
-        return losses * self._scales[self._victims]
+        return losses * self.scales
 
     def _relative_sizes(self, images: Tensor, label_logits: Tensor, weights: Tensor) -> Tensor:
         """The squared size ``[V]`` of what is matched, in parts of that of an undefended gradient; 1 without a defense.

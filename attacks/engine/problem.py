@@ -106,7 +106,7 @@ class MatchingProblem(LightningModule):
         if self._step is None:
             loss.sum().backward(inputs=list(self._optimized()))
             return
-        scales = self.objective.scales[self.victims]
+        scales = self.objective.scales
         for parameter, gradient in zip(self._optimized(), self._gradients, strict=True):
             parameter.grad = scales.view(-1, *[1] * (gradient.dim() - 1)) * gradient
 

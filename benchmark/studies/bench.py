@@ -354,15 +354,15 @@ def takes(attack: Attack, model: nn.Module, observation: Observation) -> bool:
     return True
 
 
-def thread_counts(most: int) -> list[int]:
-    """The numbers of threads that are tried: 1, 2, 4, ... and the most."""
-    return sorted({most} | {2**power for power in range(most.bit_length())})
+def thread_counts(most: int, device: torch.device) -> list[int]:
+    """The numbers of threads that are tried: 1, 2, 4, ... and the most; of those that only feed a GPU the ends."""
+    return sorted({1, most} | ({2**power for power in range(most.bit_length())} if device.type == "cpu" else set()))
 
 
 def tried(work: Callable[[], int], most: int, device: torch.device) -> dict[int, float]:
     """Milliseconds per evaluation of a short piece of work, by the number of threads.
 
-    All numbers are tried in turns, after one call that is not timed, so that whatever else this machine does slows
+    They are tried in turns, after one call that is not timed, so that whatever else this machine does slows
     all of them alike; of each the fastest turn counts.
 
     Args:
@@ -370,7 +370,7 @@ def tried(work: Callable[[], int], most: int, device: torch.device) -> dict[int,
         most: threads.
         device: where it is done.
     """
-    found = dict.fromkeys(thread_counts(most), inf)
+    found = dict.fromkeys(thread_counts(most, device), inf)
     work()
     for _ in range(ROUNDS):
         for count in found:

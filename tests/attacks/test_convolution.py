@@ -1,5 +1,6 @@
 """Convolutions as products of matrices, against torch's own."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from attacks import DLG, IDLG
 from attacks import convolution as convolutions
 from attacks.convolution import Products, product
+from attacks.gradients import squared_distance
+from attacks.update import Network, Protocol, local_update
 from benchmark.models import ConvNet, LeNet, ResNet
 
 MakeVictims = Callable[..., Any]
@@ -67,12 +71,18 @@ def test_what_is_no_plain_convolution_is_left_to_torch() -> None:
 
 
 @pytest.mark.parametrize("model", [LeNet, ConvNet, ResNet])
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(("attack", "batch_size"), [(IDLG, 1), (DLG, 2)])
 def test_an_attack_by_products_finds_the_same(
-    attack: type[DLG | IDLG], batch_size: int, model: type, victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+    attack: type[DLG | IDLG],
+    batch_size: int,
+    shared: bool,
+    model: type,
+    victims_of: MakeVictims,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on a GPU; the update is that of torch's own convolutions."""
-    seen = victims_of(3, dtype=torch.float64, model=model, batch_size=batch_size).observation
+    seen = victims_of(3, dtype=torch.float64, model=model, batch_size=batch_size, shared=shared).observation
     plain = attack(max_evaluations=12).reconstruct(seen)
     calls: list[int] = []
     monkeypatch.setattr(convolutions, "BY_PRODUCTS", {"cpu"})
@@ -81,3 +91,42 @@ def test_an_attack_by_products_finds_the_same(
     assert calls
     torch.testing.assert_close(found.loss, plain.loss, rtol=1e-6, atol=1e-12)
     torch.testing.assert_close(found.images, plain.images, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", [LeNet, ConvNet, ResNet])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+def test_more_victims_take_no_more_kernels(
+    train: bool, shared: bool, model: type, victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU that starts some for each victim is kept waiting; what torch cannot batch, it does one by one."""
+    monkeypatch.setattr(convolutions, "BY_PRODUCTS", {"cpu"})
+
+    def kernels(count: int) -> Counter[str]:
+        seen = victims_of(count, model=model, batch_size=2, shared=shared).observation
+        images = torch.rand(count, *seen.image_shape).requires_grad_()
+        labels = torch.rand(count, 2, seen.num_classes).softmax(-1)
+        network, protocol = Network(seen.model, seen.parameters), Protocol(train=train)
+
+        def step() -> None:
+            found = local_update(network, protocol, images, labels, create_graph=True)
+            squared_distance(found, seen.update).sum().backward(inputs=[images])
+
+        step()  # the first looks how the network can be differentiated
+        with Kernels() as counted:
+            step()
+        return counted.calls
+
+    assert kernels(2) == kernels(5)
+
+
+class Kernels(TorchDispatchMode):
+    """Counts what is computed inside, by its name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls[str(func)] += 1
+        return func(*args, **(kwargs or {}))

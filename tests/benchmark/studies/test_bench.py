@@ -153,7 +153,8 @@ def test_each_side_runs_at_the_threads_that_suit_it_best(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(("most", "counts"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (16, [1, 2, 4, 8, 16])])
 def test_threads_are_tried_from_one_to_the_most(most: int, counts: list[int]) -> None:
-    assert bench.thread_counts(most) == counts
+    assert bench.thread_counts(most, torch.device("cpu")) == counts
+    assert bench.thread_counts(most, torch.device("cuda")) == sorted({1, most})
 
 
 @pytest.mark.parametrize(
