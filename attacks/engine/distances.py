@@ -1,9 +1,11 @@
 """How far what would be shared is from what was: the distances that attacks minimize."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from attacks.gradients import squared_distance
 from defenses.base import Update, flattened, global_norm
@@ -14,9 +16,29 @@ def cosine_distance(first: Update, second: Update) -> Tensor:
 
     Of Geiping et al. 2020 (arXiv 2003.14053, eq. 4); the size of an update makes no difference.
     """
-    product = torch.stack([flattened(value * second[name]).sum(1) for name, value in first.items()]).sum(0)
-    sizes = global_norm(first) * global_norm(second)
-    return 1 - product / sizes.clamp(min=torch.finfo(sizes.dtype).tiny)
+    found = [RowProducts.apply(flattened(value), flattened(second[name])) for name, value in first.items()]
+    products, squares = (torch.stack(parts).sum(0) for parts in zip(*found, strict=True))
+    sizes = squares.sqrt() * global_norm(second)
+    return 1 - products / sizes.clamp(min=torch.finfo(sizes.dtype).tiny)
+
+
+class RowProducts(torch.autograd.Function):
+    """The products of rows ``[V, D]`` with others, and with themselves, ``[V]`` each.
+
+    The slopes of both are written at once: on a GPU, updates of a deep network are slow to read and write.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(rows, others)
+        return (rows * others).sum(1), rows.square().sum(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor | None]:
+        (rows, others), (of_products, of_squares) = ctx.saved_tensors, (slope[:, None] for slope in slopes)
+        in_others = of_products * rows if ctx.needs_input_grad[1] else None
+        return torch.addcmul(of_products * others, 2 * of_squares, rows), in_others
 
 
 def kernel_distance(first: Update, second: Update) -> Tensor:

@@ -92,8 +92,8 @@ SETTINGS = (
     Setting("MNIST", 64, 10),
     Setting("CIFAR10", 1, 2),
     Setting("CIFAR10", 1000, 1000, on_gpu=True),
-    Setting("CIFAR10", 64, 40, on_gpu=True, model="ResNet18", iterations=300),
-    Setting("CIFAR10", 64, 18, on_gpu=True, model="ResNet18", iterations=300, batch_size=4),
+    Setting("CIFAR10", 64, 40, on_gpu=True, model="ResNet18", iterations=400),
+    Setting("CIFAR10", 64, 18, on_gpu=True, model="ResNet18", iterations=400, batch_size=4),
 )
 
 TWO = 2

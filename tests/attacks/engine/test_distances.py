@@ -68,3 +68,16 @@ def test_every_distance_is_zero_at_the_update_alone_and_each_victims_own(name: s
     for victim in range(3):
         one, other = ({n: value[[victim]] for n, value in of.items()} for of in (first, second))
         torch.testing.assert_close(DISTANCES[name](one, other)[0], together[victim])
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+def test_the_slopes_of_every_distance_are_those_of_finite_differences(name: str) -> None:
+    """In what is observed too, as where a defense that is simulated draws it anew."""
+    names = list(SHAPES)
+
+    def distance(*values: Tensor) -> Tensor:
+        first, second = values[: len(names)], values[len(names) :]
+        return DISTANCES[name](dict(zip(names, first, strict=True)), dict(zip(names, second, strict=True)))
+
+    given = [value.requires_grad_() for of in (update(0, 2), update(1, 2)) for value in of.values()]
+    assert torch.autograd.gradcheck(distance, given)
