@@ -5,24 +5,26 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 
 def fit(
     module: LightningModule,
-    batches: Iterable[Any],
+    batches: Iterable[Any] | LightningDataModule,
     device: torch.device,
     callbacks: Sequence[Callback] = (),
+    epochs: int = 1,
     **trainer: Any,
 ) -> None:
-    """Gives each batch to the module once, until they end or something stops the Trainer.
+    """Gives each batch to the module, until they end or something stops the Trainer.
 
     Args:
         module: on the device.
-        batches: no DataLoader, which would draw from torch's global generator.
+        batches: no plain DataLoader, which would draw from torch's global generator.
         device: of the computation.
         callbacks: Lightning callbacks.
+        epochs: how often each batch is given.
         trainer: other arguments of Lightning's Trainer.
     """
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -35,7 +37,8 @@ def fit(
             accelerator="cpu" if device.type == "cpu" else "gpu",
             devices=1 if device.type == "cpu" else [device.index or 0],
             max_steps=-1,
-            max_epochs=1,
+            max_epochs=epochs,
+            limit_val_batches=0,
             callbacks=list(callbacks),
             enable_checkpointing=any(isinstance(one, Checkpoint) for one in callbacks),
             **(quiet | trainer),

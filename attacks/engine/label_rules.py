@@ -314,7 +314,8 @@ def check_rule(name: str, model: nn.Module, image_shape: tuple[int, int, int, in
         name: of the rule, or "joint".
         model: the architecture.
         image_shape: (N, C, H, W).
-        counts: whether it must tell how many images each class has, and not only which classes there are.
+        counts: whether it must tell how many images each class has, as one that is the argument ``labels`` of an
+            attack, and not only which classes there are, as the ``rule`` that is asked alone.
 
     Raises:
         ValueError: it cannot; with one sentence that says which rules can.
@@ -325,7 +326,8 @@ def check_rule(name: str, model: nn.Module, image_shape: tuple[int, int, int, in
 
     if name != "joint" and (lack := lacks(LABEL_RULES[name])):
         others = [other for other, rule in LABEL_RULES.items() if other != "known" and not lacks(rule)]
-        raise ValueError(f"labels {name} needs {lack}: give {', '.join([*others, 'joint'] if counts else others)}")
+        argument, given = ("labels", [*others, "joint"]) if counts else ("rule", others)
+        raise ValueError(f"{argument} {name} needs {lack}: give {', '.join(given)}")
 
 
 def best_rule(model: nn.Module, image_shape: tuple[int, int, int, int]) -> str:

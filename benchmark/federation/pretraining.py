@@ -1,10 +1,8 @@
 """A recipe of :mod:`benchmark.federation.state` followed: the network trained that clients start from."""
 
-import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from attacks.engine.fit import fit
 from benchmark.errors import CODE_ERRORS, UsageError, is_out_of_memory, users_fault
 from benchmark.federation.clients import Data, Weights, initial_weights
 from benchmark.federation.partition import split
@@ -97,6 +96,7 @@ def follow(state: TrainingState, model: nn.Module, name: str, data: PrivateData,
 
 def central(state: TrainingState, model: nn.Module, public: PrivateData, seed: int, told: Told) -> Weights:
     """The weights after central training, by Lightning."""
+    assert state.epochs is not None
     weights, tensors = initial_weights(model, generator_for(seed, 0, "network")), tensors_of(model)
     with torch.no_grad():
         for key, tensor in tensors.items():
@@ -104,24 +104,9 @@ def central(state: TrainingState, model: nn.Module, public: PrivateData, seed: i
     model.train()
     device = next(iter(tensors.values())).device
     classifier = Classifier(model, state.learning_rate, state.momentum, state.weight_decay)
-    with drawing_from(seed_for(seed, 0, "forward"), device), quiet():
-        trainer = Trainer(
-            accelerator="cpu" if device.type == "cpu" else "gpu",
-            devices=1 if device.type == "cpu" else [device.index or 0],
-            max_epochs=state.epochs,
-            limit_val_batches=0,
-            callbacks=[Following(told)],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        try:
-            trainer.fit(classifier, datamodule=public)
-        except SystemExit as stop:
-            if isinstance(stop.__context__, KeyboardInterrupt):  # how Lightning passes on Ctrl-C
-                raise KeyboardInterrupt from stop
-            raise
+    with drawing_from(seed_for(seed, 0, "forward"), device), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning|torch")  # advice to programmers, not to users
+        fit(classifier, public, device, [Following(told)], epochs=state.epochs)
     return {key: tensor.detach().clone() for key, tensor in tensors.items()}
 
 
@@ -197,17 +182,3 @@ class Following(Callback):
         if not outputs["loss"].isfinite():
             raise Diverged(f"in epoch {trainer.current_epoch + 1} of {trainer.max_epochs}")
         self._told(trainer.global_step, self._steps)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Lightning's advice to programmers is not told to users."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning|torch")
-            yield
-    finally:
-        log.setLevel(level)

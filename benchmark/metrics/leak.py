@@ -1,8 +1,8 @@
 """What it means that a private image has leaked: one definition for boards, thresholds, benches, diagnoses and pages.
 
 An image has leaked where its reconstruction reaches 20 dB **and** is better than every null baseline on that image.
-What needs no update at all (gray, the mean image, the mean of the class) has not been leaked by the update: scans of
-forms are nearly white, and a white page is within 20 dB of any of them.
+What needs no update at all (gray, the mean image, that of a class) has not been leaked by the update: scans of forms
+are nearly white, and a white page is within 20 dB of any of them.
 
 Whatever only reads records needs this file and not torch, which takes seconds to import.
 """

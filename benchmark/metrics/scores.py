@@ -133,7 +133,8 @@ def score(
 def null_scores(images: Tensor, labels: Tensor, mean_image: Tensor, class_means: Tensor) -> tuple[Tensor, Tensor]:
     """The best that an attacker reaches who does not look at the update, for each image.
 
-    The null baselines are 0.5 everywhere, the public mean image, and the public mean image of the image's true class.
+    The null baselines are 0.5 everywhere, the public mean image, and the public mean image of any class: whoever
+    answers for a batch, or takes its labels for others, may give one of another class than the image's own.
 
     Args:
         images: private images, ``[V, N, C, H, W]`` in [0, 1].
@@ -144,7 +145,10 @@ def null_scores(images: Tensor, labels: Tensor, mean_image: Tensor, class_means:
     Returns:
         PSNR in dB and SSIM, ``[V, N]`` each, float64.
     """
-    guesses = (torch.full_like(images, 0.5), mean_image.expand_as(images), class_means[labels])
+    exact = _exact(images).flatten(2)
+    nearest = torch.cdist(exact, _exact(class_means).flatten(1).expand(len(exact), -1, -1)).argmin(2).to(images.device)
+    of_classes = class_means[labels], class_means[nearest]
+    guesses = (torch.full_like(images, 0.5), mean_image.expand_as(images), *of_classes)
     # As victims of one image each, or the matching would pair a guess with another image of the batch.
     alone = images.flatten(0, 1).unsqueeze(1)
     of_one = labels.flatten().unsqueeze(1)

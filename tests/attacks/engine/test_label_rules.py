@@ -302,7 +302,7 @@ def test_a_network_that_a_rule_can_read_is_not_refused() -> None:
     DLG(labels="bias").check(Headed(nn.Tanh(), BIASED), (4, *SHAPE))
     DLG(labels="joint").check(Tempered(), (4, *SHAPE))
     LabelInference("gradinversion").check(LeNet(SHAPE, 10), (11, *SHAPE))  # it tells which classes there are
-    with pytest.raises(ValueError, match=r"labels ilrg needs .*: give idlg$"):
+    with pytest.raises(ValueError, match=r"rule ilrg needs .*: give idlg$"):
         LabelInference("ilrg").check(Tempered(), (1, *SHAPE))
 
 
