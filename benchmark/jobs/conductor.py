@@ -143,7 +143,7 @@ class Conductor:
             here=Path.cwd(),
             workers=len(devices),
         )
-        look = partial(look_at_records, kind=kind, store=store, watch=watch, seen={})
+        look = partial(look_at_records, store=store, watch=watch)
         with self.launch([replace(shared, device=device) for device in devices]) as started:
             watch_over(todo, look, kind.plural, started)
 

@@ -14,6 +14,10 @@ AGAIN = 3
 """How often records that have vanished are made again before a run gives up."""
 
 
+TOLD_EVERY = 1.0
+"""Seconds between two times that a worker says how far a job is: a small file, which may be on a network."""
+
+
 class Job(Protocol):
     """A unit of work, which is sent to workers by pickle."""
 
@@ -48,6 +52,23 @@ class Watch(Generic[J]):
 
     def ends(self, job: J, record: Record) -> None:
         """The job is done, here or by another process."""
+
+
+class Telling(Watch[J]):
+    """Has the folder of a run say how far jobs are, for the process that shows it; see :func:`look_at_records`.
+
+    Args:
+        store: of the run.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._last = store, dict[str, float]()
+
+    def reached(self, job: J, steps: float, said: str = "") -> None:
+        now = time.monotonic()
+        if now - self._last.get(job.key, -TOLD_EVERY) >= TOLD_EVERY:
+            self._last[job.key] = now
+            self._store.tell(job.key, steps, said)
 
 
 class Watchers(Watch[J]):
@@ -115,9 +136,9 @@ class Kind(Generic[J]):
         """
         raise NotImplementedError
 
-    def so_far(self, job: J, store: Store) -> tuple[int, str]:
-        """How many steps of a job that is not done are in its checkpoint, and what is said of it."""
-        return 0, ""
+    def so_far(self, job: J, store: Store) -> int:
+        """How many steps of a job that is not done are in its checkpoint."""
+        return 0
 
     def tally(self) -> Tally[J]:
         """A new one."""
@@ -187,24 +208,21 @@ def until_all_are_there(
         )
 
 
-def look_at_records(pending: list[J], kind: Kind[J], store: Store, watch: Watch[J], seen: dict[str, float]) -> list[J]:
-    """Tells the watch of the jobs that workers have done and of the steps they have saved, and returns what is left.
+def look_at_records(pending: list[J], store: Store, watch: Watch[J]) -> list[J]:
+    """Tells the watch which jobs workers have done and how far they are with others, and returns what is left.
 
     Args:
         pending: the jobs.
-        kind: of them.
         store: where their records are.
         watch: who is told.
-        seen: when the checkpoint of each job was saved that the watch was told of last.
     """
-    left, there = [], store.keys()
+    left, told, there = [], store.told(), store.keys()
     for job in pending:
         if job.key in there and (record := store.record(job.key)) is not None:
             watch.begins(job)
             watch.ends(job, record)
             continue
         left.append(job)
-        if (when := store.saved_at(job.key)) != seen.get(job.key, 0.0):
-            seen[job.key] = when
-            watch.reached(job, *kind.so_far(job, store))
+        if job.key in told:
+            watch.reached(job, *told[job.key])
     return left

@@ -71,7 +71,7 @@ class ProgressBar(Watch[J], Generic[J]):
                 self._count(job, record)
             else:
                 left.append(job)
-                self._steps[job.key] = self._kind.so_far(job, store)[0]
+                self._steps[job.key] = self._kind.so_far(job, store)
         self._progress.update(self._task, before=sum(self._steps.values()))
         self._show()
         if len(left) < len(jobs):

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import msgspec
 from filelock import FileLock, Timeout
 
 from benchmark.errors import UsageError, one_line
@@ -126,6 +127,7 @@ class Store:
         write_whole(self.records / f"{record['key']}.json", sealed(record))
         self._whole.add(record["key"])
         self._saved(record["key"]).unlink(missing_ok=True)
+        self._steps(record["key"]).unlink(missing_ok=True)
 
     def save(self, key: str, checkpoint: dict[str, Any]) -> None:
         """Writes from where a job that is not done can go on: numbers, texts and tensors."""
@@ -135,12 +137,18 @@ class Store:
         torch.save(checkpoint, content)
         write_whole(self._saved(key), content.getvalue())
 
-    def saved_at(self, key: str) -> float:
-        """When the job's checkpoint was written, 0 where there is none."""
-        try:
-            return self._saved(key).stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
+    def tell(self, key: str, steps: float, said: str) -> None:
+        """Tells other processes how far a job is; where that cannot be written, it goes on untold."""
+        with contextlib.suppress(OSError):
+            self._steps(key).write_bytes(msgspec.json.encode((steps, said)))
+
+    def told(self) -> dict[str, tuple[float, str]]:
+        """How far the jobs are that are under way, by their keys, and what is said of each; see :meth:`tell`."""
+        found = {}
+        for path in self._locks.glob("*.steps"):
+            with contextlib.suppress(OSError, msgspec.DecodeError):  # it has just ended, or is just being written
+                found[path.stem] = msgspec.json.decode(path.read_bytes(), type=tuple[float, str])
+        return found
 
     def checkpoint(
         self, key: str, parse: Callable[[dict[str, Any]], T], device: torch.device | str = "cpu"
@@ -175,6 +183,9 @@ class Store:
     def _saved(self, key: str) -> Path:
         return self.records / f"{key}.pt"
 
+    def _steps(self, key: str) -> Path:
+        return self._locks / f"{key}.steps"
+
 
 def keys_in(folder: Path) -> set[str]:
     """The names of the records in a folder and of those that are published beside it."""
@@ -185,8 +196,10 @@ def keys_in(folder: Path) -> set[str]:
 
 
 def tidy(*folders: Path) -> None:
-    """Removes the temporary files and locks of processes that were killed; those of living ones are locked."""
-    for path in (path for folder in folders for pattern in (".*.tmp", "*.lock") for path in folder.glob(pattern)):
+    """Removes what killed processes left behind: temporary files and locks, of which those of living ones are locked,
+    and how far their jobs were, which living ones write again."""
+    left = (".*.tmp", "*.lock", "*.steps")
+    for path in (path for folder in folders for pattern in left for path in folder.glob(pattern)):
         lock = FileLock(path)
         with contextlib.suppress(OSError, Timeout):
             lock.acquire(timeout=0)

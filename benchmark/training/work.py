@@ -21,9 +21,9 @@ class Trainings(Kind[Run]):
         (run,) = jobs
         return [train_run(run, store, bench, lambda state: watch.reached(run, *reached(run, state)))]
 
-    def so_far(self, job: Run, store: Store) -> tuple[int, str]:
+    def so_far(self, job: Run, store: Store) -> int:
         before = store.checkpoint(job.key, saved)
-        return reached(job, before[0]) if before else (0, "")
+        return before[0].round if before else 0
 
     def tally(self) -> Tally[Run]:
         return Outcome()

@@ -21,7 +21,7 @@ import torch
 
 from benchmark.errors import CODE_ERRORS, UsageError, data_fault, users_fault, users_function, users_line
 from benchmark.jobs.blocks import Workbench
-from benchmark.jobs.job import J, Kind, Watch, until_all_are_there, work
+from benchmark.jobs.job import J, Kind, Telling, until_all_are_there, work
 from benchmark.metrics.perceptual import Perceptual, PerceptualUnavailable, download_backbone, find_backbone, is_cached
 from benchmark.store.store import Store, say
 from benchmark.suite.suite import whole_number
@@ -89,7 +89,7 @@ class Worker(Generic[J]):
         beside = 1 if self.device == "auto" else self.workers  # a cluster's jobs have memory of their own
         bench = Workbench(device, self.data_root, False, perceptual, self.no_lpips, self.workers, beside)
         store = Store(self.folder, self.kind.shelf)
-        do = partial(work, kind=self.kind, store=store, bench=bench, watch=Watch())
+        do = partial(work, kind=self.kind, store=store, bench=bench, watch=Telling(store))
         do(self.jobs)
         until_all_are_there(self.jobs, self.kind, store.missing, do, self.folder)
 

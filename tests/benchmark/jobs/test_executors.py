@@ -19,14 +19,16 @@ import torch
 
 from benchmark.cli.main import main
 from benchmark.errors import UsageError
+from benchmark.jobs import conductor
 from benchmark.jobs.attacks import Attacks
 from benchmark.jobs.blocks import Block, Workbench, plan
 from benchmark.jobs.executors.worker import Worker, given_device, watch_over
 from benchmark.jobs.job import Watch, look_at_records
+from benchmark.jobs.progress import ProgressBar
 from benchmark.store.store import Store, read_all
 from benchmark.suite.suite import load
 
-# An attack that notes whose process begins it; the first one then waits for its end, or all do.
+# An attack that notes whose process begins it; the first one then waits for its end after a step, if it is to.
 NOTED = '''
 import os
 import time
@@ -40,6 +42,12 @@ from benchmark.seeds import seed_for
 REHEARSED = {seed_for(SEED, victim, "start") for victim in range(VICTIMS)}
 
 
+class Waiting(MatchingProblem):
+    def on_train_batch_start(self, batch, batch_idx):
+        if batch_idx:
+            time.sleep(100)
+
+
 class Noted(IDLG):
     """IDLG that takes its time."""
 
@@ -50,7 +58,7 @@ class Noted(IDLG):
             log.write(f"{os.getpid()}\\n")
         first = Path("log").read_text().split()[0]
         if os.environ.get("WAITS") == "first" and int(first) == os.getpid():
-            time.sleep(100)
+            self.problem_class = Waiting
         return super().reconstruct(observation, callbacks)
 
 
@@ -82,6 +90,7 @@ victims: 4
 block_size: 2
 """
 BLOCKS = 12
+FIFTH = pytest.approx(0.2)  # one of five evaluations
 ROOT = Path(__file__).parents[3]
 
 Said = tuple[str, str]
@@ -177,7 +186,17 @@ def test_two_workers_end_with_the_records_of_one_even_where_one_is_killed(
     run: Callable[..., Said], is_like_alone: Callable[[str], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WAITS", "first")
-    killer = meanwhile(lambda: os.kill(begun()[0], signal.SIGKILL), when=lambda: len(set(begun())) == 2)
+    within: list[float] = []
+
+    class Seen(ProgressBar[Block]):
+        def reached(self, job: Block, steps: float, said: str = "") -> None:
+            super().reached(job, steps, said)
+            within.append(steps / job.size)
+
+    monkeypatch.setattr(conductor, "ProgressBar", Seen)
+    killer = meanwhile(
+        lambda: os.kill(begun()[0], signal.SIGKILL), when=lambda: len(set(begun())) == 2 and FIFTH in within
+    )
     out, err = run("own.yaml", "--workers", "2", "--devices", "cpu", "--out", "by-two")
     killer.join()
     assert f"{BLOCKS} of {BLOCKS} blocks run" in out
@@ -185,6 +204,7 @@ def test_two_workers_end_with_the_records_of_one_even_where_one_is_killed(
     said = r"leakboard: a worker ended(, the others continue)?: its process was killed by signal 9\n"
     assert len(re.findall(said, err)) == 1
     assert os.getpid() not in begun()
+    assert FIFTH in within and max(within) <= 1
     assert is_like_alone("by-two")
 
 
@@ -335,7 +355,7 @@ def test_a_mistake_that_ends_a_worker_is_what_it_says() -> None:
 
 def test_a_run_ends_where_no_worker_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     blocks, store = worker().jobs, Store(Path("out"))
-    look = partial(look_at_records, kind=Attacks(), store=store, watch=Watch[Block](), seen={})
+    look = partial(look_at_records, store=store, watch=Watch[Block]())
     ends: list[Callable[[], str | None]] = [partial(next, iter([None, "it fell"])), partial(next, iter(["it broke"]))]
     with pytest.raises(
         UsageError, match=re.escape(f"{BLOCKS} of {BLOCKS} blocks are left (it fell): the same command")

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from benchmark.errors import UsageError
+from benchmark.jobs import job as jobs
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.conductor import Conductor
 from benchmark.jobs.executors.worker import Launch, Worker
-from benchmark.jobs.job import AGAIN, Kind, Tally, Watch, work
+from benchmark.jobs.job import AGAIN, Kind, Tally, Telling, Watch, look_at_records, work
 from benchmark.store.sealing import Unusable, opened
 from benchmark.store.store import Record, Shelf, Store, read_all
 
@@ -74,8 +75,8 @@ class Squares(Kind[Square]):
             watch.reached(job, step + 1, f", {total} so far")
         return [{"key": job.key, "square": total, "steps": job.number - before}]
 
-    def so_far(self, job: Square, store: Store) -> tuple[int, str]:
-        return store.checkpoint(job.key, lambda saved: (saved["step"], f", {saved['total']} so far")) or (0, "")
+    def so_far(self, job: Square, store: Store) -> int:
+        return store.checkpoint(job.key, lambda saved: int(saved["step"])) or 0
 
     def tally(self) -> Tally[Square]:
         return Sum()
@@ -192,3 +193,30 @@ def test_workers_share_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     assert carried_out(tmp_path, launch) == 3 and found(tmp_path) == WHOLE
     assert [worker.device for worker in started] == ["cpu"] * 2 and started[0].jobs == JOBS
     assert "2/2 parities, 12 steps, sum 50: 5 squared, 25\n" in capsys.readouterr().err
+
+
+class Heard(Watch[Square]):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, float, str]] = []
+
+    def reached(self, job: Square, steps: float, said: str = "") -> None:
+        self.steps.append((job.number, steps, said))
+
+
+@pytest.mark.parametrize(("every", "heard"), [(0.0, [1, 2, 3]), (1e9, [1, 1, 1])])
+def test_who_looks_at_the_folder_hears_how_far_a_worker_is_with_a_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: float, heard: list[int]
+) -> None:
+    monkeypatch.setattr(jobs, "TOLD_EVERY", every)
+    store, bar = Store(tmp_path, Squares.shelf), Heard()
+
+    class Both(Telling[Square]):
+        def reached(self, job: Square, steps: float, said: str = "") -> None:
+            super().reached(job, steps, said)
+            assert look_at_records(JOBS, store, bar) == JOBS
+
+    work(JOBS[:1], Squares(), store, bench(), Both(store))
+    assert bar.steps == [(3, steps, f", {steps**2} so far") for steps in heard]
+    assert look_at_records(JOBS, store, bar) == JOBS[1:] and store.told() == {}

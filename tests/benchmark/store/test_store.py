@@ -338,6 +338,39 @@ def test_what_killed_writers_left_is_removed_and_what_living_ones_write_is_not(t
     assert not any(left.parent.iterdir()) and keys_in(left.parent) == set()
 
 
+def test_how_far_a_job_is_is_told_until_it_is_done_or_its_process_was_killed(
+    tmp_path: Path, record: dict[str, Any]
+) -> None:
+    store, other = Store(tmp_path), Store(tmp_path)
+    assert other.told() == {}
+    for steps in (0.5, 1.25):
+        store.tell(record["key"], steps, f", round {steps}")
+    store.tell("f00", 3, "")
+    assert other.told() == {record["key"]: (1.25, ", round 1.25"), "f00": (3.0, "")}
+    store.write(record)
+    assert other.told() == {"f00": (3.0, "")}
+    assert Store(tmp_path).told() == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"[1.2", b'[1,"', b"[null,1]", b'{"a":1}', b"\xff"])
+def test_what_is_half_written_is_not_told(tmp_path: Path, content: bytes) -> None:
+    store = Store(tmp_path)
+    store.tell("a", 1, "")
+    (tmp_path / "locks" / "b.steps").write_bytes(content)
+    assert store.told() == {"a": (1.0, "")}
+
+
+def test_a_job_goes_on_where_it_cannot_be_told_how_far_it_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "locks").rmdir()
+    store.tell("a", 1, "")
+    assert store.told() == {}
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "a.steps").mkdir()
+    store.tell("a", 1, "")
+    assert store.told() == {}
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match=r"file/x cannot be written \(Not a directory\): give another folder"):
