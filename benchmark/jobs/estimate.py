@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
+from attacks import Attack
 from attacks.gradient_matching import GradientMatching
 from benchmark.boards.grid import Grid
 from benchmark.boards.terminal import Console
@@ -20,8 +21,9 @@ from benchmark.clock import clock
 from benchmark.identity import digest
 from benchmark.jobs.attackers import is_over, kept_at, trained_for
 from benchmark.jobs.blocks import Block, Workbench
-from benchmark.jobs.records import room, run_block
+from benchmark.jobs.records import learned_by, room, run_block, seen_by
 from benchmark.jobs.states import cache_folder, is_kept, named
+from benchmark.metrics.leak import BASELINES
 from benchmark.store.schema import attack_scores
 from benchmark.store.store import Parse, records_in
 from benchmark.suite.registry import Spec, build
@@ -29,9 +31,14 @@ from benchmark.suite.suite import Cell
 
 RESULTS = Path(__file__).parents[2] / "results"
 
-TIMED_VICTIMS = 16
-TIMED_EVALUATIONS = (2, 50)
-"""The short attacks that are timed: on one victim and on this many, with each of these budgets."""
+TIMED_VICTIMS, TIMED_EVALUATIONS = 16, (2, 50)
+"""Of the short attacks that are timed: victims at most, and the least and the largest budget."""
+
+LONG = 0.25
+"""Seconds that are enough to tell something: budgets grow no more, and victims become as many as take about as long."""
+
+GROWTH = 3
+"""How many times the budget of an attack that tells too little grows."""
 
 TAUGHT = {"training_steps": 1, "pairs": 2}
 """What is left of the training of an attacker's network where his attack is timed."""
@@ -252,10 +259,14 @@ def means(blocks: Iterable[Found]) -> dict[str, Evaluations]:
 
 
 def kind(cell: Cell) -> tuple[str, ...]:
-    """A name for what decides the seconds of an evaluation; a defense, known or not, changes them by little."""
+    """A name for what decides the seconds of an evaluation; a defense, known or not, changes them by little.
+
+    The null baselines take the time of their scores, all the same.
+    """
     scenario = cell.scenario
     attack = Spec(cell.attack.name, {key: v for key, v in cell.attack.args.items() if key != "max_evaluations"})
-    return scenario.label, scenario.data.label, scenario.model.label, attack.label
+    called = "a null baseline" if attack.name in BASELINES else attack.label
+    return scenario.label, scenario.data.label, scenario.model.label, called
 
 
 def timings(blocks: Sequence[Block], bench: Workbench, console: Console) -> dict[tuple[str, ...], Timing]:
@@ -267,6 +278,7 @@ def timings(blocks: Sequence[Block], bench: Workbench, console: Console) -> dict
     of_line: dict[tuple[str, str], Timing] = {}
     started = time.perf_counter()
     with console.status("timing") as status:
+        run_block(short(blocks[0], 1, TIMED_EVALUATIONS[0]), bench)  # the first one of all takes longer
         for number, (name, block) in enumerate(firsts.items(), 1):
             row = line(block.cell)
             status.update(f"timing {number} of {len(firsts)}: {', '.join(row)}")
@@ -277,29 +289,59 @@ def timings(blocks: Sequence[Block], bench: Workbench, console: Console) -> dict
 
 
 def timing(block: Block, bench: Workbench) -> Timing:
-    """Fits short attacks on the first victims of a block, whose network is not trained for that."""
-    scenario = block.cell.scenario
-    untrained = replace(scenario, setting=replace(scenario.setting, state=None))
-    block = replace(block, cell=replace(block.cell, scenario=untrained))
-    attack = block.cell.attack
-    budget = attack.args.get("max_evaluations")
-    budgets = [{}] if budget is None else [{"max_evaluations": min(budget, most)} for most in TIMED_EVALUATIONS]
-    grows_with, seconds, evaluations = [], [], [0]
-    sequence = build("attack", attack).sequence
-    many = min(TIMED_VICTIMS, len(block.victims) // sequence)
-    for sequences, args in ((1, budgets[0]), *product((1, many), budgets)):
-        count = sequences * sequence
-        alone = {"at_once": count} if attack.args.get("at_once", 0) is None else {}  # memory is not measured here
-        untaught = {name: few for name, few in TAUGHT.items() if name in attack.args}
-        cell = replace(block.cell, attack=replace(attack, args=attack.args | args | alone | untaught))
-        started = time.perf_counter()
-        few = replace(block, cell=cell, victims=block.victims[:count], data=block.data[: count + 1], training="")
-        record = run_block(few, bench)
-        seconds.append(time.perf_counter() - started)
-        evaluations = [victim["evaluations"] for victim in record["victims"]]
-        grows_with.append([1, count] + ([0, 0] if budget is None else [max(evaluations), sum(evaluations)]))
-    # The first run of all takes longer, and is not counted.
-    fit, _ = nnls(np.array(grows_with[1:], dtype=float), np.array(seconds[1:]))
+    """Fits short attacks on the first victims of a block: on one with more and more evaluations, then on several."""
+    attack, sequence = block.cell.attack, build("attack", block.cell.attack).sequence
+    few, at_most = TIMED_EVALUATIONS if "max_evaluations" in attack.args else (0, 0)
+    runs = [attacked(short(block, 1, few), bench)]
+    if is_short := runs[0][0] < LONG:  # the first run in a cell takes longer
+        runs = [attacked(short(block, 1, few), bench)]
+    ((first, _),) = runs
+    started = time.perf_counter()
+    run_block(short(block, 1, few), bench)
+    scored = max(0.0, time.perf_counter() - started - first)
+    most = few
+    while most < at_most and runs[-1][0] - first < LONG:
+        most = min(GROWTH * most, at_most)
+        runs.append(attacked(short(block, 1, most), bench))
+    many = min(TIMED_VICTIMS, len(block.victims) // sequence, max(2, int(LONG / max(first, 1e-9))))
+    budgets = {few, most} if is_short else {most} - {0}
+    runs += [attacked(short(block, many, budget), bench) for budget in sorted(budgets)]
+    # A long time of one victim is taken for the victim's, not for the block's.
+    grows_with = [[is_short, len(of), *([max(of), sum(of)] if at_most else [0, 0])] for _, of in runs]
+    fit, _ = nnls(np.array(grows_with, dtype=float), np.array([seconds for seconds, _ in runs]))
     of_block, of_victim, of_step, of_evaluation = map(float, fit)
     at_once = room(block, bench) if bench.device.type == "cuda" else 0
-    return Timing(of_block, of_victim, of_step, of_evaluation, fmean(evaluations), at_once)
+    return Timing(of_block, of_victim + scored / sequence, of_step, of_evaluation, fmean(runs[-1][1]), at_once)
+
+
+def short(block: Block, sequences: int, evaluations: int) -> Block:
+    """A short attack on the first victims of a block, whose network is not trained for that.
+
+    Args:
+        block: of any number of victims.
+        sequences: of victims that are attacked, see :attr:`attacks.Attack.sequence`.
+        evaluations: the budget at most, of an attack that has one.
+    """
+    cell, args = block.cell, block.cell.attack.args
+    count = sequences * build("attack", cell.attack).sequence
+    less: dict[str, Any] = {name: few for name, few in TAUGHT.items() if name in args}
+    if "max_evaluations" in args:
+        less["max_evaluations"] = min(args["max_evaluations"], evaluations)
+    if args.get("at_once", 0) is None:  # memory is not measured here
+        less["at_once"] = count
+    scenario = replace(cell.scenario, setting=replace(cell.scenario.setting, state=None))
+    cell = replace(cell, scenario=scenario, attack=replace(cell.attack, args=args | less))
+    return replace(block, cell=cell, victims=block.victims[:count], data=block.data[: count + 1], training="")
+
+
+def attacked(block: Block, bench: Workbench) -> tuple[float, list[int]]:
+    """Seconds that an attack takes before anything is scored, and the evaluations of its victims."""
+    cell, victims = block.cell, block.victims
+    images, labels = bench.victims(cell.scenario, victims)
+    attack: Attack = build("attack", cell.attack)
+    started = time.perf_counter()
+    own, _ = learned_by(attack, block, bench)
+    seen = seen_by(cell, images, labels, victims, bench, 0 if own else attack.public_images)(victims)
+    found = attack.reconstruct(seen, **own)
+    found.images.cpu()  # a GPU is waited for
+    return time.perf_counter() - started, found.evaluations.tolist()

@@ -1,8 +1,9 @@
 """What leakboard plan says, counted by hand: cells, blocks, evaluations, and seconds on a clock of our own."""
 
 import io
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -267,20 +268,30 @@ def test_records_of_the_folder_come_first_then_results_then_those_of_another_def
 # Seconds, from short attacks on a clock that goes as we say.
 
 TRUE = Timing(block=0.5, victim=0.25, step=0.125, evaluation=0.0625, mean=2, room=0)
+SCORED = 0.03125
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
-    """Blocks take the time of ``TRUE``, the first one much more; yields the sizes and budgets of those that are run."""
+    """Attacks take the time of ``TRUE``, the first one much more, and scores ``SCORED`` a victim; yields the sizes and
+    budgets of those that are run. None of them is long.
+    """
     now, ran = [0.0], []
 
-    def run_block(block: Block, bench: Workbench) -> dict[str, Any]:
+    def attacked(block: Block, bench: Workbench) -> tuple[float, list[int]]:
+        before = now[0]
         count, budget = len(block.victims), block.cell.attack.args.get("max_evaluations", 0)
         now[0] += TRUE.seconds(block, Evaluations(budget, budget), 1) + 100 * (not ran)
         ran.append((count, budget))
-        return {"victims": [{"evaluations": budget}] * count}
+        return now[0] - before, [budget] * count
 
+    def run_block(block: Block, bench: Workbench) -> None:
+        attacked(block, bench)
+        now[0] += SCORED * len(block.victims)
+
+    monkeypatch.setattr(estimate, "attacked", attacked)
     monkeypatch.setattr(estimate, "run_block", run_block)
+    monkeypatch.setattr(estimate, "LONG", 1e9)
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
     yield ran
 
@@ -291,20 +302,57 @@ def test_seconds_are_taken_apart_into_what_they_grow_with(
     monkeypatch.setattr(estimate, "TIMED_VICTIMS", 16)
     block = plan(suite(victims=64, block_size=64), bench)[-1]
     found = timing(block, bench)
-    assert clock == [(1, 1), (1, 1), (1, 2), (16, 1), (16, 2)]
-    for name in ("block", "victim", "step", "evaluation"):
+    assert clock == [(1, 1), (1, 1), (1, 1), (1, 2), (16, 1), (16, 2)]
+    for name in ("block", "step", "evaluation"):
         assert getattr(found, name) == pytest.approx(getattr(TRUE, name))
+    assert found.victim == pytest.approx(0.25 + SCORED)
     spent = Evaluations(mean=3.0, longest=10.0)
-    assert found.seconds(block, spent, 64) == pytest.approx(0.5 + 0.25 * 64 + 0.125 * 10 + 0.0625 * 3 * 64)
+    assert found.seconds(block, spent, 64) == pytest.approx(0.5 + (0.25 + SCORED) * 64 + 0.125 * 10 + 0.0625 * 3 * 64)
+
+
+@pytest.mark.parametrize(
+    ("long", "ran"),
+    [
+        (0.1, [(1, 2), (1, 2), (1, 6), (2, 6)]),  # slow at once: no run for its own sake
+        (1.0, [(1, 2), (1, 2), (1, 2), (1, 6), (1, 18), (2, 2), (2, 18)]),  # 4 evaluations more take 0.75 s, 16 3 s
+        (3.0, [(1, 2), (1, 2), (1, 2), (1, 6), (1, 18), (4, 2), (4, 18)]),
+        (9.0, [(1, 2), (1, 2), (1, 2), (1, 6), (1, 18), (1, 50), (14, 2), (14, 50)]),
+    ],
+)
+def test_of_a_slow_attack_few_victims_and_evaluations_are_timed_and_tell_the_same(
+    bench: Workbench, clock: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, long: float, ran: list[Any]
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "TRUE", replace(TRUE, block=0.0))
+    for name, value in (("LONG", long), ("TIMED_VICTIMS", 16), ("TIMED_EVALUATIONS", (2, 50))):
+        monkeypatch.setattr(estimate, name, value)
+    block = plan(suite([{"class": "IDLG", "max_evaluations": 90}], victims=64, block_size=64), bench)[-1]
+    timing(block, bench)  # the first ones
+    clock.clear()
+    clock.append((0, 0))  # not the first one any more
+    found = timing(block, bench)
+    assert clock[1:] == ran
+    assert astuple(found)[:4] == pytest.approx((0.0, 0.25 + SCORED, 0.125, 0.0625))
+
+
+def test_a_slow_closed_form_is_run_on_one_victim_and_all_is_taken_for_its_own(
+    bench: Workbench, clock: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "LONG", 0.1)
+    block = plan(suite(), bench)[0]
+    timing(block, bench)
+    del clock[1:]
+    found = timing(block, bench)
+    assert clock[1:] == [(1, 0), (1, 0)]
+    assert astuple(found)[:4] == pytest.approx((0.0, 0.5 + 0.25 + SCORED, 0.0, 0.0))
 
 
 def test_a_closed_form_takes_its_victims_and_nothing_else(bench: Workbench, clock: list[tuple[int, int]]) -> None:
     block = plan(suite(), bench)[0]
     timing(block, bench)  # the first ones
     found = timing(block, bench)
-    assert clock[3:] == [(1, 0), (1, 0), (2, 0)]
+    assert clock[4:] == [(1, 0), (1, 0), (1, 0), (2, 0)]
     assert (found.step, found.evaluation, found.mean) == (0, 0, 0)
-    assert found.seconds(block, Evaluations(0, 0), 2) == pytest.approx(0.5 + 0.25 * 2)
+    assert found.seconds(block, Evaluations(0, 0), 2) == pytest.approx(0.5 + (0.25 + SCORED) * 2)
 
 
 def test_blocks_that_a_gpu_attacks_together_share_their_steps(bench: Workbench) -> None:
@@ -326,9 +374,9 @@ def test_a_defense_and_a_budget_need_no_timing_of_their_own(
     monkeypatch.setattr(estimate, "PATIENCE", 1e9)
     attacks = [{"class": "IDLG", "sweep": {"max_evaluations": [7, 9]}}, {"class": "IDLG", "tolerance": 0}]
     blocks = plan(suite(attacks, defenses=["Masking", "Pruning"]), bench)
-    assert len({kind(block.cell) for block in blocks}) == 3 + 2
+    assert len({kind(block.cell) for block in blocks}) == 1 + 2  # the null baselines are one
     assert len(rows(blocks, Path("out"), bench, silent())) == 3 + 1
-    assert len(clock) == 3 * 3 + 2 * 5
+    assert len(clock) == 1 + 4 + 2 * 6
 
 
 def test_when_patience_is_at_its_end_the_first_of_a_sweep_stands_for_the_rest(
@@ -337,7 +385,7 @@ def test_when_patience_is_at_its_end_the_first_of_a_sweep_stands_for_the_rest(
     monkeypatch.setattr(estimate, "PATIENCE", 0.0)
     attacks = [{"class": "IDLG", "sweep": {"tolerance": [0, 1e-3, 1e-2]}}, "DLG"]
     rows(plan(suite(attacks), bench), Path("out"), bench, silent())
-    assert len(clock) == 3 * 3 + 2 * 5  # of three tolerances, the first one
+    assert len(clock) == 1 + 4 + 2 * 6  # of three tolerances, the first one
 
 
 def test_workers_share_the_time() -> None:
