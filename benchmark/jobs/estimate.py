@@ -37,6 +37,9 @@ TIMED_VICTIMS, TIMED_EVALUATIONS = 16, (2, 50)
 LONG = 0.25
 """Seconds that are enough to tell something: budgets grow no more, and victims become as many as take about as long."""
 
+LEAST_VICTIMS = 3
+"""That are timed together, of an attack that takes several steps, however long one takes."""
+
 GROWTH = 3
 """How many times the budget of an attack that tells too little grows."""
 
@@ -303,11 +306,11 @@ def timing(block: Block, bench: Workbench) -> Timing:
     while most < at_most and runs[-1][0] - first < LONG:
         most = min(GROWTH * most, at_most)
         runs.append(attacked(short(block, 1, most), bench))
-    many = min(TIMED_VICTIMS, len(block.victims) // sequence, max(2, int(LONG / max(first, 1e-9))))
-    budgets = {few, most} if is_short else {most} - {0}
-    runs += [attacked(short(block, many, budget), bench) for budget in sorted(budgets)]
-    # A long time of one victim is taken for the victim's, not for the block's.
-    grows_with = [[is_short, len(of), *([max(of), sum(of)] if at_most else [0, 0])] for _, of in runs]
+    often = max(LEAST_VICTIMS, int(LONG / max(first, 1e-9)))
+    many = min(TIMED_VICTIMS, len(block.victims) // sequence, often)
+    several = is_short or at_most > 0  # else a long time of one victim is taken for the victim's, not for the block's
+    runs += [attacked(short(block, many, budget), bench) for budget in sorted({few, most}) if several]
+    grows_with = [[several, len(of), *([max(of), sum(of)] if at_most else [0, 0])] for _, of in runs]
     fit, _ = nnls(np.array(grows_with, dtype=float), np.array([seconds for seconds, _ in runs]))
     of_block, of_victim, of_step, of_evaluation = map(float, fit)
     at_once = room(block, bench) if bench.device.type == "cuda" else 0
