@@ -1,6 +1,7 @@
 """What the attacker does: one file for each attack. A new one is added to this list."""
 
 from attacks.analytic_linear import AnalyticLinear
+from attacks.autoleak import AutoLeak
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.baselines import ClassMeanImage, ConstantImage, MeanImage
 from attacks.bayes import Bayes
@@ -28,6 +29,7 @@ __all__ = [
     "SAPAG",
     "AnalyticLinear",
     "Attack",
+    "AutoLeak",
     "Bayes",
     "ClassMeanImage",
     "ConstantImage",

@@ -157,6 +157,7 @@ class Reconstruction:
             the private batch, bool ``[V, N]``; None where it gives none.
         label_counts: of an attack that tells how many images of each class there are, ``[V, K]``, which need not sum to
             N; None where its labels are all that it says of them.
+        candidates: of an ensemble, by the names of its attacks, what each has found of all V victims; empty for others.
     """
 
     images: Tensor
@@ -169,6 +170,7 @@ class Reconstruction:
     label_probabilities: Tensor | None = None
     certified: Tensor | None = None
     label_counts: Tensor | None = None
+    candidates: dict[str, "Reconstruction"] = field(default_factory=dict)
 
     def take(self, victims: slice | list[int]) -> "Reconstruction":
         """What was found of some of the victims."""
@@ -184,6 +186,7 @@ class Reconstruction:
             None if self.label_probabilities is None else self.label_probabilities[victims],
             None if self.certified is None else self.certified[victims],
             None if self.label_counts is None else self.label_counts[victims],
+            {name: one.take(victims) for name, one in self.candidates.items()},
         )
 
 
@@ -219,6 +222,9 @@ class Attack(ABC):
 
     one_network_only: ClassVar[bool] = False
     """True for an attack that takes only victims who all share one network."""
+
+    fits: ClassVar[int] = 1
+    """How often ``max_evaluations`` may be spent on a victim, where there are any."""
 
     public_images: int = 0
     """Public images that it is trained on, at most, which are then in the observation."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks.base import Attack, Observation, Reconstruction, unheard
-from attacks.chain import Stage, is_plain, stages
+from attacks.chain import SIGMOID, Stage, is_plain, stages
 from attacks.engine.labels import idlg_labels
 from attacks.equations import check_rank
 from defenses.base import Update
@@ -24,8 +24,8 @@ TOLERANCE = 1e-11
 """Squared norm of the normal equations' residual, relative to that at the start, at which a layer is solved."""
 
 FINE_TOLERANCE = 1e-18
-"""The same, in 64 bits, for a network with a leaky ReLU or a layer without a bias: more of them follow each other than
-with the sigmoids of a LeNet, and the errors of one are those of all before it."""
+"""The same, in 64 bits, for a network with a ReLU or a layer without a bias: the errors of one layer are those of all
+before it, and where a ReLU leaves hardly enough equations, those of rounding would be as large as an image."""
 
 FINE_ITERATIONS = 3
 """How many times as many conjugate-gradient steps that tolerance takes."""
@@ -246,7 +246,7 @@ def recursive_solution(
     Args:
         observation: of victims with one image each.
         iterations: conjugate-gradient steps for each layer at most; ``FINE_ITERATIONS`` times as many in a network that
-            is not :func:`is_plain`.
+            has not only sigmoids and biases.
         told: is called with the share of the layers that are solved.
 
     Returns:
@@ -261,7 +261,7 @@ def recursive_solution(
     parameters = observation.own_networks
     precision = next(iter(gradient.values())).dtype
     tolerance = TOLERANCE
-    if not is_plain(layers):
+    if not all(layer.biased and layer.activation in (SIGMOID, None) for layer in layers):
         tolerance, iterations = FINE_TOLERANCE, FINE_ITERATIONS * iterations
         gradient, known, parameters = (
             {name: value.double() for name, value in each.items()} for each in (gradient, known, parameters)
@@ -334,7 +334,7 @@ class RGAP(Attack):
     once. ``leakboard rank`` counts the equations of each layer.
 
     Args:
-        iterations: conjugate-gradient steps for each layer at most, at least 1. A network with a leaky ReLU or a layer
+        iterations: conjugate-gradient steps for each layer at most, at least 1. A network with a ReLU or a layer
             without a bias is solved in 64 bits to a finer tolerance, in up to three times as many.
     """
 

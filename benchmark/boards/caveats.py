@@ -30,6 +30,7 @@ def caveats(board: Sequence[Outcome], standings: Sequence[Standing], names: Name
         *easy_victims(board),
         *stronger_attacks(board),
         *told_labels(board),
+        *ensembles(board),
     ]
 
 
@@ -46,6 +47,27 @@ def told_labels(board: Sequence[Outcome]) -> list[str]:
         )
     if of_labels := sorted({o.config["attack"]["class"] for o in board if not (o.seeks_images or o.is_baseline)}):
         sentences.append(f"Looking for labels and not for images, of which this says nothing: {listed(of_labels)}.")
+    return sentences
+
+
+def ensembles(board: Sequence[Outcome]) -> list[str]:
+    """Which attacks of an ensemble found something, and what its two rates are."""
+    sentences = []
+    found: dict[str, int] = defaultdict(int)
+    names: set[str] = set()
+    for outcome in board:
+        for victim in outcome.victims.values():
+            if "parts" in victim:
+                names.add(outcome.config["attack"]["class"])
+                if victim["leaked_any"]:
+                    found[victim["part"]] += 1
+    if names:
+        parts = [f"{part} ({count})" for part, count in sorted(found.items(), key=lambda one: (-one[1], one[0]))]
+        by = f" The victims leaked to {listed(parts, most=20)}." if parts else ""
+        sentences.append(
+            f"Of {listed(sorted(names))}, all scores are those of the worst case over its attacks, and the column "
+            f'"returned" is what the attacker, who cannot know the worst case, would have chosen.{by}'
+        )
     return sentences
 
 
@@ -259,7 +281,7 @@ def stronger_attacks(board: Sequence[Outcome]) -> list[str]:
             "More may leak than this board shows: of the attacks here, none that solves equations takes such updates, "
             "and one that matches them can end at images that fit well and are others."
         ]
-    if not attacks:
+    if not attacks or any(attack["class"] == "AutoLeak" for attack in attacks):
         return []
     strong = STRONG if config["batch_size"] == 1 else ()
     lacking = [name for name, is_one in strong if not any(is_one(attack) for attack in attacks)]

@@ -85,6 +85,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """What clients compute and what the attacker is granted, as far as it is not as in the published attacks."""
     certified: int | None = None
     """Images, of ``victims`` times ``batch_size``, that came with a certificate; None where the attack gives none."""
+    returned_leaked: int | None = None
+    """Of an ensemble, victims who leak by what it returns, chosen by its own criterion; None for other attacks."""
     training_cpu_seconds: float | None = None
     """Of the attacker's own network, once for all victims; None where the attack trains none."""
 
@@ -99,6 +101,7 @@ LABEL_SCORES = ("existence", "counts", "instances")
 SELDOM = {
     "setting": "",
     "certified": None,
+    "returned_leaked": None,
     "training_cpu_seconds": None,
     **{f"label_{name}": None for name in LABEL_SCORES},
 }
@@ -235,6 +238,7 @@ def row_of(outcome: Outcome, standing: Standing | None, void: str | None, interv
         cell=outcome.cell,
         setting=setting_of(config),
         certified=certified_of(victims),
+        returned_leaked=returned_of(victims),
         training_cpu_seconds=training_of(outcome.records),
     )
 
@@ -276,6 +280,12 @@ def certified_of(victims: list[dict[str, Any]]) -> int | None:
     """How many images came with a certificate; None where the attack gives none."""
     given = [victim["certified"] for victim in victims if "certified" in victim]
     return sum(map(sum, given)) if given else None
+
+
+def returned_of(victims: list[dict[str, Any]]) -> int | None:
+    """How many victims leak by what an ensemble returns; None where the attack is none."""
+    given = [victim["returned"]["leaked_any"] for victim in victims if "returned" in victim]
+    return sum(given) if given else None
 
 
 def training_of(records: Sequence[dict[str, Any]]) -> float | None:

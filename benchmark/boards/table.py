@@ -89,6 +89,11 @@ COLUMNS = (
         shown=lambda board: any(row.diverged for row in board.rows),
     ),
     Column(
+        "returned",
+        lambda row, board: share(row.returned_leaked, row.victims),
+        shown=lambda board: any(row.returned_leaked is not None for row in board.rows),
+    ),
+    Column(
         "not converged",
         lambda row, board: share(row.unconverged, row.victims),
         shown=lambda board: any(row.unconverged for row in board.rows),

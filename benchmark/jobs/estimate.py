@@ -146,11 +146,12 @@ def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Conso
     for block in blocks:
         cell, victims, timed = block.cell, len(block.victims), timing_of[kind(block.cell)]
         budget = cell.attack.args.get("max_evaluations")
-        bound = timed.mean if budget is None else budget
+        attack = build("attack", cell.attack)
+        bound = timed.mean if budget is None else budget * attack.fits
         seen = next((of[name] for name in alike(cell.config()) for of in known if name in of), None)
         expected = seen or Evaluations(bound, bound)
         cost = Cost(1, victims, victims * expected.mean, victims * bound, timed.seconds(block, expected, fair))
-        by_steps = isinstance(build("attack", cell.attack), GradientMatching)
+        by_steps = isinstance(attack, GradientMatching)
         row = table.setdefault(line(cell), Row(*line(cell), by_steps=by_steps))
         row.cells.add(cell.id)
         row.sources.add("records" if seen else "timing" if budget is None else "upper bound")

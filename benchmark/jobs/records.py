@@ -18,7 +18,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from attacks import Attack, LearnedInversion, Observation, Reconstruction
+from attacks import Attack, AutoLeak, LearnedInversion, Observation, Reconstruction
+from attacks.autoleak import NOT_TRIED, carried_out
 from attacks.base import Trajectory, unheard
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
@@ -30,11 +31,13 @@ from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.jobs.pictures import strip
 from benchmark.jobs.states import cache_folder
+from benchmark.jobs.worst_case import Known, Parts, worst_case
 from benchmark.metrics.labels import LabelScores, label_scores
 from benchmark.metrics.leak import BASELINES, leaked
 from benchmark.metrics.misfit import Misfits, loss_of_truth, misfits
-from benchmark.metrics.scores import Scores, matched_psnr, null_scores, score
+from benchmark.metrics.scores import Scores, match, matched_psnr, null_scores, score
 from benchmark.rehearsal.scene import check_found
+from benchmark.seeds import seed_for
 from benchmark.store.store import Record
 from benchmark.suite.registry import build
 from benchmark.suite.suite import Cell
@@ -69,7 +72,7 @@ def run_blocks(
     images, labels = bench.victims(scenario, victims)
     attack: Attack = build("attack", cell.attack)
     attack.told = told
-    if isinstance(attack, GradientMatching | DLGFB) and attack.at_once is None:
+    if isinstance(attack, GradientMatching | DLGFB | AutoLeak) and attack.at_once is None:
         attack.at_once = room(blocks[0], bench)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
@@ -83,10 +86,12 @@ def run_blocks(
         broken.update(victim for victim, whole in zip(some, is_finite(observation.update), strict=True) if not whole)
         return observation
 
+    null = null_scores(images, labels, data.mean_image(), data.class_means()) if attack.seeks_images else None
+    known = Known(images, null[0], [seed_for(scenario.seed, one, "start") for one in victims]) if null else None
     started = time.perf_counter()
     with fitting.of(blocks) as (watchers, of_fit):
         notes += [f"step {of_fit['step']}"] if "step" in of_fit else []
-        found = attack_within_memory(cell.attack.name, attack, seen, victims, watchers, notes, of_fit | own)
+        found = attack_within_memory(cell.attack.name, attack, seen, victims, watchers, notes, of_fit | own, known)
     seconds = time.perf_counter() - started
     found = without_nan(found)
     records = []
@@ -95,14 +100,15 @@ def run_blocks(
         share = found.take(rows)
         of_labels = label_scores(labels[rows], share.labels, data.num_classes, share.label_counts)
         of_images: OfImages | None = None
-        if attack.seeks_images:
-            scores = score(images[rows], labels[rows], share.images.cpu(), share.labels.cpu(), bench.perceptual)
-            null = null_scores(images[rows], labels[rows], data.mean_image(), data.class_means())
+        if null is not None:
+            of_null = null[0][rows], null[1][rows]
+            worst, parts = worst_case(share, images[rows], of_null[0])
+            scores = score(images[rows], labels[rows], worst.images.cpu(), worst.labels.cpu(), bench.perceptual)
             is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
             private, seen_here = (images[rows], labels[rows]), observed(block.victims)
-            fit = None if is_baseline else fit_of(attack, share, seen_here, scores.pairs, block, *private)
+            fit = None if is_baseline else fit_of(attack, share, seen_here, block, *private)
             at_truth = None if is_baseline else loss_of_truth(attack, seen_here, *private)
-            of_images = OfImages(scores, *null, fit, at_truth)
+            of_images = OfImages(worst, scores, *of_null, fit, at_truth, parts)
         sha256 = checksum(images[rows], labels[rows])
         check_unchanged(block, images[rows], labels[rows])
         records.append(
@@ -150,7 +156,6 @@ def fit_of(
     attack: Attack,
     found: Reconstruction,
     seen: Observation,
-    pairs: Tensor,
     block: Block,
     images: Tensor,
     labels: Tensor,
@@ -162,7 +167,7 @@ def fit_of(
     if attack.any_order:
         scenario = block.cell.scenario
         seen = as_computed(seen, scenario.setting, scenario.seed, block.victims)
-        found = in_order(found, pairs)
+        found = in_order(found, match(images, found.images.cpu().clamp(0, 1)))
     return misfits(seen, found, images, labels)
 
 
@@ -237,15 +242,21 @@ def attack_within_memory(
     callbacks: Sequence[Callback],
     notes: list[str],
     of_fit: Mapping[str, Any] = MappingProxyType({}),
+    known: Known | None = None,
 ) -> Reconstruction:
     """The reconstruction of all victims; where memory runs out, in two halves, which is noted.
+
+    An ensemble is spared what is ``known``, one by one, so that no attack holds anything of it.
 
     Raises:
         UsageError: one victim does not fit, or what the attack returns is not of the right form.
     """
     try:
         seen = observed(victims)
-        found = attack.reconstruct(seen, callbacks, **of_fit)
+        if isinstance(attack, AutoLeak) and known:
+            found = carried_out(attack.attempts(seen), known)
+        else:
+            found = attack.reconstruct(seen, callbacks, **of_fit)
         check_found(found, seen, name, written(type(attack).reconstruct))
         return found
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -261,7 +272,9 @@ def attack_within_memory(
         torch.cuda.empty_cache()
     middle = victims.start + len(victims) // attack.sequence // 2 * attack.sequence
     halves = [range(victims.start, middle), range(middle, victims.stop)]
-    first, second = (attack_within_memory(name, attack, observed, half, callbacks, notes, of_fit) for half in halves)
+    first, second = (
+        attack_within_memory(name, attack, observed, half, callbacks, notes, of_fit, known) for half in halves
+    )
     return join(first, second)
 
 
@@ -294,11 +307,21 @@ def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
         label_counts=None
         if first.label_counts is None or second.label_counts is None
         else torch.cat([first.label_counts, second.label_counts]),
+        candidates={
+            name: join(first.candidates.get(name, untried(first)), second.candidates.get(name, untried(second)))
+            for name in {**first.candidates, **second.candidates}
+        },
     )
+
+
+def untried(found: Reconstruction) -> Reconstruction:
+    """Of the same victims what an attack of an ensemble has found that was tried on none of them."""
+    return replace(found, status=[NOT_TRIED] * len(found.status), starts=[], candidates={})
 
 
 def without_nan(found: Reconstruction) -> Reconstruction:
     """Gray images, and the status "diverged", for victims of whom an attack returned NaN or Inf."""
+    found = replace(found, candidates={name: without_nan(one) for name, one in found.candidates.items()})
     bad = ~found.images.isfinite().flatten(1).all(1)
     if not bad.any():
         return found
@@ -318,17 +341,21 @@ class OfImages:
     """How near an attack that seeks images came to them.
 
     Attributes:
+        found: what is scored: of an ensemble its worst case.
         scores: of its images.
         null_psnr, null_ssim: of the best null baseline, ``[V, N]``.
         fit: how well the update is fitted; None of a null baseline, which does not try.
         at_truth: the attack's own loss at the private batches, ``[V]``; None where it lowers none.
+        parts: of an ensemble, what each of its attacks has found.
     """
 
+    found: Reconstruction
     scores: Scores
     null_psnr: Tensor
     null_ssim: Tensor
     fit: Misfits | None
     at_truth: Tensor | None = None
+    parts: Parts | None = None
 
 
 def victims_table(
@@ -350,7 +377,7 @@ def victims_table(
                 "start": found.starts[row] if found.starts else None,
                 "evaluations": int(found.evaluations[row]),
                 "loss": finite(float(found.loss[row])),
-                **(image_scores(found, of_images, knows, row) if of_images else no_images(has_lpips)),
+                **(image_scores(of_images, knows, row) if of_images else no_images(has_lpips)),
                 "labels": {name: brief(share) for name, share in of_labels.of(row).items()},
             }
         )
@@ -363,11 +390,11 @@ def no_images(has_lpips: bool) -> dict[str, Any]:
     return lists | {"lpips": [] if has_lpips else None, "leaked_any": False, "leaked_all": False}
 
 
-def image_scores(found: Reconstruction, of_images: OfImages, knows: bool, row: int) -> dict[str, Any]:
+def image_scores(of_images: OfImages, knows: bool, row: int) -> dict[str, Any]:
     """Of one victim: scores of each of its images and of their null baselines, whether one of them and whether all of
     them have leaked, how well the attack fits the update and what its loss is at the private batch, and, of an attacker
     who knows what the clients do, whether his model of it explains the update."""
-    scores, fit = of_images.scores, of_images.fit
+    found, scores, fit = of_images.found, of_images.scores, of_images.fit
     has_leaked = leaked(scores.psnr[row], of_images.null_psnr[row])
     fitted = fit and {
         "misfit": finite(float(fit.found[row])),
@@ -388,6 +415,7 @@ def image_scores(found: Reconstruction, of_images: OfImages, knows: bool, row: i
         **({} if of_images.at_truth is None else {"loss_of_truth": finite(float(of_images.at_truth[row]))}),
         **({"explained": bool(fit.explained[row])} if fit and knows else {}),
         **({} if found.certified is None else {"certified": found.certified[row].cpu()[scores.pairs[row]].tolist()}),
+        **(of_images.parts.of(row) if of_images.parts else {}),
     }
 
 

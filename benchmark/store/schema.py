@@ -103,13 +103,21 @@ class OfLabels(TypedDict):
     instances: Share
 
 
+class Returned(TypedDict):
+    """What an ensemble of attacks returned of a victim, by its own criterion."""
+
+    psnr: list[Psnr]
+    leaked_any: bool
+
+
 class Victim(TypedDict):
     """What became of one victim; lists have an entry for each image of its batch.
 
     The misfits (:mod:`benchmark.metrics.convergence`; None where infinite) are missing for null baselines, and in
     records of before there were any; so is the attack's own loss at the private batch, ``loss_of_truth``, where it
     lowers none. ``certified`` is of attacks that give certificates. Of an attack on the labels alone the lists
-    are empty.
+    are empty. Of an ensemble the scores are those of ``part``, the worst case; ``start`` is the attack whose images it
+    returned, and ``parts`` says of each attack that was tried whether an image leaked to it.
     """
 
     index: Count
@@ -133,6 +141,9 @@ class Victim(TypedDict):
     settled: NotRequired[bool]
     explained: NotRequired[bool]
     certified: NotRequired[list[bool]]
+    part: NotRequired[str]
+    parts: NotRequired[dict[str, bool]]
+    returned: NotRequired[Returned]
 
 
 class Curve(TypedDict):

@@ -238,6 +238,7 @@ IN_TURN: list[tuple[str, dict[str, Any]]] = [
     ("InvertingGradients", {"max_evaluations": 12, "labels": "ilrg"}),
     ("LabelInference", {"rule": "rlg"}),
     ("LearnedInversion", {"training_steps": 3, "hidden": 8, "pairs": 4}),
+    ("AutoLeak", {"max_evaluations": 4}),
     ("RGAP", {}),
     ("AnalyticLinear", {}),
     ("Peeling", {}),

@@ -70,8 +70,18 @@ def test_an_attack_of_ours_on_the_first_layer_keeps_its_contracts(attack: Spec, 
     test_an_attack_of_ours_keeps_its_contracts(attack, place)
 
 
-@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.name)
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+OF_ENSEMBLE = {"sigmoid", "ReLU shared", "batch norm shared FedAvg", "leaky ReLU"}
+"""Places of AutoLeak, whose parts keep their contracts everywhere."""
+
+PAIRS = [
+    pytest.param(attack, place, id=f"{attack.name}-{place.name}")
+    for attack in ATTACKS
+    for place in PLACES
+    if attack.name != "AutoLeak" or place.name in OF_ENSEMBLE
+]
+
+
+@pytest.mark.parametrize(("attack", "place"), PAIRS)
 def test_an_attack_of_ours_keeps_its_contracts(attack: Spec, place: Place) -> None:
     found = of("attack", attack, place)
     assert [one for one in found if one.word == "fails"] == []

@@ -1,0 +1,235 @@
+"""The standing worst case: a fixed ensemble of attacks."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from attacks.analytic_linear import AnalyticLinear
+from attacks.base import Attack, Observation, Reconstruction
+from attacks.bayes import Bayes
+from attacks.dlg import DLG
+from attacks.fedavg_inversion import FedAvgInversion
+from attacks.gauss_newton import GaussNewton
+from attacks.gradinversion import GradInversion
+from attacks.idlg import IDLG
+from attacks.inverting_gradients import InvertingGradients
+from attacks.peeling import Peeling
+from attacks.rgap import RGAP
+from attacks.surrogate_model import SurrogateModel
+from attacks.threat import ThreatModel
+from attacks.update import Protocol
+from defenses.base import global_norm
+
+SMOOTH = 1e-5
+"""Weight of the total variation from the mean image."""
+
+EQUAL, EXACT = 1e-3, 1e-10
+"""Losses that differ by less, in parts of the lower one or of the squared size of the update, tell nothing apart."""
+
+NOT_TRIED = "not tried"
+"""Status of a victim whom an attack of the ensemble was spared."""
+
+
+Attempts = Generator[tuple[Observation, Reconstruction], list[bool], Reconstruction]
+"""Yields the victims that an attack was tried on and what it found of them, is sent who is spared the others, and
+returns what is found in the end."""
+
+
+@dataclass(eq=False)
+class AutoLeak(Attack):
+    """Every attack here that takes the victims, the cheapest first, as AutoAttack does for robustness (Croce and Hein
+    2020, arXiv 2003.01690): what a defense leaks to the strongest attacker is more than to any one attack.
+
+    Closed forms come first, then matching from R-GAP's solution and from the public mean image with a prior, by the
+    squared and the cosine distance, the most probable image given the known defense, and Gauss-Newton. Each has its own
+    way to tell labels that are not granted. Of what they find, that is returned which is most probable given the
+    update, by the loss of :class:`Bayes`; all of it is kept in ``candidates``, for a score of the worst case.
+
+    Args:
+        max_evaluations: gradient evaluations for each victim of each attack that iterates, at least 1; below 800,
+            Gauss-Newton makes fewer iterations than 8, too.
+        at_once: victims under attack at the same time, at least 1; None for all of them.
+    """
+
+    simulates = True
+    needs_local_steps = False
+    any_order = True
+    fits: ClassVar[int] = 8
+
+    max_evaluations: int = 1000
+    at_once: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_evaluations", "at_once"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, but must be at least 1")
+
+    def parts(self) -> dict[str, Attack]:
+        """The ensemble, by name."""
+        budget, some = self.max_evaluations, self.at_once
+        return {
+            "AnalyticLinear": AnalyticLinear(),
+            "Peeling": Peeling(),
+            "RGAP": RGAP(),
+            "IDLG from R-GAP": IDLG(budget, at_once=some, start="rgap"),
+            "IDLG from the mean": IDLG(budget, at_once=some, start="mean", total_variation=SMOOTH),
+            "DLG": DLG(budget, at_once=some),
+            "Bayes": Bayes(budget, at_once=some),
+            "GaussNewton": GaussNewton(iterations=min(8, -(-budget // 100))),
+            "InvertingGradients": InvertingGradients(budget, at_once=some),
+            "GradInversion": GradInversion(budget, at_once=some),
+            "FedAvgInversion": FedAvgInversion(budget, at_once=some),
+            "SurrogateModel": SurrogateModel(budget, at_once=some),
+        }
+
+    def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
+        if not any(takes(part, model, image_shape) for part in self.parts().values()):
+            InvertingGradients().check(model, image_shape)  # which takes more than any other, and says what it lacks
+
+    def check_granted(self, protocol: Protocol, threat: ThreatModel, images: int = 1) -> None:
+        if not any(can_do(part, protocol, threat, images) for part in self.parts().values()):
+            InvertingGradients().check_granted(protocol, threat, images)
+
+    def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
+        """Attacks all V victims with each attack.
+
+        Args:
+            observation: everything the attacker knows.
+            callbacks: none, as the fits of an ensemble have nothing in common.
+        """
+        return carried_out(self.attempts(observation), lambda seen, found: [False] * seen.num_victims)
+
+    def attempts(self, observation: Observation) -> Attempts:
+        """The attacks one after the other: a benchmark that knows more than the attacker may spare victims the rest."""
+        self.check(observation.model, observation.image_shape)
+        granted = observation.protocol, observation.threat, observation.image_shape[0]
+        parts = {
+            name: part
+            for name, part in self.parts().items()
+            if takes(part, observation.model, observation.image_shape) and can_do(part, *granted)
+        }
+        candidates: dict[str, Reconstruction] = {}
+        rows = list(range(observation.num_victims))
+        for number, (name, part) in enumerate(parts.items()):
+            part.told = partial(self._tell, number, len(parts))
+            seen = observation if len(rows) == observation.num_victims else observation.take(rows)
+            found = part.reconstruct(seen)
+            candidates[name] = spread(found, rows, observation)
+            spared = yield seen, found
+            rows = [row for row, is_spared in zip(rows, spared, strict=True) if not is_spared]
+            if not rows:
+                break
+        return most_probable(observation, candidates)
+
+    def _tell(self, done: int, parts: int, share: float) -> None:
+        self.told((done + share) / parts)
+
+    def loss_at(self, observation: Observation, images: Tensor, labels: Tensor) -> Tensor | None:
+        return Bayes().loss_at(observation, images, labels)
+
+
+def carried_out(attempts: Attempts, spares: Callable[[Observation, Reconstruction], list[bool]]) -> Reconstruction:
+    """What is found in the end where that says of victims, and of what an attack has found of them, who is spared."""
+    try:
+        seen, found = next(attempts)
+        while True:
+            seen, found = attempts.send(spares(seen, found))
+    except StopIteration as end:
+        result: Reconstruction = end.value
+        return result
+
+
+def takes(attack: Attack, model: nn.Module, image_shape: tuple[int, int, int, int]) -> bool:
+    """Whether an attack takes batches of that shape by that network."""
+    try:
+        attack.check(model, image_shape)
+    except ValueError:
+        return False
+    return True
+
+
+def can_do(attack: Attack, protocol: Protocol, threat: ThreatModel, images: int) -> bool:
+    """Whether an attack can do with what it is granted, and is more than another one there."""
+    if isinstance(attack, FedAvgInversion) and not protocol.local:
+        return False
+    try:
+        attack.check_granted(protocol, threat, images)
+    except ValueError:
+        return False
+    return True
+
+
+def not_tried(observation: Observation) -> Reconstruction:
+    """What is known of V victims before any attack: the public mean image."""
+    victims, device = observation.num_victims, observation.device
+    return Reconstruction(
+        images=observation.mean_image.expand(victims, *observation.image_shape).clone(),
+        labels=torch.zeros(victims, observation.image_shape[0], dtype=torch.long, device=device),
+        loss=torch.full((victims,), torch.inf, device=device),
+        evaluations=torch.zeros(victims, dtype=torch.long),
+        status=[NOT_TRIED] * victims,
+    )
+
+
+def spread(found: Reconstruction, rows: list[int], observation: Observation) -> Reconstruction:
+    """What was found of the victims in these rows, among all V."""
+    of_all = not_tried(observation)
+    for name in ("images", "labels", "loss", "evaluations"):
+        values = getattr(of_all, name)
+        values[rows] = getattr(found, name).to(values)
+    for row, status in zip(rows, found.status, strict=True):
+        of_all.status[row] = status
+    if found.certified is None:
+        return of_all
+    certified = torch.zeros(of_all.labels.shape, dtype=torch.bool, device=observation.device)
+    certified[rows] = found.certified.to(certified)
+    return replace(of_all, certified=certified)
+
+
+def most_probable(observation: Observation, candidates: dict[str, Reconstruction]) -> Reconstruction:
+    """Of each victim the candidate that is most probable given its update, and of several the cheapest; where no loss
+    tells, the last one."""
+    losses = [probable(observation, one) for one in candidates.values()]
+    tried = torch.tensor([[status != NOT_TRIED for status in one.status] for one in candidates.values()])
+    order = torch.arange(len(losses))[:, None].expand_as(tried)
+    last = torch.where(tried, order, -1).amax(0)
+    together = torch.stack(losses).cpu().nan_to_num(torch.inf, torch.inf, torch.inf)
+    lowest = together.amin(0)
+    equal = lowest * (1 + EQUAL) + EXACT * global_norm(observation.update).square().cpu()
+    first = (together <= equal).long().argmax(0)
+    chosen = torch.where(lowest.isfinite(), first, last).tolist()
+    every, names = list(candidates.values()), list(candidates)
+
+    def picked(name: str) -> Tensor:
+        return torch.stack([getattr(every[part], name)[row] for row, part in enumerate(chosen)])
+
+    certified: Tensor | None = None
+    if any(one.certified is not None for one in every):
+        none = torch.zeros(every[0].labels.shape, dtype=torch.bool, device=observation.device)
+        of_parts = [none if one.certified is None else one.certified for one in every]
+        certified = torch.stack([of_parts[part][row] for row, part in enumerate(chosen)])
+    return Reconstruction(
+        images=picked("images"),
+        labels=picked("labels"),
+        loss=together[chosen, torch.arange(len(chosen))],
+        evaluations=torch.stack([one.evaluations for one in every]).sum(0),
+        status=[every[part].status[row] for row, part in enumerate(chosen)],
+        starts=[names[part] for part in chosen],
+        certified=certified,
+        candidates=candidates,
+    )
+
+
+def probable(observation: Observation, found: Reconstruction) -> Tensor:
+    """Minus the logarithm of the probability of what was found, up to a constant of each victim, ``[V]``; infinite for
+    one who was not tried, who diverged, or whose loss cannot be told."""
+    out = torch.tensor([status in (NOT_TRIED, "diverged") for status in found.status])
+    images = found.images.clamp(0, 1).nan_to_num(0.5)
+    losses = Bayes().loss_at(observation, images, found.labels)
+    return torch.full(out.shape, torch.inf) if losses is None else losses.cpu().masked_fill(out, torch.inf)

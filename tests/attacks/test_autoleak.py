@@ -1,0 +1,97 @@
+"""The ensemble against its own parts, one by one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from attacks import AutoLeak, Observation, Reconstruction
+from attacks.autoleak import NOT_TRIED, can_do, carried_out, takes
+from benchmark.models import MLP, ConvNet, LeNet
+from defenses import GaussianNoise, Masking
+from defenses.base import Defense
+
+MakeVictims = Callable[..., Any]
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "batch_size", "defense"),
+    [
+        (LeNet, {}, 1, Masking(0.5)),
+        (ConvNet, {}, 2, None),
+        (MLP, {"activation": "relu", "hidden": 40}, 2, GaussianNoise(1e-4)),
+    ],
+)
+def test_it_holds_what_each_of_its_parts_finds_alone(
+    model: type, arguments: dict[str, Any], batch_size: int, defense: Defense | None, victims_of: MakeVictims
+) -> None:
+    def made(shape: tuple[int, int, int], classes: int) -> Any:
+        return model(shape, classes, **arguments)
+
+    seen = victims_of(2, model=made, batch_size=batch_size, defense=defense, adaptive=True).observation
+    attack = AutoLeak(6)
+    found = attack.reconstruct(seen)
+    alone = {
+        name: part
+        for name, part in AutoLeak(6).parts().items()
+        if takes(part, seen.model, seen.image_shape) and can_do(part, seen.protocol, seen.threat, batch_size)
+    }
+    assert list(found.candidates) == list(alone) and len(alone) > 2
+    for name, part in alone.items():
+        by_itself = part.reconstruct(seen)
+        for one, other in (
+            (found.candidates[name], by_itself),
+            (found.candidates[name].take([1]), by_itself.take([1])),
+        ):
+            torch.testing.assert_close(one.images, other.images)
+            assert torch.equal(one.labels, other.labels) and one.status == other.status
+    spent = sum(one.evaluations for one in found.candidates.values())
+    assert torch.equal(found.evaluations, spent)
+
+
+def test_it_returns_what_fits_the_update_best_and_of_equal_ones_the_cheapest(victims_of: MakeVictims) -> None:
+    images, labels, seen = victims_of(2)
+    found = AutoLeak(8).reconstruct(seen)
+    assert found.starts == ["RGAP"] * 2  # exact, as some that come later are
+    torch.testing.assert_close(found.images, images, atol=1e-2, rtol=0)
+    assert torch.equal(found.labels, labels)
+    masked = victims_of(2, defense=Masking(0.9), adaptive=True).observation
+    best = AutoLeak(8).reconstruct(masked)
+    losses = {n: AutoLeak().loss_at(masked, one.images.clamp(0, 1), one.labels) for n, one in best.candidates.items()}
+    together = torch.stack([losses[name].nan_to_num(torch.inf) for name in losses])
+    chosen = torch.stack([losses[name][row] for row, name in enumerate(best.starts)])
+    assert (chosen <= 1.002 * together.amin(0)).all() and (together.amax(0) > 2 * chosen).all()
+
+
+def test_a_victim_who_is_spared_is_tried_no_more(victims_of: MakeVictims) -> None:
+    seen = victims_of(3, defense=Masking(0.5), adaptive=True).observation
+    first = seen.seeds[1]
+    tried: list[list[int]] = []
+
+    def spares(some: Observation, found: Reconstruction) -> list[bool]:
+        tried.append(list(some.seeds))
+        assert len(found.status) == len(some.seeds)
+        return [seed == first for seed in some.seeds]
+
+    found = carried_out(AutoLeak(2).attempts(seen), spares)
+    assert tried[0] == list(seen.seeds) and all(first not in seeds for seeds in tried[1:]) and len(tried) > 3
+    (only, *others) = found.candidates.values()
+    assert NOT_TRIED not in only.status
+    assert all([status == NOT_TRIED for status in one.status] == [False, True, False] for one in others)
+    whole = AutoLeak(2).reconstruct(seen)
+    for name, one in found.candidates.items():
+        torch.testing.assert_close(one.images[[0, 2]], whole.candidates[name].images[[0, 2]])  # whoever else is there
+
+
+def test_its_progress_runs_from_nothing_to_all_without_going_back(victims_of: MakeVictims) -> None:
+    attack, shares = AutoLeak(4), []
+    attack.told = shares.append
+    attack.reconstruct(victims_of(2).observation)
+    assert shares == sorted(shares) and shares[0] < 0.7 and 0.9 < shares[-1] <= 1
+
+
+@pytest.mark.parametrize("arguments", [{"max_evaluations": 0}, {"at_once": 0}])
+def test_what_cannot_be_is_said(arguments: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        AutoLeak(**arguments)
