@@ -93,6 +93,7 @@ class Workbench:
         workers: processes of this run.
         sharing: those that share the memory of this one's CPU.
         bytes_per_victim: by kind of block, as measured.
+        null_scores: of private batches, by their data set and their checksum.
         rehearsal: what was tried on public images.
         kept: what jobs of another kind share.
     """
@@ -105,6 +106,7 @@ class Workbench:
     workers: int = 1
     sharing: int = 1
     bytes_per_victim: dict[Any, int] = field(default_factory=dict)
+    null_scores: dict[tuple[str, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
     rehearsal: Rehearsal = field(default_factory=Rehearsal)
     kept: dict[Any, Any] = field(default_factory=dict)
     _data: dict[str, PrivateData] = field(default_factory=dict)

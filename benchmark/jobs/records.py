@@ -26,7 +26,7 @@ from attacks.gradient_matching import GradientMatching
 from benchmark.errors import UsageError, is_out_of_memory, one_line, written
 from benchmark.federation.client import as_computed
 from benchmark.jobs.attackers import kept_at, learned, trained_for
-from benchmark.jobs.blocks import Block, Workbench, check_unchanged, checksum
+from benchmark.jobs.blocks import Block, Workbench, check_unchanged, checksum, found_or
 from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.memory import MARGIN, PROBES, bytes_per_victim, free_bytes
 from benchmark.jobs.pictures import strip
@@ -40,7 +40,7 @@ from benchmark.rehearsal.scene import check_found
 from benchmark.seeds import seed_for
 from benchmark.store.store import Record
 from benchmark.suite.registry import build
-from benchmark.suite.suite import Cell
+from benchmark.suite.suite import Cell, Scenario
 from datamodules import PrivateData
 from defenses.base import Update, flattened
 
@@ -86,7 +86,7 @@ def run_blocks(
         broken.update(victim for victim, whole in zip(some, is_finite(observation.update), strict=True) if not whole)
         return observation
 
-    null = null_scores(images, labels, data.mean_image(), data.class_means()) if attack.seeks_images else None
+    null = of_baselines(images, labels, scenario, bench) if attack.seeks_images else None
     known = Known(images, null[0], [seed_for(scenario.seed, one, "start") for one in victims]) if null else None
     started = time.perf_counter()
     with fitting.of(blocks) as (watchers, of_fit):
@@ -139,6 +139,13 @@ def run_blocks(
             }
         )
     return records
+
+
+def of_baselines(images: Tensor, labels: Tensor, scenario: Scenario, bench: Workbench) -> tuple[Tensor, Tensor]:
+    """:func:`null_scores` of private batches, which all attacks on them share."""
+    data = bench.data(scenario.data)
+    make = partial(null_scores, images, labels, data.mean_image(), data.class_means())
+    return found_or(bench.null_scores, (scenario.data.label, checksum(images, labels)), make)
 
 
 def learned_by(attack: Attack, block: Block, bench: Workbench) -> tuple[dict[str, Any], dict[str, Any]]:
