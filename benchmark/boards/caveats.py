@@ -30,6 +30,7 @@ def caveats(board: Sequence[Outcome], standings: Sequence[Standing], names: Name
         *easy_victims(board),
         *stronger_attacks(board),
         *told_labels(board),
+        *labels_without_images(standings, names),
         *ensembles(board),
     ]
 
@@ -48,6 +49,34 @@ def told_labels(board: Sequence[Outcome]) -> list[str]:
     if of_labels := sorted({o.config["attack"]["class"] for o in board if not (o.seeks_images or o.is_baseline)}):
         sentences.append(f"Looking for labels and not for images, of which this says nothing: {listed(of_labels)}.")
     return sentences
+
+
+def labels_without_images(standings: Sequence[Standing], names: Names) -> list[str]:
+    """The defenses that hide the images of most victims, and yet not what their labels are."""
+    told = []
+    for standing in standings:
+        config = standing.outcomes[0].config
+        if config["defense"] is None or knows_labels(config) or 2 * len(standing.worst) >= len(standing.indices):
+            continue
+        exact = frozenset().union(
+            *({i for i, one in outcome.victims.items() if labels_exact(one)} for outcome in standing.outcomes)
+        )
+        if 10 * len(exact) >= 9 * len(standing.indices):
+            told.append(f"{names.defense(config['defense'])} ({of_all(exact, standing.indices)})")
+    return [f"The labels are told exactly, although the images are not, with {listed(told)}."] if told else []
+
+
+def labels_exact(victim: dict[str, Any]) -> bool:
+    """Whether an attack told all labels of the batch of a victim."""
+    if "labels" in victim:
+        return bool(victim["labels"]["instances"] == 1)
+    return all(victim["label_correct"])
+
+
+def knows_labels(config: dict[str, Any]) -> bool:
+    """Whether the attacker is granted the labels, or their counts, which of one image are its label."""
+    counts = config.get("threat_model", "A") != "A"
+    return config.get("labels") == "known" or (counts and config["batch_size"] == 1)
 
 
 def ensembles(board: Sequence[Outcome]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from benchmark.boards.caveats import caveats
+from benchmark.boards.caveats import caveats, knows_labels
 from benchmark.boards.outcome import Names, Outcome, outcomes
 from benchmark.boards.ranking import Standing, ranked
 from benchmark.metrics.intervals import bootstrap_mean, wilson
@@ -306,12 +306,6 @@ def setting_of(config: dict[str, Any]) -> str:
     from benchmark.federation.setting import described  # torch, which takes seconds
 
     return ", ".join(described(config))
-
-
-def knows_labels(config: dict[str, Any]) -> bool:
-    """Whether the attacker is granted the labels, or their counts, which of one image are its label."""
-    counts = config.get("threat_model", "A") != "A"
-    return config.get("labels") == "known" or (counts and config["batch_size"] == 1)
 
 
 def arguments(part: dict[str, Any]) -> dict[str, Any]:

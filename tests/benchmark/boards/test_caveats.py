@@ -9,6 +9,8 @@ from benchmark.boards.caveats import (
     caveats,
     contradictions,
     easy_victims,
+    ensembles,
+    labels_without_images,
     not_converged,
     stronger_attacks,
     unused_knowledge,
@@ -246,3 +248,36 @@ def test_a_list_ends_with_a_count() -> None:
         "a, b, c and 3 more",
     ]
     assert listed(["a x=1, y=2", "b", "c"]) == "a x=1, y=2; b and c"
+
+
+def test_labels_that_are_told_where_images_are_not_are_named() -> None:
+    control, hidden = outcome(8), outcome(1, MASKING, adaptive=True)
+    board = [control, outcome(1, MASKING), hidden]
+    (sentence,) = labels_without_images(ranked(board), Names(board))
+    assert sentence == (
+        "The labels are told exactly, although the images are not, with Masking ratio=0.2 (8 of 8 victims)."
+    )
+    granted = [
+        outcome(8, labels="known"),
+        outcome(1, MASKING, labels="known"),
+        outcome(1, MASKING, True, labels="known"),
+    ]
+    wrong = [control, *(without_labels(one) for one in board[1:])]
+    leaking = [control, outcome(4, MASKING), hidden]
+    for other in (granted, wrong, leaking, [control]):
+        assert labels_without_images(ranked(other), Names(other)) == []
+
+
+def without_labels(made: Outcome) -> Outcome:
+    """The same, but the attack has told the labels of half of the victims."""
+    victims = {i: victim | {"label_correct": [i % 2 == 0]} for i, victim in made.victims.items()}
+    return replace(made, victims=victims)
+
+
+def test_an_ensemble_says_what_it_scores_and_which_attacks_found_something() -> None:
+    found = {"part": "RGAP", "parts": {"RGAP": True}, "returned": {"psnr": [30.0], "leaked_any": True}}
+    made = outcome(3, attack={"class": "AutoLeak"})
+    board = [replace(made, victims={i: victim | found for i, victim in made.victims.items()})]
+    (sentence,) = ensembles(board)
+    assert sentence.startswith("Of AutoLeak, all scores are those of the worst case over its attacks")
+    assert sentence.endswith("The victims leaked to RGAP (3).") and ensembles([outcome(3)]) == []
