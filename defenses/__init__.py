@@ -3,7 +3,25 @@
 from defenses.base import Defense, KnownDefense, Update
 from defenses.clipping import Clipping
 from defenses.gaussian_noise import GaussianNoise
+from defenses.half_precision import HalfPrecision
+from defenses.laplace_noise import LaplaceNoise
 from defenses.masking import Masking
 from defenses.pruning import Pruning
+from defenses.qsgd import QSGD
+from defenses.quantization import Quantization
+from defenses.sign import Sign
 
-__all__ = ["Clipping", "Defense", "GaussianNoise", "KnownDefense", "Masking", "Pruning", "Update"]
+__all__ = [
+    "QSGD",
+    "Clipping",
+    "Defense",
+    "GaussianNoise",
+    "HalfPrecision",
+    "KnownDefense",
+    "LaplaceNoise",
+    "Masking",
+    "Pruning",
+    "Quantization",
+    "Sign",
+    "Update",
+]

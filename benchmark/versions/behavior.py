@@ -193,7 +193,7 @@ def defense(part: Spec, seen: Observation) -> list[Update]:
         update = {name: scale * value for name, value in seen.update.items()}
         shared = made.protect(dict(update), generators(SEED, range(1), "defense"))
         knows = known(made)
-        weight = {"weight": knows.weight(shared), "noise": torch.tensor(float(knows.noise_std))}
+        weight = {"weight": knows.weight(shared), "noise": torch.as_tensor(knows.noise(shared), dtype=torch.float32)}
         found += [shared, knows.simulate(update, shared), knows.kept_entries(shared), weight]
     return found
 
