@@ -2,6 +2,7 @@
 
 from defenses.base import Defense, KnownDefense, Update
 from defenses.clipping import Clipping
+from defenses.compose import Compose
 from defenses.gaussian_noise import GaussianNoise
 from defenses.half_precision import HalfPrecision
 from defenses.laplace_noise import LaplaceNoise
@@ -14,6 +15,7 @@ from defenses.sign import Sign
 __all__ = [
     "QSGD",
     "Clipping",
+    "Compose",
     "Defense",
     "GaussianNoise",
     "HalfPrecision",

@@ -50,7 +50,9 @@ class QSGD(Defense):
         for value in observed.values():
             shared, step = flattened(value).abs(), self._step(value)[:, None]
             low = shared < 1.5 * step
-            share = (shared * low).sum(1) / (low.sum(1).clamp(min=1) * step[:, 0]).clamp(min=torch.finfo(step.dtype).tiny)
+            share = (shared * low).sum(1) / (low.sum(1).clamp(min=1) * step[:, 0]).clamp(
+                min=torch.finfo(step.dtype).tiny
+            )
             of_low = low.sum(1) * (share * (1 - share)).minimum(share.new_tensor(1 / 6))
             squares.append(step[:, 0].square() * (of_low + (~low).sum(1) / 6))
             entries += shared.shape[1]

@@ -264,10 +264,10 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str)
     entries = torch.stack([flattened(value != 0).sum(1) for value in kept.values()]).sum(0).clamp(min=1)
     apart, size = norm(off), norm({key: value * (kept[key] != 0) for key, value in shared.items()})
     typical = float((apart / entries.sqrt()).max())
-    if bool((noise > LOUDER * typical + 1e-6 * float(size.max())).any()):
+    if (loudest := float(noise.max())) > LOUDER * typical + 1e-6 * float(size.max()):
         raise UsageError(
-            f"noise_std {model} is {float(noise.max()):g}, but what protect shares is {typical:.1g} from simulate of the "
-            f"true update: give the noise that protect adds, 0 for none{method}"
+            f"noise_std {model} is {loudest:g}, but what protect shares is {typical:.1g} from simulate of the true "
+            f"update: give the noise that protect adds, 0 for none{method}"
         )
     if known.simulate is unchanged:
         return  # an attacker who makes no use of the defense, of which the record says so

@@ -24,7 +24,7 @@ from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, check_logits, drawn_weights
 from benchmark.rehearsal.defense import check_known, check_memory, check_protect
 from benchmark.seeds import generators
-from benchmark.suite.registry import Spec, build, build_model, classes
+from benchmark.suite.registry import Spec, build, build_model, classes, is_ours
 from benchmark.suite.suite import Cell, Scenario
 from datamodules import PrivateData
 from defenses.base import Defense, Update, flattened, global_norm
@@ -72,12 +72,13 @@ class Rehearsal:
         if where not in self._scenes:
             self._scenes[where] = Scene.of(scenario, model, data, device)
         scene = self._scenes[where]
-        if given and (where, given.name) not in self.tried:
+        classes_of = ", ".join(one.name for one in (given, *given.inner)) if given else ""
+        if given and (where, classes_of) not in self.tried:
             scene.check_defense(build("defense", given), given)
-            self.tried.add((where, given.name))
-        ours = attack.name in classes("attack") and (given is None or given.name in classes("defense"))
+            self.tried.add((where, classes_of))
+        ours = attack.name in classes("attack") and (given is None or is_ours("defense", given))
         against = given if given and (cell.adaptive or not ours) else None
-        together = where, attack.name, against.name if against else "", str(cell.adaptive)
+        together = where, attack.name, classes_of if against else "", str(cell.adaptive)
         if together not in self.tried:
             scene.check_attack(attack, build("defense", against) if against else None, cell.adaptive)
             self.tried.add(together)
@@ -276,7 +277,7 @@ class Scene:
         label = given.label
         update = self.observe(None, adaptive=False).update
         check_protect(defense, update, label)
-        if given.name not in classes("defense"):
+        if not is_ours("defense", given):
             check_memory(partial(build, "defense", given), update, label)
         with users_code(f"the attacker's model of {label} cannot be used"):
             check_known(defense, known(defense), update, label)

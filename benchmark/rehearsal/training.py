@@ -25,7 +25,7 @@ from benchmark.federation.server import defended_part, judged
 from benchmark.models.draw import drawing_from
 from benchmark.rehearsal.defense import check_memory, check_protect
 from benchmark.seeds import generator_for
-from benchmark.suite.registry import Spec, build, classes
+from benchmark.suite.registry import Spec, build, is_ours
 from defenses.base import Update
 
 SEEDS = (11, 12)
@@ -112,7 +112,7 @@ class Rehearsal:
         if defense.label not in self._checked:
             if given := defended_part(self.network, self.update, self.federation.protect_batch_norm):
                 check_protect(build("defense", defense), given, defense.label)
-                if defense.name not in classes("defense"):
+                if not is_ours("defense", defense):
                     check_memory(partial(build, "defense", defense), given, defense.label)
             self._checked.add(defense.label)
 

@@ -1,0 +1,151 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from defenses.base import Defense, KnownDefense, Update, as_shared, unchanged
+
+
+class Compose(Defense):
+    """Any defenses, one after another: each changes what the one before it shares.
+
+    An attacker who knows them does the same to his own update. What follows a defense hides what that shared from him,
+    so he does with his update what that does, and takes it for the identity in the backward pass where it has no slope
+    (BPDA: Athalye et al. 2018, arXiv 1802.00420). He cannot draw the same random numbers, however:
+
+    - Noise must come last, or before nothing but noise and defenses that remove entries.
+    - A mask that is drawn at random must come before nothing that fills its zeros.
+
+    Args:
+        defenses: in the order in which they are applied; none is no defense.
+    """
+
+    def __init__(self, defenses: list[Defense]) -> None:
+        self.defenses = list(defenses)
+        self._parts = [Part.of(one) for one in self.defenses]
+        for place, part in enumerate(self._parts):
+            later = self._parts[place + 1 :]
+            if part.is_noise and (after := [one for one in later if not (one.is_noise or one.removes)]):
+                raise ValueError(
+                    f"{part.name} before {after[0].name} cannot be simulated by an attacker, so that nobody could tell "
+                    "what leaks: put the noise last"
+                )
+            if part.draws and not part.is_noise and (after := [one for one in later if not one.keeps_zeros]):
+                raise ValueError(
+                    f"what {part.name} draws cannot be read from what {after[0].name} makes of it, so that no attacker "
+                    f"could simulate it: put {part.name} last"
+                )
+
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        """Each draws where the one before it has left off, so that a single one draws as if it were alone."""
+        return reduce(lambda shared, one: one.protect(shared, generators), self.defenses, update)
+
+    def known_to_attacker(self) -> KnownDefense:
+        parts = [part for part in self._parts if not part.is_identity]
+        if len(parts) <= 1:
+            return parts[0].known if parts else KnownDefense()
+        loud = [part for part in parts if part.is_noise]
+
+        def simulate(dummy: Update, observed: Update) -> Update:
+            for part in parts[:-1]:
+                dummy = part.simulate_unseen(dummy, observed)
+            return parts[-1].known.simulate(dummy, observed)
+
+        def noise(observed: Update) -> Tensor:
+            """Independent noises add up; what removes entries may scale those that it keeps."""
+            variance = torch.zeros_like(as_shared(observed))
+            for part in parts:
+                variance = variance * part.scale(observed) ** 2 + part.known.noise(observed) ** 2
+            return variance.sqrt()
+
+        def weight(observed: Update) -> Tensor:
+            """Against noise, what is matched has the size of that."""
+            each = [as_shared(observed), *(part.known.weight(observed) for part in parts if not loud)]
+            return torch.stack(each).prod(0)
+
+        def kept(observed: Update) -> Update:
+            each = [part.known.kept_entries(observed) for part in parts if part.removes]
+            return {name: torch.stack([one[name] for one in each]).prod(0) for name in observed}
+
+        return KnownDefense(
+            simulate=unchanged if all(part.known.simulate is unchanged for part in parts) else simulate,
+            weight=weight,
+            noise_std=noise if loud else 0.0,
+            noise_law=loud[0].known.noise_law if len(loud) == 1 else "gaussian",
+            kept=kept if any(part.removes for part in parts) else None,
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several defenses, and what it is like.
+
+    Attributes:
+        defense: itself.
+        known: the attacker's model of it.
+        draws: whether it draws random numbers.
+        keeps_zeros: whether it leaves zeros as they are.
+    """
+
+    defense: Defense
+    known: KnownDefense
+    draws: bool
+    keeps_zeros: bool
+
+    @classmethod
+    def of(cls, defense: Defense) -> "Part":
+        """Tries what it does to an update of two tensors, each with a zero."""
+        generator = torch.Generator().manual_seed(1)
+        values = {name: torch.randn(1, 8, 8, generator=generator) for name in ("0.weight", "1.weight")}
+        update = {name: value * (value.abs() > 0.2) for name, value in values.items()}
+        source = torch.Generator().manual_seed(1)
+        before = source.get_state()
+        shared = defense.protect(update, [source])
+        keeps_zeros = all(not shared[name][value == 0].any() for name, value in update.items())
+        return cls(defense, defense.known_to_attacker(), not torch.equal(source.get_state(), before), keeps_zeros)
+
+    @property
+    def name(self) -> str:
+        return type(self.defense).__name__
+
+    @property
+    def is_noise(self) -> bool:
+        return self.known.noise_std != 0
+
+    @property
+    def is_identity(self) -> bool:
+        """Also where attackers have no model of it."""
+        return self.known.simulate is unchanged and not self.is_noise
+
+    @property
+    def removes(self) -> bool:
+        """Whether it shares entries as they were, but for a factor, and others not at all."""
+        return self.known.kept is not None
+
+    def simulate_unseen(self, dummy: Update, observed: Update) -> Update:
+        """What it makes of the attacker's own update, where others have changed what it shared of the client's.
+
+        Args:
+            dummy: ``[V, ...]``.
+            observed: after all the defenses.
+        """
+        if self.draws:
+            return self.known.simulate(dummy, observed)
+        values = {name: value.detach() for name, value in dummy.items()}
+        made = self.defense.protect(values, [torch.Generator() for _ in next(iter(values.values()))])
+        sloping = self.known.simulate(dummy, made)  # as if that were observed
+        return {
+            name: sloping[name] if torch.equal(sloping[name], value) else dummy[name] + (value - values[name])
+            for name, value in made.items()
+        }
+
+    def scale(self, observed: Update) -> Tensor | float:
+        """Factor ``[V]`` of the entries that it keeps."""
+        if not self.removes:
+            return 1.0
+        ones = {name: torch.ones_like(value) for name, value in observed.items()}
+        kept, made = self.known.kept_entries(observed), self.known.simulate(ones, observed)
+        total = torch.stack([(made[name] * kept[name]).flatten(1).sum(1) for name in observed]).sum(0)
+        return total / torch.stack([kept[name].flatten(1).sum(1) for name in observed]).sum(0).clamp(min=1)
