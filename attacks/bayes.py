@@ -17,11 +17,10 @@ class Bayes(DLG):
     Balunovic et al. 2022: the posterior probability of images is the likelihood of the update that was observed, which
     is the known defense's, times a prior. Under Gaussian noise the likelihood falls with the squared distance of what
     the client would have shared over twice the variance, and under Laplace noise with the absolute one over its scale;
-    where entries were masked or pruned, it is that of the others.
-    An update that no noise was added to is still rounded, and that is its noise. Differences of neighboring pixels are
-    Laplace distributed and pixels uniform in [0, 1] with a soft edge. The loss is twice the variance, or the scale, times
-    minus the logarithm of the posterior. From the public mean image, which needs no update, L-BFGS descends with a line
-    search.
+    where entries were masked or pruned, it is that of the others. An update that no noise was added to is still
+    rounded, and that is its noise. Differences of neighboring pixels are Laplace distributed and pixels uniform in
+    [0, 1] with a soft edge. The loss is twice the variance, or the scale, times minus the logarithm of the posterior.
+    From the public mean image, which needs no update, L-BFGS descends with a line search.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"public_data"})

@@ -115,7 +115,8 @@ def run_suite(suite: Suite, options: argparse.Namespace, progress: bool) -> Resu
         UsageError: as for :func:`run`.
     """
     conductor = Conductor.of(options, suite.name)
-    names = {part.name for cell in suite.cells for part in (*cell.parts().values(), cell.scenario.data)}
+    given = [part for cell in suite.cells for part in (*cell.parts().values(), cell.scenario.data)]
+    names = {one.name for part in given for one in (part, *part.inner)}
     if conductor.launch and (here := only_here(names)):
         raise UsageError(
             f"{here} exists in this process alone, so that workers cannot have it: save it in a file, as mine.py, and "

@@ -24,7 +24,7 @@ class Compose(Defense):
 
     def __init__(self, defenses: list[Defense]) -> None:
         self.defenses = list(defenses)
-        self._parts = [Part.of(one) for one in self.defenses]
+        self._parts = [part for part in map(Part.of, self.defenses) if not part.is_identity]
         for place, part in enumerate(self._parts):
             later = self._parts[place + 1 :]
             if part.is_noise and (after := [one for one in later if not (one.is_noise or one.removes)]):
@@ -32,7 +32,7 @@ class Compose(Defense):
                     f"{part.name} before {after[0].name} cannot be simulated by an attacker, so that nobody could tell "
                     "what leaks: put the noise last"
                 )
-            if part.draws and not part.is_noise and (after := [one for one in later if not one.keeps_zeros]):
+            if part.is_mask and (after := [one for one in later if not one.keeps_zeros]):
                 raise ValueError(
                     f"what {part.name} draws cannot be read from what {after[0].name} makes of it, so that no attacker "
                     f"could simulate it: put {part.name} last"
@@ -43,9 +43,11 @@ class Compose(Defense):
         return reduce(lambda shared, one: one.protect(shared, generators), self.defenses, update)
 
     def known_to_attacker(self) -> KnownDefense:
-        parts = [part for part in self._parts if not part.is_identity]
-        if len(parts) <= 1:
-            return parts[0].known if parts else KnownDefense()
+        parts = self._parts
+        if not parts or any(part.is_unknown for part in parts):
+            return KnownDefense()
+        if len(parts) == 1:
+            return parts[0].known
         loud = [part for part in parts if part.is_noise]
 
         def simulate(dummy: Update, observed: Update) -> Update:
@@ -85,12 +87,14 @@ class Part:
     Attributes:
         defense: itself.
         known: the attacker's model of it.
+        changes: whether it changes an update that it is tried on.
         draws: whether it draws random numbers.
         keeps_zeros: whether it leaves zeros as they are.
     """
 
     defense: Defense
     known: KnownDefense
+    changes: bool
     draws: bool
     keeps_zeros: bool
 
@@ -103,8 +107,10 @@ class Part:
         source = torch.Generator().manual_seed(1)
         before = source.get_state()
         shared = defense.protect(update, [source])
+        draws = not torch.equal(source.get_state(), before)
+        changes = any(not torch.equal(shared[name], value) for name, value in update.items())
         keeps_zeros = all(not shared[name][value == 0].any() for name, value in update.items())
-        return cls(defense, defense.known_to_attacker(), not torch.equal(source.get_state(), before), keeps_zeros)
+        return cls(defense, defense.known_to_attacker(), changes, draws, keeps_zeros)
 
     @property
     def name(self) -> str:
@@ -115,9 +121,22 @@ class Part:
         return self.known.noise_std != 0
 
     @property
-    def is_identity(self) -> bool:
-        """Also where attackers have no model of it."""
+    def is_unmodeled(self) -> bool:
         return self.known.simulate is unchanged and not self.is_noise
+
+    @property
+    def is_identity(self) -> bool:
+        return self.is_unmodeled and not self.changes
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether attackers have no model of it, although it does something."""
+        return self.is_unmodeled and self.changes
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether attackers read what it draws from what is shared."""
+        return self.draws and not self.is_noise and not self.is_unmodeled
 
     @property
     def removes(self) -> bool:
@@ -137,7 +156,7 @@ class Part:
         made = self.defense.protect(values, [torch.Generator() for _ in next(iter(values.values()))])
         sloping = self.known.simulate(dummy, made)  # as if that were observed
         return {
-            name: sloping[name] if torch.equal(sloping[name], value) else dummy[name] + (value - values[name])
+            name: sloping[name] if torch.equal(sloping[name], value) else value + (dummy[name] - values[name])
             for name, value in made.items()
         }
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-PULL = 0.1
+PULL = 0.03
 """Weight of how far a dummy entry is from what was shared, while it is where the true one may be."""
 
 

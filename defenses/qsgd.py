@@ -42,20 +42,20 @@ class QSGD(Defense):
     def _noise(self, observed: Update) -> Tensor:
         """Standard deviation ``[V]`` over all entries.
 
-        That of an entry between two levels is step ** 2 * share * (1 - share), if it is that share of the way from one
-        to the other: a sixth of the squared step on average over all shares. Of those below the first level the mean is
-        known: it is that of what was shared of them.
+        An entry that is a share of the way from one level to the next has a noise of share * (1 - share) squared steps:
+        a sixth on average. For those below the first level the mean share is known, as what was shared of them is right
+        on average. If it is large, all of it is told better by how much longer than its norm a tensor has become.
         """
         squares, entries = [], 0
         for value in observed.values():
-            shared, step = flattened(value).abs(), self._step(value)[:, None]
-            low = shared < 1.5 * step
-            share = (shared * low).sum(1) / (low.sum(1).clamp(min=1) * step[:, 0]).clamp(
-                min=torch.finfo(step.dtype).tiny
-            )
-            of_low = low.sum(1) * (share * (1 - share)).minimum(share.new_tensor(1 / 6))
-            squares.append(step[:, 0].square() * (of_low + (~low).sum(1) / 6))
-            entries += shared.shape[1]
+            step = self._step(value)
+            multiples = flattened(value).abs() / torch.where(step == 0, 1.0, step)[:, None]
+            low = multiples < 1.5
+            count, mean = low.sum(1), (multiples * low).sum(1) / low.sum(1).clamp(min=1)
+            typical = count * (mean * (1 - mean)).clamp(0, 1 / 6) + (~low).sum(1) / 6
+            longer = (multiples.square().sum(1) - self.levels**2).minimum(typical).clamp(min=0)
+            squares.append(torch.where(self.levels < typical, longer, typical) * step.square())
+            entries += multiples.shape[1]
         return (torch.stack(squares).sum(0) / entries).sqrt()
 
     def _step(self, shared: Tensor) -> Tensor:

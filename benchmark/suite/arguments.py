@@ -213,7 +213,7 @@ def parser_of(kind: str, name: str, cls: type, hidden: frozenset[str] = frozense
             else (parser.add_function_arguments, {})  # that makes an object, such as torchvision.models.resnet18
         )
         composed = {key for key, hint in hints_of(cls).items() if takes_defenses(hint)} - hidden
-        add(cls, kind, as_group=False, skip=hidden | composed, fail_untyped=False, sub_configs=False, **more)
+        add(cls, kind, as_group=False, skip={*hidden, *composed}, fail_untyped=False, sub_configs=False, **more)
         for key in sorted(composed):
             parser.add_argument(f"--{kind}.{key}", type=list[Any], help="[{class: NAME, argument: value}, ...]")
     except CODE_ERRORS as error:

@@ -256,7 +256,8 @@ def composed(name: str, argument: str, given: Any) -> Any:
     for one in entries:
         if not isinstance(one, Mapping) or not isinstance(one.get("class"), str):
             raise UsageError(
-                f"{name}: each of {argument} must be a class name or {{class: NAME, argument: value}}, not {quoted(one)}"
+                f"{name}: each of {argument} must be a class name or {{class: NAME, argument: value}}, not "
+                f"{quoted(one)}"
             )
     parts = [spec_of(one) for one in entries]
     full = [spec("defense", one.name, {str(key): value for key, value in one.args.items()}) for one in parts]

@@ -30,12 +30,22 @@ SHORT = {"DLGFB": {"length": 3}, "GradInversion": {"trials": 2}}
 
 ATTACKS = [spec("attack", name, SHORT.get(name, {})) for name in classes("attack")]
 
+CLIPPING = {"class": "Clipping", "max_norm": 0.01}
+
 DEFENSES = [
     spec("defense", "GaussianNoise", {"std": 0.01}),
     spec("defense", "Clipping", {"max_norm": 0.01}),
     spec("defense", "Pruning", {"ratio": 0.5}),
     spec("defense", "Masking", {"ratio": 0.5}),
     spec("defense", "Masking", {"ratio": 0.5, "rescale": True}),
+    spec("defense", "GaussianNoise", {"std": 0.3, "relative": True}),
+    spec("defense", "LaplaceNoise", {"scale": 0.01}),
+    spec("defense", "HalfPrecision", {"format": "bf16"}),
+    spec("defense", "Quantization", {"bits": 4}),
+    spec("defense", "QSGD", {"levels": 4}),
+    spec("defense", "Sign", {"ratio": 1.0}),
+    spec("defense", "Compose", {"defenses": [CLIPPING, {"class": "GaussianNoise", "std": 0.001}]}),
+    spec("defense", "Compose", {"defenses": ["Masking", {"class": "Pruning", "ratio": 0.5}, CLIPPING, "Sign"]}),
 ]
 
 CONVOLUTIONAL = ("sigmoid", "ReLU", "batch norm")
