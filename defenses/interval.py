@@ -7,7 +7,7 @@ PULL = 0.03
 """Weight of how far a dummy entry is from what was shared, while it is where the true one may be."""
 
 
-def held_to(dummy: Tensor, shared: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def held_to(dummy: Tensor, shared: Tensor, lower: Tensor, upper: Tensor, pull: float = PULL) -> Tensor:
     """What a client would have shared of the dummy entries, so that it can be descended on.
 
     All that an entry is outside of its interval by is held against it. Inside it is pulled to what was shared, but only
@@ -18,9 +18,10 @@ def held_to(dummy: Tensor, shared: Tensor, lower: Tensor, upper: Tensor) -> Tens
         shared: the coarse values, of the same shape.
         lower: of the intervals around them, likewise.
         upper: likewise.
+        pull: weight of how far an entry inside is from what was shared.
     """
     inside = torch.minimum(torch.maximum(dummy, lower), upper)
-    return shared + (dummy - inside) + PULL * (inside - shared)
+    return shared + (dummy - inside) + pull * (inside - shared)
 
 
 def per_client(factor: Tensor, like: Tensor) -> Tensor:

@@ -49,9 +49,12 @@ class Sign(Defense):
             coarse, sign = self._coarse(shared), shared.sign()
             bound = flattened(torch.where(coarse, torch.inf, shared.abs())).amin(1)
             farthest = sign * per_client(bound, shared).nan_to_num(posinf=torch.finfo(shared.dtype).max)
-            held = held_to(value, shared, farthest.clamp(max=0), farthest.clamp(min=0))
-            # All are off by what the mean magnitude is: one equation, with the weight of as many.
-            scale = sign * (mean_magnitude(value, coarse) - mean_magnitude(shared, coarse))
+            held = held_to(value, shared, farthest.clamp(max=0), farthest.clamp(min=0), pull=0.0)
+            # All are off by what the mean magnitude is: one equation, with the weight of as many. It is all that pulls
+            # at an entry inside, as some are many times as large as the mean.
+            scale = sign * (
+                mean_magnitude(value, coarse) - per_client(flattened(shared.abs() * coarse).amax(1), shared)
+            )
             simulated[name] = torch.where(coarse, held + scale, value)
         return simulated
 

@@ -149,7 +149,7 @@ def test_a_wrong_sign_is_held_against_a_dummy_in_proportion() -> None:
     dummy = {"a": torch.tensor([[1.0, -0.5, -1.5, -1.0]])}  # of the right mean magnitude
     off = Sign().known_to_attacker().simulate(dummy, shared)["a"] - shared["a"]
     assert off[0, 0] == off[0, 3] == 0
-    assert off[0, 1] == pytest.approx(-0.5 - 0.03) and off[0, 2] == pytest.approx(-0.03 * 0.5)
+    assert off[0, 1] == -0.5 and off[0, 2] == 0, "the magnitude is free"
 
 
 @pytest.mark.parametrize("defense", COARSE[2:5], ids=named)
