@@ -42,7 +42,9 @@ class Bayes(DLG):
         """Twice the variance of the noise on each entry of the update, or its scale where it is Laplace's, ``[V]``."""
         noise, known = rounding(observation), observation.defense
         if known:
-            noise = noise.maximum(torch.as_tensor(known.noise(observation.update)).to(noise))
+            noise = noise.maximum(
+                torch.as_tensor(known.noise(observation.update), dtype=noise.dtype, device=noise.device)
+            )
         return noise / 2**0.5 if self.distance_of(observation) == "absolute" else 2 * noise.square()
 
     def noise_prior(self, observation: Observation) -> tuple[Prior, Tensor] | None:

@@ -335,7 +335,8 @@ def peel(observation: Observation, layer: FirstLayer) -> tuple[Remains, Tensor]:
     weight, bias = torch.where(finite[..., None], weight, 0), torch.where(finite, bias, 0)
     noise = noise_beyond(weight, images)
     if seen.defense:
-        noise = noise.maximum(torch.as_tensor(seen.defense.noise(seen.update)).to(noise).view(-1, 1))
+        told = torch.as_tensor(seen.defense.noise(seen.update), dtype=noise.dtype, device=noise.device)
+        noise = noise.maximum(told.view(-1, 1))
     remains = Remains(rest, weight, bias, noise, torch.full_like(noise, ROUNDING * eps))
     factor, precision = factor_of_update(remains, eps**0.5)
     remains = Remains(rest, weight / factor[..., None], bias / factor, noise / factor, precision)
