@@ -10,7 +10,7 @@ from benchmark.boards.cells import Cells, cells_of_one_code, of_one_data_set
 from benchmark.metrics.convergence import unconverged, unexplained
 from benchmark.metrics.leak import BASELINES, leaks, leaks_wholly
 from benchmark.store.store import Record
-from benchmark.suite.nesting import as_text
+from benchmark.suite.nesting import argument_as_text
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,8 @@ class Names:
 
 def strength(defense: dict[str, Any]) -> str:
     """The arguments of a defense, without those that are off."""
-    given = ((key, as_text(value)) for key, value in defense.items() if key != "class" and value is not False)
-    return ", ".join(text if key == "defenses" else f"{key}={text}" for key, text in given)
+    given = {key: value for key, value in defense.items() if key != "class" and value is not False}
+    return ", ".join(argument_as_text(key, value) for key, value in given.items())
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:

@@ -25,12 +25,12 @@ def within(args: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             yield from within(one)
 
 
-def as_text(value: Any) -> str:
-    """An argument, for people: of a list of classes, as in "Clipping(max_norm=1.0) + GaussianNoise(std=0.01)"."""
-    return " + ".join(map(part_as_text, value)) if is_composed(value) else str(value)
+def argument_as_text(key: str, value: Any) -> str:
+    """For people: "ratio=0.5", or of a list of classes "Clipping(max_norm=1.0) + GaussianNoise(std=0.01)"."""
+    return " + ".join(map(part_as_text, value)) if is_composed(value) else f"{key}={value}"
 
 
 def part_as_text(part: Mapping[str, Any]) -> str:
     """A class with its arguments, for people."""
-    args = ", ".join(f"{key}={as_text(value)}" for key, value in part.items() if key != "class")
+    args = ", ".join(argument_as_text(key, value) for key, value in part.items() if key != "class")
     return f"{part['class']}({args})" if args else str(part["class"])

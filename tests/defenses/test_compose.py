@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks import IDLG, Bayes
+from attacks import IDLG
 from benchmark.seeds import generators
 from defenses import (
     QSGD,
@@ -185,13 +185,12 @@ def test_a_strength_of_zero_is_refused_in_no_order() -> None:
     Compose([GaussianNoise(0), Masking(0), Clipping(1.0), GaussianNoise(0.1)])
 
 
-@pytest.mark.parametrize("attack", [IDLG(max_evaluations=80), Bayes(max_evaluations=80)], ids=named)
-def test_clipping_with_noise_leaks_to_who_knows_both(attack: Any, victims_of: MakeVictims) -> None:
+def test_clipping_with_noise_leaks_to_who_knows_both(victims_of: MakeVictims) -> None:
     """Clipping to a thousandth of the norm, with noise that is small beside that."""
     composed = Compose([Clipping(0.01), GaussianNoise(1e-6)])
 
     def error(adaptive: bool) -> float:
-        images, _, seen = victims_of(3, defense=composed, adaptive=adaptive)
-        return float((attack.reconstruct(seen).images.clamp(0, 1) - images).square().mean())
+        images, _, seen = victims_of(2, defense=composed, adaptive=adaptive)
+        return float((IDLG(max_evaluations=50).reconstruct(seen).images.clamp(0, 1) - images).square().mean())
 
     assert error(adaptive=True) < min(0.03, error(adaptive=False) / 2)
