@@ -68,7 +68,7 @@ class Compose(Defense):
             return torch.stack(each).prod(0)
 
         def kept(observed: Update) -> Update:
-            each = [part.known.kept_entries(observed) for part in parts if part.removes]
+            each = [part.known.kept_entries(observed) for part in parts if part.known.kept is not None]
             return {name: torch.stack([one[name] for one in each]).prod(0) for name in observed}
 
         return KnownDefense(
@@ -76,7 +76,7 @@ class Compose(Defense):
             weight=weight,
             noise_std=noise if loud else 0.0,
             noise_law=loud[0].known.noise_law if len(loud) == 1 else "gaussian",
-            kept=kept if any(part.removes for part in parts) else None,
+            kept=kept if any(part.known.kept is not None for part in parts) else None,
         )
 
 
@@ -90,6 +90,7 @@ class Part:
         changes: whether it changes an update that it is tried on.
         draws: whether it draws random numbers.
         keeps_zeros: whether it leaves zeros as they are.
+        removes: whether it shares entries as they are, but for one factor, and others not at all.
     """
 
     defense: Defense
@@ -97,23 +98,25 @@ class Part:
     changes: bool
     draws: bool
     keeps_zeros: bool
+    removes: bool
 
     @classmethod
     def of(cls, defense: Defense) -> "Part":
-        """Tries what it does to an update of two tensors, each with a zero."""
-        generator = torch.Generator().manual_seed(1)
-        values = {name: torch.randn(1, 8, 8, generator=generator) for name in ("0.weight", "1.weight")}
-        update = {name: value * (value.abs() > 0.2) for name, value in values.items()}
-        source = torch.Generator().manual_seed(1)
+        """Tries what it does to an update that has zeros, and to one that is twice as large."""
+        known, source = defense.known_to_attacker(), torch.Generator().manual_seed(1)
+        value = torch.randn(1, 8, 8, generator=source)
+        update = {"0.weight": value * (value.abs() > 0.2), "1.weight": value.roll(1, 1) * (value.abs() > 0.2)}
         before = source.get_state()
         try:
             shared = defense.protect(update, [source])
+            draws = not torch.equal(source.get_state(), before)
+            twice = defense.protect({name: 2 * value for name, value in update.items()}, [source.set_state(before)])
         except Exception:  # one that needs a layer of a name, say: it is tried for good in a rehearsal
-            return cls(defense, defense.known_to_attacker(), changes=True, draws=False, keeps_zeros=False)
-        draws = not torch.equal(source.get_state(), before)
-        changes = any(not torch.equal(shared[name], value) for name, value in update.items())
-        keeps_zeros = all(not shared[name][value == 0].any() for name, value in update.items())
-        return cls(defense, defense.known_to_attacker(), changes, draws, keeps_zeros)
+            return cls(defense, known, changes=True, draws=False, keeps_zeros=False, removes=False)
+        given, one, two = (torch.cat([of[name].flatten() for name in update]) for of in (update, shared, twice))
+        factors = (torch.cat([one / given, two / given / 2])[torch.cat([one, two]) != 0]).unique()
+        removes = known.kept is not None and len(factors) > 0 and bool((factors - factors[0]).abs().max() < 1e-5)
+        return cls(defense, known, not torch.equal(one, given), draws, not one[given == 0].any(), removes)
 
     @property
     def name(self) -> str:
@@ -140,11 +143,6 @@ class Part:
     def is_mask(self) -> bool:
         """Whether attackers read what it draws from what is shared."""
         return self.draws and not self.is_noise and not self.is_unmodeled
-
-    @property
-    def removes(self) -> bool:
-        """Whether it shares entries as they were, but for a factor, and others not at all."""
-        return self.known.kept is not None
 
     def simulate_unseen(self, dummy: Update, observed: Update) -> Update:
         """What it makes of the attacker's own update, where others have changed what it shared of the client's.

@@ -164,6 +164,35 @@ def test_with_one_that_attackers_have_no_model_of_they_have_none_of_all() -> Non
     assert known.simulate is unchanged and known.noise(updates()) == 0
 
 
+class SaysItKeepsAll(Defense):
+    """Clips each entry, and says that it removes none."""
+
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        return {name: value.clamp(-0.5, 0.5) for name, value in update.items()}
+
+    def known_to_attacker(self) -> KnownDefense:
+        return KnownDefense(
+            simulate=lambda dummy, observed: self.protect(dummy, []),
+            kept=lambda observed: {name: torch.ones_like(value) for name, value in observed.items()},
+        )
+
+
+class OfALayer(Defense):
+    """Needs a layer that only some networks have."""
+
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        return update | {"linear.weight": update["linear.weight"] / 2}
+
+    def known_to_attacker(self) -> KnownDefense:
+        return KnownDefense(simulate=lambda dummy, observed: self.protect(dummy, []))
+
+
+def test_one_that_needs_a_layer_is_tried_on_the_network_alone() -> None:
+    composed = Compose([OfALayer(), Clipping(1.0)])
+    shared = protect(composed, updates())
+    torch.testing.assert_close(whole(composed.known_to_attacker().simulate(updates(), shared)), whole(shared))
+
+
 @pytest.mark.parametrize(
     ("parts", "sentence"),
     [
@@ -171,6 +200,7 @@ def test_with_one_that_attackers_have_no_model_of_they_have_none_of_all() -> Non
         ([LaplaceNoise(0.1), Masking(0.5), Sign()], "LaplaceNoise before Sign cannot be simulated"),
         ([QSGD(4), HalfPrecision()], "QSGD before HalfPrecision cannot be simulated"),
         ([Clipping(1.0), Masking(0.5), GaussianNoise(0.1)], "what Masking draws cannot be read"),
+        ([GaussianNoise(0.1), SaysItKeepsAll()], "GaussianNoise before SaysItKeepsAll cannot be simulated"),
         ([Compose([GaussianNoise(0.1)]), Quantization(8)], "Compose before Quantization cannot be simulated"),
     ],
     ids=lambda value: "" if isinstance(value, str) else "+".join(map(named, value)),
