@@ -10,7 +10,20 @@ from torch import Tensor
 
 from attacks import IDLG
 from benchmark.seeds import generators
-from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning, Update
+from defenses import (
+    QSGD,
+    Clipping,
+    Compose,
+    Defense,
+    GaussianNoise,
+    HalfPrecision,
+    LaplaceNoise,
+    Masking,
+    Pruning,
+    Quantization,
+    Sign,
+    Update,
+)
 
 MakeVictims = Callable[..., Any]
 
@@ -21,6 +34,14 @@ IDENTITIES: list[Defense] = [
     Pruning(0.0),
     Masking(0.0),
     Masking(0.0, rescale=True),
+    GaussianNoise(0.0, relative=True),
+    LaplaceNoise(0.0),
+    HalfPrecision("fp32"),
+    Quantization(32),
+    QSGD(math.inf),
+    Sign(0.0),
+    Compose([]),
+    Compose([GaussianNoise(0.0), Masking(0.0), Clipping(1e6)]),
 ]
 STRONG: list[Defense] = [GaussianNoise(0.1), Clipping(0.5), Pruning(0.9), Masking(0.9), Masking(0.9, rescale=True)]
 
