@@ -10,6 +10,7 @@ from defenses.masking import Masking
 from defenses.pruning import Pruning
 from defenses.qsgd import QSGD
 from defenses.quantization import Quantization
+from defenses.relative_noise import RelativeNoise
 from defenses.sign import Sign
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Masking",
     "Pruning",
     "Quantization",
+    "RelativeNoise",
     "Sign",
     "Update",
 ]

@@ -22,6 +22,7 @@ from defenses import (
     Masking,
     Pruning,
     Quantization,
+    RelativeNoise,
     Sign,
     Update,
 )
@@ -31,7 +32,7 @@ MakeVictims = Callable[..., Any]
 
 ONES: list[Defense] = [
     GaussianNoise(0.1),
-    GaussianNoise(0.1, relative=True),
+    RelativeNoise(0.1),
     LaplaceNoise(0.1),
     Masking(0.5),
     Pruning(0.5),

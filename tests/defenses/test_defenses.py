@@ -21,6 +21,7 @@ from defenses import (
     Masking,
     Pruning,
     Quantization,
+    RelativeNoise,
     Sign,
     Update,
 )
@@ -34,7 +35,7 @@ IDENTITIES: list[Defense] = [
     Pruning(0.0),
     Masking(0.0),
     Masking(0.0, rescale=True),
-    GaussianNoise(0.0, relative=True),
+    RelativeNoise(0.0),
     LaplaceNoise(0.0),
     HalfPrecision("fp32"),
     Quantization(32),
