@@ -3,29 +3,45 @@
 from defenses.base import Defense, KnownDefense, Update
 from defenses.clipping import Clipping
 from defenses.compose import Compose
+from defenses.count_sketch import CountSketch
 from defenses.gaussian_noise import GaussianNoise
+from defenses.global_pruning import GlobalPruning
 from defenses.half_precision import HalfPrecision
+from defenses.kept_at_home import KeptAtHome
 from defenses.laplace_noise import LaplaceNoise
+from defenses.layer_masking import LayerMasking
 from defenses.masking import Masking
 from defenses.pruning import Pruning
 from defenses.qsgd import QSGD
+from defenses.quantile_clipping import QuantileClipping
 from defenses.quantization import Quantization
 from defenses.relative_noise import RelativeNoise
 from defenses.sign import Sign
+from defenses.tensor_clipping import TensorClipping
+from defenses.truncated_svd import TruncatedSVD
+from defenses.value_clipping import ValueClipping
 
 __all__ = [
     "QSGD",
     "Clipping",
     "Compose",
+    "CountSketch",
     "Defense",
     "GaussianNoise",
+    "GlobalPruning",
     "HalfPrecision",
+    "KeptAtHome",
     "KnownDefense",
     "LaplaceNoise",
+    "LayerMasking",
     "Masking",
     "Pruning",
+    "QuantileClipping",
     "Quantization",
     "RelativeNoise",
     "Sign",
+    "TensorClipping",
+    "TruncatedSVD",
     "Update",
+    "ValueClipping",
 ]

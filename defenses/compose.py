@@ -43,6 +43,15 @@ class Compose(Defense):
         """Each draws where the one before it has left off, so that a single one draws as if it were alone."""
         return reduce(lambda shared, one: one.protect(shared, generators), self.defenses, update)
 
+    def check(self, names: Sequence[str]) -> None:
+        for one in self.defenses:
+            one.check(names)
+
+    def bytes_sent(self, shared: Update) -> Tensor:
+        """Those of the defense whose form takes fewest."""
+        each = [super().bytes_sent(shared), *(one.bytes_sent(shared) for one in self.defenses)]
+        return torch.stack(each).amin(0)
+
     def known_to_attacker(self) -> KnownDefense:
         parts = self._parts
         if not parts or any(part.is_unknown for part in parts):

@@ -4,7 +4,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update
+from defenses.base import Defense, KnownDefense, Update, coded_bytes
 from defenses.interval import held_to
 
 FORMATS = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -31,6 +31,9 @@ class HalfPrecision(Defense):
         short = FORMATS[self.format]
         largest = torch.finfo(short).max
         return {name: value.clamp(-largest, largest).to(short).to(value) for name, value in update.items()}
+
+    def bytes_sent(self, shared: Update) -> Tensor:
+        return super().bytes_sent(shared) if self.format == "fp32" else coded_bytes(shared, 16, scales=0)
 
     def known_to_attacker(self) -> KnownDefense:
         return KnownDefense() if self.format == "fp32" else KnownDefense(simulate=self._simulate)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, flattened
+from defenses.base import Defense, KnownDefense, Update, coded_bytes, flattened
 from defenses.interval import per_client
 
 
@@ -35,6 +35,12 @@ class QSGD(Defense):
             multiple = value.abs() / torch.where(step == 0, 1.0, step)
             rounded[name] = value.sign() * (multiple.floor() + (uniform < multiple.frac())) * step
         return rounded
+
+    def bytes_sent(self, shared: Update) -> Tensor:
+        """A sign and one of ``levels + 1`` multiples for each entry."""
+        if self.levels == math.inf:
+            return super().bytes_sent(shared)
+        return coded_bytes(shared, 1 + math.ceil(math.log2(self.levels + 1)))
 
     def known_to_attacker(self) -> KnownDefense:
         return KnownDefense() if self.levels == math.inf else KnownDefense(noise_std=self._noise)

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, flattened
+from defenses.base import Defense, KnownDefense, Update, coded_bytes, flattened
 from defenses.interval import held_to, per_client
 
 FULL = 32
@@ -28,6 +28,9 @@ class Quantization(Defense):
 
     def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
         return {name: self._quantized(value) for name, value in update.items()} if self.bits < FULL else update
+
+    def bytes_sent(self, shared: Update) -> Tensor:
+        return coded_bytes(shared, self.bits) if self.bits < FULL else super().bytes_sent(shared)
 
     def known_to_attacker(self) -> KnownDefense:
         return KnownDefense(simulate=self._simulate) if self.bits < FULL else KnownDefense()

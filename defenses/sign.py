@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, flattened
+from defenses.base import Defense, KnownDefense, Update, coded_bytes, flattened
 from defenses.interval import held_to, per_client
 
 
@@ -28,6 +28,13 @@ class Sign(Defense):
 
     def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
         return {name: self._signs(value) for name, value in update.items()} if self.ratio else update
+
+    def bytes_sent(self, shared: Update) -> Tensor:
+        """A bit for each entry that is a sign; where others are not, another bit says which are."""
+        if not self.ratio:
+            return super().bytes_sent(shared)
+        whole = 0.0 if self.ratio == 1 else 1 + 32 * (1 - self.ratio)
+        return coded_bytes(shared, self.ratio + whole)
 
     def known_to_attacker(self) -> KnownDefense:
         return KnownDefense(simulate=self._simulate) if self.ratio else KnownDefense()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attacks import IDLG
 from benchmark.seeds import generators
-from defenses import QSGD, Defense, HalfPrecision, LaplaceNoise, Quantization, RelativeNoise, Sign, Update
+from defenses import QSGD, Compose, Defense, HalfPrecision, LaplaceNoise, Quantization, RelativeNoise, Sign, Update
 
 MakeVictims = Callable[..., Any]
 
@@ -184,3 +184,22 @@ def test_a_coarse_update_that_holds_against_the_oblivious_falls_to_who_knows_it(
         return int(((found - images).square().mean((1, 2, 3, 4)) <= 0.01).sum())
 
     assert leaked(adaptive=True) >= leaked(adaptive=False) + 2
+
+
+@pytest.mark.parametrize(
+    ("defense", "wanted"),
+    [
+        (HalfPrecision("bf16"), 2 * 30 + 2 * 6),
+        (HalfPrecision("fp32"), 4 * 36),
+        (Quantization(8), (30 + 4) + (6 + 4)),
+        (Quantization(3), (12 + 4) + (3 + 4)),  # 90 and 18 bits
+        (QSGD(4), (15 + 4) + (3 + 4)),  # a sign and one of 5 multiples: 4 bits
+        (Sign(1.0), (4 + 4) + (1 + 4)),
+        (Sign(0.5), (66 + 4) + (14 + 4)),  # 17.5 bits on average
+        (Compose([Quantization(8), Sign(1.0)]), (4 + 4) + (1 + 4)),
+        (Compose([]), 4 * 36),
+    ],
+)
+def test_the_bytes_of_coarse_numbers_are_those_of_a_count_by_hand(defense: Defense, wanted: int) -> None:
+    shared = {"0.weight": torch.ones(2, 6, 5), "0.bias": torch.ones(2, 6)}
+    assert defense.bytes_sent(shared).tolist() == [wanted, wanted]

@@ -359,11 +359,11 @@ def test_a_certificate_stands_at_the_private_image_that_it_is_of() -> None:
     scores = score(images, torch.tensor([[7, 8, 9]]), found.images, found.labels, None)
     nothing = torch.zeros(1, 3)
     of_labels = label_scores(torch.tensor([[7, 8, 9]]), found.labels, 10)
-    of_images = OfImages(scores, nothing, nothing, None)
+    of_images = OfImages(found, scores, nothing, nothing, None)
     (entry,) = victims_table(range(1), found, of_labels, of_images, knows=False, has_lpips=False)
     assert entry["label_correct"] == [True, True, True] and entry["certified"] == [False, False, True]
-    without = replace(found, certified=None)
-    (entry,) = victims_table(range(1), without, of_labels, of_images, knows=False, has_lpips=False)
+    without = replace(of_images, found=replace(found, certified=None))
+    (entry,) = victims_table(range(1), found, of_labels, without, knows=False, has_lpips=False)
     assert "certified" not in entry
 
 
@@ -561,6 +561,6 @@ def test_an_update_is_held_against_the_order_of_local_steps_where_an_attack_take
         rows = torch.arange(2)[:, None]
         nothing = torch.zeros(2)
         found = Reconstruction(images[rows, mixed], labels[rows, mixed], nothing, nothing.long(), ["converged"] * 2)
-        fit = fit_of(build("attack", block.cell.attack), found, seen, mixed.argsort(1), block, images, labels)
+        fit = fit_of(build("attack", block.cell.attack), found, seen, block, images, labels)
         if name != "InvertingGradients":
             assert fit.explained.all() and fit.settled.all()
