@@ -9,6 +9,7 @@ from defenses.intra_instahide import IntraInstaHide
 from defenses.masking import Masking
 from defenses.mixup import MixUp
 from defenses.pruning import Pruning
+from defenses.soteria import Soteria
 
 __all__ = [
     "DPSGD",
@@ -23,5 +24,6 @@ __all__ = [
     "Masking",
     "MixUp",
     "Pruning",
+    "Soteria",
     "Update",
 ]

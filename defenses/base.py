@@ -97,8 +97,8 @@ class KnownDefense:
             ``[V, ...]`` and V sources of randomness to what is shared. None for the defense's own :meth:`protect`,
             which the attacker is then given.
         gradients: what he simulates of the step from the gradients of a batch's images, see :class:`Steps`.
-        noise_of_sum: standard deviation of Gaussian noise on each entry of the sum of these gradients, of which N
-            images make an update: ``noise_std`` is this divided by N (see :meth:`of_batch`).
+        of_clients: maps the network and the shape (N, C, H, W) of a client's batch to the model of such clients, where
+            it depends on them; None where this is it.
         soft_labels: whether clients train on mixed labels, which the attacker then looks for together with the images.
         no_adaptive_attack: why nobody knows how to make use of knowing the defense, as the end of a sentence; empty
             where somebody does.
@@ -111,7 +111,7 @@ class KnownDefense:
     kept: Callable[[Update], Update] | None = None
     share: Callable[[Update, Sequence[torch.Generator]], Update] | None = None
     gradients: Callable[[Update], Update] | None = None
-    noise_of_sum: float = 0.0
+    of_clients: "Callable[[nn.Module, tuple[int, int, int, int]], KnownDefense] | None" = None
     soft_labels: bool = False
     no_adaptive_attack: str = ""
     client: "Defense | None" = None
@@ -125,10 +125,6 @@ class KnownDefense:
     def is_simulated(self) -> bool:
         """Whether the attacker's own gradient becomes another one."""
         return self.simulate is not unchanged or self.gradients is not None
-
-    def of_batch(self, images: int) -> Self:
-        """The model of the update of so many images."""
-        return replace(self, noise_std=self.noise_of_sum / images) if self.noise_of_sum else self
 
     def kept_entries(self, observed: Update) -> Update:
         """1 for each entry of the observed update that says what the gradient's is, 0 for one that was removed."""

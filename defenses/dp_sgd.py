@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -75,11 +76,15 @@ class DPSGD(HookDefense):
     def known_to_attacker(self) -> KnownDefense:
         if self.max_norm == math.inf:
             return KnownDefense()
-        return KnownDefense(
-            simulate=lambda dummy, observed: clip(dummy, self.max_norm),  # of one image; of more it changes nothing
+        of_one_image = KnownDefense(
+            simulate=lambda dummy, observed: clip(
+                dummy, self.max_norm
+            ),  # which changes nothing of a mean of clipped ones
             gradients=lambda gradients: clipped_mean(gradients, self.max_norm),
-            noise_of_sum=self.noise_multiplier * self.max_norm,
+            noise_std=self.noise_multiplier * self.max_norm,
         )
+        std = of_one_image.noise_std
+        return replace(of_one_image, of_clients=lambda _, shape: replace(of_one_image, noise_std=std / shape[0]))
 
     def privacy(self, sample_rate: float, steps: int) -> tuple[float, float]:
         """Epsilon and delta of a client, by the Renyi accountant of Opacus (Mironov et al. 2019, arXiv 1908.10530).

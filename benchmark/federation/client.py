@@ -125,6 +125,7 @@ def observe(
     is_told = setting.local is None or threat.local_steps
     protocol = setting.protocol if is_told else replace(setting.protocol, local=GUESSED_STEPS)
     stds = public.channel_stds if threat.public_data else torch.full_like(public.channel_stds, GUESSED_STD)
+    shape = (images.shape[1], *images.shape[2:])
     seen: list[Observation] = []
     for number in range(setting.rounds):
         again = f"/{number}" if number else ""
@@ -147,10 +148,10 @@ def observe(
                 model=model,
                 parameters=network if threat.statistics != "hidden" else network | fresh_statistics(model, like),
                 update={name: value.detach() for name, value in update.items()},
-                image_shape=(images.shape[1], *images.shape[2:]),
+                image_shape=shape,
                 num_classes=public.num_classes,
                 seeds=[seed_for(seed, victim, "start") for victim in victims],
-                defense=known(defense, images.shape[1]) if defense is not None and adaptive else None,
+                defense=known(defense, model, shape) if defense is not None and adaptive else None,
                 mean_image=mean_image,
                 class_means=class_means,
                 mean_step=step,
@@ -225,20 +226,24 @@ def fresh_statistics(model: nn.Module, like: Tensor) -> Update:
     }
 
 
-def known(defense: Defense, images: int = 1) -> KnownDefense:
+def known(
+    defense: Defense, model: nn.Module | None = None, image_shape: tuple[int, int, int, int] | None = None
+) -> KnownDefense:
     """The attacker's model of a defense, which a class of the user's may fail to give.
 
     Args:
         defense: of which he knows all but what it draws.
-        images: N, of each client.
+        model: the clients' network; None for the model as far as it depends on no clients.
+        image_shape: (N, C, H, W) of a client's batch.
     """
     failed = f"the defense {type(defense).__name__} cannot tell what an attacker knows of it"
     with users_code(failed, defense.known_to_attacker):
-        model = defense.known_to_attacker()
-    if not isinstance(model, KnownDefense):
+        found = defense.known_to_attacker()
+        if isinstance(found, KnownDefense) and found.of_clients and model is not None and image_shape is not None:
+            found = found.of_clients(model, image_shape)
+    if not isinstance(found, KnownDefense):
         raise UsageError(
             f"known_to_attacker of the defense {type(defense).__name__} must return a KnownDefense, not "
-            f"{a_kind(model)}{written(type(defense).known_to_attacker)}"
+            f"{a_kind(found)}{written(type(defense).known_to_attacker)}"
         )
-    model = replace(model.of_batch(images), client=defense)
-    return model if model.share else replace(model, share=defense.protect)
+    return replace(found, client=defense, share=found.share or defense.protect)

@@ -313,7 +313,7 @@ def changes_something(trial: Trial) -> None:
 def is_known_as_it_is(trial: Trial) -> None:
     (update, by), made = trial.clients, build("defense", trial.spec)
     with users_code(f"the attacker's model of {trial.spec.label} cannot be used"):
-        model = known(made)
+        model = known(made, by.model, (1, *by.images.shape[2:]))
         check_known(made, model, update, trial.spec.label, by)
     if not (model.is_simulated or model.noise_std or model.soft_labels or model.no_adaptive_attack):
         raise NotApplicable("attackers have no model of it: what they do not find is not taken for protection")

@@ -297,7 +297,7 @@ class Scene:
             if given.name not in classes("defense"):
                 check_memory(partial(build, "defense", given), update, label, by)
             with users_code(f"the attacker's model of {label} cannot be used"):
-                check_known(defense, known(defense), update, label, by)
+                check_known(defense, known(defense, self.model, (1, *self.images.shape[2:])), update, label, by)
 
     def check_attack(self, attack: Spec, defense: Defense | None, adaptive: bool) -> None:
         """UsageError where one step of the attack fails, or what it returns is of another form."""

@@ -199,7 +199,7 @@ def defense(part: Spec, seen: Observation) -> list[Update]:
     for scale in SCALES:
         update = {name: scale * value for name, value in seen.update.items()}
         shared = of_one_image(made, dict(update), generators(SEED, range(1), "defense"), part.label, by)
-        knows = known(made)
+        knows = known(made, seen.model, (1, *seen.image_shape[1:]))
         weight = {"weight": knows.weight(shared), "noise": torch.tensor(float(knows.noise_std))}
         found += [shared, knows.simulate(update, shared), knows.kept_entries(shared), weight]
     return found

@@ -38,6 +38,7 @@ DEFENSES = [
     spec("defense", "Masking", {"ratio": 0.5, "rescale": True}),
     spec("defense", "Augmentation", {}),
     spec("defense", "MixUp", {}),
+    spec("defense", "Soteria", {"ratio": 0.9}),
     spec("defense", "DPSGD", {"max_norm": 0.1, "noise_multiplier": 0.01}),
     spec("defense", "IntraInstaHide", {"images": 2}),
 ]
@@ -52,6 +53,7 @@ DECLINED = {
     "GradInversion": ("sigmoid", "ReLU"),
     "LabelInference": ("leaky ReLU",),  # its last layer has no bias
     "DPSGD": ("FedAvg",),
+    "Soteria": ("FedAvg",),
 }
 """Of attacks and defenses of ours, the places that they do not take."""
 
