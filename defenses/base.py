@@ -153,7 +153,7 @@ class Defense(ABC):
         """The names of the hooks at which it acts: its own ones. At identity strength there may be none."""
         return own_hooks(type(self))
 
-    def check(  # noqa: B027 # most take any
+    def check_clients(  # noqa: B027 # most take any
         self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool
     ) -> None:
         """Looks whether such clients can be defended, before any work is done.

@@ -56,7 +56,9 @@ class DPSGD(HookDefense):
     def hooks(self) -> frozenset[str]:
         return super().hooks if self.max_norm < math.inf else frozenset()
 
-    def check(self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool) -> None:
+    def check_clients(
+        self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool
+    ) -> None:
         if local_steps:
             raise ValueError("DPSGD takes updates of one step, and those of FedAvg have more: give FedSGD")
         if train and any(isinstance(layer, _BatchNorm) for layer in model.modules()):

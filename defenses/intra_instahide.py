@@ -36,7 +36,9 @@ class IntraInstaHide(HookDefense):
     def hooks(self) -> frozenset[str]:
         return super().hooks if self.images > 1 else frozenset()
 
-    def check(self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool) -> None:
+    def check_clients(
+        self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool
+    ) -> None:
         if self.images > image_shape[0]:
             raise ValueError(
                 f"IntraInstaHide mixes {self.images} images of a batch: give batch_size {self.images} or more"

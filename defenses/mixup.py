@@ -35,7 +35,9 @@ class MixUp(HookDefense):
     def hooks(self) -> frozenset[str]:
         return super().hooks if self.alpha else frozenset()
 
-    def check(self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool) -> None:
+    def check_clients(
+        self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool
+    ) -> None:
         if self.alpha and image_shape[0] < 2:
             raise ValueError("MixUp mixes the images of a batch: give batch_size 2 or more")
 

@@ -106,7 +106,9 @@ class Soteria(HookDefense):
     def hooks(self) -> frozenset[str]:
         return super().hooks if self.ratio else frozenset()
 
-    def check(self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool) -> None:
+    def check_clients(
+        self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool
+    ) -> None:
         if not self.ratio:
             return
         if local_steps:

@@ -148,17 +148,17 @@ def check_can_defend(
     local_steps: bool,
     train: bool,
 ) -> None:
-    """Asks a defense whether it can defend such clients, see :meth:`defenses.base.Defense.check`.
+    """Asks a defense whether it can defend such clients, see :meth:`defenses.base.Defense.check_clients`.
 
     Raises:
         UsageError: it cannot, which is then caused by the ValueError that says so, or raises something else.
     """
     try:
-        defense.check(model, image_shape, local_steps, train)
+        defense.check_clients(model, image_shape, local_steps, train)
     except ValueError as error:
         raise UsageError(f"{label}: {error}") from error
     except CODE_ERRORS as error:
-        raise users_fault(error, f"{label}: check fails", defense.check) from None
+        raise users_fault(error, f"{label}: check_clients fails", defense.check_clients) from None
 
 
 def called(defense: Defense, label: str, hook: str, *given: Any) -> Any:

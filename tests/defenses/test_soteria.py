@@ -82,8 +82,8 @@ def test_the_layer_is_found_by_what_it_does_and_is_trained() -> None:
 )
 def test_what_it_cannot_prune_is_said_in_one_sentence(model: nn.Module, local: bool, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Soteria().check(model, (1, *SHAPE), local, False)
-    Soteria(0).check(model, (1, *SHAPE), local, False)
+        Soteria().check_clients(model, (1, *SHAPE), local, False)
+    Soteria(0).check_clients(model, (1, *SHAPE), local, False)
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, float("nan")])

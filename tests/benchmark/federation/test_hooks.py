@@ -363,12 +363,12 @@ def test_what_a_defense_cannot_do_is_said_in_one_sentence(
     defense: Defense, given: tuple[int, bool, bool], said: str
 ) -> None:
     images, local, mode = given
-    check = partial(defense.check, network(ResNet))
+    check = partial(defense.check_clients, network(ResNet))
     with pytest.raises(ValueError, match=said):
         check((images, 1, 8, 8), local, mode)
     check((4, 1, 8, 8), False, False)
     for identity in (MixUp(0), IntraInstaHide(1)):
-        identity.check(network(), (1, 1, 8, 8), True, True)
+        identity.check_clients(network(), (1, 1, 8, 8), True, True)
 
 
 MIXUP = {"class": "MixUp", "alpha": 1.0}
