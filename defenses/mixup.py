@@ -49,11 +49,11 @@ class MixUp(HookDefense):
             circle = torch.randperm(count, generator=generator)
             partners.append(circle.roll(-1)[circle.argsort()])
         share = torch.tensor(shares).to(images)
-        rows, others = torch.arange(len(images))[:, None], torch.stack(partners)
+        rows, others = torch.arange(len(images), device=images.device)[:, None], torch.stack(partners).to(images.device)
 
         def mixed(values: Tensor) -> Tensor:
             own = share.view(-1, *[1] * (values.dim() - 1))
-            return own * values + (1 - own) * values[rows, others.to(values.device)]
+            return own * values + (1 - own) * values[rows, others]
 
         return mixed(images), mixed(labels)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from attacks import DLG, InvertingGradients, Observation
+from attacks.engine.inverter import shared
 from attacks.update import FedAvg, Protocol, example_gradients, local_update
 from attacks.update import Network as ClientsNetwork
 from benchmark import UsageError, run
@@ -29,7 +30,20 @@ from benchmark.seeds import generators
 from benchmark.store.store import read_trainings
 from benchmark.training.table import note, rows
 from datamodules import Digits
-from defenses import DPSGD, Augmentation, Clients, Defense, HookDefense, IntraInstaHide, KnownDefense, MixUp, Update
+from defenses import (
+    DPSGD,
+    Augmentation,
+    Clients,
+    Defense,
+    HookDefense,
+    IntraInstaHide,
+    KnownDefense,
+    MixUp,
+    Soteria,
+    Update,
+)
+from defenses.base import global_norm
+from defenses.soteria import pruned_layer
 from tests.benchmark.training.conftest import carried_out, suite
 
 SGD = Federation("FedSGD", 2, 2, 3, 6, 1, 0.1)
@@ -92,13 +106,13 @@ def test_an_attacked_client_shares_the_gradient_of_the_mixed_batch(digits: Digit
             torch.testing.assert_close(seen.update[name][victim], value, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_an_attacked_client_of_dpsgd_shares_the_noisy_mean_of_clipped_gradients(digits: Digits, shared: bool) -> None:
+@pytest.mark.parametrize("one", [False, True])
+def test_an_attacked_client_of_dpsgd_shares_the_noisy_mean_of_clipped_gradients(digits: Digits, one: bool) -> None:
     max_norm, sigma, images = 0.05, 0.5, 4
-    (pixels, labels), seen = seen_of(digits, DPSGD(max_norm, sigma), True, images, shared=shared)
+    (pixels, labels), seen = seen_of(digits, DPSGD(max_norm, sigma), True, images, shared=one)
     draws = generators(0, range(3), "on_example_gradients")
     for victim in range(3):
-        weights = {name: value if shared else value[victim] for name, value in seen.parameters.items()}
+        weights = {name: value if one else value[victim] for name, value in seen.parameters.items()}
         one_hot = nn.functional.one_hot(labels[victim], 10).float()
         total = clipped_by_loop(seen.model, weights, pixels[victim].float(), one_hot, max_norm)
         for name, value in total.items():
@@ -146,6 +160,22 @@ def test_who_knows_that_labels_are_mixed_looks_for_them_with_the_images(digits: 
             assert attack.label_logits(seen, generators(0, range(3), "start"))[1] is soft
     _, oblivious = seen_of(digits, MixUp(), False)
     assert not InvertingGradients().label_logits(oblivious, generators(0, range(3), "start"))[1]
+
+
+@pytest.mark.parametrize("defense", [*EARLY, Soteria(0.5)], ids=named)
+def test_an_attacker_who_trains_on_images_of_his_own_does_what_clients_do(digits: Digits, defense: Defense) -> None:
+    (images, labels), seen = seen_of(digits, defense, True, shared=True)
+    one_hot, plain = nn.functional.one_hot(labels, 10).float(), replace(seen, defense=None)
+    of_both = [shared(one, images.float(), one_hot, torch.Generator().manual_seed(7)) for one in (seen, plain)]
+    again = shared(seen, images.float(), one_hot, torch.Generator().manual_seed(7))
+    assert all(torch.equal(value, again[name]) for name, value in of_both[0].items())
+    different = {name for name, value in of_both[0].items() if not torch.equal(value, of_both[1][name])}
+    head = f"{pruned_layer(seen.model, (1, 8, 8))}.weight"
+    assert different == ({head} if isinstance(defense, Soteria) else set(of_both[1]))
+    if isinstance(defense, DPSGD):
+        quiet = replace(seen.defense, client=DPSGD(0.05, 0.0))
+        clipped = shared(replace(seen, defense=quiet), images.float(), one_hot, torch.Generator().manual_seed(7))
+        assert (global_norm(clipped) <= 0.05 * 1.001).all()
 
 
 class Negative(HookDefense):
@@ -198,7 +228,7 @@ def test_clients_of_a_training_do_what_an_attacked_client_does(
     both = [steps(defense, 5, one, "/1", "mine") for one in ([0], [1], [0, 1])]
     rate = local.learning_rate if local else None
     names = dict(model.named_buffers())
-    shared = client_updates(examine(model, weights, data), weights, batches, data, rate, [0, 0], both[:2])
+    trained = client_updates(examine(model, weights, data), weights, batches, data, rate, [0, 0], both[:2])
     attacked = local_update(
         ClientsNetwork(
             model,
@@ -212,7 +242,7 @@ def test_clients_of_a_training_do_what_an_attacked_client_does(
         steps=both[2],
     )
     for name, value in attacked.items():
-        torch.testing.assert_close(shared[name], value, rtol=2e-3, atol=1e-5)
+        torch.testing.assert_close(trained[name], value, rtol=2e-3, atol=1e-5)
 
 
 def last(model: nn.Module, data: Data, federation: Federation, defense: Defense | None) -> State:
@@ -228,7 +258,7 @@ def test_a_defense_without_strength_is_no_defense(data: Data, federation: Federa
     assert (defended.defended, defended.changed, defended.entries_changed) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("defense", EARLY, ids=named)
+@pytest.mark.parametrize("defense", [*EARLY, Soteria()], ids=named)
 def test_the_canary_sees_what_such_a_defense_changes(data: Data, defense: Defense) -> None:
     state = last(network(), data, SGD, defense)
     assert (state.defended, state.changed) == (6, 6)
@@ -236,6 +266,18 @@ def test_the_canary_sees_what_such_a_defense_changes(data: Data, defense: Defens
     assert any(
         not torch.equal(value, state.weights[n]) for n, value in last(network(), data, SGD, None).weights.items()
     )
+
+
+def test_a_client_of_a_training_prunes_what_an_attacked_client_prunes(data: Data) -> None:
+    model, how = network(MLP), replace(SGD, clients=1, clients_per_round=1, rounds=1)
+    plain, defended = (last(model, data, how, one) for one in (None, Soteria(0.5)))
+    before = start(model, how, 0).weights
+    weight = f"{pruned_layer(model, (1, 8, 8))}.weight"
+    still = (defended.weights[weight] == before[weight]).all(0)
+    assert abs(int(still.sum()) - 0.5 * len(still)) <= 0.01 * len(still)
+    for name, value in plain.weights.items():
+        moved = defended.weights[name] == value
+        assert moved.all() if name != weight else moved[:, ~still].all()
 
 
 def test_dpsgd_without_clipping_or_noise_is_the_mean_gradient(data: Data) -> None:
