@@ -16,10 +16,11 @@ class Bayes(DLG):
 
     Balunovic et al. 2022: the posterior probability of images is the likelihood of the update that was observed, which
     is the known defense's, times a prior. Under Gaussian noise the likelihood falls with the squared distance of what
-    the client would have shared over twice the variance; where entries were masked or pruned, it is that of the others.
-    An update that no noise was added to is still rounded, and that is its noise. Differences of neighboring pixels are
-    Laplace distributed and pixels uniform in [0, 1] with a soft edge. The loss is twice the variance times minus the
-    logarithm of the posterior. From the public mean image, which needs no update, L-BFGS descends with a line search.
+    the client would have shared over twice the variance, and under Laplace noise with the absolute one over its scale;
+    where entries were masked or pruned, it is that of the others. An update that no noise was added to is still
+    rounded, and that is its noise. Differences of neighboring pixels are Laplace distributed and pixels uniform in
+    [0, 1] with a soft edge. The loss is twice the variance, or the scale, times minus the logarithm of the posterior.
+    From the public mean image, which needs no update, L-BFGS descends with a line search.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"public_data"})
@@ -38,9 +39,20 @@ class Bayes(DLG):
         return PublicImages(self.prior_scale * PublicImages.of(observation).scale)
 
     def prior_weights(self, observation: Observation) -> Tensor:
-        """Twice the variance of the noise on each entry of the update, ``[V]``."""
+        """Twice the variance of the noise on each entry of the update, or its scale where it is Laplace's, ``[V]``."""
+        noise, known = rounding(observation), observation.defense
+        if known:
+            noise = noise.maximum(
+                torch.as_tensor(known.noise(observation.update), dtype=noise.dtype, device=noise.device)
+            )
+        return noise / 2**0.5 if self.distance_of(observation) == "absolute" else 2 * noise.square()
+
+    def noise_prior(self, observation: Observation) -> tuple[Prior, Tensor] | None:
+        return None  # weighed against all there is
+
+    def distance_of(self, observation: Observation) -> str:
         known = observation.defense
-        return 2 * rounding(observation).clamp(min=known.noise_std if known else 0.0).square()
+        return "absolute" if known and known.noise_law == "laplace" else self.distance
 
 
 @dataclass(frozen=True)

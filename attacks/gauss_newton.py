@@ -154,7 +154,7 @@ class GaussNewton(Attack):
 
     def _solve(self, solving: "list[Solution]", observation: Observation, model: nn.Module) -> None:
         """Solves the equations of victims that have equally many of them."""
-        known, noise = observation.defense, observation.defense.noise_std if observation.defense else 0.0
+        known = observation.defense
         shares = observation.shared
         common = {name: value.double() for name, value in observation.parameters.items()} if shares else {}
         equations = solving[0].equations
@@ -176,7 +176,7 @@ class GaussNewton(Attack):
 
         for one, off in zip(solving, several(residual, [(one.image, one.given) for one in solving]), strict=True):
             one.least = max(
-                self.last_total_variation * one.scale, 2 * noise**2 / (self.prior_scale * observation.mean_step)
+                self.last_total_variation * one.scale, 2 * one.noise**2 / (self.prior_scale * observation.mean_step)
             )
             one.first = max(self.total_variation * one.scale, one.least)
             if not (math.isfinite(one.scale) and off.isfinite().all()):
@@ -245,7 +245,8 @@ class GaussNewton(Attack):
         chosen = torch.cat([entries + first for entries, first in zip(drawn, before, strict=False)])
         target = flat(observed, chosen)
         given = {"own": own, "observed": observed, "label": label[None], "chosen": chosen, "target": target}
-        return Solution(start.double(), given, float(target.square().sum()))
+        noise = float(known.noise(observed)) if known else 0.0
+        return Solution(start.double(), given, float(target.square().sum()), noise)
 
 
 Given = dict[str, Any]
@@ -260,6 +261,7 @@ class Solution:
         image: of the present iteration, ``[C, H, W]``.
         given: what the equations depend on.
         scale: squared norm of the observed entries.
+        noise: standard deviation of the known noise on each of them.
         least: weight of the prior at the end.
         first: that at the start.
         off: residual at the image, ``[M]``.
@@ -273,6 +275,7 @@ class Solution:
     image: Tensor
     given: Given
     scale: float
+    noise: float = 0.0
     least: float = 0.0
     first: float = 0.0
     damping: float = LEAST_DAMPING

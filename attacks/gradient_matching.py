@@ -18,7 +18,7 @@ from attacks.engine.distances import DISTANCES
 from attacks.engine.label_rules import LABEL_RULES, as_logits, best_rule, check_rule, label_logits
 from attacks.engine.ledger import Ledger
 from attacks.engine.objective import Objective
-from attacks.engine.priors import NaturalImage, Prior
+from attacks.engine.priors import AgainstNoise, NaturalImage, Prior
 from attacks.engine.problem import MatchingProblem
 from attacks.engine.row_optimizer import RowOptimizer
 from attacks.engine.starts import RANDOM, STARTS, Standardization, Starts
@@ -64,8 +64,9 @@ class GradientMatching(Attack):
         batch_norm: weight of the squared distance of mean and variance of the batch at each BatchNorm from those the
             threat model grants: of the batch itself, or the running ones (Yin et al. 2021, arXiv 2104.07586).
         learning_rate: of the optimizer, above 0; None for 1 with L-BFGS, as published, and 0.1 with Adam.
-        distance: of updates: "squared", as published; "cosine" (Geiping et al. 2020, arXiv 2003.14053); or "kernel",
-            Gaussian kernels of the differences of layers (Wang et al. 2020, arXiv 2009.06228).
+        distance: of updates: "squared", as published; "cosine" (Geiping et al. 2020, arXiv 2003.14053); "kernel",
+            Gaussian kernels of the differences of layers (Wang et al. 2020, arXiv 2009.06228); or "absolute", the sum
+            of absolute differences (Balunovic et al. 2022, arXiv 2111.04706).
         trials: starts of each victim from noise or patterns, at least 1, which are attacked side by side; the one with
             the lowest loss is what the attack returns.
         labels: how labels are told that are not granted: by a rule ("idlg", "bias", "gradinversion", "llg", "rlg" or
@@ -204,8 +205,9 @@ class GradientMatching(Attack):
             tolerance=self.tolerance,
             owes_nothing=start_images is None and self.start != "rgap",
             prior=self.prior(observation),
+            noise_prior=self.noise_prior(observation),
             batch_norm=self.batch_norm,
-            distance=self.distance,
+            distance=self.distance_of(observation),
             prior_weights=self.prior_weights(observation),
             label_term=self.label_term(),
             group=group,
@@ -227,9 +229,28 @@ class GradientMatching(Attack):
 
     def prior(self, observation: Observation) -> Prior:
         """What images cost by themselves; the cosine has no variance that would weigh it."""
-        known = observation.defense
-        variance = known.noise_std**2 if known and self.distance == "squared" else 0.0
+        noise = self._noise(observation)
+        variance = 0.0 if isinstance(noise, Tensor) else noise**2
         return NaturalImage(self.total_variation, variance, self.prior_scale * observation.mean_step)
+
+    def noise_prior(self, observation: Observation) -> tuple[Prior, Tensor] | None:
+        """What images cost by themselves for each unit of a variance, and that of each victim's noise ``[V]``.
+
+        None where all victims have the same noise, which the prior itself knows, or none.
+        """
+        noise = self._noise(observation)
+        if not isinstance(noise, Tensor):
+            return None
+        return AgainstNoise(self.total_variation > 0, self.prior_scale * observation.mean_step), noise.square()
+
+    def _noise(self, observation: Observation) -> float | Tensor:
+        """Standard deviation of the noise that squared distances must be weighed against, of all or ``[V]``."""
+        known = observation.defense
+        return known.noise(observation.update) if known and self.distance == "squared" else 0.0
+
+    def distance_of(self, observation: Observation) -> str:
+        """The distance of updates that is right for these victims: the one that was asked for."""
+        return self.distance
 
     def prior_weights(self, observation: Observation) -> Tensor | None:
         """Weights ``[V]`` of the victims' priors beside the distances; None for the size of what is matched."""

@@ -333,7 +333,10 @@ def peel(observation: Observation, layer: FirstLayer) -> tuple[Remains, Tensor]:
     weight, bias = layer.gradients(true_gradient(seen)[0])
     finite = weight.isfinite().flatten(1).all(1, keepdim=True) & bias.isfinite().all(1, keepdim=True)
     weight, bias = torch.where(finite[..., None], weight, 0), torch.where(finite, bias, 0)
-    noise = noise_beyond(weight, images).clamp(min=seen.defense.noise_std if seen.defense else 0.0)
+    noise = noise_beyond(weight, images)
+    if seen.defense:
+        told = torch.as_tensor(seen.defense.noise(seen.update), dtype=noise.dtype, device=noise.device)
+        noise = noise.maximum(told.view(-1, 1))
     remains = Remains(rest, weight, bias, noise, torch.full_like(noise, ROUNDING * eps))
     factor, precision = factor_of_update(remains, eps**0.5)
     remains = Remains(rest, weight / factor[..., None], bias / factor, noise / factor, precision)

@@ -115,7 +115,8 @@ def run_suite(suite: Suite, options: argparse.Namespace, progress: bool) -> Resu
         UsageError: as for :func:`run`.
     """
     conductor = Conductor.of(options, suite.name)
-    names = {part.name for cell in suite.cells for part in (*cell.parts().values(), cell.scenario.data)}
+    given = [part for cell in suite.cells for part in (*cell.parts().values(), cell.scenario.data)]
+    names = {one.name for part in given for one in (part, *part.inner)}
     if conductor.launch and (here := only_here(names)):
         raise UsageError(
             f"{here} exists in this process alone, so that workers cannot have it: save it in a file, as mine.py, and "
@@ -208,8 +209,17 @@ def with_names(suite: Mapping[str, Any]) -> dict[str, Any]:
 def entry(kind: str, given: Any) -> Any:
     """An entry of a suite, with the name of the class or function that stands in it."""
     if isinstance(given, Mapping):
-        return {**given, "class": named(kind, given["class"])} if "class" in given else dict(given)
+        inner = {
+            key: [entry(kind, one) for one in value] for key, value in given.items() if made_of_classes(kind, value)
+        }
+        return {**given, "class": named(kind, given["class"]), **inner} if "class" in given else dict(given)
     return named(kind, given)
+
+
+def made_of_classes(kind: str, value: Any) -> bool:
+    """Whether an argument of a defense is a list of defenses."""
+    entries = value if kind == "defense" and isinstance(value, list | tuple) else ()
+    return any(callable(one) or (isinstance(one, Mapping) and "class" in one) for one in entries)
 
 
 def named(kind: str, given: Any) -> Any:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -88,8 +88,10 @@ class KnownDefense:
             client would have shared had its batch been the dummy one. Differentiable in the dummy gradient.
         weight: maps the observed update to a factor ``[V]`` of the matching loss, for a defense that changes the size
             of an update: what is small must still be matched closely.
-        noise_std: standard deviation of Gaussian noise on each entry of the update, 0 for none: the likelihood of
-            the observed update given the dummy one.
+        noise_std: standard deviation of the noise on each entry of the update, 0 for none, or a function of the
+            observed update that gives that of each victim, ``[V]``: the likelihood of the observed update given the
+            dummy one.
+        noise_law: the distribution of that noise, "gaussian" or "laplace".
         kept: maps the observed update to 1 where an entry of the gradient was shared, and 0 where it was removed, for
             attacks that solve equations. By default an entry is kept where the simulation of a gradient of ones is not
             zero.
@@ -107,7 +109,8 @@ class KnownDefense:
 
     simulate: Callable[[Update, Update], Update] = unchanged
     weight: Callable[[Update], Tensor] = as_shared
-    noise_std: float = 0.0
+    noise_std: float | Callable[[Update], Tensor] = 0.0
+    noise_law: Literal["gaussian", "laplace"] = "gaussian"
     kept: Callable[[Update], Update] | None = None
     share: Callable[[Update, Sequence[torch.Generator]], Update] | None = None
     gradients: Callable[[Update], Update] | None = None
@@ -125,6 +128,10 @@ class KnownDefense:
     def is_simulated(self) -> bool:
         """Whether the attacker's own gradient becomes another one."""
         return self.simulate is not unchanged or self.gradients is not None
+
+    def noise(self, observed: Update) -> float | Tensor:
+        """Standard deviation of the noise on each entry of the observed update: of all victims, or ``[V]``."""
+        return self.noise_std(observed) if callable(self.noise_std) else self.noise_std
 
     def kept_entries(self, observed: Update) -> Update:
         """1 for each entry of the observed update that says what the gradient's is, 0 for one that was removed."""

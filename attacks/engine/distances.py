@@ -61,9 +61,18 @@ def kernel_distance(first: Update, second: Update) -> Tensor:
     return torch.where(seen, kernels, 0.0).sum(0) / seen.sum(0).clamp(min=1)
 
 
+def absolute_distance(first: Update, second: Update) -> Tensor:
+    """Sum over all parameters of the absolute differences, ``[V]``: the likelihood under Laplace noise.
+
+    Of Balunovic et al. 2022 (arXiv 2111.04706).
+    """
+    return torch.stack([flattened(first[name] - second[name]).abs().sum(1) for name in first]).sum(0)
+
+
 DISTANCES: dict[str, Callable[[Update, Update], Tensor]] = {
     "squared": squared_distance,
     "cosine": cosine_distance,
     "kernel": kernel_distance,
+    "absolute": absolute_distance,
 }
 """By name, functions of two updates ``[V, ...]`` that give ``[V]``."""

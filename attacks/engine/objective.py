@@ -42,6 +42,7 @@ class Objective:
         tolerance: loss of an undefended gradient below which an attack has converged.
         owes_nothing: whether the start is of the attacker's own making, so that its loss tells the size of a loss.
         prior: what images cost by themselves.
+        noise_prior: what they cost beside it for each unit of a variance, and the variances ``[V]``; None for nothing.
         batch_norm: weight of the distance of the batch's statistics from those that are granted.
         distance: one of ``DISTANCES``. All but the squared one have no size that a defense or local steps could change.
         label_term: weight of the squared distance of what the network makes of the images from their labels.
@@ -57,6 +58,7 @@ class Objective:
         tolerance: float,
         owes_nothing: bool,
         prior: Prior,
+        noise_prior: tuple[Prior, Tensor] | None = None,
         batch_norm: float = 0.0,
         distance: str = "squared",
         label_term: float = 0.0,
@@ -67,6 +69,8 @@ class Objective:
         self._observation = observation
         self._owes_nothing = owes_nothing
         self._prior = prior
+        self._noise_prior = noise_prior and noise_prior[0]
+        self._variances = noise_prior and noise_prior[1]
         self._batch_norm, self._label_term, self._group = batch_norm, label_term, group
         self._rounds = [Round(seen, distance) for seen in (observation, *observation.later)]
         weights = self._rounds[0].weights
@@ -93,13 +97,16 @@ class Objective:
             each.replace(rows, victims, entering)
         rounds = [each.held for each in self._rounds]
         of_rows = {"rounds": [held["rows"] for held in rounds], "prior_weights": self._prior_weights[victims]}
+        if self._variances is not None:
+            of_rows["variances"] = self._variances[victims]
         self.held = {"rows": of_rows, "common": [held["common"] for held in rounds]}
 
     @property
     def key(self) -> Hashable | None:
         """Everything but tensors that decides what :meth:`measure` computes; None where a defense is simulated."""
         rounds = [each.key for each in self._rounds]
-        return None if None in rounds else (*rounds, self._prior, self._batch_norm, self._label_term, self._group)
+        others = (self._prior, self._noise_prior, self._batch_norm, self._label_term, self._group)
+        return None if None in rounds else (*rounds, *others)
 
     @property
     def is_mixed(self) -> bool:
@@ -154,6 +161,8 @@ class Objective:
         of_rounds = zip(self._rounds, rows["rounds"], held["common"], strict=True)
         losses = torch.stack([each.losses(images, labels, own, common) for each, own, common in of_rounds]).sum(0)
         losses = losses + rows["prior_weights"] * self._prior(images)
+        if self._noise_prior:
+            losses = losses + rows["prior_weights"] * rows["variances"] * self._noise_prior(images)
         if self._batch_norm:
             off = self._rounds[0].distances_of_statistics(images, rows["rounds"][0], held["common"][0])
             losses = losses + rows["prior_weights"] * self._batch_norm * off

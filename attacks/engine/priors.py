@@ -46,6 +46,24 @@ class NaturalImage:
 
 
 @dataclass(frozen=True)
+class AgainstNoise:
+    """What :class:`NaturalImage` adds for each unit of a noise's variance, where each victim has its own.
+
+    Args:
+        smooth: whether there is a prior on the differences of neighboring pixels.
+        step: its scale.
+    """
+
+    smooth: bool
+    step: float
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The prior of each victim's images, ``[A]``."""
+        of_box = outside(images) / BOX_EDGE**2
+        return of_box + 2 / self.step * total_variation(images) if self.smooth else of_box
+
+
+@dataclass(frozen=True)
 class MeanVariation:
     """The total variation in the code of Geiping et al. 2020: mean absolute differences in both directions.
 

@@ -10,6 +10,7 @@ from benchmark.boards.cells import Cells, cells_of_one_code, of_one_data_set
 from benchmark.metrics.convergence import unconverged, unexplained
 from benchmark.metrics.leak import BASELINES, leaks, leaks_wholly
 from benchmark.store.store import Record
+from benchmark.suite.nesting import argument_as_text
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,8 @@ class Names:
 
 def strength(defense: dict[str, Any]) -> str:
     """The arguments of a defense, without those that are off."""
-    return ", ".join(f"{key}={value}" for key, value in defense.items() if key != "class" and value is not False)
+    given = {key: value for key, value in defense.items() if key != "class" and value is not False}
+    return ", ".join(argument_as_text(key, value) for key, value in given.items())
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:

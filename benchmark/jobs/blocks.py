@@ -21,7 +21,7 @@ from benchmark.metrics.perceptual import Perceptual
 from benchmark.models.draw import Model, check_logits
 from benchmark.rehearsal.scene import Rehearsal, check_takes
 from benchmark.store.declined import Declined
-from benchmark.suite.registry import Spec, build, build_model, find_class
+from benchmark.suite.registry import Spec, build, build_model, find_class, spec_of
 from benchmark.suite.suite import Cell, Scenario, Suite
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import code_checksum, networks_sha256, texts_of
@@ -353,11 +353,6 @@ def code_of(parts: dict[str, Spec], known: dict[tuple[str, ...], str]) -> str:
     """The checksum of the code of classes, which is looked at once for those that differ in their numbers alone."""
     texts = tuple(f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in parts.items())
     return found_or(known, texts, partial(code_checksum, parts))
-
-
-def spec_of(config: dict[str, Any]) -> Spec:
-    """A class as a record names it."""
-    return Spec(config["class"], {key: value for key, value in config.items() if key != "class"})
 
 
 K = TypeVar("K")

@@ -149,10 +149,11 @@ def in_parts(distance: Tensor, mean: Tensor) -> Tensor:
     return torch.where(distance == 0, distance, distance / mean)
 
 
-def expected_noise(seen: Observation) -> float:
-    """The squared norm of the noise on the updates of all rounds that the attacker knows of."""
+def expected_noise(seen: Observation) -> float | Tensor:
+    """The squared norm of the noise on the updates of all rounds that the attacker knows of, of all or ``[V]``."""
     entries = sum(value[0].numel() for value in seen.update.values())
-    return (1 + len(seen.later)) * entries * seen.defense.noise_std**2 if seen.defense else 0.0
+    rounds = (seen, *seen.later)
+    return sum((entries * one.defense.noise(one.update) ** 2 for one in rounds if one.defense), start=0.0)
 
 
 def one_hot(labels: Tensor, seen: Observation) -> Tensor:

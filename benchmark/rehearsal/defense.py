@@ -354,16 +354,14 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
     weight = known.weight(shared)
     if not isinstance(weight, Tensor) or weight.shape != (len(clients),) or not bool((weight > 0).all()):
         raise UsageError(f"weight {model} must be one number above 0 for each victim{written(known.weight)}")
-    noise = known.noise_std
-    if not isinstance(noise, int | float) or not 0 <= noise < float("inf"):
-        raise UsageError(f"noise_std {model} must be a number of at least 0, not {noise!r}{method}")
+    noise = noise_of(known, shared, model, method)
     off = {key: ((shared[key] - value) * (kept[key] != 0)).detach() for key, value in simulated.items()}
     entries = torch.stack([flattened(value != 0).sum(1) for value in kept.values()]).sum(0).clamp(min=1)
     apart, size = norm(off), norm({key: value * (kept[key] != 0) for key, value in shared.items()})
     typical = float((apart / entries.sqrt()).max())
-    if noise > LOUDER * typical + 1e-6 * float(size.max()):
+    if (loudest := float(noise.max())) > LOUDER * typical + 1e-6 * float(size.max()):
         raise UsageError(
-            f"noise_std {model} is {noise:g}, but what protect shares is {typical:.1g} from simulate of the true "
+            f"noise_std {model} is {loudest:g}, but what protect shares is {typical:.1g} from simulate of the true "
             f"update: give the noise that protect adds, 0 for none{method}"
         )
     if known.simulate is unchanged:
@@ -394,6 +392,18 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
                 f"simulate {model} makes another update of the true one than protect shares ({key}): make it do what "
                 f"protect does{written(known.simulate) or method}"
             )
+
+
+def noise_of(known: KnownDefense, shared: Update, model: str, method: str) -> Tensor:
+    """Standard deviation of the noise of each victim, ``[V]``; UsageError where the model gives something else."""
+    given = known.noise(shared)
+    victims = len(next(iter(shared.values())))
+    if isinstance(given, Tensor) and given.shape == (victims,) and bool(((given >= 0) & given.isfinite()).all()):
+        return given
+    if isinstance(given, int | float) and 0 <= given < float("inf"):
+        return torch.full((victims,), float(given), dtype=torch.double)
+    what = f" for each victim, not {given.tolist()}" if isinstance(given, Tensor) else f", not {given!r}"
+    raise UsageError(f"noise_std {model} must be a number of at least 0{what}{method}")
 
 
 def hides_behind_observed(

@@ -25,7 +25,7 @@ from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, check_logits, drawn_weights
 from benchmark.rehearsal.defense import check_known, check_memory, check_protect
 from benchmark.seeds import generators
-from benchmark.suite.registry import Spec, build, build_model, classes
+from benchmark.suite.registry import Spec, build, build_model, classes, is_ours
 from benchmark.suite.suite import Cell, Scenario
 from datamodules import PrivateData
 from defenses.base import Clients, Defense, Update, flattened, global_norm
@@ -75,12 +75,13 @@ class Rehearsal:
         scene = self._scenes[where]
         if given:
             scene.check_can_defend(given)
-        if given and (where, given.name) not in self.tried:
+        classes_of = ", ".join(one.name for one in (given, *given.inner)) if given else ""
+        if given and (where, classes_of) not in self.tried:
             scene.check_defense(build("defense", given), given)
-            self.tried.add((where, given.name))
-        ours = attack.name in classes("attack") and (given is None or given.name in classes("defense"))
+            self.tried.add((where, classes_of))
+        ours = attack.name in classes("attack") and (given is None or is_ours("defense", given))
         against = given if given and (cell.adaptive or not ours) else None
-        together = where, attack.name, against.name if against else "", str(cell.adaptive)
+        together = where, attack.name, classes_of if against else "", str(cell.adaptive)
         if together not in self.tried:
             scene.check_attack(attack, build("defense", against) if against else None, cell.adaptive)
             self.tried.add(together)
@@ -294,7 +295,7 @@ class Scene:
         update, by = seen.update, self.clients(seen)
         with in_modes(self.model, repeat(self.setting.mode == "train")):
             check_protect(defense, update, label, by)
-            if given.name not in classes("defense"):
+            if not is_ours("defense", given):
                 check_memory(partial(build, "defense", given), update, label, by)
             with users_code(f"the attacker's model of {label} cannot be used"):
                 check_known(defense, known(defense, self.model, (1, *self.images.shape[2:])), update, label, by)

@@ -27,7 +27,7 @@ from benchmark.federation.server import defended_part, judged
 from benchmark.models.draw import drawing_from
 from benchmark.rehearsal.defense import check_memory, check_protect
 from benchmark.seeds import generator_for
-from benchmark.suite.registry import Spec, build, classes
+from benchmark.suite.registry import Spec, build, is_ours
 from defenses.base import Clients, Defense, Update
 
 SEEDS = (11, 12)
@@ -118,7 +118,7 @@ class Rehearsal:
             if given := defended_part(self.network, self.update, self.federation.protect_batch_norm):
                 by = self.clients()
                 check_protect(made, given, defense.label, by)
-                if defense.name not in classes("defense"):
+                if not is_ours("defense", defense):
                     check_memory(partial(build, "defense", defense), given, defense.label, by)
             self._checked.add(defense.label)
 

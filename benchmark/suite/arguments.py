@@ -28,6 +28,7 @@ from benchmark.errors import (
     written,
 )
 from benchmark.suite.documents import load_yaml, storable
+from benchmark.suite.nesting import takes_defenses
 
 LARGEST_INT = 2**63 - 1
 """What fits into 64 bits, as torch and NumPy count."""
@@ -48,6 +49,7 @@ class Arguments:
 
     Attributes:
         names: of the arguments, those among them that ``**kwargs`` hand on to a parent.
+        composed: those of them that are lists of defenses.
 
     Raises:
         UsageError: the signature cannot be read.
@@ -62,6 +64,7 @@ class Arguments:
         unnamed = {key for key, one in self._signature.items() if one.kind is one.POSITIONAL_ONLY}
         self.names = tuple(key for key in names_of(self._parser, kind) if key not in unnamed)
         self._hints = hints_of(cls)
+        self.composed = tuple(key for key in self.names if takes_defenses(self._hints.get(key)))
 
     def takes(self, argument: str) -> bool:
         """Whether the class takes the argument, hidden ones included."""
@@ -209,7 +212,10 @@ def parser_of(kind: str, name: str, cls: type, hidden: frozenset[str] = frozense
             if inspect.isclass(cls)
             else (parser.add_function_arguments, {})  # that makes an object, such as torchvision.models.resnet18
         )
-        add(cls, kind, as_group=False, skip=set(hidden), fail_untyped=False, sub_configs=False, **more)
+        composed = {key for key, hint in hints_of(cls).items() if takes_defenses(hint)} - hidden
+        add(cls, kind, as_group=False, skip={*hidden, *composed}, fail_untyped=False, sub_configs=False, **more)
+        for key in sorted(composed):
+            parser.add_argument(f"--{kind}.{key}", type=list[Any], help="[{class: NAME, argument: value}, ...]")
     except CODE_ERRORS as error:
         raise users_fault(error, f"the arguments of {name} cannot be read") from None
     return parser

@@ -33,6 +33,7 @@ from benchmark.errors import (
 )
 from benchmark.models.draw import drawing_from, fresh_weights
 from benchmark.suite.arguments import Arguments
+from benchmark.suite.nesting import part_as_text, within
 from benchmark.suite.objects import LOCAL, adapted
 from datamodules import DataError
 from datamodules.disk import DiskData
@@ -63,7 +64,17 @@ class Spec:
     @cached_property
     def label(self) -> str:
         """The class with its arguments, for people."""
-        return f"{self.name}({', '.join(f'{k}={v}' for k, v in self.args.items())})" if self.args else self.name
+        return part_as_text({"class": self.name, **self.args})
+
+    @property
+    def inner(self) -> "list[Spec]":
+        """The classes that it is made of, at any depth."""
+        return [spec_of(one) for one in within(self.args)]
+
+
+def spec_of(part: Mapping[str, Any]) -> Spec:
+    """A class as a record, or another class, names it."""
+    return Spec(part["class"], {key: value for key, value in part.items() if key != "class"})
 
 
 def _plain(value: Any) -> Any:
@@ -93,6 +104,11 @@ def classes(kind: str) -> dict[str, type]:
         for name, cls in found.items()
         if inspect.isclass(cls) and issubclass(cls, base) and cls is not base and not inspect.isabstract(cls)
     }
+
+
+def is_ours(kind: str, part: Spec) -> bool:
+    """Whether a class, and all that it is made of, come with Leakboard."""
+    return part.name in classes(kind) and all(one.name in classes("defense") for one in part.inner)
 
 
 def _usable(kind: str, cls: type) -> bool:
@@ -220,11 +236,34 @@ def specs(kind: str, name: str, args: dict[str, Any], sweep: dict[str, list[Any]
     Raises:
         UsageError: as there.
     """
-    made = [Spec(name, dict(sorted(filled.items()))) for filled in arguments(kind, name).swept(args, sweep)]
+    known = arguments(kind, name)
+    args = {key: composed(name, key, value) if key in known.composed else value for key, value in args.items()}
+    sweep = {k: [composed(name, k, v) for v in each] if k in known.composed else each for k, each in sweep.items()}
+    made = [Spec(name, dict(sorted(filled.items()))) for filled in known.swept(args, sweep)]
     if kind != "model":  # a model needs its data: the plan makes it
         for one in made:
             build(kind, one)
     return made
+
+
+def composed(name: str, argument: str, given: Any) -> Any:
+    """A list of defenses that an argument is given, each with all its arguments; what is no list is left as it is.
+
+    Raises:
+        UsageError: one of them is wrong.
+    """
+    if not isinstance(given, list | tuple):
+        return given
+    entries = [{"class": one} if isinstance(one, str) else one for one in given]
+    for one in entries:
+        if not isinstance(one, Mapping) or not isinstance(one.get("class"), str):
+            raise UsageError(
+                f"{name}: each of {argument} must be a class name or {{class: NAME, argument: value}}, not "
+                f"{quoted(one)}"
+            )
+    parts = [spec_of(one) for one in entries]
+    full = [spec("defense", one.name, {str(key): value for key, value in one.args.items()}) for one in parts]
+    return [{"class": one.name, **one.args} for one in full]
 
 
 def is_whole(kind: str, name: str, argument: str) -> bool:
@@ -242,7 +281,11 @@ def build(kind: str, made: Spec, **extra: Any) -> Any:
     wanted = {key: value for key, value in extra.items() if known.takes(key)}
 
     def make() -> Any:
-        return cls(**wanted, **known.objects(made.args))
+        own = {key: value for key, value in made.args.items() if key not in known.composed}
+        parts = {
+            key: [build("defense", spec_of(one)) for one in made.args[key]] for key in made.args.keys() - own.keys()
+        }
+        return cls(**wanted, **known.objects(own), **parts)
 
     try:
         with drawing_from(0) if kind == "model" else nullcontext():  # a frozen body is the same in every process

@@ -20,7 +20,7 @@ from benchmark.identity import digest
 from benchmark.metrics.leak import BASELINES
 from benchmark.suite.arguments import LARGEST_INT, Arguments
 from benchmark.suite.documents import load_yaml, regular, storable
-from benchmark.suite.registry import Spec, find_class, spec, specs
+from benchmark.suite.registry import Spec, arguments, find_class, spec, specs
 from benchmark.suite.watching import watching
 
 CONFIGS = next(
@@ -170,6 +170,12 @@ def entries(kind: str, given: Any) -> list[Spec]:
     keys = [str(key) for key in sweep]
     if twice := [key for key in keys if key in args]:
         raise UsageError(f"{given['class']} has {twice[0]} and sweeps it too: give one of the two")
+    for key in arguments(kind, given["class"]).composed:
+        if isinstance(args.get(key), list):
+            each = [entries("defense", one) for one in args.pop(key)]
+            at_most_cells(math.prod(map(len, each)), f"the sweep in {given['class']}")
+            keys.append(key)
+            sweep = sweep | {key: [[{"class": s.name, **s.args} for s in one] for one in itertools.product(*each)]}
     at_most_cells(math.prod(map(len, sweep.values())), f"the sweep of {given['class']}")
     return specs(kind, given["class"], args, dict(zip(keys, sweep.values(), strict=True)))
 

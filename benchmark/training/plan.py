@@ -15,12 +15,12 @@ from benchmark.errors import UsageError
 from benchmark.federation import server as federated
 from benchmark.federation.clients import Data
 from benchmark.identity import digest
-from benchmark.jobs.blocks import Workbench, check_images, checksum, found_or, from_data, spec_of
+from benchmark.jobs.blocks import Workbench, check_images, checksum, found_or, from_data
 from benchmark.rehearsal.scene import check_frozen
 from benchmark.rehearsal.training import Rehearsal
 from benchmark.seeds import generator_for
 from benchmark.store.store import Record, Store, say
-from benchmark.suite.registry import build_model
+from benchmark.suite.registry import build_model, spec_of
 from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite, but_for_the_rate
 from benchmark.training.table import label, of_cell
 from benchmark.versions.behavior import Behaviors

@@ -13,6 +13,7 @@ from benchmark.boards.grid import as_csv as grid_as_csv
 from benchmark.boards.template import render
 from benchmark.metrics.intervals import t_interval
 from benchmark.store.store import Record
+from benchmark.suite.nesting import part_as_text
 
 Row = dict[str, Any]
 
@@ -312,10 +313,7 @@ def accuracy(record: Record) -> float:
 
 def label(part: dict[str, Any] | None) -> str:
     """A class with its arguments, for people."""
-    if part is None:
-        return "no defense"
-    args = ", ".join(f"{key}={value}" for key, value in part.items() if key != "class")
-    return f"{part['class']}({args})" if args else str(part["class"])
+    return "no defense" if part is None else part_as_text(part)
 
 
 def place(found: Row) -> tuple[Any, ...]:

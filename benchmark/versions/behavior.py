@@ -30,7 +30,7 @@ from benchmark.rehearsal.defense import SCALES, imported_anew
 from benchmark.rehearsal.scene import SEED, shortened
 from benchmark.seeds import generators
 from benchmark.suite.objects import LOCAL
-from benchmark.suite.registry import Spec, build, build_model, classes
+from benchmark.suite.registry import Spec, build, build_model, classes, is_ours
 from benchmark.versions.held import digest_of, held, module_held
 from benchmark.versions.opened import opened
 from datamodules import PrivateData
@@ -59,7 +59,7 @@ class Behaviors:
         Raises:
             UsageError: one cannot be made any more.
         """
-        own = {kind: part for kind, part in parts.items() if kind != "data" and part.name not in classes(kind)}
+        own = {kind: part for kind, part in parts.items() if kind != "data" and not is_ours(kind, part)}
         network = parts["model"]
         place = network.label, str(data.image_shape), str(data.num_classes), str(batch_size), str(train)
 
@@ -126,13 +126,15 @@ def seen(kind: str, part: Spec, client: MakesClient, data: PrivateData, alive: l
     before = set(sys.modules)
     with seeded(), opened() as files:
         made = build_model(part, data) if kind == "model" else build(kind, part)
-        names = {part.name.rpartition(".")[0], type(made).__module__} | (set(sys.modules) - before)
+        written_in = {one.name.rpartition(".")[0] for one in (part, *part.inner)}
+        names = written_in | {type(made).__module__} | (set(sys.modules) - before)
         modules = [sys.modules[name] for name in names if name in sys.modules]
         modules = [module for module in modules if is_users(getattr(module, "__file__", None) or "<none>")]
         lines = held(kind, made, ITS_OWN if kind == "model" else frozenset())
-        if part.name in LOCAL:  # of its module, which a notebook goes on filling, what it names
-            lines |= held("code", LOCAL[part.name], code=True)
-        else:
+        local = [one.name for one in (part, *part.inner) if one.name in LOCAL]
+        for name in local:  # of its module, which a notebook goes on filling, what it names
+            lines |= held("code", LOCAL[name], code=True)
+        if not local:
             lines |= {line for module in modules for line in module_held(module)}
         lines |= {f"does {digest}" for digest in [does(kind, part, client)] if digest}
     alive.append(made)
@@ -200,7 +202,7 @@ def defense(part: Spec, seen: Observation) -> list[Update]:
         update = {name: scale * value for name, value in seen.update.items()}
         shared = of_one_image(made, dict(update), generators(SEED, range(1), "defense"), part.label, by)
         knows = known(made, seen.model, (1, *seen.image_shape[1:]))
-        weight = {"weight": knows.weight(shared), "noise": torch.tensor(float(knows.noise_std))}
+        weight = {"weight": knows.weight(shared), "noise": torch.as_tensor(knows.noise(shared), dtype=torch.float32)}
         found += [shared, knows.simulate(update, shared), knows.kept_entries(shared), weight]
     return found
 

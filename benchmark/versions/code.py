@@ -238,7 +238,7 @@ def checksum_of(ours: Iterable[Path], parts: Iterable[tuple[str, Spec]], alone: 
         parts: classes that do, by their kind.
         alone: files of ours without what they import.
     """
-    parts = list(parts)
+    parts = [(kind, one) for kind, part in parts for one in (part, *part.inner)]
     sources = followed({*ours, *(file for kind, part in parts for file in files_of(kind, part.name))})
     together = {place_of(file): one.sha256 for file, one in sources.items()}
     together |= {place_of(file): source(file.read_bytes()).sha256 for file in alone}

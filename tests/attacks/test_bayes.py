@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from scipy.stats import laplace
-from torch import nn
+from torch import Tensor, nn
 
 from attacks import DLG, Bayes
 from attacks.bayes import PublicImages
-from attacks.engine.priors import BOX_EDGE
+from attacks.engine.priors import BOX_EDGE, outside, total_variation
 from benchmark.models import LeNet
-from defenses import GaussianNoise, Masking
+from defenses import Clipping, Compose, GaussianNoise, LaplaceNoise, Masking
 
 MakeVictims = Callable[..., Any]
 
@@ -41,6 +41,42 @@ def test_the_loss_is_that_of_the_posterior_written_out(batch_size: int, defense:
         beyond = (start[victim] - start[victim].clamp(0, 1)).square().sum() / (2 * BOX_EDGE**2)
         wanted = (slopes - shared)[kept].square().sum() + 2 * std**2 * (torch.cat(across).sum() / scale + beyond)
         torch.testing.assert_close(found.loss[victim], wanted, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("parts", [[LaplaceNoise(0.02)], [Clipping(0.5), LaplaceNoise(0.02)]], ids=len)
+def test_under_laplace_noise_the_loss_is_the_scale_times_minus_the_log_density_of_scipy(
+    parts: list[Any], victims_of: MakeVictims
+) -> None:
+    images, labels, seen = victims_of(1, 1, LeNet, torch.float64, Compose(parts), adaptive=True)
+    seen, start = replace(seen, labels=labels), images.double() * 0.8
+
+    def loss(at: Tensor) -> float:
+        return float(Bayes(max_evaluations=1).reconstruct(seen, start_images=at).loss)
+
+    def minus_log_density(at: Tensor) -> float:
+        gradient = seen.update_of(at, nn.functional.one_hot(labels, 10).double())
+        made = torch.cat([value.flatten() for value in gradient.values()])
+        made = made * min(1.0, 0.5 / float(made.norm())) if len(parts) > 1 else made
+        shared = torch.cat([value.flatten() for value in seen.update.values()])
+        prior = float(PublicImages.of(seen)(at))
+        return prior - float(laplace(scale=0.02).logpdf((shared - made).numpy()).sum())
+
+    apart = loss(start) - loss(images.double())  # the density of no noise is the same for both
+    assert apart == pytest.approx(0.02 * (minus_log_density(start) - minus_log_density(images.double())), rel=1e-6)
+
+
+def test_noise_relative_to_each_update_weighs_the_prior_for_each_victim(victims_of: MakeVictims) -> None:
+    """Half of twice the variance for each victim, which it reads from its own update."""
+    images, _, seen = victims_of(3, dtype=torch.float64, defense=GaussianNoise(0.5, relative=True), adaptive=True)
+    norms = torch.cat([value.flatten(1) for value in seen.update.values()], 1).square().mean(1)
+    variance = 0.25 * norms / 1.25
+    torch.testing.assert_close(Bayes().prior_weights(seen), 2 * variance)
+    attack, start = DLG(max_evaluations=1, total_variation=1e-3), images.double() * 1.3 - 0.1
+    noisy = attack.reconstruct(seen, start_images=start).loss
+    plain = attack.reconstruct(replace(seen, defense=None), start_images=start).loss
+    step = torch.stack([total_variation(start), outside(start)])
+    wanted = variance * (2 / seen.mean_step * step[0] + step[1] / BOX_EDGE**2)
+    torch.testing.assert_close(noisy - plain, wanted, rtol=1e-6, atol=0)
 
 
 def test_a_row_of_pixels_has_the_laplace_scale_of_maximum_likelihood(victims_of: MakeVictims) -> None:

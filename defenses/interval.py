@@ -1,0 +1,29 @@
+"""What a coarse value tells of the true one: an interval that holds it."""
+
+import torch
+from torch import Tensor
+
+PULL = 0.03
+"""Weight of how far a dummy entry is from what was shared, while it is where the true one may be."""
+
+
+def held_to(dummy: Tensor, shared: Tensor, lower: Tensor, upper: Tensor, pull: float = PULL) -> Tensor:
+    """What a client would have shared of the dummy entries, so that it can be descended on.
+
+    All that an entry is outside of its interval by is held against it. Inside it is pulled to what was shared, but only
+    a little: the true one may be anywhere there, yet without any slope nothing would tell such entries apart.
+
+    Args:
+        dummy: ``[V, ...]``.
+        shared: the coarse values, of the same shape.
+        lower: of the intervals around them, likewise.
+        upper: likewise.
+        pull: weight of how far an entry inside is from what was shared.
+    """
+    inside = torch.minimum(torch.maximum(dummy, lower), upper)
+    return shared + (dummy - inside) + pull * (inside - shared)
+
+
+def per_client(factor: Tensor, like: Tensor) -> Tensor:
+    """``[V]`` as ``[V, 1, ...]``, to be multiplied with values ``[V, ...]``."""
+    return factor.view(-1, *[1] * (like.dim() - 1))

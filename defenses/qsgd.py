@@ -1,0 +1,71 @@
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from defenses.base import Defense, KnownDefense, Update, flattened
+from defenses.interval import per_client
+
+
+class QSGD(Defense):
+    """Rounds each tensor at random to levels of its norm, right on average (Alistarh et al. 2017, arXiv 1610.02132).
+
+    With s levels, an entry v of a tensor of L2 norm n lies between two neighboring multiples of n / s. One of them is
+    shared, with such probabilities that its mean is v.
+
+    An attacker who knows it takes what was shared for the update with noise, whose size follows from the levels.
+
+    Args:
+        levels: s, at least 1; infinity (.inf) is no defense. With 1 there are the norm, its negative and 0.
+    """
+
+    def __init__(self, levels: float = 16) -> None:
+        if not (levels >= 1 and (levels == math.inf or levels == int(levels))):
+            raise ValueError(f"levels is {levels}, but must be a whole number of at least 1, or infinity")
+        self.levels = levels
+
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        if self.levels == math.inf:
+            return update
+        rounded = {}
+        for name, value in update.items():
+            uniform = torch.stack([torch.rand(value.shape[1:], generator=g) for g in generators]).to(value)
+            step = per_client(flattened(value).norm(dim=1) / self.levels, value)
+            multiple = value.abs() / torch.where(step == 0, 1.0, step)
+            rounded[name] = value.sign() * (multiple.floor() + (uniform < multiple.frac())) * step
+        return rounded
+
+    def known_to_attacker(self) -> KnownDefense:
+        return KnownDefense() if self.levels == math.inf else KnownDefense(noise_std=self._noise)
+
+    def _noise(self, observed: Update) -> Tensor:
+        """Standard deviation ``[V]`` over all entries.
+
+        An entry that is a share of the way from one level to the next has a noise of share * (1 - share) squared steps:
+        a sixth on average. For those below the first level the mean share is known, as what was shared of them is right
+        on average. If it is large, all of it is told better by how much longer than its norm a tensor has become.
+        """
+        squares, entries = [], 0
+        for value in observed.values():
+            step = self._step(value)
+            multiples = flattened(value).abs() / torch.where(step == 0, 1.0, step)[:, None]
+            low = multiples < 1.5
+            count, mean = low.sum(1), (multiples * low).sum(1) / low.sum(1).clamp(min=1)
+            typical = count * (mean * (1 - mean)).clamp(0, 1 / 6) + (~low).sum(1) / 6
+            longer = (multiples.square().sum(1) - self.levels**2).minimum(typical).clamp(min=0)
+            squares.append(torch.where(self.levels < typical, longer, typical) * step.square())
+            entries += multiples.shape[1]
+        return (torch.stack(squares).sum(0) / entries).sqrt()
+
+    def _step(self, shared: Tensor) -> Tensor:
+        """The distance of neighboring levels ``[V]`` of what was shared of a tensor; 0 where that is all zeros.
+
+        The smallest magnitude is one step, or a few where the levels are so fine that their norm is that of the tensor.
+        """
+        flat = flattened(shared).abs()
+        smallest = torch.where(flat == 0, torch.inf, flat).amin(1)
+        smallest = torch.where(smallest.isfinite(), smallest, 0.0)
+        size = flat.norm(dim=1)
+        steps = (smallest * self.levels / torch.where(size == 0, 1.0, size)).round().clamp(min=1)
+        return smallest / steps

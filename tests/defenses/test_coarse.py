@@ -1,0 +1,192 @@
+"""Noise of other kinds, and updates that are shared in fewer bits: by hand, and by other libraries."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest, laplace
+from torch import Tensor
+
+from attacks import IDLG
+from benchmark.seeds import generators
+from defenses import QSGD, Defense, GaussianNoise, HalfPrecision, LaplaceNoise, Quantization, Sign, Update
+
+MakeVictims = Callable[..., Any]
+
+
+def protect(defense: Defense, update: Update) -> Update:
+    return defense.protect(update, generators(0, range(len(next(iter(update.values())))), "defense"))
+
+
+def drawn(*shape: int, size: float = 1.0) -> Tensor:
+    return size * torch.randn(*shape, generator=torch.Generator().manual_seed(7))
+
+
+# Noise.
+
+
+def test_laplace_noise_is_what_scipy_says() -> None:
+    noise = protect(LaplaceNoise(0.3), {"a": torch.zeros(2, 100, 100, dtype=torch.float64)})["a"].flatten(1)
+    for client in noise:
+        assert kstest(client.numpy(), laplace(scale=0.3).cdf).pvalue > 1e-3
+    assert LaplaceNoise(0.3).known_to_attacker().noise({}) == pytest.approx(laplace(scale=0.3).std())
+
+
+@pytest.mark.parametrize("std", [0.1, 1.0, 5.0])
+def test_noise_relative_to_an_update_is_as_many_times_as_long(std: float) -> None:
+    """Of 22,500 entries; what the attacker takes it for, from the shared update alone, is within two percent."""
+    update = {"a": drawn(3, 100, 200) * torch.tensor([1e-3, 1.0, 1e3]).view(3, 1, 1), "b": torch.zeros(3, 2500)}
+    shared = protect(GaussianNoise(std, relative=True), update)
+    apart = torch.cat([(shared[name] - value).flatten(1) for name, value in update.items()], 1)
+    length = update["a"].flatten(1).norm(dim=1)
+    torch.testing.assert_close(apart.norm(dim=1), std * length, rtol=0.03, atol=0)
+    known = GaussianNoise(std, relative=True).known_to_attacker().noise(shared)
+    torch.testing.assert_close(torch.as_tensor(known), std * length / math.sqrt(22_500), rtol=0.03, atol=0)
+
+
+def test_noise_that_is_not_relative_is_what_it_was_before() -> None:
+    update = {"a": drawn(2, 3, 4)}
+    (first, second) = (torch.randn(3, 4, generator=g) for g in generators(0, range(2), "defense"))
+    assert torch.equal(protect(GaussianNoise(0.2), update)["a"], update["a"] + 0.2 * torch.stack([first, second]))
+
+
+# Fewer bits.
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e4])
+def test_sixteen_bits_are_those_of_numpy(size: float) -> None:
+    value = drawn(2, 1000, size=size)
+    shared = protect(HalfPrecision("fp16"), {"a": value})["a"]
+    assert np.array_equal(shared.numpy(), value.numpy().astype(np.float16).astype(np.float32))
+
+
+def test_bf16_keeps_the_first_sixteen_bits_rounded() -> None:
+    value = drawn(1, 1000)
+    shared = protect(HalfPrecision("bf16"), {"a": value})["a"]
+    bits = value.numpy().view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000  # to the nearest, ties to the even one
+    assert np.array_equal(shared.numpy().view(np.uint32), rounded)
+
+
+def test_what_is_too_large_for_sixteen_bits_is_their_largest_number() -> None:
+    shared = protect(HalfPrecision("fp16"), {"a": torch.tensor([[1e6, -1e6, 1.0]])})["a"]
+    assert shared.tolist() == [[65504.0, -65504.0, 1.0]]
+
+
+def test_int8_has_levels_up_to_the_largest_magnitude() -> None:
+    shared = protect(Quantization(8), {"a": torch.tensor([[127.0, -3.4, 0.6, 0.4], [-1.27, 0.0149, 0.0, 0.5]])})["a"]
+    torch.testing.assert_close(shared, torch.tensor([[127.0, -3.0, 1.0, 0.0], [-1.27, 0.01, 0.0, 0.5]]))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_so_many_bits_tell_so_many_levels_apart(bits: int) -> None:
+    shared = protect(Quantization(bits), {"a": drawn(1, 20_000)})["a"]
+    assert len(shared.unique()) <= 2**bits - 1
+    assert (shared - drawn(1, 20_000)).abs().max() <= drawn(1, 20_000).abs().max() / (2 ** (bits - 1) - 1) / 2 * 1.0001
+
+
+def test_the_sign_is_scaled_by_the_mean_magnitude_of_each_tensor() -> None:
+    update = {"a": torch.tensor([[1.0, -2.0, 0.0, 5.0]]), "b": torch.tensor([[-10.0, 20.0]])}
+    shared = protect(Sign(), update)
+    assert shared["a"].tolist() == [[2.0, -2.0, 0.0, 2.0]] and shared["b"].tolist() == [[-15.0, 15.0]]
+
+
+def test_a_share_of_the_signs_leaves_the_largest_magnitudes() -> None:
+    shared = protect(Sign(0.5), {"a": torch.tensor([[1.0, -3.0, 10.0, -20.0]])})["a"]
+    assert shared.tolist() == [[2.0, -2.0, 10.0, -20.0]]
+
+
+@pytest.mark.parametrize("levels", [1, 4, 1000])
+def test_qsgd_shares_neighboring_levels_and_is_right_on_average(levels: int) -> None:
+    """Of 4,000 clients with the same update; bounds are five standard deviations, at most half a step each."""
+    value = drawn(1, 3, 4).expand(4000, 3, 4)
+    shared = protect(QSGD(levels), {"a": value})["a"].double()
+    step = float(value[0].norm()) / levels
+    multiples = shared / step
+    assert (multiples - multiples.round()).abs().max() < 1e-3
+    assert (shared - value).abs().max() <= step * 1.001
+    assert (shared.mean(0) - value[0]).abs().max() < 5 * step / 2 / math.sqrt(4000)
+
+
+@pytest.mark.parametrize("levels", [1, 3, 16, 256, 100_000])
+@pytest.mark.parametrize("entries", [100, 1000])
+def test_the_attacker_of_qsgd_knows_how_large_its_noise_is(levels: int, entries: int) -> None:
+    """Within a third, on average over 200 clients, from what is shared alone."""
+    update = {"a": drawn(200, entries) ** 3, "b": drawn(200, 10)}
+    shared = protect(QSGD(levels), update)
+    apart = torch.cat([(shared[name] - value).flatten(1) for name, value in update.items()], 1).square().mean()
+    known = QSGD(levels).known_to_attacker().noise(shared)
+    assert float(torch.as_tensor(known).square().mean()) == pytest.approx(float(apart), rel=1 / 3)
+
+
+COARSE = [HalfPrecision("fp16"), HalfPrecision("bf16"), Quantization(8), Quantization(3), Sign(1.0), Sign(0.7)]
+
+
+def named(defense: Defense) -> str:
+    return f"{type(defense).__name__}{tuple(vars(defense).values())}"
+
+
+@pytest.mark.parametrize("size", [1e-7, 1.0, 1e6])
+@pytest.mark.parametrize("defense", COARSE, ids=named)
+def test_little_is_held_against_the_true_update_and_much_against_one_beyond_its_intervals(
+    defense: Defense, size: float
+) -> None:
+    """Little is 3 % of what the defense took."""
+    update = {"a": drawn(3, 40, 50, size=size), "b": drawn(3, 10, size=size)}
+    shared, simulate = protect(defense, update), defense.known_to_attacker().simulate
+    for name, value in simulate(update, shared).items():
+        assert (value - shared[name]).norm() <= 0.0301 * (update[name] - shared[name]).norm() + 1e-5 * size
+    far = {name: -3 * value for name, value in update.items()}
+    for name, value in simulate(far, shared).items():
+        assert (value - shared[name]).norm() > 0.5 * shared[name].norm()
+
+
+def test_a_wrong_sign_is_held_against_a_dummy_in_proportion() -> None:
+    shared = protect(Sign(), {"a": torch.tensor([[1.0, 1.0, -1.0, -1.0]])})
+    dummy = {"a": torch.tensor([[1.0, -0.5, -1.5, -1.0]])}  # of the right mean magnitude
+    off = Sign().known_to_attacker().simulate(dummy, shared)["a"] - shared["a"]
+    assert off[0, 0] == off[0, 3] == 0
+    assert off[0, 1] == -0.5 and off[0, 2] == 0, "the magnitude is free"
+
+
+@pytest.mark.parametrize("defense", COARSE[2:5], ids=named)
+def test_the_attackers_model_of_a_coarse_update_has_true_slopes(defense: Defense) -> None:
+    shared = protect(defense, {"a": drawn(2, 3, 4).double()})
+    dummy = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    simulate = defense.known_to_attacker().simulate
+    assert torch.autograd.gradcheck(lambda value: simulate({"a": value}, shared)["a"], dummy)
+
+
+@pytest.mark.parametrize(
+    ("defense", "argument", "value"),
+    [
+        *[(LaplaceNoise, "scale", value) for value in (-0.1, math.inf, math.nan)],
+        *[(Quantization, "bits", value) for value in (1, 33)],
+        *[(QSGD, "levels", value) for value in (0, 0.5, 2.5, math.nan)],
+        *[(Sign, "ratio", value) for value in (-0.1, 1.1, math.nan)],
+        (HalfPrecision, "format", "fp8"),
+    ],
+)
+def test_a_strength_out_of_range_is_named_in_one_sentence(defense: type[Defense], argument: str, value: Any) -> None:
+    with pytest.raises(ValueError) as raised:
+        defense(**{argument: value})
+    message = str(raised.value)
+    assert message.startswith(f"{argument} is ") and "\n" not in message and ". " not in message
+
+
+# What leaks.
+
+
+@pytest.mark.parametrize("defense", [Quantization(4), Sign(0.9)], ids=named)
+def test_a_coarse_update_that_holds_against_the_oblivious_falls_to_who_knows_it(
+    defense: Defense, victims_of: MakeVictims
+) -> None:
+    def leaked(adaptive: bool) -> int:
+        images, _, seen = victims_of(4, defense=defense, adaptive=adaptive)
+        found = IDLG(max_evaluations=100).reconstruct(seen).images.clamp(0, 1)
+        return int(((found - images).square().mean((1, 2, 3, 4)) <= 0.01).sum())
+
+    assert leaked(adaptive=True) >= leaked(adaptive=False) + 2
