@@ -2,8 +2,28 @@
 
 from defenses.base import Defense, KnownDefense, Update
 from defenses.clipping import Clipping
+from defenses.count_sketch import CountSketch
 from defenses.gaussian_noise import GaussianNoise
+from defenses.kept_at_home import KeptAtHome
+from defenses.layer_masking import LayerMasking
 from defenses.masking import Masking
 from defenses.pruning import Pruning
+from defenses.quantile_clipping import QuantileClipping
+from defenses.truncated_svd import TruncatedSVD
+from defenses.value_clipping import ValueClipping
 
-__all__ = ["Clipping", "Defense", "GaussianNoise", "KnownDefense", "Masking", "Pruning", "Update"]
+__all__ = [
+    "Clipping",
+    "CountSketch",
+    "Defense",
+    "GaussianNoise",
+    "KeptAtHome",
+    "KnownDefense",
+    "LayerMasking",
+    "Masking",
+    "Pruning",
+    "QuantileClipping",
+    "TruncatedSVD",
+    "Update",
+    "ValueClipping",
+]

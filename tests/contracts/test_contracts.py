@@ -33,9 +33,17 @@ ATTACKS = [spec("attack", name, SHORT.get(name, {})) for name in classes("attack
 DEFENSES = [
     spec("defense", "GaussianNoise", {"std": 0.01}),
     spec("defense", "Clipping", {"max_norm": 0.01}),
+    spec("defense", "Clipping", {"max_norm": 0.01, "scope": "tensor"}),
+    spec("defense", "QuantileClipping", {"quantile": 0.25}),
+    spec("defense", "ValueClipping", {"max_value": 0.001}),
     spec("defense", "Pruning", {"ratio": 0.5}),
+    spec("defense", "Pruning", {"ratio": 0.9, "scope": "global"}),
     spec("defense", "Masking", {"ratio": 0.5}),
     spec("defense", "Masking", {"ratio": 0.5, "rescale": True}),
+    spec("defense", "LayerMasking", {"ratio": 0.5}),
+    spec("defense", "KeptAtHome", {"layers": ["last"]}),
+    spec("defense", "TruncatedSVD", {"energy": 0.7}),
+    spec("defense", "CountSketch", {"compression": 10.0}),
 ]
 
 CONVOLUTIONAL = ("sigmoid", "ReLU", "batch norm")
