@@ -30,7 +30,7 @@ def norms(value: Tensor) -> Tensor:
 
 
 def clip_tensors(update: Update, max_norm: float | Tensor) -> Update:
-    """Each tensor times ``min(1, max_norm / norm)`` of its own norm; ``max_norm`` is a number, or one for each client."""
+    """Each tensor times ``min(1, max_norm / norm)`` of its own norm, ``max_norm`` being a number or ``[V]``."""
     shortened = {}
     for name, value in update.items():
         norm, limit = norms(value), torch.as_tensor(max_norm).to(value)

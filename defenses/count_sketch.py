@@ -5,7 +5,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, flattened
+from defenses.base import Defense, KnownDefense, Update, all_kept, flattened
 
 
 class CountSketch(Defense):
@@ -67,11 +67,6 @@ class CountSketch(Defense):
         return {name: parts[name].reshape(value.shape) for name, value in update.items()}
 
 
-def all_kept(observed: Update) -> Update:
-    """1 for each entry: none was removed, and one that is zero says so of its buckets."""
-    return {name: torch.ones_like(value) for name, value in observed.items()}
-
-
 @lru_cache(maxsize=8)
 def hashes(entries: int, rows: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
     """The bucket of each entry, from 0 to W - 1, and its sign, 1 or -1, in each row, ``[R, D]``, int64 and int8."""
@@ -92,7 +87,5 @@ def sketch(entries: Tensor, buckets: Tensor, signs: Tensor, width: int) -> Tenso
 def estimate(entries: Tensor, buckets: Tensor, signs: Tensor, width: int) -> Tensor:
     """The mean over the rows of what the sketch of entries ``[V, D]`` says of each, ``[V, D]``."""
     buckets, signs = buckets.to(entries.device), signs.to(entries)
-    each = [
-        sketch(entries, places, sign, width)[:, places] * sign for places, sign in zip(buckets, signs, strict=True)
-    ]
+    each = [sketch(entries, places, sign, width)[:, places] * sign for places, sign in zip(buckets, signs, strict=True)]
     return torch.stack(each).mean(0)

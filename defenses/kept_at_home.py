@@ -29,7 +29,9 @@ class KeptAtHome(Defense):
         there = list(dict.fromkeys(map(layer_of, names)))
         for pattern in self.layers:
             if not matching([pattern], there):
-                raise ValueError(f"layers names {pattern!r}, but the network has {', '.join(there)}: give some of these")
+                raise ValueError(
+                    f"layers names {pattern!r}, but the network has {', '.join(there)}: give some of these"
+                )
         if there and len(matching(self.layers, there)) == len(there):
             raise ValueError(f"layers names all layers of the network ({', '.join(there)}): leave out some to share")
 
@@ -39,7 +41,9 @@ class KeptAtHome(Defense):
 
     def bytes_sent(self, shared: Update) -> Tensor:
         kept = self._kept(shared)
-        return super().bytes_sent({name: flattened(value)[:, :0] if name in kept else value for name, value in shared.items()})
+        return super().bytes_sent(
+            {name: flattened(value)[:, :0] if name in kept else value for name, value in shared.items()}
+        )
 
     def known_to_attacker(self) -> KnownDefense:
         if not self.layers:

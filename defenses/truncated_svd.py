@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from defenses.base import Defense, KnownDefense, Update
+from defenses.base import Defense, KnownDefense, Update, all_kept
 
 Spaces = tuple[Tensor, Tensor]
-"""Orthonormal rows that span the columns ``[V, R, O]`` and the rows ``[V, R, I]`` of matrices, zeros beyond their rank."""
+"""Orthonormal bases of the columns ``[V, R, O]`` and the rows ``[V, R, I]`` of matrices; zeros beyond their rank."""
 
 
 class Parts(NamedTuple):
@@ -83,11 +83,6 @@ class TruncatedSVD(Defense):
             }
 
         return KnownDefense(simulate=simulate, kept=all_kept)
-
-
-def all_kept(observed: Update) -> Update:
-    """1 for each entry: where the gradient is zero as it was shared, so it is on the spaces that are known."""
-    return {name: torch.ones_like(value) for name, value in observed.items()}
 
 
 def is_matrix(value: Tensor) -> bool:

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Attack, Observation, Reconstruction
+from attacks.gradients import trained_names
 from attacks.update import FedAvg
 from benchmark.errors import UsageError, data_fault, users_code, written
 from benchmark.federation.client import known
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, Shape
-from benchmark.rehearsal.defense import PROTECT, SCALES, Calls, check_known, check_memory
+from benchmark.rehearsal.defense import PROTECT, SCALES, Calls, check_fits, check_known, check_memory
 from benchmark.rehearsal.scene import VICTIMS, Scene, check_found, check_takes, shortened
 from benchmark.suite.registry import Spec, build, build_model, spec
 from benchmark.suite.suite import Scenario
@@ -271,6 +272,11 @@ def declines(trial: Trial) -> None:
 
 
 def keeps_the_form(trial: Trial) -> None:
+    made: Defense = build("defense", trial.spec)
+    try:
+        check_fits(made, trained_names(trial.place.network), trial.spec.label, trial.place.model.label)
+    except UsageError as error:
+        raise NotApplicable(str(error)) from None
     _ = trial.calls  # UsageError where it does not
 
 

@@ -23,7 +23,7 @@ from benchmark.federation.partition import split
 from benchmark.federation.recipe import Federation
 from benchmark.federation.server import defended_part, judged
 from benchmark.models.draw import drawing_from
-from benchmark.rehearsal.defense import check_memory, check_protect
+from benchmark.rehearsal.defense import check_fits, check_memory, check_protect
 from benchmark.seeds import generator_for
 from benchmark.suite.registry import Spec, build, classes
 from defenses.base import Update
@@ -111,7 +111,9 @@ class Rehearsal:
         """UsageError where the defense breaks its contract on an update of this network."""
         if defense.label not in self._checked:
             if given := defended_part(self.network, self.update, self.federation.protect_batch_norm):
-                check_protect(build("defense", defense), given, defense.label)
+                made = build("defense", defense)
+                check_fits(made, list(given), defense.label, f"the model {self.name}")
+                check_protect(made, given, defense.label)
                 if defense.name not in classes("defense"):
                     check_memory(partial(build, "defense", defense), given, defense.label)
             self._checked.add(defense.label)
