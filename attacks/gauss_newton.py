@@ -143,7 +143,8 @@ class GaussNewton(Attack):
         told = best_labels(seen)[:, 0].tolist()
         labels = [[*range(seen.num_classes)] if gone else [own] for gone, own in zip(lost, told, strict=True)]
         rows = [victim for victim, each in enumerate(labels) for _ in each]
-        tried = replace(seen.take(rows), labels=torch.tensor(sum(labels, []), device=seen.device)[:, None])
+        every = torch.tensor([label for each in labels for label in each], device=seen.device)
+        tried = replace(seen.take(rows), labels=every[:, None])
         found = self.reconstruct(tried, callbacks, None if start_images is None else start_images[rows])
         parts = [each.nan_to_num(torch.inf) for each in found.loss.split([len(each) for each in labels])]
         ends = [*accumulate(len(each) for each in labels)]

@@ -19,6 +19,19 @@ def unchanged(dummy: Update, observed: Update) -> Update:
     return dummy
 
 
+def joined(update: Update) -> Update:
+    """An update whose only tensor ``[V, D]`` has all entries, tensor after tensor in the order of their names."""
+    return {"": torch.cat([flattened(update[name]) for name in sorted(update)], 1)}
+
+
+def parted(together: Update, like: Update) -> Update:
+    """The tensors of what :func:`joined` has made of an update of these names and shapes."""
+    names = sorted(like)
+    parts = together[""].split([like[name][0].numel() for name in names], 1)
+    found = dict(zip(names, parts, strict=True))
+    return {name: found[name].reshape(value.shape) for name, value in like.items()}
+
+
 def all_kept(observed: Update) -> Update:
     """1 for each entry, of a defense that removes none: where zero was shared it says something."""
     return {name: torch.ones_like(value) for name, value in observed.items()}
@@ -95,7 +108,7 @@ class Defense(ABC):
     ``ValueError`` with one sentence for a value out of range.
     """
 
-    def check(self, names: Sequence[str]) -> None:
+    def check(self, names: Sequence[str]) -> None:  # noqa: B027 # most fit any network
         """Looks whether the defense fits a network, before any work is done; by default it fits any.
 
         Args:

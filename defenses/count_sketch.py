@@ -5,7 +5,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, all_kept, flattened
+from defenses.base import Defense, KnownDefense, Update, all_kept, joined, parted
 
 
 class CountSketch(Defense):
@@ -59,12 +59,10 @@ class CountSketch(Defense):
         return KnownDefense(simulate=lambda dummy, observed: self._estimate(dummy), kept=all_kept)
 
     def _estimate(self, update: Update) -> Update:
-        names = sorted(update)
-        entries = torch.cat([flattened(update[name]) for name in names], 1)
+        entries = joined(update)[""]
         rows, width = self.size(entries.shape[1])
         found = estimate(entries, *hashes(entries.shape[1], rows, width, self.seed), width)
-        parts = dict(zip(names, found.split([update[name][0].numel() for name in names], 1), strict=True))
-        return {name: parts[name].reshape(value.shape) for name, value in update.items()}
+        return parted({"": found}, update)
 
 
 @lru_cache(maxsize=8)

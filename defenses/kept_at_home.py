@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
@@ -18,8 +17,8 @@ class KeptAtHome(Defense):
     no client shares stays as it was drawn: its accuracy is that of the shared network, without personal layers.
 
     Args:
-        layers: that are kept, by name, or by patterns with ``*``, as in ``[fc]`` or ``[layer4.*]``; what is in a layer
-            of that name is kept with it. "first" and "last" are those in the network's order. None is no defense.
+        layers: that are kept: by name, as in ``[fc]``, with all that is in the layer, or by how names begin, as in
+            ``[layer*]``. "first" and "last" are those in the network's order. An empty list is no defense.
     """
 
     def __init__(self, layers: list[str] = ["last"]) -> None:  # noqa: B006 # never changed
@@ -62,10 +61,10 @@ class KeptAtHome(Defense):
 
 def matching(patterns: Sequence[str], layers: Sequence[str]) -> set[str]:
     """The layers that one of the patterns names, or that are in one that it names."""
-    found = {layers[ENDS[pattern]] for pattern in patterns if pattern in ENDS}
-    for layer in layers:
-        parts = layer.split(".")
-        within = {".".join(parts[: depth + 1]) for depth in range(len(parts))}
-        if any(fnmatchcase(name, pattern) for pattern in patterns for name in within):
-            found.add(layer)
-    return found
+
+    def names(pattern: str, layer: str) -> bool:
+        is_beginning = pattern.endswith("*") and layer.startswith(pattern[:-1])
+        return is_beginning or layer == pattern or layer.startswith(f"{pattern}.")
+
+    ends = {layers[ENDS[pattern]] for pattern in patterns if pattern in ENDS}
+    return ends | {layer for layer in layers if any(names(pattern, layer) for pattern in patterns)}

@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from defenses.base import Defense, KnownDefense, Update
-from defenses.clipping import clip_tensors, norms
+from defenses.tensor_clipping import clip_tensors, norms
 
 
 class QuantileClipping(Defense):
     """Clipping of each tensor to a quantile of the norms of the client's own tensors, which levels its layers.
 
     The limit is one of these norms, that of the largest share ``quantile`` of the tensors that are not zero, and so
-    needs no other client and no unit. A limit by the norms of public updates is ``Clipping`` with that number.
+    needs no other client and no unit. A limit by the norms of public updates is ``TensorClipping`` with that number.
 
     Args:
         quantile: from 0, where all tensors get the norm of the smallest, to 1, which is no defense.

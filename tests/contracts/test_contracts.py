@@ -33,11 +33,11 @@ ATTACKS = [spec("attack", name, SHORT.get(name, {})) for name in classes("attack
 DEFENSES = [
     spec("defense", "GaussianNoise", {"std": 0.01}),
     spec("defense", "Clipping", {"max_norm": 0.01}),
-    spec("defense", "Clipping", {"max_norm": 0.01, "scope": "tensor"}),
+    spec("defense", "TensorClipping", {"max_norm": 0.01}),
     spec("defense", "QuantileClipping", {"quantile": 0.25}),
     spec("defense", "ValueClipping", {"max_value": 0.001}),
     spec("defense", "Pruning", {"ratio": 0.5}),
-    spec("defense", "Pruning", {"ratio": 0.9, "scope": "global"}),
+    spec("defense", "GlobalPruning", {"ratio": 0.9}),
     spec("defense", "Masking", {"ratio": 0.5}),
     spec("defense", "Masking", {"ratio": 0.5, "rescale": True}),
     spec("defense", "LayerMasking", {"ratio": 0.5}),
