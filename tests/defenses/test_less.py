@@ -17,6 +17,7 @@ from attacks.rgap import true_gradient
 from benchmark.federation.client import PublicData, observe
 from benchmark.federation.setting import Setting
 from benchmark.models import LeNet
+from benchmark.rehearsal.defense import check_known, check_protect
 from benchmark.seeds import generators
 from datamodules import Digits
 from defenses import (
@@ -160,6 +161,14 @@ def test_a_zero_tensor_has_finite_slopes(defense: Defense) -> None:
     )
     assert whole(shared).isfinite().all() and simulated.isfinite().all()
     assert all(slope.isfinite().all() for slope in slopes)
+
+
+@every_strong
+def test_a_parameter_can_be_a_single_number(defense: Defense) -> None:
+    update = updates() | {"temperature": torch.tensor([0.5, -1.5, 2.5, 1.0])}
+    check_protect(defense, update, "mine")
+    check_known(defense, defense.known_to_attacker(), update, "mine")
+    assert defense.bytes_sent(protect(defense, update)).shape == (4,)
 
 
 @pytest.mark.parametrize(
