@@ -260,7 +260,7 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
         found_or(sequences, (place, cell.attack.label), check)
         if cell.defense:
             defense = build("defense", cell.defense)
-            check_fits(defense, trained_names(model), cell.defense.label, f"the model {cell.scenario.model.name}")
+            check_fits(defense, trained_names(model), cell.defense.label, f"the model {cell.scenario.model.label}")
     for cell in suite.cells:
         bench.rehearsal.of(cell, models[cell.scenario.name], bench.data(cell.scenario.data), bench.device)
     keys = Keys(bench, models, suite.block_size)
