@@ -44,7 +44,11 @@ class CountSketch(Defense):
         return rows, numbers // rows
 
     def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
-        return update if self.compression == 1 else self._estimate(update)
+        """On the CPU, since sums on a GPU are in no fixed order and differ from call to call."""
+        if self.compression == 1:
+            return update
+        shared = self._estimate({name: value.cpu() for name, value in update.items()})
+        return {name: value.to(update[name].device) for name, value in shared.items()}
 
     def bytes_sent(self, shared: Update) -> Tensor:
         if self.compression == 1:
@@ -61,20 +65,20 @@ class CountSketch(Defense):
     def _estimate(self, update: Update) -> Update:
         entries = joined(update)[""]
         rows, width = self.size(entries.shape[1])
-        found = estimate(entries, *hashes(entries.shape[1], rows, width, self.seed), width)
-        return parted({"": found}, update)
+        buckets, signs = hashes(entries.shape[1], rows, width, self.seed, entries.device)
+        return parted({"": estimate(entries, buckets, signs, width)}, update)
 
 
-@lru_cache(maxsize=8)
-def hashes(entries: int, rows: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The bucket of each entry, from 0 to W - 1, and its sign, 1 or -1, in each row, ``[R, D]``, int64 and int8."""
+@lru_cache(maxsize=2)
+def hashes(entries: int, rows: int, width: int, seed: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The bucket of each entry, from 0 to W - 1, and its sign, 1 or -1, in each row, ``[R, D]``, int32 and int8."""
     generator = torch.Generator().manual_seed(seed)
     drawn = [
         (torch.randint(width, (entries,), generator=generator), torch.randint(2, (entries,), generator=generator))
         for _ in range(rows)
     ]
     buckets, coins = (torch.stack(each) for each in zip(*drawn, strict=True))
-    return buckets, (2 * coins - 1).to(torch.int8)
+    return buckets.to(device, torch.int32), (2 * coins - 1).to(device, torch.int8)
 
 
 def sketch(entries: Tensor, buckets: Tensor, signs: Tensor, width: int) -> Tensor:
@@ -84,6 +88,7 @@ def sketch(entries: Tensor, buckets: Tensor, signs: Tensor, width: int) -> Tenso
 
 def estimate(entries: Tensor, buckets: Tensor, signs: Tensor, width: int) -> Tensor:
     """The mean over the rows of what the sketch of entries ``[V, D]`` says of each, ``[V, D]``."""
-    buckets, signs = buckets.to(entries.device), signs.to(entries)
-    each = [sketch(entries, places, sign, width)[:, places] * sign for places, sign in zip(buckets, signs, strict=True)]
-    return torch.stack(each).mean(0)
+    total = torch.zeros_like(entries)
+    for places, sign in zip(buckets, signs, strict=True):
+        total = total + sketch(entries, places, sign, width).index_select(1, places) * sign
+    return total / len(buckets)

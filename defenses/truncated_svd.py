@@ -51,9 +51,8 @@ class TruncatedSVD(Defense):
         energy = parts.sizes.double().square()
         before = energy.cumsum(1) - energy
         needed = before < self.energy * energy.sum(1, keepdim=True)
-        return torch.where(
-            needed.all(1).view(-1, *[1] * (value.dim() - 1)), value, recomposed(parts, needed).view_as(value)
-        )
+        as_it_is = needed.all(1) | ~value.flatten(1).isfinite().all(1)
+        return torch.where(as_it_is.view(-1, *[1] * (value.dim() - 1)), value, recomposed(parts, needed).view_as(value))
 
     def bytes_sent(self, shared: Update) -> Tensor:
         """Those of the singular vectors that are shared, or of the entries where these are fewer."""
@@ -91,8 +90,8 @@ def is_matrix(value: Tensor) -> bool:
 
 
 def decomposed(value: Tensor) -> Parts:
-    """The parts of tensors ``[V, O, ...]``, of which those count that are more than rounding."""
-    left, sizes, right = torch.linalg.svd(value.flatten(2), full_matrices=False)
+    """The parts of tensors ``[V, O, ...]``, with 0 for NaN; those count that are more than rounding."""
+    left, sizes, right = torch.linalg.svd(value.flatten(2).nan_to_num(0, 0, 0), full_matrices=False)
     rounding = max(left.shape[1], right.shape[2]) * torch.finfo(sizes.dtype).eps
     return Parts(left, sizes, right, sizes > rounding * sizes[:, :1])
 

@@ -40,6 +40,8 @@ from defenses.count_sketch import hashes
 
 MakeVictims = Callable[..., Any]
 
+CPU = torch.device("cpu")
+
 IDENTITIES: list[Defense] = [
     TensorClipping(math.inf),
     TensorClipping(1e6),
@@ -169,6 +171,36 @@ def test_a_parameter_can_be_a_single_number(defense: Defense) -> None:
     check_protect(defense, update, "mine")
     check_known(defense, defense.known_to_attacker(), update, "mine")
     assert defense.bytes_sent(protect(defense, update)).shape == (4,)
+
+
+@every_strong
+def test_an_update_that_is_not_finite_is_shared_and_spoils_no_other(defense: Defense) -> None:
+    """It is told elsewhere: a client of a training may have diverged."""
+    update = updates()
+    update["body.weight"][0, 0, 0, 0, 0] = torch.nan
+    shared, fine = whole(protect(defense, update)), whole(protect(defense, updates()))
+    assert not shared[0].isfinite().all() or not protect(defense, update)["body.weight"][0].any()
+    torch.testing.assert_close(shared[1:], fine[1:], rtol=1e-5, atol=1e-6)
+
+
+ON_LENET = {
+    "KeptAtHome": KeptAtHome(["last"]),
+    "ValueClipping": ValueClipping(0.01),
+    "TensorClipping": TensorClipping(0.1),
+}
+
+
+@every_strong
+def test_who_knows_it_takes_another_way(defense: Defense, victims_of: MakeVictims) -> None:
+    """An adaptive attack that is the oblivious one by mistake gives the same numbers."""
+    used = ON_LENET.get(type(defense).__name__, defense)
+    images = []
+    for adaptive in (False, True):
+        seen = victims_of(2, defense=used, adaptive=adaptive).observation
+        start = torch.full((2, 1, 1, 8, 8), 0.3)
+        images.append(IDLG(max_evaluations=3).reconstruct(seen, start_images=start).images)
+        assert not torch.equal(whole(seen.update), whole(victims_of(2).observation.update))
+    assert not torch.allclose(*images, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -497,18 +529,22 @@ def test_a_sketch_never_has_more_numbers_than_it_may(entries: int, compression: 
 
 
 def test_hash_functions_are_those_of_their_seed() -> None:
-    first, again, other = hashes(100, 3, 7, 0), hashes(100, 3, 7, 0), hashes(100, 3, 7, 1)
+    first, other = hashes(100, 3, 7, 0, CPU), hashes(100, 3, 7, 1, CPU)
+    hashes.cache_clear()
+    again = hashes(100, 3, 7, 0, CPU)
     assert torch.equal(first[0], again[0]) and not torch.equal(first[0], other[0])
     assert first[0].unique().tolist() == list(range(7)) and first[1].unique().tolist() == [-1, 1]
     assert all(not torch.equal(one, two) for one, two in pairwise(first[0]))
 
 
-def test_an_estimate_tells_the_whole_sketch(victims_of: MakeVictims) -> None:
+def test_an_estimate_tells_the_whole_sketch() -> None:
     """Its entries have the rank of the sketch, so that to match estimates is to match sketches."""
     eye = {"a": torch.eye(60).double()}
     rows, width = CountSketch(5.0, 2).size(60)
-    buckets, signs = hashes(60, rows, width, 0)
-    sketches = torch.cat([torch.nn.functional.one_hot(p, width).T * s for p, s in zip(buckets, signs, strict=True)])
+    buckets, signs = hashes(60, rows, width, 0, CPU)
+    sketches = torch.cat(
+        [torch.nn.functional.one_hot(p.long(), width).T * s for p, s in zip(buckets, signs, strict=True)]
+    )
     estimates = protect(CountSketch(5.0, 2), eye)["a"]
     assert torch.linalg.matrix_rank(estimates) == torch.linalg.matrix_rank(sketches.double())
 
