@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.engine.labels import best_labels
+from attacks.engine.last_layer import lost_heads
 from attacks.engine.priors import outside, total_variation
 from attacks.engine.starts import STARTS, draw_start
 from attacks.gradients import call, differentiable_twice
@@ -107,6 +108,8 @@ class GaussNewton(Attack):
     ) -> Reconstruction:
         """Attacks all V victims, from ``start_images`` ``[V, 1, C, H, W]`` where they are given."""
         self.check(observation.model, observation.image_shape)
+        if observation.labels is None and any(lost := lost_heads(observation).tolist()):
+            return self._with_each_label(observation, lost, callbacks, start_images)
         generators = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
         drawn = draw_start(self.start, observation, generators)
         starts = drawn if start_images is None else start_images
@@ -132,6 +135,22 @@ class GaussNewton(Attack):
             status=[one.status for one in solved],
             starts=[self.start] * len(solved),
         )
+
+    def _with_each_label(
+        self, seen: Observation, lost: list[bool], callbacks: Sequence[Callback], start_images: Tensor | None
+    ) -> Reconstruction:
+        """Solves with every label where the update is known to tell none, and takes the one that fits best."""
+        told = best_labels(seen)[:, 0].tolist()
+        labels = [[*range(seen.num_classes)] if gone else [own] for gone, own in zip(lost, told, strict=True)]
+        rows = [victim for victim, each in enumerate(labels) for _ in each]
+        every = torch.tensor([label for each in labels for label in each], device=seen.device)
+        tried = replace(seen.take(rows), labels=every[:, None])
+        found = self.reconstruct(tried, callbacks, None if start_images is None else start_images[rows])
+        parts = [each.nan_to_num(torch.inf) for each in found.loss.split([len(each) for each in labels])]
+        ends = [*accumulate(len(each) for each in labels)]
+        best = [end - len(each) + int(each.argmin()) for end, each in zip(ends, parts, strict=True)]
+        spent = torch.stack([each.sum() for each in found.evaluations.split([len(each) for each in labels])])
+        return replace(found.take(best), evaluations=spent)
 
     def fitting(self, observation: Observation) -> int:
         """Victims at once: one on a CPU, on a GPU as many as fit into half of the memory that is free."""

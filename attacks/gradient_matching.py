@@ -271,7 +271,8 @@ class GradientMatching(Attack):
             turns = range(0, len(every), self.at_once or len(every))
             solved = [recursive_solution(observation.take(every[t : t + turns.step])) for t in turns]
             images, labels = (torch.cat(parts) for parts in zip(*solved, strict=True))
-            logits = labels.nan_to_num(0).clamp(min=1e-12).log().unsqueeze(1)
+            logits, own = labels.nan_to_num(0).clamp(min=1e-12).log().unsqueeze(1), starts.first["label_logits"]
+            logits = torch.where(own.isneginf().any(-1, keepdim=True), own, logits)  # of a rule, which do not move
             start = starts.first | {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1)}
             starts.begin_with("rgap", start | {"label_logits": logits} if starts.optimize_labels else start)
         return starts

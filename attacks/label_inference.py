@@ -7,6 +7,7 @@ from torch import nn
 
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.engine.label_rules import LABEL_RULES, check_rule
+from attacks.engine.last_layer import lost_heads
 from attacks.engine.starts import GUESSES
 from attacks.threat import ThreatModel
 from attacks.update import Protocol
@@ -45,6 +46,8 @@ class LabelInference(Attack):
     def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
         self.check(observation.model, observation.image_shape)
         victims, (counts, labels) = observation.num_victims, LABEL_RULES[self.rule].told(observation)
+        if LABEL_RULES[self.rule].linear:  # of a layer that is known to be kept back a rule tells nothing
+            counts = torch.where(lost_heads(observation)[:, None], 0, counts)
         return Reconstruction(
             images=GUESSES["class_mean"](observation, labels),
             labels=labels,

@@ -13,7 +13,7 @@ from attacks.base import Attack, Observation, Reconstruction, unheard
 from attacks.chain import SIGMOID, Stage, is_plain, stages
 from attacks.engine.labels import idlg_labels
 from attacks.equations import check_rank
-from defenses.base import Update
+from defenses.base import KnownDefense, Update, flattened
 
 GRADIENT_SHARE = 4.0
 """Energy of a layer's gradient equations against that of its output equations: they are fewer per unknown but exact,
@@ -39,16 +39,39 @@ def true_gradient(observation: Observation) -> tuple[Update, Update]:
     """The gradient as far as the attacker knows it, and 1 where an entry is known, else 0.
 
     What a known defense makes of a gradient of ones is the factor of each entry that it keeps; a factor that all
-    entries share (clipping) changes no image.
+    entries share (clipping) changes no image. A defense that does not multiply entries, one by one, has no factors.
     """
     observed = observation.update
     ones = {name: torch.ones_like(value) for name, value in observed.items()}
     if observation.defense is None:
         return observed, ones
     known = observation.defense.kept_entries(observed)
-    factor = observation.defense.simulate(ones, observed)
+    factor = factors_of_entries(observation.defense, observed, known)
     usable = {name: (known[name] != 0) & (factor[name] != 0) for name in observed}
     return {name: value / torch.where(usable[name], factor[name], 1) for name, value in observed.items()}, known
+
+
+def factors_of_entries(defense: KnownDefense, observed: Update, known: Update) -> Update:
+    """What a defense multiplies each known entry by, up to a common factor; 1 for victims where it does no such thing.
+
+    Seen on gradients of ones and of other numbers, of which it must make the same in parts of each.
+
+    Args:
+        defense: as the attacker knows it.
+        observed: the update ``[V, ...]``.
+        known: 1 for an entry that is known, else 0.
+    """
+    generator = torch.Generator().manual_seed(1)
+    drawn = {n: (1 + torch.rand(value.shape[1:], generator=generator)).to(value) for n, value in observed.items()}
+    ones = defense.simulate({name: torch.ones_like(value) for name, value in observed.items()}, observed)
+    others = defense.simulate({name: drawn[name].expand_as(value) for name, value in observed.items()}, observed)
+    one, other = (
+        torch.cat([flattened(of[name] * known[name] / by).double() for name, by in drawn.items()], 1)
+        for of, drawn in ((ones, dict.fromkeys(drawn, 1)), (others, drawn))
+    )
+    common = (one * other).sum(1, keepdim=True) / one.square().sum(1, keepdim=True).clamp(min=1e-30)
+    multiplies = ((other - common * one).abs() <= 1e-3 * (common * one).abs()).all(1)
+    return {n: torch.where(multiplies.view(-1, *[1] * (v.dim() - 1)), v, torch.ones_like(v)) for n, v in ones.items()}
 
 
 def rank_one(matrix: Tensor, known: Tensor, sweeps: int = 200) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,10 +12,36 @@ from torch import Tensor, nn
 Update = dict[str, Tensor]
 """What V clients share: parameter name -> ``[V, *parameter.shape]``."""
 
+BYTES_OF_POSITION = 4
+"""Of one entry of an update that is sent alone, as a whole number of 32 bits."""
+
 
 def unchanged(dummy: Update, observed: Update) -> Update:
     """The simulation of a defense that shares the gradient itself."""
     return dummy
+
+
+def joined(update: Update) -> Update:
+    """An update whose only tensor ``[V, D]`` has all entries, tensor after tensor in the order of their names."""
+    return {"": torch.cat([flattened(update[name]) for name in sorted(update)], 1)}
+
+
+def parted(together: Update, like: Update) -> Update:
+    """The tensors of what :func:`joined` has made of an update of these names and shapes."""
+    names = sorted(like)
+    parts = together[""].split([like[name][0].numel() for name in names], 1)
+    found = dict(zip(names, parts, strict=True))
+    return {name: found[name].reshape(value.shape) for name, value in like.items()}
+
+
+def all_kept(observed: Update) -> Update:
+    """1 for each entry, of a defense that removes none: where zero was shared it says something."""
+    return {name: torch.ones_like(value) for name, value in observed.items()}
+
+
+def layer_of(name: str) -> str:
+    """The name of the layer that a parameter is in."""
+    return name.rpartition(".")[0] or name
 
 
 def flattened(value: Tensor) -> Tensor:
@@ -26,6 +52,17 @@ def flattened(value: Tensor) -> Tensor:
 def global_norm(update: Update) -> Tensor:
     """L2 norm over all parameters together, ``[V]``."""
     return torch.stack([flattened(value).square().sum(1) for value in update.values()]).sum(0).sqrt()
+
+
+def dense_bytes(shared: Update) -> Tensor:
+    """Bytes ``[V]`` of all entries of each of V updates, one number each."""
+    return torch.stack([torch.full((len(v),), v[0].numel() * v.element_size()) for v in shared.values()]).sum(0)
+
+
+def sparse_bytes(shared: Update) -> Tensor:
+    """Bytes ``[V]`` of the entries that are not zero, each with its position, or of all of them where that is less."""
+    each = [flattened(v != 0).sum(1).cpu() * (v.element_size() + BYTES_OF_POSITION) for v in shared.values()]
+    return torch.minimum(torch.stack(each).sum(0), dense_bytes(shared))
 
 
 def as_shared(observed: Update) -> Tensor:
@@ -216,6 +253,16 @@ class Defense(ABC):
         """
         return None
 
+    def check(self, names: Sequence[str]) -> None:  # noqa: B027 # most fit any network
+        """Looks whether the defense fits a network, before any work is done; by default it fits any.
+
+        Args:
+            names: of what clients share, in the network's order.
+
+        Raises:
+            ValueError: it does not; with one sentence that says what to do.
+        """
+
     @abstractmethod
     def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
         """The update that is shared instead of ``update``.
@@ -228,6 +275,14 @@ class Defense(ABC):
     @abstractmethod
     def known_to_attacker(self) -> KnownDefense:
         """The attacker's differentiable model of this defense (Kerckhoffs: everything but the random draw)."""
+
+    def bytes_sent(self, shared: Update) -> Tensor:
+        """How many bytes each of V clients sends to share this update, int64 ``[V]``: by default all of its entries.
+
+        Args:
+            shared: what :meth:`protect` returned, ``[V, ...]``.
+        """
+        return dense_bytes(shared)
 
 
 class HookDefense(Defense):

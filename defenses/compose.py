@@ -49,6 +49,10 @@ class Compose(Defense):
     def hooks(self) -> frozenset[str]:
         return frozenset({"protect"}).union(*(one.hooks for one in self.defenses))
 
+    def check(self, names: Sequence[str]) -> None:
+        for one in self.defenses:
+            one.check(names)
+
     def check_clients(
         self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool
     ) -> None:

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update
+from defenses.base import Defense, KnownDefense, Update, sparse_bytes
 
 CHANCE = 1e-3
 """Of rows or columns that a mask has wholly taken, among all of a tensor: below it they were zero before."""
@@ -38,6 +38,9 @@ class Masking(Defense):
             uniform = torch.stack([torch.rand(value.shape[1:], generator=g) for g in generators])
             masked[name] = value * (uniform >= self.ratio).to(value) * self._scale
         return masked
+
+    def bytes_sent(self, shared: Update) -> Tensor:
+        return sparse_bytes(shared)
 
     def known_to_attacker(self) -> KnownDefense:
         if self.ratio == 0:

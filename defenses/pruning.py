@@ -3,11 +3,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, flattened
+from defenses.base import Defense, KnownDefense, Update, flattened, sparse_bytes
 
 
 class Pruning(Defense):
     """Zeroes the smallest magnitudes of each tensor of the update (Zhu et al. 2019, arXiv 1906.08935, section 5.3).
+
+    Also known as top-k, with k the entries that are not zeroed.
 
     An attacker who knows it counts the zeros of a tensor. Where there are more than were pruned, as behind a ReLU, the
     pruned ones are among the true zeros, and all of the gradient was shared. Else the zeros are the pruned entries, of
@@ -24,6 +26,9 @@ class Pruning(Defense):
 
     def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
         return {name: self._prune(value) for name, value in update.items()}
+
+    def bytes_sent(self, shared: Update) -> Tensor:
+        return sparse_bytes(shared)
 
     def _pruned(self, entries: int) -> int:
         return round(self.ratio * entries)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attacks.base import Observation
 from attacks.engine.labels import idlg_labels
-from attacks.engine.last_layer import gradient_of_bias, gradient_of_weight, last_layer, parameters_of
+from attacks.engine.last_layer import gradient_of_bias, gradient_of_weight, last_layer, lost_heads, parameters_of
 from attacks.gradients import trained_names
 
 LARGEST_RATIO = 1e10
@@ -342,8 +342,19 @@ def as_logits(labels: Tensor, classes: int) -> Tensor:
 
 
 def label_logits(rule: str, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-    """Logits ``[V, N, K]`` of the labels at a start by a rule, and whether they are optimized, from noise: "joint"."""
+    """Logits ``[V, N, K]`` of the labels at a start by a rule, and whether they are optimized, from noise: "joint".
+
+    So are those of victims whose defense is known to keep the last layer back, whatever the rule. Where others have
+    theirs from the rule, these are infinitely sure and so do not move.
+    """
+    shape = (observation.image_shape[0], observation.num_classes)
     if rule == "joint":
-        shape = (observation.image_shape[0], observation.num_classes)
         return torch.stack([torch.randn(shape, generator=g) for g in generators]), True
-    return as_logits(LABEL_RULES[rule].labels(observation), observation.num_classes), False
+    told = as_logits(LABEL_RULES[rule].labels(observation), observation.num_classes)
+    lost = lost_heads(observation).tolist() if LABEL_RULES[rule].linear else [False]
+    if not any(lost):
+        return told, False
+    drawn = (
+        torch.randn(shape, generator=g).to(told) if gone else None for g, gone in zip(generators, lost, strict=True)
+    )
+    return torch.stack([own if noise is None else noise for own, noise in zip(told, drawn, strict=True)]), True

@@ -10,6 +10,7 @@ from attacks.base import Observation
 from attacks.gradients import SAME, batch_logits, trained_names
 from attacks.head import features, random_images, random_weights
 from attacks.update import FedAvg
+from defenses.base import flattened
 
 TRIED = 16
 """Random networks and images on which it is looked what comes into the layer."""
@@ -68,6 +69,22 @@ def gradient_of_weight(observation: Observation) -> Tensor:
 def gradient_of_bias(observation: Observation) -> Tensor:
     """The gradient ``[V, K]`` of the bias of the last layer, as far as the update tells it, finite."""
     return _gradient(observation, "bias")
+
+
+def lost_heads(observation: Observation) -> Tensor:
+    """Whether nothing of the last layer was shared, as far as the attacker knows the defense, bool ``[V]``.
+
+    Then what a rule reads there tells no label. Of a network that ends otherwise it is what has a row for each class.
+    """
+    lost = torch.ones(observation.num_victims, dtype=torch.bool, device=observation.device)
+    if observation.defense is None:
+        return torch.zeros_like(lost)
+    found, kept = last_layer(observation.model, observation.image_shape[1:]), observation.defense.kept_entries
+    for name, value in kept(observation.update).items():
+        is_head = name.rpartition(".")[0] == found[0] if found else value.shape[1:2] == (observation.num_classes,)
+        if is_head:
+            lost &= ~flattened(value != 0).any(1)
+    return lost
 
 
 def parameters_of(observation: Observation) -> tuple[Tensor, Tensor]:

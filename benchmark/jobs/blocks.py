@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Attack, LearnedInversion, Observation
+from attacks.gradients import trained_names
 from attacks.statistics import normalizing
 from benchmark.errors import NotApplicable, UsageError, data_fault, users_code
 from benchmark.federation.client import PublicData, observe
@@ -19,6 +20,7 @@ from benchmark.jobs.states import cache_folder, identity, trained
 from benchmark.metrics.leak import BASELINES
 from benchmark.metrics.perceptual import Perceptual
 from benchmark.models.draw import Model, check_logits
+from benchmark.rehearsal.defense import check_fits
 from benchmark.rehearsal.scene import Rehearsal, check_takes
 from benchmark.store.declined import Declined
 from benchmark.suite.registry import Spec, build, build_model, find_class, spec_of
@@ -256,6 +258,9 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
         model = found_or(models, place, partial(check_fit, cell.scenario, bench))
         check = partial(check_attack, cell.scenario, cell.attack, model, bench)
         found_or(sequences, (place, cell.attack.label), check)
+        if cell.defense:
+            defense = build("defense", cell.defense)
+            check_fits(defense, trained_names(model), cell.defense.label, f"the model {cell.scenario.model.label}")
     for cell in suite.cells:
         bench.rehearsal.of(cell, models[cell.scenario.name], bench.data(cell.scenario.data), bench.device)
     keys = Keys(bench, models, suite.block_size)

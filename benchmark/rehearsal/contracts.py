@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Attack, Observation, Reconstruction
+from attacks.gradients import trained_names
 from attacks.update import FedAvg
 from benchmark.errors import UsageError, data_fault, users_code, written
 from benchmark.federation.client import known
 from benchmark.federation.protect import breach
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, Shape
-from benchmark.rehearsal.defense import CONTRACT, Calls, calls_of, check_known, check_memory
+from benchmark.rehearsal.defense import CONTRACT, Calls, calls_of, check_fits, check_known, check_memory
 from benchmark.rehearsal.scene import VICTIMS, Scene, check_found, check_takes, shortened
 from benchmark.suite.registry import Spec, build, build_model, spec
 from benchmark.suite.suite import Scenario
@@ -283,6 +284,11 @@ def keeps_the_form(trial: Trial) -> None:
 
 def takes_such_clients(trial: Trial) -> None:
     """NotApplicable where a defense says that it cannot defend such clients."""
+    made: Defense = build("defense", trial.spec)
+    try:
+        check_fits(made, trained_names(trial.place.network), trial.spec.label, trial.place.model.label)
+    except UsageError as error:
+        raise NotApplicable(str(error)) from None
     try:
         trial.scene.check_can_defend(trial.spec)
     except UsageError as error:

@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attacks.gradients import gradients_and_buffers
 from attacks.update import example_gradients
-from benchmark.errors import UsageError, a_kind, is_users, written
+from benchmark.errors import CODE_ERRORS, UsageError, a_kind, is_users, one_line, users_fault, written
 from benchmark.federation.protect import breach, of_one_image, together, trained_on, update_hook
 from benchmark.metrics.misfit import NOISE
 from benchmark.models.draw import drawing_from
@@ -169,6 +169,26 @@ CONTRACT: dict[str, Callable[[Calls], str | None]] = {
     "treats each client alone": treats_clients_alone,
 }
 """The contract of every hook, but for the form of what it returns; each says what is wrong."""
+
+
+def check_fits(defense: Defense, names: Sequence[str], label: str, network: str) -> None:
+    """Looks whether a network has what a defense needs, before any work is done.
+
+    Args:
+        defense: of which this is asked.
+        names: of what clients share of the network.
+        label: of the defense, for people.
+        network: likewise.
+
+    Raises:
+        UsageError: it has not; says what to do.
+    """
+    try:
+        defense.check(names)
+    except ValueError as error:
+        raise UsageError(f"{label} does not fit {network}: {one_line(error)}{written(type(defense).check)}") from None
+    except CODE_ERRORS as error:
+        raise users_fault(error, f"{label}: check fails", defense.check) from None
 
 
 def check_protect(defense: Defense, update: Update, label: str, by: Clients | None = None) -> None:

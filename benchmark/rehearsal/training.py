@@ -25,7 +25,7 @@ from benchmark.federation.protect import check_can_defend
 from benchmark.federation.recipe import Federation
 from benchmark.federation.server import defended_part, judged
 from benchmark.models.draw import drawing_from
-from benchmark.rehearsal.defense import check_memory, check_protect
+from benchmark.rehearsal.defense import check_fits, check_memory, check_protect
 from benchmark.seeds import generator_for
 from benchmark.suite.registry import Spec, build, is_ours
 from defenses.base import Clients, Defense, Update
@@ -117,6 +117,7 @@ class Rehearsal:
             check_can_defend(made, defense.label, self.model, shape, self.federation.algorithm == "FedAvg", train=True)
             if given := defended_part(self.network, self.update, self.federation.protect_batch_norm):
                 by = self.clients()
+                check_fits(made, list(given), defense.label, f"the model {self.name}")
                 check_protect(made, given, defense.label, by)
                 if not is_ours("defense", defense):
                     check_memory(partial(build, "defense", defense), given, defense.label, by)

@@ -58,6 +58,20 @@ EARLY = [
 ]
 """Defenses of ours that do not change the update alone."""
 
+SHARING_LESS = [
+    spec("defense", "TensorClipping", {"max_norm": 0.01}),
+    spec("defense", "QuantileClipping", {"quantile": 0.25}),
+    spec("defense", "ValueClipping", {"max_value": 0.001}),
+    spec("defense", "GlobalPruning", {"ratio": 0.9}),
+    spec("defense", "LayerMasking", {"ratio": 0.5}),
+    spec("defense", "KeptAtHome", {"layers": ["last"]}),
+    spec("defense", "TruncatedSVD", {"energy": 0.7}),
+    spec("defense", "CountSketch", {"compression": 10.0}),
+]
+"""Tried in fewer places: what clients compute makes no difference to them."""
+
+FEWER = [place for place in PLACES if place.name in ("sigmoid", "ReLU shared", "batch norm shared FedAvg")]
+
 CONVOLUTIONAL = ("sigmoid", "ReLU", "batch norm")
 
 DECLINED = {
@@ -139,5 +153,17 @@ def test_a_defense_that_acts_early_keeps_its_contracts(defense: Spec, place: Pla
     test_a_defense_of_ours_keeps_its_contracts(defense, place)
 
 
+@pytest.mark.parametrize("place", FEWER, ids=lambda place: place.name)
+@pytest.mark.parametrize("defense", SHARING_LESS, ids=lambda defense: defense.label)
+def test_a_defense_that_shares_less_keeps_its_contracts(defense: Spec, place: Place) -> None:
+    test_a_defense_of_ours_keeps_its_contracts(defense, place)
+
+
+def test_a_defense_is_tried_only_on_networks_that_have_its_layers() -> None:
+    (verdict,) = of("defense", spec("defense", "KeptAtHome", {"layers": ["nope"]}), PLACES[0])
+    assert verdict.word == "skipped" and "layers names 'nope', but the network has 0, 2, 4, 7" in verdict.reason
+
+
 def test_every_defense_of_ours_is_tried() -> None:
-    assert {one.name for one in [*DEFENSES, *EARLY]} == set(classes("defense"))
+    assert len(FEWER) == 3
+    assert {one.name for one in [*DEFENSES, *EARLY, *SHARING_LESS]} == set(classes("defense"))

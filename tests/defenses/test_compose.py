@@ -19,6 +19,7 @@ from defenses import (
     Defense,
     GaussianNoise,
     HalfPrecision,
+    KeptAtHome,
     KnownDefense,
     LaplaceNoise,
     Masking,
@@ -244,6 +245,11 @@ def test_what_changes_the_batch_acts_before_what_changes_the_update() -> None:
     assert known.is_simulated
     with pytest.raises(ValueError, match="give batch_size 2 or more"):
         made.check_clients(torch.nn.Linear(1, 1), (1, 1, 6, 6), False, False)
+
+
+def test_what_one_of_them_needs_they_need_together() -> None:
+    with pytest.raises(ValueError, match="layers names 'nope'"):
+        Compose([Clipping(1.0), KeptAtHome(["nope"])]).check(["0.weight", "0.bias"])
 
 
 @pytest.mark.parametrize("defense", [DPSGD(), Soteria()])

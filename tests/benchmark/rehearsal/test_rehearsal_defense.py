@@ -3,14 +3,17 @@
 import random
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
+from benchmark.cli.main import main
 from benchmark.errors import UsageError
-from benchmark.rehearsal.defense import check_known, check_protect, norm
+from benchmark.rehearsal.defense import check_fits, check_known, check_protect, norm
 from benchmark.seeds import generators
 from defenses import Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
 
@@ -228,3 +231,63 @@ def test_a_right_model_of_whatever_kind_is_not(protect: Protect, known: KnownDef
 @pytest.mark.parametrize("defense", [Masking(0.5), Pruning(0.5), Clipping(0.1), Clipping(100.0), GaussianNoise(0.1)])
 def test_our_own_models_are_not(defense: Defense) -> None:
     check_known(defense, defense.known_to_attacker(), an_update(), "ours")
+
+
+class Picky(Mine):
+    """One that a user's own network may not fit."""
+
+    def __init__(self, check: Callable[[Sequence[str]], None]) -> None:
+        super().__init__(each(torch.neg))
+        self.checked = check
+
+    def check(self, names: Sequence[str]) -> None:
+        self.checked(names)
+
+
+def raising(error: Exception) -> Callable[[Sequence[str]], None]:
+    def check(names: Sequence[str]) -> None:
+        raise error
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("check", "sentence"),
+    [
+        (
+            raising(ValueError("it has no fc: give another")),
+            "Mine does not fit the model Net: it has no fc: give another",
+        ),
+        (raising(KeyError("fc")), "Mine: check fails"),
+    ],
+)
+def test_a_network_that_lacks_what_a_defense_needs_is_told(check: Callable[..., None], sentence: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        check_fits(Picky(check), ["a.weight"], "Mine", "the model Net")
+    message = str(raised.value)
+    assert message.startswith(sentence) and "test_rehearsal_defense.py" in message and "\n" not in message
+    check_fits(Mine(each(torch.neg)), ["a.weight"], "Mine", "the model Net")
+
+
+RUN = "run --data Digits --model LeNet --attack IDLG --defense KeptAtHome --defense.layers"
+TRAINING = {
+    "scenarios": [
+        {"data": "Digits", "model": "LeNet", "clients": 2, "rounds": 1, "batch_size": 8, "learning_rate": 0.1}
+    ],
+    "defenses": [{"class": "KeptAtHome", "layers": ["nope"]}],
+    "seeds": [0],
+}
+
+
+def test_a_layer_that_the_network_lacks_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(TRAINING), encoding="utf-8")
+    out = ["--out", str(tmp_path / "out")]
+    said = "KeptAtHome(layers=['nope']) does not fit the model LeNet(init_range=0.5): layers names 'nope', but "
+    for command in ([*RUN.split(), "[nope]"], ["train", str(tmp_path / "mine.yaml")]):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            main([*command, *out])
+        err = capsys.readouterr().err
+        assert f"{said}the network has 0, 2, 4, 7: give some of these" in err and "Traceback" not in err
+    assert not list(tmp_path.glob("out/records/*")) and not list(tmp_path.glob("out/training/*"))
