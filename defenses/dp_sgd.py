@@ -78,14 +78,12 @@ class DPSGD(HookDefense):
     def known_to_attacker(self) -> KnownDefense:
         if self.max_norm == math.inf:
             return KnownDefense()
+        std = self.noise_multiplier * self.max_norm
         of_one_image = KnownDefense(
-            simulate=lambda dummy, observed: clip(
-                dummy, self.max_norm
-            ),  # which changes nothing of a mean of clipped ones
+            simulate=lambda dummy, observed: clip(dummy, self.max_norm),  # no mean of clipped ones is longer
             gradients=lambda gradients: clipped_mean(gradients, self.max_norm),
-            noise_std=self.noise_multiplier * self.max_norm,
+            noise_std=std,
         )
-        std = of_one_image.noise_std
         return replace(of_one_image, of_clients=lambda _, shape: replace(of_one_image, noise_std=std / shape[0]))
 
     def privacy(self, sample_rate: float, steps: int) -> tuple[float, float]:

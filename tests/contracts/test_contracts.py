@@ -36,12 +36,16 @@ DEFENSES = [
     spec("defense", "Pruning", {"ratio": 0.5}),
     spec("defense", "Masking", {"ratio": 0.5}),
     spec("defense", "Masking", {"ratio": 0.5, "rescale": True}),
+]
+
+EARLY = [
     spec("defense", "Augmentation", {}),
     spec("defense", "MixUp", {}),
     spec("defense", "Soteria", {"ratio": 0.9}),
     spec("defense", "DPSGD", {"max_norm": 0.1, "noise_multiplier": 0.01}),
     spec("defense", "IntraInstaHide", {"images": 2}),
 ]
+"""Defenses of ours that do not change the update alone."""
 
 CONVOLUTIONAL = ("sigmoid", "ReLU", "batch norm")
 
@@ -110,5 +114,12 @@ def test_a_defense_of_ours_keeps_its_contracts(defense: Spec, place: Place) -> N
     assert len(found) == len(CONTRACTS["defense"])
 
 
+@pytest.mark.parametrize("place", [PLACES[0], PLACES[2], PLACES[4], PLACES[9]], ids=lambda place: place.name)
+@pytest.mark.parametrize("defense", EARLY, ids=lambda defense: defense.label)
+def test_a_defense_that_acts_early_keeps_its_contracts(defense: Spec, place: Place) -> None:
+    """On sigmoid, batch norm, ReLU shared and sigmoid shared FedAvg."""
+    test_a_defense_of_ours_keeps_its_contracts(defense, place)
+
+
 def test_every_defense_of_ours_is_tried() -> None:
-    assert {one.name for one in DEFENSES} == set(classes("defense"))
+    assert {one.name for one in [*DEFENSES, *EARLY]} == set(classes("defense"))
