@@ -19,6 +19,7 @@ from defenses.pruning import Pruning
 from defenses.qsgd import QSGD
 from defenses.quantile_clipping import QuantileClipping
 from defenses.quantization import Quantization
+from defenses.relative_noise import RelativeNoise
 from defenses.sign import Sign
 from defenses.soteria import Soteria
 from defenses.tensor_clipping import TensorClipping
@@ -48,6 +49,7 @@ __all__ = [
     "Pruning",
     "QuantileClipping",
     "Quantization",
+    "RelativeNoise",
     "Sign",
     "Soteria",
     "TensorClipping",

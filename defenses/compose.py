@@ -5,7 +5,8 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from defenses.base import Defense, KnownDefense, Update, as_shared, unchanged
+from defenses.base import Defense, KnownDefense, Update, as_shared, flattened, unchanged
+from defenses.interval import per_client
 
 
 class Compose(Defense):
@@ -192,10 +193,11 @@ class Part:
         values = {name: value.detach() for name, value in dummy.items()}
         made = self.defense.protect(values, [torch.Generator() for _ in next(iter(values.values()))])
         sloping = self.known.simulate(dummy, made)  # as if that were observed
-        return {
-            name: sloping[name] if torch.equal(sloping[name], value) else value + (dummy[name] - values[name])
-            for name, value in made.items()
-        }
+        simulated = {}
+        for name, value in made.items():
+            exact = per_client(flattened(sloping[name] == value).all(1), value)
+            simulated[name] = torch.where(exact, sloping[name], value + (dummy[name] - values[name]))
+        return simulated
 
     def scale(self, observed: Update) -> Tensor | float:
         """Factor ``[V]`` of the entries that it keeps."""

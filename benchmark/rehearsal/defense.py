@@ -417,11 +417,11 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
 def noise_of(known: KnownDefense, shared: Update, model: str, method: str) -> Tensor:
     """Standard deviation of the noise of each victim, ``[V]``; UsageError where the model gives something else."""
     given = known.noise(shared)
-    victims = len(next(iter(shared.values())))
-    if isinstance(given, Tensor) and given.shape == (victims,) and bool(((given >= 0) & given.isfinite()).all()):
+    like = next(iter(shared.values()))
+    if isinstance(given, Tensor) and given.shape == (len(like),) and bool(((given >= 0) & given.isfinite()).all()):
         return given
     if isinstance(given, int | float) and 0 <= given < float("inf"):
-        return torch.full((victims,), float(given), dtype=torch.double)
+        return torch.full((len(like),), float(given), dtype=torch.double, device=like.device)
     what = f" for each victim, not {given.tolist()}" if isinstance(given, Tensor) else f", not {given!r}"
     raise UsageError(f"noise_std {model} must be a number of at least 0{what}{method}")
 

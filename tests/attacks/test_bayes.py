@@ -13,7 +13,7 @@ from attacks import DLG, Bayes
 from attacks.bayes import PublicImages
 from attacks.engine.priors import BOX_EDGE, outside, total_variation
 from benchmark.models import LeNet
-from defenses import Clipping, Compose, GaussianNoise, LaplaceNoise, Masking
+from defenses import Clipping, Compose, GaussianNoise, LaplaceNoise, Masking, RelativeNoise
 
 MakeVictims = Callable[..., Any]
 
@@ -67,7 +67,7 @@ def test_under_laplace_noise_the_loss_is_the_scale_times_minus_the_log_density_o
 
 def test_noise_relative_to_each_update_weighs_the_prior_for_each_victim(victims_of: MakeVictims) -> None:
     """Half of twice the variance for each victim, which it reads from its own update."""
-    images, _, seen = victims_of(3, dtype=torch.float64, defense=GaussianNoise(0.5, relative=True), adaptive=True)
+    images, _, seen = victims_of(3, dtype=torch.float64, defense=RelativeNoise(0.5), adaptive=True)
     norms = torch.cat([value.flatten(1) for value in seen.update.values()], 1).square().mean(1)
     variance = 0.25 * norms / 1.25
     torch.testing.assert_close(Bayes().prior_weights(seen), 2 * variance)

@@ -38,7 +38,7 @@ DEFENSES = [
     spec("defense", "Pruning", {"ratio": 0.5}),
     spec("defense", "Masking", {"ratio": 0.5}),
     spec("defense", "Masking", {"ratio": 0.5, "rescale": True}),
-    spec("defense", "GaussianNoise", {"std": 0.3, "relative": True}),
+    spec("defense", "RelativeNoise", {"std": 0.3}),
     spec("defense", "LaplaceNoise", {"scale": 0.01}),
     spec("defense", "HalfPrecision", {"format": "bf16"}),
     spec("defense", "Quantization", {"bits": 4}),

@@ -26,6 +26,7 @@ from defenses import (
     MixUp,
     Pruning,
     Quantization,
+    RelativeNoise,
     Sign,
     Soteria,
     Update,
@@ -36,7 +37,7 @@ MakeVictims = Callable[..., Any]
 
 ONES: list[Defense] = [
     GaussianNoise(0.1),
-    GaussianNoise(0.1, relative=True),
+    RelativeNoise(0.1),
     LaplaceNoise(0.1),
     Masking(0.5),
     Pruning(0.5),

@@ -10,7 +10,21 @@ from torch import Tensor
 
 from attacks import IDLG
 from benchmark.seeds import generators
-from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning, Update
+from defenses import (
+    QSGD,
+    Clipping,
+    Compose,
+    Defense,
+    GaussianNoise,
+    HalfPrecision,
+    LaplaceNoise,
+    Masking,
+    Pruning,
+    Quantization,
+    RelativeNoise,
+    Sign,
+    Update,
+)
 
 MakeVictims = Callable[..., Any]
 
@@ -21,6 +35,14 @@ IDENTITIES: list[Defense] = [
     Pruning(0.0),
     Masking(0.0),
     Masking(0.0, rescale=True),
+    RelativeNoise(0.0),
+    LaplaceNoise(0.0),
+    HalfPrecision("fp32"),
+    Quantization(32),
+    QSGD(math.inf),
+    Sign(0.0),
+    Compose([]),
+    Compose([GaussianNoise(0.0), Masking(0.0), Clipping(1e6)]),
 ]
 STRONG: list[Defense] = [GaussianNoise(0.1), Clipping(0.5), Pruning(0.9), Masking(0.9), Masking(0.9, rescale=True)]
 
