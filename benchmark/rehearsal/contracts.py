@@ -279,6 +279,11 @@ def declines(trial: Trial) -> None:
 
 
 def keeps_the_form(trial: Trial) -> None:
+    made: Defense = build("defense", trial.spec)
+    try:
+        check_fits(made, trained_names(trial.place.network), trial.spec.label, trial.place.model.label)
+    except UsageError as error:
+        raise NotApplicable(str(error)) from None
     _ = trial.calls  # UsageError where it does not
 
 
