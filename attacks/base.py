@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attacks.gradients import batch_dims, is_shared
 from attacks.threat import ThreatModel
 from attacks.update import Network, Protocol, local_update
-from defenses.base import KnownDefense, Update
+from defenses.base import AS_USUAL, KnownDefense, Steps, Update
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Observation:
         )
 
     def update_of(self, images: Tensor, labels: Tensor, create_graph: bool = False) -> Update:
-        """What the victims would share of these images without a defense, as far as the attacker knows.
+        """What the victims would share of these images, as far as the attacker knows, but for what a known defense does
+        to the update.
 
         Args:
             images: ``[V, N, C, H, W]``.
@@ -94,7 +95,12 @@ class Observation:
             name -> ``[V, ...]``.
         """
         network = Network(self.model, self.parameters)
-        return local_update(network, self.protocol, images, labels, create_graph, self.order)
+        return local_update(network, self.protocol, images, labels, create_graph, self.order, self.steps)
+
+    @property
+    def steps(self) -> Steps:
+        """What a known defense does in each local step."""
+        return self.defense.steps if self.defense else AS_USUAL
 
     @property
     def own_networks(self) -> Update:

@@ -278,7 +278,12 @@ class GradientMatching(Attack):
         return starts
 
     def label_logits(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-        """Where the labels start, as :meth:`start_labels`: granted ones are taken, then those of the rule asked for."""
+        """Where the labels start, as :meth:`start_labels`: granted ones are taken, then those of the rule asked for.
+
+        Where clients are known to train on mixed labels, these are optimized: nobody grants them, and no rule tells.
+        """
+        if observation.defense and observation.defense.soft_labels:
+            return label_logits("joint", observation, generators)
         if observation.labels is not None:
             return as_logits(observation.labels, observation.num_classes), False
         if self.labels is not None:

@@ -7,8 +7,8 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from attacks.gradients import gradients_and_buffers, in_modes, is_shared, trained_names
-from defenses.base import Update
+from attacks.gradients import batch_dims, gradients_and_buffers, in_modes, is_shared, trained_names
+from defenses.base import AS_USUAL, Steps, Update
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ def local_update(
     labels: Tensor,
     create_graph: bool,
     order: Tensor | None = None,
+    steps: Steps = AS_USUAL,
 ) -> Update:
-    """What V clients share without a defense.
+    """What V clients share, but for what a defense does to the update.
 
     Neither the network nor its module changes. Images of every client are weighted alike in a step.
 
@@ -97,6 +98,7 @@ def local_update(
         labels: class probabilities ``[V, N, K]`` (one-hot for hard labels).
         create_graph: keep the graph through all steps, so that the result can be differentiated in images and labels.
         order: of each client's images in each epoch of FedAvg, permutations ``[V, E, N]``; None for as they are given.
+        steps: what they do otherwise in each step.
 
     Returns:
         name -> ``[V, *shape]``: the gradients of the trained parameters (FedSGD), or their values at the start minus
@@ -115,17 +117,54 @@ def local_update(
     weights, buffers = {name: value.detach() for name, value in (network.parameters | fixed).items()}, moving
     with in_modes(module, repeat(protocol.train)):
         if local is None:
-            update, buffers = gradients_and_buffers(module, weights, buffers, images, labels, create_graph)
+            update, buffers = _step(module, weights, buffers, images, labels, create_graph, steps)
         else:
             speed: Update = {}
             for batch, of_batch in _batches(local, images, labels, order):
-                slopes, buffers = gradients_and_buffers(module, weights, buffers, batch, of_batch, create_graph)
+                slopes, buffers = _step(module, weights, buffers, batch, of_batch, create_graph, steps)
                 speed = {n: local.momentum * speed[n] + slope if speed else slope for n, slope in slopes.items()}
                 weights = weights | {name: weights[name] - local.learning_rate * v for name, v in speed.items()}
             update = {name: network.parameters[name].detach() - weights[name] for name in trained_names(module)}
     if protocol.share_statistics:
         update |= {name: moving[name] - after for name, after in buffers.items() if after.is_floating_point()}
     return update
+
+
+def _step(
+    module: nn.Module,
+    weights: Update,
+    buffers: Update,
+    images: Tensor,
+    labels: Tensor,
+    create_graph: bool,
+    steps: Steps,
+) -> tuple[Update, Update]:
+    """The gradients ``[V, *shape]`` of a step, and the buffers after it."""
+    if steps.batch:
+        images, labels = steps.batch(images, labels)
+    if not steps.gradients:
+        return gradients_and_buffers(module, weights, buffers, images, labels, create_graph)
+    return steps.gradients(example_gradients(module, weights | buffers, images, labels, create_graph)), buffers
+
+
+def example_gradients(
+    module: nn.Module, weights: Update, images: Tensor, labels: Tensor, create_graph: bool = False
+) -> Update:
+    """The gradient of each image of V batches by itself, name -> ``[V, N, *shape]``; buffers stay as they are.
+
+    Args:
+        module: the architecture, in the mode of the computation.
+        weights: name -> ``[V, *shape]``, or ``[*shape]`` of a tensor that all share.
+        images: ``[V, N, C, H, W]``.
+        labels: class probabilities ``[V, N, K]``.
+        create_graph: keep the graph.
+    """
+    victims, count = images.shape[:2]
+    dims = batch_dims(module, weights)
+    of_each = {n: value if dims[n] is None else value.repeat_interleave(count, 0) for n, value in weights.items()}
+    alone = images.flatten(0, 1).unsqueeze(1), labels.flatten(0, 1).unsqueeze(1)
+    found, _ = gradients_and_buffers(module, of_each, {}, *alone, create_graph)
+    return {name: value.unflatten(0, (victims, count)) for name, value in found.items()}
 
 
 def _batches(local: FedAvg, images: Tensor, labels: Tensor, order: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,13 +1,14 @@
-"""What every defense is: a function of the update, and what an attacker who knows it makes of that."""
+"""What every defense is: hooks into what a client does, and what an attacker who knows them makes of that."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Update = dict[str, Tensor]
 """What V clients share: parameter name -> ``[V, *parameter.shape]``."""
@@ -77,6 +78,52 @@ def as_shared(observed: Update) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Clients:
+    """V clients at work, for a defense that looks at more than their updates.
+
+    Attributes:
+        model: the network, in the mode in which the clients use it.
+        weights: their parameters and buffers at the start, name -> ``[V, *shape]``, or ``[*shape]`` of a tensor that
+            all share; what is not there is the model's own.
+        images: what they train on, in [0, 1], ``[V, N, C, H, W]``.
+        labels: class probabilities, ``[V, N, K]``.
+    """
+
+    model: nn.Module
+    weights: Update
+    images: Tensor
+    labels: Tensor
+
+    def weights_of(self, client: int) -> Update:
+        """Those of one client, name -> ``[*shape]``."""
+        own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        return {n: v[client] if v.dim() > own[n].dim() else v for n, v in self.weights.items()}
+
+    def take(self, client: int) -> Self:
+        """One client alone."""
+        weights = {name: value[None] for name, value in self.weights_of(client).items()}
+        here = slice(client, client + 1)
+        return replace(self, weights=weights, images=self.images[here], labels=self.labels[here])
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What V clients do otherwise in each step of SGD; None where they do it as usual.
+
+    Attributes:
+        batch: from images ``[V, B, C, H, W]`` and class probabilities ``[V, B, K]`` to those that are trained on.
+        gradients: from the gradients of a batch's images, name -> ``[V, B, *shape]``, to the step's, ``[V, *shape]``,
+            which usually is their mean.
+    """
+
+    batch: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    gradients: Callable[[Update], Update] | None = None
+
+
+AS_USUAL = Steps()
+
+
+@dataclass(frozen=True)
 class KnownDefense:
     """A defense as an attacker who knows it models it.
 
@@ -95,6 +142,13 @@ class KnownDefense:
         share: what a client does with an update, for an attacker who tries it on updates of his own: from true updates
             ``[V, ...]`` and V sources of randomness to what is shared. None for the defense's own :meth:`protect`,
             which the attacker is then given.
+        gradients: what he simulates of the step from the gradients of a batch's images, see :class:`Steps`.
+        of_clients: maps the network and the shape (N, C, H, W) of a client's batch to the model of such clients, where
+            it depends on them; None where this is it.
+        soft_labels: whether clients train on mixed labels, which the attacker then looks for together with the images.
+        no_adaptive_attack: why nobody knows how to make use of knowing the defense, as the end of a sentence; empty
+            where somebody does.
+        client: the defense itself, for an attacker who does what a client does with images of his own.
     """
 
     simulate: Callable[[Update, Update], Update] = unchanged
@@ -103,6 +157,21 @@ class KnownDefense:
     noise_law: Literal["gaussian", "laplace"] = "gaussian"
     kept: Callable[[Update], Update] | None = None
     share: Callable[[Update, Sequence[torch.Generator]], Update] | None = None
+    gradients: Callable[[Update], Update] | None = None
+    of_clients: "Callable[[nn.Module, tuple[int, int, int, int]], KnownDefense] | None" = None
+    soft_labels: bool = False
+    no_adaptive_attack: str = ""
+    client: "Defense | None" = None
+
+    @property
+    def steps(self) -> Steps:
+        """What the attacker simulates of each local step."""
+        return Steps(gradients=self.gradients)
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the attacker's own gradient becomes another one."""
+        return self.simulate is not unchanged or self.gradients is not None
 
     def noise(self, observed: Update) -> float | Tensor:
         """Standard deviation of the noise on each entry of the observed update: of all victims, or ``[V]``."""
@@ -116,12 +185,80 @@ class KnownDefense:
         return {name: (value != 0).to(value) for name, value in factors.items()}
 
 
+HOOKS = ("on_batch", "on_example_gradients", "on_update", "protect")
+
+
 class Defense(ABC):
-    """A change of what a client shares, made to lose what the update says about the private batch.
+    """A change of what a client computes or shares, made to lose what the update says about the private batch.
+
+    Most change the update alone, by :meth:`protect`. The other hooks are called only where a class has its own; a class
+    without a :meth:`protect` is a subclass of :class:`HookDefense`. All of them draw from the given generators alone,
+    keep nothing from call to call, treat each client alone, and change nothing in place.
 
     A subclass names its strength in its constructor, has one strength at which it is the identity, and raises
     ``ValueError`` with one sentence for a value out of range.
     """
+
+    @property
+    def hooks(self) -> frozenset[str]:
+        """The names of the hooks at which it acts: its own ones. At identity strength there may be none."""
+        return own_hooks(type(self))
+
+    def check_clients(  # noqa: B027 # most take any
+        self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool
+    ) -> None:
+        """Looks whether such clients can be defended, before any work is done.
+
+        Args:
+            model: the architecture.
+            image_shape: (N, C, H, W) of the batch of a step.
+            local_steps: whether clients share what several steps changed (FedAvg), and not a gradient (FedSGD).
+            train: whether the network is in train mode.
+
+        Raises:
+            ValueError: they cannot; with one sentence that says what to do.
+        """
+
+    def on_batch(self, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """The batch that is trained on in a step, instead of the private one.
+
+        Args:
+            images: ``[V, N, C, H, W]`` in [0, 1].
+            labels: class probabilities, ``[V, N, K]``.
+            generators: V sources of randomness on the CPU, one for each client.
+
+        Returns:
+            Images in [0, 1] and class probabilities of the same shapes.
+        """
+        return images, labels
+
+    def on_example_gradients(self, gradients: Update, generators: Sequence[torch.Generator]) -> Update:
+        """The gradient of a step, ``[V, *shape]``, from those of each of its images.
+
+        Args:
+            gradients: name -> ``[V, N, *shape]``.
+            generators: V sources of randomness on the CPU, one for each client.
+        """
+        return {name: value.mean(1) for name, value in gradients.items()}
+
+    def on_update(self, update: Update, clients: Clients, generators: Sequence[torch.Generator]) -> Update:
+        """:meth:`protect` for a defense that looks at the network and the batch, too.
+
+        Args:
+            update: V true updates, ``[V, ...]``; not changed in place.
+            clients: whose they are.
+            generators: V sources of randomness on the CPU, one for each client.
+        """
+        return self.protect(update, generators)
+
+    def privacy(self, sample_rate: float, steps: int) -> tuple[float, float] | None:
+        """Epsilon and delta of differential privacy for each image of a client; None where there is no such guarantee.
+
+        Args:
+            sample_rate: share of the client's images in each step.
+            steps: in which the client took part.
+        """
+        return None
 
     def check(self, names: Sequence[str]) -> None:  # noqa: B027 # most fit any network
         """Looks whether the defense fits a network, before any work is done; by default it fits any.
@@ -153,3 +290,27 @@ class Defense(ABC):
             shared: what :meth:`protect` returned, ``[V, ...]``.
         """
         return dense_bytes(shared)
+
+
+class HookDefense(Defense):
+    """A defense that is no function of the update alone: it has hooks of its own, and is nothing without them."""
+
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        """The update itself."""
+        return update
+
+
+def own_hooks(kind: type[Defense]) -> frozenset[str]:
+    """The names of the hooks that a class of defenses has of its own."""
+    return frozenset(name for name in HOOKS if getattr(kind, name) is not getattr(HookDefense, name))
+
+
+def steps_of(defense: Defense | None, generators: Sequence[torch.Generator]) -> Steps:
+    """What V clients with a defense do otherwise in each local step, drawing from these generators."""
+    hooks = defense.hooks if defense else frozenset()
+    if defense is None or not hooks & {"on_batch", "on_example_gradients"}:
+        return AS_USUAL
+    return Steps(
+        partial(defense.on_batch, generators=generators) if "on_batch" in hooks else None,
+        partial(defense.on_example_gradients, generators=generators) if "on_example_gradients" in hooks else None,
+    )

@@ -1,9 +1,9 @@
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from defenses.base import Defense, KnownDefense, Update, as_shared, flattened, unchanged
 from defenses.interval import per_client
@@ -19,12 +19,19 @@ class Compose(Defense):
     - Noise must come last, or before nothing but noise and defenses that remove entries.
     - A mask that is drawn at random must come before nothing that fills its zeros.
 
+    Those that change the batch act before the others, wherever they stand, and one after another.
+
     Args:
-        defenses: in the order in which they are applied; none is no defense.
+        defenses: in the order in which they are applied, of the update or the batch; none is no defense.
     """
 
     def __init__(self, defenses: list[Defense]) -> None:
         self.defenses = list(defenses)
+        if other := [one for one in self.defenses if one.hooks - {"on_batch", "protect"}]:
+            raise ValueError(
+                f"{type(other[0]).__name__} is no function of the update or the batch alone, and Compose takes no "
+                "other: run it by itself"
+            )
         self._parts = [part for part in map(Part.of, self.defenses) if not part.is_identity]
         for place, part in enumerate(self._parts):
             later = self._parts[place + 1 :]
@@ -39,13 +46,29 @@ class Compose(Defense):
                     f"could simulate it: put {part.name} last"
                 )
 
-    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
-        """Each draws where the one before it has left off, so that a single one draws as if it were alone."""
-        return reduce(lambda shared, one: one.protect(shared, generators), self.defenses, update)
+    @property
+    def hooks(self) -> frozenset[str]:
+        return frozenset({"protect"}).union(*(one.hooks for one in self.defenses))
 
     def check(self, names: Sequence[str]) -> None:
         for one in self.defenses:
             one.check(names)
+
+    def check_clients(
+        self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool
+    ) -> None:
+        for one in self.defenses:
+            one.check_clients(model, image_shape, local_steps, train)
+
+    def on_batch(self, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        for one in self.defenses:
+            if "on_batch" in one.hooks:
+                images, labels = one.on_batch(images, labels, generators)
+        return images, labels
+
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        """Each draws where the one before it has left off, so that a single one draws as if it were alone."""
+        return reduce(lambda shared, one: one.protect(shared, generators), self.defenses, update)
 
     def bytes_sent(self, shared: Update) -> Tensor:
         """Those of the defense whose form takes fewest."""
@@ -53,6 +76,15 @@ class Compose(Defense):
         return torch.stack(each).amin(0)
 
     def known_to_attacker(self) -> KnownDefense:
+        each = [one.known_to_attacker() for one in self.defenses]
+        reasons = dict.fromkeys(one.no_adaptive_attack for one in each if one.no_adaptive_attack)
+        return replace(
+            self._known_of_updates(),
+            soft_labels=any(one.soft_labels for one in each),
+            no_adaptive_attack=", and ".join(reasons),
+        )
+
+    def _known_of_updates(self) -> KnownDefense:
         parts = self._parts
         if not parts or any(part.is_unknown for part in parts):
             return KnownDefense()

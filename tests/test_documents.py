@@ -32,10 +32,10 @@ def code_blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-EXAMPLES = {"my_defense": (0, 1), "my_attack": (2, 3), "my_model": (4,), "my_data": (5,)}
+EXAMPLES = {"my_defense": (0, 1, 2), "my_attack": (3, 4), "my_model": (5,), "my_data": (6,)}
 """Files that CONTRIBUTING.md asks to save, and the blocks of code that belong into each."""
 
-CHECKED_TOO = ("my_defense.Rounded", "my_attack.SureLabel")
+CHECKED_TOO = ("my_defense.Rounded", "my_defense.Negative", "my_attack.SureLabel")
 """What it does not check itself."""
 
 

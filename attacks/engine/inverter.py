@@ -13,7 +13,7 @@ from torch.nn.utils import skip_init
 from attacks.base import Observation, unheard
 from attacks.engine.fit import fit
 from attacks.update import Network, local_update
-from defenses.base import Update, flattened
+from defenses.base import Clients, Update, flattened, steps_of
 
 SEED = 1
 """Of all that is drawn, so that a training depends on no victim."""
@@ -218,13 +218,18 @@ def shared(seen: Observation, images: Tensor, labels: Tensor, generator: torch.G
     order = None
     if local is not None:
         order = torch.rand((clients, local.epochs, images.shape[1]), generator=generator).argsort(-1)
-    update = local_update(Network(seen.model, seen.parameters), seen.protocol, images, labels, False, order)
+    network = Network(seen.model, seen.parameters)
     if seen.defense is None:
-        return update
+        return local_update(network, seen.protocol, images, labels, False, order)
     if seen.defense.share is None:
         raise ValueError("the attacker's model of the defense does not say what a client shares: give it share")
     seeds = torch.randint(2**62, (clients,), generator=generator).tolist()
-    return seen.defense.share(update, [torch.Generator().manual_seed(seed) for seed in seeds])
+    draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+    defense = seen.defense.client
+    update = local_update(network, seen.protocol, images, labels, False, order, steps_of(defense, draws))
+    if defense is None or "on_update" not in defense.hooks:
+        return seen.defense.share(update, draws)
+    return defense.on_update(update, Clients(seen.model, seen.parameters, images, labels), draws)
 
 
 def error(found: Tensor, true: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def idlg_labels(observation: Observation) -> Tensor:
     the public mean image points most nearly as the update does.
     """
     victims = range(observation.num_victims)
-    alike = observation.shared and (observation.defense is None or observation.defense.simulate is unchanged)
+    alike = observation.shared and (observation.defense is None or not observation.defense.is_simulated)
     right = _right(observation.take([0] if alike else victims))  # a trial depends on the network alone
     labels = torch.zeros(len(victims), dtype=torch.long, device=observation.device)
     without: list[int] = []
@@ -100,7 +100,7 @@ def as_shared_of(observation: Observation, images: Tensor, labels: Tensor) -> Up
     """
     one_hot = torch.nn.functional.one_hot(labels, observation.num_classes).to(images).unsqueeze(1)
     network, protocol = Network(observation.model, observation.parameters), Protocol(observation.protocol.local)
-    gradient = local_update(network, protocol, images.unsqueeze(1), one_hot, create_graph=False)
+    gradient = local_update(network, protocol, images.unsqueeze(1), one_hot, False, steps=observation.steps)
     simulate = observation.defense.simulate if observation.defense else unchanged
     return simulate(gradient, observation.update)
 

@@ -17,7 +17,7 @@ from attacks.gradients import batch_dims, batch_gradients, batch_logits, in_mode
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
 from attacks.statistics import batch_statistics, distance_of_statistics
 from attacks.update import Network, Protocol, local_update
-from defenses.base import Update, global_norm, unchanged
+from defenses.base import AS_USUAL, Update, global_norm, unchanged
 
 FALL = 1e-5
 """Share of the loss at a start that owes nothing to the update to which it must fall at least. In the published setting
@@ -191,7 +191,7 @@ class Objective:
         """
         observation = self._observation
         known, local = observation.defense, observation.protocol.local
-        if (known is None or known.simulate is unchanged) and not local and bool((weights == 1).all()):
+        if (known is None or not known.is_simulated) and not local and bool((weights == 1).all()):
             return torch.ones_like(weights)
         labels = label_logits.softmax(-1)
         gradient = batch_gradients(observation.model, observation.parameters, images, labels, create_graph=False)
@@ -244,7 +244,7 @@ class Round:
     @property
     def key(self) -> Hashable | None:
         """As :attr:`Objective.key`."""
-        known = self._simulate is unchanged and not self.is_mixed
+        known = self._simulate is unchanged and self._seen.steps == AS_USUAL and not self.is_mixed
         return (self._seen.protocol, self._distance, self._head, bool(self._short.all())) if known else None
 
     def losses(self, images: Tensor, labels: Tensor, own: Held, common: Update) -> Tensor:
@@ -273,7 +273,8 @@ class Round:
                 )
             else:
                 network, protocol = Network(model, parameters), self._seen.protocol
-                dummy = local_update(network, protocol, dummies, probabilities, True, here.get("order"))
+                steps = self._seen.steps
+                dummy = local_update(network, protocol, dummies, probabilities, True, here.get("order"), steps)
                 parts.append(DISTANCES[self._distance](self._simulate(dummy, target), target))
         in_order = (
             torch.tensor([*self._split[0], *self._split[1]], device=images.device).argsort() if len(parts) > 1 else None
@@ -301,8 +302,8 @@ class Round:
         self._product: tuple[Tensor, Tensor] | None = None
         self._short = torch.zeros(seen.num_victims, dtype=torch.bool, device=seen.device)
         self.is_mixed = False
-        is_plain = self._distance == "squared" and self._simulate is unchanged and seen.protocol == Protocol()
-        if not is_plain or seen.image_shape[0] > 1 or seen.shared:
+        is_plain = self._distance == "squared" and self._simulate is unchanged and seen.steps == AS_USUAL
+        if not is_plain or seen.protocol != Protocol() or seen.image_shape[0] > 1 or seen.shared:
             return
         head = linear_head(seen.model, seen.image_shape[1:], seen.num_classes)
         if head is not None:

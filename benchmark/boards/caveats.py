@@ -25,6 +25,7 @@ def caveats(board: Sequence[Outcome], standings: Sequence[Standing], names: Name
         *void_cells(standings, names),
         *not_converged(board, standings, names),
         *contradictions(board, names),
+        *no_adaptive_attack(board, names),
         *unused_knowledge(board, names),
         *without_rank(standings, names),
         *easy_victims(board),
@@ -204,11 +205,25 @@ def unused_knowledge(board: Sequence[Outcome], names: Names) -> list[str]:
             and control
             and same(outcome, twin)
             and not same(twin, control)
+            and not outcome.no_adaptive_attack
         ):
             found.append(names.cell(outcome))
     if not found:
         return []
     return [f"Knowing the defense made no difference, all results are those of the oblivious attack: {listed(found)}."]
+
+
+def no_adaptive_attack(board: Sequence[Outcome], names: Names) -> list[str]:
+    """The defenses to which nobody knows how to adapt an attack: what is not found is not protected."""
+    of_reason: dict[str, dict[str, None]] = defaultdict(dict)
+    for outcome in board:
+        if outcome.no_adaptive_attack:
+            of_reason[outcome.no_adaptive_attack][names.defense(outcome.config["defense"])] = None
+    return [
+        f"No adaptive attack on {listed([*defenses])}: {reason}. That nothing is found does not mean that nothing "
+        "leaks."
+        for reason, defenses in of_reason.items()
+    ]
 
 
 def beside_control(outcome: Outcome, control: Outcome, identity: bool, names: Names) -> str | None:

@@ -112,6 +112,12 @@ class Outcome:
         said = dict.fromkeys(record["void"] for record in self.records if record.get("void"))
         return "; ".join(sentence.strip().rstrip(".") for sentence in said) or None
 
+    @cached_property
+    def no_adaptive_attack(self) -> str:
+        """Why the attacker could not make use of knowing the defense; empty where he could."""
+        said = (record.get("no_adaptive_attack") for record in self.records)
+        return next(filter(None, said), "")
+
 
 def outcomes(records: Iterable[Record], current: Collection[str] = ()) -> tuple[list[Outcome], list[str]]:
     """The outcome of each cell, of one code and one data set, and sentences about what is left out.

@@ -21,6 +21,7 @@ UNEXPLAINED = (
     "the attacker's model of the defense does not explain what is shared, even at the true images: known_to_attacker "
     "must model what protect does, and give the noise_std of what it cannot"
 )
+NOT_ADAPTIVE = "no adaptive attack is known, so that what is not found may leak"
 UNKNOWN_ORDER = (
     "what the attacker takes for the local steps does not explain what is shared, even at the true images: grant him "
     "their order, or attack where it makes no difference"
@@ -93,7 +94,9 @@ def void(outcome: Outcome, control: Outcome | None) -> str | None:
     if outcome.broken:
         return outcome.broken
     if outcome.mistaken:
-        return UNKNOWN_ORDER if not outcome.defended or (control and control.mistaken) else UNEXPLAINED
+        if not outcome.defended or (control and control.mistaken):
+            return UNKNOWN_ORDER
+        return NOT_ADAPTIVE if outcome.no_adaptive_attack else UNEXPLAINED
     if outcome.defended:
         if control is None:
             return UNCONTROLLED
@@ -167,8 +170,9 @@ def nothing_shown(group: Sequence[Outcome], reasons: Sequence[str | None]) -> st
         return UNKNOWN_ORDER
     if not group[0].defended:
         return None if any(outcome.leaked for outcome in group) else "no attack found anything without a defense"
-    if UNEXPLAINED in reasons:
-        return UNEXPLAINED
+    for unmodeled in (NOT_ADAPTIVE, UNEXPLAINED):
+        if unmodeled in reasons:
+            return unmodeled
     knowing = [outcome for outcome in group if outcome.adaptive]
     settled = set().union(*(outcome.indices - outcome.unconverged - outcome.diverged for outcome in knowing))
     settled = settled.union(*(outcome.leaked for outcome in group))

@@ -1,6 +1,7 @@
 """The client's side: private batches in, observations out. Attack code never runs here."""
 
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Self
 
 import torch
@@ -8,16 +9,18 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from attacks.base import Observation
+from attacks.gradients import in_modes
 from attacks.statistics import batch_statistics, normalizing
 from attacks.update import FedAvg, Network, Protocol, local_update
 from benchmark.errors import UsageError, a_kind, users_code, written
 from benchmark.federation.protect import protected
+from benchmark.federation.protect import steps as steps_with
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, draw_networks
 from benchmark.seeds import generators, seed_for
 from datamodules.base import PrivateData
 from datamodules.contract import images_of
-from defenses.base import Defense, KnownDefense, Update
+from defenses.base import Clients, Defense, KnownDefense, Update
 
 ROUND_IMAGES = 32
 """Public images of the step that a network makes between two rounds, which stand for the other clients'."""
@@ -122,27 +125,33 @@ def observe(
     is_told = setting.local is None or threat.local_steps
     protocol = setting.protocol if is_told else replace(setting.protocol, local=GUESSED_STEPS)
     stds = public.channel_stds if threat.public_data else torch.full_like(public.channel_stds, GUESSED_STD)
+    shape = (images.shape[1], *images.shape[2:])
     seen: list[Observation] = []
     for number in range(setting.rounds):
         again = f"/{number}" if number else ""
         order = order_of_round(setting, images.shape[1], seed, victims, number)
-        update = local_update(Network(model, network), setting.protocol, batches, truth, False, order)
+        label = type(defense).__name__
+        steps = steps_with(defense, seed, victims, again, label)
+        update = local_update(Network(model, network), setting.protocol, batches, truth, False, order, steps)
         if defense is not None:
             sources = generators(seed, victims, f"defense{again}")
-            update = protected(defense, update, sources, type(defense).__name__)
+            with in_modes(model, repeat(setting.protocol.train)):
+                update = protected(defense, update, sources, label, Clients(model, network, batches, truth))
         statistics: Update = {}
         if threat.statistics == "public":
+            anew = steps_with(defense, seed, victims, again, label).batch  # with the same draws
+            trained_on = anew(batches, truth)[0] if anew else batches
             with torch.no_grad():
-                statistics = batch_statistics(Network(model, network), setting.protocol.train, batches)
+                statistics = batch_statistics(Network(model, network), setting.protocol.train, trained_on)
         seen.append(
             Observation(
                 model=model,
                 parameters=network if threat.statistics != "hidden" else network | fresh_statistics(model, like),
                 update={name: value.detach() for name, value in update.items()},
-                image_shape=(images.shape[1], *images.shape[2:]),
+                image_shape=shape,
                 num_classes=public.num_classes,
                 seeds=[seed_for(seed, victim, "start") for victim in victims],
-                defense=known(defense) if defense is not None and adaptive else None,
+                defense=known(defense, model, shape) if defense is not None and adaptive else None,
                 mean_image=mean_image,
                 class_means=class_means,
                 mean_step=step,
@@ -217,14 +226,24 @@ def fresh_statistics(model: nn.Module, like: Tensor) -> Update:
     }
 
 
-def known(defense: Defense) -> KnownDefense:
-    """The attacker's model of a defense, which a class of the user's may fail to give."""
+def known(
+    defense: Defense, model: nn.Module | None = None, image_shape: tuple[int, int, int, int] | None = None
+) -> KnownDefense:
+    """The attacker's model of a defense, which a class of the user's may fail to give.
+
+    Args:
+        defense: of which he knows all but what it draws.
+        model: the clients' network; None for the model as far as it depends on no clients.
+        image_shape: (N, C, H, W) of a client's batch.
+    """
     failed = f"the defense {type(defense).__name__} cannot tell what an attacker knows of it"
     with users_code(failed, defense.known_to_attacker):
-        model = defense.known_to_attacker()
-    if not isinstance(model, KnownDefense):
+        found = defense.known_to_attacker()
+        if isinstance(found, KnownDefense) and found.of_clients and model is not None and image_shape is not None:
+            found = found.of_clients(model, image_shape)
+    if not isinstance(found, KnownDefense):
         raise UsageError(
             f"known_to_attacker of the defense {type(defense).__name__} must return a KnownDefense, not "
-            f"{a_kind(model)}{written(type(defense).known_to_attacker)}"
+            f"{a_kind(found)}{written(type(defense).known_to_attacker)}"
         )
-    return model if model.share else replace(model, share=defense.protect)
+    return replace(found, client=defense, share=found.share or defense.protect)

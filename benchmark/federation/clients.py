@@ -12,11 +12,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.rnn import pad_sequence
 
 from attacks.gradients import call, trained_names
+from attacks.update import example_gradients
 from benchmark.errors import UsageError
 from benchmark.federation.recipe import Federation
 from benchmark.models.draw import drawing_from, drawn_weights
 from benchmark.seeds import generator_for
-from defenses.base import Update
+from defenses.base import AS_USUAL, Steps, Update
 
 Weights = dict[str, Tensor]
 """Name -> values of a network: its parameters, frozen ones too, then its buffers."""
@@ -150,8 +151,9 @@ def client_updates(
     data: Data,
     local_rate: float | None,
     seeds: Sequence[int],
+    otherwise: Sequence[Steps] = (),
 ) -> Update:
-    """What V clients would share without a defense, name -> ``[V, ...]``.
+    """What V clients would share but for what a defense does to the update, name -> ``[V, ...]``.
 
     For a trained parameter that is the gradient of the one batch, or what local steps have changed: the value at the
     start minus that at the end. So it is for a buffer, which is shared where it is a running statistic.
@@ -163,15 +165,18 @@ def client_updates(
         data: which the batches are of.
         local_rate: learning rate of local steps; None where the gradient is shared.
         seeds: of each client's randomness, such as Dropout's, in this round.
+        otherwise: what each client does otherwise in its steps; empty where all do as usual.
     """
+    at_once = network.batched and all(one == AS_USUAL for one in otherwise)
     local = expanded(network, weights, len(batches))
     for step in range(len(batches[0])):
         now = [of_client[step] for of_client in batches if len(of_client) > step]
         front = {name: value[: len(now)] for name, value in local.items()}  # views
-        if network.batched and max(map(len, now)) <= FEW_IMAGES:
+        if at_once and max(map(len, now)) <= FEW_IMAGES:
             slopes = all_at_once(network, weights, front, now, data)
         else:
-            slopes = one_after_another(network, weights, front, now, data, [seed + step for seed in seeds])
+            here = [seed + step for seed in seeds]
+            slopes = one_after_another(network, weights, front, now, data, here, otherwise)
         if local_rate is None:
             return slopes | {n: weights[n] - value for n, value in local.items() if n not in slopes}
         for name, slope in slopes.items():
@@ -203,7 +208,13 @@ def all_at_once(network: Network, weights: Weights, local: Weights, batches: Seq
 
 
 def one_after_another(
-    network: Network, weights: Weights, local: Weights, batches: Sequence[Tensor], data: Data, seeds: Sequence[int]
+    network: Network,
+    weights: Weights,
+    local: Weights,
+    batches: Sequence[Tensor],
+    data: Data,
+    seeds: Sequence[int],
+    otherwise: Sequence[Steps] = (),
 ) -> Update:
     """Gradient of the mean cross entropy of each client's batch in train mode, name -> ``[V, ...]``.
 
@@ -217,15 +228,25 @@ def one_after_another(
         batches: images of each client.
         data: which the batches are of.
         seeds: of each client's randomness.
+        otherwise: what each of them does otherwise; empty where all do as usual.
     """
     network.model.train()
     each = []
     for number, (batch, seed) in enumerate(zip(batches, seeds, strict=False)):  # of clients that still train
         own = {name: value[number].detach() for name, value in local.items()}
-        leaves = [own[name].requires_grad_() for name in network.trained]
+        images, targets, how = data.images[batch], data.labels[batch], otherwise[number] if otherwise else AS_USUAL
+        if how != AS_USUAL:
+            images, targets = as_batch(network.model, images, targets, data.num_classes)
+        if how.batch:
+            images, targets = (one[0] for one in how.batch(images[None], targets[None]))
         with drawing_from(seed, data.images.device):
-            logits = logits_of(network.model, weights | own, data.images[batch])
-            loss = nn.functional.cross_entropy(logits, data.labels[batch])
+            if how.gradients:
+                found = example_gradients(network.model, weights | own, images[None], targets[None])
+                slopes = how.gradients(found)
+                each.append(tuple(slopes[name][0] for name in network.trained))
+                continue
+            leaves = [own[name].requires_grad_() for name in network.trained]
+            loss = nn.functional.cross_entropy(logits_of(network.model, weights | own, images), targets)
             each.append(torch.autograd.grad(loss, leaves, materialize_grads=True))
     return {name: torch.stack(one) for name, one in zip(network.trained, zip(*each, strict=True), strict=True)}
 
@@ -240,6 +261,12 @@ def logits_of(model: nn.Module, weights: Weights, images: Tensor) -> Tensor:
     """
     logits: Tensor = call(model, weights, as_floats(images, next(model.parameters()).dtype))
     return logits
+
+
+def as_batch(model: nn.Module, images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Images ``[N, C, H, W]`` in [0, 1] and class probabilities ``[N, K]``, of the network's type."""
+    floats = as_floats(images, next(model.parameters()).dtype)
+    return floats, nn.functional.one_hot(labels, num_classes).to(floats)
 
 
 def as_floats(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

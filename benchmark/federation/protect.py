@@ -1,15 +1,36 @@
-"""What a defense shares of an update, checked: a class of the user's own may return anything."""
+"""What a client with a defense does: the hooks are called here alone, and what they return is checked.
 
-from collections.abc import Sequence
+A class of the user's own may return anything.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.errors import CODE_ERRORS, UsageError, a_kind, users_fault, written
-from defenses.base import Defense, Update
+from benchmark.seeds import generators
+from defenses.base import AS_USUAL, Clients, Defense, Steps, Update, steps_of
+
+Told = Callable[[Update, Update], None]
+"""Is told what a hook was given and what it returned, both ``[V, ...]``."""
+
+ROUNDING = 1e-2
+"""What the class probabilities of an image may be off from 1 in total: bfloat16 cannot do better."""
 
 
-def protected(defense: Defense, update: Update, sources: Sequence[torch.Generator], label: str) -> Update:
+def untold(given: Update, returned: Update) -> None:
+    """Does nothing."""
+
+
+def protected(
+    defense: Defense,
+    update: Update,
+    sources: Sequence[torch.Generator],
+    label: str,
+    clients: Clients | None = None,
+) -> Update:
     """The shared update, of the form of the true one.
 
     Args:
@@ -17,32 +38,160 @@ def protected(defense: Defense, update: Update, sources: Sequence[torch.Generato
         update: of V clients, ``[V, ...]``.
         sources: V generators.
         label: of the defense, for people.
+        clients: whose it is, for a defense that looks at them.
 
     Raises:
-        UsageError: ``protect`` raises, or returns something of another form.
+        UsageError: the hook raises, or returns something of another form.
+    """
+    if "on_update" in defense.hooks:
+        assert clients is not None, f"{label} has to be given the clients"
+        shared = called(defense, label, "on_update", update, clients, sources)
+    else:
+        shared = called(defense, label, "protect", update, sources)
+    return like(update, shared, defense, label, update_hook(defense))
+
+
+def update_hook(defense: Defense) -> str:
+    """The hook that makes the shared update."""
+    return "on_update" if "on_update" in defense.hooks else "protect"
+
+
+def steps(
+    defense: Defense | None, seed: int, clients: Sequence[int], again: str, label: str, told: Told = untold
+) -> Steps:
+    """What V clients do otherwise in each local step, checked.
+
+    Args:
+        defense: theirs, or None.
+        seed: of what they draw.
+        clients: their numbers.
+        again: what tells this update of theirs from others.
+        label: of the defense, for people.
+        told: what each hook was given and has returned.
+    """
+    if defense is None:
+        return AS_USUAL
+    sources = {hook: generators(seed, clients, f"{hook}{again}") for hook in ("on_batch", "on_example_gradients")}
+
+    def batch(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        made = trained_on(defense, images, labels, sources["on_batch"], label)
+        told({"images": images, "labels": labels}, dict(zip(("images", "labels"), made, strict=True)))
+        return made
+
+    def gradients(of_images: Update) -> Update:
+        made = together(defense, of_images, sources["on_example_gradients"], label)
+        told({name: value.mean(1) for name, value in of_images.items()}, made)
+        return made
+
+    usual = steps_of(defense, ())
+    return Steps(batch if usual.batch else None, gradients if usual.gradients else None)
+
+
+def trained_on(
+    defense: Defense, images: Tensor, labels: Tensor, sources: Sequence[torch.Generator], label: str
+) -> tuple[Tensor, Tensor]:
+    """The batch that V clients train on, see :meth:`defenses.base.Defense.on_batch`.
+
+    Raises:
+        UsageError: the hook raises, or returns something that is no batch.
+    """
+    made = called(defense, label, "on_batch", images, labels, sources)
+    if not isinstance(made, tuple) or len(made) != 2:
+        raise breach(defense, label, f"must return images and labels, not {a_kind(made)}", "on_batch")
+    given = {"images": images, "labels": labels}
+    batch = like(given, dict(zip(given, made, strict=True)), defense, label, "on_batch")
+    for name, value in batch.items():
+        if not value.isfinite().all():
+            raise breach(defense, label, f"returns {name} with NaN or infinity", "on_batch")
+        if bool((value < 0).any()) or bool((value > 1 + ROUNDING).any()):
+            raise breach(defense, label, f"returns {name} beyond [0, 1]: clamp or scale them", "on_batch")
+    if bool(((batch["labels"].sum(-1) - 1).abs() > ROUNDING).any()):
+        raise breach(defense, label, "returns labels that do not sum to 1: give class probabilities", "on_batch")
+    return batch["images"], batch["labels"]
+
+
+def together(defense: Defense, of_images: Update, sources: Sequence[torch.Generator], label: str) -> Update:
+    """The gradient of a step, see :meth:`defenses.base.Defense.on_example_gradients`.
+
+    Raises:
+        UsageError: the hook raises, or returns something of another form.
+    """
+    made = called(defense, label, "on_example_gradients", of_images, sources)
+    return like({n: value[:, 0] for n, value in of_images.items()}, made, defense, label, "on_example_gradients")
+
+
+def of_one_image(
+    defense: Defense, update: Update, sources: Sequence[torch.Generator], label: str, clients: Clients | None = None
+) -> Update:
+    """What V clients share of these gradients of one image each: by every hook but ``on_batch``.
+
+    Args:
+        defense: theirs.
+        update: gradients, ``[V, ...]``.
+        sources: V generators.
+        label: of the defense, for people.
+        clients: whose they are, for a defense that looks at them.
+
+    Raises:
+        UsageError: a hook raises, or returns something of another form.
+    """
+    if "on_example_gradients" in defense.hooks:
+        update = together(defense, {name: value[:, None] for name, value in update.items()}, sources, label)
+    return protected(defense, update, sources, label, clients)
+
+
+def check_can_defend(
+    defense: Defense,
+    label: str,
+    model: nn.Module,
+    image_shape: tuple[int, int, int, int],
+    local_steps: bool,
+    train: bool,
+) -> None:
+    """Asks a defense whether it can defend such clients, see :meth:`defenses.base.Defense.check_clients`.
+
+    Raises:
+        UsageError: it cannot, which is then caused by the ValueError that says so, or raises something else.
     """
     try:
-        shared = defense.protect(update, sources)
+        defense.check_clients(model, image_shape, local_steps, train)
+    except ValueError as error:
+        raise UsageError(f"{label}: {error}") from error
     except CODE_ERRORS as error:
-        raise users_fault(error, f"{label}: protect fails", defense.protect) from None
-    if not isinstance(shared, dict):
-        raise breach(defense, label, f"must return the update as a dict, not {a_kind(shared)}")
-    if set(shared) != set(update):
-        missing, extra = sorted(set(update) - set(shared)), sorted(map(str, set(shared) - set(update)))
+        raise users_fault(error, f"{label}: check_clients fails", defense.check_clients) from None
+
+
+def called(defense: Defense, label: str, hook: str, *given: Any) -> Any:
+    """What a hook returns; UsageError where it raises."""
+    function = getattr(defense, hook)
+    try:
+        return function(*given)
+    except CODE_ERRORS as error:
+        raise users_fault(error, f"{label}: {hook} fails", function) from None
+
+
+def like(given: Update, returned: Any, defense: Defense, label: str, hook: str) -> Update:
+    """What a hook has returned, without a graph; UsageError where it has not the form of what it was given."""
+    what_it_is = "the update" if hook != "on_batch" else "the batch"
+    if not isinstance(returned, dict):
+        raise breach(defense, label, f"must return {what_it_is} as a dict, not {a_kind(returned)}", hook)
+    if set(returned) != set(given):
+        missing, extra = sorted(set(given) - set(returned)), sorted(map(str, set(returned) - set(given)))
         what = f"leaves out {missing[0]} (share zeros instead)" if missing else f"adds {extra[0]}"
-        raise breach(defense, label, f"{what}: it must return the names that it was given")
-    for name, value in update.items():
-        own = shared[name]
+        raise breach(defense, label, f"{what}: it must return the names that it was given", hook)
+    for name, value in given.items():
+        own = returned[name]
         if not isinstance(own, Tensor):
-            raise breach(defense, label, f"returns {a_kind(own)} for {name}, not a tensor")
+            raise breach(defense, label, f"returns {a_kind(own)} for {name}, not a tensor", hook)
         for what, want, got in (("shape", list(value.shape), list(own.shape)), ("type", value.dtype, own.dtype)):
             if want != got:
-                raise breach(defense, label, f"returns the {what} {got} for {name}, not {want}")
+                raise breach(defense, label, f"returns the {what} {got} for {name}, not {want}", hook)
         if own.device != value.device:
-            raise breach(defense, label, f"returns {name} on {own.device}, not on {value.device}")
-    return {name: shared[name].detach() for name in update}
+            raise breach(defense, label, f"returns {name} on {own.device}, not on {value.device}", hook)
+    return {name: returned[name].detach() for name in given}
 
 
-def breach(defense: Defense, label: str, what: str) -> UsageError:
-    """The sentence that says how ``protect`` breaks its contract, with its line."""
-    return UsageError(f"{label}: protect {what}{written(type(defense).protect)}")
+def breach(defense: Defense, label: str, what: str, hook: str = "") -> UsageError:
+    """The sentence that says how a hook, usually that of the update, breaks its contract, with its line."""
+    hook = hook or update_hook(defense)
+    return UsageError(f"{label}: {hook} {what}{written(getattr(type(defense), hook))}")

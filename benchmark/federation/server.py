@@ -6,8 +6,9 @@ meets the same training, and a training that was stopped goes on as if it had no
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from benchmark.federation.clients import (
     Data,
     Network,
     Weights,
+    as_batch,
     batch_norm_names,
     batches_of,
     check_sizes,
@@ -26,10 +28,10 @@ from benchmark.federation.clients import (
     logits_of,
 )
 from benchmark.federation.partition import split
-from benchmark.federation.protect import protected
+from benchmark.federation.protect import protected, steps
 from benchmark.federation.recipe import Federation
 from benchmark.seeds import generator_for, generators, seed_for
-from defenses.base import Defense, Update
+from defenses.base import Clients, Defense, Update
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class State:
         accuracy: share of the test images that it told, each time.
         loss: mean cross entropy of the test images, each time.
         validation: accuracy and mean cross entropy of the validation images after the last round.
-        defended: clients' updates that went through the defense so far.
-        changed: those of which it changed an entry.
-        entries: of all these updates.
+        defended: clients' rounds in which the defense was given something so far: an update, batch or gradients.
+        changed: those in which it changed an entry of that.
+        entries: of all that it was given.
         entries_changed: those that it changed by more than rounding.
         diverged: whether the last update or loss was NaN or infinite: there is no next round.
     """
@@ -164,13 +166,20 @@ def next_round(
     chosen = sorted(batches, key=lambda client: (-len(batches[client]), client))
     local_rate = how.rate(state.round) if how.algorithm == "FedAvg" else None
     forward = [seed_for(seed, client, f"forward/{number}") for client in chosen]
-    updates = client_updates(network, state.weights, [batches[c] for c in chosen], data, local_rate, forward)
-    if defense is not None and (given := defended_part(network, updates, how.protect_batch_norm)):
-        true = {name: value.clone() for name, value in given.items()}  # the defense may have changed it in place
-        sources = generators(seed, chosen, f"defense/{number}")
-        shared = protected(defense, given, sources, type(defense).__name__)
-        state = counted(state, true, shared)
-        updates |= shared
+    label, canaries = type(defense).__name__, {client: Canary() for client in chosen}
+    otherwise = [steps(defense, seed, [c], f"/{number}", label, canaries[c].told) for c in chosen]
+    updates = client_updates(network, state.weights, [batches[c] for c in chosen], data, local_rate, forward, otherwise)
+    if defense is not None:
+        given = defended_part(network, updates, how.protect_batch_norm)
+        if given and defense.hooks & {"protect", "on_update"}:
+            sources = generators(seed, chosen, f"defense/{number}")
+            shared = shared_updates(network, state.weights, defense, given, [batches[c] for c in chosen], data, sources)
+            changed = changed_entries(given, shared).tolist()
+            entries = sum(value[0].numel() for value in given.values())
+            for client, of_it in zip(chosen, changed, strict=True):
+                canaries[client].count(entries, int(of_it))
+            updates |= shared
+        state = counted(state, canaries.values())
     counts = torch.tensor([len(shares[client]) for client in chosen])
     turns = state.turns.clone()
     turns[chosen] += 1
@@ -178,6 +187,31 @@ def next_round(
     stepped = server_step(state, updates, counts, rate, how.server_momentum)
     finite = all(bool(value.isfinite().all()) for value in stepped.weights.values())
     return replace(stepped, round=number, turns=turns, diverged=not finite)
+
+
+def privacy(data: Data, federation: Federation, defense: Defense, seed: int, state: State) -> dict[str, Any] | None:
+    """Differential privacy of the images of the client who has least of it; None where there is no guarantee.
+
+    Args:
+        data: of the training.
+        federation: how it trained.
+        defense: what each client did.
+        seed: of the training.
+        state: after it.
+
+    Returns:
+        ``epsilon``, ``delta``, and of that client the share of its images in each step and its steps.
+    """
+    shares = split(data.labels.cpu(), federation.clients, federation.dirichlet, seed)
+    rates = [min(1.0, federation.batch_size / len(share)) for share in shares]
+    worst: dict[str, Any] | None = None
+    for rate, taken in sorted(set(zip(rates, state.turns.tolist(), strict=True))):
+        found = defense.privacy(rate, taken)
+        if found is None:
+            return None
+        if worst is None or found[0] > worst["epsilon"]:
+            worst = {"epsilon": found[0], "delta": found[1], "sample_rate": rate, "steps": taken}
+    return worst
 
 
 def defended_part(network: Network, updates: Update, batch_norm: bool) -> Update:
@@ -193,15 +227,73 @@ def defended_part(network: Network, updates: Update, batch_norm: bool) -> Update
     return {name: value for name, value in updates.items() if name in names}
 
 
-def counted(state: State, given: Update, shared: Update) -> State:
-    """The state with the canary of one more round, from what the defense was given and what it shared."""
-    changed = changed_entries(given, shared)
+def shared_updates(
+    network: Network,
+    weights: Weights,
+    defense: Defense,
+    given: Update,
+    batches: Sequence[Sequence[Tensor]],
+    data: Data,
+    sources: Sequence[torch.Generator],
+) -> Update:
+    """What V clients share of their updates.
+
+    A defense that looks at the batch as well meets the clients one after another, as their batches differ in size.
+
+    Args:
+        network: what they train.
+        weights: the server's.
+        defense: what each client does with its update.
+        given: the updates, ``[V, ...]``; they stay as they are.
+        batches: of each client.
+        data: which the batches are of.
+        sources: V generators.
+    """
+    label, copies = type(defense).__name__, {name: value.clone() for name, value in given.items()}
+    if "on_update" not in defense.hooks:
+        return protected(defense, copies, sources, label)
+    rows = []
+    for row, of_client in enumerate(batches):
+        here = slice(row, row + 1)
+        every = torch.cat(list(of_client)).unique()  # all of its images, once
+        batch = as_batch(network.model, data.images[every], data.labels[every], data.num_classes)
+        clients = Clients(network.model, weights, batch[0][None], batch[1][None])
+        own = {name: value[here] for name, value in copies.items()}
+        rows.append(protected(defense, own, sources[here], label, clients))
+    return {name: torch.cat([row[name] for row in rows]) for name in given}
+
+
+@dataclass
+class Canary:
+    """What a defense has changed of what it was given by one client in one round.
+
+    Attributes:
+        entries: that it was given, of a batch, a gradient or an update.
+        changed: those that it changed by more than rounding.
+    """
+
+    entries: int = 0
+    changed: int = 0
+
+    def told(self, given: Update, returned: Update) -> None:
+        """Counts the entries ``[1, ...]`` of one hook."""
+        self.count(sum(value.numel() for value in given.values()), int(changed_entries(given, returned)))
+
+    def count(self, entries: int, changed: int) -> None:
+        """Adds some entries."""
+        self.entries += entries
+        self.changed += changed
+
+
+def counted(state: State, canaries: Collection[Canary]) -> State:
+    """The state with the canaries of one more round, of the clients in which the defense was given anything."""
+    given = [canary for canary in canaries if canary.entries]
     return replace(
         state,
-        defended=state.defended + len(changed),
-        changed=state.changed + int((changed > 0).sum()),
-        entries=state.entries + sum(value.numel() for value in given.values()),
-        entries_changed=state.entries_changed + int(changed.sum()),
+        defended=state.defended + len(given),
+        changed=state.changed + sum(canary.changed > 0 for canary in given),
+        entries=state.entries + sum(canary.entries for canary in given),
+        entries_changed=state.entries_changed + sum(canary.changed for canary in given),
     )
 
 

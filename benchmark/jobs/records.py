@@ -24,7 +24,7 @@ from attacks.base import Trajectory, unheard
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.errors import UsageError, is_out_of_memory, one_line, written
-from benchmark.federation.client import as_computed
+from benchmark.federation.client import as_computed, known
 from benchmark.jobs.attackers import kept_at, learned, trained_for
 from benchmark.jobs.blocks import Block, Workbench, check_unchanged, checksum, found_or
 from benchmark.jobs.fitting import Fitting
@@ -116,6 +116,7 @@ def run_blocks(
                 "key": block.key,
                 **block.about(),
                 "void": why_void(len(broken.intersection(block.victims)), len(block.victims)),
+                **not_adaptive(cell),
                 "provenance": provenance(bench, data)
                 | {
                     "lpips": bench.perceptual.describe() if bench.perceptual else bench.no_perceptual,
@@ -202,6 +203,12 @@ def is_finite(update: Update) -> list[bool]:
 def why_void(broken: int, victims: int) -> str | None:
     """The sentence of a record some of whose updates could not be attacked."""
     return f"the update of {broken} of {victims} victims was not finite" if broken else None
+
+
+def not_adaptive(cell: Cell) -> dict[str, str]:
+    """Why the attacker could not make use of knowing the defense, if so, as a part of a record."""
+    reason = known(build("defense", cell.defense)).no_adaptive_attack if cell.defense and cell.adaptive else ""
+    return {"no_adaptive_attack": reason} if reason else {}
 
 
 def seen_by(

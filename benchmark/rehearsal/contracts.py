@@ -6,6 +6,7 @@ itself, on networks with sigmoid, ReLU and batch norm, and what holds is said, t
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import ceil
@@ -20,15 +21,15 @@ from attacks.gradients import trained_names
 from attacks.update import FedAvg
 from benchmark.errors import UsageError, data_fault, users_code, written
 from benchmark.federation.client import known
+from benchmark.federation.protect import breach
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, Shape
-from benchmark.rehearsal.defense import PROTECT, SCALES, Calls, check_fits, check_known, check_memory
+from benchmark.rehearsal.defense import CONTRACT, Calls, calls_of, check_fits, check_known, check_memory
 from benchmark.rehearsal.scene import VICTIMS, Scene, check_found, check_takes, shortened
 from benchmark.suite.registry import Spec, build, build_model, spec
 from benchmark.suite.suite import Scenario
 from datamodules import DataError, PrivateData, open_data, take_victims
-from defenses import Defense
-from defenses.base import unchanged
+from defenses.base import Clients, Defense, Update
 
 
 class Normalized(nn.Sequential):
@@ -166,10 +167,16 @@ class Trial:
         return self.place.scene
 
     @cached_property
-    def calls(self) -> list[Calls]:
-        """What a defense does to updates of all sizes."""
-        update = self.scene.observe(None, adaptive=False).update
-        return [Calls.of(build("defense", self.spec), update, self.spec.label, scale) for scale in SCALES]
+    def clients(self) -> tuple[Update, Clients]:
+        """The two clients' gradients, and the clients."""
+        seen = self.scene.observe(None, adaptive=False)
+        return seen.update, self.scene.clients(seen)
+
+    @cached_property
+    def calls(self) -> list[tuple[str, Calls]]:
+        """What each hook of a defense does, with its name."""
+        update, by = self.clients
+        return [*calls_of(build("defense", self.spec), update, self.spec.label, by)]
 
     @cached_property
     def found(self) -> tuple[Observation, Reconstruction]:
@@ -280,37 +287,52 @@ def keeps_the_form(trial: Trial) -> None:
     _ = trial.calls  # UsageError where it does not
 
 
+def takes_such_clients(trial: Trial) -> None:
+    """NotApplicable where a defense says that it cannot defend such clients."""
+    made: Defense = build("defense", trial.spec)
+    try:
+        check_fits(made, trained_names(trial.place.network), trial.spec.label, trial.place.model.label)
+    except UsageError as error:
+        raise NotApplicable(str(error)) from None
+    try:
+        trial.scene.check_can_defend(trial.spec)
+    except UsageError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise NotApplicable(str(error.__cause__)) from None
+        raise
+
+
 def keeps(wrong: Callable[[Calls], str | None], trial: Trial) -> None:
-    """One of the contracts of ``protect``."""
-    for calls in trial.calls:
+    """One of the contracts of all hooks."""
+    for hook, calls in trial.calls:
         if said := wrong(calls):
-            where = written(type(build("defense", trial.spec)).protect)
-            raise UsageError(f"{trial.spec.label}: protect {said}{where}")
+            raise breach(build("defense", trial.spec), trial.spec.label, said, hook)
 
 
 def keeps_nothing(trial: Trial) -> None:
-    update = trial.scene.observe(None, adaptive=False).update
-    check_memory(partial(build, "defense", trial.spec), update, trial.spec.label)
+    update, by = trial.clients
+    check_memory(partial(build, "defense", trial.spec), update, trial.spec.label, by)
 
 
 def changes_something(trial: Trial) -> None:
-    update = trial.scene.observe(None, adaptive=False).update
-    (calls,) = (one for one in trial.calls if one.scale == 1)
-    if all(torch.equal(value, update[name]) for name, value in calls.shared.items()):
+    update, _ = trial.clients
+    shared = trial.scene.observe(build("defense", trial.spec), adaptive=False).update
+    if all(torch.equal(value, update[name]) for name, value in shared.items()):
         raise NotApplicable("at this strength it changes no entry of these updates")
 
 
 def is_known_as_it_is(trial: Trial) -> None:
-    update, made = trial.scene.observe(None, adaptive=False).update, build("defense", trial.spec)
+    (update, by), made = trial.clients, build("defense", trial.spec)
     with users_code(f"the attacker's model of {trial.spec.label} cannot be used"):
-        model = known(made)
-        check_known(made, model, update, trial.spec.label)
-    if model.simulate is unchanged and not model.noise_std:
+        model = known(made, by.model, (1, *by.images.shape[2:]))
+        check_known(made, model, update, trial.spec.label, by)
+    if not (model.is_simulated or model.noise_std or model.soft_labels or model.no_adaptive_attack):
         raise NotApplicable("attackers have no model of it: what they do not find is not taken for protection")
 
 
-def can_be_attacked(attack: str, adaptive: bool, trial: Trial) -> None:
+def can_be_attacked(adaptive: bool, trial: Trial) -> None:
     made: Defense = build("defense", trial.spec)
+    attack = "IDLG" if trial.place.batch_size == 1 else "DLG"
     trial.scene.check_attack(spec("attack", attack, {}), made, adaptive)
 
 
@@ -364,13 +386,14 @@ CONTRACTS: dict[str, Mapping[str, Check]] = {
         "leaves the network and global random numbers as they are": touches_nothing_else,
     },
     "defense": {
+        "takes such clients, or says why not": takes_such_clients,
         "shares the names, shapes and types of the update": keeps_the_form,
-        **{name: partial(keeps, wrong) for name, wrong in PROTECT.items()},
+        **{name: partial(keeps, wrong) for name, wrong in CONTRACT.items()},
         "keeps nothing from call to call, in no module either": keeps_nothing,
         "changes the update": changes_something,
         "gives attackers a model that does what it does": is_known_as_it_is,
-        "lets an attack that does not know it complete a step": partial(can_be_attacked, "IDLG", False),
-        "lets an attack that knows it complete a step": partial(can_be_attacked, "IDLG", True),
+        "lets an attack that does not know it complete a step": partial(can_be_attacked, False),
+        "lets an attack that knows it complete a step": partial(can_be_attacked, True),
     },
     "model": {
         "gives clients the update of a plain autograd loop, which can be matched": is_a_network,
@@ -386,7 +409,7 @@ CONTRACTS: dict[str, Mapping[str, Check]] = {
 }
 """By kind: what is promised, in the order in which it is tried."""
 
-BEGINNING = {"attack": 2, "defense": 1, "model": 1, "data": 1}
+BEGINNING = {"attack": 2, "defense": 2, "model": 1, "data": 1}
 """How many contracts of each kind the others take for granted."""
 
 
@@ -400,13 +423,22 @@ def verdicts(kind: str, spec: Spec, where: Sequence[Place]) -> Iterator[list[Ver
         spec: of it.
         where: it is tried.
     """
-    trials = [Trial(kind, spec, place) for place in where]
+    trials = [Trial(kind, spec, suited(spec, place) if kind == "defense" else place) for place in where]
     for number, (contract, check) in enumerate(CONTRACTS[kind].items()):
         found = [verdict_of(contract, check, trial) for trial in trials]
         if number < BEGINNING[kind]:
             trials = [trial for trial, verdict in zip(trials, found, strict=True) if verdict.word == "holds"]
         if found:
             yield found
+
+
+def suited(defense: Spec, place: Place) -> Place:
+    """The place, with several images for each client where a defense takes no one image."""
+    for tried in (place, place.with_batches):
+        with suppress(UsageError):
+            tried.scene.check_can_defend(defense)
+            return tried
+    return place
 
 
 def verdict_of(contract: str, check: Check, trial: Trial) -> Verdict:

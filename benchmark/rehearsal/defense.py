@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attacks.gradients import gradients_and_buffers
+from attacks.update import example_gradients
 from benchmark.errors import CODE_ERRORS, UsageError, a_kind, is_users, one_line, users_fault, written
-from benchmark.federation.protect import breach, protected
+from benchmark.federation.protect import breach, of_one_image, together, trained_on, update_hook
 from benchmark.metrics.misfit import NOISE
+from benchmark.models.draw import drawing_from
 from benchmark.seeds import generators
-from defenses.base import Defense, KnownDefense, Update, flattened, unchanged
+from defenses.base import Clients, Defense, KnownDefense, Update, flattened, own_hooks, unchanged
 
 SCALES = (1.0, 1e-3, 1e3)
 """Sizes of update that are tried: a bound that mixes clients shows only where it bites."""
@@ -29,6 +32,9 @@ OFF = 0.1
 
 NEARER = 0.7
 """How far simulate of the true update may be from what is shared, in parts of what it is of another client's."""
+
+MIXED = 0.01
+"""Relative difference of a batch's gradient from the mean of its images' that is more than rounding."""
 
 SAME = 1e-5
 """Relative difference that is rounding."""
@@ -43,13 +49,17 @@ LOUDER = 3.0
 """How many times the noise that a defense adds an attacker may take it for."""
 
 
+Call = Callable[[Update, range], Update]
+"""What some clients make, by a hook, of what they are given, ``[V, ...]`` each."""
+
+
 @dataclass(frozen=True)
 class Calls:
-    """What ``protect`` does to an update of one size.
+    """What a hook does with what it is given at one size.
 
     Attributes:
-        scale: of the update, in parts of the true one.
-        touched: names of what it changed in the update that it was given.
+        scale: of what it is given, in parts of the true one.
+        touched: names of what it changed in what it was given.
         drew: whether it drew from a global generator.
         shared: what it returned.
         again: what it returned when it was called once more with the same.
@@ -64,32 +74,55 @@ class Calls:
     alone: list[Update]
 
     @classmethod
-    def of(cls, defense: Defense, update: Update, label: str, scale: float) -> Self:
-        """Calls ``protect``.
+    def of(cls, call: Call, given: Update, scale: float = 1.0) -> Self:
+        """Calls a hook.
 
         Args:
-            defense: on trial.
-            update: of at least two clients, ``[V, ...]``, finite.
-            label: of the defense, for people.
-            scale: of the update that it is given.
+            call: of the hook.
+            given: to at least two clients, ``[V, ...]``, finite.
+            scale: of what it is given.
 
         Raises:
             UsageError: it raises, or returns something of another form.
         """
-        clients = range(len(next(iter(update.values()))))
-        given = {name: scale * value for name, value in update.items()}
+
+        def scaled() -> Update:
+            return {name: scale * value for name, value in given.items()}
+
+        clients, first = range(len(next(iter(given.values())))), scaled()
         before = _randomness()
-        shared = protected(defense, given, _sources(clients), label)
+        shared = call(first, clients)
         drew = _randomness() != before
-        touched = [name for name, value in given.items() if not torch.equal(value, scale * update[name])]
-        given = {name: scale * value for name, value in update.items()}
-        again = protected(defense, given, _sources(clients), label)
-        rows = [{name: value[one : one + 1] for name, value in given.items()} for one in clients]
-        alone = [
-            protected(defense, row, _sources(range(one, one + 1)), label)
-            for one, row in zip(clients, rows, strict=True)
-        ]
+        touched = [name for name, value in scaled().items() if not torch.equal(first[name], value)]
+        again = call(scaled(), clients)
+        rows = [{name: value[one : one + 1] for name, value in scaled().items()} for one in clients]
+        alone = [call(row, range(one, one + 1)) for one, row in zip(clients, rows, strict=True)]
         return cls(scale, touched, drew, shared, again, alone)
+
+
+def sharing(defense: Defense, label: str, by: Clients | None = None) -> Call:
+    """Calls the hooks that make the shared update of a gradient of one image."""
+
+    def call(update: Update, clients: range) -> Update:
+        whose = by.take(clients[0]) if by is not None and len(clients) < len(by.images) else by
+        return of_one_image(defense, update, _sources(clients), label, whose)
+
+    return call
+
+
+def batching(defense: Defense, label: str) -> Call:
+    """Calls ``on_batch``."""
+
+    def call(batch: Update, clients: range) -> Update:
+        images, labels = trained_on(defense, batch["images"], batch["labels"], _sources(clients), label)
+        return {"images": images, "labels": labels}
+
+    return call
+
+
+def adding(defense: Defense, label: str) -> Call:
+    """Calls ``on_example_gradients``."""
+    return lambda of_images, clients: together(defense, of_images, _sources(clients), label)
 
 
 def draws_from_its_generators(calls: Calls) -> str | None:
@@ -128,14 +161,14 @@ def treats_clients_alone(calls: Calls) -> str | None:
     return None
 
 
-PROTECT: dict[str, Callable[[Calls], str | None]] = {
+CONTRACT: dict[str, Callable[[Calls], str | None]] = {
     "draws random numbers from its generators alone": draws_from_its_generators,
     "leaves the update that it is given as it is": leaves_its_argument_alone,
     "shares finite numbers": is_finite,
     "shares the same for the same update and generators": does_the_same_again,
     "treats each client alone": treats_clients_alone,
 }
-"""The contract of ``protect``, but for the form of what it returns; each says what is wrong."""
+"""The contract of every hook, but for the form of what it returns; each says what is wrong."""
 
 
 def check_fits(defense: Defense, names: Sequence[str], label: str, network: str) -> None:
@@ -158,25 +191,82 @@ def check_fits(defense: Defense, names: Sequence[str], label: str, network: str)
         raise users_fault(error, f"{label}: check fails", defense.check) from None
 
 
-def check_protect(defense: Defense, update: Update, label: str) -> None:
-    """Tries the contract of :meth:`defenses.base.Defense.protect` on updates of three sizes.
+def check_protect(defense: Defense, update: Update, label: str, by: Clients | None = None) -> None:
+    """Tries the contracts of all hooks of a defense.
 
     Args:
         defense: on trial; it is called several times.
-        update: of at least two clients, ``[V, ...]``, finite.
+        update: gradients of at least two clients, ``[V, ...]``, finite.
         label: of the defense, for people.
+        by: the clients, for hooks that look at them.
 
     Raises:
-        UsageError: it breaks the contract; says how and where.
+        UsageError: it breaks one; says how and where.
     """
-    for scale in SCALES:
-        calls = Calls.of(defense, update, label, scale)
-        for wrong in PROTECT.values():
+    if not own_hooks(type(defense)):
+        raise UsageError(
+            f"{label} has no hook of its own, and so does nothing: give it protect, on_update, on_batch or "
+            f"on_example_gradients{written(type(defense))}"
+        )
+    if "on_example_gradients" in defense.hooks and by is not None:
+        check_examples(label, by)
+    for hook, calls in calls_of(defense, update, label, by):
+        for wrong in CONTRACT.values():
             if said := wrong(calls):
-                raise breach(defense, label, said)
+                raise breach(defense, label, said, hook)
 
 
-def check_memory(make: Callable[[], Defense], update: Update, label: str) -> None:
+def check_examples(label: str, by: Clients) -> None:
+    """Looks whether the gradient of a batch is the mean of those of its images alone.
+
+    A network that draws at random, as in Dropout, is taken at its word.
+
+    Args:
+        label: of the defense that needs them, for people.
+        by: the clients.
+
+    Raises:
+        UsageError: it is not.
+    """
+
+    def of_batch(seed: int) -> Update:
+        with drawing_from(seed, by.images.device):
+            return gradients_and_buffers(by.model, by.weights, {}, by.images, by.labels, False)[0]
+
+    once, again = of_batch(0), of_batch(1)
+    if any(not torch.equal(value, again[name]) for name, value in once.items()):
+        return
+    of_images = example_gradients(by.model, by.weights, by.images, by.labels)
+    off = norm({name: value.mean(1) - once[name] for name, value in of_images.items()})
+    if bool((off > MIXED * norm(once)).any()):
+        raise UsageError(
+            f"{label} needs the gradient of each image, but that of {type(by.model).__name__} depends on the other "
+            "images of the batch: give a network that treats each image alone"
+        )
+
+
+def calls_of(defense: Defense, update: Update, label: str, by: Clients | None = None) -> Iterator[tuple[str, Calls]]:
+    """The calls of each hook on trial, and its name; that of the shared update is called at several sizes.
+
+    Args:
+        defense: on trial.
+        update: gradients of at least two clients, ``[V, ...]``, finite.
+        label: of the defense, for people.
+        by: the clients, for hooks that look at them.
+
+    Raises:
+        UsageError: a hook raises, or returns something of another form.
+    """
+    if "on_batch" in defense.hooks and by is not None:
+        yield "on_batch", Calls.of(batching(defense, label), {"images": by.images, "labels": by.labels})
+    if "on_example_gradients" in defense.hooks:
+        pairs = {name: torch.stack([value, value.roll(1, 0)], 1) for name, value in update.items()}
+        yield "on_example_gradients", Calls.of(adding(defense, label), pairs)
+    for scale in SCALES:
+        yield update_hook(defense), Calls.of(sharing(defense, label, by), update, scale)
+
+
+def check_memory(make: Callable[[], Defense], update: Update, label: str, by: Clients | None = None) -> None:
     """Tries whether what a defense shares depends on the updates that it has seen before.
 
     What it keeps can be in its class or in a module of the user's: so those are imported anew, twice, and the updates
@@ -186,6 +276,7 @@ def check_memory(make: Callable[[], Defense], update: Update, label: str) -> Non
         make: makes the defense, from its import path.
         update: of at least two clients, ``[V, ...]``, finite.
         label: of the defense, for people.
+        by: the clients, for hooks that look at them.
 
     Raises:
         UsageError: it does.
@@ -199,7 +290,9 @@ def check_memory(make: Callable[[], Defense], update: Update, label: str) -> Non
             except UsageError:  # some module can be imported only once
                 return
             given = {scale: {name: scale * value for name, value in update.items()} for scale in order}
-            found.append({scale: protected(defense, one, _sources(sources), label) for scale, one in given.items()})
+            found.append(
+                {scale: of_one_image(defense, one, _sources(sources), label, by) for scale, one in given.items()}
+            )
     for scale, first in found[0].items():
         if bad := [n for n, v in first.items() if not torch.equal(v.nan_to_num(), found[1][scale][n].nan_to_num())]:
             raise breach(
@@ -235,7 +328,7 @@ def imported_anew() -> Iterator[None]:
                 setattr(sys.modules[package], child, module)
 
 
-def check_known(defense: Defense, known: KnownDefense, true: Update, label: str) -> None:
+def check_known(defense: Defense, known: KnownDefense, true: Update, label: str, by: Clients | None = None) -> None:
     """Tries the attacker's model of a defense, against what the defense shares.
 
     Args:
@@ -243,16 +336,18 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str)
         known: the attacker's model of it.
         true: update of V clients, ``[V, ...]``, finite.
         label: of the defense, for people.
+        by: the clients, for hooks that look at them.
 
     Raises:
         UsageError: the model is not of the right form, an attacker cannot use it, or it is not that of this defense.
     """
     clients = range(len(next(iter(true.values()))))
     model, method = f"of the attacker's model of {label}", written(type(defense).known_to_attacker)
-    for name in ("simulate", "weight", "kept"):
-        if not callable(function := getattr(known, name)) and (name != "kept" or function is not None):
+    for name in ("simulate", "weight", "kept", "gradients"):
+        function = getattr(known, name)
+        if not callable(function) and (name in ("simulate", "weight") or function is not None):
             raise UsageError(f"{name} {model} must be a function, not {a_kind(function)}{method}")
-    shared = protected(defense, true, _sources(clients), label)
+    shared = of_one_image(defense, true, _sources(clients), label, by)
     if bad := [name for name, value in shared.items() if not value.isfinite().all()]:
         raise breach(defense, label, f"returns NaN or infinity once it has been called before ({bad[0]})")
     dummy = {key: value.clone().requires_grad_() for key, value in true.items()}
@@ -301,13 +396,13 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str)
             f"simulate {model} is as far from what protect shares with the true update as with another client's: make "
             f"it do what protect does, as far as the attacker can know{written(known.simulate) or method}"
         )
-    if blind := hides_behind_observed(defense, known, true, shared, label):
+    if blind := hides_behind_observed(defense, known, true, shared, label, by):
         raise UsageError(
             f"simulate {model} hardly tells {blind} from what protect shares with the true one, but protect does: take "
             f"of the observed update no more than which entries were removed, or its size"
             f"{written(known.simulate) or method}"
         )
-    others = protected(defense, true, generators(1, clients, "rehearsal"), label)
+    others = of_one_image(defense, true, generators(1, clients, "rehearsal"), label, by)
     if any(not torch.equal(value, others[key]) for key, value in shared.items()):
         return  # at random
     for key, value in off.items():
@@ -332,7 +427,7 @@ def noise_of(known: KnownDefense, shared: Update, model: str, method: str) -> Te
 
 
 def hides_behind_observed(
-    defense: Defense, known: KnownDefense, true: Update, shared: Update, label: str
+    defense: Defense, known: KnownDefense, true: Update, shared: Update, label: str, by: Clients | None = None
 ) -> str | None:
     """Which update simulate takes for the true one, although protect would have shared something else of it.
 
@@ -346,13 +441,15 @@ def hides_behind_observed(
         true: update of V clients, ``[V, ...]``.
         shared: what the defense shares of it.
         label: of the defense, for people.
+        by: the clients, for hooks that look at them.
     """
     sources = range(len(next(iter(true.values()))))
     size, at_true = norm(shared), known.simulate(true, shared)
 
     def moved(other: Update) -> tuple[Tensor, Tensor]:
         """How far protect and simulate are from what they make of the true update, ``[V]`` each."""
-        of_client, simulated = protected(defense, other, _sources(sources), label), known.simulate(other, shared)
+        of_client = of_one_image(defense, other, _sources(sources), label, by)
+        simulated = known.simulate(other, shared)
         return tuple(  # type: ignore[return-value] # two
             norm({key: value - at[key] for key, value in made.items()})
             for made, at in ((of_client, shared), (simulated, at_true))

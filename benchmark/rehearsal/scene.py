@@ -20,6 +20,7 @@ from attacks.gradients import differentiable_twice, in_modes, squared_distance, 
 from attacks.update import FedAvg
 from benchmark.errors import UsageError, a_kind, users_code, written
 from benchmark.federation.client import PublicData, known, observe
+from benchmark.federation.protect import check_can_defend
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, check_logits, drawn_weights
 from benchmark.rehearsal.defense import check_known, check_memory, check_protect
@@ -27,7 +28,7 @@ from benchmark.seeds import generators
 from benchmark.suite.registry import Spec, build, build_model, classes, is_ours
 from benchmark.suite.suite import Cell, Scenario
 from datamodules import PrivateData
-from defenses.base import Defense, Update, flattened, global_norm
+from defenses.base import Clients, Defense, Update, flattened, global_norm
 
 VICTIMS = 2
 
@@ -72,6 +73,8 @@ class Rehearsal:
         if where not in self._scenes:
             self._scenes[where] = Scene.of(scenario, model, data, device)
         scene = self._scenes[where]
+        if given:
+            scene.check_can_defend(given)
         classes_of = ", ".join(one.name for one in (given, *given.inner)) if given else ""
         if given and (where, classes_of) not in self.tried:
             scene.check_defense(build("defense", given), given)
@@ -272,15 +275,30 @@ class Scene:
             self.model, self.images[rows], self.labels[rows], public, defense, adaptive, SEED, victims, setting
         )
 
+    def clients(self, seen: Observation) -> Clients:
+        """The victims of an observation, at work."""
+        images = self.images.to(next(iter(seen.update.values())))
+        labels = nn.functional.one_hot(self.labels, self.data.num_classes).to(images)
+        return Clients(self.model, seen.parameters, images, labels)
+
+    def check_can_defend(self, given: Spec) -> None:
+        """UsageError where the defense says that it cannot defend such clients."""
+        defense, local, shape = build("defense", given), self.setting.local, self.images.shape[1:]
+        images = min(local.batch_size or shape[0], shape[0]) if local else shape[0]
+        train = self.setting.mode == "train"
+        check_can_defend(defense, given.label, self.model, (images, *shape[1:]), local is not None, train)
+
     def check_defense(self, defense: Defense, given: Spec) -> None:
         """UsageError where the defense or the attacker's model of it breaks its contract."""
         label = given.label
-        update = self.observe(None, adaptive=False).update
-        check_protect(defense, update, label)
-        if not is_ours("defense", given):
-            check_memory(partial(build, "defense", given), update, label)
-        with users_code(f"the attacker's model of {label} cannot be used"):
-            check_known(defense, known(defense), update, label)
+        seen = self.observe(None, adaptive=False)
+        update, by = seen.update, self.clients(seen)
+        with in_modes(self.model, repeat(self.setting.mode == "train")):
+            check_protect(defense, update, label, by)
+            if not is_ours("defense", given):
+                check_memory(partial(build, "defense", given), update, label, by)
+            with users_code(f"the attacker's model of {label} cannot be used"):
+                check_known(defense, known(defense, self.model, (1, *self.images.shape[2:])), update, label, by)
 
     def check_attack(self, attack: Spec, defense: Defense | None, adaptive: bool) -> None:
         """UsageError where one step of the attack fails, or what it returns is of another form."""

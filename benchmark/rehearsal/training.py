@@ -12,6 +12,7 @@ from benchmark.federation.clients import (
     Data,
     Network,
     Weights,
+    as_batch,
     as_floats,
     check_sizes,
     client_updates,
@@ -20,13 +21,14 @@ from benchmark.federation.clients import (
     initial_weights,
 )
 from benchmark.federation.partition import split
+from benchmark.federation.protect import check_can_defend
 from benchmark.federation.recipe import Federation
 from benchmark.federation.server import defended_part, judged
 from benchmark.models.draw import drawing_from
 from benchmark.rehearsal.defense import check_fits, check_memory, check_protect
 from benchmark.seeds import generator_for
 from benchmark.suite.registry import Spec, build, is_ours
-from defenses.base import Update
+from defenses.base import Clients, Defense, Update
 
 SEEDS = (11, 12)
 """Of what the two clients of the rehearsal draw, as for Dropout."""
@@ -108,15 +110,25 @@ class Rehearsal:
         self._split.add(seed)
 
     def check_defense(self, defense: Spec) -> None:
-        """UsageError where the defense breaks its contract on an update of this network."""
+        """UsageError where the defense breaks its contract on clients of this network, or cannot defend them."""
         if defense.label not in self._checked:
+            made: Defense = build("defense", defense)
+            shape = self.federation.batch_size, *self.data.images.shape[1:]
+            check_can_defend(made, defense.label, self.model, shape, self.federation.algorithm == "FedAvg", train=True)
             if given := defended_part(self.network, self.update, self.federation.protect_batch_norm):
-                made = build("defense", defense)
+                by = self.clients()
                 check_fits(made, list(given), defense.label, f"the model {self.name}")
-                check_protect(made, given, defense.label)
+                check_protect(made, given, defense.label, by)
                 if not is_ours("defense", defense):
-                    check_memory(partial(build, "defense", defense), given, defense.label)
+                    check_memory(partial(build, "defense", defense), given, defense.label, by)
             self._checked.add(defense.label)
+
+    def clients(self) -> Clients:
+        """Two clients with three images each."""
+        weights = initial_weights(self.model, generator_for(0, 0, "network"))
+        few = torch.arange(6) % len(self.data.labels)
+        images, labels = as_batch(self.model, self.data.images[few], self.data.labels[few], self.data.num_classes)
+        return Clients(self.model.train(), weights, images.unflatten(0, (2, 3)), labels.unflatten(0, (2, 3)))
 
 
 def plain_updates(network: Network, weights: Weights, batches: Sequence[Tensor], data: Data) -> Update:

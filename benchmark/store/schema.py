@@ -161,7 +161,8 @@ class _Found(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     ``behavior_sha256`` is of what the user's own classes do (missing where there are none), ``network_sha256`` of the
     networks of the first victim of all and of the last one of the block, ``training_sha256`` of all that decides the
-    training of an attacker's network (missing where there is none), ``void`` why nothing can be said of the victims.
+    training of an attacker's network (missing where there is none), ``void`` why nothing can be said of the victims,
+    ``no_adaptive_attack`` why the attacker could not make use of knowing the defense (missing where he could).
     """
 
     schema: int
@@ -173,6 +174,7 @@ class _Found(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     network_sha256: list[Digest] | UnsetType = UNSET
     training_sha256: Digest | UnsetType = UNSET
     void: str | UnsetType | None = UNSET
+    no_adaptive_attack: str | UnsetType = UNSET
     provenance: AttackOrigin
     cost: Cost
     victims: list[Victim]

@@ -81,6 +81,19 @@ class Cost(TypedDict):
     ms_per_round: Amount
 
 
+class Privacy(TypedDict):
+    """The differential privacy of each image of the client who has least of it, by the accountant of the defense.
+
+    ``epsilon`` is None where it is infinite. ``sample_rate`` is the share of the client's images in each of its
+    ``steps``.
+    """
+
+    epsilon: Amount | None
+    delta: Share
+    sample_rate: Share
+    steps: Count
+
+
 class _Training(msgspec.Struct, forbid_unknown_fields=True):
     """The code of those of before it was kept is None.
 
@@ -104,6 +117,7 @@ class _Training(msgspec.Struct, forbid_unknown_fields=True):
     validation: Judged | UnsetType | None = UNSET
     clients_changed: Share | UnsetType | None = UNSET
     entries_changed: Share | UnsetType | None = UNSET
+    privacy: Privacy | UnsetType = UNSET
 
 
 SINCE_TUNING = ("majority", "validation", "clients_changed", "entries_changed")

@@ -100,7 +100,9 @@ def classes(kind: str) -> dict[str, type]:
     }[kind]
     found = {name: getattr(package, name) for name in package.__all__}
     return {
-        name: cls for name, cls in found.items() if inspect.isclass(cls) and issubclass(cls, base) and cls is not base
+        name: cls
+        for name, cls in found.items()
+        if inspect.isclass(cls) and issubclass(cls, base) and cls is not base and not inspect.isabstract(cls)
     }
 
 

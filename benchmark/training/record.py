@@ -7,12 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmark.errors import CODE_ERRORS, users_fault, users_line
-from benchmark.federation.server import State, train
+from benchmark.federation.clients import Data
+from benchmark.federation.server import State, privacy, train
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.records import brief, finite, provenance
 from benchmark.store.store import Record, Store
 from benchmark.suite.registry import build
 from benchmark.training.plan import Run, training_data, training_model
+from benchmark.training.suite import Training
+from defenses.base import Defense
 
 CHECKPOINT_SECONDS = 20.0
 """Work that is lost at most when a process is killed, but for the round under way."""
@@ -24,7 +27,8 @@ def train_run(run: Run, store: Store, bench: Workbench, reached: Callable[[State
     Its ``accuracy`` and ``loss`` are of the test images, ``validation`` is what chooses a learning rate, ``majority``
     is the accuracy of always naming the most frequent class of the test: a run that ends no better has collapsed.
     ``clients_changed`` and ``entries_changed`` are the shares that the defense has changed of the clients' updates and
-    of their entries, over all rounds.
+    of their entries, over all rounds; of what it was given instead, where that is a batch or the gradients of images.
+    ``privacy`` is there where the defense gives a guarantee of differential privacy.
 
     Args:
         run: what is trained.
@@ -38,7 +42,7 @@ def train_run(run: Run, store: Store, bench: Workbench, reached: Callable[[State
     training = run.training
     scenario = training.scenario
     data, model = training_data(bench, scenario), training_model(bench, scenario)
-    defense = build("defense", training.defense) if training.defense else None
+    defense: Defense | None = build("defense", training.defense) if training.defense else None
     before, spent = store.checkpoint(run.key, saved, bench.device) or (None, 0.0)
     began = last = time.perf_counter()
     state = before
@@ -76,6 +80,7 @@ def train_run(run: Run, store: Store, bench: Workbench, reached: Callable[[State
         else dict(zip(("accuracy", "loss"), map(finite, state.validation), strict=True)),
         "clients_changed": brief(state.changed / max(1, state.defended)) if training.defense else None,
         "entries_changed": brief(state.entries_changed / max(1, state.entries)) if training.defense else None,
+        **({"privacy": given} if (given := privacy_of(training, data, defense, state)) else {}),
         "curve": {
             "round": list(state.tested),
             "accuracy": [brief(value) for value in state.accuracy],
@@ -83,6 +88,14 @@ def train_run(run: Run, store: Store, bench: Workbench, reached: Callable[[State
         },
         "cost": {"seconds": brief(seconds), "ms_per_round": brief(1000 * seconds / max(1, state.round))},
     }
+
+
+def privacy_of(training: Training, data: Data, defense: Defense | None, state: State) -> dict[str, Any] | None:
+    """The differential privacy of a training, where its defense gives any; an infinite epsilon is None."""
+    if defense is None:
+        return None
+    found = privacy(data, training.scenario.federation, defense, training.seed, state)
+    return found and found | {"epsilon": finite(found["epsilon"])}
 
 
 def saved(checkpoint: dict[str, Any]) -> tuple[State, float]:

@@ -50,7 +50,8 @@ OLDER = (
 def note(table: list[Row]) -> str:
     """What the columns of a table mean, and what its rows cannot carry."""
     said = [NOTE, *(text for choice, text in RATES.items() if any(one["rate_chosen_on"] == choice for one in table))]
-    return " ".join([*said, *([OLDER] if any(one["older"] for one in table) else [])])
+    guaranteed = dict.fromkeys(one["privacy"] for one in table if one["privacy"])
+    return " ".join([*said, *([OLDER] if any(one["older"] for one in table) else []), *guaranteed])
 
 
 Seeds = dict[int, Record]
@@ -103,8 +104,9 @@ def rows(records: list[Record]) -> list[Row]:
         records: of any runs; see :func:`of_one_code` for those that count.
 
     Returns:
-        Rows with the keys of :data:`KEYS`. Intervals are None for one seed, the loss where a run diverged, the
-        difference where it would say nothing. There is no row where the best rate has no reported run yet.
+        Rows with the keys of :data:`KEYS`, and ``privacy``, a sentence or nothing. Intervals are None for one seed, the
+        loss where a run diverged, the difference where it would say nothing. There is no row where the best rate has no
+        reported run yet.
     """
     scenarios: dict[str, dict[str, Cell]] = defaultdict(lambda: defaultdict(Cell))
     for record in of_one_code(records)[0]:
@@ -242,7 +244,28 @@ def row(cell: Cell, control: Cell, untrained: float) -> Row:
         values = [value for value in of_key if value is not None]
         low, high = t_interval(values)
         found |= {key: fmean(values) if values else None, f"{key}_low": low, f"{key}_high": high}
-    return {key: found.get(key) for key in KEYS}  # an older one has no validation images
+    # An older one has no validation images.
+    return {key: found.get(key) for key in KEYS} | {"privacy": privacy(found["defense"], records)}
+
+
+def privacy(defense: str, records: list[Record]) -> str:
+    """The sentence on the differential privacy of the runs of a row; empty where there is none.
+
+    Args:
+        defense: for people.
+        records: of its seeds.
+    """
+    given = [record["privacy"] for record in records if "privacy" in record]
+    if not given:
+        return ""
+    if any(one["epsilon"] is None for one in given):
+        return f"{defense}: epsilon is infinite, which is no privacy."
+    worst = max(given, key=lambda one: one["epsilon"])
+    return (
+        f"{defense}: epsilon {worst['epsilon']:.3g} at delta {worst['delta']:g} for each image of a client, after "
+        f"{worst['steps']} steps of {100 * worst['sample_rate']:.3g} % of its images each, if each of these were drawn "
+        "by itself (Poisson sampling), which shuffled batches are not."
+    )
 
 
 def void(by_seed: Seeds, control: Cell, untrained: float) -> str:
@@ -385,7 +408,8 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 def as_csv(table: list[Row]) -> str:
     """The table for programs, with six significant digits."""
-    return grid_as_csv(KEYS, ([f"{v:.6g}" if isinstance(v, float) else v for v in one.values()] for one in table))
+    values = ([one[key] for key in KEYS] for one in table)
+    return grid_as_csv(KEYS, ([f"{v:.6g}" if isinstance(v, float) else v for v in of_row] for of_row in values))
 
 
 def grids(table: list[Row]) -> list[Grid]:

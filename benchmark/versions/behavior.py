@@ -23,6 +23,7 @@ import torch
 from attacks import Attack, Observation, Reconstruction
 from benchmark.errors import UsageError, is_users
 from benchmark.federation.client import PublicData, known, observe
+from benchmark.federation.protect import of_one_image
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import drawing_from
 from benchmark.rehearsal.defense import SCALES, imported_anew
@@ -33,7 +34,7 @@ from benchmark.suite.registry import Spec, build, build_model, classes, is_ours
 from benchmark.versions.held import digest_of, held, module_held
 from benchmark.versions.opened import opened
 from datamodules import PrivateData
-from defenses.base import Defense, Update
+from defenses.base import Clients, Defense, Update
 
 ITS_OWN = frozenset({"_parameters", "_buffers"})
 """Of a model: they have a digest of their own, :func:`benchmark.versions.code.networks_sha256`."""
@@ -80,11 +81,11 @@ class Behaviors:
         return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16] if said else ""
 
 
-Clients = Callable[[torch.dtype | None], Observation | None]
+MakesClient = Callable[[torch.dtype | None], Observation | None]
 """Makes a client that computes in a type, or in the network's own."""
 
 
-def identity(kind: str, part: Spec, client: Clients, data: PrivateData) -> str:
+def identity(kind: str, part: Spec, client: MakesClient, data: PrivateData) -> str:
     """A digest of what a class of the user's holds, reads and does, as far as it comes out the same twice.
 
     Args:
@@ -109,7 +110,7 @@ def identity(kind: str, part: Spec, client: Clients, data: PrivateData) -> str:
     return hashlib.sha256(together.encode(errors="surrogatepass")).hexdigest()
 
 
-def seen(kind: str, part: Spec, client: Clients, data: PrivateData, alive: list[Any]) -> set[str]:
+def seen(kind: str, part: Spec, client: MakesClient, data: PrivateData, alive: list[Any]) -> set[str]:
     """One line for each thing that a class holds, reads or does.
 
     Args:
@@ -170,7 +171,7 @@ def client_of(
         return None
 
 
-def does(kind: str, part: Spec, client: Clients) -> str | None:
+def does(kind: str, part: Spec, client: MakesClient) -> str | None:
     """The digest of what a class does to a client; None where it fails, though in the benchmark it does not."""
     of: dict[str, Callable[[Spec, Observation], list[Update]]] = {
         "model": lambda _, seen: [seen.update],
@@ -191,10 +192,16 @@ def defense(part: Spec, seen: Observation) -> list[Update]:
     """What is shared of the update and of larger and smaller ones, and what an attacker who knows makes of that."""
     made: Defense = build("defense", part)
     found: list[Update] = []
+    noise = torch.rand((1, *seen.image_shape), generator=torch.Generator().manual_seed(SEED)).to(seen.mean_image)
+    labels = torch.full((1, seen.image_shape[0], seen.num_classes), 1 / seen.num_classes).to(noise)
+    if "on_batch" in made.hooks:
+        images, mixed = made.on_batch(noise, labels, generators(SEED, range(1), "on_batch"))
+        found.append({"images": images, "labels": mixed})
+    by = Clients(seen.model, seen.parameters, noise, labels)
     for scale in SCALES:
         update = {name: scale * value for name, value in seen.update.items()}
-        shared = made.protect(dict(update), generators(SEED, range(1), "defense"))
-        knows = known(made)
+        shared = of_one_image(made, dict(update), generators(SEED, range(1), "defense"), part.label, by)
+        knows = known(made, seen.model, (1, *seen.image_shape[1:]))
         weight = {"weight": knows.weight(shared), "noise": torch.as_tensor(knows.noise(shared), dtype=torch.float32)}
         found += [shared, knows.simulate(update, shared), knows.kept_entries(shared), weight]
     return found

@@ -11,19 +11,24 @@ from torch import Tensor
 from attacks import IDLG
 from benchmark.seeds import generators
 from defenses import (
+    DPSGD,
     QSGD,
+    Augmentation,
     Clipping,
     Compose,
     Defense,
     GaussianNoise,
     HalfPrecision,
+    KeptAtHome,
     KnownDefense,
     LaplaceNoise,
     Masking,
+    MixUp,
     Pruning,
     Quantization,
     RelativeNoise,
     Sign,
+    Soteria,
     Update,
 )
 from defenses.base import unchanged
@@ -225,3 +230,30 @@ def test_clipping_with_noise_leaks_to_who_knows_both(victims_of: MakeVictims) ->
         return float((IDLG(max_evaluations=50).reconstruct(seen).images.clamp(0, 1) - images).square().mean())
 
     assert error(adaptive=True) < min(0.03, error(adaptive=False) / 2)
+
+
+def test_what_changes_the_batch_acts_before_what_changes_the_update() -> None:
+    made = Compose([Clipping(0.5), MixUp(), Augmentation()])
+    assert made.hooks == {"protect", "on_batch"} and Compose([Clipping(0.5), MixUp(0)]).hooks == {"protect"}
+    generator = torch.Generator().manual_seed(1)
+    images, labels = torch.rand(2, 3, 1, 6, 6, generator=generator), torch.eye(3).expand(2, 3, 3)
+    found = made.on_batch(images, labels, generators(0, range(2), "x"))
+    one_by_one = generators(0, range(2), "x")
+    wanted = Augmentation().on_batch(*MixUp().on_batch(images, labels, one_by_one), one_by_one)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    known = made.known_to_attacker()
+    assert known.soft_labels and known.no_adaptive_attack == Augmentation().known_to_attacker().no_adaptive_attack
+    assert known.is_simulated
+    with pytest.raises(ValueError, match="give batch_size 2 or more"):
+        made.check_clients(torch.nn.Linear(1, 1), (1, 1, 6, 6), False, False)
+
+
+def test_what_one_of_them_needs_they_need_together() -> None:
+    with pytest.raises(ValueError, match="layers names 'nope'"):
+        Compose([Clipping(1.0), KeptAtHome(["nope"])]).check(["0.weight", "0.bias"])
+
+
+@pytest.mark.parametrize("defense", [DPSGD(), Soteria()])
+def test_what_is_no_function_of_update_or_batch_is_refused(defense: Defense) -> None:
+    with pytest.raises(ValueError, match=f"{type(defense).__name__} is no function of the update or the batch alone"):
+        Compose([Clipping(1.0), defense])

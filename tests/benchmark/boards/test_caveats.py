@@ -85,6 +85,25 @@ def test_nothing_is_unknown_of_victims_that_another_attack_has_found() -> None:
     assert "1 of 8 victims with no defense" in not_converged(board, ranked(board), Names(board))[1]
 
 
+def test_a_defense_without_an_adaptive_attack_is_never_ranked_for_what_is_not_found() -> None:
+    hidden = {"class": "Augmentation", "magnitude": 1.0}
+    reason = {"no_adaptive_attack": "nobody is known to undo it"}
+
+    def board(leaked: int) -> list[Outcome]:
+        blunt = outcome(leaked, hidden, adaptive=True)
+        found = {n: one | {"explained": False} for n, one in blunt.victims.items()}
+        return [outcome(8), outcome(leaked, hidden), replace(blunt, victims=found, records=(reason,))]
+
+    said = "No adaptive attack on Augmentation magnitude=1.0: nobody is known to undo it."
+    for leaked in (0, 3, 8):
+        (standing,) = (one for one in ranked(board(leaked)) if one.outcomes[0].defended)
+        assert (standing.rank is None) == (leaked < 4)
+        sentences = caveats(board(leaked), ranked(board(leaked)), Names(board(leaked)))
+        assert any(one.startswith(said) for one in sentences)
+        assert any("no adaptive attack is known" in one for one in sentences) == (leaked < 4)
+        assert not any("Knowing the defense made no difference" in one for one in sentences)
+
+
 def test_a_wrong_model_of_the_defense_is_not_called_a_failure_to_converge() -> None:
     mistaken = outcome(2, MASKING, adaptive=True)
     mistaken = replace(mistaken, victims={n: one | {"explained": n > 4} for n, one in mistaken.victims.items()})
