@@ -28,7 +28,7 @@ from benchmark.errors import (
     written,
 )
 from benchmark.suite.documents import load_yaml, storable
-from benchmark.suite.nesting import takes_defenses
+from defenses.base import Defense
 
 LARGEST_INT = 2**63 - 1
 """What fits into 64 bits, as torch and NumPy count."""
@@ -329,6 +329,11 @@ def check_value(what: str, value: Any) -> None:
         raise UsageError(f"{what} is {quoted(value)}, but must fit into 64 bits")
     elif isinstance(value, str) and not storable(value):
         raise UsageError(f"{what} is {value!a}, which is not UTF-8 and can stand in no record: rename it")
+
+
+def takes_defenses(hint: Any) -> bool:
+    """Whether an argument of this type is a list of defenses."""
+    return get_origin(hint) in (list, Sequence) and get_args(hint) == (Defense,)
 
 
 def is_plain(value: Any) -> bool:

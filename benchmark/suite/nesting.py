@@ -1,14 +1,7 @@
 """Defenses that are made of defenses, as Compose is: how a suite and a record name these."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args, get_origin
-
-from defenses.base import Defense
-
-
-def takes_defenses(hint: Any) -> bool:
-    """Whether an argument of this type is a list of defenses."""
-    return get_origin(hint) in (list, Sequence) and get_args(hint) == (Defense,)
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 
 def is_composed(value: Any) -> bool:

@@ -36,7 +36,7 @@ MakeVictims = Callable[..., Any]
 
 SOURCES = sorted(Path(attacks.__file__).parent.rglob("*.py"))
 OURS = {"attacks", "defenses"}
-LIBRARIES = {"torch", "lightning"}
+LIBRARIES = {"torch", "lightning", "opacus"}
 STANDARD = {
     "abc",
     "collections",

@@ -34,8 +34,8 @@ def found(mses: list[float], *given: dict[str, Any], tmp_path: Path = Path("runs
     return lines([*records, record("MNIST", {"class": "MeanImage"}, [0.1] * len(mses))], rows(*given), tmp_path)
 
 
-def test_every_attack_but_the_null_baselines_has_a_row() -> None:
-    assert {row.attack for row in ROWS} == classes("attack").keys() - set(BASELINES)
+def test_every_attack_but_the_null_baselines_and_the_ensemble_of_all_has_a_row() -> None:
+    assert {row.attack for row in ROWS} == classes("attack").keys() - {*BASELINES, "AutoLeak"}
 
 
 def test_each_row_fits_one_cell_of_the_suite() -> None:
