@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.base import HookDefense, KnownDefense
-from defenses.mixup import numpy_generator
+from defenses.mixup import shares_of
 
 LARGEST_SHARE = 0.65
 """Of one image in a mixture, as in the authors' code."""
@@ -55,12 +55,12 @@ class IntraInstaHide(HookDefense):
         mixed = min(self.images, count)  # the last batch of an epoch can be smaller
         if mixed == 1:
             return torch.eye(count)
-        draws, rows = numpy_generator(generator), torch.zeros(count, count, dtype=torch.double)
+        rows = torch.zeros(count, count, dtype=torch.double)
         for row in range(count):
-            while (shares := draws.dirichlet([1.0] * mixed)).max() > LARGEST_SHARE:
+            while (shares := shares_of([1.0] * mixed, generator)).max() > LARGEST_SHARE:
                 pass
-            others = draws.choice([one for one in range(count) if one != row], mixed - 1, replace=False)
-            rows[row, [row, *map(int, others)]] = torch.from_numpy(shares)
+            others = torch.randperm(count - 1, generator=generator)[: mixed - 1]
+            rows[row, [row, *(others + (others >= row)).tolist()]] = shares
         return rows
 
     def known_to_attacker(self) -> KnownDefense:

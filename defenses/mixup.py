@@ -1,16 +1,15 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from defenses.base import HookDefense, KnownDefense
 
 
-def numpy_generator(generator: torch.Generator) -> np.random.Generator:
-    """A source of the distributions that torch draws from its global generator alone, seeded by a client's own."""
-    return np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+def shares_of(concentration: Sequence[float], generator: torch.Generator) -> Tensor:
+    """A draw from the Dirichlet distribution, float64, that sums to 1; of two numbers the first is Beta distributed."""
+    return torch._sample_dirichlet(torch.tensor(concentration, dtype=torch.double), generator=generator)
 
 
 class MixUp(HookDefense):
@@ -45,10 +44,10 @@ class MixUp(HookDefense):
         count = images.shape[1]
         shares, partners = [], []
         for generator in generators:
-            shares.append(numpy_generator(generator).beta(self.alpha, self.alpha))
+            shares.append(shares_of([self.alpha] * 2, generator)[0])
             circle = torch.randperm(count, generator=generator)
             partners.append(circle.roll(-1)[circle.argsort()])
-        share = torch.tensor(shares).to(images)
+        share = torch.stack(shares).to(images)
         rows, others = torch.arange(len(images), device=images.device)[:, None], torch.stack(partners).to(images.device)
 
         def mixed(values: Tensor) -> Tensor:
