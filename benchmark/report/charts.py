@@ -1,0 +1,82 @@
+"""The plots of a page as Vega-Lite, without their numbers, and the JavaScript that draws them, without a network."""
+
+from functools import cache
+from typing import Any
+
+INK = {"labelColor": "currentColor", "titleColor": "currentColor"}
+FAINT = {"domainColor": "currentColor", "tickColor": "currentColor", "gridColor": "#8884"}
+"""The text's own color, so that plots are legible on light and dark pages."""
+
+
+@cache
+def specs() -> dict[str, dict[str, Any]]:
+    """The plots, by name: each takes the points of :mod:`benchmark.report.curves` or of a trade-off as its values."""
+    import altair as alt  # a second, for which only a page waits
+
+    share = alt.Axis(format=".0%")
+    whole = alt.Scale(domain=[0, 1])
+    values = alt.InlineData(values=[])
+
+    rates = alt.layer(
+        alt.Chart()
+        .mark_line(interpolate="step-before", strokeWidth=2)
+        .encode(
+            x=alt.X("threshold:Q", title="PSNR threshold in dB", scale=alt.Scale(domain=[10, 50])),
+            y=alt.Y("rate:Q", title="victims that leak", axis=share, scale=whole),
+            color=alt.Color("defense:N", title=None, sort=None),
+            strokeDash=alt.StrokeDash("defense:N", sort=None, legend=None),
+            tooltip=["defense:N", "threshold:Q", alt.Tooltip("rate:Q", format=".2f")],
+        ),
+        alt.Chart().mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6).encode(x=alt.datum(20)),
+        data=values,
+    ).properties(height=260, width="container")
+
+    base = alt.Chart().encode(x=alt.X("evaluations:Q", title="gradient evaluations"))
+    log = alt.Scale(type="log")
+    numbers = ["evaluations:Q", *(alt.Tooltip(f"{name}:Q", format=".3g") for name in ("low", "loss", "high"))]
+    losses = alt.layer(
+        base.mark_area(opacity=0.25, color="#3b7dd8").encode(y=alt.Y("low:Q", title="loss", scale=log), y2="high:Q"),
+        base.mark_line(color="#3b7dd8").encode(y=alt.Y("loss:Q", title="loss", scale=log), tooltip=numbers),
+        data=values,
+    ).properties(height=180, width="container")
+
+    name = alt.Color("name:N", title=None, sort=None)
+    base = alt.Chart().encode(color=name)
+    near = alt.Scale(zero=False)
+
+    def x(name: str) -> alt.X:
+        return alt.X(f"{name}:Q", title="accuracy after federated training", axis=share, scale=near)
+
+    def y(name: str) -> alt.Y:
+        return alt.Y(f"{name}:Q", title="victims that leak, worst case", axis=share, scale=whole)
+
+    tips = ["name:N", alt.Tooltip("accuracy:Q", format=".3f"), alt.Tooltip("leak:Q", format=".2f"), "seeds:Q"]
+    trade_off = alt.layer(
+        base.mark_rule().encode(x=x("accuracy_low"), x2="accuracy_high:Q", y=y("leak")),
+        base.mark_rule().encode(x=x("accuracy"), y=y("leak_low"), y2="leak_high:Q"),
+        base.mark_point(filled=True, size=70, opacity=1).encode(x=x("accuracy"), y=y("leak"), tooltip=tips),
+        alt.Chart()
+        .mark_text(align="left", dx=7, dy=-7, color="currentColor")
+        .encode(x=x("accuracy"), y=y("leak"), text="name:N"),
+        data=values,
+    ).properties(height=340, width="container")
+
+    charts = {"rates": rates, "losses": losses, "trade_off": trade_off}
+    return {
+        name: chart.configure(background="transparent", font="inherit")
+        .configure_view(stroke=None)
+        .configure_axis(**INK, **FAINT)
+        .configure_legend(**INK, orient="bottom", labelLimit=320)
+        .to_dict()
+        for name, chart in charts.items()
+    }
+
+
+@cache
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script; takes eight seconds the first time."""
+    import altair as alt
+    import vl_convert
+
+    version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)).replace("</script", r"<\/script")

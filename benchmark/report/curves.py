@@ -1,0 +1,77 @@
+"""Points of the curves on a page: the leak rate over the PSNR threshold, and the loss over evaluations."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from math import inf
+from statistics import median
+from typing import Any
+
+from benchmark.boards.ranking import Standing
+from benchmark.store.store import Record
+
+THRESHOLDS = tuple(range(10, 51))
+"""PSNR in dB at which the leak rate is computed."""
+
+LEAST_SHOWN = 1e-12
+"""Losses below count as this one, since a logarithmic axis has no zero."""
+
+Point = dict[str, Any]
+
+
+def leak_rates(standing: Standing, name: str) -> list[Point]:
+    """The worst case over the attacks on a defense, as a function of the PSNR from which an image counts as leaked.
+
+    Args:
+        standing: of the defense.
+        name: of the defense, for the legend.
+
+    Returns:
+        For each threshold the share of victims with an image that reaches it and is better than every null baseline.
+    """
+    best = dict.fromkeys(standing.indices, -inf)
+    for outcome in standing.outcomes:
+        for index, victim in outcome.victims.items():
+            best[index] = max(best[index], highest(victim))
+    rates = [(level, sum(value >= level for value in best.values()) / len(best)) for level in THRESHOLDS]
+    return [{"threshold": level, "rate": round(rate, 4), "defense": name} for level, rate in rates]
+
+
+def highest(victim: dict[str, Any]) -> float:
+    """The PSNR of the victim's best image of those that are better than every null baseline; minus infinity without.
+
+    A diverged attack has found nothing.
+    """
+    if victim["status"] == "diverged":
+        return -inf
+    pairs = zip(victim["psnr"], victim["null_psnr"], strict=True)
+    return max((psnr for psnr, null in pairs if psnr > null), default=-inf)
+
+
+def losses(records: Iterable[Record], wanted: Sequence[int]) -> list[Point]:
+    """The lowest, median and highest loss over the victims of a cell, at each number of evaluations.
+
+    Args:
+        records: of the cell.
+        wanted: numbers of the victims that the cell shows.
+
+    Returns:
+        Points in the order of evaluations; losses that are not finite are left out. Empty where an attack has no curve.
+    """
+    shown, at = set(wanted), defaultdict[int, list[float]](list)
+    for record in records:
+        curve = record.get("curve") or {"evaluations": [], "loss": []}
+        for victim, row in zip(record["victims"], curve["loss"], strict=False):
+            if victim["index"] not in shown:
+                continue
+            for evaluations, loss in zip(curve["evaluations"], row, strict=True):
+                if loss is not None:
+                    at[evaluations].append(max(loss, LEAST_SHOWN))
+    return [
+        {"evaluations": k, "low": brief(min(of)), "loss": brief(median(of)), "high": brief(max(of))}
+        for k, of in sorted(at.items())
+    ]
+
+
+def brief(value: float) -> float:
+    """Three significant digits, which is all that a curve shows."""
+    return float(f"{value:.3g}")

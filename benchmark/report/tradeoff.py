@@ -1,0 +1,114 @@
+"""Leak rate over accuracy: the defenses that were both attacked and trained with, each a point with two intervals."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmark.boards.leaderboard import Board, Row
+from benchmark.store.store import Record
+from benchmark.training import table as training
+
+NOTHING_TRAINED = (
+    "There is no trade-off of leak rate and accuracy, because this folder holds no records of federated trainings: run "
+    "leakboard train into it."
+)
+NOTHING_SHARED = (
+    "There is no trade-off of leak rate and accuracy, because no defense was both attacked and trained with, at the "
+    "same strength, on the same data set and network."
+)
+
+UNRANKED = "it has no rank on the board, which says why"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A defense: both numbers are shares, each with the ends of its 95 % interval; why it says nothing, if so."""
+
+    name: str
+    leak: float
+    leak_low: float
+    leak_high: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    seeds: int
+    void: str
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """The points of one board and one scenario of training.
+
+    Attributes:
+        attacked: heading of the board.
+        trained: heading of the training.
+        points: by falling accuracy.
+    """
+
+    attacked: str
+    trained: str
+    points: list[Point]
+
+    @property
+    def values(self) -> list[dict[str, Any]]:
+        """The points of the plot, which has none that says nothing."""
+        return [asdict(point) for point in self.points if not point.void]
+
+
+def trade_offs(boards: Sequence[Board], trainings: Sequence[Record]) -> tuple[list[TradeOff], str | None, list[str]]:
+    """What can be compared.
+
+    Args:
+        boards: of attacks.
+        trainings: records of federated trainings.
+
+    Returns:
+        One for each board and scenario of training of the same data set and network; a sentence where there is none;
+        sentences on trainings that were left out.
+    """
+    if not trainings:
+        return [], NOTHING_TRAINED, []
+    _, left_out = training.of_one_code(list(trainings))
+    found = []
+    for board in boards:
+        attacked = worst_of(board)
+        for trained, rows in training.boards(training.rows(list(trainings))).items():
+            if same_network(board.rows[0], rows[0]):
+                points = [point(attacked[row["defense"]], row) for row in rows if row["defense"] in attacked]
+                points.sort(key=lambda one: (-one.accuracy, one.leak, one.name))
+                if any(row["defense"] != "no defense" and row["defense"] in attacked for row in rows):
+                    found.append(TradeOff(board.heading, trained, points))
+    return found, None if found else NOTHING_SHARED, left_out
+
+
+def worst_of(board: Board) -> dict[str, Row]:
+    """A row with the worst case of each defense, by the name that trainings give it."""
+    found: dict[str, Row] = {}
+    for row in board.rows:
+        if row.worst_leak_rate is not None:
+            spec = None if row.defense == "none" else {"class": row.defense, **row.defense_args}
+            found.setdefault(training.label(spec), row)
+    return found
+
+
+def same_network(attacked: Row, trained: dict[str, Any]) -> bool:
+    """Whether data set and network are of the same classes; their arguments stand in the headings."""
+    return (attacked.dataset, attacked.model) == tuple(trained[key].partition("(")[0] for key in ("data", "model"))
+
+
+def point(attacked: Row, trained: dict[str, Any]) -> Point:
+    """A defense; without an interval of its accuracy where there was one seed."""
+    accuracy = trained["accuracy"]
+    low, high = trained["accuracy_low"], trained["accuracy_high"]
+    assert attacked.worst_leak_rate is not None  # of worst_of
+    return Point(
+        name=trained["defense"],
+        leak=attacked.worst_leak_rate,
+        leak_low=attacked.worst_leak_rate_low or 0.0,
+        leak_high=1.0 if attacked.worst_leak_rate_high is None else attacked.worst_leak_rate_high,
+        accuracy=accuracy,
+        accuracy_low=accuracy if low is None else max(0.0, low),
+        accuracy_high=accuracy if high is None else min(1.0, high),
+        seeds=trained["seeds"],
+        void=trained["void"] or (UNRANKED if attacked.rank is None else ""),
+    )
