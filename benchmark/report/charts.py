@@ -3,6 +3,9 @@
 from functools import cache
 from typing import Any
 
+from benchmark.metrics.leak import LEAKED_PSNR
+from benchmark.report.curves import THRESHOLDS
+
 INK = {"labelColor": "currentColor", "titleColor": "currentColor"}
 FAINT = {"domainColor": "currentColor", "tickColor": "currentColor", "gridColor": "#8884"}
 """The text's own color, so that plots are legible on light and dark pages."""
@@ -16,18 +19,19 @@ def specs() -> dict[str, dict[str, Any]]:
     share = alt.Axis(format=".0%")
     whole = alt.Scale(domain=[0, 1])
     values = alt.InlineData(values=[])
+    decibels = alt.Scale(domain=[THRESHOLDS[0], THRESHOLDS[-1]])
 
     rates = alt.layer(
         alt.Chart()
         .mark_line(interpolate="step-before", strokeWidth=2)
         .encode(
-            x=alt.X("threshold:Q", title="PSNR threshold in dB", scale=alt.Scale(domain=[10, 50])),
+            x=alt.X("threshold:Q", title="PSNR threshold in dB", axis=alt.Axis(tickCount=8), scale=decibels),
             y=alt.Y("rate:Q", title="victims that leak", axis=share, scale=whole),
             color=alt.Color("defense:N", title=None, sort=None),
-            strokeDash=alt.StrokeDash("defense:N", sort=None, legend=None),
+            strokeDash=alt.StrokeDash("defense:N", title=None, sort=None),
             tooltip=["defense:N", "threshold:Q", alt.Tooltip("rate:Q", format=".2f")],
         ),
-        alt.Chart().mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6).encode(x=alt.datum(20)),
+        alt.Chart().mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6).encode(x=alt.datum(LEAKED_PSNR)),
         data=values,
     ).properties(height=260, width="container")
 

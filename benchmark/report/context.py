@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmark.boards.leaderboard import Board, Row, of_records
 from benchmark.boards.outcome import Outcome, outcomes, strength
-from benchmark.boards.ranking import ranked
+from benchmark.boards.ranking import Standing, ranked
 from benchmark.boards.table import COLUMNS, NOTE, missing_lpips
 from benchmark.report import curves, threat, victims
 from benchmark.report.tradeoff import TradeOff, trade_offs
@@ -186,7 +186,7 @@ def board_view(number: int, board: Board, of_cell: dict[str, Outcome]) -> BoardV
     found = [of_cell[row.cell] for row in board.rows]
     cells = [cell(row, own, one, board) for row, own, one in zip(board.rows, lines, found, strict=True)]
     lines += [not_taken(attack, [column.name for column in columns]) for attack in board.declined]
-    points = {name: curves.leak_rates(one, name) for one in ranked(found) for name in [defense_of(one.outcomes[0])]}
+    points = {name: curves.leak_rates(one, name) for one in ranked(found) for name in [standing_name(one)]}
     records = list({record["key"]: record for outcome in found for record in outcome.records}.values())
     return BoardView(
         anchor=f"board-{number}",
@@ -256,10 +256,11 @@ def given(part: dict[str, Any]) -> str:
     return strength({key: value for key, value in part.items() if value is not None})
 
 
-def defense_of(outcome: Outcome) -> str:
-    """As in "Masking ratio=0.2"."""
-    defense = outcome.config["defense"]
-    return f"{defense['class']} {strength(defense)}".rstrip() if defense else "no defense"
+def standing_name(standing: Standing) -> str:
+    """A defense, as in "Masking ratio=0.2", and whether what was found on it may be too little to rank it."""
+    defense = standing.outcomes[0].config["defense"]
+    name = f"{defense['class']} {strength(defense)}".rstrip() if defense else "no defense"
+    return name if standing.rank is not None else f"{name} (no rank)"
 
 
 def at_levels(points: Sequence[curves.Point]) -> list[str]:
