@@ -34,8 +34,13 @@ def strip(true: Tensor, found: Tensor) -> str:
 
 
 def columns_of(picture: str) -> int:
-    """How many images stand beside each other in what :func:`strip` made."""
-    return _opened(picture)[1]
+    """How many images stand beside each other in what :func:`strip` made; 0 where a record holds another picture."""
+    try:
+        image, columns = _opened(picture)
+        image.load()
+    except Exception:  # a damaged file makes Pillow raise nearly anything
+        return 0
+    return columns if columns > 0 and image.width % columns == image.height % 2 == 0 else 0
 
 
 def cut(picture: str, first: int, images: int) -> tuple[bytes, bytes]:

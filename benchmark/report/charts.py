@@ -36,13 +36,15 @@ def specs() -> dict[str, dict[str, Any]]:
     ).properties(height=260, width="container")
 
     base = alt.Chart().encode(x=alt.X("evaluations:Q", title="gradient evaluations"))
-    log = alt.Scale(type="log")
     numbers = ["evaluations:Q", *(alt.Tooltip(f"{name}:Q", format=".3g") for name in ("low", "loss", "high"))]
-    losses = alt.layer(
-        base.mark_area(opacity=0.25, color="#3b7dd8").encode(y=alt.Y("low:Q", title="loss", scale=log), y2="high:Q"),
-        base.mark_line(color="#3b7dd8").encode(y=alt.Y("loss:Q", title="loss", scale=log), tooltip=numbers),
-        data=values,
-    ).properties(height=180, width="container")
+    losses = {
+        name: alt.layer(
+            base.mark_area(opacity=0.25, color="#3b7dd8").encode(y=alt.Y("low:Q", title="loss", scale=of), y2="high:Q"),
+            base.mark_line(color="#3b7dd8").encode(y=alt.Y("loss:Q", title="loss", scale=of), tooltip=numbers),
+            data=values,
+        ).properties(height=180, width="container")
+        for name, of in {"losses": alt.Scale(type="log"), "signed_losses": alt.Scale(type="symlog")}.items()
+    }
 
     name = alt.Color("name:N", title=None, sort=None)
     base = alt.Chart().encode(color=name)
@@ -65,7 +67,7 @@ def specs() -> dict[str, dict[str, Any]]:
         data=values,
     ).properties(height=340, width="container")
 
-    charts = {"rates": rates, "losses": losses, "trade_off": trade_off}
+    charts = {"rates": rates, **losses, "trade_off": trade_off}
     return {
         name: chart.configure(background="transparent", font="inherit")
         .configure_view(stroke=None)
@@ -83,4 +85,6 @@ def library() -> str:
     import vl_convert
 
     version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)).replace("</script", r"<\/script")
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)).replace(
+        "</script", r"<\/script"
+    )

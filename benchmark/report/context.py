@@ -159,13 +159,20 @@ def report_of(
     return Report(
         title=title,
         boards=boards,
-        left_out=[ended(sentence) for sentence in (*unusable, *found.left_out, *other)],
+        left_out=[ended(one) for one in (*unusable, *found.left_out, *other, *unreadable(of_cell.values()))],
         note=NOTE,
         no_lpips=missing_lpips(records),
         trade_offs=plots,
         no_trade_off=without,
         private=any(cell.victims for board in boards for cell in board.cells),
     )
+
+
+def unreadable(found: Iterable[Outcome]) -> list[str]:
+    """A sentence on the pictures that cannot be shown, if there are any."""
+    records = {record["key"]: record for outcome in found for record in outcome.records}
+    bad = [key for key, record in records.items() if record.get("picture") and not victims.columns(record["picture"])]
+    return [f"the pictures of {several(bad)} cannot be read and are left out"] if bad else []
 
 
 def ended(sentence: str) -> str:

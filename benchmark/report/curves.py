@@ -13,7 +13,7 @@ THRESHOLDS = tuple(range(10, 51))
 """PSNR in dB at which the leak rate is computed."""
 
 LEAST_SHOWN = 1e-12
-"""Losses below count as this one, since a logarithmic axis has no zero."""
+"""A loss from 0 to this one is shown as this one, since a logarithmic axis has no zero."""
 
 Point = dict[str, Any]
 
@@ -65,7 +65,7 @@ def losses(records: Iterable[Record], wanted: Sequence[int]) -> list[Point]:
                 continue
             for evaluations, loss in zip(curve["evaluations"], row, strict=True):
                 if loss is not None:
-                    at[evaluations].append(max(loss, LEAST_SHOWN))
+                    at[evaluations].append(max(loss, LEAST_SHOWN) if loss >= 0 else loss)
     return [
         {"evaluations": k, "low": brief(min(of)), "loss": brief(median(of)), "high": brief(max(of))}
         for k, of in sorted(at.items())

@@ -3,26 +3,34 @@
 from dataclasses import fields, replace
 from typing import Any
 
-WORDS: dict[str, dict[Any, str]] = {
+WORDS = {
     "labels": {
-        "hidden": "not the labels",
-        "counts": "how many images of each class are in a batch",
-        "known": "the labels",
+        "hidden": (False, "the labels"),
+        "counts": (True, "how many images of each class are in a batch"),
+        "known": (True, "the labels"),
     },
     "statistics": {
-        "hidden": "no statistics of batch norm",
-        "shared": "the running statistics of batch norm that the clients were given",
-        "public": "mean and variance of the private batch at each batch norm",
+        "hidden": (False, "the statistics of batch norm"),
+        "shared": (True, "the running statistics of batch norm that the clients were given"),
+        "public": (True, "mean and variance of the private batch at each batch norm"),
     },
     "public_data": {
-        True: "public images of the same kind, by their means and roughness",
-        False: "no public images",
+        "true": (True, "public images of the same kind"),
+        "false": (False, "public images of the same kind"),
+    },
+    "local_steps": {
+        "true": (True, "the clients' local steps"),
+        "false": (False, "the clients' local steps"),
+    },
+    "order": {
+        "known": (True, "the order in which clients take their images"),
+        "unknown": (False, "the order in which clients take their images"),
     },
 }
-"""What each capability of :class:`attacks.threat.ThreatModel` lets an attacker know."""
+"""Of each capability of :class:`attacks.threat.ThreatModel`, by its value: whether the attacker knows it, and what."""
 
-STEPS = {True: "the clients' local steps", False: "nothing of the clients' local steps"}
-ORDER = {"known": "the order of their images", "unknown": "not the order of their images"}
+OF_LOCAL_STEPS = ("local_steps", "order")
+"""Capabilities that make a difference only where clients take several steps."""
 
 
 def in_words(config: dict[str, Any]) -> list[str]:
@@ -33,22 +41,30 @@ def in_words(config: dict[str, Any]) -> list[str]:
     """
     from attacks.threat import PRESETS, ThreatModel  # torch, which takes seconds
     from benchmark.federation.setting import described
+    from benchmark.federation.setting import in_words as written
 
-    name, images = config.get("threat_model"), config["batch_size"]
-    granted = PRESETS[name] if name in PRESETS else ThreatModel()
+    images, differs = config["batch_size"], described(config)
+    granted = PRESETS.get(str(config.get("threat_model")), ThreatModel())
     granted = replace(granted, **{one.name: config[one.name] for one in fields(granted) if one.name in config})
-    knows = [WORDS[key].get(getattr(granted, key), f"{key} {getattr(granted, key)}") for key in WORDS]
-    if "protocol" in config:
-        knows += [STEPS[granted.local_steps], ORDER[granted.order]]
-    batch = f"{images} images" if images > 1 else "one image"
-    differs = described(config)
+    knows: dict[bool, list[str]] = {True: [], False: []}
+    for name, words in WORDS.items():
+        if "protocol" in config or name not in OF_LOCAL_STEPS:
+            value = written(getattr(granted, name))
+            known, what = words.get(value, (True, f"{name} {value}"))
+            knows[known].append(what)
     return [
         "The attacker is an honest-but-curious server: it has the network, and the update that each client shares of "
-        f"a private batch of {batch}.",
-        f"Beyond that it knows: {'; '.join(knows)}.",
-        "An adaptive attack also knows the defense and its strength; the others attack as if there were none.",
+        f"a private batch of {f'{images} images' if images > 1 else 'one image'}.",
+        *(f"It also knows {joined(knows[True])}." for _ in knows[True][:1]),
+        *(f"It does not know {joined(knows[False], 'or')}." for _ in knows[False][:1]),
+        "An adaptive attack knows the defense and its strength, too; the others attack as if there were none.",
         f"Not as in the published attacks: {', '.join(differs)}."
         if differs
         else "As in the published attacks, an update is one gradient, in evaluation mode, of a network with random "
         "weights that is drawn anew for each victim.",
     ]
+
+
+def joined(texts: list[str], word: str = "and") -> str:
+    """As in "a, b and c"."""
+    return f" {word} ".join(filter(None, (", ".join(texts[:-1]), texts[-1])))

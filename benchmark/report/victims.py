@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from benchmark.boards.outcome import Outcome
@@ -53,22 +54,28 @@ def ranked(victims: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]
     return [(taken[place], order[place]) for place in sorted(taken)]
 
 
+@lru_cache(maxsize=64)
+def columns(picture: str) -> int:
+    """How many images stand beside each other in the picture of a record; 0 where it cannot be read."""
+    from benchmark.jobs.pictures import columns_of  # torch
+
+    return columns_of(picture)
+
+
 def pictured(outcome: Outcome) -> dict[int, tuple[str, int, int]]:
     """The victims of a cell whose images the records hold.
 
     Returns:
         By the victims' numbers: the strip of the record, the first image in it and how many of the victim's there are.
     """
-    from benchmark.jobs.pictures import columns_of  # torch
-
     found: dict[int, tuple[str, int, int]] = {}
     for record in outcome.records:
         if not record.get("picture"):
             continue
-        columns, batch = columns_of(record["picture"]), record["config"]["batch_size"]
+        images_beside, batch = columns(record["picture"]), record["config"]["batch_size"]
         of_record: list[dict[str, Any]] = record["victims"]
         for place, victim in enumerate(of_record):
-            images = min(batch, columns - place * batch)
+            images = min(batch, images_beside - place * batch)
             # A victim that another record counts for has other images in this one.
             if images > 0 and victim["psnr"] and outcome.victims.get(victim["index"]) is victim:
                 found[victim["index"]] = record["picture"], place * batch, images
