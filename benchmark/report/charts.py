@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmark.metrics.leak import LEAKED_PSNR
 from benchmark.report.curves import THRESHOLDS
+from benchmark.report.tradeoff import HEIGHT
 
 INK = {"labelColor": "currentColor", "titleColor": "currentColor"}
 FAINT = {"domainColor": "currentColor", "tickColor": "currentColor", "gridColor": "#8884"}
@@ -25,7 +26,7 @@ def specs() -> dict[str, dict[str, Any]]:
         alt.Chart()
         .mark_line(interpolate="step-before", strokeWidth=2)
         .encode(
-            x=alt.X("threshold:Q", title="PSNR threshold in dB", axis=alt.Axis(tickCount=8), scale=decibels),
+            x=alt.X("threshold:Q", title="PSNR threshold in dB", scale=decibels),
             y=alt.Y("rate:Q", title="victims that leak", axis=share, scale=whole),
             color=alt.Color("defense:N", title=None, sort=None),
             strokeDash=alt.StrokeDash("defense:N", title=None, sort=None),
@@ -48,7 +49,7 @@ def specs() -> dict[str, dict[str, Any]]:
 
     name = alt.Color("name:N", title=None, sort=None)
     base = alt.Chart().encode(color=name)
-    near = alt.Scale(zero=False)
+    near = alt.Scale(zero=False, padding=15)
 
     def x(name: str) -> alt.X:
         return alt.X(f"{name}:Q", title="accuracy after federated training", axis=share, scale=near)
@@ -62,10 +63,12 @@ def specs() -> dict[str, dict[str, Any]]:
         base.mark_rule().encode(x=x("accuracy"), y=y("leak_low"), y2="leak_high:Q"),
         base.mark_point(filled=True, size=70, opacity=1).encode(x=x("accuracy"), y=y("leak"), tooltip=tips),
         alt.Chart()
-        .mark_text(align="left", dx=7, dy=-7, color="currentColor")
-        .encode(x=x("accuracy"), y=y("leak"), text="name:N"),
+        .mark_text(
+            align=alt.expr("datum.align"), dx=alt.expr("datum.dx"), dy=alt.expr("datum.dy"), color="currentColor"
+        )
+        .encode(x=x("accuracy"), y=y("leak"), text="label:N"),
         data=values,
-    ).properties(height=340, width="container")
+    ).properties(height=HEIGHT, width="container")
 
     charts = {"rates": rates, **losses, "trade_off": trade_off}
     return {
@@ -85,6 +88,5 @@ def library() -> str:
     import vl_convert
 
     version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)).replace(
-        "</script", r"<\/script"
-    )
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
+    return script.replace("</script", r"<\/script")

@@ -67,6 +67,7 @@ function draw(figure) {
   const spec = structuredClone(specs[figure.dataset.spec]);
   spec.data = { values: JSON.parse(figure.querySelector("script").textContent) };
   spec.config.legend.columns = figure.clientWidth < 500 ? 1 : 3;
+  spec.config.axis.tickCount = figure.clientWidth < 500 ? 4 : 8;
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   return vegaEmbed(figure.querySelector(".plot"), spec, {
     actions: false, ast: true, renderer: "svg", tooltip: { theme: dark ? "dark" : "light" },

@@ -51,8 +51,32 @@ class TradeOff:
 
     @property
     def values(self) -> list[dict[str, Any]]:
-        """The points of the plot, which has none that says nothing."""
-        return [asdict(point) for point in self.points if not point.void]
+        """The points of the plot, which has none that says nothing, and where their names stand."""
+        plotted = [point for point in self.points if not point.void]
+        return [asdict(one) | place for one, place in zip(plotted, places(plotted), strict=True)]
+
+
+HEIGHT, LINE, FARTHEST = 340, 13, 8
+"""Pixels of the plot and of a line of text, and lines that a name stands away from its point at most."""
+
+
+def places(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """The name beside each point: towards the middle of the plot, and not on another name.
+
+    Where there is no room it is left out; then it is in the legend and in the tooltip.
+    """
+    accuracies = [point.accuracy for point in points]
+    middle = (min(accuracies) + max(accuracies)) / 2 if points else 0.0
+    found, taken = [], list[float]()
+    for one in points:
+        at, away = HEIGHT * (1 - one.leak), -LINE if one.leak <= 0.5 else LINE
+        tried = (0.7 * away + line * away for line in range(FARTHEST))
+        down = next((dy for dy in tried if all(abs(at + dy - other) >= LINE for other in taken)), None)
+        if down is not None:
+            taken.append(at + down)
+        side = {"align": "right", "dx": -8} if one.accuracy > middle else {"align": "left", "dx": 8}
+        found.append({"label": "" if down is None else one.name, "dy": down or 0, **side})
+    return found
 
 
 def trade_offs(boards: Sequence[Board], trainings: Sequence[Record]) -> tuple[list[TradeOff], str | None, list[str]]:
