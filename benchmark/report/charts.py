@@ -71,7 +71,7 @@ def specs() -> dict[str, dict[str, Any]]:
     ).properties(height=HEIGHT, width="container")
 
     charts = {"rates": rates, **losses, "trade_off": trade_off}
-    return {
+    plots = {
         name: chart.configure(background="transparent", font="inherit")
         .configure_view(stroke=None)
         .configure_axis(**INK, **FAINT)
@@ -79,6 +79,9 @@ def specs() -> dict[str, dict[str, Any]]:
         .to_dict()
         for name, chart in charts.items()
     }
+    for plot in plots.values():
+        del plot["$schema"]  # an address, of which a page has none
+    return plots
 
 
 @cache

@@ -70,7 +70,7 @@ function draw(figure) {
   spec.config.axis.tickCount = figure.clientWidth < 500 ? 4 : 8;
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   return vegaEmbed(figure.querySelector(".plot"), spec, {
-    actions: false, ast: true, renderer: "svg", tooltip: { theme: dark ? "dark" : "light" },
+    actions: false, ast: true, mode: "vega-lite", renderer: "svg", tooltip: { theme: dark ? "dark" : "light" },
   });
 }
 

@@ -1,5 +1,7 @@
 """The page as one HTML file: templates over the numbers, within a limit of size."""
 
+from markupsafe import Markup
+
 from benchmark.boards.template import render_html
 from benchmark.report.charts import library, specs
 from benchmark.report.context import LEVELS, Cell, Report
@@ -26,24 +28,17 @@ def page(report: Report, script: str | None = None, largest: int = LARGEST) -> s
     script = library() if script is None else script
     cells = [cell for board in report.boards for cell in board.cells]
 
-    def made(details: dict[str, str], left_out: list[str]) -> str:
-        return render_html(
-            "report/page.html.j2",
-            report=report,
-            details=details,
-            too_large=left_out,
-            levels=LEVELS,
-            specs=specs(),
-            library=script,
-        )
+    def made(details: dict[str, Markup], left_out: list[str]) -> str:
+        numbers = {"report": report, "details": details, "too_large": left_out, "levels": LEVELS}
+        return str(render_html("report/page.html.j2", **numbers, specs=specs(), library=script))
 
-    # Three sentences on what was left out are as long as these.
-    room = largest - len(made({}, [" " * 200] * 3).encode())
-    details, left_out = fitting(cells, room)
+    # Each cell has a link in the table, and three sentences on what was left out are no longer than these.
+    linked = made(dict.fromkeys((cell.anchor for cell in cells), Markup()), [" " * 200] * 3)
+    details, left_out = fitting(cells, largest - len(linked.encode()))
     return made(details, left_out)
 
 
-def fitting(cells: list[Cell], room: int) -> tuple[dict[str, str], list[str]]:
+def fitting(cells: list[Cell], room: int) -> tuple[dict[str, Markup], list[str]]:
     """What is said of each cell: words of as many as fit, then curves, then pictures, in the order of the tables.
 
     Args:
@@ -53,7 +48,7 @@ def fitting(cells: list[Cell], room: int) -> tuple[dict[str, str], list[str]]:
     Returns:
         The HTML of cells by their anchors, and a sentence for each kind of thing that did not fit.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Markup] = {}
     left_out = []
     for much, what, those in (
         (PLAIN, "the details", cells),
@@ -63,7 +58,7 @@ def fitting(cells: list[Cell], room: int) -> tuple[dict[str, str], list[str]]:
         missing = 0
         for cell in those:
             shown = detail(cell, much)
-            more = len(shown.encode()) - len(found.get(cell.anchor, "").encode())
+            more = len(shown.encode()) - len(found.get(cell.anchor, Markup()).encode())
             fits = more <= room and (much == PLAIN or cell.anchor in found)
             if fits:
                 found[cell.anchor] = shown
@@ -75,6 +70,6 @@ def fitting(cells: list[Cell], room: int) -> tuple[dict[str, str], list[str]]:
     return found, left_out
 
 
-def detail(cell: Cell, much: int) -> str:
+def detail(cell: Cell, much: int) -> Markup:
     """What is said of a cell below the table."""
     return render_html("report/cell.html.j2", cell=cell, curve=much >= CURVE, pictures=much >= WHOLE)

@@ -1,5 +1,6 @@
 """Leak rate over accuracy: the defenses that were both attacked and trained with, each a point with two intervals."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,8 +10,8 @@ from benchmark.store.store import Record
 from benchmark.training import table as training
 
 NOTHING_TRAINED = (
-    "There is no trade-off of leak rate and accuracy, because this folder holds no records of federated trainings: run "
-    "leakboard train into it."
+    "There is no trade-off of leak rate and accuracy, because this folder holds no usable records of federated "
+    "trainings: run leakboard train into it."
 )
 NOTHING_SHARED = (
     "There is no trade-off of leak rate and accuracy, because no defense was both attacked and trained with, at the "
@@ -93,26 +94,32 @@ def trade_offs(boards: Sequence[Board], trainings: Sequence[Record]) -> tuple[li
     if not trainings:
         return [], NOTHING_TRAINED, []
     _, left_out = training.of_one_code(list(trainings))
+    specs = {training.label(spec): spec for record in trainings for spec in [record["config"]["defense"]]}
     found = []
     for board in boards:
         attacked = worst_of(board)
         for trained, rows in training.boards(training.rows(list(trainings))).items():
-            if same_network(board.rows[0], rows[0]):
-                points = [point(attacked[row["defense"]], row) for row in rows if row["defense"] in attacked]
+            pairs = [(attacked.get(key(specs[row["defense"]])), row) for row in rows]
+            points = [point(worst, row) for worst, row in pairs if worst and same_network(worst, row)]
+            if any(one.name != training.label(None) for one in points):
                 points.sort(key=lambda one: (-one.accuracy, one.leak, one.name))
-                if any(row["defense"] != "no defense" and row["defense"] in attacked for row in rows):
-                    found.append(TradeOff(board.heading, trained, points))
+                found.append(TradeOff(board.heading, trained, points))
     return found, None if found else NOTHING_SHARED, left_out
 
 
 def worst_of(board: Board) -> dict[str, Row]:
-    """A row with the worst case of each defense, by the name that trainings give it."""
+    """A row with the worst case of each defense."""
     found: dict[str, Row] = {}
     for row in board.rows:
         if row.worst_leak_rate is not None:
             spec = None if row.defense == "none" else {"class": row.defense, **row.defense_args}
-            found.setdefault(training.label(spec), row)
+            found.setdefault(key(spec), row)
     return found
+
+
+def key(defense: dict[str, Any] | None) -> str:
+    """The same for the same class and arguments, in any order."""
+    return json.dumps(defense, sort_keys=True)
 
 
 def same_network(attacked: Row, trained: dict[str, Any]) -> bool:
