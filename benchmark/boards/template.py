@@ -48,6 +48,7 @@ def _environment(html: bool = False) -> "jinja2.Environment":
         finalize=None if html else _as_markdown,
         autoescape=True,  # macros return Markdown
     )
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     made.filters |= {"as": format, "threads": threads}
     return made
 

@@ -14,7 +14,7 @@ FAINT = {"domainColor": "currentColor", "tickColor": "currentColor", "gridColor"
 
 @cache
 def specs() -> dict[str, dict[str, Any]]:
-    """The plots, by name: each takes the points of :mod:`benchmark.report.curves` or of a trade-off as its values."""
+    """The plots, by name: each takes the curves of :mod:`benchmark.report.curves`, or the points of a trade-off."""
     import altair as alt  # a second, for which only a page waits
 
     share = alt.Axis(format=".0%")

@@ -64,7 +64,7 @@ class Cell:
         facts: arguments, cost and provenance.
         victims: best, median and worst, where the records hold pictures.
         held: how many victims the records hold pictures of.
-        losses: points of its loss curve.
+        losses: its loss curve; empty without.
     """
 
     anchor: str
@@ -75,7 +75,7 @@ class Cell:
     facts: Facts
     victims: list[victims.Shown]
     held: int
-    losses: list[curves.Point]
+    losses: curves.Curve
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class BoardView:
         lines: of the table.
         cells: in the same order, without those that were not run.
         filters: of each filter, the values that rows have.
-        rates: points of the leak rate over the PSNR threshold.
+        rates: the leak rate over the PSNR threshold, of each defense.
         levels: of each defense, its name and the rates at :data:`LEVELS`.
         notes: sentences under the table.
         cost: of all attacks.
@@ -104,7 +104,7 @@ class BoardView:
     lines: list[Line]
     cells: list[Cell]
     filters: dict[str, list[str]]
-    rates: list[curves.Point]
+    rates: list[curves.Curve]
     levels: list[tuple[str, list[str]]]
     notes: list[str]
     cost: Facts
@@ -193,7 +193,7 @@ def board_view(number: int, board: Board, of_cell: dict[str, Outcome]) -> BoardV
     found = [of_cell[row.cell] for row in board.rows]
     cells = [cell(row, own, one, board) for row, own, one in zip(board.rows, lines, found, strict=True)]
     lines += [not_taken(attack, [column.name for column in columns]) for attack in board.declined]
-    points = {name: curves.leak_rates(one, name) for one in ranked(found) for name in [standing_name(one)]}
+    rates = [curves.leak_rates(one, standing_name(one)) for one in ranked(found)]
     records = list({record["key"]: record for outcome in found for record in outcome.records}.values())
     return BoardView(
         anchor=f"board-{number}",
@@ -203,8 +203,8 @@ def board_view(number: int, board: Board, of_cell: dict[str, Outcome]) -> BoardV
         lines=lines,
         cells=cells,
         filters={key: sorted({getattr(one, key) for one in lines}) for key in ("defense", "attack", "knowledge")},
-        rates=[point for of_defense in points.values() for point in of_defense],
-        levels=[(name, at_levels(of_defense)) for name, of_defense in points.items()],
+        rates=rates,
+        levels=[(one["defense"], at_levels(one)) for one in rates],
         notes=board.notes,
         cost=cost_of(records),
         provenance=provenance_of(records),
@@ -270,9 +270,9 @@ def standing_name(standing: Standing) -> str:
     return name if standing.rank is not None else f"{name} (no rank)"
 
 
-def at_levels(points: Sequence[curves.Point]) -> list[str]:
+def at_levels(curve: curves.Curve) -> list[str]:
     """The rates of a defense at :data:`LEVELS`."""
-    at = {point["threshold"]: point["rate"] for point in points}
+    at = dict(zip(curve["threshold"], curve["rate"], strict=True))
     return [f"{at[level]:.2f}" for level in LEVELS]
 
 

@@ -1,7 +1,7 @@
-"""Points of the curves on a page: the leak rate over the PSNR threshold, and the loss over evaluations."""
+"""The curves on a page: the leak rate over the PSNR threshold, and the loss over evaluations."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from statistics import median
 from typing import Any
@@ -15,10 +15,11 @@ THRESHOLDS = tuple(range(10, 51))
 LEAST_SHOWN = 1e-12
 """A loss from 0 to this one is shown as this one, since a logarithmic axis has no zero."""
 
-Point = dict[str, Any]
+Curve = dict[str, Any]
+"""Columns of numbers by their names, which take half the space of points; a text is the same at each point."""
 
 
-def leak_rates(standing: Standing, name: str) -> list[Point]:
+def leak_rates(standing: Standing, name: str) -> Curve:
     """The worst case over the attacks on a defense, as a function of the PSNR from which an image counts as leaked.
 
     Args:
@@ -32,8 +33,8 @@ def leak_rates(standing: Standing, name: str) -> list[Point]:
     for outcome in standing.outcomes:
         for index, victim in outcome.victims.items():
             best[index] = max(best[index], highest(victim))
-    rates = [(level, sum(value >= level for value in best.values()) / len(best)) for level in THRESHOLDS]
-    return [{"threshold": level, "rate": round(rate, 4), "defense": name} for level, rate in rates]
+    rates = [round(sum(value >= level for value in best.values()) / len(best), 4) for level in THRESHOLDS]
+    return {"defense": name, "threshold": list(THRESHOLDS), "rate": rates}
 
 
 def highest(victim: dict[str, Any]) -> float:
@@ -47,7 +48,7 @@ def highest(victim: dict[str, Any]) -> float:
     return max((psnr for psnr, null in pairs if psnr > null), default=-inf)
 
 
-def losses(records: Iterable[Record], wanted: Sequence[int]) -> list[Point]:
+def losses(records: Iterable[Record], wanted: Sequence[int]) -> Curve:
     """The lowest, median and highest loss over the victims of a cell, at each number of evaluations.
 
     Args:
@@ -55,7 +56,7 @@ def losses(records: Iterable[Record], wanted: Sequence[int]) -> list[Point]:
         wanted: numbers of the victims that the cell shows.
 
     Returns:
-        Points in the order of evaluations; losses that are not finite are left out. Empty where an attack has no curve.
+        By rising evaluations; losses that are not finite are left out. Empty where an attack has no curve.
     """
     shown, at = set(wanted), defaultdict[int, list[float]](list)
     for record in records:
@@ -66,10 +67,11 @@ def losses(records: Iterable[Record], wanted: Sequence[int]) -> list[Point]:
             for evaluations, loss in zip(curve["evaluations"], row, strict=True):
                 if loss is not None:
                     at[evaluations].append(max(loss, LEAST_SHOWN) if loss >= 0 else loss)
-    return [
-        {"evaluations": k, "low": brief(min(of)), "loss": brief(median(of)), "high": brief(max(of))}
-        for k, of in sorted(at.items())
-    ]
+    if not at:
+        return {}
+    moments = sorted(at)
+    names: dict[str, Callable[[list[float]], float]] = {"low": min, "loss": median, "high": max}
+    return {"evaluations": moments} | {name: [brief(of(at[k])) for k in moments] for name, of in names.items()}
 
 
 def brief(value: float) -> float:

@@ -63,9 +63,16 @@ open();
 // A plot is drawn when it is first seen.
 const specs = JSON.parse(document.getElementById("specs").textContent);
 
+// Of columns of numbers, points; a text is the same at each.
+function unfold(curve) {
+  const lengths = Object.values(curve).filter(Array.isArray).map((column) => column.length);
+  return Array.from({ length: lengths[0] ?? 1 }, (_, place) =>
+    Object.fromEntries(Object.entries(curve).map(([name, of]) => [name, Array.isArray(of) ? of[place] : of])));
+}
+
 function draw(figure) {
   const spec = structuredClone(specs[figure.dataset.spec]);
-  spec.data = { values: JSON.parse(figure.querySelector("script").textContent) };
+  spec.data = { values: JSON.parse(figure.querySelector("script").textContent).flatMap(unfold) };
   spec.config.legend.columns = figure.clientWidth < 500 ? 1 : 3;
   spec.config.axis.tickCount = figure.clientWidth < 500 ? 4 : 8;
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;

@@ -22,7 +22,8 @@ def both(cell: MakeCell, *psnr: float, defense: Any = MASKING) -> list[Record]:
 
 def rates(report: Report, defense: str) -> dict[int, float]:
     (board,) = report.boards
-    return {point["threshold"]: point["rate"] for point in board.rates if point["defense"] == defense}
+    (curve,) = (curve for curve in board.rates if curve["defense"] == defense)
+    return dict(zip(curve["threshold"], curve["rate"], strict=True))
 
 
 def test_the_leak_rate_over_the_threshold_is_the_share_of_victims_that_any_attack_brings_there(cell: MakeCell) -> None:
@@ -56,8 +57,10 @@ def test_what_a_null_baseline_reaches_and_what_diverged_leaks_at_no_threshold(ce
 def test_at_the_threshold_of_the_table_the_curve_is_the_table(cell: MakeCell) -> None:
     records = [cell(20.0, 19.99, 35.0), *both(cell, 12.0, 20.1, 19.0)]
     for standing in ranked(outcomes(records)[0]):
-        at = {point["threshold"]: point["rate"] for point in curves.leak_rates(standing, "it")}
-        assert at[20] == pytest.approx(len(standing.worst) / len(standing.indices), abs=1e-4)
+        curve = curves.leak_rates(standing, "it")
+        assert curve["rate"][curve["threshold"].index(20)] == pytest.approx(
+            len(standing.worst) / len(standing.indices), abs=1e-4
+        )
 
 
 def test_a_defense_without_a_rank_is_named_so_beside_the_curve(cell: MakeCell) -> None:
@@ -68,14 +71,16 @@ def test_a_defense_without_a_rank_is_named_so_beside_the_curve(cell: MakeCell) -
 def test_the_loss_curve_is_low_median_and_high_over_the_victims_that_have_one(cell: MakeCell) -> None:
     record = cell(30.0, 30.0, 30.0)
     record["curve"] |= {"evaluations": [0, 5, 10], "loss": [[None, 4.0, 1.0], [None, 2.0, 0.0], [None, 9.0, None]]}
-    assert curves.losses([record], [0, 1, 2]) == [
-        {"evaluations": 5, "low": 2.0, "loss": 4.0, "high": 9.0},
-        {"evaluations": 10, "low": curves.LEAST_SHOWN, "loss": 0.5, "high": 1.0},
-    ]
-    assert curves.losses([record], [1])[0] == {"evaluations": 5, "low": 2.0, "loss": 2.0, "high": 2.0}
+    assert curves.losses([record], [0, 1, 2]) == {
+        "evaluations": [5, 10],
+        "low": [2.0, curves.LEAST_SHOWN],
+        "loss": [4.0, 0.5],
+        "high": [9.0, 1.0],
+    }
+    assert curves.losses([record], [1])["high"] == [2.0, curves.LEAST_SHOWN]
     record["curve"]["loss"] = [[None, -4.0, -1.0]] * 3
-    assert curves.losses([record], [0])[0]["low"] == -4.0
-    assert curves.losses([record | {"curve": {"evaluations": [], "loss": []}}], [0, 1]) == []
+    assert curves.losses([record], [0])["low"] == [-4.0, -1.0]
+    assert curves.losses([record | {"curve": {"evaluations": [], "loss": []}}], [0, 1]) == {}
 
 
 def test_best_median_and_worst_are_shown_with_their_own_images(cell: MakeCell) -> None:
