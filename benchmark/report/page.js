@@ -53,7 +53,7 @@ for (const board of document.querySelectorAll("section.board")) {
 function open() {
   const cell = document.getElementById(location.hash.slice(1));
   if (cell instanceof HTMLDetailsElement) {
-    cell.open = true;
+    for (let one = cell; one; one = one.parentElement.closest("details")) one.open = true;
     cell.querySelector("summary").focus();
   }
 }
