@@ -238,18 +238,27 @@ def not_taken(attack: str, columns: Sequence[str]) -> Line:
 
 def cell(row: Row, own: Line, outcome: Outcome, board: Board) -> Cell:
     """What is said of one cell below the table."""
-    counted = f"{row.leaked} of {row.victims} victims leak" if row.leaked is not None else "looks for labels alone"
     return Cell(
         anchor=own.anchor,
         line=own,
         title=board.names.cell(outcome),
-        leaks=counted,
+        leaks=counted(row),
         void=row.void,
         facts=[*arguments_of(outcome.config), *cost_of(outcome.records), *provenance_of(outcome.records)],
         victims=victims.shown(outcome),
         held=len(victims.pictured(outcome)),
         losses=curves.losses(outcome.records, list(outcome.indices)),
     )
+
+
+def counted(row: Row) -> str:
+    """How many victims leak, and of how many that says nothing, as in "0 of 6 victims leak, 2 not converged"."""
+    if row.leaked is None:
+        return "looks for labels alone"
+    said = [f"{row.leaked} of {row.victims} victims leak"]
+    said += [f"{row.diverged} diverged"] if row.diverged else []
+    said += [f"{row.unconverged} not converged"] if row.unconverged else []
+    return ", ".join(said)
 
 
 def arguments_of(config: dict[str, Any]) -> Facts:

@@ -43,11 +43,13 @@ class TradeOff:
     Attributes:
         attacked: heading of the board.
         trained: heading of the training.
+        differ: whether data set or network have other arguments in the two.
         points: by falling accuracy.
     """
 
     attacked: str
     trained: str
+    differ: bool
     points: list[Point]
 
     @property
@@ -103,7 +105,7 @@ def trade_offs(boards: Sequence[Board], trainings: Sequence[Record]) -> tuple[li
             points = [point(worst, row) for worst, row in pairs if worst and same_network(worst, row)]
             if any(one.name != training.label(None) for one in points):
                 points.sort(key=lambda one: (-one.accuracy, one.leak, one.name))
-                found.append(TradeOff(board.heading, trained, points))
+                found.append(TradeOff(board.heading, trained, differ(board.rows[0], rows[0]), points))
     return found, None if found else NOTHING_SHARED, left_out
 
 
@@ -122,8 +124,14 @@ def key(defense: dict[str, Any] | None) -> str:
     return json.dumps(defense, sort_keys=True)
 
 
+def differ(attacked: Row, trained: dict[str, Any]) -> bool:
+    """Whether data set or network have other arguments in the two."""
+    parts = (("data", attacked.dataset, attacked.data_args), ("model", attacked.model, attacked.model_args))
+    return any(training.label({"class": name, **args}) != trained[key] for key, name, args in parts)
+
+
 def same_network(attacked: Row, trained: dict[str, Any]) -> bool:
-    """Whether data set and network are of the same classes; their arguments stand in the headings."""
+    """Whether data set and network are of the same classes."""
     return (attacked.dataset, attacked.model) == tuple(trained[key].partition("(")[0] for key in ("data", "model"))
 
 

@@ -145,6 +145,14 @@ def test_void_and_declined_cells_stand_with_their_reasons(cell: MakeCell) -> Non
     assert "Not applicable: Peeling (it takes no convolutions)." in board.notes
 
 
+def test_a_cell_says_of_how_many_victims_nothing_is_known(cell: MakeCell) -> None:
+    record = cell(30.0, 12.0, 12.0, 12.0)
+    record["victims"][1] |= {"status": "diverged"}
+    for victim in record["victims"][2:]:
+        victim |= {"misfit": 1.0, "misfit_of_truth": 1e-9, "settled": False, "explained": True}
+    assert report_of([record], "mine").boards[0].cells[0].leaks == "1 of 4 victims leak, 1 diverged, 2 not converged"
+
+
 def test_intervals_are_drawn_where_the_table_has_them(cell: MakeCell) -> None:
     baseline = cell(10.0, 10.0, attack={"class": BASELINES[0]})
     (board,) = report_of([cell(30.0, 12.0), baseline], "mine").boards

@@ -31,6 +31,7 @@ def test_a_point_has_the_worst_case_and_the_accuracy_of_the_same_defense(cell: M
     found = report(cell, runs(), defense=config)
     assert found.no_trade_off is None
     (plot,) = found.trade_offs
+    assert not plot.differ and report(cell, runs(), config, model={"class": "ConvNet"}).trade_offs[0].differ
     first, second = plot.points
     assert (first.name, first.leak, first.accuracy) == ("no defense", 1.0, pytest.approx(0.85))
     assert (second.leak, second.accuracy, second.seeds, second.void) == (0.5, pytest.approx(0.6), 2, "")
