@@ -8,7 +8,7 @@ from benchmark.errors import UsageError
 from benchmark.report.context import report_of
 from benchmark.report.page import page
 from benchmark.store.declined import declined_in
-from benchmark.store.store import TRAININGS, read_all, records_in, say, write_whole
+from benchmark.store.store import TRAININGS, make_writable, read_all, records_in, say, write_whole
 
 FILE = "report.html"
 """Where the page is written in the folder of a run; leakboard publish leaves it there, since it can show images."""
@@ -27,6 +27,7 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
         say(sentence)
 
     records = read_all(folder, tell=tell)
+    make_writable(to.parent, to.parent)
     trainings = list(records_in(folder / TRAININGS.name, TRAININGS.parse, tell=tell))
     report = report_of(records, folder.resolve().name, declined_in(folder), trainings, unusable)
     content = page(report).encode()

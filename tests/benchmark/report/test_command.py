@@ -100,6 +100,8 @@ def test_a_page_that_cannot_be_written_is_told_in_a_sentence(
     (tmp_path / "file").write_text("")
     code, _, err = called(capsys, run, "--out", tmp_path / "file" / "page.html")
     assert code == 2 and "cannot be written" in err and len(err.splitlines()) == 1
+    code, _, err = called(capsys, run, "--out", "/proc/page.html")  # where no file can be made, not even a lock
+    assert code == 2 and "/proc cannot be written" in err and len(err.splitlines()) == 1
     assert not list(tmp_path.rglob("*.tmp"))
 
 
