@@ -1,6 +1,6 @@
-"""Pages from templates: a Jinja2 file in Markdown beside the code that computes its numbers.
+"""Pages from templates: a Jinja2 file in Markdown or HTML beside the code that computes its numbers.
 
-What a template prints is escaped unless it is Markdown already, so that no name in a record becomes markup.
+What a template prints is escaped unless it is Markdown (or HTML) already, so that no name in a record becomes markup.
 """
 
 from functools import cache
@@ -30,8 +30,13 @@ def render(name: str, **context: Any) -> str:
     return Markup(_environment().get_template(name).render(context))
 
 
+def render_html(name: str, **context: Any) -> Markup:
+    """A page, or a part of one, in HTML; see :func:`render`."""
+    return Markup(_environment(html=True).get_template(name).render(context))
+
+
 @cache
-def _environment() -> "jinja2.Environment":
+def _environment(html: bool = False) -> "jinja2.Environment":
     import jinja2  # a tenth of a second, for which nobody waits who wants no page
 
     made = jinja2.Environment(
@@ -40,9 +45,10 @@ def _environment() -> "jinja2.Environment":
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
-        finalize=_as_markdown,
+        finalize=None if html else _as_markdown,
         autoescape=True,  # macros return Markdown
     )
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     made.filters |= {"as": format, "threads": threads}
     return made
 

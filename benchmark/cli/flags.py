@@ -135,6 +135,15 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     show.add_argument("folder", metavar="FOLDER", help="folder of a run, as in runs/quick")
     show.add_argument("--format", choices=("table", "json", "csv", "markdown"), default="table", help="default: table")
 
+    report = add(
+        "report",
+        "write the boards of a run as one HTML page, with curves and pictures, from its records",
+        "The page opens without a network. It shows private images where the records hold them: what leakboard publish "
+        "writes holds none. Where the folder also has records of leakboard train, it plots leak rate over accuracy.",
+    )
+    report.add_argument("folder", metavar="FOLDER", help="folder of a run, as in runs/quick")
+    report.add_argument("--out", metavar="FILE", help="the page (default: FOLDER/report.html)")
+
     spectrum = add(
         "spectrum",
         "measure how much a defended update still determines the image, by the numerical rank of its Jacobian",
@@ -296,6 +305,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "threshold": threshold,
         "train": train,
         "show": show,
+        "report": report,
         "spectrum": spectrum,
         "diagnose": diagnose,
         "rank": rank,

@@ -33,15 +33,53 @@ def strip(true: Tensor, found: Tensor) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
+def columns_of(picture: str) -> int:
+    """How many images stand beside each other in what :func:`strip` made; 0 where a record holds another picture."""
+    try:
+        image, columns = _opened(picture)
+        image.load()
+    except Exception:  # a damaged file makes Pillow raise nearly anything
+        return 0
+    return columns if columns > 0 and image.width % columns == image.height % 2 == 0 else 0
+
+
+def cut(picture: str, first: int, images: int) -> tuple[bytes, bytes]:
+    """Some of the images of a strip, one pixel for each pixel.
+
+    Args:
+        picture: what :func:`strip` made.
+        first: place of the first image.
+        images: how many.
+
+    Returns:
+        The PNG of the true images beside each other, and that of their reconstructions.
+    """
+    image, columns = _opened(picture)
+    width, height = image.width // columns, image.height // 2
+    left, right = first * width, (first + images) * width
+    return _png(image.crop((left, 0, right, height))), _png(image.crop((left, height, right, 2 * height)))
+
+
+def _opened(picture: str) -> tuple[Image.Image, int]:
+    """The image of a strip, and its columns."""
+    image = Image.open(io.BytesIO(base64.b64decode(picture)))
+    return image, int(image.info.get(_COLUMNS, image.width // (image.height // 2)))  # older strips are of squares
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
 def enlarged(picture: str) -> bytes:
     """The PNG of a strip for people: larger, with gaps between the images and a name for each row.
 
     Args:
         picture: what :func:`strip` made.
     """
-    image = Image.open(io.BytesIO(base64.b64decode(picture)))
+    image, columns = _opened(picture)
     height = image.height // 2
-    columns = int(image.info.get(_COLUMNS, image.width // height))  # older strips are of squares
     width = image.width // columns
     scale = max(1, _LEAST // max(height, width))
     across, down = width * scale + _GAP, height * scale + _GAP
@@ -53,6 +91,4 @@ def enlarged(picture: str) -> bytes:
             tile = image.crop((left, top, left + width, top + height))
             tile = tile.resize((width * scale, height * scale), Image.Resampling.NEAREST)
             sheet.paste(tile, (_MARGIN + column * across + _GAP, row * down + _GAP))
-    file = io.BytesIO()
-    sheet.save(file, format="PNG", optimize=True)
-    return file.getvalue()
+    return _png(sheet)

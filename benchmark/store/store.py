@@ -357,7 +357,21 @@ def read(path: Path, parse: Parse, name: str | None = None) -> Record:
     return parse(content, name or path.stem)
 
 
-def read_all(folder: Path, parse: Parse = attack_record, links: bool = True, shelf: Shelf = ATTACKS) -> list[Record]:
+def say(sentence: str) -> None:
+    """A line to the user."""
+    print(f"leakboard: {sentence}", file=sys.stderr)
+
+
+say_once = cache(say)
+
+
+def read_all(
+    folder: Path,
+    parse: Parse = attack_record,
+    links: bool = True,
+    shelf: Shelf = ATTACKS,
+    tell: Callable[[str], None] = say,
+) -> list[Record]:
     """All records of a folder that can be used, in the order of their keys; the others are reported and left out.
 
     Args:
@@ -365,12 +379,13 @@ def read_all(folder: Path, parse: Parse = attack_record, links: bool = True, she
         parse: :func:`benchmark.store.schema.attack_record`, or ``attack_scores`` there for a table.
         links: whether symbolic links are followed.
         shelf: where they lie.
+        tell: gets a sentence on each record that cannot be used.
 
     Raises:
         UsageError: there is no folder of records, or none of them can be used.
     """
     with uncollected():
-        records = list(records_in(folder / shelf.name, parse, links))
+        records = list(records_in(folder / shelf.name, parse, links, tell))
     if not records:
         if not keys_in(folder / shelf.name):
             raise UsageError(f"there are no {shelf.what} in {folder}: give the folder that {shelf.command} wrote to")
@@ -383,31 +398,24 @@ def read_trainings(folder: Path) -> list[Record]:
     return read_all(folder, training_record, shelf=TRAININGS)
 
 
-def records_in(folder: Path, parse: Parse, links: bool = True) -> Iterator[Record]:
+def records_in(folder: Path, parse: Parse, links: bool = True, tell: Callable[[str], None] = say) -> Iterator[Record]:
     """The records in a folder that can be used, in the order of their keys; the others are reported and left out.
 
     Args:
         folder: of the records themselves, or beside the files in which they are published.
         parse: as for :func:`read_all`.
         links: whether symbolic links are followed.
+        tell: gets a sentence on each record that cannot be used.
     """
     for path in () if links else filter(Path.is_symlink, published.files(folder)):
         raise UsageError(f"{path} is a link, which is not followed: give the folder that it leads to, or a copy")
     for path in (folder / f"{name}.json" for name in sorted(keys_in(folder))):
         if not links and path.is_symlink():
-            say(f"the record {path.name} is a link: it is left out")
+            tell(f"the record {path.name} is a link: it is left out")
             continue
         try:
             yield read(path, parse)
         except FileNotFoundError:  # a process has just set it aside
             continue
         except Unusable as why:
-            say(f"the record {path.name if os.path.lexists(path) else path.stem} {why}: it is left out")
-
-
-def say(sentence: str) -> None:
-    """A line to the user."""
-    print(f"leakboard: {sentence}", file=sys.stderr)
-
-
-say_once = cache(say)
+            tell(f"the record {path.name if os.path.lexists(path) else path.stem} {why}: it is left out")

@@ -45,6 +45,11 @@ def test_a_page_within_a_page_stays_as_it_is(written: Path) -> None:
     assert render("mine.md.j2", value=once) == f"- {once}"
 
 
+def test_in_html_a_text_is_escaped_once_and_json_cannot_end_its_script(written: Path) -> None:
+    written.write_text("{{ value }}{{ [value] | tojson }}")
+    assert template.render_html("mine.md.j2", value="<a> *b*") == '&lt;a&gt; *b*["\\u003ca\\u003e *b*"]'
+
+
 def test_a_number_that_is_missing_is_not_passed_over(written: Path) -> None:
     written.write_text("{{ value }}")
     with pytest.raises(jinja2.UndefinedError, match="value"):

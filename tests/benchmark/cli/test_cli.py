@@ -130,7 +130,7 @@ def test_what_only_reads_records_does_not_load_torch(tmp_path: Path, made_record
 
 def test_every_command_has_a_handler() -> None:
     _, commands = parsers()
-    assert len(commands) == 13 and all(callable(handler(name)) for name in commands)
+    assert len(commands) == 14 and all(callable(handler(name)) for name in commands)
 
 
 def test_the_help_of_run_names_every_kind_of_class(leakboard: Leakboard) -> None:

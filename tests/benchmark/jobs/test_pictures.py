@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.jobs.pictures import SHOWN, enlarged, strip
+from benchmark.jobs.pictures import SHOWN, columns_of, cut, enlarged, strip
 
 
 def opened(content: bytes) -> Image.Image:
@@ -42,8 +42,8 @@ def test_each_image_is_cut_right(channels: int, height: int, width: int, victims
     generator = torch.Generator().manual_seed(0)
     true, found = torch.rand(2, victims, batch, channels, height, width, generator=generator)
     shown = min(SHOWN, victims * batch)
-    cut = tiles(opened(enlarged(strip(true, found))), height, width, shown)
-    for images, row in ((true, cut[0]), (found, cut[1])):
+    both = tiles(opened(enlarged(strip(true, found))), height, width, shown)
+    for images, row in ((true, both[0]), (found, both[1])):
         expected = (images.flatten(0, 1)[:shown].expand(-1, 3, -1, -1) * 255).round().byte()
         assert torch.equal(row.permute(0, 3, 1, 2), expected)
 
@@ -55,3 +55,17 @@ def test_a_strip_of_before_is_one_of_squares() -> None:
     now = opened(base64.b64decode(strip(images, images)))
     Image.fromarray(numpy.array(now)).save(file, format="PNG")
     assert enlarged(base64.b64encode(file.getvalue()).decode()) == enlarged(strip(images, images))
+
+
+def test_what_is_cut_from_a_strip_are_the_images_of_a_victim() -> None:
+    true, found = torch.rand(2, 2, 3, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    picture = strip(true, found)
+    assert columns_of(picture) == 6
+    for png, images in zip(cut(picture, 3, 3), (true[1], found[1]), strict=True):
+        pixels = torch.from_numpy(numpy.array(opened(png))).permute(2, 0, 1)
+        assert torch.equal(pixels, (torch.cat(list(images), dim=2) * 255).round().to(torch.uint8))
+
+
+@pytest.mark.parametrize("picture", ["", "AAAA", base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()])
+def test_what_is_no_strip_has_no_columns(picture: str) -> None:
+    assert columns_of(picture) == 0

@@ -1,0 +1,95 @@
+"""The plots of a page as Vega-Lite, without their numbers, and the JavaScript that draws them, without a network."""
+
+from functools import cache
+from typing import Any
+
+from benchmark.metrics.leak import LEAKED_PSNR
+from benchmark.report.curves import THRESHOLDS
+from benchmark.report.tradeoff import HEIGHT
+
+INK = {"labelColor": "currentColor", "titleColor": "currentColor"}
+FAINT = {"domainColor": "currentColor", "tickColor": "currentColor", "gridColor": "#8884"}
+"""The text's own color, so that plots are legible on light and dark pages."""
+
+
+@cache
+def specs() -> dict[str, dict[str, Any]]:
+    """The plots, by name: each takes the curves of :mod:`benchmark.report.curves`, or the points of a trade-off."""
+    import altair as alt  # a second, for which only a page waits
+
+    share = alt.Axis(format=".0%")
+    whole = alt.Scale(domain=[0, 1])
+    values = alt.InlineData(values=[])
+    decibels = alt.Scale(domain=[THRESHOLDS[0], THRESHOLDS[-1]])
+
+    rates = alt.layer(
+        alt.Chart()
+        .mark_line(interpolate="step-before", strokeWidth=2)
+        .encode(
+            x=alt.X("threshold:Q", title="PSNR threshold in dB", scale=decibels),
+            y=alt.Y("rate:Q", title="victims that leak", axis=share, scale=whole),
+            color=alt.Color("defense:N", title=None, sort=None),
+            strokeDash=alt.StrokeDash("defense:N", title=None, sort=None),
+            tooltip=["defense:N", "threshold:Q", alt.Tooltip("rate:Q", format=".2f")],
+        ),
+        alt.Chart().mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6).encode(x=alt.datum(LEAKED_PSNR)),
+        data=values,
+    ).properties(height=260, width="container")
+
+    base = alt.Chart().encode(x=alt.X("evaluations:Q", title="gradient evaluations"))
+    numbers = ["evaluations:Q", *(alt.Tooltip(f"{name}:Q", format=".3g") for name in ("low", "loss", "high"))]
+    losses = {
+        name: alt.layer(
+            base.mark_area(opacity=0.25, color="#3b7dd8").encode(y=alt.Y("low:Q", title="loss", scale=of), y2="high:Q"),
+            base.mark_line(color="#3b7dd8").encode(y=alt.Y("loss:Q", title="loss", scale=of), tooltip=numbers),
+            data=values,
+        ).properties(height=180, width="container")
+        for name, of in {"losses": alt.Scale(type="log"), "signed_losses": alt.Scale(type="symlog")}.items()
+    }
+
+    name = alt.Color("name:N", title=None, sort=None)
+    base = alt.Chart().encode(color=name)
+    near = alt.Scale(zero=False, padding=15)
+
+    def x(name: str) -> alt.X:
+        return alt.X(f"{name}:Q", title="accuracy after federated training", axis=share, scale=near)
+
+    def y(name: str) -> alt.Y:
+        return alt.Y(f"{name}:Q", title="victims that leak, worst case", axis=share, scale=whole)
+
+    tips = ["name:N", alt.Tooltip("accuracy:Q", format=".3f"), alt.Tooltip("leak:Q", format=".2f"), "seeds:Q"]
+    trade_off = alt.layer(
+        base.mark_rule().encode(x=x("accuracy_low"), x2="accuracy_high:Q", y=y("leak")),
+        base.mark_rule().encode(x=x("accuracy"), y=y("leak_low"), y2="leak_high:Q"),
+        base.mark_point(filled=True, size=70, opacity=1).encode(x=x("accuracy"), y=y("leak"), tooltip=tips),
+        alt.Chart()
+        .mark_text(
+            align=alt.expr("datum.align"), dx=alt.expr("datum.dx"), dy=alt.expr("datum.dy"), color="currentColor"
+        )
+        .encode(x=x("accuracy"), y=y("leak"), text="label:N"),
+        data=values,
+    ).properties(height=HEIGHT, width="container")
+
+    charts = {"rates": rates, **losses, "trade_off": trade_off}
+    plots = {
+        name: chart.configure(background="transparent", font="inherit")
+        .configure_view(stroke=None)
+        .configure_axis(**INK, **FAINT)
+        .configure_legend(**INK, orient="bottom", labelLimit=320)
+        .to_dict()
+        for name, chart in charts.items()
+    }
+    for plot in plots.values():
+        del plot["$schema"]  # an address, of which a page has none
+    return plots
+
+
+@cache
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed in one script; takes eight seconds the first time."""
+    import altair as alt
+    import vl_convert
+
+    version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
+    return script.replace("</script", r"<\/script")
