@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
     [
         (
             "frob",
-            "unknown command 'frob': valid are bench, check, diagnose, list, page, plan, publish, rank, run, show, "
+            "unknown command 'frob': valid are bench, check, diagnose, list, page, plan, publish, rank, report, run, show, "
             "spectrum, threshold, train",
         ),
         ("rum", "unknown command 'rum': did you mean run"),
