@@ -32,8 +32,8 @@ pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
     [
         (
             "frob",
-            "unknown command 'frob': valid are bench, check, diagnose, list, page, plan, publish, rank, report, run, show, "
-            "spectrum, threshold, train",
+            "unknown command 'frob': valid are bench, check, diagnose, list, page, plan, publish, rank, report, run, "
+            "show, spectrum, threshold, train",
         ),
         ("rum", "unknown command 'rum': did you mean run"),
         ("run --victim 3", "unknown flag '--victim': did you mean --victims"),
