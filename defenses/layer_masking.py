@@ -3,10 +3,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, flattened, layer_of
+from defenses.base import Update, flattened, layer_of
+from defenses.masking import Masking
 
 
-class LayerMasking(Defense):
+class LayerMasking(Masking):
     """Zeroes whole layers of the update at random, others in each round.
 
     A layer is what has its parameters under one name, as a weight and its bias. An attacker who knows it matches the
@@ -16,16 +17,6 @@ class LayerMasking(Defense):
         ratio: probability that a layer is zeroed, from 0 up to but not including 1; 0 is no defense.
         rescale: divide what is kept by 1 - ratio, so that the update is right on average.
     """
-
-    def __init__(self, ratio: float = 0.5, rescale: bool = False) -> None:
-        if not 0 <= ratio < 1:
-            raise ValueError(f"ratio is {ratio}, but must be at least 0 and below 1")
-        self.ratio = ratio
-        self.rescale = rescale
-
-    @property
-    def _scale(self) -> float:
-        return 1 / (1 - self.ratio) if self.rescale else 1.0
 
     def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
         layers = list(dict.fromkeys(map(layer_of, update)))
@@ -38,16 +29,6 @@ class LayerMasking(Defense):
         kept = self._kept(shared)
         each = [flattened(value).sum(1) * shared[name].element_size() for name, value in kept.items()]
         return torch.stack(each).sum(0).long().cpu()
-
-    def known_to_attacker(self) -> KnownDefense:
-        if self.ratio == 0:
-            return KnownDefense()
-
-        def simulate(dummy: Update, observed: Update) -> Update:
-            kept = self._kept(observed)
-            return {name: value * kept[name] * self._scale for name, value in dummy.items()}
-
-        return KnownDefense(simulate=simulate, kept=self._kept)
 
     @torch.no_grad()
     def _kept(self, observed: Update) -> Update:

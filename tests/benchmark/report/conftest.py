@@ -29,7 +29,7 @@ def strip_of(images: int, size: int = 2) -> str:
 def gray_of(png: str) -> list[int]:
     """The grays of a picture, from left to right."""
     image = Image.open(io.BytesIO(base64.b64decode(png)))
-    return [image.getpixel((column, 0))[0] for column in range(0, image.width, 2)]  # type: ignore[index]
+    return [image.getpixel((column, 0))[0] for column in range(0, image.width, 2)]  # type: ignore[index] # it is in color
 
 
 @pytest.fixture(scope="session")
