@@ -12,7 +12,8 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from attacks import DLG, IDLG, RGAP, Attack, InvertingGradients, Observation
+from attacks import DLG, IDLG, RGAP, InvertingGradients, Observation
+from attacks.autoleak import takes
 from attacks.engine.step import EAGER, check_step
 from attacks.gradient_matching import GradientMatching
 from benchmark.boards.markdown import threads
@@ -260,7 +261,7 @@ def compare(
     images, labels, observation = undefended(specs, victims, seed, bench, batch_size, setting)
     model = observation.model
     attacks = {BATCHED: attack}
-    if isinstance(attack, DLG | IDLG) and takes(RGAP(), model, observation):
+    if isinstance(attack, DLG | IDLG) and takes(RGAP(), model, observation.image_shape):
         attacks[FROM_RGAP] = build("attack", with_arguments(specs["attack"], start="rgap"))
     of_fit: dict[str, Any] = {} if step == EAGER else {"step": step}
 
@@ -343,15 +344,6 @@ def undefended(
 def with_arguments(attack: Spec, **args: Any) -> Spec:
     """The attack with some arguments changed."""
     return replace(attack, args=attack.args | args)
-
-
-def takes(attack: Attack, model: nn.Module, observation: Observation) -> bool:
-    """Whether the attack can be run on these victims."""
-    try:
-        attack.check(model, observation.image_shape)
-    except ValueError:
-        return False
-    return True
 
 
 def thread_counts(most: int, device: torch.device) -> list[int]:
