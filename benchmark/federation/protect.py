@@ -140,6 +140,20 @@ def of_one_image(
     return protected(defense, update, sources, label, clients)
 
 
+def sent_bytes(defense: Defense, shared: Update) -> int:
+    """Bytes that V clients send together, see :meth:`defenses.base.Defense.bytes_sent`.
+
+    Raises:
+        UsageError: it raises, or returns something else than a number for each client.
+    """
+    label, clients = type(defense).__name__, len(next(iter(shared.values())))
+    sent = called(defense, label, "bytes_sent", shared)
+    if not isinstance(sent, Tensor) or sent.shape != (clients,) or not sent.isfinite().all() or (sent < 0).any():
+        must = f"must return the number of bytes of each client, [{clients}]"
+        raise breach(defense, label, f"{must}, not {a_kind(sent)}", "bytes_sent")
+    return int(sent.sum())
+
+
 def check_can_defend(
     defense: Defense,
     label: str,

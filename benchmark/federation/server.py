@@ -6,6 +6,7 @@ meets the same training, and a training that was stopped goes on as if it had no
 """
 
 import math
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,10 +29,10 @@ from benchmark.federation.clients import (
     logits_of,
 )
 from benchmark.federation.partition import split
-from benchmark.federation.protect import protected, steps
+from benchmark.federation.protect import protected, sent_bytes, steps
 from benchmark.federation.recipe import Federation
 from benchmark.seeds import generator_for, generators, seed_for
-from defenses.base import Clients, Defense, Update
+from defenses.base import Clients, Defense, Update, dense_bytes
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class State:
         changed: those in which it changed an entry of that.
         entries: of all that it was given.
         entries_changed: those that it changed by more than rounding.
+        bytes_sent: by all clients in all rounds so far.
+        client_seconds: that they have worked for, the defense included.
         diverged: whether the last update or loss was NaN or infinite: there is no next round.
     """
 
@@ -66,6 +69,8 @@ class State:
     changed: int = 0
     entries: int = 0
     entries_changed: int = 0
+    bytes_sent: int = 0
+    client_seconds: float = 0.0
     diverged: bool = False
 
 
@@ -166,11 +171,12 @@ def next_round(
     chosen = sorted(batches, key=lambda client: (-len(batches[client]), client))
     local_rate = how.rate(state.round) if how.algorithm == "FedAvg" else None
     forward = [seed_for(seed, client, f"forward/{number}") for client in chosen]
+    began = time.perf_counter()
     label, canaries = type(defense).__name__, {client: Canary() for client in chosen}
     otherwise = [steps(defense, seed, [c], f"/{number}", label, canaries[c].told) for c in chosen]
     updates = client_updates(network, state.weights, [batches[c] for c in chosen], data, local_rate, forward, otherwise)
+    given = defended_part(network, updates, how.protect_batch_norm) if defense else {}
     if defense is not None:
-        given = defended_part(network, updates, how.protect_batch_norm)
         if given and defense.hooks & {"protect", "on_update"}:
             sources = generators(seed, chosen, f"defense/{number}")
             shared = shared_updates(network, state.weights, defense, given, [batches[c] for c in chosen], data, sources)
@@ -180,13 +186,33 @@ def next_round(
                 canaries[client].count(entries, int(of_it))
             updates |= shared
         state = counted(state, canaries.values())
+    worked = time.perf_counter() - began
+    sent = bytes_of(updates, given.keys(), defense)
     counts = torch.tensor([len(shares[client]) for client in chosen])
     turns = state.turns.clone()
     turns[chosen] += 1
     rate = how.rate(state.round) if how.algorithm == "FedSGD" else 1.0
     stepped = server_step(state, updates, counts, rate, how.server_momentum)
     finite = all(bool(value.isfinite().all()) for value in stepped.weights.values())
+    stepped = replace(stepped, bytes_sent=state.bytes_sent + sent, client_seconds=state.client_seconds + worked)
     return replace(stepped, round=number, turns=turns, diverged=not finite)
+
+
+def bytes_of(updates: Update, defended: Collection[str], defense: Defense | None) -> int:
+    """Bytes that V clients send in a round: what a defense says of its part, and every number of the rest.
+
+    Args:
+        updates: as they are shared, ``[V, ...]``.
+        defended: the names of the defense's part.
+        defense: theirs, or None.
+
+    Raises:
+        UsageError: ``bytes_sent`` of the defense raises, or is no number for each client.
+    """
+    part = {name: value for name, value in updates.items() if name in defended}
+    rest = {name: value for name, value in updates.items() if name not in defended}
+    total = int(dense_bytes(rest).sum()) if rest else 0
+    return total + (sent_bytes(defense, part) if defense and part else 0)
 
 
 def privacy(data: Data, federation: Federation, defense: Defense, seed: int, state: State) -> dict[str, Any] | None:

@@ -75,10 +75,12 @@ class Judged(TypedDict):
 
 
 class Cost(TypedDict):
-    """What a training cost."""
+    """What a training cost; what a client sends and how long it works in a round, on average, is new."""
 
     seconds: Amount
     ms_per_round: Amount
+    client_bytes: NotRequired[Amount]
+    client_seconds: NotRequired[Amount]
 
 
 class Privacy(TypedDict):

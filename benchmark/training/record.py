@@ -28,6 +28,7 @@ def train_run(run: Run, store: Store, bench: Workbench, reached: Callable[[State
     is the accuracy of always naming the most frequent class of the test: a run that ends no better has collapsed.
     ``clients_changed`` and ``entries_changed`` are the shares that the defense has changed of the clients' updates and
     of their entries, over all rounds; of what it was given instead, where that is a batch or the gradients of images.
+    ``client_bytes`` and ``client_seconds`` are what a client sends and how long it works in a round, as means.
     ``privacy`` is there where the defense gives a guarantee of differential privacy.
 
     Args:
@@ -60,6 +61,7 @@ def train_run(run: Run, store: Store, bench: Workbench, reached: Callable[[State
         raise users_fault(error, f"{training.label} has failed") from None
     assert state is not None  # the first one is yielded before any round
     seconds = spent + time.perf_counter() - began
+    turns = max(1, int(state.turns.sum()))
     ended_well = not state.diverged
     majority = float(data.test_labels.bincount().max()) / len(data.test_labels)
     # A number that is rounded may fall below the other, so they are compared before.
@@ -86,7 +88,12 @@ def train_run(run: Run, store: Store, bench: Workbench, reached: Callable[[State
             "accuracy": [brief(value) for value in state.accuracy],
             "loss": [brief(value) for value in state.loss],
         },
-        "cost": {"seconds": brief(seconds), "ms_per_round": brief(1000 * seconds / max(1, state.round))},
+        "cost": {
+            "seconds": brief(seconds),
+            "ms_per_round": brief(1000 * seconds / max(1, state.round)),
+            "client_bytes": brief(state.bytes_sent / turns),
+            "client_seconds": brief(state.client_seconds / turns),
+        },
     }
 
 

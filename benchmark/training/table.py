@@ -47,9 +47,20 @@ OLDER = (
 )
 
 
+COSTS = (
+    "Sent is what a client sends in a round, in the coding that suits its defense; ms / client is how long it works "
+    "for that."
+)
+
+
 def note(table: list[Row]) -> str:
     """What the columns of a table mean, and what its rows cannot carry."""
-    said = [NOTE, *(text for choice, text in RATES.items() if any(one["rate_chosen_on"] == choice for one in table))]
+    costs = [COSTS] if any(one["bytes"] is not None for one in table) else []
+    said = [
+        NOTE,
+        *costs,
+        *(text for choice, text in RATES.items() if any(one["rate_chosen_on"] == choice for one in table)),
+    ]
     guaranteed = dict.fromkeys(one["privacy"] for one in table if one["privacy"])
     return " ".join([*said, *([OLDER] if any(one["older"] for one in table) else []), *guaranteed])
 
@@ -201,11 +212,14 @@ KEYS = (
     "decay", "server_momentum", "split", "batch_norm", "train_images", "validation_images", "test_images", "defense",
     "learning_rate", "learning_rates", "rate_chosen_on", "seeds", "diverged", "collapsed", "clients_changed",
     "entries_changed", "void", "validation_accuracy", "accuracy", "accuracy_low", "accuracy_high", "loss", "loss_low",
-    "loss_high", "pairs", "difference", "difference_low", "difference_high", "seconds", "older",
+    "loss_high", "pairs", "difference", "difference_low", "difference_high", "seconds", "bytes", "client_seconds",
+    "epsilon", "delta", "older",
 )  # fmt: skip # a column for each would take a page
 """Accuracies, their differences and what was changed are shares; ``pairs`` counts the seeds of the difference;
-``learning_rates`` are all that were tried; ``void`` says why a row says nothing of what its defense costs; ``older``
-is 1 for records of an older version, which lack some of this."""
+``learning_rates`` are all that were tried; ``bytes`` and ``client_seconds`` are of a client in a round; ``epsilon`` is
+that of the seed that has the largest, infinite where a defense gives no privacy at this strength, and None where it
+never gives any; ``void`` says why a row says nothing of what its defense costs; ``older`` is 1 for records of an older
+version, which lack some of this."""
 
 
 def row(cell: Cell, control: Cell, untrained: float) -> Row:
@@ -232,12 +246,14 @@ def row(cell: Cell, control: Cell, untrained: float) -> Row:
         "void": why,
         "pairs": len(pairs),
         "seconds": fmean(record["cost"]["seconds"] for record in records),
-    }
+    } | worst_privacy(records)
     for key, of_key in (
         ("clients_changed", [record.get("clients_changed") for record in records]),
         ("entries_changed", [record.get("entries_changed") for record in records]),
         ("validation_accuracy", [merit_of(record)[0] for record in records if record.get("validation")]),
         ("accuracy", [accuracy(record) for record in records]),
+        ("bytes", [record["cost"].get("client_bytes") for record in records]),
+        ("client_seconds", [record["cost"].get("client_seconds") for record in records]),
         ("loss", [] if lost["diverged"] else [record["loss"] for record in records]),
         ("difference", [accuracy(by_seed[seed]) - accuracy(controls[seed]) for seed in pairs]),
     ):
@@ -248,6 +264,17 @@ def row(cell: Cell, control: Cell, untrained: float) -> Row:
     return {key: found.get(key) for key in KEYS} | {"privacy": privacy(found["defense"], records)}
 
 
+def worst_privacy(records: list[Record]) -> dict[str, Any]:
+    """What the seed with the largest epsilon says of differential privacy; nothing where the defense gives none.
+
+    Args:
+        records: of a row.
+    """
+    given = [record["privacy"] for record in records if "privacy" in record]
+    found = [one | {"epsilon": math.inf if one["epsilon"] is None else one["epsilon"]} for one in given]
+    return max(found, key=lambda one: float(one["epsilon"]), default={})
+
+
 def privacy(defense: str, records: list[Record]) -> str:
     """The sentence on the differential privacy of the runs of a row; empty where there is none.
 
@@ -255,12 +282,11 @@ def privacy(defense: str, records: list[Record]) -> str:
         defense: for people.
         records: of its seeds.
     """
-    given = [record["privacy"] for record in records if "privacy" in record]
-    if not given:
+    worst = worst_privacy(records)
+    if not worst:
         return ""
-    if any(one["epsilon"] is None for one in given):
+    if worst["epsilon"] == math.inf:
         return f"{defense}: epsilon is infinite, which is no privacy."
-    worst = max(given, key=lambda one: one["epsilon"])
     return (
         f"{defense}: epsilon {worst['epsilon']:.3g} at delta {worst['delta']:g} for each image of a client, after "
         f"{worst['steps']} steps of {100 * worst['sample_rate']:.3g} % of its images each, if each of these were drawn "
@@ -370,6 +396,11 @@ def changed(share: float | None) -> str:
     return "> 99.9 %" if 0.9995 <= share < 1 else f"{100 * share:.3g} %"
 
 
+def size(count: float) -> str:
+    """A number of bytes, for people."""
+    return f"{count / 1000:.3g} kB" if count < 1e6 else f"{count / 1e6:.3g} MB"
+
+
 def rate(found: Row) -> str:
     """The learning rate, and whether a larger or smaller one than those tried may be better."""
     own, tried = f"{found['learning_rate']:g}", found["learning_rates"].split()
@@ -401,6 +432,9 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "entries changed": lambda found: changed(found["entries_changed"]),
     "collapsed": lambda found: str(found["collapsed"] or ""),
     "diverged": lambda found: str(found["diverged"] or ""),
+    "sent": lambda found: "" if found["bytes"] is None else size(found["bytes"]),
+    "ms / client": lambda f: "" if f["client_seconds"] is None else f"{1000 * f['client_seconds']:.3g}",
+    "epsilon": lambda found: "" if found["epsilon"] is None else f"{found['epsilon']:.3g}",
     "s / run": lambda found: f"{found['seconds']:.1f}",
 }
 """The text of a row in each column."""
@@ -414,10 +448,11 @@ def as_csv(table: list[Row]) -> str:
 
 def grids(table: list[Row]) -> list[Grid]:
     """The table for people, of each scenario."""
-    return [
-        Grid(list(COLUMNS), [[text(one) for text in COLUMNS.values()] for one in board], {"defense"}, title)
-        for title, board in boards(table).items()
-    ]
+    found = []
+    for title, board in boards(table).items():
+        columns = {name: cells for name, text in COLUMNS.items() if any(cells := [text(one) for one in board])}
+        found.append(Grid(list(columns), list(map(list, zip(*columns.values(), strict=True))), {"defense"}, title))
+    return found
 
 
 def as_markdown(table: list[Row], title: str, left_out: Sequence[str] = ()) -> str:

@@ -56,6 +56,26 @@ def test_the_newer_of_two_records_counts_and_one_seed_has_no_interval() -> None:
     assert as_csv([row]).count("\n") == 2
 
 
+def test_what_a_client_sends_and_how_long_it_works_are_means_and_privacy_is_that_of_the_worst_seed() -> None:
+    cost = {"seconds": 2.0, "client_bytes": 1000.0, "client_seconds": 0.004}
+    private = {"epsilon": 3.0, "delta": 1e-5, "sample_rate": 0.1, "steps": 4}
+    known = [
+        trained(0, 0.8, "DPSGD", cost=cost, privacy=private),
+        trained(1, 0.8, "DPSGD", cost=cost | {"client_bytes": 3000.0}, privacy=private | {"epsilon": 5.0}),
+    ]
+    plain, row = rows([trained(0, 0.9), trained(1, 0.9), *known])
+    assert (plain["bytes"], plain["epsilon"], plain["delta"]) == (None, None, None)
+    assert (row["bytes"], row["client_seconds"], row["epsilon"], row["delta"]) == (2000.0, 0.004, 5.0, 1e-5)
+    page = as_markdown([plain, row], "mine")
+    assert "| sent | ms / client | epsilon |" in page and "| 2 kB | 4 | 5 |" in page and "Sent is what" in note([row])
+    (row,) = rows(
+        [trained(0, 0.8, "DPSGD", privacy=private), trained(1, 0.8, "DPSGD", privacy=private | {"epsilon": None})]
+    )
+    assert row["epsilon"] == math.inf and "epsilon is infinite" in note([row])
+    page = as_markdown(rows([trained(0, 0.9)]), "mine")
+    assert "sent" not in page and "Sent" not in page  # of records from before this was counted
+
+
 def test_a_row_is_of_one_code() -> None:
     old = [trained(seed, 0.9, date="2026", code_sha256="a", key=f"old{seed}") for seed in range(3)]
     new = [trained(0, 0.5, date="2027", code_sha256="b", key="new0")]

@@ -18,6 +18,7 @@ import torch
 from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.job import Watch, work
+from benchmark.models.convnet import ConvNet
 from benchmark.store.store import TRAININGS, Store
 from benchmark.store.store import read_trainings as read_all
 from benchmark.thresholds.strengths import DefenseThresholds, Thresholds, defenses_at
@@ -73,6 +74,20 @@ def test_a_data_set_may_be_trained_on_as_itself_or_as_jpeg() -> None:
     )
     for name, count in (("CIFAR10", 1), ("CIFAR10JPEG", 1), ("MNIST", 0)):
         assert len(defenses_at(Thresholds(0.5, 0.05, [], [one]), name)) == count
+
+
+def test_a_record_counts_the_bytes_that_clients_send(leakboard: Leakboard, tmp_path: Path) -> None:
+    code, _, err = leakboard(suite({"class": "Masking", "ratio": 0.9}, "HalfPrecision", seeds=[0]))
+    assert code == 0, err
+    found = {}
+    for record in read_all(tmp_path / "runs" / "mine"):
+        found[(record["config"]["defense"] or {"class": None})["class"]] = record["cost"]
+    whole = found[None]["client_bytes"]
+    assert whole == 4 * sum(p.numel() for p in ConvNet((1, 8, 8), 10, width=4).parameters())
+    assert found["HalfPrecision"]["client_bytes"] == whole / 2
+    # A tenth, each with its position, but for those of silent units, which are zero without a mask.
+    assert 0.1 * whole < found["Masking"]["client_bytes"] < 0.22 * whole
+    assert all(0 < cost["client_seconds"] < cost["seconds"] for cost in found.values())
 
 
 def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, tmp_path: Path) -> None:
