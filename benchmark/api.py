@@ -24,6 +24,9 @@ from benchmark.store.store import Record, read_all
 from benchmark.suite import registry
 from benchmark.suite.suite import Suite, load, parse, suite_path
 from benchmark.suite.watching import watching
+from benchmark.training import work
+from benchmark.training.suite import beside
+from benchmark.training.tracking import TrainingTracker
 from benchmark.versions.local import name_of, only_here
 
 Part = str | Mapping[str, Any] | Callable[..., Any]
@@ -84,7 +87,8 @@ def run(
         data: of single cells, in place of a suite.
         model: likewise.
         attack: one or several; an attack can be a function of an :class:`attacks.Observation`.
-        defense: one, several or none; a defense can be a function of one client's update.
+        defense: one, several or none; a defense can be a function of one client's update. With a suite: beside those
+            of each of its scenarios.
         scenario: what else a suite says of a scenario, as in ``{"shared": True}``.
         trainer: arguments of Lightning's Trainer that watch the attacks, as in ``{"profiler": "simple"}``.
         progress: whether the progress is shown on the standard error.
@@ -123,8 +127,15 @@ def run_suite(suite: Suite, options: argparse.Namespace, progress: bool) -> Resu
             "import it from there, or leave out workers, devices and executor"
         )
     conductor.shown = progress
+    trained = beside(suite)
+    runs = work.prepared(trained, conductor) if trained else []  # before any attack
     ran, found = conductor.run(suite)
     folder = conductor.folder
+    if trained:
+        alone = conductor.tracker is None or conductor.tracker.has_one_run  # which is that of the attacks
+        tracker = None if alone else TrainingTracker(options.wandb, suite.name, folder)
+        said, _ = work.carry_out(trained, runs, replace(conductor, tracker=tracker))
+        ran = f"{ran}; {said}"
     no_lpips = conductor.bench.no_perceptual or None
     return Result(folder, Table(found, folder.resolve().name, no_lpips), ran)
 
@@ -142,10 +153,11 @@ def suite_of(suite: Any, parts: Mapping[str, Any], options: argparse.Namespace, 
         UsageError: it is not clear which one is meant, or something in it is wrong.
     """
     dash = "--" if typed else ""
-    if parts:
+    more = [entry("defense", one) for one in listed(parts.get("defense", []))] if set(parts) == {"defense"} else []
+    if parts and not (more and suite is not None):
         if suite is not None:
-            kinds = ", ".join(f"{dash}{kind}" for kind in ("data", "model", "attack"))
-            raise UsageError(f"give either a suite or {kinds} and {dash}defense, not both")
+            kinds = f"{dash}data, {dash}model and {dash}attack"
+            raise UsageError(f"give either a suite or {kinds}, not both: {dash}defense alone adds to a suite")
         for kind in ("data", "model", "attack"):
             if kind not in parts:
                 wanted = f"--{kind} NAME" if typed else f'{kind}="NAME"'
@@ -155,10 +167,10 @@ def suite_of(suite: Any, parts: Mapping[str, Any], options: argparse.Namespace, 
         flag = "--batch-size" if typed else "batch_size"
         raise UsageError(f"{flag} is for a single cell: a suite gives batch_size in its scenarios")
     if isinstance(suite, Mapping):
-        return parse(with_names(suite), "cells", options.victims, options.seed)
+        return parse(with_names(suite), "cells", options.victims, options.seed, more)
     if suite is not None and not isinstance(suite, str | os.PathLike):
         raise UsageError(f"a suite is a file, the name of one in configs/ or a dict, not {a_kind(suite)}")
-    return load(suite_path("quick" if suite is None else os.fspath(suite)), options.victims, options.seed)
+    return load(suite_path("quick" if suite is None else os.fspath(suite)), options.victims, options.seed, more)
 
 
 GIVEN_BESIDE = {name: name for name in ("data", "model", "batch_size", "victims")} | {

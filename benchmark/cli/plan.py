@@ -8,10 +8,15 @@ import torch
 from benchmark.boards.terminal import Console, printable, wide_enough
 from benchmark.cli.parts import Parts
 from benchmark.cli.run import asked_for
+from benchmark.clock import clock
 from benchmark.jobs import estimate
 from benchmark.jobs.blocks import Block, Workbench, applicable, plan
 from benchmark.jobs.conductor import find_workers
 from benchmark.jobs.executors.worker import find_perceptual, quiet, set_up
+from benchmark.store.store import TRAININGS, records_in
+from benchmark.training import estimate as training_estimate
+from benchmark.training.plan import plan as plan_training
+from benchmark.training.suite import beside
 
 
 def carry_out(options: argparse.Namespace, parts: Parts) -> int:
@@ -20,10 +25,14 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     suite = asked_for(options, parts)
     set_up(options.threads)
     devices = find_workers(options)
-    perceptual, no_perceptual = find_perceptual(options.lpips_weights, False, options.download)
+    perceptual, no_perceptual = None, ""
+    if suite.lpips:
+        perceptual, no_perceptual = find_perceptual(options.lpips_weights, False, options.download)
     device, workers = torch.device(devices[0]), len(devices)
     bench = Workbench(device, options.data_root, options.download, perceptual, no_perceptual, workers)
     folder = Path(options.out) if options.out else Path("runs") / suite.name
+    trained = beside(suite)
+    runs = plan_training(trained, bench) if trained else []
     suite, declined = applicable(suite, bench)
     blocks = plan(suite, bench)
     said = notes(blocks, bench, folder)
@@ -36,6 +45,17 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     costs = estimate.grid(table, workers)
     console = wide_enough(Console(), costs.width)
     costs.print(console, estimate.SPARED)
+    if runs:
+        done = {record["key"] for record in records_in(folder / TRAININGS.name, TRAININGS.parse)}
+        trainings = training_estimate.rows(runs, done, bench, Console(stderr=True))
+        training_estimate.grid(trainings, workers).print(console, training_estimate.SPARED)
+        of_attacks = estimate.total(table)
+        whole = of_attacks.whole.seconds + sum(row.whole.seconds for row in trainings)
+        left = of_attacks.left.seconds + sum(row.left.seconds for row in trainings)
+        said.insert(
+            0,
+            f"Attacks and trainings take {clock(whole / workers)} together, of which {clock(left / workers)} are left.",
+        )
     for sentence in said:
         console.print(printable(sentence), style="dim", highlight=False)
     return 0

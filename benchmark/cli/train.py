@@ -20,7 +20,7 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard train``."""
     suite = training_suite.load(suite_path(options.suite), Path(options.at) if options.at else None)
     conductor = Conductor.of(options, suite.name, TrainingTracker)
-    ran, table = work.carry_out(suite, conductor)
+    ran, table = work.carry_out(suite, work.prepared(suite, conductor), conductor)
     folder = conductor.folder
     print_training(table, Console())
     print(f"\n{ran}\nrecords: {folder / 'training'}\ntables: {folder / 'training.csv'}, {folder / 'training.md'}")

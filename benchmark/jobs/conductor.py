@@ -35,6 +35,9 @@ from benchmark.suite.suite import Suite, whole_number
 WORKER_BYTES = 2**29
 """What a process takes at least, for Python and torch."""
 
+NOT_ASKED = "the suite does without it, so that its records are the same everywhere"
+"""Why there is no LPIPS, then."""
+
 
 @dataclass
 class Conductor:
@@ -97,10 +100,12 @@ class Conductor:
         """
         fitting = replace(self.fitting, trainer=suite.trainer)
         fitting.check(suite, self.devices[0])
+        if not suite.lpips:
+            self.bench.perceptual, self.bench.no_perceptual = None, NOT_ASKED
         suite, declined = applicable(suite, self.bench)
         blocks = plan(suite, self.bench)
         store = Store(self.folder)
-        if self.bench.no_perceptual and self.shown and not self._said:
+        if self.bench.no_perceptual and suite.lpips and self.shown and not self._said:
             print(f"leakboard: LPIPS is unavailable: {self.bench.no_perceptual}", file=sys.stderr)
             self._said = True
         keep_declined(self.folder, declined, {cell.id for cell in suite.cells})

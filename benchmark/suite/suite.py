@@ -3,7 +3,7 @@
 import inspect
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -125,12 +125,17 @@ class Suite:
         cells: what is run.
         block_size: victims that are attacked at the same time.
         trainer: what watches the attacks, see :mod:`benchmark.suite.watching`; it decides nothing.
+        lpips: whether reconstructions are scored by LPIPS, too, where it is available.
+        training: the federated trainings with the same networks and defenses, as ``leakboard train`` reads a suite;
+            empty where nothing is trained.
     """
 
     name: str
     cells: tuple[Cell, ...]
     block_size: int
     trainer: dict[str, Any] = field(default_factory=dict)
+    lpips: bool = True
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 def as_cells(scenario: Scenario, defenses: list[Spec], attacks: list[Spec]) -> Iterator[Cell]:
@@ -190,31 +195,34 @@ def at_most_cells(count: int, what: str) -> None:
         raise UsageError(f"{what} makes {count:,} cells, but a suite can have {MOST_CELLS:,}: sweep fewer values")
 
 
-_SUITE_KEYS = ("name", "seed", "victims", "block_size", "trainer", "scenarios", "attacks", "defenses")
+_SUITE_KEYS = (
+    *("name", "seed", "victims", "block_size", "trainer", "lpips", "scenarios", "attacks", "defenses", "training"),
+)
 _OF_SETTING = Arguments("scenario", "scenario", Setting, hidden=frozenset({"local", "state"}))
 _OF_FEDAVG = Arguments("scenario.protocol", "FedAvg", FedAvg)
 SETTING_KEYS = ("protocol", "state", *_OF_SETTING.names)
 """What a scenario can say of what clients compute and what the attacker is granted."""
 
 _SCENARIO_KEYS = (
-    *("data", "model", "batch_size", "seed", "victims", "same_class", "attacks", "defenses"),
+    *("data", "model", "batch_size", "seed", "victims", "same_class", "attacks", "defenses", "training"),
     *SETTING_KEYS,
 )
 
 
-def load(path: Path, victims: int | None = None, seed: int | None = None) -> Suite:
+def load(path: Path, victims: int | None = None, seed: int | None = None, defenses: Sequence[Any] = ()) -> Suite:
     """Reads and checks a suite.
 
     Args:
         path: YAML file.
         victims: instead of every number of victims in it.
         seed: instead of the seed in it.
+        defenses: entries beside those of each of its scenarios.
 
     Raises:
         UsageError: the file or something in it is wrong.
     """
     with named(path):
-        return parse(read(path), path.stem, victims, seed)
+        return parse(read(path), path.stem, victims, seed, defenses)
 
 
 @contextmanager
@@ -262,8 +270,14 @@ def read(path: Path, keys: tuple[str, ...] = _SUITE_KEYS) -> dict[str, Any]:
     return given
 
 
-def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: int | None = None) -> Suite:
-    """Checks a suite that was read.
+def parse(
+    given: dict[str, Any],
+    name: str,
+    victims: int | None = None,
+    seed: int | None = None,
+    more_defenses: Sequence[Any] = (),
+) -> Suite:
+    """Checks a suite that was read; see :func:`load`.
 
     Raises:
         UsageError: a key, a name, a type or a range is wrong.
@@ -273,11 +287,12 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
     check_keys("key of a suite", given, _SUITE_KEYS)
     scenarios = list_of("scenarios", given.get("scenarios"))
     each_has_its_own = all(isinstance(entry, dict) and "attacks" in entry for entry in scenarios)
-    shared = defenses_of(given.get("defenses", []))
+    shared, more = defenses_of(given.get("defenses", [])), defenses_of(list(more_defenses))
     common = [] if each_has_its_own and "attacks" not in given else _attacks(given.get("attacks"))
     common_seed = whole_number("seed", seed if seed is not None else given.get("seed", 0), at_least=0)
     cells: list[Cell] = []
     counts: dict[str, int] = {}
+    trained: list[dict[str, Any]] = []
     for entry in scenarios:
         if not isinstance(entry, dict) or "data" not in entry or "model" not in entry:
             raise UsageError(
@@ -285,13 +300,18 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
             )
         check_keys("key of a scenario", entry, _SCENARIO_KEYS)
         attacks = _attacks(entry["attacks"]) if "attacks" in entry else common
-        defenses = defenses_of(entry["defenses"]) if "defenses" in entry else shared
+        defenses = [*(defenses_of(entry["defenses"]) if "defenses" in entry else shared), *more]
         count = victims if victims is not None else entry.get("victims", given.get("victims", 64))
         count = whole_number("victims", count, at_least=1)
         batch_size = whole_number("batch_size", entry.get("batch_size", 1), at_least=1)
         same_class = whole_number("same_class", entry.get("same_class", 1), at_least=1)
         setting = setting_of(entry, batch_size)
         seeds = [common_seed] if seed is not None else seeds_of(entry.get("seed", common_seed))
+        training = entry.get("training", {}) if "training" in given or "training" in entry else None
+        if training is not None:
+            how = training_of(given.get("training", {}), training, batch_size, setting)
+            protecting = [*entry.get("defenses", given.get("defenses", [])), *more_defenses]
+            trained.append({"data": entry["data"], "model": entry["model"], "defenses": protecting, **how})
         parts = entries("data", entry["data"]), entries("model", entry["model"]), seeds
         for data, model, one_seed in itertools.product(*parts):
             at_most_cells(len(cells) + len(attacks) * (1 + 2 * len(defenses)), "the suite")
@@ -303,7 +323,38 @@ def parse(given: dict[str, Any], name: str, victims: int | None = None, seed: in
             cells += as_cells(scenario, defenses, attacks)
     suite_name = folder_name(given.get("name", name))
     block_size = whole_number("block_size", given.get("block_size", 64), at_least=1)
-    return Suite(suite_name, _unique(cells), block_size, watching(given.get("trainer", {})))
+    lpips = given.get("lpips", True)
+    if not isinstance(lpips, bool):
+        raise UsageError(f"lpips must be true or false, not {quoted(lpips)}")
+    seeds_too = {key: given["training"][key] for key in SEEDS if trained and key in given.get("training", {})}
+    training = {"scenarios": trained, **seeds_too} if trained else {}
+    return Suite(suite_name, _unique(cells), block_size, watching(given.get("trainer", {})), lpips, training)
+
+
+SEEDS = ("seeds", "tuning_seeds")
+"""Keys of a suite's training that are those of all its scenarios."""
+
+
+def training_of(common: Any, own: Any, batch_size: int, setting: Setting) -> dict[str, Any]:
+    """How a scenario's network is trained: its batch and protocol, and what the suite and the scenario say of it.
+
+    Raises:
+        UsageError: one of them is no mapping, or no training can have its local steps.
+    """
+    for one in (common, own):
+        if not isinstance(one, dict):
+            raise UsageError(
+                f"training must be as in {{clients: 10, rounds: 100, learning_rate: 0.1}}, not {quoted(one)}"
+            )
+    if given := [key for key in SEEDS if key in own]:
+        raise UsageError(f"{given[0]} of a training are those of all scenarios: give them in training of the suite")
+    how: dict[str, Any] = {"batch_size": batch_size}
+    if local := setting.local:
+        if local.momentum:
+            raise UsageError("clients of a federated training have no momentum: leave training or momentum out")
+        how = {"algorithm": "FedAvg", "local_epochs": local.epochs, "learning_rate": local.learning_rate}
+        how["batch_size"] = local.batch_size or batch_size
+    return how | {key: value for key, value in (common | own).items() if key not in SEEDS}
 
 
 def seeds_of(given: Any) -> list[int]:

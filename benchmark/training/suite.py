@@ -12,6 +12,7 @@ from benchmark.federation.recipe import Count, Federation, typed
 from benchmark.store.store import say
 from benchmark.suite.registry import Spec
 from benchmark.suite.suite import (
+    Suite,
     at_most_cells,
     check_keys,
     defenses_of,
@@ -144,6 +145,20 @@ def load(path: Path, at: Path | None = None) -> TrainingSuite:
     """
     with named(path):
         return parse(read(path, SUITE_KEYS), path.stem, at)
+
+
+def beside(suite: Suite) -> TrainingSuite | None:
+    """The trainings that a suite of attacks asks for, None where it asks for none.
+
+    Raises:
+        UsageError: something in how they are trained is wrong.
+    """
+    if not suite.training:
+        return None
+    try:
+        return parse(suite.training, suite.name)
+    except UsageError as error:
+        raise UsageError(f"{suite.name}: training: {error}") from None
 
 
 def parse(given: dict[str, Any], name: str, at: Path | None = None) -> TrainingSuite:

@@ -50,23 +50,33 @@ def tested(accuracy: float, loss: float) -> str:
     return f", accuracy {accuracy:.1%}, loss {loss:.3f}"
 
 
-def carry_out(suite: TrainingSuite, conductor: Conductor) -> tuple[str, list[Row]]:
+def prepared(suite: TrainingSuite, conductor: Conductor) -> list[Run]:
+    """The runs of a suite, which fit the folder.
+
+    Raises:
+        UsageError: the suite does not fit its data or its folder.
+    """
+    runs = plan(suite, conductor.bench)
+    refuse_others(runs, Store(conductor.folder, TRAININGS), conductor.folder)
+    return runs
+
+
+def carry_out(suite: TrainingSuite, runs: list[Run], conductor: Conductor) -> tuple[str, list[Row]]:
     """Does what is not done yet, and writes the tables.
 
     Args:
         suite: what is to be done.
+        runs: what :func:`prepared` has made of it.
         conductor: what does it, and where it is kept.
 
     Returns:
         How much that was, for people, and the table of the folder.
 
     Raises:
-        UsageError: the suite does not fit its data or its folder, or every worker has ended.
+        UsageError: every worker has ended.
     """
     folder, tracker = conductor.folder, conductor.tracker
-    runs = plan(suite, conductor.bench)
     store = Store(folder, TRAININGS)
-    refuse_others(runs, store, folder)
     if any(run.training.tuning for run in runs):
         say(
             "learning rates: all are trained with one tuning seed, the two best with every tuning seed, the best with "

@@ -197,7 +197,7 @@ def test_a_process_is_afterwards_as_it_was() -> None:
         ({"scenario": 3}, 'scenario must be a dict, as in {"shared": True}, not an int'),
         ({"scenario": {"batch_size": 3}}, "has no batch_size: give batch_size as an argument of its own"),
         ({"scenario": {"share": True}}, "unknown key of a scenario 'share': did you mean shared"),
-        ({"suite": "quick"}, "give either a suite or data, model, attack and defense, not both"),
+        ({"suite": "quick"}, "give either a suite or data, model and attack, not both: defense alone adds to a suite"),
         ({"defense": lambda: 3}, "takes no argument, but is called with an update"),
         ({"defense": lambda update: None}, "protect must return the update as a dict, not None ("),
         ({"defense": lambda update: 1 / 0}, "protect fails (ZeroDivisionError: division by zero, "),

@@ -125,11 +125,11 @@ def test_a_wrong_cell_is_one_sentence(refused: Refused, words: str, sentence: st
     [
         (
             "",
-            "own.yaml is empty: give it some of the keys name, seed, victims, block_size, trainer, scenarios, "
+            "own.yaml is empty: give it some of the keys name, seed, victims, block_size, trainer, lpips, scenarios, "
             "attacks, defenses",
         ),
         ("- a\n- b\n", "own.yaml must be a mapping with some of the keys name, seed, victims, block_size, "),
-        ("just text", "scenarios, attacks, defenses, not 'just text'"),
+        ("just text", "scenarios, attacks, defenses, training, not 'just text'"),
         ("a: 1\nb: [1\nc: 2\n", "own.yaml, line 3: a comma or ] is missing"),
         ("a: 1\na: b: c\n", "own.yaml, line 2: unexpected colon: check the indentation, or quote the text"),
         (

@@ -14,7 +14,7 @@ from benchmark.jobs.conductor import Conductor
 from benchmark.store.store import Record
 from benchmark.store.store import read_trainings as read_all
 from benchmark.training.suite import parse
-from benchmark.training.work import carry_out
+from benchmark.training.work import carry_out, prepared
 
 SCENARIO: dict[str, Any] = {
     "data": "Digits",
@@ -35,7 +35,8 @@ def suite(*defenses: Any, seeds: Any = (0, 1), scenarios: Any = None, **changed:
 
 def carried_out(folder: Path, given: dict[str, Any]) -> str:
     conductor = Conductor(["cpu"], None, 1, Workbench(torch.device("cpu")), folder, None)
-    return carry_out(parse(given, "mine"), conductor)[0]
+    made = parse(given, "mine")
+    return carry_out(made, prepared(made, conductor), conductor)[0]
 
 
 def results(folder: Path) -> dict[str, Any]:
