@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from benchmark.boards.caveats import caveats, knows_labels
-from benchmark.boards.outcome import Names, Outcome, outcomes
+from benchmark.boards.outcome import Names, Outcome, outcomes, strength
 from benchmark.boards.ranking import Standing, ranked
 from benchmark.metrics.intervals import bootstrap_mean, wilson
 from benchmark.metrics.leak import THRESHOLDS
@@ -117,14 +117,15 @@ class Board:
         rows: attacks on the labels alone after those that are ranked, null baselines last.
         names: of the attacks on it.
         notes: sentences that stand under the table.
-        declined: the attacks that do not take such victims.
+        blank: rows without numbers, of attacks that do not take such victims and of cells that were not run: what
+            stands in some columns.
     """
 
     heading: str
     rows: list[Row]
     names: Names
     notes: list[str]
-    declined: list[str]
+    blank: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -157,17 +158,28 @@ def of_records(
         records: in any order.
         current: keys of the records that are known to be of the present code and data.
         intervals: whether the means have theirs, which take longer than all else and which no text shows.
-        declined: cells that were asked for and that an attack does not take.
+        declined: cells that were asked for and have no records.
     """
     found, left_out = outcomes(records, current)
+    ran = {outcome.cell for outcome in found}
     scenarios: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in found:
         scenarios[outcome.scenario].append(outcome)
     without: dict[str, list[tuple[Outcome, str]]] = defaultdict(list)
     for one in declined:
-        empty = Outcome(one.cell, one.config, {}, ())
-        without[empty.scenario].append((empty, one.reason))
-    return Leaderboard([board_of(scenarios[name], intervals, without[name]) for name in sorted(scenarios)], left_out)
+        if one.cell not in ran:
+            empty = Outcome(one.cell, one.config, {}, ())
+            without[empty.scenario].append((empty, one.reason))
+    boards = [board_of(scenarios[name], intervals, without[name]) for name in sorted(scenarios)]
+    return Leaderboard(boards, [*left_out, *(not_begun(without[name]) for name in sorted({*without} - {*scenarios}))])
+
+
+def not_begun(cells: Sequence[tuple[Outcome, str]]) -> str:
+    """A sentence on a scenario without any record."""
+    config = cells[0][0].config
+    batch = f" in batches of {config['batch_size']}" if config["batch_size"] > 1 else ""
+    setting = f", {said}" if (said := setting_of(config)) else ""
+    return f"Not run: {config['data']['class']} {config['model']['class']}{batch}{setting} ({len(cells)} cells)."
 
 
 def board_of(
@@ -180,7 +192,7 @@ def board_of(
     Args:
         board: its outcomes.
         intervals: whether the means have theirs.
-        declined: without victims, of attacks that do not take them, each with the reason.
+        declined: without victims, of attacks that do not take them, each with the reason, or not run, with none.
     """
     names, standings = Names([*board, *(one for one, _ in declined)]), ranked(board)
     rows = []
@@ -190,9 +202,19 @@ def board_of(
     for last in (False, True):
         unranked = [one for one in board if not one.seeks_images and one.is_baseline == last]
         rows += sorted((row_of(outcome, None, None, intervals) for outcome in unranked), key=place)
-    not_taken = {names.attack(one.config["attack"], False): reason for one, reason in declined}
+    not_taken = {names.attack(one.config["attack"], False): reason for one, reason in declined if reason}
     notes = [f"Not applicable: {name} ({reason})." for name, reason in not_taken.items()]
-    return Board(heading(rows[0]), rows, names, [*caveats(board, standings, names), *notes], list(not_taken))
+    blank = [{"attack": name, "leak rate": "not applicable"} for name in not_taken]
+    blank += [blank_row(one, names) for one, reason in declined if not reason]
+    return Board(heading(rows[0]), rows, names, [*caveats(board, standings, names), *notes], blank)
+
+
+def blank_row(cell: Outcome, names: Names) -> dict[str, str]:
+    """The texts of the row of a cell that was not run."""
+    defense = cell.config["defense"]
+    name, how = (defense["class"], strength(defense) or "-") if defense else ("none", "-")
+    attack = names.attack(cell.config["attack"], cell.adaptive)
+    return {"defense": name, "strength": how, "attack": attack, "leak rate": "not run"}
 
 
 def place(row: Row) -> tuple[Any, ...]:

@@ -151,8 +151,7 @@ def grid(board: Board) -> Grid:
     """The table of one board, with the columns that it has."""
     columns = [column for column in COLUMNS if column.shown(board)]
     rows = [[column.text(row, board) for column in columns] for row in board.rows]
-    for attack in board.declined:
-        rows.append([{"attack": attack, "leak rate": "not applicable"}.get(column.name, "-") for column in columns])
+    rows += [[blank.get(column.name, "-") for column in columns] for blank in board.blank]
     words = {column.name for column in columns if column.words}
     return Grid([column.name for column in columns], rows, words, board.heading)
 

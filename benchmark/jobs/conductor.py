@@ -28,7 +28,7 @@ from benchmark.jobs.job import J, Kind, Watch, Watchers, look_at_records, until_
 from benchmark.jobs.progress import ProgressBar
 from benchmark.jobs.reporter import Reporter
 from benchmark.jobs.tracking import Tracker
-from benchmark.store.declined import keep_declined
+from benchmark.store.declined import Declined, keep_declined
 from benchmark.store.store import Store
 from benchmark.suite.suite import Suite, whole_number
 
@@ -108,9 +108,13 @@ class Conductor:
         if self.bench.no_perceptual and suite.lpips and self.shown and not self._said:
             print(f"leakboard: LPIPS is unavailable: {self.bench.no_perceptual}", file=sys.stderr)
             self._said = True
-        keep_declined(self.folder, declined, {cell.id for cell in suite.cells})
+        taken, there = {cell.id for cell in suite.cells}, store.keys()
+        begun = {block.cell.id for block in blocks if block.key in there}
+        to_come = [Declined(cell.id, cell.config(), "") for cell in suite.cells if cell.id not in begun]
+        keep_declined(self.folder, [*declined, *to_come], taken)  # what is killed now has not been run
         reporter = Reporter(suite, blocks, store, self.tracker, Present(self.bench))
         ran = self.carry_out(blocks, Attacks(fitting), store, reporter)
+        keep_declined(self.folder, declined, taken)
         said = f"{ran} of {len(blocks)} blocks run" if ran else "everything was done already: nothing to run"
         return said, reporter.finish()
 

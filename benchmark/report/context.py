@@ -143,7 +143,7 @@ def report_of(
     Args:
         records: whole ones of attacks, in any order.
         title: of the page.
-        declined: cells that were asked for and that an attack does not take.
+        declined: cells that were asked for and have no records.
         trainings: records of federated trainings.
         unusable: sentences on files that are no records.
     """
@@ -187,7 +187,7 @@ def board_view(number: int, board: Board, of_cell: dict[str, Outcome]) -> BoardV
     lines = [line(row, board, f"cell-{number}-{place}") for place, row in enumerate(board.rows, 1)]
     found = [of_cell[row.cell] for row in board.rows]
     cells = [cell(row, own, one, board) for row, own, one in zip(board.rows, lines, found, strict=True)]
-    lines += [not_taken(attack, [column.name for column in columns]) for attack in board.declined]
+    lines += [without_numbers(blank, [column.name for column in columns]) for blank in board.blank]
     rates = [curves.leak_rates(one, standing_name(one)) for one in ranked(found)]
     records = list({record["key"]: record for outcome in found for record in outcome.records}.values())
     return BoardView(
@@ -225,10 +225,11 @@ def line(row: Row, board: Board, anchor: str) -> Line:
     return Line(texts, row.defense, row.attack, knowledge, anchor)
 
 
-def not_taken(attack: str, columns: Sequence[str]) -> Line:
-    """The row of an attack that does not take the victims of a board."""
-    said = {"attack": attack, "leak rate": "not applicable"}
-    return Line([Text(said.get(name, "-")) for name in columns], "none", attack.split(" ")[0], "none", "")
+def without_numbers(blank: dict[str, str], columns: Sequence[str]) -> Line:
+    """The row of an attack that does not take the victims of a board, or of a cell that was not run."""
+    defense, attack = blank.get("defense", "none"), blank["attack"]
+    knowledge = "none" if defense == "none" else "adaptive" if attack.endswith(" adaptive") else "oblivious"
+    return Line([Text(blank.get(name, "-")) for name in columns], defense, attack.split(" ")[0], knowledge, "")
 
 
 def cell(row: Row, own: Line, outcome: Outcome, board: Board) -> Cell:

@@ -1,4 +1,4 @@
-"""Cells of a suite that an attack does not take: they have no records, and stand on the board with the reason."""
+"""Cells of a suite without records, as an attack does not take them or they were not run: they stand on the board."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -19,7 +19,7 @@ class Declined(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         cell: its id.
         config: of the cell.
-        reason: why the attack does not take it, as a sentence.
+        reason: why the attack does not take it, as a sentence; empty where it was only not run yet.
     """
 
     cell: str
@@ -44,12 +44,12 @@ def declined_in(folder: Path) -> list[Declined]:
 
 
 def keep_declined(folder: Path, now: list[Declined], taken: Collection[str]) -> None:
-    """Notes the cells of a suite that are declined.
+    """Notes the cells of a suite that have no records.
 
     Args:
         folder: of the run.
         now: those of the suite.
-        taken: ids of its other cells, which an attack may have declined before.
+        taken: ids of its other cells, which may have had none before.
     """
     others = {one.cell: one for one in declined_in(folder) if one.cell not in taken}
     kept = list((others | {one.cell: one for one in now}).values())

@@ -1,11 +1,13 @@
 """Cells that an attack does not take: on the board with their reason, and no more where it takes them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmark.cli.main import main
 from benchmark.errors import UsageError
+from benchmark.jobs.attacks import Attacks
 from benchmark.store.declined import FILE, Declined, declined_in, keep_declined
 
 SUITE = """
@@ -48,6 +50,40 @@ def test_alone_it_is_one_sentence(nothing_of_the_developers: None, capsys: pytes
     said = capsys.readouterr().err.strip()
     assert said.startswith("leakboard: R-GAP solves a chain") and "\n" not in said
     assert not Path("runs").exists()
+
+
+def test_cells_that_were_not_run_stand_on_the_board(
+    nothing_of_the_developers: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacks = "attacks: [{class: DLG, max_evaluations: 3}]"
+    more = f"  - {{data: Digits, model: MLP, {attacks}, defenses: [Clipping]}}\n"
+    Path("mine.yaml").write_text(SUITE + more)
+    killed, do = [], Attacks.do
+
+    def killed_soon(*given: Any) -> Any:
+        killed.append(1)
+        if len(killed) > 8:
+            raise KeyboardInterrupt
+        return do(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Attacks, "do", killed_soon)
+        assert ran("run", "mine.yaml", "--out", "here", "--devices", "cpu") == 130
+    capsys.readouterr()
+    assert not ran("show", "here", "--format", "markdown")
+    page = capsys.readouterr().out
+    rows = [[text.strip() for text in line.split("|")] for line in page.splitlines() if "| not run |" in line]
+    assert [[text for text in row if text not in ("", "-")] for row in rows] == [
+        ["Clipping", "max_norm=1.0", "DLG", "not run"],
+        ["Clipping", "max_norm=1.0", "DLG adaptive", "not run"],
+    ]
+    assert "Not run: Digits MLP (6 cells)." in page
+    assert not ran("report", "here")
+    assert Path("here/report.html").read_text().count("not run") >= 2
+    assert not ran("run", "mine.yaml", "--out", "here", "--devices", "cpu")
+    page = Path("here/leaderboard.md").read_text()
+    assert "| not run |" not in page and "Not run" not in page
+    assert all(one.reason for one in declined_in(Path("here")))
 
 
 def test_what_an_attack_takes_by_now_is_forgotten(tmp_path: Path) -> None:
