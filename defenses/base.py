@@ -270,6 +270,14 @@ class Defense(ABC):
             ValueError: it does not; with one sentence that says what to do.
         """
 
+    def at_home(self, names: Sequence[str]) -> frozenset[str]:
+        """Of these parameters those that each client keeps and trains for itself: the server has none of them.
+
+        Args:
+            names: of what is trained, in the network's order.
+        """
+        return frozenset()
+
     @abstractmethod
     def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
         """The update that is shared instead of ``update``.

@@ -66,6 +66,9 @@ class Compose(Defense):
                 images, labels = one.on_batch(images, labels, generators)
         return images, labels
 
+    def at_home(self, names: Sequence[str]) -> frozenset[str]:
+        return frozenset().union(*(one.at_home(names) for one in self.defenses))
+
     def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
         """Each draws where the one before it has left off, so that a single one draws as if it were alone."""
         return reduce(lambda shared, one: one.protect(shared, generators), self.defenses, update)

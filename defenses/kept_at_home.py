@@ -13,8 +13,8 @@ class KeptAtHome(Defense):
     """Shares some layers and keeps the others, as in federated learning with personal heads (arXiv 1912.00818).
 
     Arivazhagan et al. 2019 keep the last layers, of which an attacker gets nothing: what is not shared is zero here.
-    The labels that other attacks read from the head then have to be found with the images. In training, a layer that
-    no client shares stays as it was drawn: its accuracy is that of the shared network, without personal layers.
+    The labels that other attacks read from the head then have to be found with the images. In training, each client
+    trains its own, and the accuracy is the mean over clients, on images of all classes.
 
     Args:
         layers: that are kept: by name, as in ``[fc]``, with all that is in the layer, or by how names begin, as in
@@ -35,11 +35,11 @@ class KeptAtHome(Defense):
             raise ValueError(f"layers names all layers of the network ({', '.join(there)}): leave out some to share")
 
     def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
-        kept = self._kept(update)
+        kept = self.at_home(list(update))
         return {name: torch.zeros_like(value) if name in kept else value for name, value in update.items()}
 
     def bytes_sent(self, shared: Update) -> Tensor:
-        kept = self._kept(shared)
+        kept = self.at_home(list(shared))
         return super().bytes_sent(
             {name: flattened(value)[:, :0] if name in kept else value for name, value in shared.items()}
         )
@@ -53,10 +53,9 @@ class KeptAtHome(Defense):
         """1 for each entry of what is shared: a zero in it is true."""
         return self.protect({name: torch.ones_like(value) for name, value in observed.items()}, [])
 
-    def _kept(self, update: Update) -> set[str]:
-        """The names of what is kept."""
-        layers = matching(self.layers, list(dict.fromkeys(map(layer_of, update))))
-        return {name for name in update if layer_of(name) in layers}
+    def at_home(self, names: Sequence[str]) -> frozenset[str]:
+        layers = matching(self.layers, list(dict.fromkeys(map(layer_of, names))))
+        return frozenset(name for name in names if layer_of(name) in layers)
 
 
 def matching(patterns: Sequence[str], layers: Sequence[str]) -> set[str]:

@@ -152,6 +152,7 @@ def client_updates(
     local_rate: float | None,
     seeds: Sequence[int],
     otherwise: Sequence[Steps] = (),
+    home: Weights | None = None,
 ) -> Update:
     """What V clients would share but for what a defense does to the update, name -> ``[V, ...]``.
 
@@ -166,9 +167,11 @@ def client_updates(
         local_rate: learning rate of local steps; None where the gradient is shared.
         seeds: of each client's randomness, such as Dropout's, in this round.
         otherwise: what each client does otherwise in its steps; empty where all do as usual.
+        home: what each has of its own, ``[V, ...]``, in place of the server's.
     """
     at_once = network.batched and all(one == AS_USUAL for one in otherwise)
-    local = expanded(network, weights, len(batches))
+    begin = weights | (home or {})
+    local = expanded(network, weights, len(batches)) | {n: value.clone() for n, value in (home or {}).items()}
     for step in range(len(batches[0])):
         now = [of_client[step] for of_client in batches if len(of_client) > step]
         front = {name: value[: len(now)] for name, value in local.items()}  # views
@@ -178,10 +181,10 @@ def client_updates(
             here = [seed + step for seed in seeds]
             slopes = one_after_another(network, weights, front, now, data, here, otherwise)
         if local_rate is None:
-            return slopes | {n: weights[n] - value for n, value in local.items() if n not in slopes}
+            return slopes | {n: begin[n] - value for n, value in local.items() if n not in slopes}
         for name, slope in slopes.items():
             front[name].sub_(slope, alpha=local_rate)
-    return {name: weights[name] - value for name, value in local.items()}
+    return {name: begin[name] - value for name, value in local.items()}
 
 
 def expanded(network: Network, weights: Weights, clients: int) -> Weights:

@@ -8,7 +8,8 @@ meets the same training, and a training that was stopped goes on as if it had no
 import math
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ class State:
         weights: the server's.
         momentum: the server's last step in each trained parameter, before its learning rate.
         turns: rounds in which each client took part, ``[clients]``.
+        home: what each client has of its own in place of the server's, ``[clients, ...]``.
+        home_momentum: its last step in each of them.
         tested: rounds after which the network was tested; 0 is before the first.
         accuracy: share of the test images that it told, each time.
         loss: mean cross entropy of the test images, each time.
@@ -61,6 +64,8 @@ class State:
     weights: Weights
     momentum: Weights
     turns: Tensor
+    home: Weights = field(default_factory=dict)
+    home_momentum: Weights = field(default_factory=dict)
     tested: tuple[int, ...] = ()
     accuracy: tuple[float, ...] = ()
     loss: tuple[float, ...] = ()
@@ -93,10 +98,11 @@ def train(
             or a client's batches are too small.
     """
     shares = split(data.labels.cpu(), federation.clients, federation.dirichlet, seed)
+    begin = start(model, federation, seed, defense)
     if state is None:
-        state = evaluate(model, data, start(model, federation, seed))
+        state = evaluate(model, data, begin)
         yield state
-    network = examine(model, start(model, federation, seed).weights, data)  # a run that goes on finds the same
+    network = examine(model, begin.weights, data)  # a run that goes on finds the same
     check_sizes(shares, federation.batch_size, network, type(model).__name__)
     while state.round < federation.rounds and not state.diverged:
         state = next_round(network, data, shares, federation, defense, seed, state)
@@ -104,20 +110,23 @@ def train(
         if due and not state.diverged:
             state = evaluate(model, data, state)
         if state.round == federation.rounds and not state.diverged:
-            state = replace(state, validation=judged(model, state.weights, *data[-2:]))
+            state = replace(state, validation=of_clients(model, state, *data[-2:]))
         yield state
 
 
-def start(model: nn.Module, federation: Federation, seed: int) -> State:
+def start(model: nn.Module, federation: Federation, seed: int, defense: Defense | None = None) -> State:
     """The state before the first round."""
-    weights = initial_weights(model, generator_for(seed, 0, "network"))
-    momentum = {name: torch.zeros_like(weights[name]) for name in trained_names(model)}
-    return State(0, weights, momentum, torch.zeros(federation.clients, dtype=torch.int64))
+    weights, names = initial_weights(model, generator_for(seed, 0, "network")), trained_names(model)
+    momentum = {name: torch.zeros_like(weights[name]) for name in names}
+    kept = defense.at_home(names) if defense else frozenset()
+    home = {name: weights[name].expand(federation.clients, *weights[name].shape).clone() for name in kept}
+    at_rest = {name: torch.zeros_like(value) for name, value in home.items()}
+    return State(0, weights, momentum, torch.zeros(federation.clients, dtype=torch.int64), home, at_rest)
 
 
 def evaluate(model: nn.Module, data: Data, state: State) -> State:
     """The state with accuracy and loss on the test images."""
-    accuracy, loss = judged(model, state.weights, data.test_images, data.test_labels)
+    accuracy, loss = of_clients(model, state, data.test_images, data.test_labels)
     if not math.isfinite(loss):
         return replace(state, diverged=True)
     return replace(
@@ -126,6 +135,15 @@ def evaluate(model: nn.Module, data: Data, state: State) -> State:
         accuracy=(*state.accuracy, accuracy),
         loss=(*state.loss, loss),
     )
+
+
+def of_clients(model: nn.Module, state: State, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """What :func:`judged` says of the network, or of those of all clients on average where each has its own."""
+    clients = len(state.turns) if state.home else 1
+    own = ({name: value[client] for name, value in state.home.items()} for client in range(clients))
+    each = [judged(model, state.weights | mine, images, labels) for mine in own]
+    accuracies, losses = zip(*each, strict=True)
+    return fmean(accuracies), fmean(losses)
 
 
 def judged(
@@ -174,12 +192,15 @@ def next_round(
     began = time.perf_counter()
     label, canaries = type(defense).__name__, {client: Canary() for client in chosen}
     otherwise = [steps(defense, seed, [c], f"/{number}", label, canaries[c].told) for c in chosen]
-    updates = client_updates(network, state.weights, [batches[c] for c in chosen], data, local_rate, forward, otherwise)
+    home = {name: value[chosen] for name, value in state.home.items()}
+    taken = [batches[client] for client in chosen]
+    updates = client_updates(network, state.weights, taken, data, local_rate, forward, otherwise, home)
+    state = home_step(state, updates, chosen, how)
     given = defended_part(network, updates, how.protect_batch_norm) if defense else {}
     if defense is not None:
         if given and defense.hooks & {"protect", "on_update"}:
             sources = generators(seed, chosen, f"defense/{number}")
-            shared = shared_updates(network, state.weights, defense, given, [batches[c] for c in chosen], data, sources)
+            shared = shared_updates(network, state.weights, defense, given, taken, data, sources)
             changed = changed_entries(given, shared).tolist()
             entries = sum(value[0].numel() for value in given.values())
             for client, of_it in zip(chosen, changed, strict=True):
@@ -331,6 +352,27 @@ def changed_entries(given: Update, shared: Update) -> Tensor:
         changed = (shared[name] - value).abs_().le_(rounding).ne_(1)  # numbers: comparing into bool takes longer
         counts.append(changed.reshape(len(value), -1).sum(1, dtype=torch.promote_types(value.dtype, torch.float32)))
     return torch.stack(counts).sum(0)
+
+
+def home_step(state: State, updates: Update, chosen: list[int], how: Federation) -> State:
+    """The state in which the chosen clients have trained what they keep at home: as the server would, but each alone.
+
+    Args:
+        state: before the round.
+        updates: of the chosen clients, ``[V, ...]``.
+        chosen: their numbers.
+        how: the federation.
+    """
+    home, steps_made = dict(state.home), dict(state.home_momentum)
+    for name in home:
+        if how.algorithm == "FedAvg":
+            step, rate = updates[name], 1.0
+        else:
+            step, rate = how.server_momentum * steps_made[name][chosen] + updates[name], how.rate(state.round)
+        home[name], steps_made[name] = home[name].clone(), steps_made[name].clone()
+        home[name][chosen] -= rate * step
+        steps_made[name][chosen] = step
+    return replace(state, home=home, home_momentum=steps_made)
 
 
 def server_step(state: State, updates: Update, counts: Tensor, rate: float, momentum: float) -> State:

@@ -1,5 +1,6 @@
 """Federated training: equal to what it should be equal to, and what a defense does to it."""
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,8 +23,9 @@ from benchmark.federation.partition import split
 from benchmark.federation.recipe import Federation
 from benchmark.federation.server import State, evaluate, next_round, server_step, start, train
 from benchmark.models import MLP, ConvNet, ResNet
+from benchmark.seeds import generator_for
 from datamodules import Digits
-from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning, Update
+from defenses import Clipping, Defense, GaussianNoise, KeptAtHome, Masking, Pruning, Update
 
 SGD = Federation("FedSGD", 4, 4, 6, 8, 1, 0.1)
 AVG = replace(SGD, algorithm="FedAvg", rounds=2, local_epochs=2)
@@ -214,6 +216,58 @@ def test_every_defense_meets_the_same_training(data: Data, federation: Federatio
     assert all(torch.equal(one.seen[0][name], other.seen[0][name]) for name in one.seen[0])
     assert all(torch.equal(a.turns, b.turns) for a, b in zip(*states, strict=True))
     assert states[1][0].loss == states[1][-1].loss[:1] and len(set(states[1][-1].loss)) == 1  # nothing was learned
+
+
+@pytest.mark.parametrize("how", [replace(SGD, server_momentum=0.9, clients_per_round=3), AVG])
+def test_personal_layers_are_trained_by_each_client_alone(data: Data, how: Federation) -> None:
+    """By modules of torch, one for each client, whose last layers never meet."""
+    found = run(data, how, KeptAtHome(["last"]))
+    shares = split(data.labels, how.clients, None, 0)
+    server = network()
+    server.load_state_dict(start(server, how, 0).weights)
+    body, images = nn.Sequential(*list(server)[:-1]), clients.as_floats(data.images)
+    heads = [copy.deepcopy(server[-1]) for _ in range(how.clients)]
+    rate, momentum = how.learning_rate, how.server_momentum
+    own = [torch.optim.SGD(head.parameters(), rate, momentum) for head in heads]
+    bodies = torch.optim.SGD(body.parameters(), rate if how.algorithm == "FedSGD" else 1.0, momentum)
+    turns = [0] * how.clients
+    for number in range(1, how.rounds + 1):
+        drawn = torch.randperm(how.clients, generator=generator_for(0, number, "clients"))[: how.clients_per_round]
+        counts, steps = [], []
+        for client in drawn.tolist():
+            mine = nn.Sequential(copy.deepcopy(body), heads[client])
+            local = torch.optim.SGD(mine.parameters(), rate)
+            for batch in order_of(shares[client], turns[client], how, 0, client):
+                local.zero_grad()
+                nn.functional.cross_entropy(mine(images[batch]), data.labels[batch]).backward()
+                if how.algorithm == "FedAvg":
+                    local.step()
+            if how.algorithm == "FedSGD":
+                own[client].step()
+            moved = zip(body.parameters(), mine[0].parameters(), strict=True)
+            steps.append([one.grad if how.algorithm == "FedSGD" else (old - one).detach() for old, one in moved])
+            counts.append(len(shares[client]))
+            turns[client] += 1
+        for place, parameter in enumerate(body.parameters()):
+            each = torch.stack([step[place] for step in steps])
+            parameter.grad = torch.tensordot(torch.tensor(counts) / sum(counts), each, dims=1)
+        bodies.step()
+    accuracies = []
+    for client, head in enumerate(heads):
+        name = f"{len(server) - 1}.weight"
+        assert torch.allclose(found.home[name][client], head.weight, atol=1e-5)
+        logits = head(body(clients.as_floats(data.test_images)))
+        accuracies.append(float((logits.argmax(1) == data.test_labels).float().mean()))
+    assert len({tuple(head.weight.flatten().tolist()) for head in heads}) == how.clients
+    assert found.accuracy[-1] == pytest.approx(sum(accuracies) / how.clients, abs=0.011)
+    assert torch.equal(found.weights[name], start(server, how, 0).weights[name])  # the server has no part in them
+
+
+def test_what_is_kept_at_home_survives_a_stop_and_is_nothing_without_layers(data: Data) -> None:
+    states = list(train(network(), data, SGD, KeptAtHome(), 0))
+    assert same(last(train(network(), data, SGD, KeptAtHome(), 0, states[3])), states[-1])
+    plain = run(data, SGD)
+    assert same(run(data, SGD, KeptAtHome([])), plain) and not plain.home
 
 
 def test_the_mean_is_weighted_by_images() -> None:
