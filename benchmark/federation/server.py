@@ -45,8 +45,6 @@ class State:
         weights: the server's.
         momentum: the server's last step in each trained parameter, before its learning rate.
         turns: rounds in which each client took part, ``[clients]``.
-        home: what each client has of its own in place of the server's, ``[clients, ...]``.
-        home_momentum: its last step in each of them.
         tested: rounds after which the network was tested; 0 is before the first.
         accuracy: share of the test images that it told, each time.
         loss: mean cross entropy of the test images, each time.
@@ -58,14 +56,14 @@ class State:
         bytes_sent: by all clients in all rounds so far.
         client_seconds: that they have worked for, the defense included.
         diverged: whether the last update or loss was NaN or infinite: there is no next round.
+        home: what each client has of its own in place of the server's, ``[clients, ...]``.
+        home_momentum: its last step in each of them.
     """
 
     round: int
     weights: Weights
     momentum: Weights
     turns: Tensor
-    home: Weights = field(default_factory=dict)
-    home_momentum: Weights = field(default_factory=dict)
     tested: tuple[int, ...] = ()
     accuracy: tuple[float, ...] = ()
     loss: tuple[float, ...] = ()
@@ -77,6 +75,8 @@ class State:
     bytes_sent: int = 0
     client_seconds: float = 0.0
     diverged: bool = False
+    home: Weights = field(default_factory=dict)
+    home_momentum: Weights = field(default_factory=dict)
 
 
 def train(
@@ -121,7 +121,9 @@ def start(model: nn.Module, federation: Federation, seed: int, defense: Defense 
     kept = defense.at_home(names) if defense else frozenset()
     home = {name: weights[name].expand(federation.clients, *weights[name].shape).clone() for name in kept}
     at_rest = {name: torch.zeros_like(value) for name, value in home.items()}
-    return State(0, weights, momentum, torch.zeros(federation.clients, dtype=torch.int64), home, at_rest)
+    return State(
+        0, weights, momentum, torch.zeros(federation.clients, dtype=torch.int64), home=home, home_momentum=at_rest
+    )
 
 
 def evaluate(model: nn.Module, data: Data, state: State) -> State:
