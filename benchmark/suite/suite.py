@@ -336,7 +336,8 @@ SEEDS = ("seeds", "tuning_seeds")
 
 
 def training_of(common: Any, own: Any, batch_size: int, setting: Setting) -> dict[str, Any]:
-    """How a scenario's network is trained: its batch and protocol, and what the suite and the scenario say of it.
+    """How a scenario's network is trained: as the suite says, with the batch and protocol of the scenario's clients, and
+    as the scenario itself says.
 
     Raises:
         UsageError: one of them is no mapping, or no training can have its local steps.
@@ -354,7 +355,7 @@ def training_of(common: Any, own: Any, batch_size: int, setting: Setting) -> dic
             raise UsageError("clients of a federated training have no momentum: leave training or momentum out")
         how = {"algorithm": "FedAvg", "local_epochs": local.epochs, "learning_rate": local.learning_rate}
         how["batch_size"] = local.batch_size or batch_size
-    return how | {key: value for key, value in (common | own).items() if key not in SEEDS}
+    return {key: value for key, value in common.items() if key not in SEEDS} | how | own
 
 
 def seeds_of(given: Any) -> list[int]:

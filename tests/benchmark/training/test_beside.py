@@ -65,14 +65,11 @@ def test_a_training_has_the_network_batch_protocol_and_defenses_of_its_scenario(
     assert of(scenarios) == [
         ("MLP", "FedSGD", 2, 1, 0.1, None, 0),
         ("MLP", "FedSGD", 2, 1, 0.1, "Masking", 0),
-        ("MLP", "FedAvg", 2, 3, 0.1, None, 0),
-        ("MLP", "FedAvg", 2, 3, 0.1, "Clipping", 0),
+        ("MLP", "FedAvg", 2, 3, 0.02, None, 0),
+        ("MLP", "FedAvg", 2, 3, 0.02, "Clipping", 0),
         ("MLP", "FedAvg", 8, 3, 0.5, None, 0),
         ("MLP", "FedAvg", 8, 3, 0.5, "Masking", 0),
     ]
-    without = {key: value for key, value in TRAINING.items() if key != "learning_rate"}
-    (first, *_) = of(scenarios[1:2], training=without)  # the rate of the local steps is that of the protocol
-    assert first[4] == 0.02
     assert not of([digits | {"training": None}])
     assert beside(parse({key: value for key, value in SUITE.items() if key != "training"}, "mine")) is None
 
