@@ -1,4 +1,4 @@
-"""A figure as the bytes of a PNG, the same for the same numbers."""
+"""A figure as the bytes of a PNG or PDF, the same for the same numbers."""
 
 import io
 from typing import Any
@@ -16,3 +16,10 @@ def as_png(figure: Any) -> bytes:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", metadata={"Software": None})
     return picture.getvalue()
+
+
+def as_pdf(figure: Any) -> bytes:
+    """The figure for a paper, without the date and the name of the program that made it."""
+    page = io.BytesIO()
+    figure.savefig(page, format="pdf", metadata={"Creator": None, "Producer": None, "CreationDate": None})
+    return page.getvalue()

@@ -1,10 +1,11 @@
-"""A table of texts, and the one way in which every table is shown: in the terminal, in Markdown and as CSV."""
+"""A table of texts, and the one way in which every table is shown: in the terminal, in Markdown, LaTeX and as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +23,11 @@ from benchmark.boards.terminal import Console, letters, printable
 
 LEGIBLE = 20
 """Letters that are left of a long text in a narrow terminal."""
+
+_TEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {letter: f"{{{letter}}}" for letter in "[]*`'"}
+_TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+_TEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"}
+"""Letters that LaTeX takes for commands, or joins with what stands beside them."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,17 @@ class Grid:
         rows = ((" | ".join(map(escaped, row)), count - len(row)) for row in (self.names, *self.rows))
         head, *body = (f"| {row} |{' |' * missing}" for row, missing in rows)
         return Markup("\n".join([head, f"|{'---|' * count}", *body]))
+
+    def latex(self) -> str:
+        """The table for a paper, of any length; takes the packages booktabs and longtable."""
+        sides = "".join("l" if name in self.words else "r" for name in self.names)
+        head, *body = (
+            " & ".join(_tex(text) for _, text in zip_longest(self.names, row, fillvalue="")) + r" \\"
+            for row in (self.names, *self.rows)
+        )
+        caption = [rf"\caption{{{_tex(self.title)}}} \\"] if self.title else []
+        top = [rf"\begin{{longtable}}{{{sides}}}", *caption, r"\toprule", head, r"\midrule", r"\endhead"]
+        return "\n".join([*top, *body, r"\bottomrule", r"\end{longtable}"])
 
     @cached_property
     def _cells(self) -> list[list[str]]:
@@ -126,6 +143,18 @@ def as_csv(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     writer.writerow(names)
     writer.writerows([json.dumps(value) if isinstance(value, dict) else value for value in row] for row in rows)
     return file.getvalue()
+
+
+def as_latex(title: str, grids: Iterable[Grid]) -> str:
+    """A file of tables for a paper, which is read by ``\\input``."""
+    needs = f"% {printable(title)}: takes \\usepackage{{booktabs,longtable}}"
+    return "\n\n".join([needs, *(grid.latex() for grid in grids)]) + "\n"
+
+
+def _tex(text: str) -> str:
+    """A text in one line, without what LaTeX takes for a command; negative numbers have a minus sign."""
+    line = "".join(_TEX.get(letter, letter) for letter in " ".join(printable(text).split()))
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", line).replace("--", "-{}-")
 
 
 def _fitted(text: str, width: int, left: bool) -> str:

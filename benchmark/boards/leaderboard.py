@@ -119,6 +119,7 @@ class Board:
         notes: sentences that stand under the table.
         blank: rows without numbers, of attacks that do not take such victims and of cells that were not run: what
             stands in some columns.
+        standings: of the defenses, by rank.
     """
 
     heading: str
@@ -126,6 +127,7 @@ class Board:
     names: Names
     notes: list[str]
     blank: list[dict[str, str]]
+    standings: list[Standing]
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,8 @@ def board_of(
     notes = [f"Not applicable: {name} ({reason})." for name, reason in not_taken.items()]
     blank = [{"attack": name, "leak rate": "not applicable"} for name in not_taken]
     blank += [blank_row(one, names) for one, reason in declined if not reason]
-    return Board(heading(rows[0]), rows, names, [*caveats(board, standings, names), *notes], blank)
+    said = [*caveats(board, standings, names), *notes]
+    return Board(heading(rows[0]), rows, names, said, blank, standings)
 
 
 def blank_row(cell: Outcome, names: Names) -> dict[str, str]:

@@ -47,8 +47,7 @@ def specs() -> dict[str, dict[str, Any]]:
         for name, of in {"losses": alt.Scale(type="log"), "signed_losses": alt.Scale(type="symlog")}.items()
     }
 
-    name = alt.Color("name:N", title=None, sort=None)
-    base = alt.Chart().encode(color=name)
+    kind = alt.Color("defense:N", title=None, sort=None)
     near = alt.Scale(zero=False, padding=15)
 
     def x(name: str) -> alt.X:
@@ -57,16 +56,26 @@ def specs() -> dict[str, dict[str, Any]]:
     def y(name: str) -> alt.Y:
         return alt.Y(f"{name}:Q", title="victims that leak, worst case", axis=share, scale=whole)
 
-    tips = ["name:N", alt.Tooltip("accuracy:Q", format=".3f"), alt.Tooltip("leak:Q", format=".2f"), "seeds:Q"]
+    tips = ["name:N", alt.Tooltip("accuracy:Q", format=".3f"), alt.Tooltip("leak:Q", format=".2f"), "standing:N"]
+    base, at = alt.Chart().encode(color=kind), {"x": x("accuracy"), "y": y("leak")}
     trade_off = alt.layer(
-        base.mark_rule().encode(x=x("accuracy_low"), x2="accuracy_high:Q", y=y("leak")),
-        base.mark_rule().encode(x=x("accuracy"), y=y("leak_low"), y2="leak_high:Q"),
-        base.mark_point(filled=True, size=70, opacity=1).encode(x=x("accuracy"), y=y("leak"), tooltip=tips),
+        alt.Chart()
+        .transform_filter("datum.front")
+        .mark_line(interpolate="step-before", color="currentColor", strokeWidth=1.5)
+        .encode(**at),
+        base.mark_rule(opacity=0.5).encode(x=x("accuracy_low"), x2="accuracy_high:Q", y=y("leak")),
+        base.mark_rule(opacity=0.5).encode(x=x("accuracy"), y=y("leak_low"), y2="leak_high:Q"),
+        base.mark_point(filled=True, size=70).encode(
+            **at,
+            shape=alt.Shape("defense:N", title=None, sort=None),
+            opacity=alt.condition("datum.front", alt.value(1), alt.value(0.45)),
+            tooltip=tips,
+        ),
         alt.Chart()
         .mark_text(
             align=alt.expr("datum.align"), dx=alt.expr("datum.dx"), dy=alt.expr("datum.dy"), color="currentColor"
         )
-        .encode(x=x("accuracy"), y=y("leak"), text="label:N"),
+        .encode(**at, text="label:N"),
         data=values,
     ).properties(height=HEIGHT, width="container")
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 from benchmark.boards.leaderboard import Board, Row, of_records
 from benchmark.boards.outcome import Outcome, outcomes, strength
-from benchmark.boards.ranking import Standing, ranked
+from benchmark.boards.ranking import Standing
 from benchmark.boards.table import COLUMNS, NOTE, missing_lpips
+from benchmark.boards.tradeoff import trade_offs
+from benchmark.boards.tradeoff_page import NOTE as TRADE_OFF_NOTE
 from benchmark.report import curves, threat, victims
 from benchmark.report.facts import Facts, arguments_of, cost_of, provenance_of, several
-from benchmark.report.tradeoff import TradeOff, trade_offs
+from benchmark.report.tradeoff import TradeOffView, view
 from benchmark.store.declined import Declined
 from benchmark.store.store import Record
 
@@ -118,6 +120,7 @@ class Report:
         no_lpips: why there is no LPIPS, where there is none.
         trade_offs: leak rate over accuracy.
         no_trade_off: why there is none; None where there is one.
+        trade_off_note: how its table is read.
         private: whether it shows private images.
     """
 
@@ -126,8 +129,9 @@ class Report:
     left_out: list[str]
     note: str
     no_lpips: str | None
-    trade_offs: list[TradeOff]
+    trade_offs: list[TradeOffView]
     no_trade_off: str | None
+    trade_off_note: str
     private: bool
 
 
@@ -157,8 +161,9 @@ def report_of(
         left_out=[ended(one) for one in (*unusable, *found.left_out, *other, *unreadable(of_cell.values()))],
         note=NOTE,
         no_lpips=missing_lpips(records),
-        trade_offs=plots,
+        trade_offs=list(map(view, plots)),
         no_trade_off=without,
+        trade_off_note=TRADE_OFF_NOTE,
         private=any(cell.victims for board in boards for cell in board.cells),
     )
 
@@ -188,7 +193,7 @@ def board_view(number: int, board: Board, of_cell: dict[str, Outcome]) -> BoardV
     found = [of_cell[row.cell] for row in board.rows]
     cells = [cell(row, own, one, board) for row, own, one in zip(board.rows, lines, found, strict=True)]
     lines += [without_numbers(blank, [column.name for column in columns]) for blank in board.blank]
-    rates = [curves.leak_rates(one, standing_name(one)) for one in ranked(found)]
+    rates = [curves.leak_rates(one, standing_name(one)) for one in board.standings]
     records = list({record["key"]: record for outcome in found for record in outcome.records}.values())
     return BoardView(
         anchor=f"board-{number}",

@@ -115,7 +115,8 @@ def rows(records: list[Record]) -> list[Row]:
         records: of any runs; see :func:`of_one_code` for those that count.
 
     Returns:
-        Rows with the keys of :data:`KEYS`, and ``privacy``, a sentence or nothing. Intervals are None for one seed, the
+        Rows with the keys of :data:`KEYS`, ``privacy``, a sentence or nothing, ``config`` of one of its records, and
+        ``accuracies`` by seed. Intervals are None for one seed, the
         loss where a run diverged, the difference where it would say nothing. There is no row where the best rate has no
         reported run yet.
     """
@@ -261,7 +262,8 @@ def row(cell: Cell, control: Cell, untrained: float) -> Row:
         low, high = t_interval(values)
         found |= {key: fmean(values) if values else None, f"{key}_low": low, f"{key}_high": high}
     # An older one has no validation images.
-    return {key: found.get(key) for key in KEYS} | {"privacy": privacy(found["defense"], records)}
+    beside = {"config": config, "accuracies": {seed: accuracy(one) for seed, one in by_seed.items()}}
+    return {key: found.get(key) for key in KEYS} | {"privacy": privacy(found["defense"], records)} | beside
 
 
 def worst_privacy(records: list[Record]) -> dict[str, Any]:

@@ -1,0 +1,163 @@
+"""What a practitioner asks first: at which strength a defense costs one point of accuracy, and what leaks there."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from benchmark.boards.outcome import strength
+from benchmark.boards.tradeoff import Point
+
+ONE_POINT = 0.01
+"""Of accuracy, as a share."""
+
+LOG_FROM = 100
+"""Strengths whose ends are further apart than this factor are interpolated between on a logarithmic scale."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A defense at all its strengths.
+
+    Attributes:
+        name: for people.
+        argument: the one that is its strength; empty where several differ, or only one strength was tried.
+        points: those whose cost is known, from the weakest to the strongest; by cost where several arguments differ.
+        left_out: the others.
+    """
+
+    name: str
+    argument: str
+    points: list[Point]
+    left_out: list[Point]
+
+    def value(self, point: Point) -> float:
+        """The strength of a point."""
+        return float((point.defense or {})[self.argument])
+
+    def at(self, point: Point) -> str:
+        """The strength of a point, for people."""
+        return f"{self.argument}={self.value(point):g}" if self.argument else point.strength or "as it is"
+
+    def between(self, one: Point, other: Point, share: float) -> str:
+        """The strength at a share of the way from one point to another, for people."""
+        if not self.argument:
+            return f"between {self.at(one)} and {self.at(other)}"
+        low, high = self.value(one), self.value(other)
+        ends = sorted(map(self.value, self.points))
+        is_logarithmic = ends[0] > 0 and ends[-1] >= LOG_FROM * ends[0]
+        value = low * (high / low) ** share if is_logarithmic else low + share * (high - low)
+        return f"at about {self.argument}={value:.3g}"
+
+
+def sentences(points: Sequence[Point]) -> list[str]:
+    """One for each defense, the one that leaks least for one point of accuracy first.
+
+    Args:
+        points: of one trade-off.
+    """
+    said = map(sentence, sweeps(points))
+    return [text for _, text in sorted(said, key=lambda one: (one[0] is None, one[0] or 0.0, one[1]))]
+
+
+def sweeps(points: Sequence[Point]) -> list[Sweep]:
+    """The defenses of a trade-off, each with its strengths: classes, apart by their arguments that are no numbers."""
+    groups: dict[str, list[Point]] = defaultdict(list)
+    for point in points:
+        if point.defense:
+            groups[json.dumps({k: v for k, v in point.defense.items() if not is_number(v)}, sort_keys=True)].append(
+                point
+            )
+    kinds = [json.loads(key)["class"] for key in groups]
+    found = []
+    for key, group in groups.items():
+        same = json.loads(key)
+        name = f"{same['class']} {strength(same)}".rstrip() if kinds.count(same["class"]) > 1 else same["class"]
+        named = [argument for argument in (group[0].defense or {}) if argument not in same]
+        differ = [one for one in named if len({(point.defense or {}).get(one) for point in group}) > 1]
+        known = [point for point in group if not point.void and point.cost is not None]
+        sweep = Sweep(name, differ[0] if len(differ) == 1 else "", known, [one for one in group if one not in known])
+        found.append(in_order(sweep))
+    return found
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def in_order(sweep: Sweep) -> Sweep:
+    """The same, its points from the weakest to the strongest: that end which costs more accuracy and leaks less."""
+    points = sorted(sweep.points, key=sweep.value if sweep.argument else cost)
+    if len(points) > 1:
+        first, last = points[0], points[-1]
+        if sweep.argument and cost(last) - cost(first) + first.leak - last.leak < 0:
+            points.reverse()
+    return Sweep(sweep.name, sweep.argument, points, sweep.left_out)
+
+
+def cost(point: Point) -> float:
+    """Of a point whose cost is known."""
+    assert point.cost is not None
+    return point.cost
+
+
+def sentence(sweep: Sweep) -> tuple[float | None, str]:
+    """What leaks for one point of accuracy: a share, None where a defense costs more or nothing is known; in words."""
+    tried, name, points = len(sweep.points) + len(sweep.left_out), sweep.name, sweep.points
+    if not points:
+        which = "its only strength says" if tried == 1 else f"its {tried} strengths say"
+        return None, f"{name}: {which} nothing ({why(sweep.left_out)})."
+    leak, said = judged(sweep)
+    if sweep.left_out:
+        which = "one says" if len(sweep.left_out) == 1 else f"{len(sweep.left_out)} say"
+        said += f" Of its {tried} strengths {which} nothing ({why(sweep.left_out)})."
+    return leak, said
+
+
+def judged(sweep: Sweep) -> tuple[float | None, str]:
+    """:func:`sentence` of the points whose cost is known, of which there is one."""
+    name, points = sweep.name, sweep.points
+    crossing = next(((a, b) for a, b in pairwise(points) if (cost(a) < ONE_POINT) != (cost(b) < ONE_POINT)), None)
+    if crossing:
+        one, other = crossing
+        share = (ONE_POINT - cost(one)) / (cost(other) - cost(one))
+        leak = one.leak + share * (other.leak - one.leak)
+        said = (
+            f"{name} costs one point of accuracy {sweep.between(one, other, share)}, where about {leak:.0%} of the "
+            f"victims leak ({leaking(one)} at {sweep.at(one)}, {leaking(other)} at {sweep.at(other)})."
+        ).replace("%", " %")
+        again = [
+            point for point in points[points.index(other) + 1 :] if (cost(point) < ONE_POINT) == (cost(one) < ONE_POINT)
+        ]
+        return leak, said + (f" But at {sweep.at(again[0])} it {costs(again[0])}." if again else "")
+    is_cheap, only = cost(points[0]) < ONE_POINT, len(points) == 1
+    end = points[-1] if is_cheap else points[0]
+    which = "the only strength" if only else "every strength"
+    still = "still " if is_cheap and end.leaking else ""
+    return (
+        end.leak if is_cheap else None,
+        f"{name} costs {'less' if is_cheap else 'more'} than one point of accuracy at {which} tried: at "
+        f"{'' if only else 'its strongest, ' if is_cheap else 'its weakest, '}{sweep.at(end)}{'' if only else ','} it "
+        f"{costs(end)}, and {leaking(end)} victims {still}leak.",
+    )
+
+
+def costs(point: Point) -> str:
+    """As in "costs 0.31 ± 0.80 points"."""
+    low, high = point.row["difference_low"], point.row["difference_high"]
+    half = "" if low is None else f" ± {50 * (high - low):.2f}"
+    return f"{'gains' if cost(point) < 0 else 'costs'} {100 * abs(cost(point)):.2f}{half} points"
+
+
+def leaking(point: Point) -> str:
+    """As in "3 of 16", and of how many nothing is known."""
+    unknown = f", with {len(point.unknown)} unknown," if point.unknown else ""
+    return f"{len(point.leaking)} of {len(point.victims)}{unknown}"
+
+
+def why(points: Sequence[Point]) -> str:
+    """Why points say nothing: the reasons of all."""
+    return "; ".join(dict.fromkeys(point.void or "no training without a defense has its seeds" for point in points))

@@ -1,0 +1,121 @@
+"""The trade-off of leak rate and accuracy as files: a page, tables for programs and papers, and the figure."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.boards import table
+from benchmark.boards.grid import Grid, as_csv, as_latex
+from benchmark.boards.leaderboard import Leaderboard
+from benchmark.boards.one_point import sentences
+from benchmark.boards.outcome import listed
+from benchmark.boards.table import interval, share
+from benchmark.boards.template import render
+from benchmark.boards.tradeoff import Point, TradeOff, trade_offs
+from benchmark.boards.tradeoff_figure import figure
+from benchmark.store.store import Record, write_whole
+from benchmark.training import table as training
+
+NOTE = (
+    "Leak rate: share of the victims that leak to any of the attacks on the defense, with its 95 % Wilson interval; "
+    "unknown are those of whom nothing is known, since no attack that knows the defense converged on them. Accuracy is "
+    "a mean over seeds; ± is half the width of a 95 % t interval. The difference is to no defense, in percentage "
+    "points, paired by seed. On the front: no other defense leaks and costs no more and is better in one of the two. "
+    "Not told apart: another one is, but perhaps by chance. Dominated: another one leaks and costs no more, and "
+    "significantly less in one of the two, on the same victims (McNemar's exact test) or the same seeds (Student's t), "
+    "each at the 2.5 % level; a victim of whom nothing is known counts against the better one. A defense that was not "
+    "shown to protect, or whose trainings say nothing, is never on the front. A strength between two that were tried "
+    "is interpolated."
+)
+
+
+def number(key: str, form: str) -> Callable[[Point, TradeOff], str]:
+    """A number of the table of training; "-" where it has none."""
+    return lambda point, _: "-" if point.row.get(key) is None else format(point.row[key], form)
+
+
+COLUMNS: dict[str, Callable[[Point, TradeOff], str]] = {
+    "rank": lambda point, _: "-" if point.rank is None else str(point.rank),
+    "defense": lambda point, _: point.kind,
+    "strength": lambda point, _: point.strength or "-",
+    "leak rate": lambda point, _: share(len(point.leaking), len(point.victims)),
+    "its interval": lambda point, _: interval(*point.leak_interval),
+    "unknown": lambda point, _: str(len(point.unknown) or "-"),
+    "accuracy %": lambda point, _: training.COLUMNS["accuracy %"](point.row),
+    "seeds": lambda point, _: str(point.row["seeds"]),
+    "difference": lambda point, _: "-" if point.cost is None else training.difference(point.row),
+    "bytes / round": number("bytes", ",.0f"),
+    "client s": number("client_seconds", ".3g"),
+    "epsilon": number("epsilon", ".3g"),
+    "front": lambda point, found: found.standing(point) or "-",
+    "dominated by": lambda point, found: listed([one.name for one in found.dominating(point)]) or "-",
+    "says nothing": lambda point, _: point.void or "-",
+}
+"""The text of a point in each column."""
+
+WORDS = {"rank", "defense", "strength", "front", "dominated by", "says nothing"}
+
+
+def grid(found: TradeOff) -> Grid:
+    """The table for people; without a column that says nothing of any point."""
+    rows = [[text(point, found) for text in COLUMNS.values()] for point in found.points]
+    empty = {name for name, column in zip(COLUMNS, zip(*rows, strict=True), strict=True) if set(column) == {"-"}}
+    return Grid(list(COLUMNS), rows, WORDS, found.attacked).without(empty - {"bytes / round", "client s", "epsilon"})
+
+
+def numbers(found: TradeOff, point: Point) -> dict[str, Any]:
+    """A point for programs."""
+    leak, accuracy = point.leak_interval, point.accuracy_interval
+    return {
+        "attacked": found.attacked,
+        "trained": found.trained,
+        "defense": point.kind,
+        "defense_args": {key: value for key, value in (point.defense or {}).items() if key != "class"},
+        "rank": point.rank,
+        "victims": len(point.victims),
+        "leaked": len(point.leaking),
+        "unknown": len(point.unknown),
+        "leak_rate": point.leak,
+        "leak_rate_low": leak[0],
+        "leak_rate_high": leak[1],
+        "seeds": point.row["seeds"],
+        "accuracy": point.accuracy,
+        "accuracy_low": accuracy[0],
+        "accuracy_high": accuracy[1],
+        **{key: point.row[key] for key in ("difference", "difference_low", "difference_high")},
+        **{key: point.row.get(key) for key in ("bytes", "client_seconds", "epsilon")},
+        "front": found.standing(point),
+        "dominated_by": "; ".join(one.name for one in found.dominating(point)),
+        "void": point.void,
+    }
+
+
+def write(folder: Path, leaderboard: Leaderboard, trainings: Sequence[Record]) -> None:
+    """Writes tradeoff.md, .csv, .tex, .png and .pdf of a folder, and leaderboard.tex.
+
+    Where nothing can be compared, the page says why and is the only file of the trade-off.
+
+    Args:
+        folder: of a run.
+        leaderboard: of its attacks.
+        trainings: its records of federated trainings.
+    """
+    found, without, left_out = trade_offs(leaderboard.boards, trainings)
+    title = folder.resolve().name
+    sections = [(one, sentences(one.points), grid(one)) for one in found]
+    page = render(
+        "boards/tradeoff.md.j2", title=title, note=NOTE, sections=sections, without=without, left_out=left_out
+    )
+    files = {
+        "tradeoff.md": page.encode(),
+        "leaderboard.tex": as_latex(title, map(table.grid, leaderboard.boards)).encode(),
+    }
+    if found:
+        rows = [numbers(one, point) for one in found for point in one.points]
+        files |= {
+            "tradeoff.csv": as_csv(list(rows[0]), (row.values() for row in rows)).encode(),
+            "tradeoff.tex": as_latex(title, [of_one for _, _, of_one in sections]).encode(),
+            **{f"tradeoff.{ending}": content for ending, content in figure(found).items()},
+        }
+    for name, content in files.items():
+        write_whole(folder / name, content)
