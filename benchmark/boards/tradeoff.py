@@ -176,19 +176,15 @@ def trade_offs(boards: Sequence[Board], trainings: Sequence[Record]) -> tuple[li
         return [], NOTHING_TRAINED, []
     scenarios = training.boards(training.rows(list(trainings)))
     found = []
-    for board in boards:
-        fitting = []
+    for board in (board for board in boards if board.standings):
+        config, fitting = board.standings[0].outcomes[0].config, []
         for heading, rows in scenarios.items():
-            differing = (
-                differences(board.standings[0].outcomes[0].config, rows[0]["config"]) if board.standings else None
-            )
-            points = points_of(board.standings, rows) if differing is not None else []
-            if any(point.defense for point in points):
-                fitting.append(
-                    (differing or {}, TradeOff(board.heading, heading, notes(differing or {}, points), points))
-                )
-        least = min((distance(differing) for differing, _ in fitting), default=[])
-        found += [one for differing, one in fitting if distance(differing) == least]
+            differing, points = differences(config, rows[0]["config"]), points_of(board.standings, rows)
+            if differing is not None and any(point.defense for point in points):
+                made = TradeOff(board.heading, heading, notes(differing, points), points)
+                fitting.append(([part in differing for part in PARTS], made))
+        best = min((distance for distance, _ in fitting), default=[])
+        found += [made for distance, made in fitting if distance == best]
     return found, None if found else NOTHING_SHARED, training.of_one_code(list(trainings))[1]
 
 
@@ -241,11 +237,6 @@ def differences(attacked: dict[str, Any], trained: dict[str, Any]) -> dict[str, 
     if "protocol" in found:  # of which the other one has no epochs
         found.pop("local epochs", None)
     return found
-
-
-def distance(differing: dict[str, tuple[str, str]]) -> list[bool]:
-    """How badly a training fits a board: less is better."""
-    return [part in differing for part in PARTS]
 
 
 def notes(differing: dict[str, tuple[str, str]], points: Sequence[Point]) -> list[str]:

@@ -47,28 +47,36 @@ def specs() -> dict[str, dict[str, Any]]:
         for name, of in {"losses": alt.Scale(type="log"), "signed_losses": alt.Scale(type="symlog")}.items()
     }
 
-    kind = alt.Color("defense:N", title=None, sort=None)
-    near = alt.Scale(zero=False, padding=15)
+    lost = alt.Axis(values=[-2, -1, 0, 1, 2, 5, 10, 20, 50, 100])
+    near = alt.Scale(type="symlog", reverse=True, zero=False, nice=False, padding=15)
+    many = alt.Scale(scheme="tableau20")
 
     def x(name: str) -> alt.X:
-        return alt.X(f"{name}:Q", title="accuracy after federated training", axis=share, scale=near)
+        return alt.X(f"{name}:Q", title="points of accuracy below the best", axis=lost, scale=near)
 
     def y(name: str) -> alt.Y:
         return alt.Y(f"{name}:Q", title="victims that leak, worst case", axis=share, scale=whole)
 
     tips = ["name:N", alt.Tooltip("accuracy:Q", format=".3f"), alt.Tooltip("leak:Q", format=".2f"), "standing:N"]
-    base, at = alt.Chart().encode(color=kind), {"x": x("accuracy"), "y": y("leak")}
+    at = {"x": x("lost"), "y": y("leak")}
     trade_off = alt.layer(
         alt.Chart()
         .transform_filter("datum.front")
         .mark_line(interpolate="step-before", color="currentColor", strokeWidth=1.5)
-        .encode(**at),
-        base.mark_rule(opacity=0.5).encode(x=x("accuracy_low"), x2="accuracy_high:Q", y=y("leak")),
-        base.mark_rule(opacity=0.5).encode(x=x("accuracy"), y=y("leak_low"), y2="leak_high:Q"),
-        base.mark_point(filled=True, size=70).encode(
+        .encode(**at, order="accuracy:Q"),
+        alt.Chart()
+        .mark_rule(color="currentColor", opacity=0.35)
+        .encode(x=x("lost_low"), x2="lost_high:Q", y=y("leak")),
+        alt.Chart()
+        .mark_rule(color="currentColor", opacity=0.35)
+        .encode(x=x("lost"), y=y("leak_low"), y2="leak_high:Q"),
+        alt.Chart()
+        .mark_point(filled=True, size=80)
+        .encode(
             **at,
+            color=alt.Color("defense:N", title=None, sort=None, scale=many),
             shape=alt.Shape("defense:N", title=None, sort=None),
-            opacity=alt.condition("datum.front", alt.value(1), alt.value(0.45)),
+            opacity=alt.condition("datum.front", alt.value(1), alt.value(0.6)),
             tooltip=tips,
         ),
         alt.Chart()
