@@ -19,7 +19,7 @@ from benchmark.store.sealing import Record, sealed
 from benchmark.store.store import ATTACKS, SHELVES, cannot_write, keys_in, make_writable, read_all, say, write_whole
 from benchmark.thresholds.table import FILE, Row, read
 
-TABLES = ("*.csv", "*.md", "*.json", "*.png")
+TABLES = ("*.csv", "*.md", "*.json", "*.png", "*.pdf", "*.tex")
 """Files of a run that stand beside its records."""
 
 

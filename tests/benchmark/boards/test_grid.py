@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.boards.grid import Grid, as_csv
+from benchmark.boards.grid import Grid, as_csv, as_latex
 
 NAMES, WORDS = ("rank", "worst case", "defense"), {"rank", "defense"}
 
@@ -105,3 +105,26 @@ def test_csv_has_values_as_they_are_and_arguments_as_json() -> None:
     rows = [["a,b", None, 1e-05, {"x": 1}], ["", True, 2, {}]]
     read = list(csv.reader(io.StringIO(as_csv(("n", "m", "o", "p"), rows))))
     assert read == [["n", "m", "o", "p"], ["a,b", "", "1e-05", '{"x": 1}'], ["", "True", "2", "{}"]]
+
+
+def test_latex_has_a_row_for_each_row_and_no_text_becomes_a_command() -> None:
+    lines = grid("50 % of a_b").latex().splitlines()
+    assert lines[:3] == [r"\begin{longtable}{lrl}", r"\caption{50 \% of a\_b} \\", r"\toprule"]
+    assert lines[3:6] == [r"rank & worst case & defense \\", r"\midrule", r"\endhead"]
+    assert lines[6] == r"1 & 0.50 (8/16) & Masking \\" and lines[-2:] == [r"\bottomrule", r"\end{longtable}"]
+    for text, escaped in {
+        "a & b": r"a \& b",
+        r"\input{x}": r"\textbackslash{}input\{x\}",
+        "#1 $x$ ~^": r"\#1 \$x\$ \textasciitilde{}\textasciicircum{}",
+        "[2pt]*": "{[}2pt{]}{*}",
+        "a\nb\x1b": "a b",
+        "1 < 2 | 3": r"1 \textless{} 2 \textbar{} 3",
+        "-0.50 ± 0.1": r"$-$0.50 $\pm$ 0.1",
+        "0.81-1.00, 1e-05, -, --x": "0.81-1.00, 1e-05, -, -{}-x",
+    }.items():
+        assert Grid(["a"], [[text]]).latex().splitlines()[5] == escaped + r" \\"
+    assert Grid(["a", "b"], [["1"]]).latex().splitlines()[5] == r"1 &  \\"
+
+
+def test_a_file_of_tables_says_what_it_takes() -> None:
+    assert as_latex("mine\n", [grid(), grid()]).startswith("% mine : takes \\usepackage{booktabs,longtable}\n\n\\begin")

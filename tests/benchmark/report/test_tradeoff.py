@@ -1,68 +1,65 @@
-"""Leak rate over accuracy: which defenses are points, and where."""
+"""The trade-off on a page: its points, where their labels stand, its table and its sentences."""
 
-from itertools import pairwise
+import math
+from itertools import combinations
 from typing import Any
 
-import pytest
-
-from benchmark.report.context import Report, report_of
-from benchmark.report.tradeoff import LINE, NOTHING_SHARED, NOTHING_TRAINED, Point, places
+from benchmark.boards.one_point import sentences
+from benchmark.report.context import report_of
+from benchmark.report.page import page
+from benchmark.report.tradeoff import HEIGHT, LINE, NEAR, places, view
+from tests.benchmark.boards.conftest import masking, point, trade_off
 from tests.benchmark.report.conftest import MakeCell
-from tests.benchmark.training.conftest import MASKING, trained
+from tests.benchmark.training.conftest import trained
 
 NET = {"data": {"class": "Digits"}, "model": {"class": "ConvNet", "width": 4}}
 
 
-def report(cell: MakeCell, trainings: list[Any], defense: Any = MASKING, **of: Any) -> Report:
-    spec = {"rescale": False} | defense
-    net = NET | of
-    attacked = [cell(30.0, 30.0, **net), cell(12.0, 12.0, defense=spec, **net)]
-    attacked.append(cell(12.0, 30.0, defense=spec, adaptive=True, **net))
-    return report_of(attacked, "mine", trainings=trainings)
+def attacked(cell: MakeCell, defense: Any) -> list[Any]:
+    records = [cell(30.0, 30.0, **NET), cell(12.0, 12.0, defense=defense, **NET)]
+    return [*records, cell(12.0, 30.0, defense=defense, adaptive=True, **NET)]
 
 
-def runs() -> list[Any]:
+def test_the_page_has_the_sentence_the_table_and_the_points(cell: MakeCell) -> None:
+    masked = [trained(seed, accuracy, "Masking", key=f"m{seed}") for seed, accuracy in enumerate((0.7, 0.5))]
     control = [trained(seed, accuracy, key=f"c{seed}") for seed, accuracy in enumerate((0.9, 0.8))]
-    return control + [trained(seed, accuracy, "Masking", key=f"m{seed}") for seed, accuracy in enumerate((0.7, 0.5))]
+    records = attacked(cell, masked[0]["config"]["defense"])
+    report = report_of(records, "mine", trainings=[*control, *masked])
+    (shown,) = report.trade_offs
+    assert report.no_trade_off is None and [one["name"] for one in shown.values] == ["no defense", "Masking ratio=0.5"]
+    content = page(report, script="")
+    (sentence,) = shown.sentences
+    assert sentence.startswith("Masking costs more than one point") and sentence in content
+    assert content.index(sentence) < content.index("<td>on the front</td>") < content.index(report.trade_off_note[:60])
+    without = report_of(records, "mine")
+    assert without.no_trade_off and without.no_trade_off in page(without, script="")
 
 
-def test_a_point_has_the_worst_case_and_the_accuracy_of_the_same_defense(cell: MakeCell) -> None:
-    config = trained(0, 0.9, "Masking")["config"]["defense"]
-    found = report(cell, runs(), defense=config)
-    assert found.no_trade_off is None
-    (plot,) = found.trade_offs
-    assert not plot.differ and report(cell, runs(), config, model={"class": "ConvNet"}).trade_offs[0].differ
-    first, second = plot.points
-    assert (first.name, first.leak, first.accuracy) == ("no defense", 1.0, pytest.approx(0.85))
-    assert (second.leak, second.accuracy, second.seeds, second.void) == (0.5, pytest.approx(0.6), 2, "")
-    # t(0.975, 1 degree of freedom) = 12.7062 times the standard error 0.1
-    assert (second.accuracy_low, second.accuracy_high) == (0.0, 1.0)
-    assert (second.leak_low, second.leak_high) == (pytest.approx(0.0945, abs=1e-3), pytest.approx(0.9055, abs=1e-3))
-    assert [one["name"] for one in plot.values] == [first.name, second.name]
-
-
-def test_a_defense_that_did_not_act_or_has_no_rank_is_in_the_table_and_not_in_the_plot(cell: MakeCell) -> None:
-    config = trained(0, 0.9, "Masking")["config"]["defense"]
-    idle = [
-        one | {"entries_changed": 0.0, "clients_changed": 0.0} if one["config"]["defense"] else one for one in runs()
+def test_the_plot_has_what_is_lost_and_no_point_that_says_nothing() -> None:
+    found = trade_off(point(), masking(0.5, 4, (0.03, 0.02, 0.01)), masking(0.9, 0, void="did not act"))
+    shown = view(found)
+    assert shown.sentences == sentences(found.points) and len(shown.grid.rows) == 3
+    control, masked = shown.values
+    assert [(one["label"], one["front"], round(one["lost"], 9)) for one in (control, masked)] == [
+        ("no defense", True, 0.0),
+        ("0.5", True, 2.0),
     ]
-    (plot,) = report(cell, idle, defense=config).trade_offs
-    assert plot.points[1].void == "did not act" and [one["name"] for one in plot.values] == ["no defense"]
-    attacked = [cell(30.0, 30.0, **NET), cell(12.0, 12.0, defense=config, **NET)]  # by nobody who knows it
-    (plot,) = report_of(attacked, "mine", trainings=runs()).trade_offs
-    assert "no rank" in plot.points[1].void and [one["name"] for one in plot.values] == ["no defense"]
+    assert masked["lost_low"] < masked["lost"] < masked["lost_high"]
+    assert view(trade_off(masking(0.9, 0, void="did not act"))).values == []
 
 
-def test_without_trainings_or_without_common_defenses_a_sentence_says_so(cell: MakeCell) -> None:
-    assert report(cell, []).no_trade_off == NOTHING_TRAINED
-    assert report(cell, runs(), defense={"class": "Masking", "ratio": 0.123}).no_trade_off == NOTHING_SHARED
-    config = trained(0, 0.9, "Masking")["config"]["defense"]
-    assert report(cell, runs(), defense=config, model={"class": "LeNet"}).no_trade_off == NOTHING_SHARED
-
-
-def test_no_name_stands_on_another() -> None:
-    points = [Point(f"d{i}", leak, 0, 1, i / 40, 0, 1, 3, "") for i, leak in enumerate([1.0] * 12 + [0.02] * 12)]
-    found = places(points)
-    heights = sorted(340 * (1 - one.leak) + at["dy"] for one, at in zip(points, found, strict=True) if at["label"])
-    assert len(heights) > 10 and all(b - a >= LINE for a, b in pairwise(heights))
+def test_no_label_stands_on_another() -> None:
+    values = [{"leak": leak, "lost": i % 12 / 2} for i, leak in enumerate([1.0] * 12 + [0.5] * 12 + [0.02] * 12)]
+    found = places(values)
+    boxes = []
+    for one, at in zip(values, found, strict=True):
+        across = 1 - at_share(one["lost"], 5.5) + (NEAR / 2 if at["align"] == "left" else -NEAR / 2)
+        boxes += [(across, HEIGHT * (1 - one["leak"]) + at["dy"])] if at.get("label") != "" else []
+    assert len(boxes) > 20
+    assert all(abs(a[0] - b[0]) >= NEAR - 1e-9 or abs(a[1] - b[1]) >= LINE for a, b in combinations(boxes, 2))
     assert places([]) == []
+
+
+def at_share(lost: float, most: float) -> float:
+    """Where it stands on a symmetric logarithmic axis, 0 at the best and 1 at the worst."""
+    return math.log1p(lost) / math.log1p(most)
