@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,10 +45,10 @@ class Sweep:
 
     def between(self, one: Point, other: Point, share: float) -> str:
         """The strength at a share of the way from one point to another, for people."""
-        if not self.argument:
+        low, high = (self.value(one), self.value(other)) if self.argument else (-math.inf, math.inf)
+        if math.isinf(low) or math.isinf(high):
             return f"between {self.at(one)} and {self.at(other)}"
-        low, high = self.value(one), self.value(other)
-        ends = sorted(map(self.value, self.points))
+        ends = [value for value in sorted(map(self.value, self.points)) if math.isfinite(value)]
         is_logarithmic = ends[0] > 0 and ends[-1] >= LOG_FROM * ends[0]
         value = low * (high / low) ** share if is_logarithmic else low + share * (high - low)
         return f"at about {self.argument}={value:.3g}"
@@ -85,7 +86,8 @@ def sweeps(points: Sequence[Point]) -> list[Sweep]:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether an argument is a number, as records have it."""
+    return value == "inf" or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def in_order(sweep: Sweep) -> Sweep:
@@ -108,12 +110,11 @@ def sentence(sweep: Sweep) -> tuple[float | None, str]:
     """What leaks for one point of accuracy: a share, None where a defense costs more or nothing is known; in words."""
     tried, name, points = len(sweep.points) + len(sweep.left_out), sweep.name, sweep.points
     if not points:
-        which = "its only strength says" if tried == 1 else f"its {tried} strengths say"
-        return None, f"{name}: {which} nothing ({why(sweep.left_out)})."
+        which = "its only strength" if tried == 1 else f"its {tried} strengths"
+        return None, f"{name}: {which} cannot be judged ({why(sweep.left_out)})."
     leak, said = judged(sweep)
     if sweep.left_out:
-        which = "one says" if len(sweep.left_out) == 1 else f"{len(sweep.left_out)} say"
-        said += f" Of its {tried} strengths {which} nothing ({why(sweep.left_out)})."
+        said += f" Of its {tried} strengths {len(sweep.left_out)} cannot be judged ({why(sweep.left_out)})."
     return leak, said
 
 
@@ -124,9 +125,10 @@ def judged(sweep: Sweep) -> tuple[float | None, str]:
     if crossing:
         one, other = crossing
         share = (ONE_POINT - cost(one)) / (cost(other) - cost(one))
-        leak = one.leak + share * (other.leak - one.leak)
+        leak, most = (a + share * (b - a) for a, b in ((one.leak, other.leak), (may_leak(one), may_leak(other))))
+        rate = f"{leak:.0%}" if most == leak else f"{100 * leak:.0f} to {most:.0%}"
         said = (
-            f"{name} costs one point of accuracy {sweep.between(one, other, share)}, where about {leak:.0%} of the "
+            f"{name} costs one point of accuracy {sweep.between(one, other, share)}, where about {rate} of the "
             f"victims leak ({leaking(one)} at {sweep.at(one)}, {leaking(other)} at {sweep.at(other)})."
         ).replace("%", " %")
         again = [
@@ -135,11 +137,11 @@ def judged(sweep: Sweep) -> tuple[float | None, str]:
         return leak, said + (f" But at {sweep.at(again[0])} it {costs(again[0])}." if again else "")
     is_cheap, only = cost(points[0]) < ONE_POINT, len(points) == 1
     end = points[-1] if is_cheap else points[0]
-    which = "the only strength" if only else "every strength"
+    which = f"{'the only' if only else 'every'} strength {'that can be judged' if sweep.left_out else 'tried'}"
     still = "still " if is_cheap and end.leaking else ""
     return (
         end.leak if is_cheap else None,
-        f"{name} costs {'less' if is_cheap else 'more'} than one point of accuracy at {which} tried: at "
+        f"{name} costs {'less' if is_cheap else 'more'} than one point of accuracy at {which}: at "
         f"{'' if only else 'its strongest, ' if is_cheap else 'its weakest, '}{sweep.at(end)}{'' if only else ','} it "
         f"{costs(end)}, and {leaking(end)} victims {still}leak.",
     )
@@ -152,12 +154,17 @@ def costs(point: Point) -> str:
     return f"{'gains' if cost(point) < 0 else 'costs'} {100 * abs(cost(point)):.2f}{half} points"
 
 
+def may_leak(point: Point) -> float:
+    """Share of the victims that leak or of whom nothing is known."""
+    return len(point.leaking | point.unknown) / len(point.victims)
+
+
 def leaking(point: Point) -> str:
-    """As in "3 of 16", and of how many nothing is known."""
-    unknown = f", with {len(point.unknown)} unknown," if point.unknown else ""
-    return f"{len(point.leaking)} of {len(point.victims)}{unknown}"
+    """As in "3 of 16", or "3 to 5 of 16" where nothing is known of 2."""
+    most = f" to {len(point.leaking | point.unknown)}" if point.unknown else ""
+    return f"{len(point.leaking)}{most} of {len(point.victims)}"
 
 
 def why(points: Sequence[Point]) -> str:
-    """Why points say nothing: the reasons of all."""
+    """Why points cannot be judged: the reasons of all."""
     return "; ".join(dict.fromkeys(point.void or "no training without a defense has its seeds" for point in points))

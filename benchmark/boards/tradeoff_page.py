@@ -20,19 +20,21 @@ NOTE = (
     "Leak rate: share of the victims that leak to any of the attacks on the defense, with its 95 % Wilson interval; "
     "unknown are those of whom nothing is known, since no attack that knows the defense converged on them. Accuracy is "
     "a mean over seeds; ± is half the width of a 95 % t interval. The difference is to no defense, in percentage "
-    "points, paired by seed. On the front: no other defense leaks and costs no more and is better in one of the two. "
-    "Not told apart: another one is, but perhaps by chance. Dominated: another one leaks and costs no more, and "
-    "significantly less in one of the two, on the same victims (McNemar's exact test) or the same seeds (Student's t), "
-    "each at the 2.5 % level; a victim of whom nothing is known counts against the better one. A defense that was not "
-    "shown to protect, or whose trainings say nothing, is never on the front. A strength between two that were tried "
-    "is interpolated."
+    f"points, paired by seed. {training.COSTS} On the front: no other defense leaks and costs no more and is better in "
+    "one of the two. Not told apart: another one is, but perhaps by chance. Dominated: another one leaks and costs no "
+    "more, and significantly less in one of the two, on the same victims (McNemar's exact test) or the same seeds "
+    "(Student's t), each at the 2.5 % level and each pair for itself; a victim of whom nothing is known counts against "
+    "the better one. What is not judged is never on the front. A strength between two that were tried is interpolated."
 )
 
 
-def number(key: str, form: str) -> Callable[[Point, TradeOff], str]:
-    """A number of the table of training; "-" where it has none."""
-    return lambda point, _: "-" if point.row.get(key) is None else format(point.row[key], form)
+def trained(column: str) -> Callable[[Point, TradeOff], str]:
+    """A column of the table of training; "-" where it says nothing."""
+    return lambda point, _: training.COLUMNS[column](point.row) or "-"
 
+
+KNOWN_COSTS = ("sent", "ms / client", "epsilon")
+"""Columns that a table has in any case."""
 
 COLUMNS: dict[str, Callable[[Point, TradeOff], str]] = {
     "rank": lambda point, _: "-" if point.rank is None else str(point.rank),
@@ -41,26 +43,24 @@ COLUMNS: dict[str, Callable[[Point, TradeOff], str]] = {
     "leak rate": lambda point, _: share(len(point.leaking), len(point.victims)),
     "its interval": lambda point, _: interval(*point.leak_interval),
     "unknown": lambda point, _: str(len(point.unknown) or "-"),
-    "accuracy %": lambda point, _: training.COLUMNS["accuracy %"](point.row),
+    "accuracy %": trained("accuracy %"),
     "seeds": lambda point, _: str(point.row["seeds"]),
     "difference": lambda point, _: "-" if point.cost is None else training.difference(point.row),
-    "bytes / round": number("bytes", ",.0f"),
-    "client s": number("client_seconds", ".3g"),
-    "epsilon": number("epsilon", ".3g"),
+    **{name: trained(name) for name in KNOWN_COSTS},
     "front": lambda point, found: found.standing(point) or "-",
     "dominated by": lambda point, found: listed([one.name for one in found.dominating(point)]) or "-",
-    "says nothing": lambda point, _: point.void or "-",
+    "not judged": lambda point, _: point.void or "-",
 }
 """The text of a point in each column."""
 
-WORDS = {"rank", "defense", "strength", "front", "dominated by", "says nothing"}
+WORDS = {"rank", "defense", "strength", "front", "dominated by", "not judged"}
 
 
 def grid(found: TradeOff) -> Grid:
-    """The table for people; without a column that says nothing of any point."""
+    """The table for people; without columns that are empty."""
     rows = [[text(point, found) for text in COLUMNS.values()] for point in found.points]
     empty = {name for name, column in zip(COLUMNS, zip(*rows, strict=True), strict=True) if set(column) == {"-"}}
-    return Grid(list(COLUMNS), rows, WORDS, found.attacked).without(empty - {"bytes / round", "client s", "epsilon"})
+    return Grid(list(COLUMNS), rows, WORDS, found.attacked).without(empty.difference(KNOWN_COSTS))
 
 
 def numbers(found: TradeOff, point: Point) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def numbers(found: TradeOff, point: Point) -> dict[str, Any]:
         "accuracy_low": accuracy[0],
         "accuracy_high": accuracy[1],
         **{key: point.row[key] for key in ("difference", "difference_low", "difference_high")},
-        **{key: point.row.get(key) for key in ("bytes", "client_seconds", "epsilon")},
+        **{key: point.row[key] for key in ("bytes", "client_seconds", "epsilon", "delta")},
         "front": found.standing(point),
         "dominated_by": "; ".join(one.name for one in found.dominating(point)),
         "void": point.void,

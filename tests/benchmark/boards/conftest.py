@@ -33,6 +33,7 @@ def point(
         low, high = t_interval(known)
         row |= {key: fmean(known) if known else None, f"{key}_low": low, f"{key}_high": high}
     found = frozenset(range(leaking) if isinstance(leaking, int) else leaking)
+    row |= dict.fromkeys(("bytes", "client_seconds", "epsilon", "delta"))
     rank = None if void else 1
     return Point(defense, frozenset(range(victims)), found, frozenset(unknown), rank, row | more, void)
 

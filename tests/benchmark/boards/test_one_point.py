@@ -40,6 +40,19 @@ def test_a_smaller_argument_can_be_the_stronger_defense() -> None:
     assert "at its strongest, max_norm=0.5, it costs 0.30" in said(clipping(2.0, 16, 0.0), clipping(0.5, 9, 0.003))
 
 
+def test_a_strength_that_is_infinite_is_an_end_like_any_other() -> None:
+    def clipping(norm: Any, leaking: int, cost: float, **more: Any) -> Point:
+        return point({"class": "Clipping", "max_norm": norm}, leaking, cost, **more)
+
+    points = [clipping("inf", 16, 0.0), clipping(2.0, 8, 0.02), clipping(1.0, 0, 0.03)]
+    assert said(*points) == (
+        "Clipping costs one point of accuracy between max_norm=inf and max_norm=2, where about 75 % of the victims "
+        "leak (16 of 16 at max_norm=inf, 8 of 16 at max_norm=2)."
+    )
+    idle = said(clipping("inf", 16, 0.0, void="did not act"), points[1])
+    assert "at the only strength that can be judged: at max_norm=2" in idle and "Of its 2 strengths 1 cannot" in idle
+
+
 def test_the_end_is_named_where_the_strengths_do_not_span_one_point() -> None:
     # t(0.975, 2 degrees of freedom) = 4.303 times 0.1 / sqrt 3
     assert said(masking(0.1, 16, 0.001), masking(0.9, 12, (0.002, 0.004, 0.003))) == (
@@ -69,18 +82,22 @@ def test_what_comes_back_is_told() -> None:
 
 def test_strengths_that_say_nothing_are_left_out_and_counted() -> None:
     points = [masking(0.1, 16, 0.0, void="did not act"), masking(0.5, 16, 0.005), masking(0.9, 8, 0.015)]
-    assert said(*points).endswith("Of its 3 strengths one says nothing (did not act).")
+    assert said(*points).endswith("Of its 3 strengths 1 cannot be judged (did not act).")
     assert "at about ratio=0.7, where about 75 %" in said(*points)
-    assert said(points[0]) == "Masking: its only strength says nothing (did not act)."
+    assert said(points[0]) == "Masking: its only strength cannot be judged (did not act)."
     assert said(points[0], masking(0.2, 16, 0.0, void="no attack")) == (
-        "Masking: its 2 strengths say nothing (did not act; no attack)."
+        "Masking: its 2 strengths cannot be judged (did not act; no attack)."
     )
     unpaired = masking(0.5, 16, 0.005, difference=None)
-    assert said(unpaired) == "Masking: its only strength says nothing (no training without a defense has its seeds)."
+    assert (
+        said(unpaired) == "Masking: its only strength cannot be judged (no training without a defense has its seeds)."
+    )
 
 
 def test_victims_of_whom_nothing_is_known_are_named() -> None:
-    assert "and 0 of 16, with 3 unknown, victims leak." in said(masking(0.9, 0, 0.001, unknown=(1, 2, 3)))
+    assert "and 0 to 3 of 16 victims leak." in said(masking(0.9, 0, 0.001, unknown=(1, 2, 3)))
+    points = [masking(0.2, 8, 0.0, unknown=(8, 9, 10, 11)), masking(0.4, 4, 0.02)]
+    assert "about 38 to 50 % of the victims leak (8 to 12 of 16 at ratio=0.2, 4 of 16 at ratio=0.4)" in said(*points)
 
 
 def test_arguments_that_are_no_numbers_make_another_defense_and_several_numbers_are_no_scale() -> None:

@@ -42,11 +42,11 @@ def test_where_nothing_can_be_compared_the_page_says_why(tmp_path: Path, attacke
 
 
 def test_a_table_has_what_a_training_costs_where_it_is_known() -> None:
-    known = {"bytes": 61234.5, "client_seconds": 0.01234, "epsilon": 8.0}
+    known = {"bytes": 61234.5, "client_seconds": 0.01234, "epsilon": 8.0, "delta": 1e-5}
     shown = grid(trade_off(point(), masking(0.5, 12, (0.01, 0.02, 0.03), **known)))
     control, masked = (dict(zip(shown.names, row, strict=True)) for row in shown.rows)
-    costs = ("bytes / round", "client s", "epsilon")
-    assert [masked[name] for name in costs] == ["61,234", "0.0123", "8"]
+    costs = ("sent", "ms / client", "epsilon")
+    assert [masked[name] for name in costs] == ["61.2 kB", "12.3", "8"]
     assert [control[name] for name in costs] == ["-"] * 3
     # t(0.975, 2 degrees of freedom) = 4.303 times 0.01 / sqrt 3
     assert (masked["difference"], control["difference"]) == ("-2.00 ± 2.48", "-")
@@ -57,7 +57,7 @@ def test_a_void_point_has_its_reason_in_the_table_and_what_dominates_is_named() 
     shown = grid(trade_off(masking(0.9, 2), masking(0.1, 12), masking(0.8, 0, void="did not act")))
     rows = [dict(zip(shown.names, row, strict=True)) for row in shown.rows]
     assert [row["dominated by"] for row in rows] == ["-", "Masking ratio=0.9", "-"]
-    assert [row["says nothing"] for row in rows] == ["-", "-", "did not act"] and rows[2]["rank"] == "-"
+    assert [row["not judged"] for row in rows] == ["-", "-", "did not act"] and rows[2]["rank"] == "-"
 
 
 def crowd() -> list[Any]:
