@@ -183,7 +183,8 @@ class Names:
         args = ", ".join(f"{key}={value}" for key, value in config.items() if (config["class"], key) in self._differing)
         return config["class"] + (f" {args}" if args else "") + (" adaptive" if adaptive else "")
 
-    def defense(self, config: dict[str, Any] | None) -> str:
+    @staticmethod
+    def defense(config: dict[str, Any] | None) -> str:
         """As in "Masking ratio=0.2"."""
         return f"{config['class']} {strength(config)}".rstrip() if config else "no defense"
 

@@ -4,16 +4,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmark.boards.leaderboard import Board, Row, of_records
-from benchmark.boards.outcome import Outcome, outcomes, strength
+from benchmark.boards.outcome import Names, Outcome, outcomes
 from benchmark.boards.ranking import Standing
 from benchmark.boards.table import COLUMNS, NOTE, missing_lpips
-from benchmark.boards.tradeoff import trade_offs
-from benchmark.boards.tradeoff_page import NOTE as TRADE_OFF_NOTE
 from benchmark.report import curves, threat, victims
 from benchmark.report.facts import Facts, arguments_of, cost_of, provenance_of, several
 from benchmark.report.tradeoff import TradeOffView, view
 from benchmark.store.declined import Declined
 from benchmark.store.store import Record
+from benchmark.tradeoff.page import NOTE as TRADE_OFF_NOTE
+from benchmark.tradeoff.points import trade_offs
 
 Rate = tuple[float, float, float]
 """The low end of an interval, its number, and the high end."""
@@ -264,8 +264,7 @@ def counted(row: Row) -> str:
 
 def standing_name(standing: Standing) -> str:
     """A defense, as in "Masking ratio=0.2", and whether what was found on it may be too little to rank it."""
-    defense = standing.outcomes[0].config["defense"]
-    name = f"{defense['class']} {strength(defense)}".rstrip() if defense else "no defense"
+    name = Names.defense(standing.outcomes[0].config["defense"])
     return name if standing.rank is not None else f"{name} (no rank)"
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.boards.grid import Grid
-from benchmark.boards.one_point import sentences
-from benchmark.boards.tradeoff import FRONT, Point, TradeOff
-from benchmark.boards.tradeoff_figure import short
-from benchmark.boards.tradeoff_page import grid
+from benchmark.tradeoff.figure import short
+from benchmark.tradeoff.one_point import sentences
+from benchmark.tradeoff.page import grid
+from benchmark.tradeoff.points import FRONT, Point, TradeOff
 
 HEIGHT, LINE, FARTHEST, NEAR = 340, 13, 6, 0.15
 """Pixels of the plot and of a line of text, lines that a label stands away from its point at most, and the share of the

@@ -4,12 +4,12 @@ import math
 from itertools import combinations
 from typing import Any
 
-from benchmark.boards.one_point import sentences
 from benchmark.report.context import report_of
 from benchmark.report.page import page
 from benchmark.report.tradeoff import HEIGHT, LINE, NEAR, places, view
-from tests.benchmark.boards.conftest import masking, point, trade_off
+from benchmark.tradeoff.one_point import sentences
 from tests.benchmark.report.conftest import MakeCell
+from tests.benchmark.tradeoff.conftest import masking, point, trade_off
 from tests.benchmark.training.conftest import trained
 
 NET = {"data": {"class": "Digits"}, "model": {"class": "ConvNet", "width": 4}}

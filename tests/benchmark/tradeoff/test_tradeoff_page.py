@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from benchmark.boards.leaderboard import of_records
-from benchmark.boards.tradeoff import NOTHING_TRAINED
-from benchmark.boards.tradeoff_figure import LETTER, LINE, figure, places, short
-from benchmark.boards.tradeoff_page import grid, write
-from tests.benchmark.boards.conftest import MASKED, Made, masking, point, trade_off, trainings
+from benchmark.tradeoff.figure import LETTER, LINE, figure, places, short
+from benchmark.tradeoff.page import grid, write
+from benchmark.tradeoff.points import NOTHING_TRAINED
+from tests.benchmark.tradeoff.conftest import MASKED, Made, masking, point, trade_off, trainings
 
 
 def test_all_files_are_written_and_say_the_same(tmp_path: Path, attacked: Made) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.boards.figure import as_pdf, as_png, blank
-from benchmark.boards.tradeoff import FRONT, Point, TradeOff
+from benchmark.tradeoff.points import FRONT, Point, TradeOff
 
 WIDTH, HEIGHT, DPI = 10, 7.5, 100
 """Of a panel in inches: 1,000 pixels wide."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmark.boards.tradeoff import Point, TradeOff
 from benchmark.metrics.intervals import t_interval
+from benchmark.tradeoff.points import Point, TradeOff
 from tests.benchmark.training.conftest import trained
 from tests.conftest import MakeRecord
 

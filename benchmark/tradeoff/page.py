@@ -7,13 +7,13 @@ from typing import Any
 from benchmark.boards import table
 from benchmark.boards.grid import Grid, as_csv, as_latex
 from benchmark.boards.leaderboard import Leaderboard
-from benchmark.boards.one_point import sentences
 from benchmark.boards.outcome import listed
 from benchmark.boards.table import interval, share
 from benchmark.boards.template import render
-from benchmark.boards.tradeoff import Point, TradeOff, trade_offs
-from benchmark.boards.tradeoff_figure import figure
 from benchmark.store.store import Record, write_whole
+from benchmark.tradeoff.figure import figure
+from benchmark.tradeoff.one_point import sentences
+from benchmark.tradeoff.points import Point, TradeOff, trade_offs
 from benchmark.training import table as training
 
 NOTE = (
@@ -104,7 +104,7 @@ def write(folder: Path, leaderboard: Leaderboard, trainings: Sequence[Record]) -
     title = folder.resolve().name
     sections = [(one, sentences(one.points), grid(one)) for one in found]
     page = render(
-        "boards/tradeoff.md.j2", title=title, note=NOTE, sections=sections, without=without, left_out=left_out
+        "tradeoff/tradeoff.md.j2", title=title, note=NOTE, sections=sections, without=without, left_out=left_out
     )
     files = {
         "tradeoff.md": page.encode(),

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from benchmark.boards.leaderboard import Board
-from benchmark.boards.outcome import strength
+from benchmark.boards.outcome import Names, listed, strength
 from benchmark.boards.ranking import LEVEL, Standing
 from benchmark.metrics.intervals import mcnemar, t_interval, wilson
 from benchmark.store.store import Record
@@ -68,7 +68,7 @@ class Point:
     @property
     def name(self) -> str:
         """As in "Masking ratio=0.2"."""
-        return f"{self.kind} {self.strength}".rstrip()
+        return Names.defense(self.defense)
 
     @property
     def leak(self) -> float:
@@ -181,7 +181,8 @@ def trade_offs(boards: Sequence[Board], trainings: Sequence[Record]) -> tuple[li
         for heading, rows in scenarios.items():
             differing, points = differences(config, rows[0]["config"]), points_of(board.standings, rows)
             if differing is not None and any(point.defense for point in points):
-                made = TradeOff(board.heading, heading, notes(differing, points), points)
+                said = [*notes(differing, points), *apart(board.standings, rows)]
+                made = TradeOff(board.heading, heading, said, points)
                 fitting.append(([part in differing for part in PARTS], made))
         best = min((distance for distance, _ in fitting), default=[])
         found += [made for distance, made in fitting if distance == best]
@@ -248,3 +249,15 @@ def notes(differing: dict[str, tuple[str, str]], points: Sequence[Point]) -> lis
     if any(row["rate_chosen_on"] == training.TEST for row in rows):
         said.append(training.RATES[training.TEST])
     return [*said, *dict.fromkeys(row["privacy"] for row in rows if row["privacy"])]
+
+
+def apart(standings: Sequence[Standing], rows: Sequence[training.Row]) -> list[str]:
+    """Sentences on the defenses that were attacked alone or trained with alone, which are no points."""
+    both = [[one.outcomes[0].config["defense"] for one in standings], [row["config"]["defense"] for row in rows]]
+    attacked, trained = ({as_key(one): Names.defense(one) for one in defenses} for defenses in both)
+    sides = (("Attacked but not trained with", attacked, trained), ("Trained with but not attacked", trained, attacked))
+    return [
+        f"{side}: {listed(alone)}."
+        for side, own, others in sides
+        if (alone := [name for key, name in own.items() if key not in others])
+    ]

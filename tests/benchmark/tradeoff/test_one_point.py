@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from benchmark.boards.one_point import sentences, sweeps
-from benchmark.boards.tradeoff import Point
-from tests.benchmark.boards.conftest import masking, point
+from benchmark.tradeoff.one_point import sentences, sweeps
+from benchmark.tradeoff.points import Point
+from tests.benchmark.tradeoff.conftest import masking, point
 
 
 def said(*points: Point) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from benchmark.boards.outcome import strength
-from benchmark.boards.tradeoff import Point
+from benchmark.tradeoff.points import Point
 
 ONE_POINT = 0.01
 """Of accuracy, as a share."""

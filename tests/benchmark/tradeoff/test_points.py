@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest, ttest_rel
 
 from benchmark.boards.leaderboard import of_records
-from benchmark.boards.tradeoff import (
+from benchmark.tradeoff.points import (
     DOMINATED,
     FRONT,
     MISSING,
@@ -20,7 +20,8 @@ from benchmark.boards.tradeoff import (
     is_better,
     trade_offs,
 )
-from tests.benchmark.boards.conftest import MASKED, Made, masking, point, trade_off, trainings
+from tests.benchmark.tradeoff.conftest import MASKED, Made, masking, point, trade_off, trainings
+from tests.benchmark.training.conftest import trained
 
 
 def test_a_defense_dominates_another_that_leaks_significantly_more_and_costs_no_less() -> None:
@@ -146,6 +147,15 @@ def test_without_trainings_or_without_common_defenses_a_sentence_says_so(attacke
     )
     for other in ({"model": {"class": "LeNet"}}, {"data": {"class": "MNIST"}}):
         assert trade_offs(boards, trainings(**other))[1] == NOTHING_SHARED
+
+
+def test_what_was_attacked_alone_or_trained_with_alone_is_named(attacked: Made) -> None:
+    other = trained(0, 0.5, "Pruning", key="p")
+    boards = of_records([*attacked(MASKED), *attacked({"class": "Masking", "ratio": 0.123})[1:]]).boards
+    (found,), _, _ = trade_offs(boards, [*trainings(), other])
+    assert len(found.points) == 2
+    assert found.notes[-2] == "Attacked but not trained with: Masking ratio=0.123."
+    assert found.notes[-1].startswith("Trained with but not attacked: Pruning ratio=")
 
 
 def test_of_several_trainings_that_of_the_same_protocol_and_batch_is_taken_and_none_are_mixed(attacked: Made) -> None:
