@@ -119,7 +119,7 @@ class TradeOff:
         return [point for point in self.points if not point.void]
 
     def dominating(self, point: Point) -> list[Point]:
-        """The points that dominate one; none of them is void, nor is that."""
+        """The points that dominate a point; void ones neither dominate nor are dominated."""
         return [] if point.void else [other for other in self.judged if dominates(other, point)]
 
     def standing(self, point: Point) -> str:
@@ -179,7 +179,7 @@ def trade_offs(boards: Sequence[Board], trainings: Sequence[Record]) -> tuple[li
     for board in (board for board in boards if board.standings):
         config, fitting = board.standings[0].outcomes[0].config, []
         for heading, rows in scenarios.items():
-            differing, points = differences(config, rows[0]["config"]), points_of(board.standings, rows)
+            differing, points = differences(config, rows), points_of(board.standings, rows)
             if differing is not None and any(point.defense for point in points):
                 said = [*notes(differing, points), *apart(board.standings, rows)]
                 made = TradeOff(board.heading, heading, said, points)
@@ -213,30 +213,33 @@ def as_key(defense: dict[str, Any] | None) -> str:
     return json.dumps(defense, sort_keys=True)
 
 
-PARTS = ("network", "data set", "protocol", "local epochs", "batch size")
+PARTS = ("network", "data set", "protocol", "local epochs", "batch size", "learning rate")
 """In which a board and a training can differ, what weighs most first."""
 
 
-def differences(attacked: dict[str, Any], trained: dict[str, Any]) -> dict[str, tuple[str, str]] | None:
+def differences(attacked: dict[str, Any], rows: Sequence[training.Row]) -> dict[str, tuple[str, str]] | None:
     """In which of :data:`PARTS` a board and a training differ, as texts; None where data set or network are others.
 
     Args:
         attacked: configuration of a record of the board.
-        trained: of a record of the training.
+        rows: of the training.
     """
+    trained = rows[0]["config"]
     if any(attacked[part]["class"] != trained[part]["class"] for part in ("data", "model")):
         return None
     local = attacked.get("protocol")
+    rates = ", ".join(f"{rate:g}" for rate in sorted({row["learning_rate"] for row in rows}))
     both = (
         (training.label(attacked["model"]), training.label(trained["model"])),
         (training.label(attacked["data"]), training.label(trained["data"])),
         ("FedAvg" if local else "FedSGD", trained["algorithm"]),
         (local["epochs"] if local else None, trained["local_epochs"]),
         ((local or {}).get("batch_size") or attacked["batch_size"], trained["batch_size"]),
+        (f"{local['learning_rate']:g}" if local else rates, rates),  # with FedSGD, that of the server
     )
     found = {name: (str(one), str(other)) for name, (one, other) in zip(PARTS, both, strict=True) if one != other}
-    if "protocol" in found:  # of which the other one has no epochs
-        found.pop("local epochs", None)
+    if "protocol" in found:  # of which the other one has no epochs, and a rate that is the server's
+        found = {name: texts for name, texts in found.items() if name not in ("local epochs", "learning rate")}
     return found
 
 

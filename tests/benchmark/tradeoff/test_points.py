@@ -159,14 +159,17 @@ def test_what_was_attacked_alone_or_trained_with_alone_is_named(attacked: Made) 
 
 
 def test_of_several_trainings_that_of_the_same_protocol_and_batch_is_taken_and_none_are_mixed(attacked: Made) -> None:
+    protocol = {"class": "FedAvg", "epochs": 1, "batch_size": 8, "learning_rate": 0.1}
     averaged = {"algorithm": "FedAvg", "local_epochs": 1}
     runs = [*trainings(), *trainings(batch_size=4), *trainings(**averaged)]
     for of, trained_by, differing in (
         ({}, "FedSGD", ""),
         ({"batch_size": 4}, "batches of 4", ""),
         ({"batch_size": 2}, "FedSGD", "batch size: 2 and"),
-        ({"batch_size": 8, "protocol": {"class": "FedAvg", "epochs": 1, "batch_size": 8}}, "FedAvg", ""),
-        ({"batch_size": 8, "protocol": {"class": "FedAvg", "epochs": 2, "batch_size": 8}}, "FedAvg", "epochs: 2 and 1"),
+        ({"protocol": protocol}, "FedAvg", ""),
+        ({"protocol": protocol | {"epochs": 2}}, "FedAvg", "epochs: 2 and 1"),
+        ({"protocol": protocol | {"learning_rate": 0.3}}, "FedAvg", "learning rate: 0.3 and 0.1"),
+        ({"batch_size": 16, "protocol": protocol}, "FedAvg", ""),
     ):
         found, _, _ = trade_offs(of_records(attacked(MASKED, **of)).boards, runs)
         assert len(found) == (2 if "batch size" in differing else 1)
