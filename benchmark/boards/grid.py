@@ -67,7 +67,8 @@ class Grid:
             for row in (self.names, *self.rows)
         )
         caption = [rf"\caption{{{_tex(self.title)}}} \\"] if self.title else []
-        top = [rf"\begin{{longtable}}{{{sides}}}", *caption, r"\toprule", head, r"\midrule", r"\endhead"]
+        header = [r"\toprule", head, r"\midrule"]
+        top = [rf"\begin{{longtable}}{{{sides}}}", *caption, *header, r"\endfirsthead", *header, r"\endhead"]
         return "\n".join([*top, *body, r"\bottomrule", r"\end{longtable}"])
 
     @cached_property

@@ -109,9 +109,10 @@ def test_csv_has_values_as_they_are_and_arguments_as_json() -> None:
 
 def test_latex_has_a_row_for_each_row_and_no_text_becomes_a_command() -> None:
     lines = grid("50 % of a_b").latex().splitlines()
-    assert lines[:3] == [r"\begin{longtable}{lrl}", r"\caption{50 \% of a\_b} \\", r"\toprule"]
-    assert lines[3:6] == [r"rank & worst case & defense \\", r"\midrule", r"\endhead"]
-    assert lines[6] == r"1 & 0.50 (8/16) & Masking \\" and lines[-2:] == [r"\bottomrule", r"\end{longtable}"]
+    header = [r"\toprule", r"rank & worst case & defense \\", r"\midrule"]
+    assert lines[:6] == [r"\begin{longtable}{lrl}", r"\caption{50 \% of a\_b} \\", *header, r"\endfirsthead"]
+    assert lines[6:10] == [*header, r"\endhead"]
+    assert lines[10] == r"1 & 0.50 (8/16) & Masking \\" and lines[-2:] == [r"\bottomrule", r"\end{longtable}"]
     for text, escaped in {
         "a & b": r"a \& b",
         r"\input{x}": r"\textbackslash{}input\{x\}",
@@ -122,8 +123,8 @@ def test_latex_has_a_row_for_each_row_and_no_text_becomes_a_command() -> None:
         "-0.50 ± 0.1": r"$-$0.50 $\pm$ 0.1",
         "0.81-1.00, 1e-05, -, --x": "0.81-1.00, 1e-05, -, -{}-x",
     }.items():
-        assert Grid(["a"], [[text]]).latex().splitlines()[5] == escaped + r" \\"
-    assert Grid(["a", "b"], [["1"]]).latex().splitlines()[5] == r"1 &  \\"
+        assert Grid(["a"], [[text]]).latex().splitlines()[9] == escaped + r" \\"
+    assert Grid(["a", "b"], [["1"]]).latex().splitlines()[9] == r"1 &  \\"
 
 
 def test_a_file_of_tables_says_what_it_takes() -> None:
