@@ -116,9 +116,8 @@ def rows(records: list[Record]) -> list[Row]:
 
     Returns:
         Rows with the keys of :data:`KEYS`, ``privacy``, a sentence or nothing, ``config`` of one of its records, and
-        ``accuracies`` by seed. Intervals are None for one seed, the
-        loss where a run diverged, the difference where it would say nothing. There is no row where the best rate has no
-        reported run yet.
+        ``accuracies`` by seed. Intervals are None for one seed, the loss where a run diverged, the difference where it
+        would say nothing. There is no row where the best rate has no reported run yet.
     """
     scenarios: dict[str, dict[str, Cell]] = defaultdict(lambda: defaultdict(Cell))
     for record in of_one_code(records)[0]:
