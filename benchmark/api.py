@@ -24,6 +24,7 @@ from benchmark.store.store import Record, read_all
 from benchmark.suite import registry
 from benchmark.suite.suite import Suite, load, parse, suite_path
 from benchmark.suite.watching import watching
+from benchmark.tradeoff.page import write_beside
 from benchmark.training import work
 from benchmark.training.suite import beside
 from benchmark.training.tracking import TrainingTracker
@@ -136,6 +137,7 @@ def run_suite(suite: Suite, options: argparse.Namespace, progress: bool) -> Resu
         tracker = None if alone else TrainingTracker(options.wandb, suite.name, folder)
         said, _ = work.carry_out(trained, runs, replace(conductor, tracker=tracker))
         ran = f"{ran}; {said}"
+    write_beside(folder)
     no_lpips = conductor.bench.no_perceptual or None
     return Result(folder, Table(found, folder.resolve().name, no_lpips), ran)
 

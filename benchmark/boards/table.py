@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmark.boards.grid import Grid
+from benchmark.boards.grid import Grid, as_latex
 from benchmark.boards.grid import as_csv as grid_as_csv
 from benchmark.boards.leaderboard import LABEL_SCORES, SELDOM, Board, Leaderboard, Row
 from benchmark.boards.outcome import strength
@@ -203,10 +203,11 @@ def as_markdown(leaderboard: Leaderboard, title: str, no_lpips: str | None) -> s
 
 
 def write(folder: Path, found: Leaderboard, records: Sequence[Record]) -> None:
-    """leaderboard.csv and leaderboard.md of the records."""
+    """leaderboard.csv, leaderboard.md and leaderboard.tex of the records."""
+    title = folder.resolve().name
     write_whole(folder / "leaderboard.csv", as_csv(found).encode())
-    page = as_markdown(found, folder.resolve().name, missing_lpips(records))
-    write_whole(folder / "leaderboard.md", page.encode())
+    write_whole(folder / "leaderboard.md", as_markdown(found, title, missing_lpips(records)).encode())
+    write_whole(folder / "leaderboard.tex", as_latex(title, map(grid, found.boards)).encode())
 
 
 def missing_lpips(records: Sequence[Record]) -> str | None:

@@ -18,6 +18,7 @@ from benchmark.store.schema import attack_scores
 from benchmark.store.sealing import Record, sealed
 from benchmark.store.store import ATTACKS, SHELVES, cannot_write, keys_in, make_writable, read_all, say, write_whole
 from benchmark.thresholds.table import FILE, Row, read
+from benchmark.tradeoff.page import write_beside
 
 TABLES = ("*.csv", "*.md", "*.json", "*.png", "*.pdf", "*.tex")
 """Files of a run that stand beside its records."""
@@ -98,6 +99,7 @@ def copy_tables(folder: Path, to: Path, others: bool) -> None:
     if searches or others:
         everything = read_all(to, attack_scores, links=False)
         table.write(to, of_records(everything, declined=declined_in(to)), everything)
+        write_beside(to, links=False)
         if searches:
             from benchmark.thresholds import page as threshold_page  # torch, by the classes that were searched
 

@@ -22,6 +22,8 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     folder = done.folder
     print(f"\n{done.ran}\nrecords: {folder / 'records'}")
     print(f"tables: {folder / 'leaderboard.csv'}, {folder / 'leaderboard.md'}")
+    if (folder / "tradeoff.md").exists():
+        print(f"leak rate over accuracy: {folder / 'tradeoff.md'}, {folder / 'tradeoff.png'}")
     if (folder / "pictures").is_dir():  # attacks on labels alone make none
         print(f"pictures of true images above their reconstructions: {folder / 'pictures'}")
     return 0

@@ -10,6 +10,7 @@ from benchmark.boards.terminal import Console
 from benchmark.cli.parts import Parts
 from benchmark.jobs.conductor import Conductor
 from benchmark.suite.suite import suite_path
+from benchmark.tradeoff.page import write_beside
 from benchmark.training import suite as training_suite
 from benchmark.training import table as training_table
 from benchmark.training import work
@@ -22,6 +23,7 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     conductor = Conductor.of(options, suite.name, TrainingTracker)
     ran, table = work.carry_out(suite, work.prepared(suite, conductor), conductor)
     folder = conductor.folder
+    write_beside(folder)
     print_training(table, Console())
     print(f"\n{ran}\nrecords: {folder / 'training'}\ntables: {folder / 'training.csv'}, {folder / 'training.md'}")
     return 0

@@ -336,8 +336,8 @@ SEEDS = ("seeds", "tuning_seeds")
 
 
 def training_of(common: Any, own: Any, batch_size: int, setting: Setting) -> dict[str, Any]:
-    """How a scenario's network is trained: as the suite says, with the batch and protocol of the scenario's clients, and
-    as the scenario itself says.
+    """How a scenario's network is trained: as the suite says, with the batch and protocol of the scenario's clients,
+    and as the scenario itself says.
 
     Raises:
         UsageError: one of them is no mapping, or no training can have its local steps.

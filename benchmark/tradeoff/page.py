@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.boards import table
 from benchmark.boards.grid import Grid, as_csv, as_latex
-from benchmark.boards.leaderboard import Leaderboard
+from benchmark.boards.leaderboard import Leaderboard, of_records
 from benchmark.boards.outcome import listed
 from benchmark.boards.table import interval, share
 from benchmark.boards.template import render
-from benchmark.store.store import Record, write_whole
+from benchmark.store.declined import declined_in
+from benchmark.store.schema import attack_scores
+from benchmark.store.store import ATTACKS, TRAININGS, Record, keys_in, read_all, write_whole
 from benchmark.tradeoff.figure import figure
 from benchmark.tradeoff.one_point import sentences
 from benchmark.tradeoff.points import Point, TradeOff, trade_offs
@@ -90,8 +91,21 @@ def numbers(found: TradeOff, point: Point) -> dict[str, Any]:
     }
 
 
+def write_beside(folder: Path, links: bool = True) -> None:
+    """Writes the trade-off of a folder that holds records of attacks and of trainings, and nothing in another.
+
+    Args:
+        folder: of runs.
+        links: whether records that are symbolic links count.
+    """
+    if all(keys_in(folder / shelf.name) for shelf in (ATTACKS, TRAININGS)):
+        records = read_all(folder, attack_scores, links=links)
+        found = of_records(records, intervals=False, declined=declined_in(folder))
+        write(folder, found, read_all(folder, TRAININGS.parse, links, TRAININGS))
+
+
 def write(folder: Path, leaderboard: Leaderboard, trainings: Sequence[Record]) -> None:
-    """Writes tradeoff.md, .csv, .tex, .png and .pdf of a folder, and leaderboard.tex.
+    """Writes tradeoff.md, .csv, .tex, .png and .pdf of a folder.
 
     Where nothing can be compared, the page says why and is the only file of the trade-off.
 
@@ -106,10 +120,7 @@ def write(folder: Path, leaderboard: Leaderboard, trainings: Sequence[Record]) -
     page = render(
         "tradeoff/tradeoff.md.j2", title=title, note=NOTE, sections=sections, without=without, left_out=left_out
     )
-    files = {
-        "tradeoff.md": page.encode(),
-        "leaderboard.tex": as_latex(title, map(table.grid, leaderboard.boards)).encode(),
-    }
+    files = {"tradeoff.md": page.encode()}
     if found:
         rows = [numbers(one, point) for one in found for point in one.points]
         files |= {

@@ -125,7 +125,8 @@ def test_one_run_does_both_and_resumes_both(leakboard: Leakboard, monkeypatch: p
     assert {record["provenance"]["lpips"] for record in read_all(folder)} == {
         "the suite does without it, so that its records are the same everywhere"
     }
-    assert (folder / "training.csv").is_file()
+    assert (folder / "training.csv").is_file() and "Masking" in (folder / "tradeoff.md").read_text()
+    assert f"leak rate over accuracy: {folder / 'tradeoff.md'}" in out
     _, out, _ = leakboard("run")
     assert "everything was done already: nothing to run; everything was done already: nothing to train" in out
     done = next(line for line in leakboard("plan")[1].splitlines() if line.startswith(" Digits MLP FedSGD"))
