@@ -55,7 +55,7 @@ def test_the_tables_come_out_again_and_the_run_goes_on_without_a_private_image(
     assert all(record["picture"] for record in before.values())
     assert {record["key"]: record | {"picture": before[record["key"]]["picture"]} for record in read_all(to)} == before
     assert not any(record["picture"] for record in read_all(to))
-    names = {"leaderboard.csv", "leaderboard.md", "records.jsonl"}
+    names = {"leaderboard.csv", "leaderboard.md", "leaderboard.tex", "records.jsonl"}
     assert {path.name for path in to.iterdir()} == names
 
     assert leakboard("show", run) == 0

@@ -20,7 +20,7 @@ from tests.benchmark.tradeoff.conftest import MASKED, Made, masking, point, trad
 def test_all_files_are_written_and_say_the_same(tmp_path: Path, attacked: Made) -> None:
     write(tmp_path, of_records(attacked(MASKED)), trainings())
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert sorted(files) == ["leaderboard.tex", *(f"tradeoff.{end}" for end in ("csv", "md", "pdf", "png", "tex"))]
+    assert sorted(files) == [f"tradeoff.{end}" for end in ("csv", "md", "pdf", "png", "tex")]
     page, rows = files["tradeoff.md"].decode(), list(csv.DictReader(io.StringIO(files["tradeoff.csv"].decode())))
     assert page.index("Masking costs more than one point") < page.index("| Masking | ratio=0.5 |")
     assert [(row["defense"], row["leak_rate"], row["front"]) for row in rows] == [
@@ -29,7 +29,7 @@ def test_all_files_are_written_and_say_the_same(tmp_path: Path, attacked: Made) 
     ]
     assert float(rows[1]["difference"]) == pytest.approx(-0.25) and rows[1]["bytes"] == ""
     assert r"Masking & ratio=0.5 & 0.50 (4/8)" in files["tradeoff.tex"].decode()
-    assert r"\begin{longtable}" in files["leaderboard.tex"].decode()
+    assert r"\begin{longtable}" in files["tradeoff.tex"].decode()
     assert files["tradeoff.pdf"].startswith(b"%PDF") and Image.open(io.BytesIO(files["tradeoff.png"])).width == 1000
     write(tmp_path, of_records(attacked(MASKED)), trainings())
     assert files == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -37,7 +37,7 @@ def test_all_files_are_written_and_say_the_same(tmp_path: Path, attacked: Made) 
 
 def test_where_nothing_can_be_compared_the_page_says_why(tmp_path: Path, attacked: Made) -> None:
     write(tmp_path, of_records(attacked(MASKED)), [])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["leaderboard.tex", "tradeoff.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tradeoff.md"]
     assert NOTHING_TRAINED in (tmp_path / "tradeoff.md").read_text()
 
 
