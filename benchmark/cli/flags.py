@@ -199,9 +199,9 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "check an entry of the leaderboard: its contracts, its records, and a sample of its victims with fresh seeds",
         "An entry is a folder with entry.yaml, the file of its defense, and records that leakboard run has made and "
         "leakboard publish has put there; results/leaderboard/README.md has the rules. Of each cell some victims are "
-        "attacked again, with the seed of the records and with another: the former must come out alike, the latter must "
-        "not leak at another rate. The exit code is 0 where all cells are reproduced, 1 where one differs, and 2 where "
-        "a contract is broken or the records are not of the entry.",
+        "attacked again, with the seed of the records and with a fresh one: the former must come out alike, the latter "
+        "must not leak at another rate. The exit code is 0 where all cells are reproduced, 1 where one differs, and 2 "
+        "where a contract is broken or the records are not of the entry.",
     )
     verify.add_argument("entry", metavar="ENTRY", help="folder of the entry, as in results/leaderboard/entries/NAME")
     verify.add_argument("--victims", type=whole, default=4, metavar="N", help="of each cell (default: 4)")
