@@ -170,7 +170,7 @@ def another(record: Record, block: Block) -> str:
     if record["code_sha256"] != block.code_sha256:
         return f"another version of {made}, or of what it imports"
     if record.get("behavior_sha256", "") != block.behavior:
-        return f"a {made} that held or did something else"
+        return f"a version of {made} that held or did something else"
     if record["network_sha256"][0] != block.networks[0]:
         return "another network"
     return "other images" if any(data.get(place, sha) != sha for place, sha in now) else ""
