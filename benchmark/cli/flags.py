@@ -197,18 +197,22 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     verify = add(
         "verify",
         "check an entry of the leaderboard: its contracts, its records, and a sample of its victims with fresh seeds",
-        "An entry is a folder with entry.yaml, the file of its defense, and records that leakboard run has made and "
-        "leakboard publish has put there; results/leaderboard/README.md has the rules. Of each cell some victims are "
-        "attacked again, with the seed of the records and with a fresh one: the former must come out alike, the latter "
-        "must not leak at another rate. The exit code is 0 where all cells are reproduced, 1 where one differs, and 2 "
-        "where a contract is broken or the records are not of the entry.",
+        "An entry is a folder with entry.yaml, the file of its defense, and its records; results/leaderboard/README.md "
+        "has the rules. Of each cell some victims are attacked again, with the seed of the records and with a fresh "
+        "one: the former must come out alike, the latter must not leak at another rate. The exit code is 0 where all "
+        "cells are reproduced, 1 where one differs, 2 where a contract is broken or records do not match.",
     )
     verify.add_argument("entry", metavar="ENTRY", help="folder of the entry, as in results/leaderboard/entries/NAME")
-    verify.add_argument("--victims", type=whole, default=4, metavar="N", help="of each cell (default: 4)")
     verify.add_argument(
-        "--seed", type=whole, metavar="N", help="what is added to the seeds of the suite (default: drawn, and printed)"
+        "--run", action="store_true", help="first run what is missing of its records, and publish them in its folder"
     )
-    verify.add_argument("--out", metavar="FOLDER", help="folder for the new records (default: runs/verify-NAME)")
+    verify.add_argument(
+        "--victims", type=whole, default=4, metavar="N", help="victims of each cell to attack again (default: 4)"
+    )
+    verify.add_argument(
+        "--seed", type=whole, metavar="N", help="is added to the seeds of the suite (default: drawn, and printed)"
+    )
+    verify.add_argument("--out", metavar="FOLDER", help="folder for runs and the new records (default: runs/NAME)")
     verify.add_argument("--download", action="store_true", help="download missing data sets")
     verify.set_defaults(wandb="disabled", executor="local", executor_option=[])
 

@@ -7,43 +7,59 @@ from contextlib import chdir
 from pathlib import Path
 from random import Random
 
+from benchmark.api import run_suite
 from benchmark.boards.terminal import Console, wide_enough
 from benchmark.cli.check import counted, tell_contracts
 from benchmark.cli.parts import Parts
+from benchmark.cli.publish import publish
 from benchmark.errors import UsageError
 from benchmark.jobs.attacks import Attacks
 from benchmark.jobs.conductor import Conductor
 from benchmark.jobs.job import Watch
 from benchmark.rehearsal.contracts import places
-from benchmark.store.store import Record, Store
-from benchmark.studies.entry import Entry, check_records, entry_in, records_of, suite_of
+from benchmark.store.store import SHELVES, TRAININGS, Record, Store, keys_in
+from benchmark.studies.entry import check_records, entry_in, records_of, suite_of
 from benchmark.studies.reproduction import conclusion, grid, sample, verdicts, with_fresh_seeds
-from benchmark.suite.suite import whole_number
+from benchmark.suite.suite import Suite, whole_number
 
 
 def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard verify``."""
     victims = whole_number("--victims", options.victims, at_least=1)
     seed = 1 + secrets.randbelow(2**31) if options.seed is None else whole_number("--seed", options.seed, at_least=0)
-    folder = Path(options.entry)
-    entry = entry_in(folder)
-    records = records_of(folder)
-    out = Path(options.out or Path("runs") / f"verify-{folder.resolve().name}").resolve()
+    entry, folder = entry_in(Path(options.entry)), Path(options.entry).resolve()
+    out = Path(options.out or Path("runs") / folder.name).resolve()
     data_root = Path(options.data_root or os.environ.get("LEAKBOARD_DATA") or "data").resolve()
-    options.out, options.data_root = str(out), str(data_root)
-    with chdir(folder):
-        return verify(entry, records, options, victims, seed)
+    options = argparse.Namespace(**{**vars(options), "out": str(out), "data_root": str(data_root)})
+    with chdir(folder):  # where its modules, and what its arguments name, are looked for
+        suite = suite_of(entry)
+        if options.run:
+            make_records(suite, options, folder)
+        records = records_of(folder)
+        if suite.training and not keys_in(folder / TRAININGS.name):
+            raise UsageError(f"the records lack the trainings of {entry.suite}: add them with --run")
+        options.out = str(out / "verify")
+        return verify(suite, records, options, victims, seed)
 
 
-def verify(entry: Entry, records: list[Record], options: argparse.Namespace, victims: int, seed: int) -> int:
+def make_records(suite: Suite, options: argparse.Namespace, folder: Path) -> None:
+    """Runs what is missing of a suite, and publishes it in the folder of the entry."""
+    out = Path(options.out)
+    if any(keys_in(folder / shelf.name) for shelf in SHELVES):
+        publish(folder, out)  # what is there is not run again
+    print(run_suite(suite, options, progress=True).ran)
+    publish(out, folder)
+
+
+def verify(suite: Suite, records: list[Record], options: argparse.Namespace, victims: int, seed: int) -> int:
     """Checks an entry whose folder is the current one, and prints what comes out.
 
     Args:
-        entry: what its file says.
+        suite: on which it was tried, with its defense.
         records: of it.
         options: of the command.
         victims: of each cell that are attacked again.
-        seed: that is not the records'.
+        seed: what is added to those of the suite.
 
     Returns:
         The exit code: 1 where a cell differs.
@@ -51,11 +67,10 @@ def verify(entry: Entry, records: list[Record], options: argparse.Namespace, vic
     Raises:
         UsageError: a contract is broken, or records do not match the entry.
     """
-    suite = suite_of(entry)
     other = with_fresh_seeds(suite, seed)
     conductor, place = Conductor.of(options, suite.name), Random(seed).random()
     same = sample(suite, conductor.bench, victims, place)
-    check_records(records, same, entry.suite)
+    check_records(records, same)
     for defense in {cell.defense.label: cell.defense for cell in suite.cells if cell.defense}.values():
         if broken := tell_contracts("defense", defense, places(root=options.data_root)):
             raise UsageError(f"{defense.label} breaks {counted(broken)}: see above")
@@ -69,6 +84,6 @@ def verify(entry: Entry, records: list[Record], options: argparse.Namespace, vic
     table.print(wide_enough(Console(), table.width))
     for line in conclusion(found):
         print(line)
-    print(f"fresh seeds: those of {entry.suite} plus {seed}; --seed {seed} repeats this")
+    print(f"fresh seeds: those of the suite plus {seed}; --seed {seed} repeats this")
     print(f"records: {conductor.folder / 'records'}")
     return 0 if all(one.word == "reproduced" for one in found) else 1

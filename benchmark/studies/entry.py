@@ -20,6 +20,9 @@ from benchmark.suite.suite import Scenario, Suite, as_cells, check_keys, entries
 
 FILE = "entry.yaml"
 
+ANEW = "delete them and runs/NAME, or what --out was, and make them anew with --run"
+"""What is to be done with records that are not of an entry."""
+
 Text = Annotated[str, Meta(pattern=r"\S", description="a text")]
 
 
@@ -71,7 +74,8 @@ def entry_in(folder: Path) -> Entry:
 
 
 def suite_of(entry: Entry) -> Suite:
-    """The entry's suite with its defense in place of all others, and its attacks beside those of each scenario.
+    """The entry's suite with its defense in place of all others, in trainings too, and its attacks beside those of each
+    scenario.
 
     Relative paths and own classes are those of the current folder, which must be the entry's.
 
@@ -92,7 +96,9 @@ def suite_of(entry: Entry) -> Suite:
         if cell.defense is None and cell.attack.name not in BASELINES:
             those.append(cell.attack)
     cells = [cell for scenario, those in of_suite.values() for cell in as_cells(scenario, defenses, [*those, *attacks])]
-    return replace(suite, cells=tuple({cell.id: cell for cell in cells}.values()))
+    trained = [{**one, "defenses": [entry.defense]} for one in suite.training.get("scenarios", [])]
+    training = suite.training | ({"scenarios": trained} if trained else {})
+    return replace(suite, cells=tuple({cell.id: cell for cell in cells}.values()), training=training)
 
 
 def check_is_here(made: Spec) -> None:
@@ -115,45 +121,43 @@ def records_of(folder: Path) -> list[Record]:
     """
 
     def refuse(sentence: str) -> NoReturn:
-        raise UsageError(f"in {folder} {sentence}: run the suite again and publish it there")
+        raise UsageError(f"in {folder} {sentence}: {ANEW}")
 
     records = read_all(folder, run_record, links=False, tell=refuse)
     if any(record["picture"] for record in records):
-        raise UsageError(f"the records in {folder} hold private images: make the entry's with leakboard publish")
+        raise UsageError(f"the records in {folder} hold private images: {ANEW}")
     return records
 
 
-def check_records(records: Sequence[Record], blocks: Sequence[Block], suite: str) -> None:
+def check_records(records: Sequence[Record], blocks: Sequence[Block]) -> None:
     """Sees that records are whole, and of these cells and no others as their classes and data are now.
 
     Args:
         records: of an entry.
         blocks: one of each of its cells, undefended ones first.
-        suite: its name, for people.
 
     Raises:
         UsageError: they are not.
     """
-    again = f"delete them, run {suite} again and publish it there"
     of_cell: dict[str, list[Record]] = {block.group: [] for block in blocks}
     for record in records:
         if record["cell"] not in of_cell:
             config = record["config"]
             behind = f"on {spec_of(config['defense']).label}" if config["defense"] else "without a defense"
             raise UsageError(
-                f"the records hold {spec_of(config['attack']).label} {behind}, seed {config['seed']}, which is not in "
-                f"{suite} with the defense and the attacks of {FILE}: {again}"
+                f"the records hold {spec_of(config['attack']).label} {behind}, seed {config['seed']}, which is no cell "
+                f"of the suite with the defense and the attacks of {FILE}: {ANEW}"
             )
         of_cell[record["cell"]].append(record)
     for block in blocks:
         for record in of_cell[block.group]:
             if other := another(record, block):
-                raise UsageError(f"the records of {block.label} were made with {other}: {again}")
+                raise UsageError(f"the records of {block.label} were made with {other}: {ANEW}")
         there = {victim["index"] for record in of_cell[block.group] for victim in record["victims"]}
         if missing := set(range(block.cell.scenario.victims)) - there:
             raise UsageError(
-                f"the records lack {len(missing)} of {block.cell.scenario.victims} victims of {block.label}: run "
-                f"{suite} whole and publish it there"
+                f"the records lack {len(missing)} of {block.cell.scenario.victims} victims of {block.label}: add them "
+                "with --run"
             )
 
 
