@@ -24,6 +24,7 @@ from benchmark.studies.entry import check_records, entry_in, suite_of
 from benchmark.studies.reproduction import Verdict, apart, are_alike, conclusion, fisher_p, sample
 from benchmark.suite.registry import Spec
 from benchmark.suite.suite import Cell, Scenario
+from benchmark.training.suite import beside
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
 
@@ -278,6 +279,18 @@ def test_records_that_cannot_be_used_are_refused(entry: Path, verify: Verify) ->
     rewrite(entry, lambda record: None if record["config"]["adaptive"] else record)
     lacking = "lack 2 of 2 victims of Digits LeNet, vfy_rounded.Rounded(step=0.001), IDLG that knows it"
     assert lacking in verify(entry)[1]
+
+
+def test_trainings_that_the_suite_asks_for_are_the_defense_s_and_must_be_there(
+    entry: Path, verify: Verify, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = {"clients": 2, "rounds": 1, "learning_rate": 0.1}
+    (entry / "tiny.yaml").write_text(yaml.safe_dump(SUITE | {"training": trained, "defenses": ["Sign"]}))
+    assert verify(entry) == (2, "the records lack the trainings of tiny.yaml: add them with --run")
+    monkeypatch.chdir(entry)
+    trainings = beside(suite_of(entry_in(entry)))
+    assert trainings is not None
+    assert {one.defense and one.defense.name for one in trainings.trainings} == {None, "vfy_rounded.Rounded"}
 
 
 def test_a_defense_that_breaks_a_contract_is_refused(
