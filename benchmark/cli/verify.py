@@ -19,14 +19,15 @@ from benchmark.jobs.job import Watch
 from benchmark.rehearsal.contracts import places
 from benchmark.store.store import SHELVES, TRAININGS, Record, Store, keys_in
 from benchmark.studies.entry import check_records, entry_in, records_of, suite_of
-from benchmark.studies.reproduction import conclusion, grid, sample, verdicts, with_fresh_seeds
+from benchmark.studies.reproduction import conclusion, grid, sample, verdicts
 from benchmark.suite.suite import Suite, whole_number
 
 
 def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard verify``."""
     victims = whole_number("--victims", options.victims, at_least=1)
-    seed = 1 + secrets.randbelow(2**31) if options.seed is None else whole_number("--seed", options.seed, at_least=0)
+    drawn = 1 + secrets.randbelow(2**31) if options.seed is None else options.seed
+    seed = whole_number("--seed", drawn, at_least=0, at_most=2**31)
     entry, folder = entry_in(Path(options.entry)), Path(options.entry).resolve()
     out = Path(options.out or Path("runs") / folder.name).resolve()
     data_root = Path(options.data_root or os.environ.get("LEAKBOARD_DATA") or "data").resolve()
@@ -67,14 +68,12 @@ def verify(suite: Suite, records: list[Record], options: argparse.Namespace, vic
     Raises:
         UsageError: a contract is broken, or records do not match the entry.
     """
-    other = with_fresh_seeds(suite, seed)
-    conductor, place = Conductor.of(options, suite.name), Random(seed).random()
-    same = sample(suite, conductor.bench, victims, place)
+    conductor = Conductor.of(options, suite.name)
+    same, fresh = sample(suite, seed, conductor.bench, victims, place=Random(seed).random())
     check_records(records, same)
     for defense in {cell.defense.label: cell.defense for cell in suite.cells if cell.defense}.values():
         if broken := tell_contracts("defense", defense, places(root=options.data_root)):
             raise UsageError(f"{defense.label} breaks {counted(broken)}: see above")
-    fresh = sample(other, conductor.bench, victims, place)
     store = Store(conductor.folder)
     conductor.carry_out([*same, *fresh], Attacks(conductor.fitting), store, Watch())
     made = {record["key"]: record for record in store.all()}

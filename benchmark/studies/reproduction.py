@@ -30,39 +30,42 @@ LEVEL = 0.05
 """Probability that any cell of an honest entry is said to leak otherwise with a fresh seed."""
 
 
-def sample(suite: Suite, bench: Workbench, victims: int, place: float) -> list[Block]:
+def sample(suite: Suite, seed: int, bench: Workbench, victims: int, place: float) -> tuple[list[Block], list[Block]]:
     """Some victims that follow each other, for each cell whose attack takes them; of one scenario the same ones.
 
     Args:
         suite: whose cells they are.
+        seed: what fresh seeds are larger by than those of the suite.
         bench: the data.
         victims: how many, at most; whole sequences of an attack.
         place: where they begin, from 0 (the first victim) to 1.
 
+    Returns:
+        A block of each cell, and the same with the fresh seed.
+
     Raises:
-        UsageError: data are missing or too few, or something breaks its contract.
+        UsageError: data are missing or too few, something breaks its contract, or a fresh seed is one of the suite's.
     """
-    suite, _ = applicable(replace(suite, block_size=victims), bench)
+    cells = (*suite.cells, *with_fresh_seeds(suite.cells, seed))
+    both, _ = applicable(replace(suite, block_size=victims, cells=cells), bench)
     found = []
-    for _, of_cell in groupby(plan(suite, bench), key=lambda block: block.group):
+    for _, of_cell in groupby(plan(both, bench), key=lambda block: block.group):
         first, *others = of_cell
         whole = [first, *(one for one in others if one.size == first.size)]
         found.append(whole[int(place * len(whole))])
-    return found
+    return found[: len(found) // 2], found[len(found) // 2 :]
 
 
-def with_fresh_seeds(suite: Suite, seed: int) -> Suite:
-    """The suite with another seed in each scenario, larger by this one than its own.
+def with_fresh_seeds(cells: Sequence[Cell], seed: int) -> list[Cell]:
+    """The cells with a seed that is larger by this one.
 
     Raises:
-        UsageError: one of them is a seed of the suite.
+        UsageError: it is the seed of another one.
     """
-    cells = tuple(
-        replace(cell, scenario=replace(cell.scenario, seed=cell.scenario.seed + seed)) for cell in suite.cells
-    )
-    if {cell.scenario.seed for cell in cells} & {cell.scenario.seed for cell in suite.cells}:
+    fresh = [replace(cell, scenario=replace(cell.scenario, seed=cell.scenario.seed + seed)) for cell in cells]
+    if {cell.scenario.seed for cell in fresh} & {cell.scenario.seed for cell in cells}:
         raise UsageError(f"--seed {seed} gives a seed of the records again: give another, or leave it out")
-    return replace(suite, cells=cells)
+    return fresh
 
 
 @dataclass(frozen=True)
