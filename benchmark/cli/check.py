@@ -37,7 +37,20 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard check``."""
     quiet()
     set_up(1)
-    kind, subject, where = asked_for(options, parts)
+    return 2 if tell_contracts(*asked_for(options, parts)) else 0
+
+
+def tell_contracts(kind: str, subject: Spec, where: Sequence[Place]) -> int:
+    """Prints which contracts something keeps, and returns how many it breaks.
+
+    Args:
+        kind: ``attack``, ``defense``, ``model`` or ``data``.
+        subject: the class with its arguments.
+        where: it is tried.
+
+    Raises:
+        UsageError: it could be tried nowhere.
+    """
     place = place_of(found(subject.name))
     print(f"{subject.name} is {A[kind]}{f' ({place})' if place else ''}, tried {tried_on(where)}")
     words: list[str] = []
@@ -50,7 +63,7 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     if not kept and not broken:
         raise UsageError(f"{subject.name} was tried nowhere: give a network that it takes, as in --model MLP")
     print(f"{subject.name} {f'breaks {counted(broken)}' if broken else f'keeps {counted(kept)}'}")
-    return 2 if broken else 0
+    return broken
 
 
 def tried_on(where: Sequence[Place]) -> str:

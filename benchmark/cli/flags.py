@@ -194,6 +194,28 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     publish.add_argument("folder", metavar="FOLDER", help="folder of a run, a threshold search, a training or a study")
     publish.add_argument("to", metavar="TO", help="target folder, as in results/NAME; other records there are kept")
 
+    verify = add(
+        "verify",
+        "check an entry of the leaderboard: its contracts, its records, and a sample of its victims with fresh seeds",
+        "An entry is a folder with entry.yaml, the file of its defense, and its records; results/leaderboard/README.md "
+        "has the rules. Of each cell some victims are attacked again, with the seed of the records and with a fresh "
+        "one: the former must come out alike, the latter must not leak at another rate. The exit code is 0 where all "
+        "cells are reproduced, 1 where one differs, 2 where a contract is broken or records do not match.",
+    )
+    verify.add_argument("entry", metavar="ENTRY", help="folder of the entry, as in results/leaderboard/entries/NAME")
+    verify.add_argument(
+        "--run", action="store_true", help="first run what is missing of its records, and publish them in its folder"
+    )
+    verify.add_argument(
+        "--victims", type=whole, default=4, metavar="N", help="victims of each cell to attack again (default: 4)"
+    )
+    verify.add_argument(
+        "--seed", type=whole, metavar="N", help="is added to the seeds of the suite (default: drawn, and printed)"
+    )
+    verify.add_argument("--out", metavar="FOLDER", help="folder for runs and the new records (default: runs/NAME)")
+    verify.add_argument("--download", action="store_true", help="download missing data sets")
+    verify.set_defaults(wandb="disabled", executor="local", executor_option=[])
+
     bench = add(
         "bench",
         "compare the batched attack with the published procedure, one victim at a time",
@@ -250,7 +272,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     )
     check.add_argument("name", nargs="?", metavar="NAME", help="import path of a class or function, or a name of ours")
     check.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
-    for command in (run, plan, threshold, bench, train, spectrum, diagnose, rank):
+    for command in (run, plan, threshold, bench, train, spectrum, diagnose, rank, verify):
         command.add_argument("--data-root", metavar="FOLDER", help="default: $LEAKBOARD_DATA, else ./data")
         command.add_argument(
             "--devices",
@@ -258,11 +280,11 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
             metavar="D",
             help="cpu, or GPU numbers such as 0,1 (default: GPU 0 if there is one, else cpu)",
         )
-    for command in (run, plan, threshold, train, spectrum, diagnose, rank):
+    for command in (run, plan, threshold, train, spectrum, diagnose, rank, verify):
         command.add_argument(
             "--threads", type=whole, default=1, metavar="N", help="CPU threads per process (default: 1)"
         )
-    for command in (run, plan, threshold, train, spectrum, diagnose):
+    for command in (run, plan, threshold, train, spectrum, diagnose, verify):
         command.add_argument(
             "--workers", type=whole, metavar="N", help="number of CPU processes, or of jobs (default: 1)"
         )
@@ -311,6 +333,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "rank": rank,
         "page": page,
         "publish": publish,
+        "verify": verify,
         "bench": bench,
         "check": check,
         "list": add("list", "list the attacks, defenses, data sets and models"),

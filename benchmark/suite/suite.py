@@ -238,12 +238,13 @@ def named(path: Path) -> Iterator[None]:
         raise UsageError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-def read(path: Path, keys: tuple[str, ...] = _SUITE_KEYS) -> dict[str, Any]:
+def read(path: Path, keys: tuple[str, ...] = _SUITE_KEYS, what: str = "suite") -> dict[str, Any]:
     """What a YAML file of a suite holds.
 
     Args:
         path: the file.
         keys: what a suite can have.
+        what: it is, if no suite.
 
     Raises:
         UsageError: it cannot be read, or holds no mapping.
@@ -254,9 +255,9 @@ def read(path: Path, keys: tuple[str, ...] = _SUITE_KEYS) -> dict[str, Any]:
     except OSError as error:
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f"; beside it: {', '.join(near)}" if near else ""
-        raise UsageError(f"the suite {path} cannot be read ({error.strerror}){hint}") from None
+        raise UsageError(f"the {what} {path} cannot be read ({error.strerror}){hint}") from None
     except UnicodeDecodeError:
-        raise UsageError(f"the suite {path} is not a text file in UTF-8") from None
+        raise UsageError(f"the {what} {path} is not a text file in UTF-8") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}, line {line}: {error.problem or 'this is not YAML'}") from None

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
         (
             "frob",
             "unknown command 'frob': valid are bench, check, diagnose, list, page, plan, publish, rank, report, run, "
-            "show, spectrum, threshold, train",
+            "show, spectrum, threshold, train, verify",
         ),
         ("rum", "unknown command 'rum': did you mean run"),
         ("run --victim 3", "unknown flag '--victim': did you mean --victims"),
