@@ -15,6 +15,7 @@ from defenses.laplace_noise import LaplaceNoise
 from defenses.layer_masking import LayerMasking
 from defenses.masking import Masking
 from defenses.mixup import MixUp
+from defenses.precode import PRECODE
 from defenses.pruning import Pruning
 from defenses.qsgd import QSGD
 from defenses.quantile_clipping import QuantileClipping
@@ -28,6 +29,7 @@ from defenses.value_clipping import ValueClipping
 
 __all__ = [
     "DPSGD",
+    "PRECODE",
     "QSGD",
     "Augmentation",
     "Clients",
