@@ -146,8 +146,8 @@ class KnownDefense:
             ``[V, ...]`` and V sources of randomness to what is shared. None for the defense's own :meth:`protect`,
             which the attacker is then given.
         gradients: what he simulates of the step from the gradients of a batch's images, see :class:`Steps`.
-        read: maps the network, its weights and what was shared to the weights and the update that he goes by instead: with
-            what he can tell of the client's draws, and with zeros for entries that he had better leave out.
+        read: maps the network, its weights and what was shared to the weights and the update that he goes by instead:
+            with what he can tell of the client's draws, and with zeros for entries that he had better leave out.
         of_clients: maps the network and the shape (N, C, H, W) of a client's batch to the model of such clients, where
             it depends on them; None where this is it.
         soft_labels: whether clients train on mixed labels, which the attacker then looks for together with the images.
@@ -237,7 +237,7 @@ class Defense(ABC):
         return model
 
     def on_forward(self, model: nn.Module, images: int, generators: Sequence[torch.Generator]) -> Update:
-        """What the network draws in the forward pass of a step: values ``[V, *shape]`` of some of its frozen parameters.
+        """What the network draws in the forward pass of a step: values ``[V, *shape]`` of some frozen parameters.
 
         Those that they have are for whoever does not train it: the test, and attackers.
 

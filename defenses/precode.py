@@ -57,8 +57,8 @@ class Bottleneck(nn.Module):
         """``[N, F]`` of ``[N, F]``."""
         mean, deviation = code(self.encoder(features))
         weight = self.beta / len(features)
-        mean = Penalized.apply(mean, weight * mean)  # type: ignore[no-untyped-call]
-        deviation = Penalized.apply(deviation, weight * (deviation - 1 / deviation))  # type: ignore[no-untyped-call]
+        mean = Penalized.apply(mean, weight * mean)
+        deviation = Penalized.apply(deviation, weight * (deviation - 1 / deviation))
         decoded: Tensor = self.decoder(mean + deviation * self.noise)
         return decoded
 
@@ -106,16 +106,12 @@ class PRECODE(HookDefense):
     def check_clients(
         self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool
     ) -> None:
-        if self.size and pruned_layer(model, image_shape[1:]) is None:
-            raise ValueError(
-                "PRECODE puts a bottleneck before the last linear layer: give a network that ends in one that is "
-                "trained"
-            )
+        if self.size:
+            last_layer(model, image_shape[1:])
 
     def on_model(self, model: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:
-        made = copy.deepcopy(model)
-        layer = made.get_submodule(str(pruned_layer(model, image_shape)))
-        weight = layer.get_parameter("weight")
+        name, made = last_layer(model, image_shape), copy.deepcopy(model)
+        layer, weight = made.get_submodule(name), made.get_parameter(f"{name}.weight")
         layer.add_module(PLACE, Bottleneck(weight.shape[1], self.size, self.beta).to(weight))
         layer.register_forward_pre_hook(through_bottleneck)
         return made
@@ -133,6 +129,16 @@ class PRECODE(HookDefense):
             kept=kept,
             read=read,
         )
+
+
+def last_layer(model: nn.Module, image_shape: tuple[int, ...]) -> str:
+    """The name of the layer that gets a bottleneck; ValueError where there is none."""
+    name = pruned_layer(model, image_shape)
+    if name is None:
+        raise ValueError(
+            "PRECODE puts a bottleneck before the last linear layer: give a network that ends in one that is trained"
+        )
+    return name
 
 
 def kept(observed: Update) -> Update:
@@ -178,7 +184,7 @@ def read(model: nn.Module, weights: Update, observed: Update) -> tuple[Update, U
 
 
 def into(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """What came into a linear layer, ``[V, I]``, as the gradients of weight and bias say; and whether that is so, ``[V]``.
+    """What came into a linear layer, ``[V, I]``, as its gradients say, and whether they are of one image, ``[V]``.
 
     Args:
         weight: ``[V, O, I]``.

@@ -4,16 +4,18 @@ A class of the user's own may return anything.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from attacks.gradients import trained_names
 from benchmark.errors import CODE_ERRORS, UsageError, a_kind, users_fault, written
-from benchmark.models.draw import Model, drawing_from
+from benchmark.models.draw import drawing_from, drawn_weights
 from benchmark.seeds import generators
 from defenses.base import AS_USUAL, Clients, Defense, Steps, Update, steps_of
+
+Network = TypeVar("Network", bound=nn.Module)
 
 Told = Callable[[Update, Update], None]
 """Is told what a hook was given and what it returned, both ``[V, ...]``."""
@@ -97,7 +99,7 @@ def steps(
     )
 
 
-def network_of(defense: Defense | None, model: Model, image_shape: tuple[int, ...]) -> Model:
+def network_of(defense: Defense | None, model: Network, image_shape: tuple[int, ...]) -> Network:
     """The network that clients with a defense train, see :meth:`defenses.base.Defense.on_model`.
 
     What it has of the given one it draws as that does, and what is new as the constructors of its layers do.
@@ -115,8 +117,13 @@ def network_of(defense: Defense | None, model: Model, image_shape: tuple[int, ..
     label, before = type(defense).__name__, trained_names(model)
 
     def make(seed: int) -> Any:
-        with drawing_from(seed):
-            return called(defense, label, "on_model", model, image_shape)
+        try:
+            with drawing_from(seed):
+                return defense.on_model(model, (image_shape[0], image_shape[1], image_shape[2]))
+        except ValueError as error:  # it does not fit
+            raise UsageError(f"{label}: {error}") from error
+        except CODE_ERRORS as error:
+            raise users_fault(error, f"{label}: on_model fails", defense.on_model) from None
 
     made = make(0)
     if not isinstance(made, nn.Module):
@@ -127,18 +134,16 @@ def network_of(defense: Defense | None, model: Model, image_shape: tuple[int, ..
         raise breach(defense, label, f"leaves out {lost[0]}: keep the names of the network's parameters", "on_model")
 
     def draw(generator: torch.Generator) -> Update:
-        old = model.draw(generator)
+        old = drawn_weights(model, generator)  # type: ignore[arg-type] # any module with a method draw will do
         fresh = make(int(torch.randint(2**62, (1,), generator=generator)))
         new = {name: value.detach() for name, value in fresh.named_parameters() if value.requires_grad}
         return {name: value for name, value in new.items() if name not in before} | old
 
     object.__setattr__(made, "draw", draw)
-    return made  # type: ignore[return-value] # any module with a method draw will do
+    return cast(Network, made)
 
 
-def drawn(
-    defense: Defense, model: nn.Module, images: int, sources: Sequence[torch.Generator], label: str
-) -> Update:
+def drawn(defense: Defense, model: nn.Module, images: int, sources: Sequence[torch.Generator], label: str) -> Update:
     """What the networks of V clients draw in a forward pass, see :meth:`defenses.base.Defense.on_forward`.
 
     Raises:

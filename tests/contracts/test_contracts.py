@@ -55,6 +55,7 @@ EARLY = [
     spec("defense", "DPSGD", {"max_norm": 0.1, "noise_multiplier": 0.01}),
     spec("defense", "Compose", {"defenses": ["MixUp", CLIPPING]}),
     spec("defense", "IntraInstaHide", {"images": 2}),
+    spec("defense", "PRECODE", {"size": 16}),
 ]
 """Defenses of ours that do not change the update alone."""
 
