@@ -40,6 +40,36 @@ def all_kept(observed: Update) -> Update:
     return {name: torch.ones_like(value) for name, value in observed.items()}
 
 
+def left_out(observed: Update, lost: Update) -> Update:
+    """An update with zeros for the entries that an attacker leaves out, and for no others.
+
+    Args:
+        observed: ``[V, ...]``; its true zeros become the smallest numbers that there are.
+        lost: whether each entry is left out.
+    """
+    return {
+        name: torch.where(lost[name], 0.0, torch.where(value == 0, torch.finfo(value.dtype).tiny, value))
+        for name, value in observed.items()
+    }
+
+
+def of_entries_left(observed: Update) -> Update:
+    """1 for each entry that :func:`left_out` has kept."""
+    return {name: (value != 0).to(value) for name, value in observed.items()}
+
+
+def weights_at(model: nn.Module, weights: Update, client: int) -> Update:
+    """All parameters and buffers of one client, name -> ``[*shape]``.
+
+    Args:
+        model: the architecture, whose own stand for those that are not given.
+        weights: name -> ``[V, *shape]``, or ``[*shape]`` of a tensor that all share.
+        client: its row.
+    """
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    return own | {name: value[client] if value.dim() > own[name].dim() else value for name, value in weights.items()}
+
+
 def layer_of(name: str) -> str:
     """The name of the layer that a parameter is in."""
     return name.rpartition(".")[0] or name

@@ -148,7 +148,8 @@ def observe(
         weights = network if threat.statistics != "hidden" else network | fresh_statistics(model, like)
         update = {name: value.detach() for name, value in update.items()}
         if told and told.read:
-            weights, update = told.read(model, weights, update)
+            with in_modes(model, repeat(setting.protocol.train)):
+                weights, update = told.read(model, weights, update)
         seen.append(
             Observation(
                 model=model,

@@ -360,6 +360,9 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
     shared = of_one_image(defense, true, _sources(clients), label, by)
     if bad := [name for name, value in shared.items() if not value.isfinite().all()]:
         raise breach(defense, label, f"returns NaN or infinity once it has been called before ({bad[0]})")
+    if known.read and by is not None:
+        shared = known.read(by.model, by.weights, shared)[1]
+        check_form(shared, true, f"read {model}", written(known.read))
     dummy = {key: value.clone().requires_grad_() for key, value in true.items()}
     before = {key: value.clone() for key, value in shared.items()}
     simulated, kept = known.simulate(dummy, shared), known.kept_entries(shared)
