@@ -11,7 +11,7 @@ from defenses.base import Clients, HookDefense, KnownDefense, Update, flattened,
 ROOT_IMAGES = 4
 """Of noise, with a label of each class in turn, which stand for the public images that sensitivities are taken on."""
 
-LOUD = 1.5
+LOUD = 1.2
 """Median magnitude of a slice up to which it has little but noise, in parts of that of the noise."""
 
 SLACK = 3.5

@@ -137,7 +137,7 @@ def network_of(defense: Defense | None, model: Network, image_shape: tuple[int, 
         old = drawn_weights(model, generator)  # type: ignore[arg-type] # any module with a method draw will do
         fresh = make(int(torch.randint(2**62, (1,), generator=generator)))
         new = {name: value.detach() for name, value in fresh.named_parameters() if value.requires_grad}
-        return {name: value for name, value in new.items() if name not in before} | old
+        return new | old  # in the order of the network
 
     object.__setattr__(made, "draw", draw)
     return cast(Network, made)
