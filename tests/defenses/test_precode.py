@@ -125,11 +125,11 @@ def test_where_draws_cannot_be_read_the_bottleneck_is_left_out(digits: Digits, s
 
 def test_who_does_not_know_it_is_stopped_and_who_does_is_not(victims_of: Any) -> None:
     def leaks(adaptive: bool) -> int:
-        images, _, seen = victims_of(3, defense=PRECODE(SIZE), adaptive=adaptive)
-        found = IDLG(max_evaluations=80).reconstruct(seen).images.clamp(0, 1)
+        images, _, seen = victims_of(2, defense=PRECODE(SIZE), adaptive=adaptive)
+        found = IDLG(max_evaluations=60).reconstruct(seen).images.clamp(0, 1)
         return int(((found - images).square().mean((1, 2, 3, 4)) <= 0.01).sum())
 
-    assert leaks(adaptive=False) == 0 and leaks(adaptive=True) >= 2
+    assert leaks(adaptive=False) == 0 and leaks(adaptive=True) >= 1
 
 
 def test_an_attack_that_needs_forward_derivatives_takes_the_network(digits: Digits) -> None:
