@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from defenses.base import Clients, HookDefense, KnownDefense, Update, left_out, of_entries_left
+from defenses.base import Clients, HookDefense, KnownDefense, Update, left_out, of_entries_left, sparse_bytes
 from defenses.interval import per_client
 from defenses.pruning import Pruning
 
@@ -67,6 +67,9 @@ class OUTPOST(HookDefense):
             where = here[:, None].expand_as(columns(value)).reshape(value.shape)
             shared[name] = value + self.noise * per_client(risk[name], value) * noise * where
         return shared
+
+    def bytes_sent(self, shared: Update) -> Tensor:
+        return sparse_bytes(shared)
 
     def known_to_attacker(self) -> KnownDefense:
         if not self.hooks:
