@@ -142,6 +142,8 @@ def _step(
     """The gradients ``[V, *shape]`` of a step, and the buffers after it."""
     if steps.batch:
         images, labels = steps.batch(images, labels)
+    if steps.forward:
+        weights = weights | steps.forward(module, images.shape[1])
     if not steps.gradients:
         return gradients_and_buffers(module, weights, buffers, images, labels, create_graph)
     return steps.gradients(example_gradients(module, weights | buffers, images, labels, create_graph)), buffers

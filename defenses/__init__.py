@@ -8,6 +8,7 @@ from defenses.count_sketch import CountSketch
 from defenses.dp_sgd import DPSGD
 from defenses.gaussian_noise import GaussianNoise
 from defenses.global_pruning import GlobalPruning
+from defenses.grad_defense import GradDefense
 from defenses.half_precision import HalfPrecision
 from defenses.intra_instahide import IntraInstaHide
 from defenses.kept_at_home import KeptAtHome
@@ -15,6 +16,8 @@ from defenses.laplace_noise import LaplaceNoise
 from defenses.layer_masking import LayerMasking
 from defenses.masking import Masking
 from defenses.mixup import MixUp
+from defenses.outpost import OUTPOST
+from defenses.precode import PRECODE
 from defenses.pruning import Pruning
 from defenses.qsgd import QSGD
 from defenses.quantile_clipping import QuantileClipping
@@ -28,6 +31,8 @@ from defenses.value_clipping import ValueClipping
 
 __all__ = [
     "DPSGD",
+    "OUTPOST",
+    "PRECODE",
     "QSGD",
     "Augmentation",
     "Clients",
@@ -37,6 +42,7 @@ __all__ = [
     "Defense",
     "GaussianNoise",
     "GlobalPruning",
+    "GradDefense",
     "HalfPrecision",
     "HookDefense",
     "IntraInstaHide",

@@ -40,6 +40,36 @@ def all_kept(observed: Update) -> Update:
     return {name: torch.ones_like(value) for name, value in observed.items()}
 
 
+def left_out(observed: Update, lost: Update) -> Update:
+    """An update with zeros for the entries that an attacker leaves out, and for no others.
+
+    Args:
+        observed: ``[V, ...]``; its true zeros become the smallest numbers that there are.
+        lost: whether each entry is left out.
+    """
+    return {
+        name: torch.where(lost[name], 0.0, torch.where(value == 0, torch.finfo(value.dtype).tiny, value))
+        for name, value in observed.items()
+    }
+
+
+def of_entries_left(observed: Update) -> Update:
+    """1 for each entry that :func:`left_out` has kept."""
+    return {name: (value != 0).to(value) for name, value in observed.items()}
+
+
+def weights_at(model: nn.Module, weights: Update, client: int) -> Update:
+    """All parameters and buffers of one client, name -> ``[*shape]``.
+
+    Args:
+        model: the architecture, whose own stand for those that are not given.
+        weights: name -> ``[V, *shape]``, or ``[*shape]`` of a tensor that all share.
+        client: its row.
+    """
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    return own | {name: value[client] if value.dim() > own[name].dim() else value for name, value in weights.items()}
+
+
 def layer_of(name: str) -> str:
     """The name of the layer that a parameter is in."""
     return name.rpartition(".")[0] or name
@@ -114,10 +144,13 @@ class Steps:
         batch: from images ``[V, B, C, H, W]`` and class probabilities ``[V, B, K]`` to those that are trained on.
         gradients: from the gradients of a batch's images, name -> ``[V, B, *shape]``, to the step's, ``[V, *shape]``,
             which usually is their mean.
+        forward: from the network and B, the images of the batch, to what it draws in its forward pass: values
+            ``[V, *shape]`` of frozen parameters, in place of those that it has.
     """
 
     batch: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     gradients: Callable[[Update], Update] | None = None
+    forward: Callable[[nn.Module, int], Update] | None = None
 
 
 AS_USUAL = Steps()
@@ -143,6 +176,8 @@ class KnownDefense:
             ``[V, ...]`` and V sources of randomness to what is shared. None for the defense's own :meth:`protect`,
             which the attacker is then given.
         gradients: what he simulates of the step from the gradients of a batch's images, see :class:`Steps`.
+        read: maps the network, its weights and what was shared to the weights and the update that he goes by instead:
+            with what he can tell of the client's draws, and with zeros for entries that he had better leave out.
         of_clients: maps the network and the shape (N, C, H, W) of a client's batch to the model of such clients, where
             it depends on them; None where this is it.
         soft_labels: whether clients train on mixed labels, which the attacker then looks for together with the images.
@@ -158,6 +193,7 @@ class KnownDefense:
     kept: Callable[[Update], Update] | None = None
     share: Callable[[Update, Sequence[torch.Generator]], Update] | None = None
     gradients: Callable[[Update], Update] | None = None
+    read: Callable[[nn.Module, Update, Update], tuple[Update, Update]] | None = None
     of_clients: "Callable[[nn.Module, tuple[int, int, int, int]], KnownDefense] | None" = None
     soft_labels: bool = False
     no_adaptive_attack: str = ""
@@ -185,7 +221,7 @@ class KnownDefense:
         return {name: (value != 0).to(value) for name, value in factors.items()}
 
 
-HOOKS = ("on_batch", "on_example_gradients", "on_update", "protect")
+HOOKS = ("on_model", "on_forward", "on_batch", "on_example_gradients", "on_update", "protect")
 
 
 class Defense(ABC):
@@ -218,6 +254,29 @@ class Defense(ABC):
         Raises:
             ValueError: they cannot; with one sentence that says what to do.
         """
+
+    def on_model(self, model: nn.Module, image_shape: tuple[int, int, int]) -> nn.Module:
+        """The network that clients train and share instead of ``model``, which stays as it is.
+
+        Its parameters keep their names and values; new ones are drawn as the constructors of their layers do.
+
+        Args:
+            model: the architecture.
+            image_shape: (C, H, W).
+        """
+        return model
+
+    def on_forward(self, model: nn.Module, images: int, generators: Sequence[torch.Generator]) -> Update:
+        """What the network draws in the forward pass of a step: values ``[V, *shape]`` of some frozen parameters.
+
+        Those that they have are for whoever does not train it: the test, and attackers.
+
+        Args:
+            model: what :meth:`on_model` has made.
+            images: B, of the batch.
+            generators: V sources of randomness on the CPU, one for each client.
+        """
+        return {}
 
     def on_batch(self, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """The batch that is trained on in a step, instead of the private one.
@@ -315,10 +374,7 @@ def own_hooks(kind: type[Defense]) -> frozenset[str]:
 
 def steps_of(defense: Defense | None, generators: Sequence[torch.Generator]) -> Steps:
     """What V clients with a defense do otherwise in each local step, drawing from these generators."""
-    hooks = defense.hooks if defense else frozenset()
-    if defense is None or not hooks & {"on_batch", "on_example_gradients"}:
+    if defense is None:
         return AS_USUAL
-    return Steps(
-        partial(defense.on_batch, generators=generators) if "on_batch" in hooks else None,
-        partial(defense.on_example_gradients, generators=generators) if "on_example_gradients" in hooks else None,
-    )
+    names = ("on_batch", "on_example_gradients", "on_forward")
+    return Steps(*(partial(getattr(defense, n), generators=generators) if n in defense.hooks else None for n in names))

@@ -228,8 +228,10 @@ def shared(seen: Observation, images: Tensor, labels: Tensor, generator: torch.G
     defense = seen.defense.client
     update = local_update(network, seen.protocol, images, labels, False, order, steps_of(defense, draws))
     if defense is None or "on_update" not in defense.hooks:
-        return seen.defense.share(update, draws)
-    return defense.on_update(update, Clients(seen.model, seen.parameters, images, labels), draws)
+        update = seen.defense.share(update, draws)
+    else:
+        update = defense.on_update(update, Clients(seen.model, seen.parameters, images, labels), draws)
+    return seen.defense.read(seen.model, seen.parameters, update)[1] if seen.defense.read else update
 
 
 def error(found: Tensor, true: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from attacks.gradients import in_modes
 from attacks.statistics import batch_statistics, normalizing
 from attacks.update import FedAvg, Network, Protocol, local_update
 from benchmark.errors import UsageError, a_kind, users_code, written
-from benchmark.federation.protect import protected
+from benchmark.federation.protect import network_of, protected
 from benchmark.federation.protect import steps as steps_with
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, draw_networks
@@ -112,6 +112,7 @@ def observe(
         trained: weights and buffers ``[...]`` of the network that all share; None for random ones.
     """
     like = torch.empty(0, dtype=next(model.parameters()).dtype, device=images.device)
+    model = network_of(defense, model, images.shape[2:])
     network = trained if trained is not None else networks(model, setting, seed, victims)
     network = {n: v.to(like if v.is_floating_point() else like.device) for n, v in network.items()}
     batches, truth = images.to(like), one_hot(labels, public.num_classes).to(like)
@@ -143,15 +144,21 @@ def observe(
             trained_on = anew(batches, truth)[0] if anew else batches
             with torch.no_grad():
                 statistics = batch_statistics(Network(model, network), setting.protocol.train, trained_on)
+        told = known(defense, model, shape) if defense is not None and adaptive else None
+        weights = network if threat.statistics != "hidden" else network | fresh_statistics(model, like)
+        update = {name: value.detach() for name, value in update.items()}
+        if told and told.read:
+            with in_modes(model, repeat(setting.protocol.train)):
+                weights, update = told.read(model, weights, update)
         seen.append(
             Observation(
                 model=model,
-                parameters=network if threat.statistics != "hidden" else network | fresh_statistics(model, like),
-                update={name: value.detach() for name, value in update.items()},
+                parameters=weights,
+                update=update,
                 image_shape=shape,
                 num_classes=public.num_classes,
                 seeds=[seed_for(seed, victim, "start") for victim in victims],
-                defense=known(defense, model, shape) if defense is not None and adaptive else None,
+                defense=told,
                 mean_image=mean_image,
                 class_means=class_means,
                 mean_step=step,

@@ -240,6 +240,8 @@ def one_after_another(
         images, targets, how = data.images[batch], data.labels[batch], otherwise[number] if otherwise else AS_USUAL
         if how != AS_USUAL:
             images, targets = as_batch(network.model, images, targets, data.num_classes)
+        if how.forward:
+            own |= {name: value[0] for name, value in how.forward(network.model, len(images)).items()}
         if how.batch:
             images, targets = (one[0] for one in how.batch(images[None], targets[None]))
         with drawing_from(seed, data.images.device):

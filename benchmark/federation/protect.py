@@ -4,14 +4,18 @@ A class of the user's own may return anything.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from attacks.gradients import trained_names
 from benchmark.errors import CODE_ERRORS, UsageError, a_kind, users_fault, written
+from benchmark.models.draw import drawing_from, drawn_weights
 from benchmark.seeds import generators
 from defenses.base import AS_USUAL, Clients, Defense, Steps, Update, steps_of
+
+Network = TypeVar("Network", bound=nn.Module)
 
 Told = Callable[[Update, Update], None]
 """Is told what a hook was given and what it returned, both ``[V, ...]``."""
@@ -71,7 +75,8 @@ def steps(
     """
     if defense is None:
         return AS_USUAL
-    sources = {hook: generators(seed, clients, f"{hook}{again}") for hook in ("on_batch", "on_example_gradients")}
+    hooks = ("on_batch", "on_example_gradients", "on_forward")
+    sources = {hook: generators(seed, clients, f"{hook}{again}") for hook in hooks}
 
     def batch(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         made = trained_on(defense, images, labels, sources["on_batch"], label)
@@ -83,8 +88,75 @@ def steps(
         told({name: value.mean(1) for name, value in of_images.items()}, made)
         return made
 
+    def forward(model: nn.Module, images: int) -> Update:
+        made = drawn(defense, model, images, sources["on_forward"], label)
+        told({name: torch.zeros_like(value) for name, value in made.items()}, made)
+        return made
+
     usual = steps_of(defense, ())
-    return Steps(batch if usual.batch else None, gradients if usual.gradients else None)
+    return Steps(
+        batch if usual.batch else None, gradients if usual.gradients else None, forward if usual.forward else None
+    )
+
+
+def network_of(defense: Defense | None, model: Network, image_shape: tuple[int, ...]) -> Network:
+    """The network that clients with a defense train, see :meth:`defenses.base.Defense.on_model`.
+
+    What it has of the given one it draws as that does, and what is new as the constructors of its layers do.
+
+    Args:
+        defense: theirs, or None.
+        model: with a method ``draw``.
+        image_shape: (C, H, W).
+
+    Raises:
+        UsageError: the hook raises, or returns what is no such network.
+    """
+    if defense is None or "on_model" not in defense.hooks:
+        return model
+    label, before = type(defense).__name__, trained_names(model)
+
+    def make(seed: int) -> Any:
+        try:
+            with drawing_from(seed):
+                return defense.on_model(model, (image_shape[0], image_shape[1], image_shape[2]))
+        except ValueError as error:  # it does not fit
+            raise UsageError(f"{label}: {error}") from error
+        except CODE_ERRORS as error:
+            raise users_fault(error, f"{label}: on_model fails", defense.on_model) from None
+
+    made = make(0)
+    if not isinstance(made, nn.Module):
+        raise breach(defense, label, f"must return a network, not {a_kind(made)}", "on_model")
+    if made is model or before != trained_names(model):
+        raise breach(defense, label, "changes the network that it was given: return a copy", "on_model")
+    if lost := [name for name in before if name not in trained_names(made)]:
+        raise breach(defense, label, f"leaves out {lost[0]}: keep the names of the network's parameters", "on_model")
+
+    def draw(generator: torch.Generator) -> Update:
+        old = drawn_weights(model, generator)  # type: ignore[arg-type] # any module with a method draw will do
+        fresh = make(int(torch.randint(2**62, (1,), generator=generator)))
+        new = {name: value.detach() for name, value in fresh.named_parameters() if value.requires_grad}
+        return new | old  # in the order of the network
+
+    object.__setattr__(made, "draw", draw)
+    return cast(Network, made)
+
+
+def drawn(defense: Defense, model: nn.Module, images: int, sources: Sequence[torch.Generator], label: str) -> Update:
+    """What the networks of V clients draw in a forward pass, see :meth:`defenses.base.Defense.on_forward`.
+
+    Raises:
+        UsageError: the hook raises, or returns something else.
+    """
+    made = called(defense, label, "on_forward", model, images, sources)
+    own = {name: value for name, value in model.named_parameters() if not value.requires_grad}
+    if not isinstance(made, dict) or not all(
+        name in own and isinstance(value, Tensor) and value.dim() > own[name].dim() and len(value) == len(sources)
+        for name, value in made.items()
+    ):
+        raise breach(defense, label, "must return a value of each client for frozen parameters, by name", "on_forward")
+    return made
 
 
 def trained_on(

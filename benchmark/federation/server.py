@@ -30,7 +30,7 @@ from benchmark.federation.clients import (
     logits_of,
 )
 from benchmark.federation.partition import split
-from benchmark.federation.protect import protected, sent_bytes, steps
+from benchmark.federation.protect import network_of, protected, sent_bytes, steps
 from benchmark.federation.recipe import Federation
 from benchmark.seeds import generator_for, generators, seed_for
 from defenses.base import Clients, Defense, Update, dense_bytes
@@ -98,6 +98,7 @@ def train(
             or a client's batches are too small.
     """
     shares = split(data.labels.cpu(), federation.clients, federation.dirichlet, seed)
+    model = network_of(defense, model, data.images.shape[1:])
     begin = start(model, federation, seed, defense)
     if state is None:
         state = evaluate(model, data, begin)

@@ -14,6 +14,7 @@ from attacks.gradients import trained_names
 from attacks.statistics import normalizing
 from benchmark.errors import NotApplicable, UsageError, data_fault, users_code
 from benchmark.federation.client import PublicData, observe
+from benchmark.federation.protect import network_of
 from benchmark.identity import block_identity, digest
 from benchmark.jobs.attackers import identity as training_identity
 from benchmark.jobs.states import cache_folder, identity, trained
@@ -222,24 +223,26 @@ def applicable(suite: Suite, bench: Workbench) -> tuple[Suite, list[Declined]]:
         NotApplicable: no attack takes any.
         UsageError: data are missing or too few, or a model does not fit them.
     """
-    reasons: dict[tuple[str, str], str] = {}
+    found: dict[tuple[str, str, str], str] = {}
+    reasons: list[str] = []
     for cell in suite.cells:
-        place = cell.scenario.name, cell.attack.label
-        if place not in reasons:
-            model = check_fit(cell.scenario, bench)
+        defense = build("defense", cell.defense) if cell.defense else None
+        of_its_own = cell.defense.label if cell.defense and defense and "on_model" in defense.hooks else ""
+        place = cell.scenario.name, cell.attack.label, of_its_own
+        if place not in found:
+            model = network_of(defense, check_fit(cell.scenario, bench), bench.data(cell.scenario.data).image_shape)
             try:
                 check_attack(cell.scenario, cell.attack, model, bench)
-                reasons[place] = ""
+                found[place] = ""
             except NotApplicable as error:
-                reasons[place] = str(error)
-    taken = [cell for cell in suite.cells if not reasons[cell.scenario.name, cell.attack.label]]
-    said = next((reason for reason in reasons.values() if reason), None)
+                found[place] = str(error)
+        reasons.append(found[place])
+    taken = [cell for cell, reason in zip(suite.cells, reasons, strict=True) if not reason]
+    said = next(filter(None, reasons), None)
     if said and all(cell.attack.name in BASELINES for cell in taken):
         raise NotApplicable(said)
     declined = [
-        Declined(cell.id, cell.config(), reason)
-        for cell in suite.cells
-        if (reason := reasons[cell.scenario.name, cell.attack.label])
+        Declined(cell.id, cell.config(), reason) for cell, reason in zip(suite.cells, reasons, strict=True) if reason
     ]
     return replace(suite, cells=tuple(taken)), declined
 

@@ -168,9 +168,10 @@ class Trial:
 
     @cached_property
     def clients(self) -> tuple[Update, Clients]:
-        """The two clients' gradients, and the clients."""
-        seen = self.scene.observe(None, adaptive=False)
-        return seen.update, self.scene.clients(seen)
+        """The two clients' gradients of the network that they train with the defense, and the clients."""
+        scene = self.scene.defended_by(build("defense", self.spec))
+        seen = scene.observe(None, adaptive=False)
+        return seen.update, scene.clients(seen)
 
     @cached_property
     def calls(self) -> list[tuple[str, Calls]]:
@@ -326,7 +327,8 @@ def is_known_as_it_is(trial: Trial) -> None:
     with users_code(f"the attacker's model of {trial.spec.label} cannot be used"):
         model = known(made, by.model, (1, *by.images.shape[2:]))
         check_known(made, model, update, trial.spec.label, by)
-    if not (model.is_simulated or model.noise_std or model.soft_labels or model.no_adaptive_attack):
+    known_by = model.is_simulated, model.noise_std, model.read, model.soft_labels, model.no_adaptive_attack
+    if not any(known_by):
         raise NotApplicable("attackers have no model of it: what they do not find is not taken for protection")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from attacks.gradients import gradients_and_buffers
 from attacks.update import example_gradients
 from benchmark.errors import CODE_ERRORS, UsageError, a_kind, is_users, one_line, users_fault, written
-from benchmark.federation.protect import breach, of_one_image, together, trained_on, update_hook
+from benchmark.federation.protect import breach, drawn, of_one_image, together, trained_on, update_hook
 from benchmark.metrics.misfit import NOISE
 from benchmark.models.draw import drawing_from
 from benchmark.seeds import generators
@@ -120,6 +120,11 @@ def batching(defense: Defense, label: str) -> Call:
     return call
 
 
+def drawing(defense: Defense, label: str, by: Clients) -> Call:
+    """Calls ``on_forward``."""
+    return lambda batch, clients: drawn(defense, by.model, batch["images"].shape[1], _sources(clients), label)
+
+
 def adding(defense: Defense, label: str) -> Call:
     """Calls ``on_example_gradients``."""
     return lambda of_images, clients: together(defense, of_images, _sources(clients), label)
@@ -205,9 +210,12 @@ def check_protect(defense: Defense, update: Update, label: str, by: Clients | No
     """
     if not own_hooks(type(defense)):
         raise UsageError(
-            f"{label} has no hook of its own, and so does nothing: give it protect, on_update, on_batch or "
+            f"{label} has no hook of its own, and so does nothing: give it protect, on_update, on_batch, on_model or "
             f"on_example_gradients{written(type(defense))}"
         )
+    if {"on_forward", "on_example_gradients"} <= defense.hooks:
+        where = written(type(defense))
+        raise UsageError(f"{label} has on_forward and on_example_gradients, which do not go together: drop one{where}")
     if "on_example_gradients" in defense.hooks and by is not None:
         check_examples(label, by)
     for hook, calls in calls_of(defense, update, label, by):
@@ -259,6 +267,8 @@ def calls_of(defense: Defense, update: Update, label: str, by: Clients | None = 
     """
     if "on_batch" in defense.hooks and by is not None:
         yield "on_batch", Calls.of(batching(defense, label), {"images": by.images, "labels": by.labels})
+    if "on_forward" in defense.hooks and by is not None:
+        yield "on_forward", Calls.of(drawing(defense, label, by), {"images": by.images})
     if "on_example_gradients" in defense.hooks:
         pairs = {name: torch.stack([value, value.roll(1, 0)], 1) for name, value in update.items()}
         yield "on_example_gradients", Calls.of(adding(defense, label), pairs)
@@ -350,6 +360,9 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
     shared = of_one_image(defense, true, _sources(clients), label, by)
     if bad := [name for name, value in shared.items() if not value.isfinite().all()]:
         raise breach(defense, label, f"returns NaN or infinity once it has been called before ({bad[0]})")
+    if known.read and by is not None:
+        shared = known.read(by.model, by.weights, shared)[1]
+        check_form(shared, true, f"read {model}", written(known.read))
     dummy = {key: value.clone().requires_grad_() for key, value in true.items()}
     before = {key: value.clone() for key, value in shared.items()}
     simulated, kept = known.simulate(dummy, shared), known.kept_entries(shared)

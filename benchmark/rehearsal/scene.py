@@ -20,7 +20,7 @@ from attacks.gradients import differentiable_twice, in_modes, squared_distance, 
 from attacks.update import FedAvg
 from benchmark.errors import UsageError, a_kind, users_code, written
 from benchmark.federation.client import PublicData, known, observe
-from benchmark.federation.protect import check_can_defend
+from benchmark.federation.protect import check_can_defend, network_of
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, check_logits, drawn_weights
 from benchmark.rehearsal.defense import check_known, check_memory, check_protect
@@ -286,19 +286,30 @@ class Scene:
         defense, local, shape = build("defense", given), self.setting.local, self.images.shape[1:]
         images = min(local.batch_size or shape[0], shape[0]) if local else shape[0]
         train = self.setting.mode == "train"
+        if self.setting.state and "on_model" in defense.hooks:
+            raise UsageError(
+                f"{given.label} trains another network than the one that state trains before: leave out state for it"
+            )
         check_can_defend(defense, given.label, self.model, (images, *shape[1:]), local is not None, train)
+
+    def defended_by(self, defense: Defense) -> "Scene":
+        """The scene with the network that clients with a defense train."""
+        return replace(self, model=network_of(defense, self.model, self.images.shape[2:]))
 
     def check_defense(self, defense: Defense, given: Spec) -> None:
         """UsageError where the defense or the attacker's model of it breaks its contract."""
-        label = given.label
-        seen = self.observe(None, adaptive=False)
-        update, by = seen.update, self.clients(seen)
-        with in_modes(self.model, repeat(self.setting.mode == "train")):
+        label, scene = given.label, self.defended_by(defense)
+        model = scene.model
+        if model is not self.model:
+            scene.check_network()
+        seen = scene.observe(None, adaptive=False)
+        update, by = seen.update, scene.clients(seen)
+        with in_modes(model, repeat(self.setting.mode == "train")):
             check_protect(defense, update, label, by)
             if not is_ours("defense", given):
                 check_memory(partial(build, "defense", given), update, label, by)
             with users_code(f"the attacker's model of {label} cannot be used"):
-                check_known(defense, known(defense, self.model, (1, *self.images.shape[2:])), update, label, by)
+                check_known(defense, known(defense, model, (1, *self.images.shape[2:])), update, label, by)
 
     def check_attack(self, attack: Spec, defense: Defense | None, adaptive: bool) -> None:
         """UsageError where one step of the attack fails, or what it returns is of another form."""

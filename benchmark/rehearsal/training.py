@@ -1,7 +1,7 @@
 """A training tried on a few images before any work: whether clients compute what a plain training step computes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -21,7 +21,7 @@ from benchmark.federation.clients import (
     initial_weights,
 )
 from benchmark.federation.partition import split
-from benchmark.federation.protect import check_can_defend
+from benchmark.federation.protect import check_can_defend, network_of
 from benchmark.federation.recipe import Federation
 from benchmark.federation.server import defended_part, judged
 from benchmark.models.draw import drawing_from
@@ -115,8 +115,10 @@ class Rehearsal:
             made: Defense = build("defense", defense)
             shape = self.federation.batch_size, *self.data.images.shape[1:]
             check_can_defend(made, defense.label, self.model, shape, self.federation.algorithm == "FedAvg", train=True)
-            if given := defended_part(self.network, self.update, self.federation.protect_batch_norm):
-                by = self.clients()
+            model = network_of(made, self.model, shape[1:])
+            own = self if model is self.model else replace(self, model=model)
+            if given := defended_part(own.network, own.update, self.federation.protect_batch_norm):
+                by = own.clients()
                 check_fits(made, list(given), defense.label, f"the model {self.name}")
                 check_protect(made, given, defense.label, by)
                 if not is_ours("defense", defense):

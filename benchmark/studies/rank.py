@@ -176,9 +176,9 @@ def measure(scenario: Scenario, defense: Spec | None, bench: Workbench) -> tuple
     known = {name: value[0].double() for name, value in known.items()}
     one_hot = F.one_hot(labels[0], seen.num_classes)
     pair = images[0].to(bench.device).double(), one_hot.to(bench.device).double()
-    whole = of_update(model, weights, *pair, known)
+    whole = of_update(seen.model, weights, *pair, known)
     try:
-        layers = stages(model, seen.image_shape[1:])
+        layers = stages(seen.model, seen.image_shape[1:])
     except ValueError as error:
         return [whole], str(error)
     return [*of_layers(layers, weights, *pair, known), whole], ""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
+from attacks import Observation
 from attacks.gradients import call, differentiable_twice, trained_names
 from attacks.update import Protocol
 from benchmark.boards.grid import Grid
@@ -107,8 +108,12 @@ def rank_per_defense(
     model = copy.deepcopy(bench.model(scenario)).double()
     undefended = bench.observe(scenario, images, labels, range(victim, victim + 1), model=model)
     one_hot = torch.nn.functional.one_hot(labels[0, 0], bench.data(scenario.data).num_classes)
-    weights = {name: value[0] for name, value in undefended.own_networks.items()}
-    derivative = jacobian(model, weights, *(each.to(bench.device).double() for each in (images[0, 0], one_hot)))
+    image, label = (each.to(bench.device).double() for each in (images[0, 0], one_hot))
+
+    def jacobian_of(seen: Observation) -> Update:
+        return jacobian(seen.model, {name: value[0] for name, value in seen.own_networks.items()}, image, label)
+
+    derivative = jacobian_of(undefended)
     ones = {name: torch.ones_like(value[0]) for name, value in undefended.update.items()}
     whole = singular_values(derivative, ones)
     found = []
@@ -118,7 +123,7 @@ def rank_per_defense(
             seen = bench.observe(scenario, images, labels, range(victim, victim + 1), spec, True, model)
             assert seen.defense is not None
             kept = {name: value[0].double() for name, value in seen.defense.kept_entries(seen.update).items()}
-            values = singular_values(derivative, kept)
+            values = singular_values(derivative if seen.model is model else jacobian_of(seen), kept)
         found.append(
             JacobianRank(
                 equations=sum(int(value.sum()) for value in kept.values()),

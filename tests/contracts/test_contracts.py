@@ -55,6 +55,9 @@ EARLY = [
     spec("defense", "DPSGD", {"max_norm": 0.1, "noise_multiplier": 0.01}),
     spec("defense", "Compose", {"defenses": ["MixUp", CLIPPING]}),
     spec("defense", "IntraInstaHide", {"images": 2}),
+    spec("defense", "PRECODE", {"size": 16}),
+    spec("defense", "GradDefense", {}),
+    spec("defense", "OUTPOST", {"noise": 0.1}),
 ]
 """Defenses of ours that do not change the update alone."""
 
@@ -83,6 +86,7 @@ DECLINED = {
     "LabelInference": ("leaky ReLU",),  # its last layer has no bias
     "DPSGD": ("FedAvg",),
     "Soteria": ("FedAvg",),
+    "OUTPOST": ("FedAvg",),
 }
 """Of attacks and defenses of ours, the places that they do not take."""
 

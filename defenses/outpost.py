@@ -1,0 +1,113 @@
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from defenses.base import Clients, HookDefense, KnownDefense, Update, left_out, of_entries_left, sparse_bytes
+from defenses.interval import per_client
+from defenses.pruning import Pruning
+
+CLEAR = 10.0
+"""Size of a noisy entry that is taken for the gradient's, in parts of the noise."""
+
+
+class OUTPOST(HookDefense):
+    """Prunes each tensor, and adds noise where the gradient is large and the weights are spread (Wang et al. 2023).
+
+    "More Than Enough is Too Much: Adaptive Defenses against Gradient Leakage in Production Federated Learning"
+    (INFOCOM). The risk of a tensor is the variance of its weights, 1 at most. The diagonal of the Fisher information is
+    taken to be the squared gradient, averaged over the first axis: where it is largest, over the whole network, entries
+    get noise of a standard deviation in proportion to the risk. This is the reading of the authors' code, which however
+    returns the gradient itself. It takes FedSGD: of the decay over local steps its one step has none here.
+
+    An attacker who knows it knows the risk, and tells what got noise by its columns, in which no pruned entry is zero.
+    Of these he takes the entries that are far above the noise, and leaves the others out, as those that were pruned.
+
+    Args:
+        noise: standard deviation of the noise in parts of the risk, at least 0.
+        share: of the columns that get noise, from 0 to 1.
+        ratio: share of the entries of each tensor that is pruned, from 0 up to but not including 1. With noise 0, too,
+            it is no defense.
+    """
+
+    def __init__(self, noise: float = 0.8, share: float = 0.4, ratio: float = 0.8) -> None:
+        if not (0 <= noise < math.inf):
+            raise ValueError(f"noise is {noise}, but must be 0 or greater")
+        if not 0 <= share <= 1:
+            raise ValueError(f"share is {share}, but must be from 0 to 1")
+        if not 0 <= ratio < 1:
+            raise ValueError(f"ratio is {ratio}, but must be at least 0 and below 1")
+        self.noise = noise
+        self.share = share
+        self.ratio = ratio
+
+    @property
+    def hooks(self) -> frozenset[str]:
+        return super().hooks if self.noise * self.share or self.ratio else frozenset()
+
+    def check_clients(
+        self, model: nn.Module, image_shape: tuple[int, int, int, int], local_steps: bool, train: bool
+    ) -> None:
+        if self.hooks and local_steps:
+            raise ValueError(
+                "OUTPOST perturbs the gradient of each local step, and FedAvg shares their sum: give FedSGD"
+            )
+
+    def on_update(self, update: Update, clients: Clients, generators: Sequence[torch.Generator]) -> Update:
+        information = torch.cat([columns(value).square().mean(1) for value in update.values()], 1)
+        most = information.argsort(dim=1, descending=True, stable=True)[:, : round(self.share * information.shape[1])]
+        chosen = torch.zeros_like(information).scatter(1, most, 1.0)
+        risk = risks(clients.model, clients.weights, update)
+        pruned = Pruning(self.ratio).protect(update, generators)
+        shared = {}
+        each = chosen.split([columns(value).shape[2] for value in update.values()], 1)
+        for (name, value), here in zip(pruned.items(), each, strict=True):
+            noise = torch.stack([torch.randn(value.shape[1:], generator=one) for one in generators]).to(value)
+            where = here[:, None].expand_as(columns(value)).reshape(value.shape)
+            shared[name] = value + self.noise * per_client(risk[name], value) * noise * where
+        return shared
+
+    def bytes_sent(self, shared: Update) -> Tensor:
+        return sparse_bytes(shared)
+
+    def known_to_attacker(self) -> KnownDefense:
+        if not self.hooks:
+            return KnownDefense()
+        return KnownDefense(
+            simulate=lambda dummy, observed: {n: value * (observed[n] != 0) for n, value in dummy.items()},
+            kept=of_entries_left,
+            read=self._read,
+        )
+
+    def _read(self, model: nn.Module, weights: Update, observed: Update) -> tuple[Update, Update]:
+        risk, lost = risks(model, weights, observed), {}
+        for name, value in observed.items():
+            std = self.noise * per_client(risk[name], value)
+            noisy = (columns(value) != 0).all(1, keepdim=True).expand_as(columns(value)).reshape(value.shape) & (
+                std > 0
+            )
+            lost[name] = torch.where(noisy, value.abs() < CLEAR * std, value == 0)
+        return weights, left_out(observed, lost)
+
+
+def columns(value: Tensor) -> Tensor:
+    """``[V, *shape]`` as ``[V, R, C]``, with R along the first axis of the shape; a bias is one column."""
+    return value.reshape(len(value), value.shape[1] if value.dim() > 1 else 1, -1)
+
+
+def risks(model: nn.Module, weights: Update, update: Update) -> Update:
+    """The variance of the weights of each tensor, 1 at most, name -> ``[V]``.
+
+    Args:
+        model: the architecture.
+        weights: in place of its own, name -> ``[V, *shape]`` or ``[*shape]``.
+        update: of V clients.
+    """
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    found = {}
+    for name, value in update.items():
+        held = weights.get(name, own[name]).detach()
+        each = held.expand(len(value), *held.shape) if held.dim() == own[name].dim() else held
+        found[name] = each.reshape(len(value), -1).var(1).nan_to_num(0.0).clamp(max=1).to(value)
+    return found
