@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from attacks import Attack, LearnedInversion, Observation
+from attacks import Attack, Observation
 from attacks.gradients import trained_names
 from attacks.statistics import normalizing
 from benchmark.errors import NotApplicable, UsageError, data_fault, users_code
 from benchmark.federation.client import PublicData, observe
 from benchmark.identity import block_identity, digest
 from benchmark.jobs.attackers import identity as training_identity
+from benchmark.jobs.attackers import taught
 from benchmark.jobs.states import cache_folder, identity, trained
 from benchmark.metrics.leak import BASELINES
 from benchmark.metrics.perceptual import Perceptual
@@ -23,7 +24,7 @@ from benchmark.models.draw import Model, check_logits
 from benchmark.rehearsal.defense import check_fits
 from benchmark.rehearsal.scene import Rehearsal, check_takes
 from benchmark.store.declined import Declined
-from benchmark.suite.registry import Spec, build, build_model, find_class, spec_of
+from benchmark.suite.registry import Spec, build, build_model, spec_of
 from benchmark.suite.suite import Cell, Scenario, Suite
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import code_checksum, networks_sha256, texts_of
@@ -201,6 +202,11 @@ class Workbench:
             self._trained[place] = trained(state, scenario.model, data, scenario.seed, cache_folder(), self.device)
         return self._trained[place]
 
+    def taught(self, cell: Cell) -> Cell | None:
+        """See :func:`benchmark.jobs.attackers.taught`."""
+        scenario = cell.scenario
+        return taught(cell, self.model(scenario), (scenario.batch_size, *self.data(scenario.data).image_shape))
+
     def network_sha256(self, scenario: Scenario, victim: int) -> str:
         """A digest of the network that a victim starts from, or of all that a trained one is trained by."""
         model, state = self.model(scenario), scenario.setting.state
@@ -300,15 +306,14 @@ class Keys:
         networks = self._network(scenario, 0), self._network(scenario, victims[-1])
         data = self._data(scenario, victims)
         lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
-        training = self._training(cell)
+        training = found_or(self._trainings, cell.id, partial(self._training, cell))
         key = digest(block_identity(cell.id, lpips, code, does, list(networks), victims, list(data), training))
         return Block(cell, victims, key, code, does, networks, data, training)
 
     def _training(self, cell: Cell) -> str:
-        if not issubclass(find_class("attack", cell.attack.name), LearnedInversion):
-            return ""
+        trained = self.bench.taught(cell)
         network, data = self._network(cell.scenario, 0), self.bench.data(cell.scenario.data)
-        return found_or(self._trainings, cell.id, lambda: digest(training_identity(cell, network, data)))
+        return digest(training_identity(trained, network, data)) if trained else ""
 
     def _network(self, scenario: Scenario, victim: int) -> str:
         place, victim = scenario.name, 0 if scenario.setting.shared else victim

@@ -78,7 +78,7 @@ def run_blocks(
         torch.cuda.reset_peak_memory_stats(bench.device)
     notes: list[str] = []
     broken: set[int] = set()
-    own, training = learned_by(attack, blocks[0], bench)
+    own, training = learned_by(blocks[0], bench, unheard if isinstance(attack, AutoLeak) else told)
     observed = seen_by(cell, images, labels, victims, bench, public_images=0 if own else attack.public_images)
 
     def seen(some: range) -> Observation:
@@ -149,11 +149,21 @@ def of_baselines(images: Tensor, labels: Tensor, scenario: Scenario, bench: Work
     return found_or(bench.null_scores, (scenario.data.label, checksum(images, labels)), make)
 
 
-def learned_by(attack: Attack, block: Block, bench: Workbench) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an attack is given that is trained beforehand, and what that cost; nothing for others."""
-    if not isinstance(attack, LearnedInversion):
+def learned_by(
+    block: Block, bench: Workbench, told: Callable[[float], None] = unheard
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an attack is given that is trained beforehand, and what that cost; nothing for others.
+
+    Args:
+        block: of any attack.
+        bench: what blocks share.
+        told: is called with the share of the training that is done.
+    """
+    cell, one = bench.taught(block.cell), block.victims[:1]
+    if cell is None:
         return {}, {}
-    cell, one = block.cell, block.victims[:1]
+    attack: LearnedInversion = build("attack", cell.attack)
+    attack.told = told
     seen = seen_by(cell, *bench.victims(cell.scenario, one), one, bench, attack.public_images)(one)
     path = kept_at(cache_folder(), block.training, bench.device) if block.training else None
     inverter, cost = learned(attack, seen, trained_for(cell), path)
@@ -234,8 +244,10 @@ def room(block: Block, bench: Workbench) -> int:
     kind = (scenario.label, scenario.data.label, scenario.model.label, cell.attack.label)
     if kind not in bench.bytes_per_victim:
         victims = block.victims[: max(PROBES) * sequence]
-        observed = seen_by(cell, *bench.victims(scenario, victims), victims, bench, attack.public_images)
-        short = replace(cell.attack, args=cell.attack.args | {"max_evaluations": 3})
+        observed = seen_by(cell, *bench.victims(scenario, victims), victims, bench, public_images=0)
+        less = {"max_evaluations": 3, "training_steps": 0}
+        args = cell.attack.args | {name: few for name, few in less.items() if name in cell.attack.args}
+        short = replace(cell.attack, args=args)
         try:
             bench.bytes_per_victim[kind] = bytes_per_victim(
                 lambda count: build("attack", short).reconstruct(observed(victims[: count * sequence]))
@@ -268,7 +280,7 @@ def attack_within_memory(
     try:
         seen = observed(victims)
         if isinstance(attack, AutoLeak) and known:
-            found = carried_out(attack.attempts(seen), known)
+            found = carried_out(attack.attempts(seen, **of_fit), known)
         else:
             found = attack.reconstruct(seen, callbacks, **of_fit)
         check_found(found, seen, name, written(type(attack).reconstruct))
