@@ -167,6 +167,7 @@ class Workbench:
         adaptive: bool = False,
         model: Model | None = None,
         public_images: int = 0,
+        draw: str = "",
     ) -> Observation:
         """What an attacker sees of victims.
 
@@ -179,13 +180,14 @@ class Workbench:
             adaptive: whether the attacker knows it.
             model: in place of the scenario's, as in another precision.
             public_images: that an attack is trained on, at most.
+            draw: see :func:`benchmark.federation.client.observe`.
         """
         model = model if model is not None else self.model(scenario)
         made: Defense | None = build("defense", defense) if defense else None
         public = PublicData.of(self.data(scenario.data), scenario.setting.rounds, public_images)
         given = images.to(self.device), labels.to(self.device)
         trained = self.trained(scenario)
-        return observe(model, *given, public, made, adaptive, scenario.seed, victims, scenario.setting, trained)
+        return observe(model, *given, public, made, adaptive, scenario.seed, victims, scenario.setting, trained, draw)
 
     def trained(self, scenario: Scenario) -> Update | None:
         """The network of a scenario in which it is trained, which is done once; None in others.

@@ -42,7 +42,10 @@ from benchmark.store.store import Record
 from benchmark.suite.registry import build
 from benchmark.suite.suite import Cell, Scenario
 from datamodules import PrivateData
-from defenses.base import Update, flattened
+from defenses.base import Update, flattened, global_norm
+
+REDRAWN = 8
+"""Victims on whom a defense is tried a second time: one that draws seldom is the same on a single one."""
 
 _VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "numpy", "scipy")
 
@@ -100,6 +103,7 @@ def run_blocks(
         share = found.take(rows)
         of_labels = label_scores(labels[rows], share.labels, data.num_classes, share.label_counts)
         of_images: OfImages | None = None
+        is_random = False
         if null is not None:
             of_null = null[0][rows], null[1][rows]
             worst, parts = worst_case(share, images[rows], of_null[0])
@@ -108,6 +112,7 @@ def run_blocks(
             private, seen_here = (images[rows], labels[rows]), observed(block.victims)
             fit = None if is_baseline else fit_of(attack, share, seen_here, block, *private)
             at_truth = None if is_baseline else loss_of_truth(attack, seen_here, *private)
+            is_random = not is_baseline and draws_anew(seen_here, block, bench)
             of_images = OfImages(worst, scores, *of_null, fit, at_truth, parts)
         sha256 = checksum(images[rows], labels[rows])
         check_unchanged(block, images[rows], labels[rows])
@@ -117,6 +122,7 @@ def run_blocks(
                 **block.about(),
                 "void": why_void(len(broken.intersection(block.victims)), len(block.victims)),
                 **not_adaptive(cell),
+                **({"random_update": True} if is_random else {}),
                 "provenance": provenance(bench, data)
                 | {
                     "lpips": bench.perceptual.describe() if bench.perceptual else bench.no_perceptual,
@@ -219,6 +225,28 @@ def not_adaptive(cell: Cell) -> dict[str, str]:
     """Why the attacker could not make use of knowing the defense, if so, as a part of a record."""
     reason = known(build("defense", cell.defense)).no_adaptive_attack if cell.defense and cell.adaptive else ""
     return {"no_adaptive_attack": reason} if reason else {}
+
+
+def draws_anew(seen: Observation, block: Block, bench: Workbench) -> bool:
+    """Whether clients with the same network, batch and order share another update where the defense draws again, by
+    more than rounding.
+
+    Args:
+        seen: what they shared.
+        block: whose they are.
+        bench: what blocks share.
+    """
+    cell, some = block.cell, block.victims[:REDRAWN]
+    if cell.defense is None:
+        return False
+    again = bench.observe(cell.scenario, *bench.victims(cell.scenario, some), some, cell.defense, draw="/again")
+    rows = list(range(len(some)))
+    for one, other in zip((seen, *seen.later), (again, *again.later), strict=True):
+        off = {name: (value[rows] - other.update[name]).nan_to_num() for name, value in one.update.items()}
+        rounding = 16 * torch.finfo(next(iter(off.values())).dtype).eps * global_norm(other.update).nan_to_num()
+        if bool((global_norm(off) > rounding).any()):
+            return True
+    return False
 
 
 def seen_by(
@@ -426,6 +454,7 @@ def image_scores(of_images: OfImages, knows: bool, row: int) -> dict[str, Any]:
         "misfit": finite(float(fit.found[row])),
         "misfit_of_truth": finite(float(fit.true[row])),
         "settled": bool(fit.settled[row]),
+        **({"constant_objective": True} if fit.constant[row] else {}),
     }
     return {
         "mse": [brief(x) for x in scores.mse[row].tolist()],
