@@ -164,8 +164,10 @@ def cells_with(board: Sequence[Outcome], names: Names, victims_of: Callable[[Out
 
 
 def below_truth(board: Sequence[Outcome], names: Names) -> list[str]:
-    """The attacks whose loss other images than the private ones are better by."""
-    cells = cells_with(board, names, lambda outcome: outcome.below_truth)
+    """The attacks by whose loss other images are better than the private ones; that of an attacker who does not know a
+    defense is wrong anyway."""
+    knowing = [outcome for outcome in board if outcome.adaptive or not outcome.defended]
+    cells = cells_with(knowing, names, lambda outcome: outcome.below_truth)
     if not cells:
         return []
     return [

@@ -302,7 +302,14 @@ def contradiction(victim: Victim, images: int, no_lpips: bool) -> str | None:
     found = victim["status"] != "diverged" and images > 0
     if contradicts(victim["leaked_any"], found, most) or contradicts(victim["leaked_all"], found, least):
         return "whether victim {} leaked contradicts its scores"
+    if "parts" in victim and (victim["leaked_any"] != any(victim["parts"].values()) or below_returned(victim)):
+        return "whether victim {} leaked contradicts what the attacks of its ensemble found"
     return None
+
+
+def below_returned(victim: Victim) -> bool:
+    """Whether what an ensemble returned leaked, and its worst case did not."""
+    return "returned" in victim and victim["returned"]["leaked_any"] and not victim["leaked_any"]
 
 
 def contradicts(says: bool, found: bool, above: float) -> bool:

@@ -189,6 +189,10 @@ def test_a_loss_below_that_of_the_private_batch_is_named_where_nothing_leaked(
     said = below_truth(board, Names(board))
     assert [f"({named} of {len(losses)} victims)" in one for one in said] == [True] * bool(named)
     assert below_truth([with_losses(losses, true, leaked, "diverged")], Names(board)) == []
+    unaware = [replace(one, config=one.config | {"adaptive": False}) for one in board]
+    assert below_truth(unaware, Names(board)) == []
+    control = [replace(one, config=one.config | {"defense": None}) for one in unaware]
+    assert len(below_truth(control, Names(board))) == bool(named)
 
 
 def test_a_trained_network_that_was_not_attacked_before_its_training_is_named() -> None:
