@@ -13,11 +13,13 @@ from attacks.analytic_linear import AnalyticLinear
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.bayes import Bayes
 from attacks.dlg import DLG
+from attacks.engine.inverter import Inverter
 from attacks.fedavg_inversion import FedAvgInversion
 from attacks.gauss_newton import GaussNewton
 from attacks.gradinversion import GradInversion
 from attacks.idlg import IDLG
 from attacks.inverting_gradients import InvertingGradients
+from attacks.learned_inversion import LearnedInversion
 from attacks.peeling import Peeling
 from attacks.rgap import RGAP
 from attacks.surrogate_model import SurrogateModel
@@ -50,10 +52,15 @@ class AutoLeak(Attack):
     way to tell labels that are not granted. Of what they find, that is returned which is most probable given the
     update, by the loss of :class:`Bayes`; all of it is kept in ``candidates``, for a score of the worst case.
 
+    The second tier is :class:`LearnedInversion`, for what a defense hides from all of these. It is trained on public
+    images through the known defense, once for all victims, which takes minutes, and so is left out unless it is asked
+    for. It takes victims who share one network.
+
     Args:
         max_evaluations: gradient evaluations for each victim of each attack that iterates, at least 1; below 800,
             Gauss-Newton makes fewer iterations than 8, too.
         at_once: victims under attack at the same time, at least 1; None for all of them.
+        training_steps: of the second tier, at least 0; 0 leaves it out.
     """
 
     simulates = True
@@ -63,16 +70,28 @@ class AutoLeak(Attack):
 
     max_evaluations: int = 1000
     at_once: int | None = None
+    training_steps: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_evaluations", "at_once"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1")
+        if self.training_steps < 0:
+            raise ValueError(f"training_steps is {self.training_steps}, but must be at least 0")
+        second = self.second_tier()
+        self.public_images = second.public_images if second else 0
+
+    def second_tier(self) -> LearnedInversion | None:
+        """The attack that is trained for victims who did not leak to the others, smaller than its authors' so that a
+        training takes minutes on a CPU; None where it is left out."""
+        if not self.training_steps:
+            return None
+        return LearnedInversion(self.training_steps, public_images=10_000, hidden=500, learning_rate=1e-3)
 
     def parts(self) -> dict[str, Attack]:
         """The ensemble, by name."""
-        budget, some = self.max_evaluations, self.at_once
+        budget, some, second = self.max_evaluations, self.at_once, self.second_tier()
         return {
             "AnalyticLinear": AnalyticLinear(),
             "Peeling": Peeling(),
@@ -86,6 +105,7 @@ class AutoLeak(Attack):
             "GradInversion": GradInversion(budget, at_once=some),
             "FedAvgInversion": FedAvgInversion(budget, at_once=some),
             "SurrogateModel": SurrogateModel(budget, at_once=some),
+            **({"LearnedInversion": second} if second else {}),
         }
 
     def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
@@ -96,30 +116,67 @@ class AutoLeak(Attack):
         if not any(can_do(part, protocol, threat, images) for part in self.parts().values()):
             InvertingGradients().check_granted(protocol, threat, images)
 
-    def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
+    def parts_for(
+        self,
+        model: nn.Module,
+        image_shape: tuple[int, int, int, int],
+        protocol: Protocol,
+        threat: ThreatModel,
+        shared: bool,
+    ) -> dict[str, Attack]:
+        """Those of the ensemble that take such victims, by name.
+
+        Args:
+            model: the architecture.
+            image_shape: (N, C, H, W) of a victim's batch.
+            protocol: what clients compute.
+            threat: what the attacker is granted.
+            shared: whether all victims share one network.
+        """
+        return {
+            name: part
+            for name, part in self.parts().items()
+            if takes(part, model, image_shape)
+            and can_do(part, protocol, threat, image_shape[0])
+            and (shared or not part.one_network_only)
+        }
+
+    def reconstruct(
+        self, observation: Observation, callbacks: Sequence[Callback] = (), inverter: Inverter | None = None
+    ) -> Reconstruction:
         """Attacks all V victims with each attack.
 
         Args:
             observation: everything the attacker knows.
             callbacks: none, as the fits of an ensemble have nothing in common.
+            inverter: of the second tier, trained before; None to train it when it is needed.
         """
-        return carried_out(self.attempts(observation), lambda seen, found: [False] * seen.num_victims)
+        return carried_out(self.attempts(observation, inverter), lambda seen, found: [False] * seen.num_victims)
 
-    def attempts(self, observation: Observation) -> Attempts:
-        """The attacks one after the other: a benchmark that knows more than the attacker may spare victims the rest."""
+    def attempts(self, observation: Observation, inverter: Inverter | None = None) -> Attempts:
+        """The attacks one after the other: a benchmark that knows more than the attacker may spare victims the rest.
+
+        Args:
+            observation: everything the attacker knows.
+            inverter: of the second tier, as in :meth:`reconstruct`.
+        """
         self.check(observation.model, observation.image_shape)
-        granted = observation.protocol, observation.threat, observation.image_shape[0]
-        parts = {
-            name: part
-            for name, part in self.parts().items()
-            if takes(part, observation.model, observation.image_shape) and can_do(part, *granted)
-        }
+        parts = self.parts_for(
+            observation.model,
+            observation.image_shape,
+            observation.protocol,
+            observation.threat,
+            observation.shared,
+        )
         candidates: dict[str, Reconstruction] = {}
         rows = list(range(observation.num_victims))
         for number, (name, part) in enumerate(parts.items()):
             part.told = partial(self._tell, number, len(parts))
             seen = observation if len(rows) == observation.num_victims else observation.take(rows)
-            found = part.reconstruct(seen)
+            if isinstance(part, LearnedInversion):
+                found = part.reconstruct(seen, inverter=inverter)
+            else:
+                found = part.reconstruct(seen)
             candidates[name] = spread(found, rows, observation)
             spared = yield seen, found
             rows = [row for row, is_spared in zip(rows, spared, strict=True) if not is_spared]

@@ -97,7 +97,8 @@ class Compose(Defense):
 
         def simulate(dummy: Update, observed: Update) -> Update:
             for part in parts[:-1]:
-                dummy = part.simulate_unseen(dummy, observed)
+                if not part.is_noise:  # of which others have left no more than its size
+                    dummy = part.simulate_unseen(dummy, observed)
             return parts[-1].known.simulate(dummy, observed)
 
         def noise(observed: Update) -> Tensor:

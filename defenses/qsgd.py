@@ -4,8 +4,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, coded_bytes, flattened
+from defenses.base import Defense, KnownDefense, Update, all_kept, coded_bytes, flattened
 from defenses.interval import per_client
+
+SMOOTH = 0.02
+"""Steps over which the kink of the likelihood is smoothed where an entry is what was shared."""
+
+TINY = 1e-12
+"""So that a square root has a slope at 0."""
+
+EDGE = 0.7
+"""Steps from what was shared beyond which minus the logarithm of the likelihood goes on as a parabola: it is infinite
+at 1, where no start could be."""
 
 
 class QSGD(Defense):
@@ -14,7 +24,9 @@ class QSGD(Defense):
     With s levels, an entry v of a tensor of L2 norm n lies between two neighboring multiples of n / s. One of them is
     shared, with such probabilities that its mean is v.
 
-    An attacker who knows it takes what was shared for the update with noise, whose size follows from the levels.
+    An attacker who knows it reads the distance of neighboring levels from what was shared. A value that is d of these
+    distances from a level is rounded to it with a probability of 1 - d: he holds -log(1 - d) against a dummy entry, as
+    half its squared distance in parts of the variance of the rounding.
 
     Args:
         levels: s, at least 1; infinity (.inf) is no defense. With 1 there are the norm, its negative and 0.
@@ -43,7 +55,20 @@ class QSGD(Defense):
         return coded_bytes(shared, 1 + math.ceil(math.log2(self.levels + 1)))
 
     def known_to_attacker(self) -> KnownDefense:
-        return KnownDefense() if self.levels == math.inf else KnownDefense(noise_std=self._noise)
+        if self.levels == math.inf:
+            return KnownDefense()
+        return KnownDefense(simulate=self._simulate, noise_std=self._noise, kept=all_kept)
+
+    def _simulate(self, dummy: Update, observed: Update) -> Update:
+        noise = self._noise(observed)
+        size, simulated = torch.where(noise == 0, 1.0, noise), {}  # 0 where a tensor happens to be all at its levels
+        for name, value in dummy.items():
+            shared = observed[name]
+            step = per_client(self._step(shared), value)
+            off = (value - shared) / torch.where(step == 0, 1.0, step)
+            distance = per_client(size, value) * off.sign() * (2 * surprise(off) + TINY).sqrt()
+            simulated[name] = torch.where(step == 0, value, shared + distance)
+        return simulated
 
     def _noise(self, observed: Update) -> Tensor:
         """Standard deviation ``[V]`` over all entries.
@@ -75,3 +100,11 @@ class QSGD(Defense):
         size = flat.norm(dim=1)
         steps = (smallest * self.levels / torch.where(size == 0, 1.0, size)).round().clamp(min=1)
         return smallest / steps
+
+
+def surprise(off: Tensor) -> Tensor:
+    """Minus the logarithm of the probability that an entry which is off by so many steps is rounded to what was shared,
+    continued beyond :data:`EDGE`; of any shape."""
+    distance = (off.square() + SMOOTH**2).sqrt() - SMOOTH
+    beyond, slope = (distance - EDGE).clamp(min=0), 1 / (1 - EDGE)
+    return -torch.log1p(-distance.clamp(max=EDGE)) + slope * beyond + (slope * beyond).square() / 2

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 from benchmark.boards.outcome import Names, Outcome, listed
@@ -13,17 +14,24 @@ SAME_LEVEL = 0.5
 differ by rounding."""
 
 
-def caveats(board: Sequence[Outcome], standings: Sequence[Standing], names: Names) -> list[str]:
+def caveats(
+    board: Sequence[Outcome], standings: Sequence[Standing], names: Names, others: Sequence[Outcome] = ()
+) -> list[str]:
     """All sentences under the table of one scenario.
 
     Args:
         board: the outcomes of the scenario, null baselines included.
         standings: of its defenses.
         names: of the board.
+        others: outcomes of other scenarios.
     """
     return [
         *void_cells(standings, names),
         *not_converged(board, standings, names),
+        *below_truth(board, names),
+        *constant_objectives(board, names),
+        *random_updates(board, names),
+        *only_late_states(board, others),
         *contradictions(board, names),
         *no_adaptive_attack(board, names),
         *unused_knowledge(board, names),
@@ -117,11 +125,7 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
     Each victim that the column counts is in one of the first two sentences.
     """
 
-    def cells(victims_of: Callable[[Outcome], frozenset[int]]) -> str:
-        some = [(outcome, victims) for outcome in board if (victims := victims_of(outcome))]
-        some.sort(key=lambda one: (one[0].defended, -len(one[1])))
-        return listed([f"{names.cell(outcome)} ({of_all(victims, outcome.indices)})" for outcome, victims in some])
-
+    cells = partial(cells_with, board, names)
     sentences = []
     failed = cells(lambda outcome: outcome.unconverged - outcome.unexplained)
     if failed:
@@ -150,6 +154,66 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
             f"{listed(unknown)}.{advice if failed else ''}"
         )
     return sentences
+
+
+def cells_with(board: Sequence[Outcome], names: Names, victims_of: Callable[[Outcome], frozenset[int]]) -> str:
+    """The cells that have such victims, each with how many; controls and those with most victims first."""
+    some = [(outcome, victims) for outcome in board if (victims := victims_of(outcome))]
+    some.sort(key=lambda one: (one[0].defended, -len(one[1])))
+    return listed([f"{names.cell(outcome)} ({of_all(victims, outcome.indices)})" for outcome, victims in some])
+
+
+def below_truth(board: Sequence[Outcome], names: Names) -> list[str]:
+    """The attacks by whose loss other images are better than the private ones; that of an attacker who does not know a
+    defense is wrong anyway."""
+    knowing = [outcome for outcome in board if outcome.adaptive or not outcome.defended]
+    cells = cells_with(knowing, names, lambda outcome: outcome.below_truth)
+    if not cells:
+        return []
+    return [
+        f"Loss below that of the private batch, and yet nothing leaked: {cells}. There the loss prefers other images, "
+        "so that a larger budget would find no more, but another loss or prior may."
+    ]
+
+
+def constant_objectives(board: Sequence[Outcome], names: Names) -> list[str]:
+    """The attacks that had nothing to descend on."""
+    cells = cells_with(board, names, lambda outcome: outcome.flat)
+    if not cells:
+        return []
+    return [
+        f"Objective constant at the start: {cells}. There the distance from the shared update does not depend on the "
+        "images, as far as the attacker can tell, so that finding nothing does not mean that nothing leaks."
+    ]
+
+
+def random_updates(board: Sequence[Outcome], names: Names) -> list[str]:
+    """The defenses that share another update of the same batch each time."""
+    defenses = dict.fromkeys(names.defense(one.config["defense"]) for one in board if one.random_update)
+    if not defenses:
+        return []
+    rounds = board[0].config.get("rounds", 1)
+    seen = f"{rounds} rounds" if rounds > 1 else "one round"
+    return [
+        f"Update random for a fixed input: {listed([*defenses])}. Each client was seen in {seen}; from more updates of "
+        "the same batch, over which the draws average out, more may leak."
+    ]
+
+
+def only_late_states(board: Sequence[Outcome], others: Sequence[Outcome]) -> list[str]:
+    """That the network is trained, where the same one was attacked nowhere before its training."""
+
+    def network(outcome: Outcome) -> tuple[Any, Any]:
+        return outcome.config["data"], outcome.config["model"]
+
+    attacked = [outcome for outcome in (*board, *others) if outcome.seeks_images]
+    early = [network(outcome) for outcome in attacked if "state" not in outcome.config]
+    if "state" not in board[0].config or network(board[0]) in early:
+        return []
+    return [
+        "Only late states tested: the network is trained, and its updates can give away less than those of a network "
+        "that is not. Attack the same scenario without state, too."
+    ]
 
 
 def without_rank(standings: Sequence[Standing], names: Names) -> list[str]:

@@ -172,7 +172,7 @@ def of_records(
         if one.cell not in ran:
             empty = Outcome(one.cell, one.config, {}, ())
             without[empty.scenario].append((empty, one.reason))
-    boards = [board_of(scenarios[name], intervals, without[name]) for name in sorted(scenarios)]
+    boards = [board_of(scenarios[name], intervals, without[name], found) for name in sorted(scenarios)]
     return Leaderboard(boards, [*left_out, *(not_begun(without[name]) for name in sorted({*without} - {*scenarios}))])
 
 
@@ -188,6 +188,7 @@ def board_of(
     board: list[Outcome],
     intervals: bool = True,
     declined: Sequence[tuple[Outcome, str]] = (),
+    everything: Sequence[Outcome] = (),
 ) -> Board:
     """The table of a scenario: defenses by rank, and of each defense the cell first that leaks most.
 
@@ -195,6 +196,7 @@ def board_of(
         board: its outcomes.
         intervals: whether the means have theirs.
         declined: without victims, of attacks that do not take them, each with the reason, or not run, with none.
+        everything: the outcomes of all scenarios.
     """
     names, standings = Names([*board, *(one for one, _ in declined)]), ranked(board)
     rows = []
@@ -208,7 +210,7 @@ def board_of(
     notes = [f"Not applicable: {name} ({reason})." for name, reason in not_taken.items()]
     blank = [{"attack": name, "leak rate": "not applicable"} for name in not_taken]
     blank += [blank_row(one, names) for one, reason in declined if not reason]
-    said = [*caveats(board, standings, names), *notes]
+    said = [*caveats(board, standings, names, everything), *notes]
     return Board(heading(rows[0]), rows, names, said, blank, standings)
 
 

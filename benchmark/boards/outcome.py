@@ -12,6 +12,9 @@ from benchmark.metrics.leak import BASELINES, leaks, leaks_wholly
 from benchmark.store.store import Record
 from benchmark.suite.nesting import argument_as_text
 
+BELOW = 1e-3
+"""What a loss is below another by, in parts of it, so that it is not rounding."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -113,10 +116,32 @@ class Outcome:
         return "; ".join(sentence.strip().rstrip(".") for sentence in said) or None
 
     @cached_property
+    def random_update(self) -> bool:
+        """Whether the defense, where it draws again, shares another update of the same batch."""
+        return any(record.get("random_update") for record in self.records)
+
+    @cached_property
+    def flat(self) -> frozenset[int]:
+        """The victims of whom nothing leaked, and whose update depends on no image where an attack starts."""
+        flat = frozenset(index for index, victim in self.victims.items() if victim.get("constant_objective"))
+        return flat - self.leaked
+
+    @cached_property
+    def below_truth(self) -> frozenset[int]:
+        """The victims of whom nothing leaked, although the attack's loss is below that of the private batch."""
+        return frozenset(i for i, victim in self.victims.items() if below_truth(victim)) - self.leaked - self.diverged
+
+    @cached_property
     def no_adaptive_attack(self) -> str:
         """Why the attacker could not make use of knowing the defense; empty where he could."""
         said = (record.get("no_adaptive_attack") for record in self.records)
         return next(filter(None, said), "")
+
+
+def below_truth(victim: dict[str, Any]) -> bool:
+    """Whether the loss of what was found is below that of the private batch, by more than rounding."""
+    found, true = victim.get("loss"), victim.get("loss_of_truth")
+    return found is not None and true is not None and found < true - BELOW * abs(true)
 
 
 def outcomes(records: Iterable[Record], current: Collection[str] = ()) -> tuple[list[Outcome], list[str]]:

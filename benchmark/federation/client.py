@@ -93,6 +93,7 @@ def observe(
     victims: range,
     setting: Setting = Setting(),  # noqa: B008 # frozen
     trained: Update | None = None,
+    draw: str = "",
 ) -> Observation:
     """What V clients give away.
 
@@ -110,6 +111,7 @@ def observe(
         victims: the victims' numbers.
         setting: what they compute, and what the attacker is granted.
         trained: weights and buffers ``[...]`` of the network that all share; None for random ones.
+        draw: what tells other draws of the defense, for the same clients, from the usual ones.
     """
     like = torch.empty(0, dtype=next(model.parameters()).dtype, device=images.device)
     model = network_of(defense, model, images.shape[2:])
@@ -129,7 +131,7 @@ def observe(
     shape = (images.shape[1], *images.shape[2:])
     seen: list[Observation] = []
     for number in range(setting.rounds):
-        again = f"/{number}" if number else ""
+        again = (f"/{number}" if number else "") + draw
         order = order_of_round(setting, images.shape[1], seed, victims, number)
         label = type(defense).__name__
         steps = steps_with(defense, seed, victims, again, label)

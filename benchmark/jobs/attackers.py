@@ -3,20 +3,23 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 
-from attacks import LearnedInversion, Observation
+from attacks import AutoLeak, LearnedInversion, Observation
 from attacks.engine.inverter import Inverter
 from benchmark.clock import clock
 from benchmark.errors import UsageError, is_out_of_memory
 from benchmark.federation import client
 from benchmark.jobs.states import CPU, Clock, Damaged, only_one, read, weights_in, write
 from benchmark.store.store import make_writable, say, tidy
+from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import checksum_of
@@ -46,6 +49,23 @@ def identity(cell: Cell, network: str, data: PrivateData) -> dict[str, Any]:
         "code_sha256": checksum_of([Path(client.__file__)], parts.items()),
         "behavior_sha256": Behaviors().of(data, parts, scenario.batch_size),
     }
+
+
+def taught(cell: Cell, model: nn.Module, image_shape: tuple[int, int, int, int]) -> Cell | None:
+    """The cell whose attack is trained for this one: itself, or that of an ensemble's second tier; None where there is
+    nothing to train.
+
+    Args:
+        cell: of any attack.
+        model: its network.
+        image_shape: (N, C, H, W) of a victim's batch.
+    """
+    attack, setting = build("attack", cell.attack), cell.scenario.setting
+    if isinstance(attack, AutoLeak) and attack.training_steps:
+        parts = attack.parts_for(model, image_shape, setting.protocol, setting.threat, setting.shared)
+        second = parts.get(LearnedInversion.__name__)
+        return replace(cell, attack=Spec(LearnedInversion.__name__, vars(second))) if second else None
+    return cell if isinstance(attack, LearnedInversion) else None
 
 
 def trained_for(cell: Cell) -> str:

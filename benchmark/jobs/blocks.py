@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from attacks import Attack, LearnedInversion, Observation
+from attacks import Attack, Observation
 from attacks.gradients import trained_names
 from attacks.statistics import normalizing
 from benchmark.errors import NotApplicable, UsageError, data_fault, users_code
@@ -17,6 +17,7 @@ from benchmark.federation.client import PublicData, observe
 from benchmark.federation.protect import network_of
 from benchmark.identity import block_identity, digest
 from benchmark.jobs.attackers import identity as training_identity
+from benchmark.jobs.attackers import taught
 from benchmark.jobs.states import cache_folder, identity, trained
 from benchmark.metrics.leak import BASELINES
 from benchmark.metrics.perceptual import Perceptual
@@ -24,7 +25,7 @@ from benchmark.models.draw import Model, check_logits
 from benchmark.rehearsal.defense import check_fits
 from benchmark.rehearsal.scene import Rehearsal, check_takes
 from benchmark.store.declined import Declined
-from benchmark.suite.registry import Spec, build, build_model, find_class, spec_of
+from benchmark.suite.registry import Spec, build, build_model, spec_of
 from benchmark.suite.suite import Cell, Scenario, Suite
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import code_checksum, networks_sha256, texts_of
@@ -167,6 +168,7 @@ class Workbench:
         adaptive: bool = False,
         model: Model | None = None,
         public_images: int = 0,
+        draw: str = "",
     ) -> Observation:
         """What an attacker sees of victims.
 
@@ -179,13 +181,14 @@ class Workbench:
             adaptive: whether the attacker knows it.
             model: in place of the scenario's, as in another precision.
             public_images: that an attack is trained on, at most.
+            draw: see :func:`benchmark.federation.client.observe`.
         """
         model = model if model is not None else self.model(scenario)
         made: Defense | None = build("defense", defense) if defense else None
         public = PublicData.of(self.data(scenario.data), scenario.setting.rounds, public_images)
         given = images.to(self.device), labels.to(self.device)
         trained = self.trained(scenario)
-        return observe(model, *given, public, made, adaptive, scenario.seed, victims, scenario.setting, trained)
+        return observe(model, *given, public, made, adaptive, scenario.seed, victims, scenario.setting, trained, draw)
 
     def trained(self, scenario: Scenario) -> Update | None:
         """The network of a scenario in which it is trained, which is done once; None in others.
@@ -201,6 +204,11 @@ class Workbench:
             data = self.data(scenario.data)
             self._trained[place] = trained(state, scenario.model, data, scenario.seed, cache_folder(), self.device)
         return self._trained[place]
+
+    def taught(self, cell: Cell) -> Cell | None:
+        """See :func:`benchmark.jobs.attackers.taught`."""
+        scenario = cell.scenario
+        return taught(cell, self.model(scenario), (scenario.batch_size, *self.data(scenario.data).image_shape))
 
     def network_sha256(self, scenario: Scenario, victim: int) -> str:
         """A digest of the network that a victim starts from, or of all that a trained one is trained by."""
@@ -303,15 +311,14 @@ class Keys:
         networks = self._network(scenario, 0), self._network(scenario, victims[-1])
         data = self._data(scenario, victims)
         lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
-        training = self._training(cell)
+        training = found_or(self._trainings, cell.id, partial(self._training, cell))
         key = digest(block_identity(cell.id, lpips, code, does, list(networks), victims, list(data), training))
         return Block(cell, victims, key, code, does, networks, data, training)
 
     def _training(self, cell: Cell) -> str:
-        if not issubclass(find_class("attack", cell.attack.name), LearnedInversion):
-            return ""
+        trained = self.bench.taught(cell)
         network, data = self._network(cell.scenario, 0), self.bench.data(cell.scenario.data)
-        return found_or(self._trainings, cell.id, lambda: digest(training_identity(cell, network, data)))
+        return digest(training_identity(trained, network, data)) if trained else ""
 
     def _network(self, scenario: Scenario, victim: int) -> str:
         place, victim = scenario.name, 0 if scenario.setting.shared else victim

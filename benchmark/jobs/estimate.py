@@ -328,7 +328,7 @@ def short(block: Block, sequences: int, evaluations: int) -> Block:
     """
     cell, args = block.cell, block.cell.attack.args
     count = sequences * build("attack", cell.attack).sequence
-    less: dict[str, Any] = {name: few for name, few in TAUGHT.items() if name in args}
+    less: dict[str, Any] = {name: min(args[name], few) for name, few in TAUGHT.items() if name in args}
     if "max_evaluations" in args:
         less["max_evaluations"] = min(args["max_evaluations"], evaluations)
     if args.get("at_once", 0) is None:  # memory is not measured here
@@ -344,7 +344,7 @@ def attacked(block: Block, bench: Workbench) -> tuple[float, list[int]]:
     images, labels = bench.victims(cell.scenario, victims)
     attack: Attack = build("attack", cell.attack)
     started = time.perf_counter()
-    own, _ = learned_by(attack, block, bench)
+    own, _ = learned_by(block, bench)
     seen = seen_by(cell, images, labels, victims, bench, 0 if own else attack.public_images)(victims)
     found = attack.reconstruct(seen, **own)
     found.images.cpu()  # a GPU is waited for

@@ -42,7 +42,10 @@ from benchmark.store.store import Record
 from benchmark.suite.registry import build
 from benchmark.suite.suite import Cell, Scenario
 from datamodules import PrivateData
-from defenses.base import Update, flattened
+from defenses.base import Update, flattened, global_norm
+
+REDRAWN = 8
+"""Victims on whom a defense is tried a second time: one that draws seldom is the same on a single one."""
 
 _VERSIONS = ("torch", "torchvision", "lightning", "torchmetrics", "lpips", "numpy", "scipy")
 
@@ -78,7 +81,7 @@ def run_blocks(
         torch.cuda.reset_peak_memory_stats(bench.device)
     notes: list[str] = []
     broken: set[int] = set()
-    own, training = learned_by(attack, blocks[0], bench)
+    own, training = learned_by(blocks[0], bench, unheard if isinstance(attack, AutoLeak) else told)
     observed = seen_by(cell, images, labels, victims, bench, public_images=0 if own else attack.public_images)
 
     def seen(some: range) -> Observation:
@@ -100,6 +103,7 @@ def run_blocks(
         share = found.take(rows)
         of_labels = label_scores(labels[rows], share.labels, data.num_classes, share.label_counts)
         of_images: OfImages | None = None
+        is_random = False
         if null is not None:
             of_null = null[0][rows], null[1][rows]
             worst, parts = worst_case(share, images[rows], of_null[0])
@@ -108,6 +112,7 @@ def run_blocks(
             private, seen_here = (images[rows], labels[rows]), observed(block.victims)
             fit = None if is_baseline else fit_of(attack, share, seen_here, block, *private)
             at_truth = None if is_baseline else loss_of_truth(attack, seen_here, *private)
+            is_random = not is_baseline and draws_anew(seen_here, block, bench)
             of_images = OfImages(worst, scores, *of_null, fit, at_truth, parts)
         sha256 = checksum(images[rows], labels[rows])
         check_unchanged(block, images[rows], labels[rows])
@@ -117,6 +122,7 @@ def run_blocks(
                 **block.about(),
                 "void": why_void(len(broken.intersection(block.victims)), len(block.victims)),
                 **not_adaptive(cell),
+                **({"random_update": True} if is_random else {}),
                 "provenance": provenance(bench, data)
                 | {
                     "lpips": bench.perceptual.describe() if bench.perceptual else bench.no_perceptual,
@@ -149,11 +155,21 @@ def of_baselines(images: Tensor, labels: Tensor, scenario: Scenario, bench: Work
     return found_or(bench.null_scores, (scenario.data.label, checksum(images, labels)), make)
 
 
-def learned_by(attack: Attack, block: Block, bench: Workbench) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an attack is given that is trained beforehand, and what that cost; nothing for others."""
-    if not isinstance(attack, LearnedInversion):
+def learned_by(
+    block: Block, bench: Workbench, told: Callable[[float], None] = unheard
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an attack is given that is trained beforehand, and what that cost; nothing for others.
+
+    Args:
+        block: of any attack.
+        bench: what blocks share.
+        told: is called with the share of the training that is done.
+    """
+    cell, one = bench.taught(block.cell), block.victims[:1]
+    if cell is None:
         return {}, {}
-    cell, one = block.cell, block.victims[:1]
+    attack: LearnedInversion = build("attack", cell.attack)
+    attack.told = told
     seen = seen_by(cell, *bench.victims(cell.scenario, one), one, bench, attack.public_images)(one)
     path = kept_at(cache_folder(), block.training, bench.device) if block.training else None
     inverter, cost = learned(attack, seen, trained_for(cell), path)
@@ -211,6 +227,28 @@ def not_adaptive(cell: Cell) -> dict[str, str]:
     return {"no_adaptive_attack": reason} if reason else {}
 
 
+def draws_anew(seen: Observation, block: Block, bench: Workbench) -> bool:
+    """Whether clients with the same network, batch and order share another update where the defense draws again, by
+    more than rounding.
+
+    Args:
+        seen: what they shared.
+        block: whose they are.
+        bench: what blocks share.
+    """
+    cell, some = block.cell, block.victims[:REDRAWN]
+    if cell.defense is None:
+        return False
+    again = bench.observe(cell.scenario, *bench.victims(cell.scenario, some), some, cell.defense, draw="/again")
+    rows = list(range(len(some)))
+    for one, other in zip((seen, *seen.later), (again, *again.later), strict=True):
+        off = {name: (value[rows] - other.update[name]).nan_to_num() for name, value in one.update.items()}
+        rounding = 16 * torch.finfo(next(iter(off.values())).dtype).eps * global_norm(other.update).nan_to_num()
+        if bool((global_norm(off) > rounding).any()):
+            return True
+    return False
+
+
 def seen_by(
     cell: Cell, images: Tensor, labels: Tensor, victims: range, bench: Workbench, public_images: int
 ) -> Callable[[range], Observation]:
@@ -234,8 +272,10 @@ def room(block: Block, bench: Workbench) -> int:
     kind = (scenario.label, scenario.data.label, scenario.model.label, cell.attack.label)
     if kind not in bench.bytes_per_victim:
         victims = block.victims[: max(PROBES) * sequence]
-        observed = seen_by(cell, *bench.victims(scenario, victims), victims, bench, attack.public_images)
-        short = replace(cell.attack, args=cell.attack.args | {"max_evaluations": 3})
+        observed = seen_by(cell, *bench.victims(scenario, victims), victims, bench, public_images=0)
+        less = {"max_evaluations": 3, "training_steps": 0}
+        args = cell.attack.args | {name: few for name, few in less.items() if name in cell.attack.args}
+        short = replace(cell.attack, args=args)
         try:
             bench.bytes_per_victim[kind] = bytes_per_victim(
                 lambda count: build("attack", short).reconstruct(observed(victims[: count * sequence]))
@@ -268,7 +308,7 @@ def attack_within_memory(
     try:
         seen = observed(victims)
         if isinstance(attack, AutoLeak) and known:
-            found = carried_out(attack.attempts(seen), known)
+            found = carried_out(attack.attempts(seen, **of_fit), known)
         else:
             found = attack.reconstruct(seen, callbacks, **of_fit)
         check_found(found, seen, name, written(type(attack).reconstruct))
@@ -414,6 +454,7 @@ def image_scores(of_images: OfImages, knows: bool, row: int) -> dict[str, Any]:
         "misfit": finite(float(fit.found[row])),
         "misfit_of_truth": finite(float(fit.true[row])),
         "settled": bool(fit.settled[row]),
+        **({"constant_objective": True} if fit.constant[row] else {}),
     }
     return {
         "mse": [brief(x) for x in scores.mse[row].tolist()],

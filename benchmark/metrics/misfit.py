@@ -1,12 +1,13 @@
 """How far the update of found images is from the one that was shared, and what the attack lowers; measured after it."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from attacks import Attack, Observation, Reconstruction
-from attacks.gradients import squared_distance
+from attacks.gradients import differentiable_twice, squared_distance
 from benchmark.metrics.convergence import BEYOND_TRUTH, EXACT, MISFIT
 from defenses.base import Update, flattened, unchanged
 
@@ -27,6 +28,9 @@ FEW = 0.5
 SCALES = range(-46, 40)
 """Orders of magnitude of an entry; the first one is for zeros."""
 
+NOISE_SEED = 1
+"""Of the image of noise where the distance is held to have a slope."""
+
 AT_ONCE = 8
 """Victims that are measured together: a gradient can be large."""
 
@@ -41,12 +45,14 @@ class Misfits(NamedTuple):
             not, the attacker has the wrong model of the defense, or none.
         settled: bool, whether what was found fits as the private batch does, so that to fit better would find nothing
             else: the entries of each order of magnitude, since a defense can hide an image in small ones.
+        constant: bool, whether the distance does not depend on the images where an attack starts.
     """
 
     found: Tensor
     true: Tensor
     explained: Tensor
     settled: Tensor
+    constant: Tensor
 
 
 class Distances(NamedTuple):
@@ -89,8 +95,29 @@ def misfits(observation: Observation, found: Reconstruction, images: Tensor, lab
         of_truth = distances(seen, images_here, truth)
         explained = ~(of_truth.total > EXPLAINED * mean.total + NOISE * expected_noise(seen))  # not where one is NaN
         settled = torch.where(explained, fits(seen, best, of_truth, mean), best.total <= BEYOND_TRUTH * of_truth.total)
-        parts.append((in_parts(best.total, mean.total), in_parts(of_truth.total, mean.total), explained, settled))
+        ratios = in_parts(best.total, mean.total), in_parts(of_truth.total, mean.total)
+        parts.append((*ratios, explained, settled, constant_at_start(seen, mean.total, truth)))
     return Misfits(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def constant_at_start(seen: Observation, at_mean: Tensor, labels: Tensor) -> Tensor:
+    """Whether the distance of V updates from the shared ones does not depend on the images where an attack starts,
+    ``[V]``: it has no slope at an image of noise, or is the same there, up to rounding, as at the public mean image.
+
+    Args:
+        seen: what the attacker had.
+        at_mean: the distance at the public mean image, ``[V]``.
+        labels: class probabilities ``[V, N, K]``.
+    """
+    noise = torch.rand((seen.num_victims, *seen.image_shape), generator=torch.Generator().manual_seed(NOISE_SEED))
+    start = noise.to(seen.mean_image).requires_grad_()
+    with differentiable_twice():
+        here = torch.stack(
+            [squared_distance(made, one.update) for one, made in would_share(seen, start, labels, create_graph=True)]
+        ).sum(0)
+        slope = torch.autograd.grad(here.sum(), start)[0] if here.requires_grad else torch.zeros_like(start)
+    equal = (here - at_mean).abs() <= torch.finfo(here.dtype).eps * at_mean
+    return equal | (slope == 0).flatten(1).all(1)
 
 
 def loss_of_truth(attack: Attack, seen: Observation, images: Tensor, labels: Tensor) -> Tensor | None:
@@ -169,12 +196,20 @@ def distances(seen: Observation, images: Tensor, labels: Tensor) -> Distances:
         images: batches in place of the private ones.
         labels: class probabilities ``[V, N, K]``.
     """
-    of_rounds = []
+    of_rounds = [
+        (squared_distance(made, one.update), sums_by_scale(one.update, made))
+        for one, made in would_share(seen, images, labels)
+    ]
+    return Distances(*(torch.stack(each).sum(0) for each in zip(*of_rounds, strict=True)))
+
+
+def would_share(
+    seen: Observation, images: Tensor, labels: Tensor, create_graph: bool = False
+) -> Iterator[tuple[Observation, Update]]:
+    """Each round, with what the clients would have shared in it of images ``[V, N, C, H, W]``."""
     for one in (seen, *seen.later):
         simulate = one.defense.simulate if one.defense else unchanged
-        made = simulate(one.update_of(images, labels), one.update)
-        of_rounds.append((squared_distance(made, one.update), sums_by_scale(one.update, made)))
-    return Distances(*(torch.stack(each).sum(0) for each in zip(*of_rounds, strict=True)))
+        yield one, simulate(one.update_of(images, labels, create_graph), one.update)
 
 
 def sums_by_scale(shared: Update, made: Update | None = None) -> Tensor:

@@ -115,7 +115,8 @@ class Victim(TypedDict):
 
     The misfits (:mod:`benchmark.metrics.convergence`; None where infinite) are missing for null baselines, and in
     records of before there were any; so is the attack's own loss at the private batch, ``loss_of_truth``, where it
-    lowers none. ``certified`` is of attacks that give certificates. Of an attack on the labels alone the lists
+    lowers none; ``constant_objective`` is there where the distance of updates does not depend on the images where an
+    attack starts. ``certified`` is of attacks that give certificates. Of an attack on the labels alone the lists
     are empty. Of an ensemble the scores are those of ``part``, the worst case; ``start`` is the attack whose images it
     returned, and ``parts`` says of each attack that was tried whether an image leaked to it.
     """
@@ -140,6 +141,7 @@ class Victim(TypedDict):
     loss_of_truth: NotRequired[int | float | None]
     settled: NotRequired[bool]
     explained: NotRequired[bool]
+    constant_objective: NotRequired[bool]
     certified: NotRequired[list[bool]]
     part: NotRequired[str]
     parts: NotRequired[dict[str, bool]]
@@ -162,7 +164,9 @@ class _Found(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ``behavior_sha256`` is of what the user's own classes do (missing where there are none), ``network_sha256`` of the
     networks of the first victim of all and of the last one of the block, ``training_sha256`` of all that decides the
     training of an attacker's network (missing where there is none), ``void`` why nothing can be said of the victims,
-    ``no_adaptive_attack`` why the attacker could not make use of knowing the defense (missing where he could).
+    ``no_adaptive_attack`` why the attacker could not make use of knowing the defense (missing where he could),
+    ``random_update`` whether the defense, where it draws again, shares another update of the same batch (missing where
+    it does not).
     """
 
     schema: int
@@ -175,6 +179,7 @@ class _Found(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     training_sha256: Digest | UnsetType = UNSET
     void: str | UnsetType | None = UNSET
     no_adaptive_attack: str | UnsetType = UNSET
+    random_update: bool | UnsetType = UNSET
     provenance: AttackOrigin
     cost: Cost
     victims: list[Victim]
@@ -297,7 +302,14 @@ def contradiction(victim: Victim, images: int, no_lpips: bool) -> str | None:
     found = victim["status"] != "diverged" and images > 0
     if contradicts(victim["leaked_any"], found, most) or contradicts(victim["leaked_all"], found, least):
         return "whether victim {} leaked contradicts its scores"
+    if "parts" in victim and (victim["leaked_any"] != any(victim["parts"].values()) or below_returned(victim)):
+        return "whether victim {} leaked contradicts what the attacks of its ensemble found"
     return None
+
+
+def below_returned(victim: Victim) -> bool:
+    """Whether what an ensemble returned leaked, and its worst case did not."""
+    return "returned" in victim and victim["returned"]["leaked_any"] and not victim["leaked_any"]
 
 
 def contradicts(says: bool, found: bool, above: float) -> bool:

@@ -1,6 +1,7 @@
 """The ensemble against its own parts, one by one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from attacks import AutoLeak, Observation, Reconstruction
 from attacks.autoleak import NOT_TRIED, can_do, carried_out, takes
+from attacks.engine.inverter import Inverter
 from benchmark.models import MLP, ConvNet, LeNet
 from defenses import GaussianNoise, Masking
 from defenses.base import Defense
@@ -91,7 +93,36 @@ def test_its_progress_runs_from_nothing_to_all_without_going_back(victims_of: Ma
     assert shares == sorted(shares) and shares[0] < 0.7 and 0.9 < shares[-1] <= 1
 
 
-@pytest.mark.parametrize("arguments", [{"max_evaluations": 0}, {"at_once": 0}])
-def test_what_cannot_be_is_said(arguments: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="must be at least 1"):
+def test_the_second_tier_comes_last_and_is_what_its_attack_finds_alone(
+    victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = victims_of(2, shared=True, public_images=20, defense=Masking(0.9), adaptive=True).observation
+    attack = AutoLeak(1, training_steps=1)
+    full = attack.second_tier()
+    assert full is not None and full.training_steps == 1 and AutoLeak().second_tier() is None
+    second = replace(full, pairs=4, hidden=8)
+    monkeypatch.setattr(AutoLeak, "second_tier", lambda self: second)
+    found = attack.reconstruct(seen)
+    *first, last = found.candidates
+    assert last == "LearnedInversion" and "Bayes" in first
+    torch.testing.assert_close(found.candidates["LearnedInversion"].images, second.reconstruct(seen).images)
+
+
+def test_nothing_is_trained_for_networks_of_their_own_or_for_victims_who_are_spared(
+    victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Inverter, "learn", lambda *_: pytest.fail("trained"))
+    attack = AutoLeak(2, training_steps=1)
+    own = victims_of(2, public_images=20, defense=Masking(0.9)).observation
+    assert "LearnedInversion" not in attack.reconstruct(own).candidates
+    shared = victims_of(2, shared=True, public_images=20).observation
+    found = carried_out(attack.attempts(shared), lambda seen, found: [True] * seen.num_victims)
+    assert len(found.candidates) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "least"), [({"max_evaluations": 0}, 1), ({"at_once": 0}, 1), ({"training_steps": -1}, 0)]
+)
+def test_what_cannot_be_is_said(arguments: dict[str, int], least: int) -> None:
+    with pytest.raises(ValueError, match=f"must be at least {least}"):
         AutoLeak(**arguments)

@@ -1,7 +1,9 @@
 """Noise of other kinds, and updates that are shared in fewer bits: by hand, and by other libraries."""
 
+import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,20 @@ import torch
 from scipy.stats import kstest, laplace
 from torch import Tensor
 
-from attacks import IDLG
+from attacks import IDLG, Bayes
 from benchmark.seeds import generators
-from defenses import QSGD, Compose, Defense, HalfPrecision, LaplaceNoise, Quantization, RelativeNoise, Sign, Update
+from defenses import (
+    QSGD,
+    Compose,
+    Defense,
+    HalfPrecision,
+    KnownDefense,
+    LaplaceNoise,
+    Quantization,
+    RelativeNoise,
+    Sign,
+    Update,
+)
 
 MakeVictims = Callable[..., Any]
 
@@ -116,6 +129,38 @@ def test_the_attacker_of_qsgd_knows_how_large_its_noise_is(levels: int, entries:
     assert float(torch.as_tensor(known).square().mean()) == pytest.approx(float(apart), rel=1 / 3)
 
 
+def test_the_attacker_of_qsgd_holds_against_an_entry_how_unlikely_it_is() -> None:
+    """In steps of 1, of which 5 is the norm of the tensor: entries at 3 and 4 can be known by nothing but chance."""
+    shared = {"a": torch.tensor([[3.0, -4.0, 0.0, 1.0]], dtype=torch.float64)}
+    known = QSGD(5).known_to_attacker()
+    noise = float(torch.as_tensor(known.noise(shared)))
+    for off in (0.0, 0.1, 0.35, 0.6):
+        for sign in (1, -1):
+            simulated = known.simulate({"a": shared["a"] + sign * off}, shared)["a"]
+            held = (simulated - shared["a"]).square() / (2 * noise**2)
+            torch.testing.assert_close(held, torch.full_like(held, -math.log(1 - off)), atol=0.05, rtol=0)
+    far = [
+        (known.simulate({"a": shared["a"] + off}, shared)["a"] - shared["a"]) / noise for off in (0.9, 1.1, 3.0, 30.0)
+    ]
+    assert all((more > 1.15 * less).all() for less, more in itertools.pairwise(far)) and (far[-1] > 30).all()
+
+
+@pytest.mark.parametrize("true", [0.0, 0.25, 0.6, 1.5, -2.8])
+def test_what_the_attacker_of_qsgd_holds_is_least_at_the_true_entry(true: float) -> None:
+    """On average over 4,000 draws, in steps, to a tenth of one."""
+    rest = math.sqrt(16 - true**2)
+    shared = protect(QSGD(4), {"a": torch.tensor([[true, rest, 0.0]], dtype=torch.float64).expand(4000, 3)})
+    known, places = QSGD(4).known_to_attacker(), torch.linspace(true - 1, true + 1, 41)
+    usable = (known.noise(shared) > 0) & (shared["a"] != 0).any(1)
+    held = [
+        ((known.simulate({"a": shared["a"] * 0 + place}, shared)["a"] - shared["a"])[:, 0] / known.noise(shared))[
+            usable
+        ]
+        for place in places
+    ]
+    assert float(places[torch.stack(held).square().mean(1).argmin()]) == pytest.approx(true, abs=0.101)
+
+
 COARSE = [HalfPrecision("fp16"), HalfPrecision("bf16"), Quantization(8), Quantization(3), Sign(1.0), Sign(0.7)]
 
 
@@ -172,6 +217,16 @@ def test_a_strength_out_of_range_is_named_in_one_sentence(defense: type[Defense]
 
 
 # What leaks.
+
+
+def test_who_knows_how_qsgd_rounds_finds_more_than_who_takes_it_for_noise(victims_of: MakeVictims) -> None:
+    images, _, seen = victims_of(2, defense=QSGD(32), adaptive=True)
+    as_noise = KnownDefense(noise_std=seen.defense.noise_std)
+    psnr = [
+        -10 * (Bayes(40).reconstruct(replace(seen, defense=known)).images.clamp(0, 1) - images).square().mean().log10()
+        for known in (seen.defense, as_noise)
+    ]
+    assert psnr[0] > 23 and psnr[0] > psnr[1] + 5  # 26.6 and 16.9 dB
 
 
 @pytest.mark.parametrize("defense", [Quantization(4), Sign(0.9)], ids=named)

@@ -151,6 +151,15 @@ def test_the_noises_of_several_add_up_and_one_that_is_rescaled_with_what_is_kept
     assert float(apart.std()) == pytest.approx(2 * noises[0], rel=0.1)
 
 
+@pytest.mark.parametrize("last", [GaussianNoise(0.1), Pruning(0.5)], ids=named)
+def test_levels_that_noise_or_pruning_hides_are_taken_for_noise_alone(last: Defense) -> None:
+    dummy, composed = updates(), Compose([QSGD(4), last])
+    shared = composed.protect(dummy, generators(0, range(3), "defense"))
+    simulated = composed.known_to_attacker().simulate(dummy, shared)
+    alone = last.known_to_attacker().simulate(dummy, shared)
+    assert all(torch.equal(simulated[name], alone[name]) for name in dummy)
+
+
 def test_laplace_noise_at_the_end_keeps_its_law_and_a_sum_of_noises_has_none() -> None:
     laplace = LaplaceNoise(0.1)
     assert Compose([Clipping(1.0), laplace]).known_to_attacker().noise_law == "laplace"

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
-from attacks import LearnedInversion, Observation
+from attacks import AutoLeak, LearnedInversion, Observation
 from attacks.engine.inverter import Inverter
 from benchmark.boards.leaderboard import of_records
 from benchmark.boards.table import as_csv, print_table
@@ -25,6 +25,7 @@ from benchmark.jobs.attacks import Attacks
 from benchmark.jobs.blocks import Block, Workbench, applicable, plan
 from benchmark.jobs.job import Watch, work
 from benchmark.jobs.records import run_block
+from benchmark.rehearsal.scene import Rehearsal
 from benchmark.store.schema import attack_record
 from benchmark.store.sealing import sealed
 from benchmark.store.store import Store, read_all
@@ -33,6 +34,7 @@ from datamodules import Digits
 from tests.conftest import MakeVictims
 
 ATTACK = {"class": "LearnedInversion", "training_steps": 6, "hidden": 8, "pairs": 4, "public_images": 50}
+MASK = {"class": "Masking", "ratio": 0.99}
 
 
 @pytest.fixture(autouse=True)
@@ -280,6 +282,34 @@ def test_records_of_a_cell_say_what_its_training_cost_and_blocks_go_on_with_the_
     for said in heard.said.values():
         assert said == pytest.approx([step / 3 for step in range(1, 7)])  # of two victims
     assert len({json.dumps(records[block.key]["victims"]) for block in blocks}) == 6
+
+
+def test_the_second_tier_of_an_ensemble_is_trained_as_the_attack_alone_and_tried_on_whom_the_others_left(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AutoLeak, "second_tier", lambda self: attack() if self.training_steps else None)
+    monkeypatch.setattr(Rehearsal, "of", lambda *_: None)  # which takes longer than all else
+
+    def made(given: dict[str, Any], **scenario: Any) -> Suite:
+        of_all = {"data": "Digits", "model": "LeNet", "victims": 2, "shared": True} | scenario
+        return parse({"scenarios": [of_all], "attacks": [given], "defenses": [MASK]}, "mine")
+
+    def trained(given: dict[str, Any], **scenario: Any) -> list[str | None]:
+        cells = [cell for cell in made(given, **scenario).cells if cell.attack.name == given["class"]]
+        return [found.id if (found := bench.taught(cell)) else None for cell in cells]
+
+    ensemble = {"class": "AutoLeak", "max_evaluations": 1, "training_steps": 6}
+    assert trained(ensemble) == trained(ATTACK) and None not in trained(ATTACK)
+    for untaught in (trained(ensemble, shared=False), trained(ensemble | {"training_steps": 0})):
+        assert untaught == [None] * 3
+    blocks = [block for block in plan(made(ensemble), bench) if block.cell.attack.name == "AutoLeak"]
+    assert len(estimate.trainings(blocks, bench)) == 2  # who does not know the defense is trained as without it
+    control, masked = run_block(blocks[0], bench), run_block(blocks[1], bench)
+    for record in (control, masked):
+        assert record["cost"]["training"]["steps"] == 6 and attack_record(sealed(record), record["key"]) == record
+    tried = [["LearnedInversion" in victim["parts"] for victim in one["victims"]] for one in (control, masked)]
+    assert tried == [[False] * 2, [True] * 2]
+    assert len(list(Path("cache", "attackers").glob("*.pt"))) == 1
 
 
 FUNCTION = """

@@ -1,7 +1,9 @@
 """The worst case of an ensemble, on hand-made images."""
 
+import random
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -39,6 +41,30 @@ def test_the_worst_case_has_most_leaked_images_and_then_the_highest_psnr() -> No
     assert parts.leaked[0] == {"many": True, "few": True} and parts.leaked[1] == {"many": False, "few": False}
     assert parts.returned_leaked.tolist() == [[True, False], [False, False], [True, True]]
     assert parts.of(1)["returned"] == {"psnr": [13.9794, 13.9794], "leaked_any": False}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_worst_case_is_below_none_of_the_parts(seed: int) -> None:
+    draw = random.Random(seed)
+    statuses = ("converged", "exhausted", "diverged", NOT_TRIED)
+
+    def drawn() -> Reconstruction:
+        off = [[draw.choice((0.01, 0.05, 0.09, 0.11, 0.3)) for _ in range(2)] for _ in range(3)]
+        return found(off, [draw.choice(statuses) for _ in range(3)])
+
+    every = {"first": found([[0.4, 0.4]] * 3)} | {name: drawn() for name in "abcd"}
+    worst, parts = worst_case(replace(every["a"], candidates=every), IMAGES, NULL)
+    assert parts is not None
+    for row in range(3):
+        tried = {name: one for name, one in every.items() if one.status[row] != NOT_TRIED}
+
+        def leaks(one: Reconstruction, row: int = row) -> int:
+            """Images within 0.1, which are 20 dB."""
+            return 0 if one.status[row] == "diverged" else int((shown(one)[row].abs() < 0.1).sum())
+
+        assert leaks(worst) == max(map(leaks, tried.values())) == leaks(every[parts.names[row]])
+        assert parts.leaked[row] == {name: leaks(one) > 0 for name, one in tried.items()}
+        assert (leaks(worst) > 0) == any(parts.leaked[row].values()) >= bool(parts.returned_leaked[row].any())
 
 
 def test_to_what_diverged_or_was_not_tried_nothing_leaks() -> None:

@@ -140,6 +140,7 @@ def without_checksums(record: dict[str, Any]) -> None:
         (lambda r: r["victims"][0].update(leaked_all=False), "whether victim 3 leaked contradicts its scores"),
         (lambda r: r["victims"][0].update(null_psnr=[31.0, 31.0]), "whether victim 3 leaked"),
         (lambda r: r["victims"][0].update(status="diverged"), "whether victim 3 leaked"),
+        (lambda r: r["victims"][0].update(parts={"DLG": False}), "contradicts what the attacks of its ensemble found"),
         (lambda r: r["victims"][0].update(ssim=[0.9]), "victim 3 does not have a score for each of its images"),
         (lambda r: r["victims"].reverse(), "its victims are not consecutive"),
         (lambda r: r["victims"].clear(), "it has no victims"),
