@@ -111,7 +111,7 @@ def test_the_suites_of_the_readme_are_suites(tmp_path: Path, monkeypatch: pytest
 
 
 def test_every_suite_in_configs_is_a_suite() -> None:
-    paths = sorted((ROOT / "configs").glob("*.yaml"))
+    paths = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem != suite.SWEEP)
     assert {"quick", "idlg", "dlg_fb", "masking", "masking_training", "federated"} <= {path.stem for path in paths}
     for path in paths:
         if path.stem in ("federated", "masking_training"):

@@ -192,6 +192,8 @@ def test_each_run_is_tracked_with_its_curve(leakboard: Leakboard, tmp_path: Path
     code, _, err = leakboard(given, "--wandb", "offline")
     assert code == 0 and "W&B" not in err
     found, told = results(tmp_path / "runs" / "mine"), tracked(tmp_path / "runs" / "mine")
+    ((board, _),) = (told.pop(name) for name in set(told) - set(found))
+    assert board["name"] == "mine training" and board["summary"]["training"]["nrows"] == 2
     assert set(told) == set(found) and len(told) == 2
     for key, (about, points) in told.items():
         config, curve = found[key]["config"], found[key]["curve"]
