@@ -52,7 +52,6 @@ class AttackTracker(Tracker):
         self,
         rows: list[Row],
         pictures: Mapping[str, Sequence[Image.Image]] = MappingProxyType({}),
-        points: Sequence[Row] = (),
     ) -> None:
         """Writes the run of the leaderboard, which in a sweep is a part of the only run.
 
@@ -61,18 +60,17 @@ class AttackTracker(Tracker):
         Args:
             rows: the rows in their order.
             pictures: true images and reconstructions, by the ids of the cells whose records hold them.
-            points: as for :meth:`fill_board`.
         """
         shown = [row | self._images(pictures.get(row.get("cell", ""))) for row in rows]
         if not self.has_one_run:
-            self.write_board("leaderboard", shown, points)
+            self.write_of_folder("leaderboard", partial(self.fill_board, kind="leaderboard", rows=shown))
             return
         final = {row["cell"]: row for row in rows if "cell" in row}  # with ranks, which other cells decide
         chosen = worst([replace(cell, row=final.get(name, cell.row)) for name, cell in self._cells.items()])
 
         def fill(run: Any) -> None:
             self.fill(run, chosen, "evaluations")
-            self.fill_board(run, "leaderboard", shown, points)
+            self.fill_board(run, "leaderboard", shown)
 
         # A parameter of the sweep replaces what has its name, as in --defense=Masking: so all of it is there once more.
         config = {"suite": self._suite, "cell": chosen.config} | chosen.config | chosen.provenance

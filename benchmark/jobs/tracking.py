@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,25 +110,15 @@ class Tracker:
         if tracked.picture is not None:
             run.log({"reconstructions": self._wandb.Image(str(tracked.picture))})
 
-    def fill_board(self, run: Any, kind: str, rows: list[Row], points: Sequence[Row]) -> None:
-        """Writes what a folder says into a run: its table, the trade-off, and its records as an artifact.
+    def fill_board(self, run: Any, kind: str, rows: list[Row]) -> None:
+        """Writes what a folder says into a run: its table, and its records as an artifact.
 
         Args:
             run: of W&B.
             kind: name of the table.
             rows: of the table.
-            points: of leak rate over accuracy, each with the headings ``attacked`` and ``trained`` of its plot and with
-                ``void``, why it is not plotted; none where the folder does not hold records of both.
         """
         run.log({kind: self._table(rows)})
-        if points:
-            run.log({"trade-off": self._table(points)})
-        plots: dict[str, list[Row]] = {}
-        for point in points:
-            plots.setdefault(f"Attacked: {point['attacked']}. Trained: {point['trained']}", []).append(point)
-        for number, (title, of_plot) in enumerate(plots.items(), 1):
-            plotted = self._table([point for point in of_plot if not point["void"]])
-            run.log({f"trade-off {number}": self._wandb.plot.scatter(plotted, "accuracy", "leak_rate", title=title)})
         artifact = self._wandb.Artifact(f"{re.sub('[^A-Za-z0-9_.-]', '-', self._suite)[:100]}-records", type="results")
         for folder in (self._folder / shelf.name for shelf in SHELVES):
             for path in [*sorted(folder.glob("*.json")), *published.files(folder)]:
@@ -137,18 +127,41 @@ class Tracker:
                 artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)
         run.log_artifact(artifact)
 
+    def trade_off(self, points: Sequence[Row]) -> None:
+        """Writes the run of leak rate over accuracy: a table of all points, and a plot of each scenario.
+
+        In a sweep, whose only run is that of a cell, there is none.
+
+        Args:
+            points: of :func:`benchmark.tradeoff.page.write_beside`; without any there is no run.
+        """
+        plots: dict[str, list[Row]] = {}
+        for point in points:
+            plots.setdefault(f"Attacked: {point['attacked']}. Trained: {point['trained']}", []).append(point)
+
+        def fill(run: Any) -> None:
+            run.log({"trade-off": self._table(points)})
+            for number, (title, of_plot) in enumerate(plots.items(), 1):
+                plotted = self._table([point for point in of_plot if not point["void"]])
+                plot = self._wandb.plot.scatter(plotted, "accuracy", "leak_rate", title=title)
+                run.log({f"trade-off {number}": plot})
+
+        if points and not self.has_one_run:
+            self.write_of_folder("trade-off", fill)
+
     def _table(self, rows: Sequence[Row]) -> Any:
         columns: list[str | int] = list(dict.fromkeys(key for row in rows for key in row))
         data = [[_cell(row.get(str(key))) for key in columns] for row in rows]
         return self._wandb.Table(columns=columns, data=data, allow_mixed_types=True)
 
-    def write_board(self, kind: str, rows: list[Row], points: Sequence[Row]) -> None:
-        """Writes the run of a folder, which keeps it: two folders of one suite are two results.
+    def write_of_folder(self, kind: str, fill: Callable[[Any], None]) -> None:
+        """Writes a run of a folder, which keeps it: two folders of one suite are two results.
 
-        The arguments are those of :meth:`fill_board`.
+        Args:
+            kind: what kind of run it is.
+            fill: writes what it holds.
         """
         run_id = digest([kind, self._suite, str(self._folder.resolve())])
-        fill = partial(self.fill_board, kind=kind, rows=rows, points=points)
         self.write(run_id, kind, f"{self._suite} {kind}", [kind], {"suite": self._suite}, fill)
 
     def write(

@@ -1,6 +1,7 @@
 """The W&B runs of a training suite, from its records."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from statistics import fmean
 from typing import Any
@@ -23,13 +24,7 @@ class TrainingTracker(Tracker, Watch[Run]):
             row = {key: record[key] for key in ("status", "accuracy", "loss")}
             self._write(record["key"], end, config, [record], row)
 
-    def finish(
-        self,
-        records: list[Record],
-        table: list[Row],
-        asked: Sequence[dict[str, Any]],
-        points: Sequence[Row] = (),
-    ) -> None:
+    def finish(self, records: list[Record], table: list[Row], asked: Sequence[dict[str, Any]]) -> None:
         """Writes the run of the table, which in a sweep is a part of the only run.
 
         That has the means over seeds of the defense that was asked for. Of several defenses, and scenarios, it is the
@@ -39,10 +34,9 @@ class TrainingTracker(Tracker, Watch[Run]):
             records: of the folder.
             table: made of them.
             asked: the configurations of this command, as other commands may have left records of other defenses.
-            points: as for :meth:`fill_board`.
         """
         if not self.has_one_run:
-            self.write_board("training", table, points)
+            self.write_of_folder("training", partial(self.fill_board, kind="training", rows=table))
             return
         wanted, undefended = {label(config["defense"]) for config in asked}, label(None)
         mine = (row for row in table if row["defense"] in wanted)
@@ -51,10 +45,8 @@ class TrainingTracker(Tracker, Watch[Run]):
         control = [row for row in table if row["defense"] == undefended != name and is_beside(row, chosen)]
         about = averaged[0]["config"] | {"seed": None}
 
-        def fill_board(run: Any) -> None:
-            self.fill_board(run, "training", table, points)
-
-        self._write(None, name, about, averaged, chosen, next(iter(control), None), fill_board)
+        fill_more = partial(self.fill_board, kind="training", rows=table)
+        self._write(None, name, about, averaged, chosen, next(iter(control), None), fill_more)
 
     def _write(
         self,

@@ -120,7 +120,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     baseline = CONFIG | {"defense": None, "adaptive": False, "attack": {"class": "MeanImage"}}
     tracker.cell(BASELINE, baseline, [record([0], [], [], [])], ROW, None)
     board = [{"rank": 1, **ROW, "cell": CELL}, {"rank": None, **ROW, "lpips_mean": 0.2}]
-    tracker.leaderboard(board, {CELL: [Image.new("RGB", (16, 8), color) for color in ("red", "blue")]}, POINTS_OF_PLOT)
+    tracker.leaderboard(board, {CELL: [Image.new("RGB", (16, 8), color) for color in ("red", "blue")]})
+    tracker.trade_off(POINTS_OF_PLOT)
+    tracker.trade_off([])
     time.sleep(1)  # the names of offline runs have seconds
     tracker.cell(CELL, CONFIG, RECORDS, ROW | {"leak_rate": 0.75}, folder / "picture.png")
     yield folder
@@ -189,8 +191,8 @@ def test_baseline_has_a_run_without_curve(folder: Path) -> None:
     assert not [line for line in log(run) if line["type"] == "history"]
 
 
-def board_of(folder: Path) -> Path:
-    (run,) = [run for run in runs(folder) if not run.name.endswith((CELL, BASELINE))]
+def of_folder(folder: Path, kind: str) -> Path:
+    (run,) = [run for run in runs(folder) if summary(run)["name"] == f"my suite {kind}"]
     return run
 
 
@@ -207,7 +209,7 @@ def contents(run: Path, name: str) -> dict[str, Path]:
 
 
 def test_leaderboard_is_a_table(folder: Path) -> None:
-    run = board_of(folder)
+    run = of_folder(folder, "leaderboard")
     about = next(line["run"] for line in log(run) if line["type"] == "run")
     assert (about["display_name"], about["job_type"]) == ("my suite leaderboard", "leaderboard")
     table = table_of(run, "leaderboard")
@@ -219,7 +221,7 @@ def test_leaderboard_is_a_table(folder: Path) -> None:
 
 
 def test_leaderboard_shows_true_images_and_reconstructions(folder: Path) -> None:
-    files = contents(board_of(folder), "-leaderboard")
+    files = contents(of_folder(folder, "leaderboard"), "-leaderboard")
     (shown, not_held) = json.loads(files["leaderboard.table.json"].read_text())["data"]
     assert not_held[-2:] == [None, None]
     assert [(one["_type"], one["width"], one["height"]) for one in shown[-2:]] == [("image-file", 16, 8)] * 2
@@ -228,7 +230,7 @@ def test_leaderboard_shows_true_images_and_reconstructions(folder: Path) -> None
 
 
 def test_the_trade_off_is_a_table_of_all_and_a_plot_of_what_says_something(folder: Path) -> None:
-    run = board_of(folder)
+    run = of_folder(folder, "trade-off")
     table = table_of(run, "trade-off")
     assert [dict(zip(table["columns"], row, strict=True)) for row in table["data"]] == POINTS_OF_PLOT
     (plot,) = [line["config"]["update"] for line in log(run) if "visualize" in json.dumps(line)]
@@ -241,7 +243,7 @@ def test_the_trade_off_is_a_table_of_all_and_a_plot_of_what_says_something(folde
 
 
 def test_what_is_downloaded_of_the_artifact_is_the_folder(folder: Path) -> None:
-    files = contents(board_of(folder), "my-suite-records")
+    files = contents(of_folder(folder, "leaderboard"), "my-suite-records")
     assert set(files) == {"records/aa.json", "training/bb.json", "training.jsonl"}
     assert all(path.read_bytes() == (folder / name).read_bytes() for name, path in files.items())
 
@@ -442,6 +444,26 @@ def test_a_search_does_not_go_into_a_sweep(sweep: pytest.MonkeyPatch, capfd: pyt
     )
     assert leakboard("threshold", "mine.yaml", "--wandb", "offline") == 2
     assert capfd.readouterr().err.startswith("leakboard: a W&B sweep has one run per command")
+
+
+def test_attacks_and_trainings_of_a_suite_have_a_trade_off(
+    environment: pytest.MonkeyPatch, nothing_of_the_developers: None
+) -> None:
+    training = {"clients": 2, "rounds": 1, "learning_rate": 0.1, "train_images": 20, "test_images": 20, "seeds": [0]}
+    suite: dict[str, Any] = {"victims": 2, "lpips": False, "scenarios": [{"data": "Digits", "model": "MLP"}]}
+    suite |= {"attacks": ["AnalyticLinear"], "defenses": ["Masking"], "training": training}
+    Path("mine.yaml").write_text(json.dumps(suite))
+    told: list[list[dict[str, Any]]] = []
+    environment.setattr(Tracker, "write", lambda *_: None)  # what is written is read back above
+    environment.setattr(Tracker, "trade_off", lambda self, points: told.append(points))
+    assert leakboard("run", "mine.yaml", "--wandb", "offline") == 0
+    (points,) = told
+    with Path("runs/mine/leaderboard.csv").open() as attacked, Path("runs/mine/training.csv").open() as trained:
+        leaks = {row["defense"]: row["worst_leak_rate"] for row in csv.DictReader(attacked) if row["worst_leak_rate"]}
+        accuracies = [float(row["accuracy"]) for row in csv.DictReader(trained)]
+    assert len(points) == len(leaks) == 2
+    assert sorted(point["accuracy"] for point in points) == sorted(accuracies)
+    assert sorted(point["leak_rate"] for point in points) == sorted(map(float, leaks.values()))
 
 
 SCRIPT = """
