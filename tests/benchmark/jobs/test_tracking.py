@@ -267,9 +267,9 @@ def test_failure_of_wandb_is_one_line_and_the_next_run_is_written(
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """W&B reads the environment when its session begins."""
+    wandb.teardown()  # the address of its service would otherwise be put back after the test
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    wandb.teardown()
     yield monkeypatch
     wandb.teardown()
 

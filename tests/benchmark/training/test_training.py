@@ -158,9 +158,9 @@ def test_what_every_worker_died_of_is_told(
 def wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The real package, in an environment that says nothing."""
     module = pytest.importorskip("wandb", reason="the core runs without wandb, its tracking does not")
+    module.teardown()  # the address of its service would otherwise be put back after the test
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    module.teardown()
     yield module
     module.teardown()
 
