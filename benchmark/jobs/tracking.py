@@ -128,7 +128,7 @@ class Tracker:
         run.log_artifact(artifact)
 
     def trade_off(self, points: Sequence[Row]) -> None:
-        """Writes the run of leak rate over accuracy: a table of all points, and a plot of each scenario.
+        """Writes the run of leak rate over accuracy: its table and figure, and a plot of each scenario.
 
         In a sweep, whose only run is that of a cell, there is none.
 
@@ -140,7 +140,7 @@ class Tracker:
             plots.setdefault(f"Attacked: {point['attacked']}. Trained: {point['trained']}", []).append(point)
 
         def fill(run: Any) -> None:
-            run.log({"trade-off": self._table(points)})
+            run.log({"trade-off": self._table(points), "figure": self._wandb.Image(str(self._folder / "tradeoff.png"))})
             for number, (title, of_plot) in enumerate(plots.items(), 1):
                 plotted = self._table([point for point in of_plot if not point["void"]])
                 plot = self._wandb.plot.scatter(plotted, "accuracy", "leak_rate", title=title)

@@ -74,7 +74,8 @@ def test_the_tables_come_out_again_and_the_run_goes_on_without_a_private_image(
 
 
 def test_tables_and_figures_are_published_and_nothing_that_shows_private_images(run: Path) -> None:
-    shared = {f"tradeoff.{ending}" for ending in ("csv", "md", "png")} | {"leaderboard.csv", "leaderboard.md"}
+    shared = {f"tradeoff.{ending}" for ending in ("csv", "md", "png", "pdf", "tex")}
+    shared |= {f"leaderboard.{ending}" for ending in ("csv", "md", "tex")}
     for name in (*shared, report.FILE, "mine.html"):
         (run / name).touch()
     for name in ("wandb", "curves", "profiles", "pictures"):

@@ -121,6 +121,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tracker.cell(BASELINE, baseline, [record([0], [], [], [])], ROW, None)
     board = [{"rank": 1, **ROW, "cell": CELL}, {"rank": None, **ROW, "lpips_mean": 0.2}]
     tracker.leaderboard(board, {CELL: [Image.new("RGB", (16, 8), color) for color in ("red", "blue")]})
+    Image.new("RGB", (24, 12)).save(folder / "tradeoff.png")
     tracker.trade_off(POINTS_OF_PLOT)
     tracker.trade_off([])
     time.sleep(1)  # the names of offline runs have seconds
@@ -233,6 +234,7 @@ def test_the_trade_off_is_a_table_of_all_and_a_plot_of_what_says_something(folde
     run = of_folder(folder, "trade-off")
     table = table_of(run, "trade-off")
     assert [dict(zip(table["columns"], row, strict=True)) for row in table["data"]] == POINTS_OF_PLOT
+    assert (summary(run)["summary"]["figure"]["width"], summary(run)["summary"]["figure"]["height"]) == (24, 12)
     (plot,) = [line["config"]["update"] for line in log(run) if "visualize" in json.dumps(line)]
     panel = plot["_wandb.visualize.trade-off 1"]["panel_config"]
     assert panel["fieldSettings"] == {"x": "accuracy", "y": "leak_rate"}
@@ -465,6 +467,7 @@ def test_attacks_and_trainings_of_a_suite_have_a_trade_off(
     assert len(points) == len(leaks) == 2
     assert sorted(point["accuracy"] for point in points) == sorted(accuracies)
     assert sorted(point["leak_rate"] for point in points) == sorted(map(float, leaks.values()))
+    assert Path("runs/mine/tradeoff.png").exists() and all({"attacked", "trained", "void"} < set(one) for one in points)
 
 
 SCRIPT = """
