@@ -137,7 +137,9 @@ def run_suite(suite: Suite, options: argparse.Namespace, progress: bool) -> Resu
         tracker = None if alone else TrainingTracker(options.wandb, suite.name, folder)
         said, _ = work.carry_out(trained, runs, replace(conductor, tracker=tracker))
         ran = f"{ran}; {said}"
-    write_beside(folder)
+    points = write_beside(folder)
+    if conductor.tracker:
+        conductor.tracker.trade_off(points)
     no_lpips = conductor.bench.no_perceptual or None
     return Result(folder, Table(found, folder.resolve().name, no_lpips), ran)
 

@@ -173,7 +173,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "write the page on a paper whose experiments were run again, from the records",
         "Writes FOLDER/README.md and its figures: the paper's numbers beside those of the records in FOLDER. For "
         "masking it also rewrites thresholds.json, thresholds.md, spectrum.md and diagnosis.md. For the folder results "
-        "it writes the page on all published results.",
+        "it writes the page on all published results, and the same as index.html.",
     )
     page.add_argument(
         "folder", metavar="FOLDER", help="folder of a run of attacks, idlg, dlg_fb, masking or labels, or results"

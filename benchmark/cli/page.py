@@ -20,7 +20,12 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     paper = options.paper or folder.resolve().name
     if paper not in (OVERVIEW, *PAPERS):
         raise unknown("paper", paper, (OVERVIEW, *PAPERS))
-    written = overview.page(folder, read_all) if paper == OVERVIEW else PAPERS[paper](read_all(folder), folder)
+    if paper == OVERVIEW:
+        found = overview.found_in(folder, read_all)
+        written = overview.page(found)
+        write_whole(folder / "index.html", overview.index(found).encode())
+    else:
+        written = PAPERS[paper](read_all(folder), folder)
     write_whole(folder / "README.md", written.encode())
     print(written, end="")
     return 0

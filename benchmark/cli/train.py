@@ -23,7 +23,9 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     conductor = Conductor.of(options, suite.name, TrainingTracker)
     ran, table = work.carry_out(suite, work.prepared(suite, conductor), conductor)
     folder = conductor.folder
-    write_beside(folder)
+    points = write_beside(folder)
+    if conductor.tracker:
+        conductor.tracker.trade_off(points)
     print_training(table, Console())
     print(f"\n{ran}\nrecords: {folder / 'training'}\ntables: {folder / 'training.csv'}, {folder / 'training.md'}")
     return 0

@@ -1,18 +1,18 @@
 """The W&B runs of a suite of attacks, from its records."""
 
-import hashlib
-import json
 import math
-import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean, median
+from types import MappingProxyType
 from typing import Any, Literal
 
-from benchmark.jobs.tracking import Tracked, Tracker, shortened
+from PIL import Image
+
+from benchmark.jobs.tracking import Row, Tracked, Tracker, shortened
 from benchmark.metrics.leak import BASELINES
-from benchmark.store import published
 
 
 class AttackTracker(Tracker):
@@ -48,43 +48,39 @@ class AttackTracker(Tracker):
         fill = partial(self.fill, tracked=made, step="evaluations")
         self.write(cell_id, "cell", " ".join(tags), tags, config | provenance, fill)
 
-    def leaderboard(self, rows: list[dict[str, Any]], records_folder: Path) -> None:
-        """Writes the run of the leaderboard: the table, and the records as an artifact.
+    def leaderboard(
+        self,
+        rows: list[Row],
+        pictures: Mapping[str, Sequence[Image.Image]] = MappingProxyType({}),
+    ) -> None:
+        """Writes the run of the leaderboard, which in a sweep is a part of the only run.
 
-        In a sweep these are part of the only run, whose summary, curve and picture are those of :func:`worst`.
+        The summary, curve and picture of the latter are those of :func:`worst`.
 
         Args:
             rows: the rows in their order.
-            records_folder: the folder of the records.
+            pictures: true images and reconstructions, by the ids of the cells whose records hold them.
         """
-        config = {"suite": self._suite, "cells": len(rows)}
+        shown = [row | self._images(pictures.get(row.get("cell", ""))) for row in rows]
         if not self.has_one_run:
-            # Two folders of one suite are two results: each keeps its run.
-            known_by = json.dumps(["leaderboard", self._suite, str(self._folder.resolve())])
-            run_id = hashlib.sha256(known_by.encode()).hexdigest()[:16]
-            fill = partial(self._fill_leaderboard, rows=rows, records_folder=records_folder)
-            self.write(run_id, "leaderboard", f"{self._suite} leaderboard", ["leaderboard"], config, fill)
+            self.write_of_folder("leaderboard", partial(self.fill_board, kind="leaderboard", rows=shown))
             return
         final = {row["cell"]: row for row in rows if "cell" in row}  # with ranks, which other cells decide
         chosen = worst([replace(cell, row=final.get(name, cell.row)) for name, cell in self._cells.items()])
 
-        def fill_all(run: Any) -> None:
+        def fill(run: Any) -> None:
             self.fill(run, chosen, "evaluations")
-            self._fill_leaderboard(run, rows, records_folder)
+            self.fill_board(run, "leaderboard", shown)
 
+        # A parameter of the sweep replaces what has its name, as in --defense=Masking: so all of it is there once more.
+        config = {"suite": self._suite, "cell": chosen.config} | chosen.config | chosen.provenance
         tags = tags_of(chosen.config)
-        self.write(None, "cell", " ".join(tags), tags, config | chosen.config | chosen.provenance, fill_all)
+        self.write(None, "cell", " ".join(tags), tags, config, fill)
 
-    def _fill_leaderboard(self, run: Any, rows: list[dict[str, Any]], records_folder: Path) -> None:
-        columns: list[str | int] = list(dict.fromkeys(key for row in rows for key in row))
-        data = [[_cell(row.get(str(key))) for key in columns] for row in rows]
-        run.log({"leaderboard": self._wandb.Table(columns=columns, data=data, allow_mixed_types=True)})
-        name = re.sub(r"[^A-Za-z0-9_.-]", "-", self._suite)[:100]
-        artifact = self._wandb.Artifact(f"{name}-records", type="results")
-        # Records never change once they are there, so W&B need not keep copies of them in the home folder.
-        for path in sorted(records_folder.glob("*.json")) + published.files(records_folder):
-            artifact.add_file(str(path), policy="immutable", skip_cache=True)
-        run.log_artifact(artifact)
+    def _images(self, pictures: Sequence[Image.Image] | None) -> dict[str, Any]:
+        """The cells of a table that show them."""
+        names = ("true images", "reconstructions")
+        return dict(zip(names, map(self._wandb.Image, pictures), strict=True)) if pictures else {}
 
 
 def worst(cells: list[Tracked]) -> Tracked:
@@ -139,8 +135,3 @@ def curve(records: list[dict[str, Any]]) -> list[dict[str, float]]:
             point["psnr"] = fmean(known)
         points.append(point)
     return points
-
-
-def _cell(value: Any) -> Any:
-    """A value that W&B can show in a table."""
-    return json.dumps(value) if isinstance(value, dict | list) else value

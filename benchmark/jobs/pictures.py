@@ -60,6 +60,24 @@ def cut(picture: str, first: int, images: int) -> tuple[bytes, bytes]:
     return _png(image.crop((left, 0, right, height))), _png(image.crop((left, height, right, 2 * height)))
 
 
+def halves(picture: str) -> tuple[Image.Image, Image.Image]:
+    """The true images of a strip beside each other, and their reconstructions, as large as in :func:`enlarged`.
+
+    Args:
+        picture: what :func:`strip` made.
+    """
+    image, columns = _opened(picture)
+    scale = _scale(image.width // columns, image.height // 2)
+    width, height = image.width * scale, image.height // 2 * scale
+    large = image.resize((width, 2 * height), Image.Resampling.NEAREST)
+    return large.crop((0, 0, width, height)), large.crop((0, height, width, 2 * height))
+
+
+def _scale(width: int, height: int) -> int:
+    """How many pixels of a screen a pixel of a small image is wide and high."""
+    return max(1, _LEAST // max(width, height))
+
+
 def _opened(picture: str) -> tuple[Image.Image, int]:
     """The image of a strip, and its columns."""
     image = Image.open(io.BytesIO(base64.b64decode(picture)))
@@ -81,7 +99,7 @@ def enlarged(picture: str) -> bytes:
     image, columns = _opened(picture)
     height = image.height // 2
     width = image.width // columns
-    scale = max(1, _LEAST // max(height, width))
+    scale = _scale(width, height)
     across, down = width * scale + _GAP, height * scale + _GAP
     sheet = Image.new("RGB", (_MARGIN + columns * across + _GAP, 2 * down + _GAP), "white")
     for row, name in enumerate(("private", "found")):

@@ -1,17 +1,21 @@
 """Tables, pictures and W&B runs, made from the records while a run goes on."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+
+from PIL.Image import Image
 
 from benchmark.boards import leaderboard, table
 from benchmark.boards.cells import sentence, what
 from benchmark.jobs.attack_tracking import AttackTracker
 from benchmark.jobs.blocks import Block, Present
 from benchmark.jobs.job import Watch
-from benchmark.jobs.pictures import enlarged
+from benchmark.jobs.pictures import columns_of, enlarged, halves
 from benchmark.store.declined import declined_in
-from benchmark.store.schema import attack_scores
-from benchmark.store.store import Record, Store, read_all, write_whole
+from benchmark.store.schema import attack_record, attack_scores
+from benchmark.store.sealing import Unusable
+from benchmark.store.store import Record, Store, read, read_all, write_whole
 from benchmark.suite.suite import Suite
 
 
@@ -51,7 +55,18 @@ class Reporter(Watch[Block]):
             found = replace(found, left_out=[*found.left_out, changed_since(records, present)])
         table.write(self._store.folder, found, records)
         if self._tracker:
-            self._tracker.leaderboard([row.as_dict() for row in found.rows], self._store.records)
+            self._tracker.leaderboard([row.as_dict() for row in found.rows], self._pictures(present))
+        return found
+
+    def _pictures(self, records: list[Record]) -> dict[str, tuple[Image, Image]]:
+        """True images and reconstructions of the first victims of each cell, where its record holds them."""
+        order = sorted(records, key=lambda record: -record["victims"][0]["index"])
+        first = {record["cell"]: self._store.records / f"{record['key']}.json" for record in order}
+        found = {}
+        for cell, path in first.items():
+            with suppress(Unusable, OSError):
+                if columns_of(strip := read(path, attack_record)["picture"]):
+                    found[cell] = halves(strip)
         return found
 
     def _picture(self, cell: str) -> Path:

@@ -4,15 +4,22 @@ Under the agent of a W&B sweep, or in a W&B launch job, a process has one run, w
 written at the end, of what is worst of all that was asked for.
 """
 
+import json
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmark.errors import UsageError
+from benchmark.identity import digest
+from benchmark.store import published
+from benchmark.store.store import SHELVES
+
+Row = dict[str, Any]
 
 PROJECT = "leakboard"
 
@@ -102,6 +109,60 @@ class Tracker:
         run.summary.update({f"control_{k}": v for k, v in control if isinstance(v, int | float)})
         if tracked.picture is not None:
             run.log({"reconstructions": self._wandb.Image(str(tracked.picture))})
+
+    def fill_board(self, run: Any, kind: str, rows: list[Row]) -> None:
+        """Writes what a folder says into a run: its table, and its records as an artifact.
+
+        Args:
+            run: of W&B.
+            kind: name of the table.
+            rows: of the table.
+        """
+        run.log({kind: self._table(rows)})
+        artifact = self._wandb.Artifact(f"{re.sub('[^A-Za-z0-9_.-]', '-', self._suite)[:100]}-records", type="results")
+        for folder in (self._folder / shelf.name for shelf in SHELVES):
+            for path in [*sorted(folder.glob("*.json")), *published.files(folder)]:
+                # Records never change once they are there, so W&B need not keep copies of them in the home folder.
+                name = path.relative_to(self._folder).as_posix()  # what is downloaded is a folder for leakboard show
+                artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)
+        run.log_artifact(artifact)
+
+    def trade_off(self, points: Sequence[Row]) -> None:
+        """Writes the run of leak rate over accuracy: its table and figure, and a plot of each scenario.
+
+        In a sweep, whose only run is that of a cell, there is none.
+
+        Args:
+            points: of :func:`benchmark.tradeoff.page.write_beside`; without any there is no run.
+        """
+        plots: dict[str, list[Row]] = {}
+        for point in points:
+            plots.setdefault(f"Attacked: {point['attacked']}. Trained: {point['trained']}", []).append(point)
+
+        def fill(run: Any) -> None:
+            run.log({"trade-off": self._table(points), "figure": self._wandb.Image(str(self._folder / "tradeoff.png"))})
+            for number, (title, of_plot) in enumerate(plots.items(), 1):
+                plotted = self._table([point for point in of_plot if not point["void"]])
+                plot = self._wandb.plot.scatter(plotted, "accuracy", "leak_rate", title=title)
+                run.log({f"trade-off {number}": plot})
+
+        if points and not self.has_one_run:
+            self.write_of_folder("trade-off", fill)
+
+    def _table(self, rows: Sequence[Row]) -> Any:
+        columns: list[str | int] = list(dict.fromkeys(key for row in rows for key in row))
+        data = [[_cell(row.get(str(key))) for key in columns] for row in rows]
+        return self._wandb.Table(columns=columns, data=data, allow_mixed_types=True)
+
+    def write_of_folder(self, kind: str, fill: Callable[[Any], None]) -> None:
+        """Writes a run of a folder, which keeps it: two folders of one suite are two results.
+
+        Args:
+            kind: what kind of run it is.
+            fill: writes what it holds.
+        """
+        run_id = digest([kind, self._suite, str(self._folder.resolve())])
+        self.write(run_id, kind, f"{self._suite} {kind}", [kind], {"suite": self._suite}, fill)
 
     def write(
         self,
@@ -222,3 +283,8 @@ def first_line(error: Exception) -> str:
     """What an error says, as one short line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _cell(value: Any) -> Any:
+    """A value that W&B can show in a table."""
+    return json.dumps(value) if isinstance(value, dict | list) else value

@@ -1,4 +1,4 @@
-"""The page on everything that is published: what each folder holds, and each paper's claim, measurement and verdict."""
+"""The pages on everything that is published: the board, each paper's claim, measurement and verdict, and the speed."""
 
 import textwrap
 from collections import defaultdict
@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
 from benchmark.boards.cells import cells_of_one_code
 from benchmark.boards.outcome import Outcome, of_cells
-from benchmark.boards.template import render
+from benchmark.boards.template import render, render_html
 from benchmark.errors import UsageError
 from benchmark.metrics.intervals import wilson
-from benchmark.papers import attacks, dlg_fb, idlg, labels, masking
+from benchmark.papers import attacks, board, dlg_fb, idlg, labels, masking
 from benchmark.papers.sources import machines
 from benchmark.store.store import Record, keys_in
 from benchmark.studies import performance_page
@@ -23,18 +26,21 @@ WIDTH = 118
 PAPERS = {"idlg": idlg, "dlg_fb": dlg_fb, "masking": masking, "labels": labels, "attacks": attacks}
 """By the folder of a run: what has a ``page`` and a ``summary`` of its records and the folder."""
 
-QUICK = "quick"
-"""The folder that is no paper's."""
+BOARD, QUICK = "leaderboard", "quick"
+"""The folders that are no paper's: all defenses, and a small version."""
 
-FOLDERS = (QUICK, *PAPERS)
+FOLDERS = (BOARD, QUICK, *PAPERS)
 
 
-def page(folder: Path, read: Callable[[Path], list[Record]]) -> str:
-    """The page on the folders in this one.
+def found_in(folder: Path, read: Callable[[Path], list[Record]]) -> dict[str, Any]:
+    """What both pages say of the folders in this one.
 
     Args:
         folder: of the published runs, each by the name of its suite.
         read: the records of a run.
+
+    Returns:
+        The context of the templates; texts are Markdown.
 
     Raises:
         UsageError: there is no run in the folder, or a file is damaged.
@@ -44,15 +50,33 @@ def page(folder: Path, read: Callable[[Path], list[Record]]) -> str:
         raise UsageError(f"{folder} holds none of {', '.join(FOLDERS)}: publish a run into it first")
     speed = performance_page.read(folder)
     notes = (r["provenance"]["data_notes"] for records in published.values() for r in records)
-    written = render(
-        "papers/overview.md.j2",
-        folders=[contents(name, records, folder) for name, records in published.items()],
-        notes=sorted({note for of_record in notes for note in of_record}),
-        speed=speed_of(speed, folder) if "cpu" in speed else "",
-        papers=[of.summary(published[name], folder / name) for name, of in PAPERS.items() if name in published],
-        quick=quick(published[QUICK]) if QUICK in published else None,
-    )
-    return "\n".join(map(wrapped, written.split("\n")))
+    return {
+        "folders": [contents(name, records, folder) for name, records in published.items()],
+        "notes": sorted({note for of_record in notes for note in of_record}),
+        "speed": speed_of(speed, folder) if "cpu" in speed else "",
+        "papers": {
+            name: of.summary(published[name], folder / name) for name, of in PAPERS.items() if name in published
+        },
+        "quick": render("papers/quick.md.j2", **quick(published[QUICK])) if QUICK in published else "",
+        "boards": {
+            name: board.scenarios(published[name], folder / name) for name in (BOARD, QUICK) if name in published
+        },
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """The page in Markdown, of what :func:`found_in` found."""
+    return "\n".join(map(wrapped, render("papers/overview.md.j2", **found).split("\n")))
+
+
+def index(found: dict[str, Any]) -> str:
+    """The page in HTML, which refers to nothing outside the folder, of what :func:`found_in` found."""
+    return render_html("papers/overview.html.j2", **found, html=html, shown=board.shown)
+
+
+def html(text: str) -> Markup:
+    """Markdown of our own as HTML."""
+    return Markup(MarkdownIt("commonmark", {"html": False}).render(str(text)))
 
 
 def speed_of(report: dict[str, Any], folder: Path) -> str:

@@ -30,6 +30,9 @@ CONFIGS = next(
 )
 """The suites that come with Leakboard: an installed one has them in this package, the source tree beside it."""
 
+SWEEP = "wandb_sweep"
+"""The one file beside them that is no suite."""
+
 SCHEMA = 1
 """Version of the records; a change of what a record means, or of what decides it, raises this."""
 
@@ -268,6 +271,8 @@ def read(path: Path, keys: tuple[str, ...] = _SUITE_KEYS, what: str = "suite") -
     if not isinstance(given, dict):
         what = "a list" if isinstance(given, list) else quoted(given)
         raise UsageError(f"{path} must be a mapping with some of the keys {', '.join(keys)}, not {what}")
+    if {"method", "parameters"} <= given.keys():
+        raise UsageError(f"{path} is a sweep of Weights & Biases, not a suite: start it with wandb sweep {path}")
     return given
 
 
@@ -467,5 +472,5 @@ def suite_path(name: str) -> Path:
             raise UsageError(f"{name} is a folder, not a suite: give a YAML file")
         if not path.exists():
             there = [p.name for p in Path().glob("*.yaml")] + [p.stem for p in CONFIGS.glob("*.yaml")]
-            raise unknown("suite", name, there)
+            raise unknown("suite", name, [one for one in there if one.partition(".")[0] != SWEEP])
     return path

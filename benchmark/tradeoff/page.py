@@ -91,20 +91,24 @@ def numbers(found: TradeOff, point: Point) -> dict[str, Any]:
     }
 
 
-def write_beside(folder: Path, links: bool = True) -> None:
+def write_beside(folder: Path, links: bool = True) -> list[dict[str, Any]]:
     """Writes the trade-off of a folder that holds records of attacks and of trainings, and nothing in another.
 
     Args:
         folder: of runs.
         links: whether records that are symbolic links count.
+
+    Returns:
+        The points, as :func:`numbers` has them.
     """
     if all(keys_in(folder / shelf.name) for shelf in (ATTACKS, TRAININGS)):
         records = read_all(folder, attack_scores, links=links)
         found = of_records(records, intervals=False, declined=declined_in(folder))
-        write(folder, found, read_all(folder, TRAININGS.parse, links, TRAININGS))
+        return write(folder, found, read_all(folder, TRAININGS.parse, links, TRAININGS))
+    return []
 
 
-def write(folder: Path, leaderboard: Leaderboard, trainings: Sequence[Record]) -> None:
+def write(folder: Path, leaderboard: Leaderboard, trainings: Sequence[Record]) -> list[dict[str, Any]]:
     """Writes tradeoff.md, .csv, .tex, .png and .pdf of a folder.
 
     Where nothing can be compared, the page says why and is the only file of the trade-off.
@@ -113,6 +117,9 @@ def write(folder: Path, leaderboard: Leaderboard, trainings: Sequence[Record]) -
         folder: of a run.
         leaderboard: of its attacks.
         trainings: its records of federated trainings.
+
+    Returns:
+        The points, as :func:`numbers` has them.
     """
     found, without, left_out = trade_offs(leaderboard.boards, trainings)
     title = folder.resolve().name
@@ -121,8 +128,8 @@ def write(folder: Path, leaderboard: Leaderboard, trainings: Sequence[Record]) -
         "tradeoff/tradeoff.md.j2", title=title, note=NOTE, sections=sections, without=without, left_out=left_out
     )
     files = {"tradeoff.md": page.encode()}
+    rows = [numbers(one, point) for one in found for point in one.points]
     if found:
-        rows = [numbers(one, point) for one in found for point in one.points]
         files |= {
             "tradeoff.csv": as_csv(list(rows[0]), (row.values() for row in rows)).encode(),
             "tradeoff.tex": as_latex(title, [of_one for _, _, of_one in sections]).encode(),
@@ -130,3 +137,4 @@ def write(folder: Path, leaderboard: Leaderboard, trainings: Sequence[Record]) -
         }
     for name, content in files.items():
         write_whole(folder / name, content)
+    return rows

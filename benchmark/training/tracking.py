@@ -1,6 +1,6 @@
 """The W&B runs of a training suite, from its records."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter
 from statistics import fmean
@@ -14,7 +14,7 @@ from benchmark.training.table import Row, label, rows, scenario_of
 
 
 class TrainingTracker(Tracker, Watch[Run]):
-    """A W&B run for each training run, with accuracy and loss by round; in a sweep a single one for all."""
+    """W&B runs of a training suite: one for each training, one for the table; in a sweep a single one."""
 
     def ends(self, job: Run, record: Record) -> None:
         """Writes the run of a record; what goes wrong ends in one line. In a sweep :meth:`finish` does."""
@@ -25,10 +25,10 @@ class TrainingTracker(Tracker, Watch[Run]):
             self._write(record["key"], end, config, [record], row)
 
     def finish(self, records: list[Record], table: list[Row], asked: Sequence[dict[str, Any]]) -> None:
-        """Writes the only run of a sweep: means over seeds of the defense that was asked for.
+        """Writes the run of the table, which in a sweep is a part of the only run.
 
-        Of several defenses, and scenarios, it is the one with the lowest accuracy. The numbers of its scenario without
-        a defense stand beside it.
+        That has the means over seeds of the defense that was asked for. Of several defenses, and scenarios, it is the
+        one with the lowest accuracy. The numbers of its scenario without a defense stand beside it.
 
         Args:
             records: of the folder.
@@ -36,20 +36,35 @@ class TrainingTracker(Tracker, Watch[Run]):
             asked: the configurations of this command, as other commands may have left records of other defenses.
         """
         if not self.has_one_run:
+            self.write_of_folder("training", partial(self.fill_board, kind="training", rows=table))
             return
         wanted, undefended = {label(config["defense"]) for config in asked}, label(None)
         mine = (row for row in table if row["defense"] in wanted)
         chosen = min(mine, key=lambda row: (row["defense"] == undefended, row["accuracy"]))
         name, averaged = chosen["defense"], [record for record in records if is_of(record, chosen)]
         control = [row for row in table if row["defense"] == undefended != name and is_beside(row, chosen)]
-        self._write(None, name, averaged[0]["config"] | {"seed": None}, averaged, chosen, *control)
+        about = averaged[0]["config"] | {"seed": None}
+
+        fill_more = partial(self.fill_board, kind="training", rows=table)
+        self._write(None, name, about, averaged, chosen, next(iter(control), None), fill_more)
 
     def _write(
-        self, run_id: str | None, end: str, config: dict[str, Any], of: list[Record], row: Row, *control: Row
+        self,
+        run_id: str | None,
+        end: str,
+        config: dict[str, Any],
+        of: list[Record],
+        row: Row,
+        control: Row | None = None,
+        fill_more: Callable[[Any], None] = lambda run: None,
     ) -> None:
         tags, provenance = tags_of(config), {"provenance": of[0]["provenance"]}
-        made = Tracked(config, curve(of), row, provenance, control=next(iter(control), None))
-        fill = partial(self.fill, tracked=made, step="round")
+        made = Tracked(config, curve(of), row, provenance, control=control)
+
+        def fill(run: Any) -> None:
+            self.fill(run, made, "round")
+            fill_more(run)
+
         self.write(run_id, "training", f"{' '.join(tags[:3])} {end}", tags, config | provenance, fill)
 
 

@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from benchmark.cli.flags import parsers
 from benchmark.cli.main import dispatch
 from benchmark.errors import UsageError
 from benchmark.suite import registry
+from benchmark.suite.suite import CONFIGS, SWEEP
 from tests.benchmark.cli.conftest import CELL, Refused
 
 BASE = """\
@@ -58,6 +60,12 @@ pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
         ("run quick --seed -1", "seed must be a whole number of at least 0, not -1"),
         ("run quik", "unknown suite 'quik': did you mean quick?"),
         ("run quick.yaml", "unknown suite 'quick.yaml': did you mean quick?"),
+        ("run wandb_sweep", "wandb_sweep.yaml is a sweep of Weights & Biases, not a suite: start it with wandb sweep "),
+        (
+            "train wandb_sweep",
+            "wandb_sweep.yaml is a sweep of Weights & Biases, not a suite: start it with wandb sweep ",
+        ),
+        ("run wandb_swep", "unknown suite 'wandb_swep': valid are attacks, dlg_fb, federated"),
         ("run --attack.help IDLX", "unknown attack 'IDLX': did you mean IDLG"),
         ("show", "the following arguments are required: FOLDER"),
         ("show nowhere", "there are no records in nowhere"),
@@ -197,6 +205,16 @@ def test_a_suite_that_is_missing_is_told_with_those_beside_it(refused: Refused, 
     error = refused("run", str(tmp_path / "mime.yaml"))
     assert "cannot be read (No such file or directory)" in error and str(tmp_path / "mine.yaml") in error
     assert "Is a directory" in refused("run", str(tmp_path))
+
+
+def test_a_sweep_of_the_users_is_no_suite_and_none_is_offered(refused: Refused, tmp_path: Path) -> None:
+    shutil.copy(CONFIGS / f"{SWEEP}.yaml", tmp_path)
+    (tmp_path / "mine.yaml").write_text("method: random\nparameters: {defense.std: {min: 0.1, max: 1}}\nprogram: x\n")
+    for command in ("run", "plan", "train", "threshold", "spectrum", "diagnose"):
+        sentence = "mine.yaml is a sweep of Weights & Biases, not a suite: start it with wandb sweep mine.yaml"
+        assert refused(command, "mine.yaml") == sentence
+    assert refused("run", "nothing_like_it").partition(": valid are ")[2].count(SWEEP) == 0
+    assert SWEEP not in refused("run", "wandb_swep.yaml")
 
 
 def test_a_suite_that_may_not_be_read_is_told(

@@ -12,6 +12,7 @@ from benchmark.boards import table
 from benchmark.boards.leaderboard import of_records
 from benchmark.boards.markdown import escaped
 from benchmark.cli import publish as publishing
+from benchmark.cli import report
 from benchmark.cli.main import main
 from benchmark.papers.sources import provenance
 from benchmark.store.store import Store, read_all, read_trainings, write_whole
@@ -70,6 +71,19 @@ def test_the_tables_come_out_again_and_the_run_goes_on_without_a_private_image(
     assert leakboard("publish", to, run.parent / "again") == 0
     assert {path.name for path in (run.parent / "again").iterdir()} == names
     assert read_all(run.parent / "again") == [record | {"picture": ""} for record in read_all(to)]
+
+
+def test_tables_and_figures_are_published_and_nothing_that_shows_private_images(run: Path) -> None:
+    shared = {f"tradeoff.{ending}" for ending in ("csv", "md", "png", "pdf", "tex")}
+    shared |= {f"leaderboard.{ending}" for ending in ("csv", "md", "tex")}
+    for name in (*shared, report.FILE, "mine.html"):
+        (run / name).touch()
+    for name in ("wandb", "curves", "profiles", "pictures"):
+        (run / name).mkdir(exist_ok=True)
+        (run / name / "private.png").touch()
+    to = run.parent / "published"
+    assert leakboard("publish", run, to) == 0
+    assert {path.name for path in to.iterdir()} == shared | {"records.jsonl"}
 
 
 def test_trainings_are_published_too(run: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.jobs.pictures import SHOWN, columns_of, cut, enlarged, strip
+from benchmark.jobs.pictures import SHOWN, columns_of, cut, enlarged, halves, strip
 
 
 def opened(content: bytes) -> Image.Image:
@@ -64,6 +64,15 @@ def test_what_is_cut_from_a_strip_are_the_images_of_a_victim() -> None:
     for png, images in zip(cut(picture, 3, 3), (true[1], found[1]), strict=True):
         pixels = torch.from_numpy(numpy.array(opened(png))).permute(2, 0, 1)
         assert torch.equal(pixels, (torch.cat(list(images), dim=2) * 255).round().to(torch.uint8))
+
+
+def test_the_halves_of_a_strip_are_its_rows_each_pixel_a_square() -> None:
+    true, found = torch.rand(2, 3, 1, 3, 40, 30, generator=torch.Generator().manual_seed(0))
+    for half, images in zip(halves(strip(true, found)), (true, found), strict=True):
+        assert half.size == (3 * 60, 80)  # 96 pixels or less for the longer side
+        beside = (torch.cat(list(images.flatten(0, 1)), dim=2) * 255).round().to(torch.uint8)
+        pixels = torch.from_numpy(numpy.array(half)).permute(2, 0, 1)
+        assert torch.equal(pixels, beside.repeat_interleave(2, 1).repeat_interleave(2, 2))
 
 
 @pytest.mark.parametrize("picture", ["", "AAAA", base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()])

@@ -8,16 +8,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
+from benchmark.cli.flags import parsers
 from benchmark.cli.main import main
+from benchmark.cli.parts import take_parts
+from benchmark.cli.run import asked_for
 from benchmark.errors import UsageError
 from benchmark.jobs.attack_tracking import AttackTracker, curve, tags_of, worst
-from benchmark.jobs.tracking import Tracked
+from benchmark.jobs.tracking import Tracked, Tracker
+from benchmark.suite.suite import CONFIGS, SWEEP
 
 wandb = pytest.importorskip("wandb", reason="the core runs without wandb, its tracking does not")
 
@@ -62,6 +69,19 @@ POINTS = [  # the median of the losses at 0 is infinite
 ]
 
 
+POINTS_OF_PLOT = [
+    {
+        "attacked": "Digits with LeNet",
+        "trained": "FedSGD",
+        "defense": name,
+        "leak_rate": leak,
+        "accuracy": 0.9,
+        "void": void,
+    }
+    for name, leak, void in (("none", 1.0, ""), ("Masking", 0.25, ""), ("Clipping", 0.0, "did not act"))
+]
+
+
 def test_curve_is_median_loss_and_mean_psnr_over_all_victims() -> None:
     assert curve(RECORDS) == POINTS
     assert curve([*RECORDS, record([1], [[0.0] * 3], [[99.0] * 3], [0, 10, 20])]) == POINTS, "victim 1 counts once"
@@ -90,18 +110,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "records").mkdir()
     (folder / "records" / "aa.json").write_text("{}")
     (folder / "records" / ".half.tmp").write_text("not whole yet")
+    (folder / "training").mkdir()
+    (folder / "training" / "bb.json").write_text('{"of": "training"}')
+    (folder / "training" / "cc.pt").write_text("a checkpoint")
+    (folder / "training.jsonl").write_text('{"of": "a published training"}')
     Image.new("RGB", (16, 8)).save(folder / "picture.png")
     tracker = AttackTracker("offline", "my suite", folder)
     tracker.cell(CELL, CONFIG, RECORDS, ROW, folder / "picture.png")
     baseline = CONFIG | {"defense": None, "adaptive": False, "attack": {"class": "MeanImage"}}
     tracker.cell(BASELINE, baseline, [record([0], [], [], [])], ROW, None)
-    tracker.leaderboard([{"rank": 1, **ROW}, {"rank": None, **ROW, "lpips_mean": 0.2}], folder / "records")
+    board = [{"rank": 1, **ROW, "cell": CELL}, {"rank": None, **ROW, "lpips_mean": 0.2}]
+    tracker.leaderboard(board, {CELL: [Image.new("RGB", (16, 8), color) for color in ("red", "blue")]})
+    Image.new("RGB", (24, 12)).save(folder / "tradeoff.png")
+    tracker.trade_off(POINTS_OF_PLOT)
+    tracker.trade_off([])
     time.sleep(1)  # the names of offline runs have seconds
     tracker.cell(CELL, CONFIG, RECORDS, ROW | {"leak_rate": 0.75}, folder / "picture.png")
     yield folder
     wandb.teardown()
 
 
+@cache
 def inspect(run: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", *arguments, "--json", str(run)]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
@@ -163,20 +192,62 @@ def test_baseline_has_a_run_without_curve(folder: Path) -> None:
     assert not [line for line in log(run) if line["type"] == "history"]
 
 
-def test_leaderboard_is_a_table_and_an_artifact(folder: Path) -> None:
-    (run,) = [run for run in runs(folder) if not run.name.endswith((CELL, BASELINE))]
-    found = summary(run)
-    assert found["name"] == "my suite leaderboard"
-    table = json.loads((run / "files" / found["summary"]["leaderboard"]["path"]).read_text())
-    assert table["columns"] == ["rank", *ROW]
-    assert table["data"] == [
-        [1, 0.5, 25.0, None, '{"lr": 1.0}', 0, False],
-        [None, 0.5, 25.0, 0.2, '{"lr": 1.0}', 0, False],
+def of_folder(folder: Path, kind: str) -> Path:
+    (run,) = [run for run in runs(folder) if summary(run)["name"] == f"my suite {kind}"]
+    return run
+
+
+def table_of(run: Path, name: str) -> dict[str, Any]:
+    return dict(json.loads((run / "files" / summary(run)["summary"][name]["path"]).read_text()))
+
+
+def contents(run: Path, name: str) -> dict[str, Path]:
+    """The files of an artifact of a run, which will be uploaded, by their names in it."""
+    (artifact,) = [
+        line["artifact"] for line in log(run) if line["type"] == "artifact" and line["artifact"]["name"].endswith(name)
     ]
-    lines = log(run)
-    assert next(line["run"]["job_type"] for line in lines if line["type"] == "run") == "leaderboard"
-    (artifact,) = [line for line in lines if "artifact" in json.dumps(line) and "my-suite-records" in json.dumps(line)]
-    assert "aa.json" in json.dumps(artifact) and ".half" not in json.dumps(artifact)
+    return {one["path"]: Path(one["local_path"]) for one in artifact["manifest"]["contents"]}
+
+
+def test_leaderboard_is_a_table(folder: Path) -> None:
+    run = of_folder(folder, "leaderboard")
+    about = next(line["run"] for line in log(run) if line["type"] == "run")
+    assert (about["display_name"], about["job_type"]) == ("my suite leaderboard", "leaderboard")
+    table = table_of(run, "leaderboard")
+    assert table["columns"] == ["rank", *ROW, "cell", "true images", "reconstructions"]
+    assert [row[:8] for row in table["data"]] == [
+        [1, 0.5, 25.0, None, '{"lr": 1.0}', 0, False, CELL],
+        [None, 0.5, 25.0, 0.2, '{"lr": 1.0}', 0, False, None],
+    ]
+
+
+def test_leaderboard_shows_true_images_and_reconstructions(folder: Path) -> None:
+    files = contents(of_folder(folder, "leaderboard"), "-leaderboard")
+    (shown, not_held) = json.loads(files["leaderboard.table.json"].read_text())["data"]
+    assert not_held[-2:] == [None, None]
+    assert [(one["_type"], one["width"], one["height"]) for one in shown[-2:]] == [("image-file", 16, 8)] * 2
+    colors = [Image.open(files[one["path"]]).getpixel((0, 0)) for one in shown[-2:]]
+    assert colors == [(255, 0, 0), (0, 0, 255)]
+
+
+def test_the_trade_off_is_a_table_of_all_and_a_plot_of_what_says_something(folder: Path) -> None:
+    run = of_folder(folder, "trade-off")
+    table = table_of(run, "trade-off")
+    assert [dict(zip(table["columns"], row, strict=True)) for row in table["data"]] == POINTS_OF_PLOT
+    assert (summary(run)["summary"]["figure"]["width"], summary(run)["summary"]["figure"]["height"]) == (24, 12)
+    (plot,) = [line["config"]["update"] for line in log(run) if "visualize" in json.dumps(line)]
+    panel = plot["_wandb.visualize.trade-off 1"]["panel_config"]
+    assert panel["fieldSettings"] == {"x": "accuracy", "y": "leak_rate"}
+    assert panel["stringSettings"]["title"] == "Attacked: Digits with LeNet. Trained: FedSGD"
+    plotted = table_of(run, "trade-off 1_table")
+    names = [row[plotted["columns"].index("defense")] for row in plotted["data"]]
+    assert names == ["none", "Masking"], "a void point is not plotted"
+
+
+def test_what_is_downloaded_of_the_artifact_is_the_folder(folder: Path) -> None:
+    files = contents(of_folder(folder, "leaderboard"), "my-suite-records")
+    assert set(files) == {"records/aa.json", "training/bb.json", "training.jsonl"}
+    assert all(path.read_bytes() == (folder / name).read_bytes() for name, path in files.items())
 
 
 def test_failure_of_wandb_is_one_line_and_the_next_run_is_written(
@@ -198,9 +269,9 @@ def test_failure_of_wandb_is_one_line_and_the_next_run_is_written(
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """W&B reads the environment when its session begins."""
+    wandb.teardown()  # the address of its service would otherwise be put back after the test
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    wandb.teardown()
     yield monkeypatch
     wandb.teardown()
 
@@ -216,7 +287,7 @@ def test_each_cell_keeps_its_own_id_whatever_the_environment_says(
     tracker = AttackTracker("offline", "quick", tmp_path)
     for name in (CELL, BASELINE):
         tracker.cell(name, CONFIG, RECORDS, ROW, None)
-    tracker.leaderboard([{"cell": CELL, **ROW}], tmp_path)
+    tracker.leaderboard([{"cell": CELL, **ROW}])
     assert len(runs(tmp_path)) == 3 and not runs(tmp_path, "theirs") and not (tmp_path / "elsewhere").exists()
     (first,), (second,) = (runs(tmp_path, name) for name in (CELL, BASELINE))
     lines = [json.loads(line) for run in (first, second) for line in inspect(run).splitlines()]
@@ -229,17 +300,24 @@ def test_each_cell_keeps_its_own_id_whatever_the_environment_says(
 
 
 @pytest.fixture
-def sweep(environment: pytest.MonkeyPatch, tmp_path: Path, nothing_of_the_developers: None) -> Path:
-    """What the agent of a sweep sets; returns the file of its parameters."""
+def sweep(environment: pytest.MonkeyPatch, tmp_path: Path, nothing_of_the_developers: None) -> pytest.MonkeyPatch:
+    """What the agent of a sweep sets, of which it sets the last two for each run."""
     parameters = tmp_path / "params.yaml"
     parameters.write_text("wandb_version: 1\ndefense.ratio:\n  value: 0.5\ndata:\n  value: Digits\n")
-    for name, value in {"SWEEP_ID": "abc123", "RUN_ID": "theirs", "SWEEP_PARAM_PATH": str(parameters)}.items():
+    theirs = {"SWEEP_ID": "abc123", "PROJECT": "sweeps", "DIR": str(tmp_path)}
+    for name, value in (theirs | {"RUN_ID": "theirs", "SWEEP_PARAM_PATH": str(parameters)}).items():
         environment.setenv(f"WANDB_{name}", value)
-    environment.setenv("WANDB_PROJECT", "sweeps")
-    return parameters
+    return environment
+
+
+def unreachable_server(self: Tracker) -> None:
+    raise ConnectionError("no network")
 
 
 FLAGS = "--data Digits --model LeNet --attack IDLG --attack.max_evaluations 40 --victims 3 --wandb offline --out out"
+
+GIVEN = yaml.safe_load((CONFIGS / f"{SWEEP}.yaml").read_text())
+"""The sweep that comes with Leakboard."""
 
 
 def leakboard(*words: str) -> int:
@@ -249,17 +327,63 @@ def leakboard(*words: str) -> int:
     return stopped.value.code
 
 
-def test_a_sweep_has_one_run_of_the_cell_that_was_asked_for(sweep: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def typed_by_the_agent(patch: pytest.MonkeyPatch, **values: Any) -> list[str]:
+    """The command line by which W&B's own agent starts a run with these values of parameters, in the environment that
+    it makes for it."""
+    from wandb import wandb_agent
+
+    started: list[list[str]] = []
+    patch.setattr(wandb_agent, "AgentProcess", lambda command, **_: started.append(command) or type("Started", (), {}))
+    agent = wandb_agent.Agent(api=None, queue=None, sweep_id="abc123")
+    agent._sweep_command = list(GIVEN["command"])
+    args = {name: {"value": value} for name, value in values.items()}
+    told = agent._process_command({"type": "run", "run_id": "theirs", "program": GIVEN["program"], "args": args})
+    assert "exception" not in told, told
+    (command,) = started
+    return command
+
+
+def values_of(parameter: dict[str, Any]) -> list[Any]:
+    return parameter["values"] if "values" in parameter else [parameter["value"]]
+
+
+def test_every_run_of_the_sweep_that_comes_with_leakboard_is_a_cell(sweep: pytest.MonkeyPatch) -> None:
+    names = list(GIVEN["parameters"])
+    chosen = [dict(zip(names, one, strict=True)) for one in product(*map(values_of, GIVEN["parameters"].values()))]
+    assert len(chosen) >= 4
+    for values in chosen:
+        program, *words = typed_by_the_agent(sweep, **values)
+        own, parts, _ = take_parts(words)
+        options = parsers()[0].parse_args(own)
+        assert (program, options.command, options.wandb) == ("leakboard", "run", "online")
+        suite = asked_for(options, parts)
+        defenses = [cell.defense.as_dict() for cell in suite.cells if cell.defense]
+        given = {name.removeprefix("defense."): value for name, value in values.items() if name.startswith("defense.")}
+        assert defenses == [{"class": values["defense"], **given}] * 2 and given
+        assert {cell.scenario.victims for cell in suite.cells} == {values["victims"]}
+
+
+def test_a_sweep_has_one_run_of_the_cell_that_was_asked_for(
+    sweep: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small = {"data": "Digits", "model": "LeNet", "attack": "IDLG", "attack.max_evaluations": 40, "victims": 3}
+    words = typed_by_the_agent(sweep, **{"defense.ratio": 0.3, "defense": "Masking"}, **small)
+    assert GIVEN["parameters"].keys() >= small.keys() and "--defense.ratio=0.3" in words
+    (out,) = (one.partition("=")[2] for one in words if one.startswith("--out="))
     earlier = [*FLAGS.split(), "--defense", "Clipping"]
     earlier[earlier.index("offline")] = "disabled"  # another run of the sweep, in the same folder: it may leak more
+    earlier[earlier.index("out")] = out
     assert leakboard("run", *earlier) == 0
-    assert leakboard("run", *FLAGS.split(), "--defense", "Masking", "--defense.ratio", "0.3") == 0
     assert "W&B" not in capfd.readouterr().err
-    (run,) = runs(Path("out"))
+    sweep.setattr(Tracker, "_log_in", unreachable_server)
+    assert leakboard(*words[1:]) == 0
+    told = [line for line in capfd.readouterr().err.splitlines() if "W&B" in line]
+    assert told and all("W&B cannot be reached (no network): continuing offline" in line for line in told)
+    (run,) = runs(Path(out))
     about = summary(run)
     found = about["summary"]
     assert (about["run_id"], about["project"], about["state"]) == ("theirs", "sweeps", "finished")
-    with Path("out/leaderboard.csv").open() as file:
+    with Path(out, "leaderboard.csv").open() as file:
         table = list(csv.DictReader(file))
     mine = [row for row in table if row["defense"] == "Masking"]
     (control,) = [row for row in table if row["defense"] == "none" and row["attack"] == "IDLG"]
@@ -272,14 +396,20 @@ def test_a_sweep_has_one_run_of_the_cell_that_was_asked_for(sweep: Path, capfd: 
         assert found[key] == pytest.approx(float(chosen[key])), key
         assert found[f"control_{key}"] == pytest.approx(float(control[key])), key
     config = about["config"]
-    assert config["defense"] == {"class": "Masking", "ratio": 0.3, "rescale": False}
-    assert config["defense.ratio"] == 0.5 and config["data"] == "Digits", "the sweep's own parameters stay"
-    records = [json.loads(path.read_text()) for path in Path("out/records").glob("*.json")]
+    assert config["cell"]["defense"] == {"class": "Masking", "ratio": 0.3, "rescale": False}
+    assert config["defense.ratio"] == 0.3 and config["data"] == "Digits", "the sweep's own parameters stay"
+    assert {**config["cell"], **config} == config and config["cell"]["data"]["class"] == "Digits"
+    records = [json.loads(path.read_text()) for path in Path(out, "records").glob("*.json")]
     history = [line["history"]["item"] for line in log(run) if line["type"] == "history"]
     expected = curve([record for record in records if record["cell"] == found["cell"]])
     told = [(item["evaluations"], item["psnr"]) for item in history if "evaluations" in item]
     assert told == [(point["evaluations"], point["psnr"]) for point in expected] and len(told) > 2
     assert {"leaderboard", "reconstructions"} <= found.keys()
+    board = table_of(run, "leaderboard")
+    of_cell = {row[board["columns"].index("cell")]: row for row in board["data"]}
+    assert of_cell.keys() == {row["cell"] for row in table}
+    shown = {cell: row[board["columns"].index("reconstructions")] for cell, row in of_cell.items()}
+    assert all(shown.values()), "the records of earlier commands hold pictures, too"
 
 
 @pytest.mark.parametrize(
@@ -310,13 +440,34 @@ def test_the_summary_of_a_sweep_is_of_the_worst_defended_cell(
     assert found.control is (cells[0].row if told else None)
 
 
-def test_a_search_does_not_go_into_a_sweep(sweep: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_search_does_not_go_into_a_sweep(sweep: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(
         "scenarios: [{data: Digits, model: LeNet}]\nattacks: [{class: IDLG, max_evaluations: 2}]\n"
         "defenses: [{class: Masking, range: {ratio: [0, 0.9]}}]\nvictims: 2\n"
     )
     assert leakboard("threshold", "mine.yaml", "--wandb", "offline") == 2
     assert capfd.readouterr().err.startswith("leakboard: a W&B sweep has one run per command")
+
+
+def test_attacks_and_trainings_of_a_suite_have_a_trade_off(
+    environment: pytest.MonkeyPatch, nothing_of_the_developers: None
+) -> None:
+    training = {"clients": 2, "rounds": 1, "learning_rate": 0.1, "train_images": 20, "test_images": 20, "seeds": [0]}
+    suite: dict[str, Any] = {"victims": 2, "lpips": False, "scenarios": [{"data": "Digits", "model": "MLP"}]}
+    suite |= {"attacks": ["AnalyticLinear"], "defenses": ["Masking"], "training": training}
+    Path("mine.yaml").write_text(json.dumps(suite))
+    told: list[list[dict[str, Any]]] = []
+    environment.setattr(Tracker, "write", lambda *_: None)  # what is written is read back above
+    environment.setattr(Tracker, "trade_off", lambda self, points: told.append(points))
+    assert leakboard("run", "mine.yaml", "--wandb", "offline") == 0
+    (points,) = told
+    with Path("runs/mine/leaderboard.csv").open() as attacked, Path("runs/mine/training.csv").open() as trained:
+        leaks = {row["defense"]: row["worst_leak_rate"] for row in csv.DictReader(attacked) if row["worst_leak_rate"]}
+        accuracies = [float(row["accuracy"]) for row in csv.DictReader(trained)]
+    assert len(points) == len(leaks) == 2
+    assert sorted(point["accuracy"] for point in points) == sorted(accuracies)
+    assert sorted(point["leak_rate"] for point in points) == sorted(map(float, leaks.values()))
+    assert Path("runs/mine/tradeoff.png").exists() and all({"attacked", "trained", "void"} < set(one) for one in points)
 
 
 SCRIPT = """

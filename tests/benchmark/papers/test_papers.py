@@ -348,16 +348,20 @@ def test_the_page_of_all_results_is_of_what_is_there(tmp_path: Path, capsys: pyt
     folder = tmp_path / "results"
     (folder / "idlg").mkdir(parents=True)
     (folder / "idlg" / "records.jsonl").write_bytes(b"{}")
-    written = overview.page(folder, lambda run: of_idlg())
+    found = overview.found_in(folder, lambda run: of_idlg())
+    written = overview.page(found)
     assert "| [idlg](idlg/leaderboard.md) | 100 of MNIST | DLG, IDLG | none | cpu, 1 thread |" in written
     assert "- a part of the images" in written and "**iDLG** (arXiv" in written
     for missing in ("DLG-FB", "(masking/", "(quick/", "## Speed", "## What `quick` shows"):
         assert missing not in written
+    for page in (written, overview.index(found)):
+        assert "leakboard run leaderboard" in page and "is not there: it has not been published yet" in page
     assert max(len(line) for line in written.splitlines() if not line.startswith("|")) <= overview.WIDTH
     with pytest.raises(
-        UsageError, match="holds none of quick, idlg, dlg_fb, masking, labels, attacks: publish a run into it first"
+        UsageError,
+        match="holds none of leaderboard, quick, idlg, dlg_fb, masking, labels, attacks: publish a run into it first",
     ):
-        overview.page(tmp_path, lambda run: of_idlg())
+        overview.found_in(tmp_path, lambda run: of_idlg())
     with pytest.raises(SystemExit) as stop:
         main(["page", str(tmp_path), "--paper", "results"])
     assert stop.value.code == 2 and "publish a run into it first" in capsys.readouterr().err
@@ -378,10 +382,12 @@ def test_no_name_in_a_record_is_markup_on_a_page(tmp_path: Path) -> None:
     for written in (
         dlg_fb.page(found, folder),
         dlg_fb.summary(found, folder),
-        overview.page(tmp_path, lambda _: found),
+        overview.page(overview.found_in(tmp_path, lambda _: found)),
     ):
         assert r"&lt;b&gt;\*x\* \| \[y\](z) {{ 1 }}" in " ".join(written.split())
         assert "<b>" not in written and "*x*" not in written.replace(r"\*x\*", "") and r"\\" not in written
+    index = overview.index(overview.found_in(tmp_path, lambda _: found)).partition("</style>")[2]
+    assert "&lt;b&gt;*x* | [y](z) {{ 1 }}" in index and "<b>" not in index and "\\" not in index
 
 
 def attacked(defense: dict[str, Any] | None, adaptive: bool, leaked: int) -> Outcome:

@@ -158,9 +158,9 @@ def test_what_every_worker_died_of_is_told(
 def wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The real package, in an environment that says nothing."""
     module = pytest.importorskip("wandb", reason="the core runs without wandb, its tracking does not")
+    module.teardown()  # the address of its service would otherwise be put back after the test
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    module.teardown()
     yield module
     module.teardown()
 
@@ -192,6 +192,8 @@ def test_each_run_is_tracked_with_its_curve(leakboard: Leakboard, tmp_path: Path
     code, _, err = leakboard(given, "--wandb", "offline")
     assert code == 0 and "W&B" not in err
     found, told = results(tmp_path / "runs" / "mine"), tracked(tmp_path / "runs" / "mine")
+    ((board, _),) = (told.pop(name) for name in set(told) - set(found))
+    assert board["name"] == "mine training" and board["summary"]["training"]["nrows"] == 2
     assert set(told) == set(found) and len(told) == 2
     for key, (about, points) in told.items():
         config, curve = found[key]["config"], found[key]["curve"]
