@@ -176,12 +176,12 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "it writes the page on all published results, and the same as index.html.",
     )
     page.add_argument(
-        "folder", metavar="FOLDER", help="folder of a run of attacks, idlg, dlg_fb, masking or labels, or results"
+        "folder", metavar="FOLDER", help="folder of a run of a paper's suite or of leaderboard, or results"
     )
     page.add_argument(
         "--paper",
         metavar="NAME",
-        help="attacks, idlg, dlg_fb, masking, labels or results (default: the name of the folder)",
+        help="attacks, idlg, dlg_fb, masking, labels, leaderboard or results (default: the name of the folder)",
     )
 
     publish = add(

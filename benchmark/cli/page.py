@@ -5,10 +5,12 @@ from pathlib import Path
 
 from benchmark.cli.parts import Parts
 from benchmark.errors import unknown
-from benchmark.papers import overview
+from benchmark.papers import leaderboard, overview
 from benchmark.store.store import read_all, write_whole
 
-PAPERS = {name: paper.page for name, paper in overview.PAPERS.items()}
+PAPERS = {name: paper.page for name, paper in overview.PAPERS.items()} | dict.fromkeys(
+    overview.BOARDS, leaderboard.page
+)
 
 OVERVIEW = "results"
 """Name of the page on all that is published."""

@@ -26,10 +26,10 @@ WIDTH = 118
 PAPERS = {"idlg": idlg, "dlg_fb": dlg_fb, "masking": masking, "labels": labels, "attacks": attacks}
 """By the folder of a run: what has a ``page`` and a ``summary`` of its records and the folder."""
 
-BOARD, QUICK = "leaderboard", "quick"
-"""The folders that are no paper's: all defenses, and a small version."""
+BOARDS, QUICK = ("leaderboard", "leaderboard_small"), "quick"
+"""The folders that are no paper's: all defenses, on large networks and on small ones, and the quick suite."""
 
-FOLDERS = (BOARD, QUICK, *PAPERS)
+FOLDERS = (*BOARDS, QUICK, *PAPERS)
 
 
 def found_in(folder: Path, read: Callable[[Path], list[Record]]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def found_in(folder: Path, read: Callable[[Path], list[Record]]) -> dict[str, An
         },
         "quick": render("papers/quick.md.j2", **quick(published[QUICK])) if QUICK in published else "",
         "boards": {
-            name: board.scenarios(published[name], folder / name) for name in (BOARD, QUICK) if name in published
+            name: board.scenarios(published[name], folder / name) for name in (*BOARDS, QUICK) if name in published
         },
     }
 

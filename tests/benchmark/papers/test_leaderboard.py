@@ -1,0 +1,70 @@
+"""The page on a board of all defenses: what one point of accuracy buys, and whether older verdicts hold on it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark import run
+from benchmark.cli.main import main
+
+pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
+
+SUITE: dict[str, Any] = {
+    "victims": 3,
+    "lpips": False,
+    "scenarios": [{"data": "Digits", "model": "MLP"}],
+    "attacks": ["AnalyticLinear"],
+    "defenses": [{"class": "Clipping", "max_norm": 0.1}, {"class": "Masking", "sweep": {"ratio": [0.0, 0.5, 0.9]}}],
+    "training": {"clients": 4, "rounds": 2, "learning_rate": 0.1, "train_images": 60, "test_images": 20, "seeds": [0]},
+}
+
+
+def search(defense: str, argument: str, strengths: list[float], stopped: str, at: float | None) -> dict[str, Any]:
+    """Of thresholds.json, for an attacker who knows the defense."""
+    found = {"stopped": stopped, "strength": at, "high": None, "note": "", "rates": [1.0, 0.0]}
+    what = {"dataset": "MNIST", "where": "MNIST LeNet", "scenario": {}, "model": "LeNet", "victims": 4, "fixed": {}}
+    how = {"defense": defense, "argument": argument, "strengths": strengths, "attack": {"class": "IDLG"}}
+    return what | how | {"adaptive": True, "ssim": found}
+
+
+def page(folder: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(["page", folder, "--paper", "leaderboard"])
+    assert not stopped.value.code
+    return Path(folder, "README.md").read_text()
+
+
+def test_the_page_says_what_one_point_buys_where_verdicts_differ_and_how_to_enter() -> None:
+    found = run(SUITE, out="results/mine")
+    assert {row["defense"]: row["worst_leaked"] for row in found.table.rows if row["defense"] == "Clipping"} == {
+        "Clipping": 3
+    }
+    without = page("results/mine")
+    assert "as they were found before" not in without and "## Enter the leaderboard" in without
+
+    masking = Path("results/masking")
+    masking.mkdir()
+
+    def before(*searches: dict[str, Any]) -> dict[str, str]:
+        given = {"ssim": 0.5, "stop": 0.05, "thresholds": searches}
+        (masking / "thresholds.json").write_text(json.dumps(given))
+        rows = [line.split("|") for line in page("results/mine").splitlines() if line.startswith("| Digits")]
+        return {cells[2].strip(): cells[-2].strip() for cells in rows if len(cells) == 7}
+
+    never = search("Clipping", "max_norm", [100.0, 0.001], "never", None)
+    assert before(never, search("Masking", "ratio", [0.0, 0.99], "within", 0.95)) == {
+        "Clipping max_norm": "as found",
+        "Masking ratio": "as found",
+    }
+    # A strength that stopped everybody there leaks here.
+    stopped = search("Clipping", "max_norm", [100.0, 0.001], "within", 1.0)
+    assert before(stopped) == {"Clipping max_norm": "0.1 leaks here, and stopped every attacker there"}
+    elsewhere = never | {"dataset": "CIFAR10"}
+    assert before(stopped, elsewhere) == {"Clipping max_norm": "as found"}  # not everywhere
+    # A class that is not on the board has no row.
+    assert before(search("Pruning", "ratio", [0.0, 0.99], "within", 0.5)) == {}
+    text = page("results/mine")
+    assert "What one point of accuracy buys" in text and "Clipping" in text and "tradeoff.png" in text
+    assert "2 defenses at 4 strengths" in text
