@@ -19,6 +19,7 @@ from benchmark.federation.protect import network_of
 from benchmark.federation.recipe import Federation
 from benchmark.federation.server import judged, train
 from benchmark.federation.setting import Setting
+from benchmark.federation.state import TrainingState
 from benchmark.models import MLP, ConvNet
 from benchmark.rehearsal.scene import Scene
 from benchmark.seeds import generators
@@ -189,6 +190,15 @@ def test_a_network_without_a_last_linear_layer_is_refused_in_one_sentence() -> N
     PRECODE(0).check_clients(model, (1, *SHAPE), False, False)
     with pytest.raises(UsageError, match="PRECODE puts a bottleneck before the last linear layer"):
         network_of(PRECODE(), model, SHAPE)
+
+
+def test_a_network_that_was_trained_before_has_no_bottleneck_and_is_refused(digits: Digits) -> None:
+    setting = Setting(shared=True, state=TrainingState(epochs=1))
+    images, labels = digits.victims(2, 1, 0)
+    scene = Scene("ConvNet", network(), images, labels, digits, setting)
+    with pytest.raises(UsageError, match="another network than the one that state trains before: leave out state"):
+        scene.check_can_defend(Spec("PRECODE", {"size": 8, "beta": 0.0}))
+    scene.check_can_defend(Spec("PRECODE", {"size": 0, "beta": 0.0}))
 
 
 class Wider(HookDefense):
