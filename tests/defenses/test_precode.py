@@ -1,5 +1,6 @@
 """PRECODE: the bottleneck by plain loops of torch, whose draws they are, and what an attacker reads of them."""
 
+from copy import copy
 from typing import Any
 
 import pytest
@@ -219,6 +220,15 @@ class InPlace(Wider):
         return model
 
 
+class ByHook(Wider):
+    """Hooks the network itself, not a copy of it."""
+
+    def on_model(self, model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
+        made = copy(model)  # whose layers are those of the network
+        list(made.modules())[-1].register_forward_hook(lambda layer, given, logits: 2 * logits)
+        return made
+
+
 class NoNetwork(Wider):
     def on_model(self, model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
         return [model]
@@ -243,6 +253,7 @@ class ByAll(PRECODE):
     [
         (Wider(), "on_model leaves out 3.weight: keep the names"),
         (InPlace(), "on_model changes the network that it was given: return a copy"),
+        (ByHook(), "on_model changes the network that it was given: return a copy"),
         (NoNetwork(), "on_model must return a network, not"),
         (Unknown(), "on_forward must return a value of each client for frozen parameters"),
         (ByAll(), "on_forward shares for a client what depends on the other clients"),
