@@ -59,20 +59,16 @@ class OUTPOST(HookDefense):
             shared[name] = value + self.noise * per_client(risk[name], value) * noise * noisy[name]
         return shared
 
-    def _largest(self, update: Update, candidates: Update | None = None) -> Update:
+    def _largest(self, update: Update, without_zeros: bool = False) -> Update:
         """Whether each entry is in one of the columns of the network whose mean square is largest.
 
         Args:
             update: ``[V, ...]``.
-            candidates: bool, whether an entry's column may be one of them; None where all may.
+            without_zeros: whether only columns without a zero come into question.
         """
         each = [columns(value) for value in update.values()]
-        may = (
-            [columns(candidates[name]).all(1) for name in update]
-            if candidates
-            else [one.isfinite().all(1) for one in each]
-        )
-        information = torch.cat([one.square().mean(1) * ok for one, ok in zip(each, may, strict=True)], 1)
+        sizes = [one.square().mean(1) * ((one != 0).all(1) if without_zeros else 1) for one in each]
+        information = torch.cat(sizes, 1)
         most = information.argsort(dim=1, descending=True, stable=True)[:, : round(self.share * information.shape[1])]
         chosen = torch.zeros_like(information).scatter(1, most, 1.0) * (information > 0)
         parts = chosen.split([one.shape[2] for one in each], 1)
@@ -95,7 +91,7 @@ class OUTPOST(HookDefense):
 
     def _read(self, model: nn.Module, weights: Update, observed: Update) -> tuple[Update, Update]:
         risk = risks(model, weights, observed)
-        noisy = self._largest(observed, {name: value != 0 for name, value in observed.items()})
+        noisy = self._largest(observed, without_zeros=True)
         loud = {
             name: noisy[name] & (per_client(self.noise * risk[name], value) > 0) for name, value in observed.items()
         }
