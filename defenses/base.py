@@ -59,15 +59,15 @@ def of_entries_left(observed: Update) -> Update:
 
 
 def weights_at(model: nn.Module, weights: Update, client: int) -> Update:
-    """All parameters and buffers of one client, name -> ``[*shape]``.
+    """The parameters and buffers of one client, name -> ``[*shape]``.
 
     Args:
-        model: the architecture, whose own stand for those that are not given.
+        model: the architecture.
         weights: name -> ``[V, *shape]``, or ``[*shape]`` of a tensor that all share.
         client: its row.
     """
     own = dict(model.named_parameters()) | dict(model.named_buffers())
-    return own | {name: value[client] if value.dim() > own[name].dim() else value for name, value in weights.items()}
+    return {name: value[client] if value.dim() > own[name].dim() else value for name, value in weights.items()}
 
 
 def layer_of(name: str) -> str:
@@ -126,8 +126,7 @@ class Clients:
 
     def weights_of(self, client: int) -> Update:
         """Those of one client, name -> ``[*shape]``."""
-        own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-        return {n: v[client] if v.dim() > own[n].dim() else v for n, v in self.weights.items()}
+        return weights_at(self.model, self.weights, client)
 
     def take(self, client: int) -> Self:
         """One client alone."""

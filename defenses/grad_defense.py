@@ -100,20 +100,23 @@ class GradDefense(HookDefense):
 
     def _slices(self, image_shape: tuple[int, ...], model: nn.Module, weights: Update, update: Update) -> Update:
         """The number of each entry's slice, name -> ``[V, *shape]``."""
-        found: list[Update] = []
-        for client in range(len(next(iter(update.values())))):
-            of_layers = sensitivities(model, weights_at(model, weights, client), image_shape)
-            shares = torch.tensor([of_layers.get(name, 0.0) for name in update], dtype=torch.double)
-            ends = (shares / shares.sum().clamp(min=1e-300)).cumsum(0)
-            placed = {}
-            for (name, value), end, share in zip(
-                update.items(), ends, shares / shares.sum().clamp(min=1e-300), strict=True
-            ):
-                count = value[0].numel()
-                at = end - share + share * (torch.arange(count, dtype=torch.double) + 0.5) / count
-                placed[name] = (at * self.slices).long().clamp(max=self.slices - 1).view(value.shape[1:])
-            found.append(placed)
-        return {name: torch.stack([one[name] for one in found]).to(update[name].device) for name in update}
+        victims, own = len(next(iter(update.values()))), dict(model.named_parameters())
+        is_shared = all(weights[name].dim() == value.dim() for name, value in own.items() if name in weights)
+        networks = (weights_at(model, weights, client) for client in range(1 if is_shared else victims))
+        each = torch.tensor(
+            [
+                [found.get(name, 0.0) for name in update]
+                for found in (sensitivities(model, w, image_shape) for w in networks)
+            ],
+            dtype=torch.double,
+        ).expand(victims, -1)  # [V, tensors]
+        shares = each / each.sum(1, keepdim=True).clamp(min=torch.finfo(each.dtype).tiny)
+        begins, slices = shares.cumsum(1) - shares, {}
+        for (name, value), begin, share in zip(update.items(), begins.T[..., None], shares.T[..., None], strict=True):
+            inside = (torch.arange(value[0].numel()) + 0.5) / value[0].numel()  # of its tensor
+            numbers = ((begin + share * inside) * self.slices).long().clamp(max=self.slices - 1)
+            slices[name] = numbers.view(value.shape).to(value.device)
+        return slices
 
 
 def of_slices(chosen: Tensor, slices: Tensor) -> Tensor:
@@ -139,7 +142,8 @@ def sensitivities(model: nn.Module, weights: Update, image_shape: tuple[int, ...
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((ROOT_IMAGES, *image_shape), generator=generator).to(like).requires_grad_()
     trained = [name for name, value in model.named_parameters() if value.requires_grad]
-    used = {name: value.detach().clone().requires_grad_(name in trained) for name, value in weights.items()}
+    whole = dict(model.named_parameters()) | dict(model.named_buffers()) | weights
+    used = {name: value.detach().clone().requires_grad_(name in trained) for name, value in whole.items()}
     logits = functional_call(model, used, (images,), tie_weights=False)
     labels = torch.arange(ROOT_IMAGES, device=logits.device) % logits.shape[1]
     loss = nn.functional.cross_entropy(logits, labels)

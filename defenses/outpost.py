@@ -4,12 +4,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from defenses.base import Clients, HookDefense, KnownDefense, Update, left_out, of_entries_left, sparse_bytes
+from defenses.base import Clients, HookDefense, KnownDefense, Update, flattened, left_out, of_entries_left, sparse_bytes
 from defenses.interval import per_client
 from defenses.pruning import Pruning
-
-CLEAR = 10.0
-"""Size of a noisy entry that is taken for the gradient's, in parts of the noise."""
 
 
 class OUTPOST(HookDefense):
@@ -21,8 +18,8 @@ class OUTPOST(HookDefense):
     get noise of a standard deviation in proportion to the risk. This is the reading of the authors' code, which however
     returns the gradient itself. It takes FedSGD: of the decay over local steps its one step has none here.
 
-    An attacker who knows it knows the risk, and tells what got noise by its columns, in which no pruned entry is zero.
-    Of these he takes the entries that are far above the noise, and leaves the others out, as those that were pruned.
+    An attacker who knows it tells which columns got noise: no pruned entry in them is zero, and they are large. He
+    leaves them out, as he does what was pruned, and matches the others exactly, however strong the noise is.
 
     Args:
         noise: standard deviation of the noise in parts of the risk, at least 0.
@@ -55,18 +52,30 @@ class OUTPOST(HookDefense):
             )
 
     def on_update(self, update: Update, clients: Clients, generators: Sequence[torch.Generator]) -> Update:
-        information = torch.cat([columns(value).square().mean(1) for value in update.values()], 1)
-        most = information.argsort(dim=1, descending=True, stable=True)[:, : round(self.share * information.shape[1])]
-        chosen = torch.zeros_like(information).scatter(1, most, 1.0)
-        risk = risks(clients.model, clients.weights, update)
-        pruned = Pruning(self.ratio).protect(update, generators)
+        noisy, risk = self._largest(update), risks(clients.model, clients.weights, update)
         shared = {}
-        each = chosen.split([columns(value).shape[2] for value in update.values()], 1)
-        for (name, value), here in zip(pruned.items(), each, strict=True):
+        for name, value in Pruning(self.ratio).protect(update, generators).items():
             noise = torch.stack([torch.randn(value.shape[1:], generator=one) for one in generators]).to(value)
-            where = here[:, None].expand_as(columns(value)).reshape(value.shape)
-            shared[name] = value + self.noise * per_client(risk[name], value) * noise * where
+            shared[name] = value + self.noise * per_client(risk[name], value) * noise * noisy[name]
         return shared
+
+    def _largest(self, update: Update, without_zeros: bool = False) -> Update:
+        """Whether each entry is in one of the columns of the network whose mean square is largest.
+
+        Args:
+            update: ``[V, ...]``.
+            without_zeros: whether only columns without a zero come into question.
+        """
+        each = [columns(value) for value in update.values()]
+        sizes = [one.square().mean(1) * ((one != 0).all(1) if without_zeros else 1) for one in each]
+        information = torch.cat(sizes, 1)
+        most = information.argsort(dim=1, descending=True, stable=True)[:, : round(self.share * information.shape[1])]
+        chosen = torch.zeros_like(information).scatter(1, most, 1.0) * (information > 0)
+        parts = chosen.split([one.shape[2] for one in each], 1)
+        return {
+            name: part[:, None].expand_as(one).reshape(update[name].shape) > 0
+            for name, part, one in zip(update, parts, each, strict=True)
+        }
 
     def bytes_sent(self, shared: Update) -> Tensor:
         return sparse_bytes(shared)
@@ -81,14 +90,14 @@ class OUTPOST(HookDefense):
         )
 
     def _read(self, model: nn.Module, weights: Update, observed: Update) -> tuple[Update, Update]:
-        risk, lost = risks(model, weights, observed), {}
-        for name, value in observed.items():
-            std = self.noise * per_client(risk[name], value)
-            noisy = (columns(value) != 0).all(1, keepdim=True).expand_as(columns(value)).reshape(value.shape) & (
-                std > 0
-            )
-            lost[name] = torch.where(noisy, value.abs() < CLEAR * std, value == 0)
-        return weights, left_out(observed, lost)
+        risk = risks(model, weights, observed)
+        noisy = self._largest(observed, without_zeros=True)
+        loud = {
+            name: noisy[name] & (per_client(self.noise * risk[name], value) > 0) for name, value in observed.items()
+        }
+        lost = {name: loud[name] | (value == 0) for name, value in observed.items()}
+        nothing = torch.stack([flattened(value).all(1) for value in lost.values()]).all(0)  # would be left
+        return weights, left_out(observed, {name: value & ~per_client(nothing, value) for name, value in lost.items()})
 
 
 def columns(value: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from defenses.base import HookDefense, KnownDefense, Update, flattened
+from defenses.base import HookDefense, KnownDefense, Update
 from defenses.soteria import pruned_layer
 
 PLACE = "bottleneck"
@@ -84,7 +84,8 @@ class PRECODE(HookDefense):
 
     An attacker who does not know what was drawn takes the mean, too. One who knows the defense reads the draws from the
     update of one image: the gradient of the bottleneck's weights is the product of that of its biases with the features
-    and with the sample. Where it is the sum of several such products, as in a batch, he leaves the bottleneck out.
+    and with the sample. From a sum of several such products, as of a batch, he cannot. Then he leaves the bottleneck
+    out, whose many entries say little of the image.
 
     Args:
         size: of the code, at least 0; 0 is no defense.
@@ -142,12 +143,8 @@ def last_layer(model: nn.Module, image_shape: tuple[int, ...]) -> str:
 
 
 def kept(observed: Update) -> Update:
-    """1 for each entry, but for those of a bottleneck that is left out as a whole."""
-    ones = {name: torch.ones_like(value) for name, value in observed.items()}
-    for name in filter(of_bottleneck, observed):
-        is_there = (flattened(observed[name]) != 0).any(1)
-        ones[name] = ones[name] * is_there.view(-1, *[1] * (ones[name].dim() - 1))
-    return ones
+    """1 for each entry, but for those of a bottleneck."""
+    return {n: torch.zeros_like(v) if of_bottleneck(n) else torch.ones_like(v) for n, v in observed.items()}
 
 
 def of_bottleneck(name: str) -> bool:
@@ -157,7 +154,7 @@ def of_bottleneck(name: str) -> bool:
 
 @torch.no_grad()
 def read(model: nn.Module, weights: Update, observed: Update) -> tuple[Update, Update]:
-    """The weights with what each client drew, ``[V, 1, K]``, and the update without bottlenecks that do not tell it.
+    """The weights with what each client drew, ``[V, 1, K]``, where that can be read; the update without the bottleneck.
 
     Args:
         model: with a bottleneck.
@@ -174,13 +171,8 @@ def read(model: nn.Module, weights: Update, observed: Update) -> tuple[Update, U
     mean, deviation = code(encoded + weights[f"{place}.encoder.bias"])
     readable = (one & other)[:, None]
     noise = torch.where(readable, (sample - mean) / deviation, 0.0)[:, None]
-    like = observed[f"{place}.encoder.weight"]
-    gone = {
-        name: torch.where(readable.view(-1, *[1] * (value.dim() - 1)), value, 0.0)
-        for name, value in observed.items()
-        if of_bottleneck(name)
-    }
-    return weights | {f"{place}.noise": noise.to(like)}, observed | gone
+    gone = {name: torch.zeros_like(value) for name, value in observed.items() if of_bottleneck(name)}
+    return weights | {f"{place}.noise": noise.to(next(iter(observed.values())))}, observed | gone
 
 
 def into(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from attacks.gradients import differentiable_twice, in_modes, squared_distance, 
 from attacks.update import FedAvg
 from benchmark.errors import UsageError, a_kind, users_code, written
 from benchmark.federation.client import PublicData, known, observe
-from benchmark.federation.protect import check_can_defend, network_of
+from benchmark.federation.protect import breach, check_can_defend, network_of
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, check_logits, drawn_weights
 from benchmark.rehearsal.defense import check_known, check_memory, check_protect
@@ -293,14 +293,23 @@ class Scene:
         check_can_defend(defense, given.label, self.model, (images, *shape[1:]), local is not None, train)
 
     def defended_by(self, defense: Defense) -> "Scene":
-        """The scene with the network that clients with a defense train."""
-        return replace(self, model=network_of(defense, self.model, self.images.shape[2:]))
+        """The scene with the network that clients with a defense train; UsageError where it changes the given one."""
+        if "on_model" not in defense.hooks:
+            return self
+        before = self.observe(None, adaptive=False).update
+        made = replace(self, model=network_of(defense, self.model, self.images.shape[2:]))
+        after = self.observe(None, adaptive=False).update
+        if any(name not in after or not torch.equal(value, after[name]) for name, value in before.items()):
+            raise breach(
+                defense, type(defense).__name__, "changes the network that it was given: return a copy", "on_model"
+            )
+        return made
 
     def check_defense(self, defense: Defense, given: Spec) -> None:
         """UsageError where the defense or the attacker's model of it breaks its contract."""
         label, scene = given.label, self.defended_by(defense)
         model = scene.model
-        if model is not self.model:
+        if scene is not self:
             scene.check_network()
         seen = scene.observe(None, adaptive=False)
         update, by = seen.update, scene.clients(seen)

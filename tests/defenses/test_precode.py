@@ -1,5 +1,6 @@
 """PRECODE: the bottleneck by plain loops of torch, whose draws they are, and what an attacker reads of them."""
 
+from copy import copy
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from benchmark.federation.protect import network_of
 from benchmark.federation.recipe import Federation
 from benchmark.federation.server import judged, train
 from benchmark.federation.setting import Setting
+from benchmark.federation.state import TrainingState
 from benchmark.models import MLP, ConvNet
 from benchmark.rehearsal.scene import Scene
 from benchmark.seeds import generators
@@ -107,8 +109,8 @@ def test_an_attacker_gets_no_draw_and_one_who_knows_the_defense_reads_that_of_on
     torch.testing.assert_close(seen.parameters[f"{PLACE}.noise"], drawn, rtol=1e-2, atol=1e-3)
     truth = images.float(), nn.functional.one_hot(labels, 10).float()
     for name, value in seen.update_of(*truth).items():
-        torch.testing.assert_close(value, seen.update[name], rtol=1e-3, atol=1e-5)
-    assert all(torch.equal(value, blind.update[name]) for name, value in seen.update.items())
+        torch.testing.assert_close(value, blind.update[name], rtol=1e-3, atol=1e-5)
+        assert torch.equal(seen.update[name], torch.zeros_like(value) if "bottleneck" in name else blind.update[name])
 
 
 @pytest.mark.parametrize("setting", [{"images": 2}, {"images": 2, "local": TWO, "order": "known"}])
@@ -144,7 +146,7 @@ def test_an_attacker_who_trains_on_images_of_his_own_draws_for_each_of_his_clien
     made = shared(seen.take([]), *pair, torch.Generator().manual_seed(7))
     _, blind = seen_of(digits, PRECODE(SIZE), shared=True)
     plain = shared(blind.take([]), *pair, torch.Generator().manual_seed(7))
-    assert all(not torch.equal(value[0], value[1]) for value in made.values())
+    assert all(torch.equal(value[0], value[1]) is ("bottleneck" in name) for name, value in made.items())
     assert all(torch.equal(value[0], value[1]) for value in plain.values())
 
 
@@ -191,6 +193,15 @@ def test_a_network_without_a_last_linear_layer_is_refused_in_one_sentence() -> N
         network_of(PRECODE(), model, SHAPE)
 
 
+def test_a_network_that_was_trained_before_has_no_bottleneck_and_is_refused(digits: Digits) -> None:
+    setting = Setting(shared=True, state=TrainingState(epochs=1))
+    images, labels = digits.victims(2, 1, 0)
+    scene = Scene("ConvNet", network(), images, labels, digits, setting)
+    with pytest.raises(UsageError, match="another network than the one that state trains before: leave out state"):
+        scene.check_can_defend(Spec("PRECODE", {"size": 8, "beta": 0.0}))
+    scene.check_can_defend(Spec("PRECODE", {"size": 0, "beta": 0.0}))
+
+
 class Wider(HookDefense):
     """Adds a layer behind the logits."""
 
@@ -207,6 +218,15 @@ class InPlace(Wider):
     def on_model(self, model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
         model.add_module("more", nn.Linear(10, 10))
         return model
+
+
+class ByHook(Wider):
+    """Hooks the network itself, not a copy of it."""
+
+    def on_model(self, model: nn.Module, image_shape: tuple[int, int, int]) -> Any:
+        made = copy(model)  # whose layers are those of the network
+        list(made.modules())[-1].register_forward_hook(lambda layer, given, logits: 2 * logits)
+        return made
 
 
 class NoNetwork(Wider):
@@ -233,6 +253,7 @@ class ByAll(PRECODE):
     [
         (Wider(), "on_model leaves out 3.weight: keep the names"),
         (InPlace(), "on_model changes the network that it was given: return a copy"),
+        (ByHook(), "on_model changes the network that it was given: return a copy"),
         (NoNetwork(), "on_model must return a network, not"),
         (Unknown(), "on_forward must return a value of each client for frozen parameters"),
         (ByAll(), "on_forward shares for a client what depends on the other clients"),
