@@ -130,7 +130,7 @@ def test_what_only_reads_records_does_not_load_torch(tmp_path: Path, made_record
 
 def test_every_command_has_a_handler() -> None:
     _, commands = parsers()
-    assert len(commands) == 14 and all(callable(handler(name)) for name in commands)
+    assert len(commands) == 15 and all(callable(handler(name)) for name in commands)
 
 
 def test_the_help_of_run_names_every_kind_of_class(leakboard: Leakboard) -> None:
@@ -194,6 +194,7 @@ def test_a_cell_is_run_with_control_adaptive_twin_and_baselines(leakboard: Leakb
     assert sorted(path.name for path in out.iterdir()) == [
         "leaderboard.csv",
         "leaderboard.md",
+        "leaderboard.tex",
         "locks",
         "pictures",
         "records",

@@ -145,6 +145,7 @@ def test_an_entry_that_is_as_it_says_is_reproduced(
         "entry.yaml",
         "leaderboard.csv",
         "leaderboard.md",
+        "leaderboard.tex",
         "records.jsonl",
         "tiny.yaml",
         "vfy_rounded.py",

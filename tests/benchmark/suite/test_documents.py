@@ -110,7 +110,7 @@ def test_what_is_too_long_is_refused() -> None:
         ("", "is empty: give it some of the keys name, seed, "),
         ("# victims: 2", "is empty: "),
         ("- victims: 2", "must be a mapping with some of the keys name, seed, victims, block_size, "),
-        ("victims", "defenses, not 'victims'"),
+        ("victims", "defenses, training, not 'victims'"),
     ],
 )
 def test_what_is_no_mapping_says_what_it_is(tmp_path: Path, text: str, sentence: str) -> None:

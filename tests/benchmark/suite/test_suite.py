@@ -28,6 +28,7 @@ OF_OTHER_COMMANDS = {
     "masking": "range of Masking is for leakboard threshold",
     "masking_training": "leakboard train",
     "federated": "leakboard train",
+    "wandb_sweep": "a sweep of Weights & Biases, not a suite",
 }
 
 
