@@ -359,7 +359,7 @@ def test_the_page_of_all_results_is_of_what_is_there(tmp_path: Path, capsys: pyt
     assert max(len(line) for line in written.splitlines() if not line.startswith("|")) <= overview.WIDTH
     with pytest.raises(
         UsageError,
-        match="holds none of leaderboard, leaderboard_small, quick, idlg, dlg_fb, masking, labels, attacks: publish a run",
+        match="holds none of leaderboard, leaderboard_small, quick, idlg, dlg_fb, masking, labels, attacks: publish",
     ):
         overview.found_in(tmp_path, lambda run: of_idlg())
     with pytest.raises(SystemExit) as stop:
