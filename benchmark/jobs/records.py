@@ -142,7 +142,7 @@ def run_blocks(
                     block.victims, share, of_labels, of_images, claims_to_know(cell), bench.perceptual is not None
                 ),
                 "curve": curve(share.trajectory, images[rows]),
-                "picture": strip(images[rows], share.images.cpu()) if attack.seeks_images else "",
+                "picture": strip(images[rows], of_images.found.images.cpu()) if of_images else "",
             }
         )
     return records
@@ -427,7 +427,7 @@ def victims_table(
         rows.append(
             {
                 "index": victim,
-                "status": found.status[row],
+                "status": (of_images.found if of_images else found).status[row],  # of what is scored
                 "start": found.starts[row] if found.starts else None,
                 "evaluations": int(found.evaluations[row]),
                 "loss": finite(float(found.loss[row])),

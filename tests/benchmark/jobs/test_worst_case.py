@@ -1,15 +1,25 @@
 """The worst case of an ensemble, on hand-made images."""
 
+import base64
+import io
 import random
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
+from PIL import Image
 from torch import Tensor
 
-from attacks import Reconstruction
+from attacks import Attack, Observation, Reconstruction
 from attacks.autoleak import NOT_TRIED
+from benchmark import run
 from benchmark.jobs.worst_case import worst_case
+from benchmark.store.store import read_all
+from datamodules import Digits, take_victims
 
 IMAGES = torch.full((3, 2, 1, 4, 4), 0.5)
 NULL = torch.full((3, 2), 15.0)
@@ -79,3 +89,46 @@ def test_to_what_diverged_or_was_not_tried_nothing_leaks() -> None:
 def test_what_is_no_ensemble_is_its_own_worst_case() -> None:
     one = found([[0.1, 0.1]] * 3)
     assert worst_case(one, IMAGES, NULL) == (one, None)
+
+
+class Several(Attack):
+    """An ensemble, which knows the private images: each victim has another pair of statuses and qualities."""
+
+    def reconstruct(self, observation: Observation, callbacks: Sequence[Callback] = ()) -> Reconstruction:
+        data = Digits()
+        data.setup()
+        victims = observation.num_victims
+        private = take_victims(data, victims, 1, 0, 1)[0].to(observation.mean_image)
+
+        def part(off: list[float], status: list[str]) -> Reconstruction:
+            return Reconstruction(
+                images=(private - torch.tensor(off[:victims]).view(-1, 1, 1, 1, 1)).abs(),
+                labels=torch.zeros(victims, 1, dtype=torch.long),
+                loss=torch.zeros(victims),
+                evaluations=torch.ones(victims, dtype=torch.long),
+                status=status[:victims],
+            )
+
+        near, far = [0.01, 0.4, 0.01, 0.4] * 2, [0.4, 0.01, 0.01, 0.4] * 2
+        one = part(near, ["converged"] * 4 + ["diverged"] * 4)
+        two = part(far, ["diverged"] * 2 + ["converged"] * 2 + ["converged"] * 4)
+        return replace(one, candidates={"one": one, "two": two})
+
+
+def test_a_record_has_the_status_and_the_picture_of_what_it_scores(
+    nothing_of_the_developers: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of returned images that diverged, too, where those of another part leaked."""
+    cell = {"data": "Digits", "model": "MLP", "attack": Several, "victims": 8, "out": "out"}
+    run(**cell)
+    (record,) = (one for one in read_all(Path("out")) if one["config"]["attack"]["class"].endswith("Several"))
+    assert "damaged" not in capsys.readouterr().err
+    victims = record["victims"]
+    assert [victim["leaked_any"] for victim in victims] == [True, False, True, False, False, True, True, False]
+    assert [victim["part"] for victim in victims if victim["leaked_any"]] == ["one", "one", "two", "two"]
+    assert all(victim["status"] == "converged" for victim in victims if victim["leaked_any"])
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(record["picture"]))).convert("L"), dtype=float) / 255
+    true, shown_below = (rows.reshape(8, 8, 8).transpose(1, 0, 2) for rows in np.split(pixels, 2))
+    errors = ((true - shown_below.clip(0, 1)) ** 2).mean((1, 2))
+    # The fifth is of an attack that diverged: near, and yet nothing that it found.
+    assert [bool(error < 0.01) for error in errors] == [True, True, True, False, True, True, True, False]
