@@ -31,8 +31,8 @@ class GradDefense(HookDefense):
     on a public root set, in place of which there are images of noise here. What their server does to take the noise out
     of the mean of many clients is left out.
 
-    An attacker who knows it computes the slices, and leaves out those that look like noise. Where the noise is too
-    small for that, he weighs a prior of images against it.
+    An attacker who knows it computes the slices, and leaves out those that look like noise, where these are as many as
+    have got it. Where the noise is too small for that, he weighs a prior of images against it.
 
     Args:
         std: standard deviation of the noise, at least 0; 0 is no defense.
@@ -89,7 +89,8 @@ class GradDefense(HookDefense):
                 for size, place in zip(sizes, places, strict=True)
             ]
         )
-        lost &= ~lost.all(1, keepdim=True) & (self.noisy < self.slices)  # or nothing would be left
+        # Else some noise would be taken for the gradient, or nothing would be left.
+        lost &= (lost.sum(1, keepdim=True) >= self.noisy) & ~lost.all(1, keepdim=True)
         return weights, left_out(observed, {name: of_slices(lost, slices[name]) for name in observed})
 
     def _is_noise(self, entries: Tensor) -> Tensor:
