@@ -78,7 +78,7 @@ class Worker(Generic[J]):
         except DataError as error:
             return str(data_fault(error))
         except CODE_ERRORS as error:
-            if users_line(error) is None and not isinstance(error, SystemExit):
+            if users_line(error) is None and not isinstance(error, SystemExit | KeyboardInterrupt):
                 traceback.print_exc()  # not the user's fault
             return str(users_fault(error, f"{users_function(error)} has failed"))
         return ""

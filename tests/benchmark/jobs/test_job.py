@@ -140,6 +140,18 @@ class Stop(Watch[Square]):
             raise KeyboardInterrupt
 
 
+class Interrupted(Squares):
+    def do(self, jobs: list[Square], store: Store, bench: Workbench, watch: Watch[Square]) -> list[Record]:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_within_our_own_code_is_no_fault_of_a_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    worker = Worker(JOBS, Interrupted(), tmp_path, None, torch.get_num_threads(), "cpu", None, "", Path.cwd(), 2)
+    with pytest.raises(KeyboardInterrupt):
+        worker()
+    assert capsys.readouterr().err == ""
+
+
 def test_it_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = Store(tmp_path, Squares.shelf)
     with pytest.raises(KeyboardInterrupt):
