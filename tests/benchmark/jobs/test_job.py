@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -140,13 +141,11 @@ class Stop(Watch[Square]):
             raise KeyboardInterrupt
 
 
-class Interrupted(Squares):
-    def do(self, jobs: list[Square], store: Store, bench: Workbench, watch: Watch[Square]) -> list[Record]:
-        raise KeyboardInterrupt
-
-
-def test_ctrl_c_within_our_own_code_is_no_fault_of_a_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    worker = Worker(JOBS, Interrupted(), tmp_path, None, torch.get_num_threads(), "cpu", None, "", Path.cwd(), 2)
+def test_ctrl_c_within_our_own_code_is_no_fault_of_a_worker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "claim", Mock(side_effect=KeyboardInterrupt))
+    worker = Worker(JOBS, Squares(), tmp_path, None, torch.get_num_threads(), "cpu", None, "", Path.cwd(), 2)
     with pytest.raises(KeyboardInterrupt):
         worker()
     assert capsys.readouterr().err == ""
