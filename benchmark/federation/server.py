@@ -288,7 +288,7 @@ def shared_updates(
 ) -> Update:
     """What V clients share of their updates.
 
-    A defense that looks at the batch as well meets the clients one after another, as their batches differ in size.
+    A defense that looks at the batch as well meets the clients one after another where their batches differ in size.
 
     Args:
         network: what they train.
@@ -302,14 +302,15 @@ def shared_updates(
     label, copies = type(defense).__name__, {name: value.clone() for name, value in given.items()}
     if "on_update" not in defense.hooks:
         return protected(defense, copies, sources, label)
+    own = [torch.cat(list(of_client)).unique() for of_client in batches]  # all of a client's images, once
+    size = len(own) if len({len(one) for one in own}) == 1 else 1
     rows = []
-    for row, of_client in enumerate(batches):
-        here = slice(row, row + 1)
-        every = torch.cat(list(of_client)).unique()  # all of its images, once
-        batch = as_batch(network.model, data.images[every], data.labels[every], data.num_classes)
-        clients = Clients(network.model, weights, batch[0][None], batch[1][None])
-        own = {name: value[here] for name, value in copies.items()}
-        rows.append(protected(defense, own, sources[here], label, clients))
+    for first in range(0, len(own), size):
+        here, every = slice(first, first + size), torch.cat(own[first : first + size])
+        images, labels = as_batch(network.model, data.images[every], data.labels[every], data.num_classes)
+        batch = (one.unflatten(0, (size, -1)) for one in (images, labels))
+        part = {name: value[here] for name, value in copies.items()}
+        rows.append(protected(defense, part, sources[here], label, Clients(network.model, weights, *batch)))
     return {name: torch.cat([row[name] for row in rows]) for name in given}
 
 
