@@ -156,7 +156,7 @@ def test_every_cell_of_a_suite_is_taken_by_its_attack(
     assert planned.cells and [one.reason for one in declined] == []
 
 
-TO_COME: tuple[str, ...] = overview.BOARDS
+TO_COME: tuple[str, ...] = ("leaderboard",)
 """Folders whose runs are not published yet; to be emptied when they are."""
 
 PUBLISHED = [name for name in overview.FOLDERS if name not in TO_COME]
@@ -172,8 +172,10 @@ def records_of(name: str) -> list[Record]:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_tables_are_what_their_records_say(name: str) -> None:
     folder = ROOT / "results" / name
-    found = leaderboard.of_records(records_of(name), intervals=name != "masking")  # whose intervals take seconds
-    assert (folder / "leaderboard.md").read_text() == table.as_markdown(found, name, None)
+    records = records_of(name)
+    found = leaderboard.of_records(records, intervals=name != "masking")  # whose intervals take seconds
+    no_lpips = table.missing_lpips(records) if name in overview.BOARDS else None
+    assert (folder / "leaderboard.md").read_text() == table.as_markdown(found, name, no_lpips)
     if name != "masking":
         assert (folder / "leaderboard.csv").read_text() == table.as_csv(found)
 
@@ -192,6 +194,8 @@ def test_the_published_page_is_what_its_records_say(paper: str, tmp_path: Path) 
     figures = re.findall(r"!\[.*?\]\((.*?)\)", (published / "README.md").read_text())
     assert figures or paper == "attacks"
     others = [copy / name for name in ("thresholds.md", "spectrum.md", "diagnosis.md") if (copy / name).exists()]
+    (tmp_path / "masking").mkdir(exist_ok=True)  # whose strengths stand beside a board's
+    shutil.copy(ROOT / "results" / "masking" / "thresholds.json", tmp_path / "masking")
     for made_anew in (copy / "README.md", *(copy / figure for figure in figures), *others):
         made_anew.unlink()
     made = PAPERS[paper](records_of(paper), copy)

@@ -16,6 +16,7 @@ from benchmark.thresholds import strengths
 from benchmark.thresholds.strengths import ADAPTIVE, DefenseThresholds
 from benchmark.thresholds.table import NEVER, WITHIN
 from benchmark.tradeoff.one_point import sentences
+from benchmark.tradeoff.page import write
 from benchmark.tradeoff.points import trade_offs
 
 MASKING = "masking"
@@ -42,14 +43,16 @@ class Verdict:
 
 
 def page(records: list[Record], folder: Path) -> str:
-    """The page of a folder with a board, as Markdown.
+    """The page of a folder with a board, as Markdown; it writes the trade-off again, too.
 
     Args:
         records: of the attacks.
         folder: of the run, with its trainings; beside it may be that of the masking paper.
     """
-    boards = of_records(records, intervals=False, declined=declined_in(folder)).boards
-    trained = trainings(folder)
+    board, trained = of_records(records, intervals=False, declined=declined_in(folder)), trainings(folder)
+    boards = board.boards
+    if trained:
+        write(folder, board, trained)
     found, without, _ = trade_offs(boards, trained)
     beside = folder.parent / MASKING
     before = strengths.read(beside).defenses if (beside / "thresholds.json").exists() else []
@@ -58,7 +61,7 @@ def page(records: list[Record], folder: Path) -> str:
         title=folder.resolve().name,
         sections=[(one.attacked, sentences(one.points)) for one in found],
         without=without,
-        has_figure=(folder / "tradeoff.png").exists(),
+        has_figure=bool(found),
         counts=[counts(board) for board in boards],
         verdicts=[verdict for board in boards for verdict in verdicts(board, before)],
         provenance=provenance(records, trained),

@@ -44,14 +44,14 @@ def declined_in(folder: Path) -> list[Declined]:
 
 
 def keep_declined(folder: Path, now: list[Declined], taken: Collection[str]) -> None:
-    """Notes the cells of a suite that have no records.
+    """Notes the cells of a suite that have no records; what another suite has not run is not this one's to run.
 
     Args:
         folder: of the run.
         now: those of the suite.
         taken: ids of its other cells, which may have had none before.
     """
-    others = {one.cell: one for one in declined_in(folder) if one.cell not in taken}
+    others = {one.cell: one for one in declined_in(folder) if one.cell not in taken and one.reason}
     kept = list((others | {one.cell: one for one in now}).values())
     if kept:
         write_whole(folder / FILE, msgspec.json.format(msgspec.json.encode(kept), indent=1))
