@@ -4,8 +4,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from defenses.base import Clients, HookDefense, KnownDefense, Update
+from defenses.base import Clients, HookDefense, KnownDefense, Update, weights_at
 
 AT_ONCE = 64
 """Features whose derivatives are computed together."""
@@ -67,7 +68,7 @@ def pruned_layer(model: nn.Module, image_shape: tuple[int, ...]) -> str | None:
 
 
 def importance(images: Tensor, features: Tensor) -> Tensor:
-    """``||d r / d x|| / |r|`` of each feature r, summed over the images x of a batch, ``[F]``.
+    """``||d r / d x|| / |r|`` of each feature r of each image x, ``[N, F]``.
 
     Args:
         images: ``[N, C, H, W]``, of which the features were computed.
@@ -78,8 +79,8 @@ def importance(images: Tensor, features: Tensor) -> Tensor:
         each = nn.functional.one_hot(some, features.shape[1]).to(features)[:, None].expand(-1, len(features), -1)
         (slopes,) = torch.autograd.grad(features, images, each, retain_graph=True, is_grads_batched=True)
         size, value = slopes.flatten(2).norm(dim=2), features.detach()[:, some].T.abs()
-        total.append(torch.where(size == 0, 0.0, size / value).sum(1))
-    return torch.cat(total)
+        total.append(torch.where(size == 0, 0.0, size / value))
+    return torch.cat(total).T
 
 
 class Soteria(HookDefense):
@@ -117,20 +118,28 @@ class Soteria(HookDefense):
             raise ValueError("Soteria prunes the last linear layer: give a network that ends in one that is trained")
 
     def on_update(self, update: Update, clients: Clients, generators: Sequence[torch.Generator]) -> Update:
-        name = pruned_layer(clients.model, clients.images.shape[2:])
-        weight = f"{name}.weight"
-        return update | {
-            weight: torch.stack([self._prune(update[weight][c], clients, c) for c in range(len(generators))])
-        }
+        weight = f"{pruned_layer(clients.model, clients.images.shape[2:])}.weight"
+        victims, features = len(generators), update[weight].shape[2]
+        # Clients who share the network, and whose images do not meet in it, are seen in one forward pass.
+        one = weights_at(clients.model, clients.weights, 0)
+        together = all(value.shape == clients.weights[name].shape for name, value in one.items()) and not any(
+            layer.training for layer in clients.model.modules() if isinstance(layer, _BatchNorm)
+        )
+        groups = [range(victims)] if together else [range(v, v + 1) for v in range(victims)]
+        matters = torch.cat([self._importance(clients, group) for group in groups])  # [V, F]
+        least = matters.argsort(dim=1, stable=True)[:, : self._pruned(features)]
+        return update | {weight: update[weight].scatter(2, least[:, None].expand(-1, update[weight].shape[1], -1), 0.0)}
 
     @torch.enable_grad()
-    def _prune(self, gradient: Tensor, clients: Clients, client: int) -> Tensor:
-        """The gradient ``[K, F]`` of a client's last layer, as it is shared."""
-        images = clients.images[client].detach().requires_grad_()
-        found = last_linear(clients.model, clients.weights_of(client), images)
+    def _importance(self, clients: Clients, group: range) -> Tensor:
+        """What each feature says of the images of some clients, who use the weights of the first of them, ``[V, F]``.
+
+        Summed over the images of a client.
+        """
+        images = clients.images[group.start : group.stop].flatten(0, 1).detach().requires_grad_()
+        found = last_linear(clients.model, clients.weights_of(group.start), images)
         assert found is not None
-        least = importance(images, found[1]).argsort(stable=True)[: self._pruned(gradient.shape[1])]
-        return gradient.index_fill(1, least, 0.0)
+        return importance(images, found[1]).unflatten(0, (len(group), -1)).sum(1)
 
     def _pruned(self, features: int) -> int:
         return round(self.ratio * features)

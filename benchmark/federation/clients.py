@@ -1,7 +1,7 @@
 """What a client of a federated training does: its batches, their gradients, its local steps."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -24,6 +24,9 @@ Weights = dict[str, Tensor]
 
 FEW_IMAGES = 16
 """Up to so many images in a batch, all clients in one batched step are faster on a CPU than one after another."""
+
+Otherwise = Callable[[Sequence[int]], Steps]
+"""From the places of some clients to what these do otherwise in their steps, in which they are taken together."""
 
 
 class Data(NamedTuple):
@@ -151,7 +154,7 @@ def client_updates(
     data: Data,
     local_rate: float | None,
     seeds: Sequence[int],
-    otherwise: Sequence[Steps] = (),
+    otherwise: Otherwise = lambda places: AS_USUAL,
     home: Weights | None = None,
 ) -> Update:
     """What V clients would share but for what a defense does to the update, name -> ``[V, ...]``.
@@ -166,20 +169,25 @@ def client_updates(
         data: which the batches are of.
         local_rate: learning rate of local steps; None where the gradient is shared.
         seeds: of each client's randomness, such as Dropout's, in this round.
-        otherwise: what each client does otherwise in its steps; empty where all do as usual.
+        otherwise: what clients do otherwise in their steps. All of them are asked for together where their batches
+            are of one size.
         home: what each has of its own, ``[V, ...]``, in place of the server's.
     """
-    at_once = network.batched and all(one == AS_USUAL for one in otherwise)
+    at_once = network.batched and max(len(batch) for own in batches for batch in own) <= FEW_IMAGES
+    together = at_once and len({tuple(map(len, own)) for own in batches}) == 1
+    everyone = range(len(batches))
+    how = [otherwise(places) for places in ([everyone] if together else [[place] for place in everyone])]
+    at_once = together or (at_once and all(one == AS_USUAL for one in how))
     begin = weights | (home or {})
     local = expanded(network, weights, len(batches)) | {n: value.clone() for n, value in (home or {}).items()}
     for step in range(len(batches[0])):
         now = [of_client[step] for of_client in batches if len(of_client) > step]
         front = {name: value[: len(now)] for name, value in local.items()}  # views
-        if at_once and max(map(len, now)) <= FEW_IMAGES:
-            slopes = all_at_once(network, weights, front, now, data)
+        if at_once:
+            slopes = all_at_once(network, weights, front, now, data, how[0])
         else:
             here = [seed + step for seed in seeds]
-            slopes = one_after_another(network, weights, front, now, data, here, otherwise)
+            slopes = one_after_another(network, weights, front, now, data, here, how)
         if local_rate is None:
             return slopes | {n: begin[n] - value for n, value in local.items() if n not in slopes}
         for name, slope in slopes.items():
@@ -193,19 +201,39 @@ def expanded(network: Network, weights: Weights, clients: int) -> Weights:
     return {name: weights[name].expand(clients, *weights[name].shape).clone() for name in names}
 
 
-def all_at_once(network: Network, weights: Weights, local: Weights, batches: Sequence[Tensor], data: Data) -> Update:
-    """:func:`one_after_another` in one batched step, for a network that was shown to allow it."""
+def all_at_once(
+    network: Network,
+    weights: Weights,
+    local: Weights,
+    batches: Sequence[Tensor],
+    data: Data,
+    how: Steps = AS_USUAL,
+) -> Update:
+    """:func:`one_after_another` in one batched step, for a network that was shown to allow it.
+
+    Args:
+        network: what they train.
+        weights: the server's.
+        local: each client's own, ``[V, ...]``.
+        batches: images of each client; of one size where clients do anything otherwise.
+        data: which the batches are of.
+        how: what all of them do otherwise.
+    """
     network.model.train()
     index = pad_sequence(list(batches), batch_first=True)
+    images, targets = as_batch(network.model, data.images[index], data.labels[index], data.num_classes)
+    leaves = {name: local[name].detach().requires_grad_() for name in network.trained}
+    own = leaves | (how.forward(network.model, index.shape[1]) if how.forward else {})
+    if how.batch:
+        images, targets = how.batch(images, targets)
+    rest = {name: value for name, value in weights.items() if name not in own}
+    if how.gradients:
+        return how.gradients(example_gradients(network.model, rest | own, images, targets))
     sizes = torch.tensor([len(batch) for batch in batches])[:, None]
     # A row of padding weighs nothing, and the others make up for it in the mean.
-    weigh = ((torch.arange(index.shape[1]) < sizes) * (index.shape[1] / sizes)).to(data.images.device)
-    targets = nn.functional.one_hot(data.labels[index], data.num_classes) * weigh[..., None]
-    leaves = {name: local[name].detach().requires_grad_() for name in network.trained}
-    rest = {name: value for name, value in weights.items() if name not in leaves}
-
-    logits = vmap(lambda own, images: logits_of(network.model, rest | own, images))(leaves, data.images[index])
-    losses = -(targets * logits.log_softmax(-1)).sum(-1).mean(1)
+    weigh = ((torch.arange(index.shape[1]) < sizes) * (index.shape[1] / sizes)).to(targets.device)
+    logits = vmap(lambda mine, batch: logits_of(network.model, rest | mine, batch))(own, images)
+    losses = -(targets * weigh[..., None] * logits.log_softmax(-1)).sum(-1).mean(1)
     slopes = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, slopes, strict=True))
 

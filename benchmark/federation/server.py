@@ -33,7 +33,7 @@ from benchmark.federation.partition import split
 from benchmark.federation.protect import network_of, protected, sent_bytes, steps
 from benchmark.federation.recipe import Federation
 from benchmark.seeds import generator_for, generators, seed_for
-from defenses.base import Clients, Defense, Update, dense_bytes
+from defenses.base import Clients, Defense, Steps, Update, dense_bytes
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class State:
         entries: of all that it was given.
         entries_changed: those that it changed by more than rounding.
         bytes_sent: by all clients in all rounds so far.
-        client_seconds: that they have worked for, the defense included.
+        client_seconds: that they have worked for, the defense included: of the processor where they share one, which
+            other programs do not lengthen, and by the clock on an accelerator.
         diverged: whether the last update or loss was NaN or infinite: there is no next round.
         home: what each client has of its own in place of the server's, ``[clients, ...]``.
         home_momentum: its last step in each of them.
@@ -192,9 +193,16 @@ def next_round(
     chosen = sorted(batches, key=lambda client: (-len(batches[client]), client))
     local_rate = how.rate(state.round) if how.algorithm == "FedAvg" else None
     forward = [seed_for(seed, client, f"forward/{number}") for client in chosen]
-    began = time.perf_counter()
-    label, canaries = type(defense).__name__, {client: Canary() for client in chosen}
-    otherwise = [steps(defense, seed, [c], f"/{number}", label, canaries[c].told) for c in chosen]
+    clock = time.process_time if data.images.device.type == "cpu" else time.perf_counter
+    began = clock()
+    label, canaries = type(defense).__name__, [Canary() for _ in chosen]
+
+    def otherwise(places: Sequence[int]) -> Steps:
+        def told(given: Update, returned: Update) -> None:
+            count_changes([canaries[place] for place in places], given, returned)
+
+        return steps(defense, seed, [chosen[place] for place in places], f"/{number}", label, told)
+
     home = {name: value[chosen] for name, value in state.home.items()}
     taken = [batches[client] for client in chosen]
     updates = client_updates(network, state.weights, taken, data, local_rate, forward, otherwise, home)
@@ -204,13 +212,10 @@ def next_round(
         if given and defense.hooks & {"protect", "on_update"}:
             sources = generators(seed, chosen, f"defense/{number}")
             shared = shared_updates(network, state.weights, defense, given, taken, data, sources)
-            changed = changed_entries(given, shared).tolist()
-            entries = sum(value[0].numel() for value in given.values())
-            for client, of_it in zip(chosen, changed, strict=True):
-                canaries[client].count(entries, int(of_it))
+            count_changes(canaries, given, shared)
             updates |= shared
-        state = counted(state, canaries.values())
-    worked = time.perf_counter() - began
+        state = counted(state, canaries)
+    worked = clock() - began
     sent = bytes_of(updates, given.keys(), defense)
     counts = torch.tensor([len(shares[client]) for client in chosen])
     turns = state.turns.clone()
@@ -326,14 +331,13 @@ class Canary:
     entries: int = 0
     changed: int = 0
 
-    def told(self, given: Update, returned: Update) -> None:
-        """Counts the entries ``[1, ...]`` of one hook."""
-        self.count(sum(value.numel() for value in given.values()), int(changed_entries(given, returned)))
 
-    def count(self, entries: int, changed: int) -> None:
-        """Adds some entries."""
-        self.entries += entries
-        self.changed += changed
+def count_changes(canaries: Sequence[Canary], given: Update, returned: Update) -> None:
+    """Adds what V clients were given and what became of it, both ``[V, ...]``, to the canary of each."""
+    entries = sum(value[0].numel() for value in given.values())
+    for canary, changed in zip(canaries, changed_entries(given, returned).tolist(), strict=True):
+        canary.entries += entries
+        canary.changed += int(changed)
 
 
 def counted(state: State, canaries: Collection[Canary]) -> State:

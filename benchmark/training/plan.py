@@ -15,12 +15,12 @@ from benchmark.errors import UsageError
 from benchmark.federation import server as federated
 from benchmark.federation.clients import Data
 from benchmark.identity import digest
-from benchmark.jobs.blocks import Workbench, check_images, checksum, found_or, from_data
+from benchmark.jobs.blocks import Workbench, check_images, checksum, code_of, found_or, from_data
 from benchmark.rehearsal.scene import check_frozen
 from benchmark.rehearsal.training import Rehearsal
 from benchmark.seeds import generator_for
 from benchmark.store.store import Record, Store, say
-from benchmark.suite.registry import build_model, spec_of
+from benchmark.suite.registry import Spec, build_model, spec_of
 from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite, but_for_the_rate
 from benchmark.training.table import label, of_cell
 from benchmark.versions.behavior import Behaviors
@@ -198,6 +198,7 @@ class Codes:
 
     bench: Workbench
     _networks: dict[str, str] = field(default_factory=dict)
+    _codes: dict[tuple[str, ...], str] = field(default_factory=dict)
     _behaviors: Behaviors = field(default_factory=Behaviors)
 
     def of(self, training: Training) -> str:
@@ -210,11 +211,16 @@ class Codes:
         scenario, parts = training.scenario, training.parts()
         network = found_or(self._networks, f"{scenario.data} {scenario.model}", lambda: self._network(scenario))
         does = self._behaviors.of(self.bench.data(scenario.data), parts, BEHAVIOR_IMAGES, train=True)
-        code = checksum_of({Path(federated.__file__)}, parts.items(), [Path(__file__).with_name("record.py")])
+        code = code_of(parts, self._codes, checksum_of_trainings)
         return hashlib.sha256(" ".join(filter(None, (code, network, does))).encode()).hexdigest()
 
     def _network(self, scenario: TrainingScenario) -> str:
         return networks_sha256(training_model(self.bench, scenario), 0, 0)
+
+
+def checksum_of_trainings(parts: dict[str, Spec]) -> str:
+    """sha256 of the code that decides what trainings with these classes do."""
+    return checksum_of({Path(federated.__file__)}, parts.items(), [Path(__file__).with_name("record.py")])
 
 
 def present(runs: list[Run], records: list[Record], bench: Workbench) -> set[str]:

@@ -101,6 +101,19 @@ def test_running_statistics_and_weights_stay_as_they_are() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+NORMALIZING = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 12), nn.Sigmoid(), nn.Linear(12, 10))
+
+
+@pytest.mark.parametrize("model", [HeadFirst().eval(), NORMALIZING.train()], ids=["alone", "BatchNorm"])
+def test_clients_who_share_a_network_do_not_see_each_others_images(model: nn.Module) -> None:
+    by = clients(model)
+    together = shared(Soteria(), by, ones(model))
+    for client in range(2):
+        update = {name: value[:1] for name, value in ones(model).items()}
+        alone = Soteria().on_update(update, by.take(client), generators(0, range(1), "defense"))
+        assert all(torch.equal(value[0], together[name][client]) for name, value in alone.items())
+
+
 def test_the_attacker_leaves_out_the_columns_that_were_pruned_and_no_others() -> None:
     """Where more columns are zero than were pruned, all that was pruned was zero before."""
     model = HeadFirst()

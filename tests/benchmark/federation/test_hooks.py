@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ from defenses import (
     Soteria,
     Update,
 )
-from defenses.base import global_norm
+from defenses.base import Steps, global_norm
 from defenses.soteria import pruned_layer
 from tests.benchmark.training.conftest import carried_out, suite
 
@@ -225,10 +225,13 @@ def test_clients_of_a_training_do_what_an_attacked_client_does(
     weights, count = start(model, SGD, 3).weights, 8 if local else 4
     rows = torch.arange(2 * count).view(2, count)
     batches = [list(own.repeat(2).split(4)) if local else [own] for own in rows]
-    both = [steps(defense, 5, one, "/1", "mine") for one in ([0], [1], [0, 1])]
+
+    def mine(places: Sequence[int]) -> Steps:
+        return steps(defense, 5, places, "/1", "mine")
+
     rate = local.learning_rate if local else None
     names = dict(model.named_buffers())
-    trained = client_updates(examine(model, weights, data), weights, batches, data, rate, [0, 0], both[:2])
+    trained = client_updates(examine(model, weights, data), weights, batches, data, rate, [0, 0], mine)
     attacked = local_update(
         ClientsNetwork(
             model,
@@ -239,7 +242,7 @@ def test_clients_of_a_training_do_what_an_attacked_client_does(
         data.images[rows],
         nn.functional.one_hot(data.labels[rows], 10).float(),
         False,
-        steps=both[2],
+        steps=mine([0, 1]),
     )
     for name, value in attacked.items():
         torch.testing.assert_close(trained[name], value, rtol=2e-3, atol=1e-5)
