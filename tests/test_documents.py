@@ -10,20 +10,26 @@ from pathlib import Path
 import pytest
 import torch
 
+from attacks.gradients import trained_names
 from benchmark.boards import leaderboard, table
 from benchmark.cli.main import main
 from benchmark.cli.page import PAPERS
+from benchmark.federation.protect import check_can_defend, network_of
 from benchmark.jobs.blocks import Workbench, applicable
 from benchmark.papers import overview
 from benchmark.papers.sources import trainings
 from benchmark.rehearsal import contracts
+from benchmark.rehearsal.defense import check_fits
 from benchmark.store.store import Record, read_all
 from benchmark.studies import performance_page
 from benchmark.suite import suite
+from benchmark.suite.registry import build
 from benchmark.suite.suite import load
 from benchmark.thresholds import search as threshold
 from benchmark.training import suite as training_suite
 from benchmark.training import table as training_table
+from benchmark.training.plan import training_model
+from benchmark.training.suite import beside
 
 ROOT = Path(__file__).parent.parent
 
@@ -140,10 +146,10 @@ class Fake(PrivateData):
 
 
 @pytest.mark.parametrize("name", ["attacks", "leaderboard"])
-def test_every_cell_of_a_suite_is_taken_by_its_attack(
+def test_every_cell_of_a_suite_is_taken_by_its_attack_and_trained(
     name: str, nothing_of_the_developers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On noise of the shape of CIFAR, and without the trained weights."""
+    """Each defense fits the clients of both. On noise of the shape of CIFAR, and without the trained weights."""
     Path("fake.py").write_text(FAKE)
     given = suite.read(ROOT / "configs" / f"{name}.yaml")
     for scenario in given["scenarios"]:
@@ -152,8 +158,20 @@ def test_every_cell_of_a_suite_is_taken_by_its_attack(
             scenario["data"] = {"class": "fake.Fake", "num_classes": classes}
         if isinstance(scenario["model"], dict):
             scenario["model"] = {key: value for key, value in scenario["model"].items() if key != "checkpoint"}
-    planned, declined = applicable(suite.parse(given, name), Workbench(torch.device("cpu")))
+    bench, parsed = Workbench(torch.device("cpu")), suite.parse(given, name)
+    planned, declined = applicable(parsed, bench)
     assert planned.cells and [one.reason for one in declined] == []
+    trained = beside(parsed)
+    planned_trainings = trained.trainings if trained else ()
+    for training in {(repr(t.scenario.model), repr(t.defense)): t for t in planned_trainings}.values():
+        if training.defense is None:
+            continue
+        how, model = training.scenario.federation, training_model(bench, training.scenario)
+        defense, shape = build("defense", training.defense), bench.data(training.scenario.data).image_shape
+        local = how.algorithm == "FedAvg"
+        check_can_defend(defense, training.label, model, (how.batch_size, *shape), local, train=True)
+        shared = trained_names(network_of(defense, model, shape))
+        check_fits(defense, shared, training.label, training.scenario.model.label)
 
 
 TO_COME: tuple[str, ...] = ("leaderboard",)
