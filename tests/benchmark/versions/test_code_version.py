@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attacks import IDLG
 from benchmark.federation import client
 from benchmark.federation import server as federated
-from benchmark.suite.registry import Spec
+from benchmark.suite.registry import Spec, classes
 from benchmark.versions.code import checksum_of, code_checksum, files_of, followed, networks_sha256, source
 
 DEFENSE = '''"""Mine."""
@@ -71,6 +71,13 @@ def test_the_code_of_an_attack_is_what_it_imports_and_no_more() -> None:
         "defenses/base",
     } <= names
     assert not {"attacks/dlg", "attacks/__init__", "defenses/masking", "benchmark/bench"} & names
+
+
+def test_a_new_defense_makes_no_other_record_anew() -> None:
+    """Neither those of any attack, nor trainings: a board goes on where it was."""
+    files = {file for name in classes("attack") for file in files_of("attack", name)}
+    files |= {Path(one.__file__ or "") for one in (client, federated)}
+    assert {file.stem for file in followed(files) if file.parent.name == "defenses"} == {"base"}
 
 
 def test_the_code_of_a_model_is_not_that_of_the_other_architectures() -> None:
