@@ -206,20 +206,27 @@ def board_of(
     for last in (False, True):
         unranked = [one for one in board if not one.seeks_images and one.is_baseline == last]
         rows += sorted((row_of(outcome, None, None, intervals) for outcome in unranked), key=place)
-    not_taken = {names.attack(one.config["attack"], False): reason for one, reason in declined if reason}
-    notes = [f"Not applicable: {name} ({reason})." for name, reason in not_taken.items()]
-    blank = [{"attack": name, "leak rate": "not applicable"} for name in not_taken]
-    blank += [blank_row(one, names) for one, reason in declined if not reason]
+    met = {one.attack for one in board}
+    not_taken = {}  # by the cell, or by the attack where that takes none
+    for one, reason in declined:
+        if reason and one.attack in met:
+            not_taken[names.cell(one)] = blank_row(one, names, "not applicable"), reason
+        elif reason:
+            name = names.attack(one.config["attack"], False)
+            not_taken[name] = {"attack": name, "leak rate": "not applicable"}, reason
+    notes = [f"Not applicable: {name} ({reason})." for name, (_, reason) in not_taken.items()]
+    blank = [row for row, _ in not_taken.values()]
+    blank += [blank_row(one, names, "not run") for one, reason in declined if not reason]
     said = [*caveats(board, standings, names, everything), *notes]
     return Board(heading(rows[0]), rows, names, said, blank, standings)
 
 
-def blank_row(cell: Outcome, names: Names) -> dict[str, str]:
-    """The texts of the row of a cell that was not run."""
+def blank_row(cell: Outcome, names: Names, why: str) -> dict[str, str]:
+    """The texts of the row of a cell that has no records."""
     defense = cell.config["defense"]
     name, how = (defense["class"], strength(defense) or "-") if defense else ("none", "-")
     attack = names.attack(cell.config["attack"], cell.adaptive)
-    return {"defense": name, "strength": how, "attack": attack, "leak rate": "not run"}
+    return {"defense": name, "strength": how, "attack": attack, "leak rate": why}
 
 
 def place(row: Row) -> tuple[Any, ...]:

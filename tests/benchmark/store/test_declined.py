@@ -45,6 +45,22 @@ def test_cells_that_an_attack_does_not_take_stand_on_the_board_with_the_reason_o
     assert len(declined_in(Path("here"))) == 4  # on ResNet without a defense, and twice with one
 
 
+def test_an_attack_that_takes_other_cells_of_the_board_is_told_with_the_defense(
+    nothing_of_the_developers: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.yaml").write_text(
+        "victims: 2\nattacks: [RGAP]\nscenarios: [{data: Digits, model: LeNet}]\ndefenses: [Clipping, PRECODE]\n"
+    )
+    assert not ran("run", "mine.yaml", "--out", "here", "--devices", "cpu")
+    page = Path("here/leaderboard.md").read_text()
+    rows = [[text.strip() for text in line.split("|")] for line in page.splitlines() if "| not applicable |" in line]
+    assert [[text for text in row if text not in ("", "-")] for row in rows] == [
+        ["PRECODE", "beta=0.001, size=256", "RGAP", "not applicable"],
+        ["PRECODE", "beta=0.001, size=256", "RGAP adaptive", "not applicable"],
+    ]
+    assert "Not applicable: RGAP on PRECODE" in page and "Not applicable: RGAP (" not in page
+
+
 def test_alone_it_is_one_sentence(nothing_of_the_developers: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert ran("run", "--data", "Digits", "--model", "ResNet", "--attack", "RGAP", "--victims", "2") == 2
     said = capsys.readouterr().err.strip()
