@@ -54,8 +54,8 @@ class State:
         entries: of all that it was given.
         entries_changed: those that it changed by more than rounding.
         bytes_sent: by all clients in all rounds so far.
-        client_seconds: that they have worked for, the defense included: of the processor where they share one, which
-            other programs do not lengthen, and by the clock on an accelerator.
+        client_seconds: that they have worked for, the defense included: on a CPU those of one core, which other
+            programs do not lengthen, and by the clock on an accelerator.
         diverged: whether the last update or loss was NaN or infinite: there is no next round.
         home: what each client has of its own in place of the server's, ``[clients, ...]``.
         home_momentum: its last step in each of them.
@@ -193,7 +193,7 @@ def next_round(
     chosen = sorted(batches, key=lambda client: (-len(batches[client]), client))
     local_rate = how.rate(state.round) if how.algorithm == "FedAvg" else None
     forward = [seed_for(seed, client, f"forward/{number}") for client in chosen]
-    clock = time.process_time if data.images.device.type == "cpu" else time.perf_counter
+    clock = time.thread_time if data.images.device.type == "cpu" else time.perf_counter
     began = clock()
     label, canaries = type(defense).__name__, [Canary() for _ in chosen]
 
