@@ -93,7 +93,12 @@ class Compose(Defense):
             return KnownDefense()
         if len(parts) == 1:
             return parts[0].known
-        loud = [part for part in parts if part.is_noise]
+
+        def adds_noise(part: Part) -> bool:
+            """A rounding error that is modeled counts where it is of what was shared."""
+            return part.is_noise or (part is parts[-1] and part.known.noise_std != 0)
+
+        loud = [part for part in parts if adds_noise(part)]
 
         def simulate(dummy: Update, observed: Update) -> Update:
             for part in parts[:-1]:
@@ -105,7 +110,9 @@ class Compose(Defense):
             """Independent noises add up; what removes entries may scale those that it keeps."""
             variance = torch.zeros_like(as_shared(observed))
             for part in parts:
-                variance = variance * part.scale(observed) ** 2 + part.known.noise(observed) ** 2
+                variance = variance * part.scale(observed) ** 2
+                if adds_noise(part):
+                    variance = variance + part.known.noise(observed) ** 2
             return variance.sqrt()
 
         def weight(observed: Update) -> Tensor:
@@ -170,7 +177,8 @@ class Part:
 
     @property
     def is_noise(self) -> bool:
-        return self.known.noise_std != 0
+        """Whether attackers cannot repeat what it does: it draws, or they have nothing but a noise for it."""
+        return self.known.noise_std != 0 and (self.draws or self.known.simulate is unchanged)
 
     @property
     def is_unmodeled(self) -> bool:

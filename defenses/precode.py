@@ -56,7 +56,7 @@ class Bottleneck(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """``[N, F]`` of ``[N, F]``."""
         mean, deviation = code(self.encoder(features))
-        weight = self.beta / len(features)
+        weight = self.beta / max(1, len(features))  # an attack may ask for no image at all
         mean = Penalized.apply(mean, weight * mean)
         deviation = Penalized.apply(deviation, weight * (deviation - 1 / deviation))
         decoded: Tensor = self.decoder(mean + deviation * self.noise)

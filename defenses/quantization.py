@@ -4,10 +4,13 @@ import torch
 from torch import Tensor
 
 from defenses.base import Defense, KnownDefense, Update, coded_bytes, flattened
-from defenses.interval import held_to, per_client
+from defenses.interval import PULL, held_to, per_client
 
 FULL = 32
 """Bits of an entry of an update that is not quantized."""
+
+SLOW = 1e-3
+"""Rate of an exponential distribution that is even from 0 to 1, up to rounding."""
 
 
 class Quantization(Defense):
@@ -33,7 +36,7 @@ class Quantization(Defense):
         return coded_bytes(shared, self.bits) if self.bits < FULL else super().bytes_sent(shared)
 
     def known_to_attacker(self) -> KnownDefense:
-        return KnownDefense(simulate=self._simulate) if self.bits < FULL else KnownDefense()
+        return KnownDefense(simulate=self._simulate, noise_std=self._noise) if self.bits < FULL else KnownDefense()
 
     def _quantized(self, value: Tensor) -> Tensor:
         step = self._step(value)
@@ -43,6 +46,23 @@ class Quantization(Defense):
         """The distance of neighboring levels, ``[V, 1, ...]``; 0 for a tensor of zeros."""
         return per_client(flattened(value).abs().amax(1) / (2 ** (self.bits - 1) - 1), value)
 
+    def _noise(self, observed: Update) -> Tensor:
+        """Standard deviation ``[V]``, over all entries, of what :meth:`_simulate` makes of the true ones.
+
+        It pulls them by a share of the rounding error. That is uniform, but for entries that were rounded to zero, most
+        of which are nearer to it: their magnitudes are taken for exponential ones, of which as many are beyond half a
+        step as were shared.
+        """
+        squares, entries = [], 0
+        for value in observed.values():
+            shared = flattened(value != 0).double().mean(1)
+            of_zeros = below_one(-shared.log()).where(shared > 0, 0.0)  # nothing is lost of a tensor of zeros
+            of_each = shared / 3 + (1 - shared) * of_zeros
+            half, count = flattened(self._step(value))[:, 0] / 2, value[0].numel()
+            squares.append(count * of_each.to(half) * half.square())
+            entries += count
+        return PULL * (torch.stack(squares).sum(0) / entries).sqrt()
+
     def _simulate(self, dummy: Update, observed: Update) -> Update:
         simulated = {}
         for name, value in dummy.items():
@@ -51,3 +71,13 @@ class Quantization(Defense):
             lower, upper = (shared - half).maximum(-largest), (shared + half).minimum(largest)
             simulated[name] = held_to(value, shared, lower, upper)
         return simulated
+
+
+def below_one(rate: Tensor) -> Tensor:
+    """Mean square of an exponentially distributed number that is below 1, of the same shape.
+
+    Args:
+        rate: of the distribution, float64, at least 0; at 0 the number is uniform.
+    """
+    safe = rate.clamp(min=SLOW)
+    return torch.where(rate < SLOW, 1 / 3, 2 / safe**2 - (1 + 2 / safe) / safe.expm1())

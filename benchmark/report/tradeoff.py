@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark.boards.grid import Grid
-from benchmark.tradeoff.figure import short
+from benchmark.tradeoff.figure import labels
 from benchmark.tradeoff.one_point import sentences
 from benchmark.tradeoff.page import grid
-from benchmark.tradeoff.points import FRONT, Point, TradeOff
+from benchmark.tradeoff.points import FRONT, Point, TradeOff, as_key
 
 HEIGHT, LINE, FARTHEST, NEAR = 340, 13, 6, 0.15
 """Pixels of the plot and of a line of text, lines that a label stands away from its point at most, and the share of the
@@ -47,7 +47,7 @@ def value(point: Point, found: TradeOff) -> dict[str, Any]:
     return {
         "name": point.name,
         "defense": point.kind,
-        "label": short(point),
+        "label": labels(found)[as_key(point.defense)],
         "standing": found.standing(point),
         "front": found.standing(point) == FRONT,
         "leak": point.leak,

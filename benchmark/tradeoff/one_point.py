@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from benchmark.boards.outcome import strength
+from benchmark.suite.nesting import Path, is_composed, leaves, value_as_text, without
 from benchmark.tradeoff.points import Point
 
 ONE_POINT = 0.01
@@ -25,23 +26,32 @@ class Sweep:
 
     Attributes:
         name: for people.
-        argument: the one that is its strength; empty where several differ, or only one strength was tried.
-        points: those whose cost is known, from the weakest to the strongest; by cost where several arguments differ.
+        differing: the arguments in which its points differ, with those of the defenses that it is made of.
+        argument: the only one of these, if it is a number; else there is no scale of strengths.
+        points: those whose cost is known, from the weakest to the strongest; by cost where there is no scale.
         left_out: the others.
     """
 
     name: str
-    argument: str
+    differing: tuple[Path, ...]
+    argument: Path | None
     points: list[Point]
     left_out: list[Point]
 
     def value(self, point: Point) -> float:
         """The strength of a point."""
-        return float((point.defense or {})[self.argument])
+        assert self.argument
+        return float(leaves(point.defense or {})[self.argument])
 
     def at(self, point: Point) -> str:
         """The strength of a point, for people."""
-        return f"{self.argument}={self.value(point):g}" if self.argument else point.strength or "as it is"
+        return f"{self.argument[-1]}={self.value(point):g}" if self.argument else point.strength or "as it is"
+
+    def mark(self, point: Point) -> str:
+        """The same without names, as in "0.5", for a point of a figure that tells which sweep it is of."""
+        values = leaves(point.defense or {})
+        own = (values[path] for path in self.differing)
+        return ", ".join(f"{value:g}" if isinstance(value, float) else value_as_text(value) for value in own)
 
     def between(self, one: Point, other: Point, share: float) -> str:
         """The strength at a share of the way from one point to another, for people."""
@@ -51,7 +61,7 @@ class Sweep:
         ends = [value for value in sorted(map(self.value, self.points)) if math.isfinite(value)]
         is_logarithmic = ends[0] > 0 and ends[-1] >= LOG_FROM * ends[0]
         value = low * (high / low) ** share if is_logarithmic else low + share * (high - low)
-        return f"at about {self.argument}={value:.3g}"
+        return f"at about {self.argument[-1] if self.argument else ''}={value:.3g}"
 
 
 def sentences(points: Sequence[Point]) -> list[str]:
@@ -65,24 +75,49 @@ def sentences(points: Sequence[Point]) -> list[str]:
 
 
 def sweeps(points: Sequence[Point]) -> list[Sweep]:
-    """The defenses of a trade-off, each with its strengths: classes, apart by their arguments that are no numbers."""
+    """The defenses of a trade-off, each with its strengths: classes, apart by the arguments that are no strength."""
     groups: dict[str, list[Point]] = defaultdict(list)
     for point in points:
         if point.defense:
-            groups[json.dumps({k: v for k, v in point.defense.items() if not is_number(v)}, sort_keys=True)].append(
-                point
-            )
-    kinds = [json.loads(key)["class"] for key in groups]
+            all_of_it = {str(path): None if is_strength(v) else v for path, v in leaves(point.defense).items()}
+            groups[json.dumps(all_of_it, sort_keys=True)].append(point)
+    kinds = [group[0].kind for group in groups.values()]
     found = []
-    for key, group in groups.items():
-        same = json.loads(key)
-        name = f"{same['class']} {strength(same)}".rstrip() if kinds.count(same["class"]) > 1 else same["class"]
-        named = [argument for argument in (group[0].defense or {}) if argument not in same]
-        differ = [one for one in named if len({(point.defense or {}).get(one) for point in group}) > 1]
+    for group in groups.values():
+        each = [leaves(point.defense or {}) for point in group]
+        differing = tuple(path for path in each[0] if len({json.dumps(one[path]) for one in each}) > 1)
+        is_scale = len(differing) == 1 and all(is_number(one[differing[0]]) for one in each)
         known = [point for point in group if not point.void and point.cost is not None]
-        sweep = Sweep(name, differ[0] if len(differ) == 1 else "", known, [one for one in group if one not in known])
+        sweep = Sweep(
+            name_of(group[0], differing, kinds.count(group[0].kind) == 1),
+            differing,
+            differing[0] if is_scale else None,
+            known,
+            [one for one in group if one not in known],
+        )
         found.append(in_order(sweep))
     return found
+
+
+def name_of(point: Point, differing: Collection[Path], is_alone: bool) -> str:
+    """What a sweep is called: its class, what it is made of, and what tells it from others of that class.
+
+    Args:
+        point: one of it.
+        differing: arguments in which its points differ.
+        is_alone: whether no other sweep is of that class.
+    """
+    defense = point.defense or {}
+    outer = {path for path, value in leaves(defense).items() if len(path) == 1 and is_strength(value)}
+    same = without(defense, {*differing, *outer})
+    if is_alone:
+        same = {key: value for key, value in same.items() if is_composed(value)}
+    return f"{point.kind} {strength(same)}".rstrip()
+
+
+def is_strength(value: object) -> bool:
+    """Whether an argument tells strengths of one defense apart: a number, or a list of names, as of layers."""
+    return is_number(value) or isinstance(value, list)
 
 
 def is_number(value: object) -> bool:
@@ -97,7 +132,7 @@ def in_order(sweep: Sweep) -> Sweep:
         first, last = points[0], points[-1]
         if sweep.argument and cost(last) - cost(first) + first.leak - last.leak < 0:
             points.reverse()
-    return Sweep(sweep.name, sweep.argument, points, sweep.left_out)
+    return replace(sweep, points=points)
 
 
 def cost(point: Point) -> float:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from scipy.stats import kstest, laplace
 from torch import Tensor
 
 from attacks import IDLG, Bayes
+from benchmark.metrics.misfit import misfits
 from benchmark.seeds import generators
 from defenses import (
     QSGD,
@@ -181,6 +183,35 @@ def test_little_is_held_against_the_true_update_and_much_against_one_beyond_its_
     far = {name: -3 * value for name, value in update.items()}
     for name, value in simulate(far, shared).items():
         assert (value - shared[name]).norm() > 0.5 * shared[name].norm()
+
+
+def test_the_noise_of_quantization_is_the_pull_of_its_rounding_errors_by_hand() -> None:
+    """Levels of 2 bits are -2, 0 and 2: of four entries one is shared, and its error is uniform below 1.
+
+    Of exponential magnitudes with a mean of 1 / log 4 as many, a quarter, are beyond 1; the square of the others is
+    integrated numerically.
+    """
+    shared = {"a": torch.tensor([[2.0, 0.0, 0.0, 0.0]])}
+    zeros, _ = quad(lambda x: x**2 * math.log(4) * 4**-x / 0.75, 0, 1)
+    wanted = 0.03 * math.sqrt((1 / 3 + 3 * zeros) / 4)
+    assert float(Quantization(2).known_to_attacker().noise(shared)) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(("law", "bits"), list(itertools.product(["exponential", "uniform"], [2, 4, 8])))
+def test_what_is_held_against_the_true_entries_is_the_noise_that_is_known(law: str, bits: int) -> None:
+    draw = np.random.default_rng(1)
+    magnitudes = draw.exponential(size=(2, 40_000)) if law == "exponential" else draw.random((2, 40_000))
+    update = {"a": torch.from_numpy(magnitudes * draw.choice([-1, 1], (2, 40_000))), "b": torch.zeros(2, 5).double()}
+    shared, known = protect(Quantization(bits), update), Quantization(bits).known_to_attacker()
+    held = torch.cat([value - shared[name] for name, value in known.simulate(update, shared).items()], 1)
+    torch.testing.assert_close(torch.as_tensor(known.noise(shared)), held.square().mean(1).sqrt(), rtol=0.12, atol=0)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_the_true_images_explain_a_quantized_update(bits: int, victims_of: MakeVictims) -> None:
+    """With 2 bits the mean image fits nearly as well, as most of its update is rounded to zero, too."""
+    images, labels, seen = victims_of(4, defense=Quantization(bits), adaptive=True)
+    assert misfits(seen, IDLG(max_evaluations=1).reconstruct(seen), images, labels).explained.all()
 
 
 def test_a_wrong_sign_is_held_against_a_dummy_in_proportion() -> None:

@@ -230,6 +230,17 @@ def test_a_strength_of_zero_is_refused_in_no_order() -> None:
     Compose([GaussianNoise(0), Masking(0), Clipping(1.0), GaussianNoise(0.1)])
 
 
+def test_rounding_is_simulated_where_others_follow_it_and_is_noise_where_it_comes_last() -> None:
+    alone, first, last = (
+        Quantization(3),
+        Compose([Quantization(3), Clipping(1.0)]),
+        Compose([Clipping(1.0), Quantization(3)]),
+    )
+    shared = protect(last, updates())
+    torch.testing.assert_close(last.known_to_attacker().noise(shared), alone.known_to_attacker().noise(shared))
+    assert first.known_to_attacker().noise(protect(first, updates())) == 0.0
+
+
 def test_clipping_with_noise_leaks_to_who_knows_both(victims_of: MakeVictims) -> None:
     """Clipping to a thousandth of the norm, with noise that is small beside that."""
     composed = Compose([Clipping(0.01), GaussianNoise(1e-6)])

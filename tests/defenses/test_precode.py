@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.func import functional_call
 from torch.nn.functional import softplus
 
-from attacks import IDLG, GaussNewton
+from attacks import IDLG, GaussNewton, Peeling
 from attacks.engine.inverter import shared
 from attacks.update import FedAvg
 from benchmark import UsageError
@@ -87,6 +87,16 @@ def test_it_draws_anew_in_each_local_step(digits: Digits) -> None:
             weights = {name: value - 0.1 * slopes[name] for name, value in weights.items()}
         for name, value in before.items():
             torch.testing.assert_close(seen.update[name][victim], value - weights[name], rtol=1e-3, atol=1e-6)
+
+
+def test_peeling_attacks_batches_on_a_network_with_a_bottleneck(digits: Digits) -> None:
+    """It asks for the gradient of no image, too, which is zero, of the code's divergence as well."""
+    batches = digits.victims(2, 4, 0)
+    model = MLP(SHAPE, 10, activation="relu")
+    seen = observe(model, *batches, PublicData.of(digits), PRECODE(SIZE), True, 0, range(2), Setting())
+    none = seen.update_of(seen.mean_image.expand_as(batches[0].float())[:, :0], torch.zeros(2, 0, 10))
+    assert all(not value.any() for value in none.values())
+    assert Peeling().reconstruct(seen).images.isfinite().all()
 
 
 def test_the_network_is_the_same_beside_the_bottleneck_and_size_0_is_no_defense(digits: Digits) -> None:

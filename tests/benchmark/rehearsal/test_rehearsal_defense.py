@@ -284,7 +284,7 @@ def test_a_layer_that_the_network_lacks_is_refused_before_any_work(
 ) -> None:
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(TRAINING), encoding="utf-8")
     out = ["--out", str(tmp_path / "out")]
-    said = "KeptAtHome(layers=['nope']) does not fit the model LeNet(init_range=0.5): layers names 'nope', but "
+    said = "KeptAtHome(layers=nope) does not fit the model LeNet(init_range=0.5): layers names 'nope', but "
     for command in ([*RUN.split(), "[nope]"], ["train", str(tmp_path / "mine.yaml")]):
         with pytest.raises(SystemExit, match=r"^2$"):
             main([*command, *out])

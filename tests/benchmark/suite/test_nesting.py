@@ -7,6 +7,7 @@ import pytest
 
 from benchmark import UsageError, run
 from benchmark.boards.outcome import strength
+from benchmark.suite.nesting import leaves, without
 from benchmark.suite.registry import Spec, build, is_ours, spec, typed
 from benchmark.suite.suite import entries
 from benchmark.versions.code import code_checksum
@@ -18,6 +19,23 @@ NOISE = {"class": "GaussianNoise", "std": 0.01}
 
 def composed(*parts: Any) -> Spec:
     return spec("defense", "Compose", {"defenses": list(parts)})
+
+
+def test_arguments_are_found_and_left_out_by_where_they_are() -> None:
+    args = {"class": "Compose", "defenses": [CLIPPING, {"class": "Compose", "defenses": [NOISE]}], "names": ["a", "b"]}
+    found = leaves(args)
+    assert found["defenses", 1, "defenses", 0, "std"] == 0.01 and found["names",] == ["a", "b"] and len(found) == 7
+    assert without(args, [("names",), ("defenses", 1, "defenses", 0, "std"), ("defenses", 0, "nope")]) == {
+        "class": "Compose",
+        "defenses": [CLIPPING, {"class": "Compose", "defenses": [{"class": "GaussianNoise"}]}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(["first", "last"], "first + last"), (["fc"], "fc"), ([], "[]"), ([0.5], "[0.5]"), (2, "2")]
+)
+def test_a_list_of_names_is_written_without_quotes(value: Any, text: str) -> None:
+    assert strength({"class": "KeptAtHome", "layers": value}) == f"layers={text}"
 
 
 def test_each_part_is_made_with_all_its_arguments() -> None:

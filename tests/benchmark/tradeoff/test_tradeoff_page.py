@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from benchmark.boards.leaderboard import of_records
-from benchmark.tradeoff.figure import LETTER, LINE, figure, places, short
+from benchmark.tradeoff.figure import APART, LETTER, LINE, figure, labels, places, series, together
 from benchmark.tradeoff.page import grid, write
-from benchmark.tradeoff.points import NOTHING_TRAINED
+from benchmark.tradeoff.points import NOTHING_TRAINED, as_key
 from tests.benchmark.tradeoff.conftest import MASKED, Made, masking, point, trade_off, trainings
 
 
@@ -72,7 +72,7 @@ def crowd() -> list[Any]:
 def test_no_label_stands_on_another_or_on_a_point_however_many_there_are() -> None:
     points = crowd()
     at = np.array([(60 + 8 * 100 * one.accuracy, 60 + 600 * one.leak) for one in points])
-    texts = [short(one) for one in points]
+    texts = [labels(trade_off(*points))[as_key(one.defense)] for one in points]
     found = places(at, texts, ((0.0, 0.0), (1000.0, 720.0)))
     assert None not in found
     boxes = [(*place, LETTER * len(text) / 2, LINE / 2) for place, text in zip(found, texts, strict=True) if place]
@@ -84,6 +84,28 @@ def test_no_label_stands_on_another_or_on_a_point_however_many_there_are() -> No
 
 def test_a_label_without_room_is_left_out() -> None:
     assert places(np.array([[5.0, 5.0]]), ["a name of some length"], ((0.0, 0.0), (20.0, 20.0))) == [None]
+
+
+def test_strengths_in_a_row_stand_together_where_their_points_leave_no_room() -> None:
+    room = 2 * APART + LETTER * len("0.5")
+    assert together([0.0, 1.01 * room], ["0.5", "0.9"]) == [(0.0, "0.5"), (1.01 * room, "0.9")]
+    assert together([0.99 * room, 0.0], ["0.9", "0.5"]) == [(0.99 * room, "0.5, 0.9")]
+
+
+def test_each_defense_is_drawn_once_with_its_strengths_from_the_weakest_and_without_what_says_nothing() -> None:
+    def kept(*layers: str, cost: float) -> Any:
+        return point({"class": "KeptAtHome", "layers": list(layers)}, 16, cost)
+
+    found = trade_off(point(), masking(0.9, 2, 0.1), masking(0.1, 12), masking(0.8, 0, void="did not act"))
+    assert [(one.name, one.marks) for one in series(found)] == [("no defense", [""]), ("Masking", ["0.1", "0.9"])]
+    home = trade_off(kept("first", "last", cost=0.5), kept("first", cost=0.1), point({"class": "Sign"}))
+    assert [(one.name, one.marks) for one in series(home)] == [
+        ("KeptAtHome", ["first", "first + last"]),
+        ("Sign", [""]),
+    ]
+    assert set(labels(home).values()) == {"first", "first + last", "Sign"}
+    (masked,) = (one.where(leaks_wholly=False) for one in series(trade_off(masking(0.1), masking(0.9, 2, 0.1))))
+    assert masked.marks == ["0.9"]
 
 
 def test_a_figure_of_45_points_is_1000_pixels_wide() -> None:
