@@ -54,7 +54,8 @@ class OUTPOST(HookDefense):
     def on_update(self, update: Update, clients: Clients, generators: Sequence[torch.Generator]) -> Update:
         noisy, risk = self._largest(update), risks(clients.model, clients.weights, update)
         shared = {}
-        for name, value in Pruning(self.ratio).protect(update, generators).items():
+        pruned = Pruning(self.ratio).protect(update, generators) if self.ratio else update
+        for name, value in pruned.items():
             noise = torch.stack([torch.randn(value.shape[1:], generator=one) for one in generators]).to(value)
             shared[name] = value + self.noise * per_client(risk[name], value) * noise * noisy[name]
         return shared

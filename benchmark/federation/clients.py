@@ -1,6 +1,5 @@
 """What a client of a federated training does: its batches, their gradients, its local steps."""
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -58,7 +57,9 @@ class Network:
     Attributes:
         model: the architecture; its own values are not used.
         trained: names of the parameters that are trained and shared; frozen ones are neither.
-        batched: whether many clients in one batched step were shown to give what one after another gives.
+        batched: whether many clients in one batched step were shown to give what one after another gives, with
+            batches of one size.
+        padded: whether they were with batches of different sizes, too.
         smallest_batch: images of the smallest batch that it can be trained on: 2 where it refuses one alone, as
             BatchNorm after a linear layer does.
         refusal: what it says of a batch of one image, then.
@@ -67,6 +68,7 @@ class Network:
     model: nn.Module
     trained: tuple[str, ...]
     batched: bool = False
+    padded: bool = False
     smallest_batch: int = 1
     refusal: str = ""
 
@@ -100,14 +102,19 @@ def examine(model: nn.Module, weights: Weights, data: Data) -> Network:
         one_after_another(network, weights, expanded(network, weights, 1), [few[:1]], data, [0])
     except Exception as error:  # whatever makes it refuse one image; what it makes of more is seen below or in training
         network = replace(network, smallest_batch=2, refusal=" ".join(str(error).split())[:120])
-    pair = [few[:3], few[3:]]  # of different size, so that padding matters
+    network = replace(network, batched=is_batched(network, weights, [few[:2], few[2:4]], data))
+    return replace(network, padded=network.batched and is_batched(network, weights, [few[:3], few[3:]], data))
+
+
+def is_batched(network: Network, weights: Weights, pair: Sequence[Tensor], data: Data) -> bool:
+    """Whether one batched step gives what two clients give one after another, and moves no buffer."""
     looped, batched = (expanded(network, weights, 2) for _ in range(2))
-    with contextlib.suppress(Exception):  # what cannot be batched is done one after another
+    try:
         slopes = one_after_another(network, weights, looped, pair, data, [0, 1])
         moved = any(not torch.equal(looped[name], batched[name]) for name in looped if name not in network.trained)
-        if not moved and close(all_at_once(network, weights, batched, pair, data), slopes):
-            return replace(network, batched=True)
-    return network
+        return not moved and close(all_at_once(network, weights, batched, pair, data), slopes)
+    except Exception:  # what cannot be batched is done one after another
+        return False
 
 
 def close(first: Update, second: Update, tolerance: float = 1e-3) -> bool:
@@ -173,8 +180,9 @@ def client_updates(
             are of one size.
         home: what each has of its own, ``[V, ...]``, in place of the server's.
     """
-    at_once = network.batched and max(len(batch) for own in batches for batch in own) <= FEW_IMAGES
-    together = at_once and len({tuple(map(len, own)) for own in batches}) == 1
+    alike = len({tuple(map(len, own)) for own in batches}) == 1
+    at_once = (network.padded or (network.batched and alike)) and max(len(b) for o in batches for b in o) <= FEW_IMAGES
+    together = at_once and alike
     everyone = range(len(batches))
     how = [otherwise(places) for places in ([everyone] if together else [[place] for place in everyone])]
     at_once = together or (at_once and all(one == AS_USUAL for one in how))

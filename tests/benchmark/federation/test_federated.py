@@ -20,12 +20,13 @@ from benchmark.federation import clients
 from benchmark.federation import server as federated
 from benchmark.federation.clients import Data, Network, batch_norm_names, batches_of, client_updates, examine
 from benchmark.federation.partition import split
+from benchmark.federation.protect import network_of
 from benchmark.federation.recipe import Federation
 from benchmark.federation.server import State, evaluate, next_round, server_step, start, train
 from benchmark.models import MLP, ConvNet, ResNet
 from benchmark.seeds import generator_for
 from datamodules import Digits
-from defenses import Clipping, Defense, GaussianNoise, KeptAtHome, Masking, Pruning, Update
+from defenses import PRECODE, Clipping, Defense, GaussianNoise, KeptAtHome, Masking, Pruning, Update
 
 SGD = Federation("FedSGD", 4, 4, 6, 8, 1, 0.1)
 AVG = replace(SGD, algorithm="FedAvg", rounds=2, local_epochs=2)
@@ -525,7 +526,16 @@ def test_an_own_network_is_trained_as_by_a_loop_over_it(data: Data, kind: type[O
 def test_many_clients_share_a_step_only_where_that_gives_the_same(data: Data, kind: type[Any]) -> None:
     seen = looked_at(network() if kind is ConvNet else kind(), data)
     assert seen.batched == (kind not in (Normalized, Cumulative, OfTheBatch))
+    assert seen.padded == seen.batched
     assert seen.smallest_batch == (2 if kind in (Normalized, Cumulative, OfTheBatch) else 1)
+
+
+def test_a_term_of_the_loss_that_is_averaged_over_the_batch_shares_a_step_where_batches_are_of_one_size(
+    data: Data,
+) -> None:
+    """The divergence of PRECODE's code does not know of the rows that pad a smaller batch."""
+    seen = looked_at(network_of(PRECODE(4), network(), (1, 8, 8)), data)
+    assert seen.batched and not seen.padded
 
 
 @pytest.mark.parametrize("federation", [SGD, AVG])
