@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmark.errors import UsageError, quoted, unknown
 from benchmark.federation.recipe import Count, Federation, typed
-from benchmark.store.store import say
 from benchmark.suite.registry import Spec
 from benchmark.suite.suite import (
     Suite,
@@ -23,8 +22,6 @@ from benchmark.suite.suite import (
     read,
     whole_number,
 )
-from benchmark.thresholds import strengths
-from benchmark.thresholds.strengths import defenses_at
 
 SCHEMA = 2
 """Version of the records of training; a change of what one means raises this."""
@@ -133,18 +130,14 @@ class TrainingSuite:
     trainings: tuple[Training, ...]
 
 
-def load(path: Path, at: Path | None = None) -> TrainingSuite:
-    """Reads and checks a training suite.
-
-    Args:
-        path: the YAML file.
-        at: folder of ``leakboard threshold``, whose defenses are added at the strengths that it found.
+def load(path: Path) -> TrainingSuite:
+    """Reads and checks a training suite in a YAML file.
 
     Raises:
         UsageError: the file or something in it is wrong.
     """
     with named(path):
-        return parse(read(path, SUITE_KEYS), path.stem, at)
+        return parse(read(path, SUITE_KEYS), path.stem)
 
 
 def beside(suite: Suite) -> TrainingSuite | None:
@@ -161,7 +154,7 @@ def beside(suite: Suite) -> TrainingSuite | None:
         raise UsageError(f"{suite.name}: training: {error}") from None
 
 
-def parse(given: dict[str, Any], name: str, at: Path | None = None) -> TrainingSuite:
+def parse(given: dict[str, Any], name: str) -> TrainingSuite:
     """Checks a training suite that was read; see :func:`load`.
 
     Raises:
@@ -180,11 +173,10 @@ def parse(given: dict[str, Any], name: str, at: Path | None = None) -> TrainingS
         for scenario in scenarios_of(entry)
     ]
     at_most_cells(sum(1 + len(defenses) for _, defenses in scenarios), "the suite")
-    found = stopping(at, [scenario.data.name for scenario, _ in scenarios]) if at else {}
     pairs = {
         (repr(scenario), repr(defense)): (scenario, defense)
         for scenario, defenses in scenarios
-        for defense in (None, *defenses, *found.get(scenario.data.name, ()))
+        for defense in (None, *defenses)
     }
     rates = Counter(but_for_the_rate(*pair) for pair in pairs.values())
     trainings = []
@@ -194,22 +186,6 @@ def parse(given: dict[str, Any], name: str, at: Path | None = None) -> TrainingS
         trainings += [Training(*pair, seed) for seed in seeds]
     check_tuning(seeds, tuning_seeds, any(t.tuning for t in trainings), "tuning_seeds" in given)
     return TrainingSuite(name, tuple(trainings))
-
-
-def stopping(folder: Path, names: list[str]) -> dict[str, list[Spec]]:
-    """The defenses at the strengths that stop the attackers on data sets of these names.
-
-    Raises:
-        UsageError: there are none for any of them.
-    """
-    thresholds = strengths.read(folder)
-    found = {name: defenses_of(defenses_at(thresholds, name)) for name in names}
-    without = [name for name, defenses in found.items() if not defenses]
-    if len(without) == len(found):
-        raise UsageError(f"{folder} has no strength that stops an attacker on {' or '.join(without)}")
-    for name in without:
-        say(f"{folder} has no strength that stops an attacker on {name}: no defense is added there")
-    return found
 
 
 def seeds_of(key: str, given: Any) -> list[int]:

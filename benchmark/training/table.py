@@ -238,7 +238,7 @@ def row(cell: Cell, control: Cell, untrained: float) -> Row:
     lost = {status: statuses.count(status) for status in ("diverged", "collapsed")}
     found = config | {key: label(config[key]) for key in ("data", "model", "defense")} | lost
     found |= {
-        "split": config["split"] if config["split"] == "iid" else f"Dirichlet({config['split']['dirichlet']:g})",
+        "split": split_of(config),
         "learning_rates": " ".join(f"{rate:g}" for rate in cell.rates),
         "rate_chosen_on": cell.chosen_on,
         "seeds": len(records),
@@ -341,6 +341,11 @@ def accuracy(record: Record) -> float:
 def label(part: dict[str, Any] | None) -> str:
     """A class with its arguments, for people."""
     return "no defense" if part is None else part_as_text(part)
+
+
+def split_of(config: dict[str, Any]) -> str:
+    """How a training splits its images, for people."""
+    return "iid" if config["split"] == "iid" else f"Dirichlet({config['split']['dirichlet']:g})"
 
 
 def place(found: Row) -> tuple[Any, ...]:
