@@ -23,7 +23,8 @@ def caveats(
     strongest = [search for one in defenses for search in one.strongest.values()]
     swept = [one for one in defenses if prior_sweep(one)]
     elsewhere = {network_of(row) for row in trainings if not any(on_attacked(one, row) for one in defenses)}
-    lost = collapsed(records)
+    reported = [record for record in records if not record["config"].get("tuning")]
+    lost = collapsed(reported)
     return {
         "uncertified": [one for one in defenses if not all(map(one.is_certified, one.strongest))],
         "all_uncertified": not any(all(map(one.is_certified, one.strongest)) for one in defenses),
@@ -40,7 +41,7 @@ def caveats(
         ),
         "controls": weak_controls(trainings),
         "not_run": not_run(trainings, sizes),
-        "runs": len(records),
+        "runs": len(reported),
         "collapsed": len(lost),
         "collapsed_controls": sum(record["config"]["defense"] is None for record in lost),
         "void": [f"{row['defense']} in {network_of(row)} ({row['void']})" for row in trainings if row["void"]],
@@ -69,7 +70,7 @@ def described(config: dict[str, Any]) -> str:
 
 
 def collapsed(records: Sequence[Record]) -> list[Record]:
-    """The runs, at any rate, that ended no better than an untrained network of their scenario."""
+    """The runs that ended no better than an untrained network of their scenario."""
     untrained: dict[str, float] = {}
     for record in records:
         key = scenario_key(record)

@@ -23,6 +23,7 @@ from benchmark.store.store import Record, Store, say
 from benchmark.suite.registry import build_model, spec_of
 from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite, but_for_the_rate
 from benchmark.training.table import label, of_cell
+from benchmark.training.warm_up import WarmedUp
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import checksum_of, networks_sha256
 from datamodules import DataError, PrivateData
@@ -210,7 +211,8 @@ class Codes:
         scenario, parts = training.scenario, training.parts()
         network = found_or(self._networks, f"{scenario.data} {scenario.model}", lambda: self._network(scenario))
         does = self._behaviors.of(self.bench.data(scenario.data), parts, BEHAVIOR_IMAGES, train=True)
-        code = checksum_of({Path(federated.__file__)}, parts.items(), [Path(__file__).with_name("record.py")])
+        alone = ["record.py", *(["warm_up.py"] if isinstance(scenario.federation, WarmedUp) else [])]
+        code = checksum_of({Path(federated.__file__)}, parts.items(), map(Path(__file__).with_name, alone))
         return hashlib.sha256(" ".join(filter(None, (code, network, does))).encode()).hexdigest()
 
     def _network(self, scenario: TrainingScenario) -> str:

@@ -22,6 +22,7 @@ from benchmark.suite.suite import (
     read,
     whole_number,
 )
+from benchmark.training.warm_up import WarmedUp
 
 SCHEMA = 2
 """Version of the records of training; a change of what one means raises this."""
@@ -43,29 +44,38 @@ DEFAULTS: dict[str, Any] = {
 }
 BATCH_NORM = ("exclude", "include")
 IMAGES = ("train_images", "validation_images", "test_images")
-SCENARIO_KEYS = (*NEEDED, *DEFAULTS, "clients_per_round", *IMAGES, "defenses")
+SCENARIO_KEYS = (*NEEDED, *DEFAULTS, "warm_up", "clients_per_round", *IMAGES, "defenses")
 
 
-@dataclass(frozen=True)
-class TrainingScenario:
-    """What is trained, and how.
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """How many images of a data set are used.
 
     Attributes:
-        data: data set.
-        model: network.
-        federation: clients and server.
         train_images: the first so many images are on the clients' side, None for all.
         validation_images: so many of them, drawn at random, are kept from the clients and judge learning rates; None
             for a tenth.
         test_images: the first so many images test, None for all.
     """
 
-    data: Spec
-    model: Spec
-    federation: Federation
     train_images: Count | None = None
     validation_images: Count | None = None
     test_images: Count | None = None
+
+
+@dataclass(frozen=True)
+class TrainingScenario(Images):
+    """What is trained, and how.
+
+    Attributes:
+        data: data set.
+        model: network.
+        federation: clients and server.
+    """
+
+    data: Spec
+    model: Spec
+    federation: Federation
 
     def config(self) -> dict[str, Any]:
         """Everything that decides a result, but the defense and the seed, under the keys of a suite."""
@@ -230,7 +240,7 @@ def scenarios_of(entry: Any) -> list[TrainingScenario]:
     check_keys("key of a scenario", entry, SCENARIO_KEYS)
     if missing := [key for key in NEEDED if key not in entry]:
         raise UsageError(f"a scenario needs {' and '.join(missing)}, as in {{rounds: 100, clients: 10, ...}}")
-    caps = {key: entry[key] for key in IMAGES if key in entry}
+    caps = asdict(typed(Images, {key: entry[key] for key in IMAGES if key in entry}))
     rates = entry["learning_rate"] if isinstance(entry["learning_rate"], list) else [entry["learning_rate"]]
     if not rates:
         raise UsageError("learning_rate must be a number, or a list of them of which the best is taken")
@@ -239,8 +249,7 @@ def scenarios_of(entry: Any) -> list[TrainingScenario]:
         raise UsageError(f"learning_rate has {twice[0]:g} more than once: give each rate once")
     parts: list[list[Any]] = [entries("data", entry["data"]), entries("model", entry["model"]), federations]
     at_most_cells(math.prod(map(len, parts)), "a scenario")
-    combined = (dict(zip(("data", "model", "federation"), one, strict=True)) for one in itertools.product(*parts))
-    return [typed(TrainingScenario, values | caps) for values in combined]
+    return [TrainingScenario(*one, **caps) for one in itertools.product(*parts)]
 
 
 def federation_of(entry: dict[str, Any]) -> Federation:
@@ -259,4 +268,5 @@ def federation_of(entry: dict[str, Any]) -> Federation:
         raise UsageError(f"split must be iid or {{dirichlet: ALPHA}}, not {split!r}")
     if batch_norm not in BATCH_NORM:
         raise unknown("batch_norm", str(batch_norm), BATCH_NORM)
-    return typed(Federation, given | (split if has_alpha else {}) | {"protect_batch_norm": batch_norm == "include"})
+    form = WarmedUp if "warm_up" in entry else Federation
+    return typed(form, given | (split if has_alpha else {}) | {"protect_batch_norm": batch_norm == "include"})
