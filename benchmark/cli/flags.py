@@ -91,7 +91,10 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     )
     train.add_argument("suite", metavar="SUITE", help="a YAML file, or the name of one in configs/")
     train.add_argument(
-        "--at", metavar="FOLDER", help="also train at the strengths that leakboard threshold found in FOLDER"
+        "--at",
+        metavar="FOLDER",
+        help="also train at the strengths that leakboard threshold found in FOLDER, norms and noise in proportion to "
+        "the updates",
     )
     train.add_argument("--out", metavar="FOLDER", help="folder for records and tables (default: runs/SUITE)")
     train.add_argument("--download", action="store_true", help="download missing data sets")

@@ -11,18 +11,24 @@ from benchmark.cli.parts import Parts
 from benchmark.jobs.conductor import Conductor
 from benchmark.suite.suite import suite_path
 from benchmark.tradeoff.page import write_beside
+from benchmark.training import sizes, work
 from benchmark.training import suite as training_suite
 from benchmark.training import table as training_table
-from benchmark.training import work
+from benchmark.training.stopping import with_strengths
 from benchmark.training.tracking import TrainingTracker
 
 
 def carry_out(options: argparse.Namespace, parts: Parts) -> int:
     """``leakboard train``."""
-    suite = training_suite.load(suite_path(options.suite), Path(options.at) if options.at else None)
+    suite = training_suite.load(suite_path(options.suite))
     conductor = Conductor.of(options, suite.name, TrainingTracker)
-    ran, table = work.carry_out(suite, work.prepared(suite, conductor), conductor)
-    folder = conductor.folder
+    folder, carried = conductor.folder, sizes.Sizes()
+    if options.at:
+        suite, carried = with_strengths(suite, Path(options.at), conductor.bench)
+    runs = work.prepared(suite, conductor)
+    if options.at:
+        sizes.write(folder, carried)
+    ran, table = work.carry_out(suite, runs, conductor)
     points = write_beside(folder)
     if conductor.tracker:
         conductor.tracker.trade_off(points)

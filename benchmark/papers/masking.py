@@ -1,22 +1,27 @@
 """Random gradient masking (Kim and Park 2024, arXiv 2408.08430): what protects, against whom, and at what cost."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
 
+from benchmark.boards.grid import Grid
 from benchmark.boards.outcome import listed
 from benchmark.boards.template import render
-from benchmark.papers.masking_caveats import caveats, data_of, network, prior_scale
+from benchmark.papers.masking_caveats import caveats, data_of, described, network, prior_scale
 from benchmark.papers.masking_figure import figure, short_name
-from benchmark.papers.masking_finding import SMALL_LOSS, ranking, together, trained, verdicts
+from benchmark.papers.masking_finding import SMALL_LOSS, answer, ranking, together, trained, verdicts, why_not_trained
 from benchmark.papers.masking_information import information
 from benchmark.papers.sources import provenance, trainings
 from benchmark.store.store import Record, write_whole
 from benchmark.thresholds import page as threshold_page
 from benchmark.thresholds import strengths
 from benchmark.thresholds.page import range_of, sample_size_caveat
+from benchmark.thresholds.relative import is_absolute
 from benchmark.thresholds.strengths import DefenseThresholds, Thresholds
 from benchmark.thresholds.table import WITHIN
+from benchmark.training import sizes
+from benchmark.training.sizes import Sizes
 from benchmark.training.table import Row, half, rate, rows, scenario_of
 
 
@@ -29,13 +34,13 @@ def page(records: list[Record], folder: Path) -> str:
         UsageError: thresholds.json is missing or names strengths without records, or a file is damaged.
     """
     threshold_page.write(folder, records)
-    found, trained_so_far = strengths.read(folder), trainings(folder)
+    found, trained_so_far, measured = strengths.read(folder), trainings(folder), sizes.read(folder)
     table = rows(trained_so_far)
     write_whole(folder / "leakage.png", figure(found.searches, found.stop))
     told, origins = information(folder)
     return render(
         "papers/masking.md.j2",
-        **numbers(found, table, trained_so_far),
+        **numbers(found, table, trained_so_far, measured),
         **told,
         ssim=found.ssim,
         stop=found.stop,
@@ -47,8 +52,9 @@ def page(records: list[Record], folder: Path) -> str:
         tuned=any(" " in row["learning_rates"] for row in table),
         at_the_end=any("tried" in rate(row) for row in table),
         threshold=threshold,
-        accuracies={(one.where, one.label): accuracies(one, table) for one in found.defenses},
+        accuracies={(one.where, one.label): accuracies(one, table, measured) for one in found.defenses},
         small_loss=SMALL_LOSS,
+        sizes=sizes_table(found.defenses, measured),
         provenance=provenance(records, trained_so_far, origins),
     )
 
@@ -60,15 +66,18 @@ def summary(records: list[Record], folder: Path) -> str:
         UsageError: thresholds.json is missing, or a file is damaged.
     """
     found, trained_so_far = strengths.read(folder), trainings(folder)
-    return render("papers/masking_summary.md.j2", **numbers(found, rows(trained_so_far), trained_so_far))
+    told = numbers(found, rows(trained_so_far), trained_so_far, sizes.read(folder))
+    return render("papers/masking_summary.md.j2", **told)
 
 
-def numbers(found: Thresholds, table: list[Row], trained_so_far: list[Record]) -> dict[str, Any]:
-    """What both texts say: caveats, verdicts on each defense by attacker, and ranks."""
+def numbers(found: Thresholds, table: list[Row], trained_so_far: list[Record], measured: Sizes) -> dict[str, Any]:
+    """What both texts say: caveats, verdicts on each defense and on the claim by attacker, and ranks."""
+    judged = verdicts(found.defenses, table, measured)
     return {
-        "caveats": caveats(found.defenses, table, trained_so_far),
-        "verdicts": verdicts(found.defenses, table),
-        "ranking": ranking(found.defenses, table),
+        "caveats": caveats(found.defenses, table, trained_so_far, measured),
+        "verdicts": judged,
+        "answers": {attacker: answer(of_defense) for attacker, of_defense in judged.items()},
+        "ranking": ranking(found.defenses, table, measured),
         "together": together,
         "listed": listed,
         "inf": math.inf,
@@ -85,18 +94,41 @@ def threshold(one: DefenseThresholds, attacker: str) -> tuple[str, str]:
     return f"{found['strength']:.3g} ({range_of(found)})", name + ("" if scale is None else f", scale {scale:g}")
 
 
-def accuracies(one: DefenseThresholds, table: list[Row]) -> list[tuple[str, ...]]:
-    """Of each network: what it is, its accuracy, and that with the defense at the strength that stops each attacker."""
+def sizes_table(defenses: list[DefenseThresholds], measured: Sizes) -> str:
+    """The sizes by which norms and noise were carried over from what was attacked to what was trained, if they were."""
+    where = {json.dumps(one.scenario): one.where for one in defenses}
+    attacked = [(f"{where.get(json.dumps(one.of), '')}, attacked", one) for one in measured.attacked]
+    trained_here = [(f"{described(one.of)}, trained", one) for one in measured.trained]
+    cells = [
+        (name, str(one.updates), f"{one.size.norm:.3g}", f"{one.size.entries:,}", f"{one.size.root_mean_square:.3g}")
+        for name, one in (*attacked, *trained_here)
+        if one.size
+    ]
+    return (
+        Grid(("updates", "measured", "median norm", "entries", "root mean square"), cells).markdown() if cells else ""
+    )
+
+
+def accuracies(one: DefenseThresholds, table: list[Row], measured: Sizes) -> list[tuple[str, ...]]:
+    """Of each network: what it is, its accuracy, and that with the defense as strong as where each attacker stops."""
     found = []
     for control in table:
         if one.is_trained_on(data_of(control)) and control["defense"] == "no defense":
-            protected = [
-                [row for row in trained(one, attacker, table) if scenario_of(row) == scenario_of(control)]
-                for attacker in one.strongest
-            ]
-            cells = [accuracy(each[0]) if each else "not trained" for each in ([control], *protected)]
-            found.append((network(control), *cells))
+            cells = [protected(one, attacker, control, table, measured) for attacker in one.strongest]
+            found.append((network(control), accuracy(control), *cells))
     return found
+
+
+def protected(one: DefenseThresholds, attacker: str, control: Row, table: list[Row], measured: Sizes) -> str:
+    """The accuracy of a network with the defense as strong as where the attacker stops, or why there is none.
+
+    A strength that was carried over to the network stands before it.
+    """
+    here = [row for row in trained(one, attacker, table, measured) if scenario_of(row) == scenario_of(control)]
+    if not here:
+        return why_not_trained(one, attacker, control, measured)
+    strength = here[0]["config"]["defense"][one.argument]
+    return (f"{strength:.3g}: " if is_absolute(one.defense, one.argument) else "") + accuracy(here[0])
 
 
 def accuracy(row: Row) -> str:

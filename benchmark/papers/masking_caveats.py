@@ -1,7 +1,7 @@
 """What the strengths and accuracies on the page on masking cannot show."""
 
 import json
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,15 +9,22 @@ from benchmark.store.store import Record
 from benchmark.thresholds.page import not_converged
 from benchmark.thresholds.strengths import ADAPTIVE, DefenseThresholds
 from benchmark.thresholds.table import Row as Search
-from benchmark.training.table import Row
+from benchmark.training.sizes import Sizes
+from benchmark.training.table import Row, label, of_cell, split_of
+
+ACCEPTED = {("MNIST", "LeNet"): 0.975, ("MNIST", "ConvNet"): 0.98, ("CIFAR10JPEG", "ResNet"): 0.65}
+"""Accuracies without a defense that a practitioner would not call weak."""
 
 
-def caveats(defenses: list[DefenseThresholds], trainings: list[Row], records: Sequence[Record]) -> dict[str, Any]:
+def caveats(
+    defenses: list[DefenseThresholds], trainings: list[Row], records: Sequence[Record], sizes: Sizes
+) -> dict[str, Any]:
     """What stands behind each reason for doubt; nothing where it does not apply."""
     strongest = [search for one in defenses for search in one.strongest.values()]
     swept = [one for one in defenses if prior_sweep(one)]
     elsewhere = {network_of(row) for row in trainings if not any(on_attacked(one, row) for one in defenses)}
-    lost = collapsed(records)
+    reported = [record for record in records if not record["config"].get("tuning")]
+    lost = collapsed(reported)
     return {
         "uncertified": [one for one in defenses if not all(map(one.is_certified, one.strongest))],
         "all_uncertified": not any(all(map(one.is_certified, one.strongest)) for one in defenses),
@@ -32,28 +39,38 @@ def caveats(defenses: list[DefenseThresholds], trainings: list[Row], records: Se
         "chosen_on_test": any(
             " " in row["learning_rates"] and row.get("rate_chosen_on", "test") == "test" for row in trainings
         ),
-        "controls": controls(trainings),
-        "runs": len(records),
+        "controls": weak_controls(trainings),
+        "not_run": not_run(trainings, sizes),
+        "runs": len(reported),
         "collapsed": len(lost),
         "collapsed_controls": sum(record["config"]["defense"] is None for record in lost),
         "void": [f"{row['defense']} in {network_of(row)} ({row['void']})" for row in trainings if row["void"]],
-        # whether the verdicts are of less than what it costs to stop an attack
-        "limited": bool(elsewhere) or not all(one.is_certified(by) for one in defenses for by in one.strongest),
     }
 
 
-def controls(trainings: list[Row]) -> dict[str, str]:
-    """The accuracies in percent of networks without a defense, by the data set, as in "94.1 to 97.3"."""
-    reached: dict[str, list[str]] = defaultdict(list)
-    for row in sorted(trainings, key=lambda row: float(row["accuracy"])):
-        if row["defense"] == "no defense":
-            reached[data_of(row)].append(f"{100 * row['accuracy']:.1f}")
-    named = dict.fromkeys(data_of(row) for row in trainings if data_of(row) in reached)
-    return {data: " to ".join(dict.fromkeys((reached[data][0], reached[data][-1]))) for data in named}
+def weak_controls(trainings: list[Row]) -> list[str]:
+    """The accuracies of networks without a defense that are below those of ``ACCEPTED``, or that have none there."""
+    return [
+        f"{100 * row['accuracy']:.1f} % with {network_of(row)}"
+        for row in trainings
+        if row["defense"] == "no defense"
+        and row["accuracy"] < ACCEPTED.get((data_of(row), row["model"].partition("(")[0]), math.inf)
+    ]
+
+
+def not_run(trainings: list[Row], sizes: Sizes) -> list[str]:
+    """The scenarios of the suite that have no training yet."""
+    done = {of_cell(row["config"], defense=None) for row in trainings}
+    return [described(one.of) for one in sizes.trained if of_cell(one.of) not in done]
+
+
+def described(config: dict[str, Any]) -> str:
+    """What a training has trained, on which data, and how."""
+    return network_of(config | {part: label(config[part]) for part in ("data", "model")} | {"split": split_of(config)})
 
 
 def collapsed(records: Sequence[Record]) -> list[Record]:
-    """The runs, at any rate, that ended no better than an untrained network of their scenario."""
+    """The runs that ended no better than an untrained network of their scenario."""
     untrained: dict[str, float] = {}
     for record in records:
         key = scenario_key(record)

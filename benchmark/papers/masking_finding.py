@@ -8,10 +8,13 @@ from typing import NamedTuple
 from benchmark.papers.masking_caveats import data_of, is_lower_bound, network
 from benchmark.thresholds.strengths import ADAPTIVE, OBLIVIOUS, DefenseThresholds
 from benchmark.thresholds.table import NEVER, VOID
+from benchmark.training.sizes import Sizes
 from benchmark.training.table import Row, label, scenario_of
 
 SMALL_LOSS = 1.0
 """Percentage points of accuracy up to which a loss counts as close to none; the paper's abstract gives no figure."""
+
+FED_AVG = "the size of an update of FedAvg depends on the learning rate"
 
 SMALL, LARGE, OPEN, UNSTOPPED = "less than a point", "more than a point", "open", "not stopped"
 
@@ -31,7 +34,7 @@ class Judged:
     said: str
 
 
-def judge(one: DefenseThresholds, attacker: str, trainings: list[Row]) -> Judged:
+def judge(one: DefenseThresholds, attacker: str, trainings: list[Row], sizes: Sizes) -> Judged:
     """Compares the loss with ``SMALL_LOSS``: its whole interval must be on one side, in every network (FedSGD)."""
     stopped = one.strongest[attacker]["ssim"]["stopped"]
     if stopped == VOID:
@@ -39,7 +42,7 @@ def judge(one: DefenseThresholds, attacker: str, trainings: list[Row]) -> Judged
     if stopped == NEVER:
         return Judged(UNSTOPPED, math.inf, "not stopped")
     sound = {scenario_of(row) for row in trainings if row["defense"] == "no defense" and not row["diverged"]}
-    every = [row for row in trained(one, attacker, trainings) if row["algorithm"] == "FedSGD"]
+    every = [row for row in trained(one, attacker, trainings, sizes) if row["algorithm"] == "FedSGD"]
     void = [row for row in every if row["void"]]
     rows = [row for row in every if row not in void and row["difference_low"] is not None and scenario_of(row) in sound]
     left_out = "".join(f"; {row['void']} in {network(row)}" for row in void)
@@ -66,12 +69,12 @@ Verdicts = dict[str, dict[str, dict[str, Judged]]]
 """Attacker -> defense -> scenario -> what was judged."""
 
 
-def verdicts(defenses: list[DefenseThresholds], trainings: list[Row]) -> Verdicts:
+def verdicts(defenses: list[DefenseThresholds], trainings: list[Row], sizes: Sizes) -> Verdicts:
     """What each defense loses at the strengths that stop each attacker."""
     labels = dict.fromkeys(one.label for one in defenses)
     return {
         attacker: {
-            name: {one.where: judge(one, attacker, trainings) for one in defenses if one.label == name}
+            name: {one.where: judge(one, attacker, trainings, sizes) for one in defenses if one.label == name}
             for name in labels
         }
         for attacker in (OBLIVIOUS, ADAPTIVE)
@@ -82,6 +85,47 @@ def together(of_scenario: dict[str, Judged]) -> str:
     """The verdict over scenarios: the worst that is sure."""
     given = {judged.verdict for judged in of_scenario.values()}
     return next((worst for worst in (UNSTOPPED, LARGE, OPEN) if worst in given), SMALL)
+
+
+CHEAP, COSTLY = ("Masking", "Clipping"), ("Pruning", "GaussianNoise")
+"""The defenses that cost close to nothing, and those that can cost more, as the paper claims."""
+
+CONFIRMED, REFUTED = "confirmed", "refuted"
+
+
+class Answer(NamedTuple):
+    """What the verdicts say of the claim, each part by one of ``CONFIRMED``, ``REFUTED``, ``OPEN``.
+
+    Attributes:
+        cheap: that all of :data:`CHEAP` cost less than a point where they stop the attack.
+        costly: that one of :data:`COSTLY` costs more.
+        because: the defenses of which more than a point is lost, or that do not stop the attack, by their verdict.
+    """
+
+    cheap: str
+    costly: str
+    because: dict[str, list[str]]
+
+
+def answer(of_defense: dict[str, dict[str, Judged]]) -> Answer:
+    """The verdict on the claim from those on each defense against one attacker."""
+    found = {name: together(of_scenario) for name, of_scenario in of_defense.items()}
+
+    def given(names: tuple[str, ...]) -> set[str]:
+        return {verdict for name, verdict in found.items() if name.partition(" ")[0] in names}
+
+    def all_small(names: tuple[str, ...]) -> bool | None:
+        """Whether all of them lose less than a point; None where that is open."""
+        verdicts = given(names)
+        return False if verdicts & {LARGE, UNSTOPPED} else True if verdicts == {SMALL} else None
+
+    of_cheap, of_costly = all_small(CHEAP), all_small(COSTLY)
+    because = {bad: [name for name, verdict in found.items() if verdict == bad] for bad in (LARGE, UNSTOPPED)}
+    return Answer(
+        {True: CONFIRMED, False: REFUTED, None: OPEN}[of_cheap],
+        {True: REFUTED, False: CONFIRMED, None: OPEN}[of_costly],
+        {bad: names for bad, names in because.items() if names},
+    )
 
 
 class Ranking(NamedTuple):
@@ -96,12 +140,12 @@ class Ranking(NamedTuple):
     unknown: list[str]
 
 
-def ranking(defenses: list[DefenseThresholds], trainings: list[Row]) -> Ranking:
+def ranking(defenses: list[DefenseThresholds], trainings: list[Row], sizes: Sizes) -> Ranking:
     """The ranks of all defenses."""
     bounds = {one.label for one in defenses if is_lower_bound(one)}
     known: dict[str, float] = {}
     unknown = []
-    for name, of_scenario in verdicts(defenses, trainings)[ADAPTIVE].items():
+    for name, of_scenario in verdicts(defenses, trainings, sizes)[ADAPTIVE].items():
         losses = [judged.loss for judged in of_scenario.values() if judged.loss is not None]
         if name in bounds or len(losses) < len(of_scenario):
             unknown.append(name)
@@ -110,9 +154,27 @@ def ranking(defenses: list[DefenseThresholds], trainings: list[Row]) -> Ranking:
     return Ranking({name: known[name] for name in sorted(known, key=lambda name: known[name])}, unknown)
 
 
-def trained(one: DefenseThresholds, attacker: str, trainings: list[Row]) -> list[Row]:
-    """The trainings with the defense at the strength that stops the attacker."""
-    at = one.at(attacker)
-    return [
-        row for row in trainings if at and one.is_trained_on(data_of(row)) and row["defense"] == label(at.as_dict())
-    ]
+def trained(one: DefenseThresholds, attacker: str, trainings: list[Row], sizes: Sizes) -> list[Row]:
+    """The trainings with the defense as strong as where it stops the attacker."""
+    here = [row for row in trainings if one.is_trained_on(data_of(row))]
+    strengths = [sizes.at(one, attacker, row["config"]) for row in here]
+    return [row for row, at in zip(here, strengths, strict=True) if at and row["defense"] == label(at.as_dict())]
+
+
+def why_not_trained(one: DefenseThresholds, attacker: str, control: Row, sizes: Sizes) -> str:
+    """Why there is no training with the defense as strong as where it stops the attacker.
+
+    Args:
+        one: what stops each attacker.
+        attacker: which of them.
+        control: the training without a defense.
+        sizes: of updates.
+    """
+    if one.strongest[attacker]["ssim"]["stopped"] == NEVER:
+        return "no strength stops it"
+    if one.at(attacker) is None:
+        return "nothing to stop"
+    if sizes.at(one, attacker, control["config"]) is None:
+        fed_avg = control["algorithm"] == "FedAvg"
+        return f"not trained: {FED_AVG if fed_avg else 'the size of the updates is not known'}"
+    return "not trained"

@@ -33,7 +33,8 @@ class Dirichlet(TypedDict):
 class Config(TypedDict):
     """Of a training; more keys make another one.
 
-    ``tuning`` and ``validation_images`` are missing in schema 1, and ``decay`` where the learning rate stays.
+    ``tuning`` and ``validation_images`` are missing in schema 1, ``decay`` where the learning rate stays, and
+    ``warm_up`` where it does not rise at first.
     """
 
     schema: Positive
@@ -47,6 +48,7 @@ class Config(TypedDict):
     batch_size: Positive
     learning_rate: float
     decay: NotRequired[str]
+    warm_up: NotRequired[Positive]
     server_momentum: float
     split: Literal["iid"] | Dirichlet
     batch_norm: Literal["exclude", "include"]

@@ -133,18 +133,3 @@ def strongest_attack(searches: list[Row]) -> Row:
         return 2 if found["stopped"] == NEVER else 1, upwards * at, float(found["rates"][-1])
 
     return max(searches, key=needed)
-
-
-def defenses_at(thresholds: Thresholds, trained_on: str) -> list[dict[str, Any]]:
-    """Entries of a training suite: each defense at the strengths that stop the attackers on the data set.
-
-    Args:
-        thresholds: as found.
-        trained_on: the data set of a training.
-
-    Returns:
-        None of a defense that stops an attacker at no strength, or where no attack finds anything without one.
-    """
-    here = [one for one in thresholds.defenses if one.is_trained_on(trained_on)]
-    found = {at.label: at.as_dict() for one in here for attacker in one.strongest if (at := one.at(attacker))}
-    return list(found.values())

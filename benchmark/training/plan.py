@@ -21,10 +21,12 @@ from benchmark.rehearsal.training import Rehearsal
 from benchmark.seeds import generator_for
 from benchmark.store.store import Record, Store, say
 from benchmark.suite.registry import Spec, build_model, spec_of
+from benchmark.training import warm_up
 from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite, but_for_the_rate
 from benchmark.training.table import label, of_cell
+from benchmark.training.warm_up import WarmedUp
 from benchmark.versions.behavior import Behaviors
-from benchmark.versions.code import checksum_of, networks_sha256
+from benchmark.versions.code import checksum_of, networks_sha256, source
 from datamodules import DataError, PrivateData
 from datamodules.contract import images_of
 from datamodules.errors import name_of
@@ -212,6 +214,8 @@ class Codes:
         network = found_or(self._networks, f"{scenario.data} {scenario.model}", lambda: self._network(scenario))
         does = self._behaviors.of(self.bench.data(scenario.data), parts, BEHAVIOR_IMAGES, train=True)
         code = code_of(parts, self._codes, checksum_of_trainings)
+        if isinstance(scenario.federation, WarmedUp):
+            code += source(Path(warm_up.__file__).read_bytes()).sha256
         return hashlib.sha256(" ".join(filter(None, (code, network, does))).encode()).hexdigest()
 
     def _network(self, scenario: TrainingScenario) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmark.errors import UsageError, quoted, unknown
 from benchmark.federation.recipe import Count, Federation, typed
-from benchmark.store.store import say
 from benchmark.suite.registry import Spec
 from benchmark.suite.suite import (
     Suite,
@@ -23,8 +22,7 @@ from benchmark.suite.suite import (
     read,
     whole_number,
 )
-from benchmark.thresholds import strengths
-from benchmark.thresholds.strengths import defenses_at
+from benchmark.training.warm_up import WarmedUp
 
 SCHEMA = 2
 """Version of the records of training; a change of what one means raises this."""
@@ -46,29 +44,38 @@ DEFAULTS: dict[str, Any] = {
 }
 BATCH_NORM = ("exclude", "include")
 IMAGES = ("train_images", "validation_images", "test_images")
-SCENARIO_KEYS = (*NEEDED, *DEFAULTS, "clients_per_round", *IMAGES, "defenses")
+SCENARIO_KEYS = (*NEEDED, *DEFAULTS, "warm_up", "clients_per_round", *IMAGES, "defenses")
 
 
-@dataclass(frozen=True)
-class TrainingScenario:
-    """What is trained, and how.
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """How many images of a data set are used.
 
     Attributes:
-        data: data set.
-        model: network.
-        federation: clients and server.
         train_images: the first so many images are on the clients' side, None for all.
         validation_images: so many of them, drawn at random, are kept from the clients and judge learning rates; None
             for a tenth.
         test_images: the first so many images test, None for all.
     """
 
-    data: Spec
-    model: Spec
-    federation: Federation
     train_images: Count | None = None
     validation_images: Count | None = None
     test_images: Count | None = None
+
+
+@dataclass(frozen=True)
+class TrainingScenario(Images):
+    """What is trained, and how.
+
+    Attributes:
+        data: data set.
+        model: network.
+        federation: clients and server.
+    """
+
+    data: Spec
+    model: Spec
+    federation: Federation
 
     def config(self) -> dict[str, Any]:
         """Everything that decides a result, but the defense and the seed, under the keys of a suite."""
@@ -133,18 +140,14 @@ class TrainingSuite:
     trainings: tuple[Training, ...]
 
 
-def load(path: Path, at: Path | None = None) -> TrainingSuite:
-    """Reads and checks a training suite.
-
-    Args:
-        path: the YAML file.
-        at: folder of ``leakboard threshold``, whose defenses are added at the strengths that it found.
+def load(path: Path) -> TrainingSuite:
+    """Reads and checks a training suite in a YAML file.
 
     Raises:
         UsageError: the file or something in it is wrong.
     """
     with named(path):
-        return parse(read(path, SUITE_KEYS), path.stem, at)
+        return parse(read(path, SUITE_KEYS), path.stem)
 
 
 def beside(suite: Suite) -> TrainingSuite | None:
@@ -161,7 +164,7 @@ def beside(suite: Suite) -> TrainingSuite | None:
         raise UsageError(f"{suite.name}: training: {error}") from None
 
 
-def parse(given: dict[str, Any], name: str, at: Path | None = None) -> TrainingSuite:
+def parse(given: dict[str, Any], name: str) -> TrainingSuite:
     """Checks a training suite that was read; see :func:`load`.
 
     Raises:
@@ -180,11 +183,10 @@ def parse(given: dict[str, Any], name: str, at: Path | None = None) -> TrainingS
         for scenario in scenarios_of(entry)
     ]
     at_most_cells(sum(1 + len(defenses) for _, defenses in scenarios), "the suite")
-    found = stopping(at, [scenario.data.name for scenario, _ in scenarios]) if at else {}
     pairs = {
         (repr(scenario), repr(defense)): (scenario, defense)
         for scenario, defenses in scenarios
-        for defense in (None, *defenses, *found.get(scenario.data.name, ()))
+        for defense in (None, *defenses)
     }
     rates = Counter(but_for_the_rate(*pair) for pair in pairs.values())
     trainings = []
@@ -194,22 +196,6 @@ def parse(given: dict[str, Any], name: str, at: Path | None = None) -> TrainingS
         trainings += [Training(*pair, seed) for seed in seeds]
     check_tuning(seeds, tuning_seeds, any(t.tuning for t in trainings), "tuning_seeds" in given)
     return TrainingSuite(name, tuple(trainings))
-
-
-def stopping(folder: Path, names: list[str]) -> dict[str, list[Spec]]:
-    """The defenses at the strengths that stop the attackers on data sets of these names.
-
-    Raises:
-        UsageError: there are none for any of them.
-    """
-    thresholds = strengths.read(folder)
-    found = {name: defenses_of(defenses_at(thresholds, name)) for name in names}
-    without = [name for name, defenses in found.items() if not defenses]
-    if len(without) == len(found):
-        raise UsageError(f"{folder} has no strength that stops an attacker on {' or '.join(without)}")
-    for name in without:
-        say(f"{folder} has no strength that stops an attacker on {name}: no defense is added there")
-    return found
 
 
 def seeds_of(key: str, given: Any) -> list[int]:
@@ -254,7 +240,7 @@ def scenarios_of(entry: Any) -> list[TrainingScenario]:
     check_keys("key of a scenario", entry, SCENARIO_KEYS)
     if missing := [key for key in NEEDED if key not in entry]:
         raise UsageError(f"a scenario needs {' and '.join(missing)}, as in {{rounds: 100, clients: 10, ...}}")
-    caps = {key: entry[key] for key in IMAGES if key in entry}
+    caps = asdict(typed(Images, {key: entry[key] for key in IMAGES if key in entry}))
     rates = entry["learning_rate"] if isinstance(entry["learning_rate"], list) else [entry["learning_rate"]]
     if not rates:
         raise UsageError("learning_rate must be a number, or a list of them of which the best is taken")
@@ -263,8 +249,7 @@ def scenarios_of(entry: Any) -> list[TrainingScenario]:
         raise UsageError(f"learning_rate has {twice[0]:g} more than once: give each rate once")
     parts: list[list[Any]] = [entries("data", entry["data"]), entries("model", entry["model"]), federations]
     at_most_cells(math.prod(map(len, parts)), "a scenario")
-    combined = (dict(zip(("data", "model", "federation"), one, strict=True)) for one in itertools.product(*parts))
-    return [typed(TrainingScenario, values | caps) for values in combined]
+    return [TrainingScenario(*one, **caps) for one in itertools.product(*parts)]
 
 
 def federation_of(entry: dict[str, Any]) -> Federation:
@@ -283,4 +268,5 @@ def federation_of(entry: dict[str, Any]) -> Federation:
         raise UsageError(f"split must be iid or {{dirichlet: ALPHA}}, not {split!r}")
     if batch_norm not in BATCH_NORM:
         raise unknown("batch_norm", str(batch_norm), BATCH_NORM)
-    return typed(Federation, given | (split if has_alpha else {}) | {"protect_batch_norm": batch_norm == "include"})
+    form = WarmedUp if "warm_up" in entry else Federation
+    return typed(form, given | (split if has_alpha else {}) | {"protect_batch_norm": batch_norm == "include"})

@@ -238,7 +238,8 @@ def row(cell: Cell, control: Cell, untrained: float) -> Row:
     lost = {status: statuses.count(status) for status in ("diverged", "collapsed")}
     found = config | {key: label(config[key]) for key in ("data", "model", "defense")} | lost
     found |= {
-        "split": config["split"] if config["split"] == "iid" else f"Dirichlet({config['split']['dirichlet']:g})",
+        "decay": schedule(config),
+        "split": split_of(config),
         "learning_rates": " ".join(f"{rate:g}" for rate in cell.rates),
         "rate_chosen_on": cell.chosen_on,
         "seeds": len(records),
@@ -343,6 +344,17 @@ def label(part: dict[str, Any] | None) -> str:
     return "no defense" if part is None else part_as_text(part)
 
 
+def schedule(config: dict[str, Any]) -> str | None:
+    """How the learning rate of a training falls, and whether it rises before, for people; None where it stays."""
+    falls: str | None = config.get("decay")
+    return f"{falls or 'no'} (warm-up of {config['warm_up']} rounds)" if "warm_up" in config else falls
+
+
+def split_of(config: dict[str, Any]) -> str:
+    """How a training splits its images, for people."""
+    return "iid" if config["split"] == "iid" else f"Dirichlet({config['split']['dirichlet']:g})"
+
+
 def place(found: Row) -> tuple[Any, ...]:
     """Where a row stands: scenarios by their settings, and within them no defense, then defenses by strength."""
     name, _, args = found["defense"].partition("(")
@@ -366,7 +378,8 @@ def heading(found: Row) -> str:
     if found["clients_per_round"] < found["clients"]:
         clients += f", {found['clients_per_round']} in a round"
     epochs = f", {found['local_epochs']} local epochs" if (found["local_epochs"] or 1) > 1 else ""
-    falls = f", {found['decay']} decay" if found["decay"] else ""
+    kind, _, rises = (found["decay"] or "").partition(" ")
+    falls = f", {kind} decay{rises and ' '}{rises}" if kind else ""
     momentum = f", server momentum {found['server_momentum']:g}" if found["server_momentum"] else ""
     protected = ", BatchNorm protected" if found["batch_norm"] == "include" else ""
     return (

@@ -1,5 +1,7 @@
 """A training suite from its plan to its tables: its runs as jobs, and what is made of their records."""
 
+import itertools
+
 from benchmark.federation.server import State
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.conductor import Conductor
@@ -8,7 +10,7 @@ from benchmark.store.store import TRAININGS, Record, Store, read_trainings, say,
 from benchmark.training.plan import Run, plan, present, refuse_others
 from benchmark.training.record import saved, train_run
 from benchmark.training.suite import TrainingSuite
-from benchmark.training.table import Row, as_csv, as_markdown, of_one_code, rows
+from benchmark.training.table import Row, as_csv, as_markdown, of_cell, of_one_code, rows
 from benchmark.training.tuning import STAGES, contests
 
 
@@ -61,6 +63,14 @@ def prepared(suite: TrainingSuite, conductor: Conductor) -> list[Run]:
     return runs
 
 
+def scenarios(runs: list[Run]) -> list[list[Run]]:
+    """The runs of each scenario, in the order of the suite."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(of_cell(run.training.config(), defense=None), []).append(run)
+    return list(found.values())
+
+
 def carry_out(suite: TrainingSuite, runs: list[Run], conductor: Conductor) -> tuple[str, list[Row]]:
     """Does what is not done yet, and writes the tables.
 
@@ -83,8 +93,8 @@ def carry_out(suite: TrainingSuite, runs: list[Run], conductor: Conductor) -> tu
             "every seed"
         )
     done, needed = 0, dict[str, Run]()
-    for stage in STAGES:
-        due = [run for contest in contests(runs) for run in stage(contest, store) if run.key not in needed]
+    for every, stage in itertools.product(scenarios(runs), STAGES):  # of what is stopped, whole scenarios are done
+        due = [run for contest in contests(every) for run in stage(contest, store) if run.key not in needed]
         if due:
             done += conductor.carry_out(due, Trainings(), store, tracker or Watch())
         needed |= {run.key: run for run in due}
