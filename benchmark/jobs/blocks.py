@@ -306,7 +306,7 @@ class Keys:
     def block(self, cell: Cell, victims: range) -> Block:
         """Some victims of a cell, with their key."""
         scenario, parts = cell.scenario, cell.parts()
-        code = code_of(parts, self._codes)
+        code = code_of(parts, self._codes, code_checksum)
         does = self._behaviors.of(self.bench.data(scenario.data), parts, scenario.batch_size)
         networks = self._network(scenario, 0), self._network(scenario, victims[-1])
         data = self._data(scenario, victims)
@@ -356,7 +356,7 @@ class Present:
         specs = {kind: spec_of(config[kind]) for kind in ("data", "model", "attack", "defense") if config[kind]}
         data = specs.pop("data")
         try:
-            if code_of(specs, self._codes) != record["code_sha256"]:
+            if code_of(specs, self._codes, code_checksum) != record["code_sha256"]:
                 return False
             does = record.get("behavior_sha256", "")
             return not does or does == self._behaviors.of(self.bench.data(data), specs, config["batch_size"])
@@ -367,7 +367,7 @@ class Present:
 def code_of(
     parts: dict[str, Spec],
     known: dict[tuple[str, ...], str],
-    checksum: Callable[[dict[str, Spec]], str] = code_checksum,
+    checksum: Callable[[dict[str, Spec]], str],
 ) -> str:
     """The checksum of the code of classes, which is looked at once for those that differ in their numbers alone."""
     texts = tuple(f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in parts.items())
