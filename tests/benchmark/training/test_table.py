@@ -209,8 +209,8 @@ def test_what_older_records_do_not_say_is_found_in_their_curves_and_noted() -> N
     )
 
 
-def test_the_published_trainings_are_still_read() -> None:
-    table = rows(read_all(Path(__file__).parents[3] / "results" / "masking"))
-    assert len(table) > 50 and all(row["rate_chosen_on"] == "test" and row["older"] for row in table)
+def test_trainings_of_an_older_version_are_still_read() -> None:
+    table = rows(read_all(Path(__file__).parent / "older"))
+    assert [row["rate_chosen_on"] for row in table] == ["test", "test", ""] and all(row["older"] for row in table)
     void = [(row["data"], row["model"], row["defense"]) for row in table if row["void"] == "did not act"]
     assert void == [("CIFAR10JPEG", "ResNet(width=8)", "Clipping(max_norm=4.37144)")]

@@ -125,7 +125,7 @@ def test_no_seed_both_chooses_a_rate_and_is_reported(
 
 
 def test_a_folder_of_an_older_version_is_told(tmp_path: Path) -> None:
-    older = Path(__file__).parents[3] / "results" / "masking" / "training.jsonl"
+    older = Path(__file__).parent / "older" / "training.jsonl"
     (tmp_path / older.name).write_bytes(older.read_bytes().splitlines()[0])
     with pytest.raises(UsageError, match="holds runs of another version of Leakboard: give another --out"):
         carried_out(tmp_path, suite(seeds=[0]))
