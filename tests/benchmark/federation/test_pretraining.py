@@ -230,7 +230,7 @@ def test_ctrl_c_ends_a_training(given: dict[str, int], capfd: pytest.CaptureFixt
     class Interrupted(Broken):
         what = staticmethod(lambda: signal.raise_signal(signal.SIGINT))
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is told to ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
             followed(Interrupted((1, 8, 8), 10), Digits(), **given)
