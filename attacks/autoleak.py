@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from attacks.analytic_linear import AnalyticLinear
 from attacks.base import Attack, Observation, Reconstruction
@@ -169,6 +170,8 @@ class AutoLeak(Attack):
             observation.shared,
         )
         candidates: dict[str, Reconstruction] = {}
+        undone: dict[str, Reconstruction] = {}
+        undo = observation.defense.undo if observation.defense else None
         rows = list(range(observation.num_victims))
         for number, (name, part) in enumerate(parts.items()):
             part.told = partial(self._tell, number, len(parts))
@@ -179,10 +182,16 @@ class AutoLeak(Attack):
                 found = part.reconstruct(seen)
             candidates[name] = spread(found, rows, observation)
             spared = yield seen, found
+            if undo and found.label_probabilities is not None:
+                images, labels = undo(found.images.clamp(0, 1), found.label_probabilities)
+                private = replace(found, images=images, labels=labels, label_probabilities=None)
+                undone[f"{name}, undone"] = spread(private, rows, observation)
+                spared = [one or other for one, other in zip(spared, (yield seen, private), strict=True)]
             rows = [row for row, is_spared in zip(rows, spared, strict=True) if not is_spared]
             if not rows:
                 break
-        return most_probable(observation, candidates)
+        # The update is that of what clients trained on, by which the most probable is found.
+        return replace(most_probable(observation, candidates), candidates=candidates | undone)
 
     def _tell(self, done: int, parts: int, share: float) -> None:
         self.told((done + share) / parts)
@@ -242,6 +251,11 @@ def spread(found: Reconstruction, rows: list[int], observation: Observation) -> 
         values[rows] = getattr(found, name).to(values)
     for row, status in zip(rows, found.status, strict=True):
         of_all.status[row] = status
+    if found.label_probabilities is not None:
+        soft = torch.zeros(*of_all.labels.shape, observation.num_classes, device=observation.device)
+        soft = soft.to(found.label_probabilities)
+        soft[rows] = found.label_probabilities
+        of_all = replace(of_all, label_probabilities=soft)
     if found.certified is None:
         return of_all
     certified = torch.zeros(of_all.labels.shape, dtype=torch.bool, device=observation.device)
@@ -266,6 +280,7 @@ def most_probable(observation: Observation, candidates: dict[str, Reconstruction
     def picked(name: str) -> Tensor:
         return torch.stack([getattr(every[part], name)[row] for row, part in enumerate(chosen)])
 
+    mixed = [soft_labels(observation, one) for one in every]
     certified: Tensor | None = None
     if any(one.certified is not None for one in every):
         none = torch.zeros(every[0].labels.shape, dtype=torch.bool, device=observation.device)
@@ -278,9 +293,19 @@ def most_probable(observation: Observation, candidates: dict[str, Reconstruction
         evaluations=torch.stack([one.evaluations for one in every]).sum(0),
         status=[every[part].status[row] for row, part in enumerate(chosen)],
         starts=[names[part] for part in chosen],
+        label_probabilities=None if None in mixed else torch.stack([mixed[p][row] for row, p in enumerate(chosen)]),
         certified=certified,
         candidates=candidates,
     )
+
+
+def soft_labels(observation: Observation, found: Reconstruction) -> Tensor | None:
+    """The labels that were found where clients are known to mix them, ``[V, N, K]``; None where they do not."""
+    if observation.defense is None or not observation.defense.soft_labels:
+        return None
+    if found.label_probabilities is not None:
+        return found.label_probabilities
+    return one_hot(found.labels, observation.num_classes).to(observation.mean_image)
 
 
 def probable(observation: Observation, found: Reconstruction) -> Tensor:
@@ -288,5 +313,6 @@ def probable(observation: Observation, found: Reconstruction) -> Tensor:
     one who was not tried, who diverged, or whose loss cannot be told."""
     out = torch.tensor([status in (NOT_TRIED, "diverged") for status in found.status])
     images = found.images.clamp(0, 1).nan_to_num(0.5)
-    losses = Bayes().loss_at(observation, images, found.labels)
+    mixed = soft_labels(observation, found)
+    losses = Bayes().loss_at(observation, images, found.labels if mixed is None else mixed)
     return torch.full(out.shape, torch.inf) if losses is None else losses.cpu().masked_fill(out, torch.inf)

@@ -282,7 +282,7 @@ class Attack(ABC):
         Args:
             observation: everything the attacker knows of V victims.
             images: ``[V, N, C, H, W]``.
-            labels: ``[V, N]``.
+            labels: ``[V, N]``, or class probabilities ``[V, N, K]``.
 
         Returns:
             ``[V]``, as the loss of a :class:`Reconstruction`.

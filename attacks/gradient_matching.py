@@ -190,7 +190,8 @@ class GradientMatching(Attack):
         start = "noise" if self.start == "rgap" else self.start
         objective = replace(self, at_once=None, trials=1, start=start).problem(observation).objective
         like = next(iter(observation.update.values()))
-        logits = as_logits(labels.to(like.device), observation.num_classes)
+        labels = labels.to(like.device)
+        logits = labels.log() if labels.is_floating_point() else as_logits(labels, observation.num_classes)
         return objective.measure(images.to(like), logits.to(like), objective.held).detach()
 
     def problem(self, observation: Observation, start_images: Tensor | None = None) -> MatchingProblem:

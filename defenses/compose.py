@@ -80,10 +80,12 @@ class Compose(Defense):
 
     def known_to_attacker(self) -> KnownDefense:
         each = [one.known_to_attacker() for one in self.defenses]
+        undo = [one.undo for one, made in zip(each, self.defenses, strict=True) if "on_batch" in made.hooks]
         reasons = dict.fromkeys(one.no_adaptive_attack for one in each if one.no_adaptive_attack)
         return replace(
             self._known_of_updates(),
             soft_labels=any(one.soft_labels for one in each),
+            undo=undo[0] if len(undo) == 1 else None,
             no_adaptive_attack=", and ".join(reasons),
         )
 

@@ -1,10 +1,21 @@
 import math
 from collections.abc import Sequence
+from itertools import permutations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from defenses.base import HookDefense, KnownDefense
+
+LARGEST = 8
+"""Images of a batch of which an attacker tries all circles: 5,040."""
+
+SHARES = 100
+"""Shares between 1/2 and 1 that he tries."""
+
+TRIED = 64
+"""Circles, those whose labels fit best, whose images are looked at."""
 
 
 def shares_of(concentration: Sequence[float], generator: torch.Generator) -> Tensor:
@@ -18,8 +29,8 @@ class MixUp(HookDefense):
     As in the authors' code each batch draws one share from Beta(alpha, alpha). Each image's partner is another image:
     the next in a random circle of all. What is scored against are the private images as they were.
 
-    An attacker who knows it finds mixed images, and looks for their mixed labels together with them: the share and the
-    partners are unknown to him.
+    An attacker who knows it finds mixed images, and looks for their mixed labels together with them. The share and the
+    partners are unknown to him, but the labels tell of them, and with them he undoes the mixing: see :func:`unmixed`.
 
     Args:
         alpha: of the Beta distribution, at least 0; 0 is no defense.
@@ -57,4 +68,43 @@ class MixUp(HookDefense):
         return mixed(images), mixed(labels)
 
     def known_to_attacker(self) -> KnownDefense:
-        return KnownDefense(soft_labels=self.alpha > 0)
+        return KnownDefense(soft_labels=True, undo=unmixed) if self.alpha else KnownDefense()
+
+
+def unmixed(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The private images that mixed ones can have been made of, if each is mixed with the next in a circle.
+
+    For each circle and share, labels of one class each follow from the mixed ones, and images from the mixed images, by
+    the inverse of the mixture. That circle and share is taken which explains the mixed labels best, and whose images
+    stay in [0, 1]. Shares below 1/2 give the same images in another order.
+
+    Args:
+        images: mixed, in [0, 1], ``[V, N, C, H, W]``.
+        labels: mixed, ``[V, N, K]``.
+
+    Returns:
+        Images of the same shape, in [0, 1], and labels ``[V, N]``; of a batch above ``LARGEST`` those that were given.
+    """
+    count, classes = labels.shape[1:]
+    if not 1 < count <= LARGEST:
+        return images, labels.argmax(-1)
+    circles = torch.tensor([(0, *rest) for rest in permutations(range(1, count))], device=images.device)
+    places = circles.argsort(1)
+    own = torch.eye(count, dtype=images.dtype, device=images.device)
+    share = torch.linspace(0.5, 1, SHARES + 1, dtype=images.dtype, device=images.device)[1:, None, None]
+    mixtures = share * own + (1 - share) * own.roll(1, 1)  # [S, N, N], in the order of a circle
+    inverses = torch.linalg.inv(mixtures)
+    found, told = [], []
+    for mixed, soft in zip(images.flatten(2), labels.to(images), strict=True):
+        ordered = soft[circles]  # [P, N, K]
+        classes_of = (inverses[:, None] @ ordered).argmax(-1)  # [S, P, N]
+        off = mixtures[:, None] @ one_hot(classes_of, classes).to(soft) - ordered
+        errors, shares = off.square().sum((2, 3)).min(0)
+        some = errors.argsort()[:TRIED]
+        made = inverses[shares[some]] @ mixed[circles[some]]
+        outside = (made - made.clamp(0, 1)).square().mean((1, 2))
+        best = int((errors[some] + outside).argmin())
+        order = places[some[best]]
+        found.append(made[best, order].clamp(0, 1))
+        told.append(classes_of[shares[some[best]], some[best], order])
+    return torch.stack(found).view_as(images), torch.stack(told)

@@ -179,6 +179,31 @@ def observe(
     return replace(seen[0], later=tuple(seen[1:]))
 
 
+def as_trained(
+    seen: Observation, images: Tensor, labels: Tensor, defense: Defense, setting: Setting, seed: int, victims: range
+) -> tuple[Tensor, Tensor]:
+    """The batches that explain what was seen: those that clients trained on, where the attacker looks for mixed labels.
+
+    Args:
+        seen: what clients with the defense have shared.
+        images: private batches ``[V, N, C, H, W]``.
+        labels: their labels ``[V, N]``.
+        defense: what the clients do.
+        setting: what they compute.
+        seed: the suite's seed.
+        victims: the victims' numbers.
+
+    Returns:
+        Images, and labels or class probabilities ``[V, N, K]``: the private ones where nothing is mixed, or where it is
+        mixed anew in each of several steps.
+    """
+    if not (seen.defense and seen.defense.soft_labels) or setting.local or setting.rounds > 1:
+        return images, labels
+    batch = steps_with(defense, seed, victims, "", type(defense).__name__).batch
+    assert batch is not None
+    return batch(images.to(seen.mean_image), one_hot(labels.to(seen.device), seen.num_classes).to(seen.mean_image))
+
+
 def as_computed(seen: Observation, setting: Setting, seed: int, victims: range) -> Observation:
     """What is seen of victims, with the local steps that they made and the order in which they took their images."""
     rounds = [

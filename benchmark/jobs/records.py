@@ -24,7 +24,7 @@ from attacks.base import Trajectory, unheard
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.errors import UsageError, is_out_of_memory, one_line, written
-from benchmark.federation.client import as_computed, known
+from benchmark.federation.client import as_computed, as_trained, known
 from benchmark.jobs.attackers import kept_at, learned, trained_for
 from benchmark.jobs.blocks import Block, Workbench, check_unchanged, checksum, found_or
 from benchmark.jobs.fitting import Fitting
@@ -110,6 +110,9 @@ def run_blocks(
             scores = score(images[rows], labels[rows], worst.images.cpu(), worst.labels.cpu(), bench.perceptual)
             is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
             private, seen_here = (images[rows], labels[rows]), observed(block.victims)
+            if cell.defense:
+                made = build("defense", cell.defense)
+                private = as_trained(seen_here, *private, made, scenario.setting, scenario.seed, block.victims)
             fit = None if is_baseline else fit_of(attack, share, seen_here, block, *private)
             at_truth = None if is_baseline else loss_of_truth(attack, seen_here, *private)
             is_random = not is_baseline and draws_anew(seen_here, block, bench)

@@ -73,15 +73,16 @@ def misfits(observation: Observation, found: Reconstruction, images: Tensor, lab
     Args:
         observation: what the attacker had of V victims.
         found: what the attack returned for them.
-        images: private batches ``[V, N, C, H, W]``.
-        labels: their labels ``[V, N]``.
+        images: private batches ``[V, N, C, H, W]``; of a defense that is known to mix labels, as they were trained on.
+        labels: their labels ``[V, N]``, or class probabilities ``[V, N, K]``.
     """
     parts = []
     for first in range(0, observation.num_victims, AT_ONCE):
         rows = slice(first, first + AT_ONCE)
         seen = observation.take(range(observation.num_victims)[rows])
         images_here = images[rows].to(seen.mean_image)
-        truth = one_hot(labels[rows].to(seen.device), seen)
+        labels_here = labels[rows].to(seen.device)
+        truth = labels_here.to(images_here) if labels.is_floating_point() else one_hot(labels_here, seen)
         share = found.take(rows)
         soft = share.label_probabilities
         as_found = one_hot(share.labels.to(seen.device), seen) if soft is None else soft.to(images_here)
@@ -127,7 +128,7 @@ def loss_of_truth(attack: Attack, seen: Observation, images: Tensor, labels: Ten
         attack: of any kind.
         seen: what it had of V victims.
         images: private batches ``[V, N, C, H, W]``.
-        labels: their labels ``[V, N]``.
+        labels: their labels ``[V, N]``, or class probabilities ``[V, N, K]``.
     """
     parts = []
     for first in range(0, seen.num_victims, AT_ONCE):
