@@ -34,6 +34,9 @@ SMOOTH = 1e-5
 EQUAL, EXACT = 1e-3, 1e-10
 """Losses that differ by less, in parts of the lower one or of the squared size of the update, tell nothing apart."""
 
+UNDONE = ", undone"
+"""Stands behind the name of an attack where what a known defense does to batches was undone in what it found."""
+
 NOT_TRIED = "not tried"
 """Status of a victim whom an attack of the ensemble was spared."""
 
@@ -51,7 +54,8 @@ class AutoLeak(Attack):
     Closed forms come first, then matching from R-GAP's solution and from the public mean image with a prior, by the
     squared and the cosine distance, the most probable image given the known defense, and Gauss-Newton. Each has its own
     way to tell labels that are not granted. Of what they find, that is returned which is most probable given the
-    update, by the loss of :class:`Bayes`; all of it is kept in ``candidates``, for a score of the worst case.
+    update, by the loss of :class:`Bayes`; all of it is kept in ``candidates``, for a score of the worst case. Where a
+    known defense mixes batches, mixtures are found, and what they were mixed of is one more candidate of each attack.
 
     The second tier is :class:`LearnedInversion`, for what a defense hides from all of these. It is trained on public
     images through the known defense, once for all victims, which takes minutes, and so is left out unless it is asked
@@ -185,13 +189,13 @@ class AutoLeak(Attack):
             if undo and found.label_probabilities is not None:
                 images, labels = undo(found.images.clamp(0, 1), found.label_probabilities)
                 private = replace(found, images=images, labels=labels, label_probabilities=None)
-                undone[f"{name}, undone"] = spread(private, rows, observation)
+                undone[f"{name}{UNDONE}"] = spread(private, rows, observation)
                 spared = [one or other for one, other in zip(spared, (yield seen, private), strict=True)]
             rows = [row for row, is_spared in zip(rows, spared, strict=True) if not is_spared]
             if not rows:
                 break
-        # The update is that of what clients trained on, by which the most probable is found.
-        return replace(most_probable(observation, candidates), candidates=candidates | undone)
+        best = most_probable(observation, candidates)
+        return as_undone(best, undone) if undone else best
 
     def _tell(self, done: int, parts: int, share: float) -> None:
         self.told((done + share) / parts)
@@ -297,6 +301,21 @@ def most_probable(observation: Observation, candidates: dict[str, Reconstruction
         certified=certified,
         candidates=candidates,
     )
+
+
+def as_undone(found: Reconstruction, undone: dict[str, Reconstruction]) -> Reconstruction:
+    """What was found, with the private images that the defense can have made it of, where some part told of them.
+
+    Args:
+        found: the most probable batches that clients trained on.
+        undone: the private images of what each part has found.
+    """
+    images, labels = found.images.clone(), found.labels.clone()
+    for row, part in enumerate(found.starts):
+        if one := undone.get(f"{part}{UNDONE}"):
+            images[row], labels[row] = one.images[row], one.labels[row]
+    candidates = found.candidates | undone
+    return replace(found, images=images, labels=labels, mixed=replace(found, candidates={}), candidates=candidates)
 
 
 def soft_labels(observation: Observation, found: Reconstruction) -> Tensor | None:

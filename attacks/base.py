@@ -163,6 +163,8 @@ class Reconstruction:
             the private batch, bool ``[V, N]``; None where it gives none.
         label_counts: of an attack that tells how many images of each class there are, ``[V, K]``, which need not sum to
             N; None where its labels are all that it says of them.
+        mixed: what clients can have trained on to share what they did, where it is not these images themselves, as the
+            attack has undone what a known defense does to a batch; else None.
         candidates: of an ensemble, by the names of its attacks, what each has found of all V victims; empty for others.
     """
 
@@ -176,6 +178,7 @@ class Reconstruction:
     label_probabilities: Tensor | None = None
     certified: Tensor | None = None
     label_counts: Tensor | None = None
+    mixed: "Reconstruction | None" = None
     candidates: dict[str, "Reconstruction"] = field(default_factory=dict)
 
     def take(self, victims: slice | list[int]) -> "Reconstruction":
@@ -192,6 +195,7 @@ class Reconstruction:
             None if self.label_probabilities is None else self.label_probabilities[victims],
             None if self.certified is None else self.certified[victims],
             None if self.label_counts is None else self.label_counts[victims],
+            self.mixed.take(victims) if self.mixed else None,
             {name: one.take(victims) for name, one in self.candidates.items()},
         )
 

@@ -56,7 +56,13 @@ class Rest:
     Args:
         seen: of the victims, in float64.
         layer: the first layer.
+
+    Attributes:
+        mixed: the class probabilities of each of H labels that an image can have, ``[V, H, K]``; None where it has one
+            of the K classes.
     """
+
+    mixed: Tensor | None = None
 
     def __init__(self, seen: Observation, layer: FirstLayer) -> None:
         self.seen, self.layer = seen, layer
@@ -75,18 +81,23 @@ class Rest:
     def slopes(self, pixels: Tensor, labels: Tensor) -> Tensor:
         """What each image of a batch adds to the gradient of the bias with its label ``[V, M]``: ``[V, M, N]``."""
         logits, shift = self._forward(pixels)
-        off = logits.detach().softmax(-1) - one_hot(labels, logits.shape[-1])
+        off = logits.detach().softmax(-1) - self.probabilities(labels)
         return torch.autograd.grad(logits, shift, off)[0] / self.seen.image_shape[0]
 
+    def probabilities(self, labels: Tensor) -> Tensor:
+        """Of labels ``[V, M]``, ``[V, M, K]``."""
+        return one_hot(labels, self.seen.num_classes) if self.mixed is None else rows(self.mixed, labels)
+
     def slopes_of_each_label(self, pixels: Tensor, neurons: Tensor) -> Tensor:
-        """The same for each label, at one neuron ``[V, M]`` for each image: ``[V, M, K]``."""
+        """The same for each label, at one neuron ``[V, M]`` for each image: ``[V, M, K]``, or ``[V, M, H]``."""
         logits, shift = self._forward(pixels)
         each = logits.sum((0, 1))
         jacobian = torch.cat(
             [torch.autograd.grad(one, shift, retain_graph=True)[0].gather(2, neurons[..., None]) for one in each], -1
         )
         expected = (logits.detach().softmax(-1) * jacobian).sum(-1, keepdim=True)
-        return (expected - jacobian) / self.seen.image_shape[0]
+        of_classes = (expected - jacobian) / self.seen.image_shape[0]
+        return of_classes if self.mixed is None else of_classes @ self.mixed.mT
 
     def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[V, M, K]``, and zeros ``[V, M, N]`` that are added to the layer's output, to derive in."""
@@ -325,6 +336,45 @@ def factor_of_update(remains: Remains, tolerance: float) -> tuple[Tensor, Tensor
     return factor, precision
 
 
+def share_of_mixture(remains: Remains, tolerance: float) -> Tensor:
+    """The share that the first of two classes has in each label of a batch of MixUp, from 1/2 to 1, ``[V]``.
+
+    Two neurons that give away the same image show two slopes, of which each is a mixture of those of two classes: in
+    the same share, if the classes are the right ones. It is the share on which most pairs of neurons agree, 1 where
+    there is no pair. A wrong one leads to no images that explain their neurons.
+
+    Args:
+        remains: of the whole gradient.
+        tolerance: difference up to which two shares are the same.
+    """
+    found = remains.candidates()
+    shares = torch.ones_like(remains.precision[:, 0])
+    if not found.usable.any():
+        return shares
+    shown = remains.bias.gather(1, found.neurons)
+    of_classes = remains.rest.slopes_of_each_label(found.pixels, found.neurons)
+    for victim, usable in enumerate(found.usable):
+        pixels, error = found.pixels[victim, usable], found.error[victim, usable]
+        limit = NOTHING * (error + error[:, None]) * pixels.shape[-1] ** 0.5
+        one, other = ((torch.cdist(pixels, pixels) <= limit).triu(1)).nonzero(as_tuple=True)
+        slopes = of_classes[victim, usable]
+        of_pairs = (shown[victim, usable, None, None] - slopes[:, None]) / (slopes[..., None] - slopes[:, None])
+        here, there = of_pairs[one], of_pairs[other]  # [pairs, K, K]
+        near = ((here - there).abs() <= tolerance) & (here >= 0.5) & (here < 1 - tolerance)
+        told = ((here + there) / 2)[near].sort().values
+        agreeing = torch.searchsorted(told, told + tolerance) - torch.arange(len(told), device=told.device)
+        if len(told):
+            shares[victim] = told[int(agreeing.argmax()) :][: int(agreeing.max())].median()
+    return shares
+
+
+def mixtures(shares: Tensor, classes: int) -> Tensor:
+    """Labels of one or two classes, the first one with shares ``[V]``: probabilities ``[V, K * K, K]``."""
+    every = torch.eye(classes, dtype=shares.dtype, device=shares.device)
+    share = shares[:, None, None, None]
+    return (share * every[:, None] + (1 - share) * every).flatten(1, 2)
+
+
 def peel(observation: Observation, layer: FirstLayer) -> tuple[Remains, Tensor]:
     """All samples of V victims that can be found one after the other, and whether each is certified, ``[V, B]``."""
     seen = seen_exactly(observation)
@@ -338,8 +388,12 @@ def peel(observation: Observation, layer: FirstLayer) -> tuple[Remains, Tensor]:
         told = torch.as_tensor(seen.defense.noise(seen.update), dtype=noise.dtype, device=noise.device)
         noise = noise.maximum(told.view(-1, 1))
     remains = Remains(rest, weight, bias, noise, torch.full_like(noise, ROUNDING * eps))
-    factor, precision = factor_of_update(remains, eps**0.5)
-    remains = Remains(rest, weight / factor[..., None], bias / factor, noise / factor, precision)
+    if seen.defense and seen.defense.soft_labels:
+        rest.mixed = mixtures(share_of_mixture(remains, eps**0.5), seen.num_classes)
+        remains = Remains(rest, weight, bias, noise, torch.full_like(noise, ROUNDING * eps))
+    else:
+        factor, precision = factor_of_update(remains, eps**0.5)
+        remains = Remains(rest, weight / factor[..., None], bias / factor, noise / factor, precision)
     banned = [weight.new_zeros(0, weight.shape[-1]) for _ in seen.seeds]
     for _ in range(ROUNDS):
         found = remains.candidates()
@@ -381,7 +435,9 @@ class Peeling(Attack):
     For networks whose first trained layer is linear with a bias and a ReLU behind it, which the pixels come to with no
     more than a fixed scaling; the rest may be any network. It computes in float64. An update in float32 serves, and
     one that was clipped, whose factor it finds. Of an update with noise, whose size it measures, it finds images as far
-    as neurons have a slope of a hundred times the noise; of one from which entries were removed, none.
+    as neurons have a slope of a hundred times the noise; of one from which entries were removed, none. Of a batch that
+    is known to be mixed as by MixUp it finds the mixtures, whose labels are of two classes in a share that pairs of
+    neurons tell, and certifies none, since a mixture is no private image.
     """
 
     def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
@@ -405,6 +461,7 @@ class Peeling(Attack):
         images = observation.mean_image.expand(victims, *observation.image_shape).clone()
         labels = best_labels(observation).clone()
         certified = torch.zeros_like(labels, dtype=torch.bool)
+        mixed = images.new_full((*labels.shape, observation.num_classes), 1 / observation.num_classes)
         weight, _ = layer.gradients(observation.update)
         some = max(1, TOGETHER[observation.device.type] // (32 * weight[0].numel()))
         for first in range(0, victims, some):
@@ -412,13 +469,17 @@ class Peeling(Attack):
             remains, certified[here] = peel(observation.take(range(victims)[here]), layer)
             found = layer.pixels(remains.pixels).view(-1, *observation.image_shape).to(images)
             images[here] = torch.where(remains.taken[..., None, None, None], found, images[here])
-            labels[here] = torch.where(remains.taken, remains.labels, labels[here])
+            told = remains.rest.probabilities(remains.labels).to(mixed)
+            mixed[here] = torch.where(remains.taken[..., None], told, mixed[here])
+            labels[here] = torch.where(remains.taken, told.argmax(-1), labels[here])
             self.told(min(1.0, (first + some) / victims))
+        mixes = observation.defense is not None and observation.defense.soft_labels
         return Reconstruction(
             images=images,
             labels=labels,
             loss=torch.full((victims,), torch.inf),
             evaluations=torch.zeros(victims, dtype=torch.long),
             status=["closed form"] * victims,
-            certified=certified,
+            label_probabilities=mixed if mixes else None,
+            certified=None if mixes else certified,  # a mixture is none of the private images
         )

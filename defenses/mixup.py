@@ -89,22 +89,31 @@ def unmixed(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if not 1 < count <= LARGEST:
         return images, labels.argmax(-1)
     circles = torch.tensor([(0, *rest) for rest in permutations(range(1, count))], device=images.device)
-    places = circles.argsort(1)
     own = torch.eye(count, dtype=images.dtype, device=images.device)
-    share = torch.linspace(0.5, 1, SHARES + 1, dtype=images.dtype, device=images.device)[1:, None, None]
-    mixtures = share * own + (1 - share) * own.roll(1, 1)  # [S, N, N], in the order of a circle
-    inverses = torch.linalg.inv(mixtures)
+    after = own.roll(1, 1)  # in the order of a circle
+
+    def mixture(share: Tensor) -> Tensor:
+        """Of the images of a circle, ``[..., N, N]``."""
+        return share[..., None, None] * own + (1 - share[..., None, None]) * after
+
+    shares = torch.linspace(0.5, 1, SHARES + 1, dtype=images.dtype, device=images.device)[1:]
+    mixtures, inverses = mixture(shares), mixture(shares).inverse()  # [S, N, N]
     found, told = [], []
     for mixed, soft in zip(images.flatten(2), labels.to(images), strict=True):
         ordered = soft[circles]  # [P, N, K]
         classes_of = (inverses[:, None] @ ordered).argmax(-1)  # [S, P, N]
         off = mixtures[:, None] @ one_hot(classes_of, classes).to(soft) - ordered
-        errors, shares = off.square().sum((2, 3)).min(0)
+        errors, best_share = off.square().sum((2, 3)).min(0)
         some = errors.argsort()[:TRIED]
-        made = inverses[shares[some]] @ mixed[circles[some]]
+        made = inverses[best_share[some]] @ mixed[circles[some]]
         outside = (made - made.clamp(0, 1)).square().mean((1, 2))
-        best = int((errors[some] + outside).argmin())
-        order = places[some[best]]
-        found.append(made[best, order].clamp(0, 1))
-        told.append(classes_of[shares[some[best]], some[best], order])
+        circle = some[(errors[some] + outside).argmin()]
+        order, classes_here, share = circles[circle], classes_of[best_share[circle], circle], shares[best_share[circle]]
+        pure = one_hot(classes_here, classes).to(soft)
+        gap = pure - after @ pure
+        if gap.any():  # between the shares that were tried, by least squares
+            share = ((soft[order] - after @ pure) * gap).sum() / gap.square().sum()
+        made = mixture(share.clamp(float(shares[0]), 1.0)).inverse() @ mixed[order]
+        found.append(made[order.argsort()].clamp(0, 1))
+        told.append(classes_here[order.argsort()])
     return torch.stack(found).view_as(images), torch.stack(told)

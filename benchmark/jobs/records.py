@@ -189,8 +189,10 @@ def fit_of(
 ) -> Misfits:
     """How well the update is explained by what was found, and by the private batches.
 
-    Of an attack that takes no order of images for the right one, both are measured in the order that clients took.
+    Of an attack that takes no order of images for the right one, both are measured in the order that clients took; of
+    one that has undone what a defense does to batches, what it found before.
     """
+    found = found.mixed or found
     if attack.any_order:
         scenario = block.cell.scenario
         seen = as_computed(seen, scenario.setting, scenario.seed, block.victims)
@@ -364,6 +366,7 @@ def join(first: Reconstruction, second: Reconstruction) -> Reconstruction:
         label_counts=None
         if first.label_counts is None or second.label_counts is None
         else torch.cat([first.label_counts, second.label_counts]),
+        mixed=join(first.mixed or first, second.mixed or second) if first.mixed or second.mixed else None,
         candidates={
             name: join(first.candidates.get(name, untried(first)), second.candidates.get(name, untried(second)))
             for name in {**first.candidates, **second.candidates}
@@ -378,7 +381,8 @@ def untried(found: Reconstruction) -> Reconstruction:
 
 def without_nan(found: Reconstruction) -> Reconstruction:
     """Gray images, and the status "diverged", for victims of whom an attack returned NaN or Inf."""
-    found = replace(found, candidates={name: without_nan(one) for name, one in found.candidates.items()})
+    candidates = {name: without_nan(one) for name, one in found.candidates.items()}
+    found = replace(found, mixed=found.mixed and without_nan(found.mixed), candidates=candidates)
     bad = ~found.images.isfinite().flatten(1).all(1)
     if not bad.any():
         return found
