@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from attacks import AutoLeak, Observation, Reconstruction
-from attacks.autoleak import NOT_TRIED, can_do, carried_out, takes
+from attacks.autoleak import NOT_TRIED, UNDONE, can_do, carried_out, takes
 from attacks.engine.inverter import Inverter
 from benchmark.models import MLP, ConvNet, LeNet
-from defenses import GaussianNoise, Masking
+from defenses import GaussianNoise, Masking, MixUp
 from defenses.base import Defense
 
 MakeVictims = Callable[..., Any]
@@ -64,6 +64,29 @@ def test_it_returns_what_fits_the_update_best_and_of_equal_ones_the_cheapest(vic
     together = torch.stack([losses[name].nan_to_num(torch.inf) for name in losses])
     chosen = torch.stack([losses[name][row] for row, name in enumerate(best.starts)])
     assert (chosen <= 1.002 * together.amin(0)).all() and (together.amax(0) > 2 * chosen).all()
+
+
+def test_where_batches_are_mixed_it_also_tries_and_returns_what_they_were_mixed_of(victims_of: MakeVictims) -> None:
+    def wide(shape: tuple[int, int, int], classes: int) -> Any:
+        return MLP(shape, classes, hidden=200, activation="relu")
+
+    images, _, seen = victims_of(3, 3, model=wide, defense=MixUp(5.0), adaptive=True)
+    found = AutoLeak(3).reconstruct(seen)
+    assert found.starts == ["Peeling"] * 3 and found.mixed is not None
+    distance = torch.cdist(found.images.flatten(2), images.to(found.images).flatten(2)).amin(2)
+    assert distance.max() < 0.01, "the private images, in any order"
+    torch.testing.assert_close(found.mixed.images, found.candidates["Peeling"].images)
+    torch.testing.assert_close(found.images, found.candidates[f"Peeling{UNDONE}"].images)
+    soft = {name for name, one in found.candidates.items() if one.label_probabilities is not None}
+    assert {name for name in found.candidates if name.endswith(UNDONE)} == {f"{name}{UNDONE}" for name in soft}
+    assert found.take([1]).mixed is not None and AutoLeak(1).reconstruct(replace(seen, defense=None)).mixed is None
+    tried: list[Observation] = []
+
+    def spares(some: Observation, found: Reconstruction) -> list[bool]:
+        tried.append(some)
+        return [len(tried) == 2] * some.num_victims  # by what was undone of the first one
+
+    assert list(carried_out(AutoLeak(3).attempts(seen), spares).candidates) == ["Peeling", f"Peeling{UNDONE}"]
 
 
 def test_a_victim_who_is_spared_is_tried_no_more(victims_of: MakeVictims) -> None:

@@ -24,7 +24,8 @@ from attacks import (
 from attacks.gradient_matching import GradientMatching
 from benchmark.metrics.misfit import AT_ONCE, loss_of_truth
 from benchmark.models import LeNet
-from defenses import GaussianNoise, Masking
+from benchmark.seeds import generators
+from defenses import GaussianNoise, Masking, MixUp
 from tests.attacks.conftest import See
 
 MakeVictims = Callable[..., Any]
@@ -73,3 +74,13 @@ def test_where_the_order_of_local_steps_is_hidden_nobody_knows_it(see: See) -> N
         assert attack.loss_at(unknown, images, labels) is None
     assert InvertingGradients().loss_at(known, images, labels) is not None
     assert SurrogateModel().loss_at(known, images, labels) is None
+
+
+def test_where_labels_are_mixed_it_takes_class_probabilities(victims_of: MakeVictims) -> None:
+    images, labels, seen = victims_of(2, 3, LeNet, torch.float64, MixUp(1.0), adaptive=True)
+    one_hot = torch.nn.functional.one_hot(labels, seen.num_classes).double()
+    mixed, soft = MixUp(1.0).on_batch(images.double(), one_hot, generators(0, range(2), "on_batch"))
+    assert DLG().loss_at(seen, mixed, soft).max() < 1e-20 < DLG().loss_at(seen, images, labels).min()
+    torch.testing.assert_close(DLG().loss_at(seen, mixed, one_hot), DLG().loss_at(seen, mixed, labels))
+    found = DLG(max_evaluations=3).reconstruct(seen)
+    torch.testing.assert_close(DLG().loss_at(seen, found.images, found.label_probabilities), found.loss)

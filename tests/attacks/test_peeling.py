@@ -14,7 +14,8 @@ from attacks.first_layer import first_layer
 from attacks.peeling import noise_beyond, peel
 from benchmark.models import MLP, ConvNet
 from benchmark.models.draw import Model
-from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning
+from benchmark.seeds import generators
+from defenses import Clipping, Defense, GaussianNoise, Masking, MixUp, Pruning
 
 MakeVictims = Callable[..., Any]
 
@@ -240,3 +241,20 @@ def test_networks_without_a_relu_behind_a_linear_first_layer_are_refused_in_a_se
     for model in (MLP((1, 8, 8), 10), ConvNet((1, 8, 8), 10, width=4), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))):
         with pytest.raises(ValueError, match="Peeling needs a trained linear layer with a bias and a ReLU behind it"):
             Peeling().check(model, (4, 1, 8, 8))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 10.0])
+def test_of_a_batch_that_is_known_to_be_mixed_the_mixtures_are_found_with_their_labels(
+    alpha: float, victims_of: MakeVictims
+) -> None:
+    images, labels, seen = victims_of(4, 3, model=WIDE, defense=MixUp(alpha), adaptive=True)
+    one_hot = nn.functional.one_hot(labels, seen.num_classes).float()
+    mixed, soft = MixUp(alpha).on_batch(images.float(), one_hot, generators(0, range(4), "on_batch"))
+    found = Peeling().reconstruct(seen)
+    distance, places = torch.cdist(found.images.flatten(2), mixed.flatten(2)).min(2)
+    assert distance.max() < 1e-3 and torch.equal(places.sort(1).values, torch.arange(3).expand(4, 3))
+    told = soft.gather(1, places[..., None].expand_as(soft))
+    torch.testing.assert_close(found.label_probabilities, told.to(found.label_probabilities), atol=1e-4, rtol=0)
+    assert found.certified is None, "a mixture is no private image"
+    blunt = Peeling().reconstruct(replace(seen, defense=None))
+    assert blunt.label_probabilities is None and not certified(blunt).all(), "without knowing it, nothing fits"

@@ -13,6 +13,7 @@ from benchmark.seeds import generators
 from defenses import Augmentation, Defense, IntraInstaHide, MixUp
 from defenses.augmentation import TRANSFORMS
 from defenses.intra_instahide import LARGEST_SHARE
+from defenses.mixup import LARGEST, unmixed
 
 STRONG: list[Defense] = [MixUp(), MixUp(0.2), IntraInstaHide(3), Augmentation(), Augmentation(0.5, "shear-brightness")]
 IDENTITIES: list[Defense] = [MixUp(0), IntraInstaHide(1), Augmentation(0)]
@@ -26,6 +27,13 @@ def a_batch(clients: int = 3, images: int = 5) -> tuple[Tensor, Tensor]:
     """Images of noise, and labels that all differ."""
     noise = torch.rand(clients, images, 3, 6, 6, generator=torch.Generator().manual_seed(3))
     return noise, torch.eye(images).expand(clients, images, images).clone()
+
+
+def smooth(clients: int, images: int) -> Tensor:
+    """Images in [0, 1] that reach both ends, as those of a data set do: what is outside tells a wrong circle."""
+    made, _ = a_batch(clients, images)
+    low, high = made.flatten(2).amin(2), made.flatten(2).amax(2)
+    return (made - low[..., None, None, None]) / (high - low)[..., None, None, None]
 
 
 def trained_on(defense: Defense, seed: int = 0, clients: range = range(3), **sizes: int) -> tuple[Tensor, Tensor]:
@@ -141,3 +149,34 @@ def test_a_strength_out_of_range_is_named_in_one_sentence(kind: type[Defense], a
         kind(**{argument: value})
     message = str(raised.value)
     assert message.startswith(f"{argument} ") and "\n" not in message and ". " not in message
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 20.0])
+@pytest.mark.parametrize(
+    "classes", [[0, 1], [0, 1, 2], [0, 1, 2, 3], [3, 1, 1, 2], [0, 1, 2, 3, 4, 5], [0, 0, 1, 1, 2]]
+)
+def test_the_mixing_is_undone_by_its_labels(classes: list[int], alpha: float) -> None:
+    """Where a share is so near 1 that it tells no circle, as one here is, next to nothing was mixed."""
+    images = smooth(clients=4, images=len(classes)).double()
+    labels = torch.eye(6, dtype=torch.double)[classes].expand(4, -1, -1)
+    mixed, soft = MixUp(alpha).on_batch(images, labels, generators(0, range(4), "on_batch"))
+    assert (mixed - images).abs().flatten(1).amax(1).min() > 1e-3
+    found, told = unmixed(mixed, soft)
+    distance = torch.cdist(found.flatten(2), images.flatten(2))  # in any order
+    assert distance.amin(2).max() < 1e-4 and distance.amin(1).max() < 1e-4
+    assert torch.equal(told.sort(1).values, torch.tensor(classes).sort().values.expand(4, -1))
+    assert torch.equal(torch.tensor(classes)[distance.argmin(2)], told), "each with its own label"
+
+
+def test_labels_that_are_found_roughly_do_and_a_batch_of_which_there_are_too_many_circles_stays_as_it_is() -> None:
+    images, labels = smooth(3, 4), torch.eye(4).expand(3, 4, 4)
+    mixed, soft = MixUp(1.0).on_batch(images, labels, generators(3, range(3), "on_batch"))
+    noise = torch.randn(soft.shape, generator=torch.Generator().manual_seed(1))
+    found, told = unmixed(mixed, (soft + 0.01 * noise).clamp(min=0))
+    assert torch.equal(told.sort(1).values, torch.arange(4).expand(3, 4))
+    before, after = (torch.cdist(one.flatten(2), images.flatten(2)).amin(2).mean() for one in (mixed, found))
+    assert after < before / 3 and found.min() >= 0 and found.max() <= 1
+    many, their = torch.rand(1, LARGEST + 1, 1, 2, 2), torch.rand(1, LARGEST + 1, 5)
+    assert torch.equal(unmixed(many, their)[0], many) and torch.equal(unmixed(many, their)[1], their.argmax(-1))
+    one = torch.rand(2, 1, 1, 2, 2), torch.rand(2, 1, 5)
+    assert torch.equal(unmixed(*one)[0], one[0])

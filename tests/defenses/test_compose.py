@@ -264,6 +264,8 @@ def test_what_changes_the_batch_acts_before_what_changes_the_update() -> None:
     known = made.known_to_attacker()
     assert known.soft_labels and known.no_adaptive_attack == Augmentation().known_to_attacker().no_adaptive_attack
     assert known.is_simulated
+    alone = Compose([Clipping(0.5), MixUp()]).known_to_attacker()
+    assert alone.undo is MixUp().known_to_attacker().undo and known.undo is None, "an augmentation is not undone"
     with pytest.raises(ValueError, match="give batch_size 2 or more"):
         made.check_clients(torch.nn.Linear(1, 1), (1, 1, 6, 6), False, False)
 

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from attacks import DLG, InvertingGradients, Observation
+from attacks import DLG, InvertingGradients, Observation, Reconstruction
 from attacks.engine.inverter import shared
 from attacks.update import FedAvg, Protocol, example_gradients, local_update
 from attacks.update import Network as ClientsNetwork
 from benchmark import UsageError, run
-from benchmark.federation.client import PublicData, observe
+from benchmark.federation.client import PublicData, as_trained, observe
 from benchmark.federation.clients import Data, client_updates, examine
 from benchmark.federation.protect import steps
 from benchmark.federation.recipe import Federation
 from benchmark.federation.server import State, privacy, start, train
 from benchmark.federation.setting import Setting
+from benchmark.metrics.misfit import misfits
 from benchmark.models import MLP, ConvNet, ResNet
 from benchmark.rehearsal.defense import check_protect
 from benchmark.seeds import generators
@@ -160,6 +161,23 @@ def test_who_knows_that_labels_are_mixed_looks_for_them_with_the_images(digits: 
             assert attack.label_logits(seen, generators(0, range(3), "start"))[1] is soft
     _, oblivious = seen_of(digits, MixUp(), False)
     assert not InvertingGradients().label_logits(oblivious, generators(0, range(3), "start"))[1]
+
+
+@pytest.mark.parametrize("defense", [MixUp(5.0), IntraInstaHide(3)], ids=named)
+def test_what_is_seen_of_mixed_batches_is_explained_by_them_to_who_knows_that_they_are_mixed(
+    digits: Digits, defense: Defense
+) -> None:
+    private, seen = seen_of(digits, defense, True)
+    trained = as_trained(seen, *private, defense, Setting(), 0, range(3))
+    mean, none = seen.mean_image.expand(3, 4, 1, 8, 8), torch.zeros(3)
+    nothing = Reconstruction(mean, private[1], none, none, ["exhausted"] * 3)
+    fit = misfits(seen, nothing, *trained)
+    assert fit.true.max() < 1e-6 and fit.explained.all() and not fit.settled.any()
+    assert not misfits(seen, nothing, *private).explained.any(), "the images as they were do not"
+    _, oblivious = seen_of(digits, defense, False)
+    for one, setting in ((oblivious, Setting()), (seen, Setting(rounds=2)), (seen, Setting(local=FedAvg(0.1)))):
+        assert as_trained(one, *private, defense, setting, 0, range(3)) == private  # no batch, or no single one
+    assert as_trained(seen_of(digits, None)[1], *private, MixUp(0), Setting(), 0, range(3)) == private
 
 
 @pytest.mark.parametrize("defense", [*EARLY, Soteria(0.5)], ids=named)
