@@ -4,7 +4,7 @@
 - two rates of the same victims: :func:`paired_p`
 - two rates of different victims: :func:`rate_difference` for how far apart, :func:`equivalent` for near enough
 - several tests at once: :func:`holm`
-- a mean: :func:`bootstrap_mean`; of a few values, such as seeds: :func:`t_interval`
+- a mean: :func:`bootstrap_mean`; of a few values, such as seeds: :func:`t_interval`; a median: :func:`median_interval`
 
 The functions of scipy.special suffice: scipy.stats, which has the same intervals and tests, takes a good part of a
 second to import.
@@ -231,6 +231,29 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
         return None, None
     half = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * stdev(values) / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the median of independent values: two order statistics, which hold whatever the distribution.
+
+    Of n values the number below the median is binomial with probability 1/2.
+
+    Args:
+        values: Finite ones, in any order.
+        confidence: Nominal coverage, between 0 and 1; the interval's own is as much or more.
+
+    Returns:
+        Lower and upper end, infinite where there are too few values.
+    """
+    _check_confidence(confidence)
+    count = len(values)
+    below = 0
+    while bdtr(below, count, 0.5) <= (1 - confidence) / 2:
+        below += 1
+    if below == 0:
+        return -math.inf, math.inf
+    ordered = sorted(values)
+    return ordered[below - 1], ordered[count - below]
 
 
 def _expanded(scores: NDArray[np.float64], z: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ An image in [0, 1] goes in, class logits come out.
 from benchmark.models.cnn6 import CNN6
 from benchmark.models.convnet import ConvNet
 from benchmark.models.draw import Model
+from benchmark.models.geiping_lenet import GeipingLeNet
 from benchmark.models.lenet import LeNet
 from benchmark.models.lenet5 import LeNet5
 from benchmark.models.mlp import MLP
@@ -18,6 +19,7 @@ __all__ = [
     "MLP",
     "VGG11",
     "ConvNet",
+    "GeipingLeNet",
     "LeNet",
     "LeNet5",
     "Model",

@@ -17,7 +17,7 @@ from benchmark.boards.outcome import Outcome, of_cells, strength
 from benchmark.boards.template import render
 from benchmark.errors import UsageError
 from benchmark.federation.setting import described
-from benchmark.metrics.intervals import t_interval, wilson
+from benchmark.metrics.intervals import median_interval, t_interval, wilson
 from benchmark.metrics.leak import THRESHOLDS
 from benchmark.papers.sources import paper, provenance
 from benchmark.store.store import Record
@@ -30,6 +30,7 @@ EXACT = 40.0
 
 METRICS: dict[str, tuple[str, Callable[[Victim], float]]] = {
     "psnr": ("PSNR, dB", lambda victim: fmean(victim["psnr"])),
+    "median": ("median PSNR, dB", lambda victim: fmean(victim["psnr"])),
     "ssim": ("SSIM", lambda victim: fmean(victim["ssim"])),
     "found": ("images found", lambda victim: fmean(mse <= THRESHOLDS[0] for mse in victim["mse"])),
     "exact": ("exact images", lambda victim: fmean(psnr >= EXACT for psnr in victim["psnr"])),
@@ -80,8 +81,10 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             raise ValueError(f"a value of {self.metric} is out of range")
         if (self.spread is not None or self.trials is not None) and self.value is None:
             raise ValueError("spread and trials are of a value, which is missing")
-        if self.spread is not None and (self.trials is None or self.metric in SHARES):
-            raise ValueError("spread is that of a mean over trials: give both, and no spread of a share")
+        if self.spread is not None and (self.trials is None or self.metric in (*SHARES, "median")):
+            raise ValueError("spread is that of a mean over trials: give both, and no spread of a share or a median")
+        if self.metric == "median" and (self.of_victims or self.than is not None):
+            raise ValueError("a median stands beside a value: of single victims and of another attack give psnr")
         is_compared = bool(self.tolerance or self.at_least)
         if self.than is not None and not is_compared:
             raise ValueError("nothing agrees to all digits: give tolerance or at_least")
@@ -112,7 +115,7 @@ def rows_of(given: Mapping[str, Any]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean with its 95 % interval, infinite where one value tells of no spread."""
+    """A mean, or a median, with its 95 % interval, infinite where one value tells of no spread."""
 
     value: float
     low: float
@@ -126,6 +129,11 @@ class Mean:
         low, high = t_interval(values)
         ends = (-inf if low is None else low, inf if high is None else high)
         return cls(fmean(values), *((max(0.0, ends[0]), min(1.0, ends[1])) if share else ends))
+
+    @classmethod
+    def middle(cls, values: Sequence[float]) -> "Mean":
+        """The median, with the order statistics between which that of the population lies, whatever the law."""
+        return cls(median(values), *median_interval(values))
 
     def less(self, other: "Mean") -> "Mean":
         """The difference of two independent means, from the interval of each (Newcombe 1998, method 10)."""
@@ -164,7 +172,7 @@ class Line:
     @cached_property
     def null(self) -> float | None:
         """The best null baseline."""
-        return max((fmean(values) for one in self.baselines if (values := self.values(one).values())), default=None)
+        return max((self._mean(of.values()).value for one in self.baselines if (of := self.values(one))), default=None)
 
     @cached_property
     def theirs(self) -> Mean | None:
@@ -247,8 +255,12 @@ class Line:
 
     @property
     def named(self) -> str:
-        """The attack with what is not usual of it, but its budget."""
-        return changed("attack", {k: v for k, v in self.cell_of_attack.items() if k != "max_evaluations"})
+        """The attack with what is not usual of it, but its budget, and the defense."""
+        attack = changed("attack", {k: v for k, v in self.cell_of_attack.items() if k != "max_evaluations"})
+        defense = self.found.config["defense"] if self.found else None
+        if not defense or not self.found:
+            return attack
+        return f"{attack} behind {changed('defense', defense)}{', known' if self.found.adaptive else ''}"
 
     @property
     def cell_of_attack(self) -> dict[str, Any]:
@@ -278,7 +290,7 @@ class Line:
 
     def shown(self, value: float | None, sign: str = "") -> str:
         """A value of the metric in its digits, with its sign on demand."""
-        return NONE if value is None else format(value, f"{sign}.{2 if self.row.metric == 'psnr' else 3}f")
+        return NONE if value is None else format(value, f"{sign}.{2 if self.row.metric in ('psnr', 'median') else 3}f")
 
     def with_interval(self, of: Mean | None, sign: str = "") -> str:
         """As in "24.01 (22.00 to 26.02)"."""
@@ -288,6 +300,8 @@ class Line:
         return self.shown(of.value, sign) + ends
 
     def _mean(self, values: Iterable[float]) -> Mean:
+        if self.row.metric == "median":
+            return Mean.middle(list(values))
         return Mean.of(list(values), self.row.metric in SHARES)
 
 

@@ -15,6 +15,7 @@ from benchmark.metrics.intervals import (
     equivalent,
     holm,
     mcnemar,
+    median_interval,
     paired_p,
     rate_difference,
     wilson,
@@ -237,3 +238,16 @@ def test_bootstrap_of_many_values_is_that_of_resampling(draw: str, monkeypatch: 
     width = resampled[1] - resampled[0]
     assert low == pytest.approx(resampled[0], abs=0.03 * width)
     assert high == pytest.approx(resampled[1], abs=0.03 * width)
+
+
+def test_the_interval_of_a_median_is_of_two_order_statistics_by_the_binomial() -> None:
+    """Of 10 values the second and the ninth, with 97.9 %; of 5 none has 95 % (Conover 1999, table A3)."""
+    values = [float(one) for one in (7, 3, 9, 1, 5, 10, 2, 8, 4, 6)]
+    assert median_interval(values) == (2.0, 9.0)
+    assert median_interval(values[:5]) == (-math.inf, math.inf)
+    for count in (6, 11, 39, 100):
+        low, high = median_interval([float(one) for one in range(count)])
+        below = int(low) + 1
+        outside = 2 * sum(math.comb(count, k) for k in range(below)) / 2**count
+        one_more = outside + 2 * math.comb(count, below) / 2**count
+        assert outside <= 0.05 < one_more and high == count - below

@@ -10,8 +10,21 @@ from torch.func import functional_call
 
 from attacks.chain import stages
 from attacks.gradients import batch_gradients, differentiable_twice, squared_distance
-from benchmark.models import CNN6, VGG11, LeNet5, Model, ResNet18, ResNet20, ResNet32, ResNet44, ResNet56, ViT
+from benchmark.models import (
+    CNN6,
+    VGG11,
+    GeipingLeNet,
+    LeNet5,
+    Model,
+    ResNet18,
+    ResNet20,
+    ResNet32,
+    ResNet44,
+    ResNet56,
+    ViT,
+)
 from benchmark.models.draw import draw_networks
+from benchmark.models.geiping_lenet import CIFAR10
 from benchmark.models.normalize import IMAGENET
 from benchmark.rehearsal.scene import Scene
 from benchmark.suite.registry import Spec, classes, spec
@@ -217,11 +230,11 @@ def test_the_slope_of_the_matching_loss_is_that_of_finite_differences(model: typ
     torch.testing.assert_close(along, measured, rtol=1e-4, atol=1e-12)
 
 
-DEEPER = {"ResNet32", "ResNet44", "ResNet56"}
-"""As ResNet20, with more of the same."""
+NOT_TRIED = {"ResNet32", "ResNet44", "ResNet56", "GeipingLeNet"}
+"""As ResNet20, with more of the same, and as LeNet, for images with colors."""
 
 
-@pytest.mark.parametrize("model", sorted(set(classes("model")) - DEEPER))
+@pytest.mark.parametrize("model", sorted(set(classes("model")) - NOT_TRIED))
 def test_every_network_passes_the_rehearsal_of_its_updates(model: str, digits: Digits) -> None:
     given = spec("model", model, {})
     scenario = Scenario(Spec("Digits"), given, batch_size=1, seed=0, victims=2)
@@ -229,3 +242,38 @@ def test_every_network_passes_the_rehearsal_of_its_updates(model: str, digits: D
     scene = Scene.of(scenario, network, digits, torch.device("cpu"))
     if sum(p.numel() for p in network.parameters()) < 1e6:  # the label rule alone takes seconds on larger ones
         scene.check_attack(spec("attack", "IDLG", {"max_evaluations": 3}), None, adaptive=False)
+
+
+class Written(nn.Module):
+    """The network of Inverting Gradients as its modules come, whose weights torch draws before they are drawn anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *(nn.Conv2d(3, 12, 5, padding=2, stride=2), nn.Sigmoid()),
+            *(nn.Conv2d(12, 12, 5, padding=2, stride=2), nn.Sigmoid()),
+            *(nn.Conv2d(12, 12, 5, padding=2, stride=1), nn.Sigmoid()),
+        )
+        self.fc = nn.Linear(768, 10)
+        for layer in (self.body[0], self.body[2], self.body[4], self.fc):
+            layer.weight.data.uniform_(-0.5, 0.5)
+            layer.bias.data.uniform_(-0.5, 0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean, std = torch.tensor(CIFAR10).to(images)[..., None, None]
+        made: Tensor = self.fc(self.body((images - mean) / std).flatten(1))
+        return made
+
+
+def test_the_network_of_inverting_gradients_is_that_of_its_seed_for_every_victim() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(43)
+        theirs = Written()
+    ours = GeipingLeNet(CIFAR, 10)
+    drawn = ours.draw(generator(5))
+    for own, other in zip(drawn.values(), theirs.parameters(), strict=True):
+        assert torch.equal(own, other)
+    images = some_images(2, *CIFAR)
+    torch.testing.assert_close(functional_call(ours, drawn, (images.float(),)), theirs(images.float()))
+    with pytest.raises(ValueError, match="3 channels: give data of this kind, or model LeNet"):
+        GeipingLeNet((1, 8, 8), 10)

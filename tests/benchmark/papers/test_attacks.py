@@ -72,7 +72,7 @@ def test_a_run_through_the_command_line_gives_the_page(
         assert [len(cells) for cells in of_row] == [9, 6, 8]
         was_run = row in ran
         compared = was_run and row.than == {"attack": {"class": "IDLG"}}
-        assert ("dB" in of_row[0][2]) == (row.metric == "psnr")
+        assert ("dB" in of_row[0][2]) == (row.metric in ("psnr", "median"))
         assert (of_row[0][5] == "not run") != was_run and (of_row[1][4] == "not run") != was_run
         assert (of_row[0][7] == "-") != compared
         assert ("not run" in of_row[0][8]) != compared
@@ -105,6 +105,9 @@ def test_two_cells_of_one_row_are_refused(tmp_path: Path) -> None:
         ([1e-3] * 4, {"of_victims": [32.1, 31.9, 32.0], "tolerance": 0.5}, "differs"),
         ([1e-3] * 4, {"of_victims": [32.0], "tolerance": 0.5}, "open"),  # one victim knows of no spread
         ([1e-3, 1e-1], {"of_victims": [30.0, 10.0], "tolerance": 0.5}, "agrees"),  # victim by victim
+        ([1e-1, 1e-3, 1e-3], {"metric": "median", "value": 30.2, "tolerance": 0.5}, "agrees"),  # the mean is 23 dB
+        ([1e-1, 1e-3, 1e-3], {"metric": "median", "value": 31.0, "tolerance": 0.5}, "open"),  # of three, nobody knows
+        ([1e-3] * 6, {"metric": "median", "value": 31.0, "tolerance": 0.5}, "differs"),
     ],
 )
 def test_the_verdict_is_that_of_the_difference(mses: list[float], reference: dict[str, Any], verdict: str) -> None:
@@ -162,6 +165,14 @@ def test_a_row_without_a_published_value_has_no_verdict() -> None:
         ({"of_victims": [30.0], "source": "a paper", "tolerance": -1}, ">= 0"),
         ({"spread": 3.0, "trials": 10}, "spread and trials are of a value"),
         ({"value": 30.0, "spread": 3.0, "source": "a paper", "tolerance": 1}, "spread is that of a mean over trials"),
+        (
+            {"metric": "median", "value": 3.0, "spread": 1.0, "trials": 9, "source": "a paper", "tolerance": 1},
+            "no spread of a share or a median",
+        ),
+        (
+            {"metric": "median", "of_victims": [3.0], "source": "a paper", "tolerance": 1},
+            "a median stands beside a value",
+        ),
         ({"valeu": 30.0}, "unknown field `valeu`"),
         ({"published": ""}, "length >= 1"),
     ],
