@@ -42,7 +42,7 @@ def silent() -> Console:
 
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """The kinds that are timed: a training of LeNet takes 2 seconds and of MLP 10, with Masking 3 times, with Sign 5."""
+    """The kinds that are timed: a training of LeNet takes 2 s and of MLP 10 s, with Masking 3 times, with Sign 5."""
     asked: list[tuple[str, str]] = []
 
     def told(training: Training, bench: Workbench) -> float:
