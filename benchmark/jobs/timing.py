@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from statistics import fmean
 from typing import Any
 
@@ -30,10 +29,13 @@ larger one, which is the largest for an attack that is over at once."""
 LONG = 0.25
 """Seconds that are enough to tell something: victims and evaluations become as many as take about as long."""
 
+GROWTH = 4
+"""How many times the larger budget of an attack that is long before its first step grows until it tells something."""
+
 TAUGHT = {"training_steps": 1, "pairs": 2}
 """What is left of the training of an attacker's network where his attack is timed."""
 
-PATIENCE = 15.0
+PATIENCE = 10.0
 """Seconds after which of a scenario one attack stands for all of its kind: see :func:`stand_in`."""
 
 Name = tuple[str, ...]
@@ -182,14 +184,19 @@ def timing(block: Block, bench: Workbench, name: str = "") -> Timing:
         return attacked(short(block, victims, budget), bench, name)
 
     runs = [run(1, few)]
-    often = int(LONG / max(runs[0][0], 1e-9))
-    if is_short := often > 1:  # the first run in a cell takes longer
+    is_short = runs[0][0] < LONG
+    if is_short or takes_steps:  # the first run in a cell takes longer
         runs = [run(1, few)]
-        often = int(LONG / max(runs[0][0], 1e-9))
+    often = int(LONG / max(runs[0][0], 1e-9))
     more = min(most, max(least, often))
     many = max(1, min(TIMED_VICTIMS, len(block.victims) // sequence, often)) if is_short else 1
-    budgets = (few, more) if takes_steps else (few,)
-    runs += [run(*sizes) for sizes in product(sorted({1, many}), budgets) if sizes != (1, few)]
+    if takes_steps:
+        runs.append(run(1, more))
+        while not is_short and more < most and runs[-1][0] - runs[0][0] < LONG / 2:  # it is long before its first step
+            more = min(most, GROWTH * more)
+            runs.append(run(1, more))
+    if many > 1:
+        runs += [run(many, budget) for budget in ((few, more) if takes_steps else (few,))]
     # What one victim takes is its own: nothing was seen that victims share.
     grows_with = [[many > 1, len(of), (many > 1) * takes_steps * max(of), takes_steps * sum(of)] for _, of in runs]
     fit, _ = nnls(np.array(grows_with, dtype=float), np.array([seconds for seconds, _ in runs]))

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
+from statistics import fmean
 
 from benchmark.boards.grid import Grid
 from benchmark.boards.terminal import Console
@@ -26,7 +27,7 @@ LONG = 1.0
 TESTED = 100
 """Test images of a training that is timed, at most."""
 
-PATIENCE = 10.0
+PATIENCE = 6.0
 """Seconds after which defenses are timed no more: see :func:`timings`."""
 
 SPARED = ("rounds", "defenses")
@@ -96,7 +97,8 @@ def timings(trainings: Sequence[Training], bench: Workbench, console: Console) -
     """Seconds of a training of each kind.
 
     Every scenario is timed without a defense, and then with one after the other as long as there is patience. A defense
-    that is not timed in a scenario is taken to make a training longer by what it did in another one.
+    that is not timed in a scenario is taken to make a training longer by what it did in another one, or by what others
+    did on average.
 
     Args:
         trainings: of all kinds.
@@ -111,15 +113,18 @@ def timings(trainings: Sequence[Training], bench: Workbench, console: Console) -
         firsts.setdefault(kind(training), training)
     found: dict[tuple[str, str], float] = {}
     longer: dict[str, float] = {}
-    started = time.perf_counter()
+    started: float | None = None
     with console.status("timing") as status:
         for number, (place, training) in enumerate(sorted(firsts.items(), key=lambda one: one[0][1] != ""), 1):
             name, defense = place
-            if not defense or time.perf_counter() - started < PATIENCE:
+            if defense and started is None:
+                started = time.perf_counter()
+            if started is None or time.perf_counter() - started < PATIENCE:
                 status.update(f"timing training {number} of {len(firsts)}: {', '.join(filter(None, place))}")
                 found[place] = seconds(training, bench)
                 longer.setdefault(defense, found[place] / found.get((name, ""), found[place]))
-    return lambda name, defense: found.get((name, defense)) or found[name, ""] * longer.get(defense, 1.0)
+    unknown = fmean(longer.values())
+    return lambda name, defense: found.get((name, defense)) or found[name, ""] * longer.get(defense, unknown)
 
 
 def needed(contest: Contest) -> int:
@@ -131,7 +136,7 @@ def needed(contest: Contest) -> int:
 
 
 def seconds(training: Training, bench: Workbench) -> float:
-    """Seconds of one training, from its first rounds and a test on a few images."""
+    """Seconds of one training, from its first rounds with one local epoch and a test on a few images."""
     scenario = training.scenario
     data, model = training_data(bench, scenario), training_model(bench, scenario)
     how = scenario.federation
@@ -139,14 +144,14 @@ def seconds(training: Training, bench: Workbench) -> float:
     defense = build("defense", training.defense) if training.defense else None
     now = clock_of(bench)
     times = [now()]
-    untested = replace(how, evaluate_every=how.rounds)
+    untested = replace(how, evaluate_every=how.rounds, local_epochs=1)
     for _ in islice(train(model, few, untested, defense, training.seed), 1 + TIMED_ROUNDS):
         times.append(now())
         if len(times) > 2 and times[-1] - times[1] > LONG:
             break
     test, *rounds = (after - before for before, after in pairwise(times))
     tests = 1 + -(-how.rounds // how.evaluate_every) + len(data.validation_labels) / len(data.test_labels)
-    return test * len(data.test_labels) / len(few.test_labels) * tests + rounds[-1] * how.rounds
+    return test * len(data.test_labels) / len(few.test_labels) * tests + rounds[-1] * how.local_epochs * how.rounds
 
 
 def grid(table: Sequence[Row], workers: int) -> Grid:

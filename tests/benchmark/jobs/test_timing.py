@@ -96,8 +96,22 @@ def test_of_a_slow_attack_one_victim_is_timed_and_shares_nothing_with_others(
     block = plan(suite(victims=64, block_size=64), bench, rehearse=False)[-1]
     clock.append((0, 0))
     found = timing(block, bench)
-    assert clock[1:] == [(1, 2), (1, 6), (1, 2)]
+    assert clock[1:] == [(1, 2), (1, 2), (1, 6), (1, 2)]
     assert parts(found) == pytest.approx((0.0, 0.5 + 0.25 + SCORED, 0.0, 0.125 + 0.0625))
+
+
+def test_the_steps_of_an_attack_with_a_long_start_are_told_by_many(
+    bench: Workbench, clock: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that from R-GAP's solution: the difference of few steps would be chance."""
+    monkeypatch.setattr(timing_module, "LONG", 1.0)
+    monkeypatch.setattr(timing_module, "TIMED_EVALUATIONS", (1, 2, 50))
+    block = plan(suite(victims=64, block_size=64), bench, rehearse=False)[-1]
+    monkeypatch.setattr(f"{__name__}.TRUE", Timing(block=9.0, victim=0.25, step=0.0, evaluation=0.0625, mean=2, room=0))
+    clock.append((0, 0))
+    found = timing(block, bench)
+    assert clock[1:] == [(1, 1), (1, 1), (1, 2), (1, 8), (1, 32), (1, 1)]
+    assert parts(found) == pytest.approx((0.0, 9.25 + SCORED, 0.0, 0.0625))
 
 
 def test_a_slow_closed_form_is_run_on_one_victim(

@@ -74,12 +74,12 @@ def test_when_patience_is_at_its_end_a_defense_costs_what_it_did_on_another_netw
     trainings = [next(iter(contest.values()))[0].training for contest in contests(runs)]
     now = iter(range(100))
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(now))
-    monkeypatch.setattr(estimate, "PATIENCE", 3)
+    monkeypatch.setattr(estimate, "PATIENCE", 3)  # networks without a defense do not count
     of = timings(trainings, bench, silent())
     assert timed == [("LeNet", ""), ("MLP", ""), ("LeNet", "Masking"), ("LeNet", "Sign")]
     names = [kind(training)[0] for training in trainings]
     assert of(names[-1], "Masking") == 30 and of(names[-1], "Sign") == 50
-    assert of(names[-1], "Soteria") == 10  # of which nothing is known
+    assert of(names[-1], "Soteria") == 30  # the mean of none, threefold and fivefold
 
 
 def test_a_composed_defense_is_known_by_its_parts() -> None:
@@ -118,3 +118,18 @@ def test_seconds_are_those_of_the_second_round_and_of_tests(
 def test_a_plan_that_is_not_rehearsed_has_the_same_runs(bench: Workbench) -> None:
     given = suite("MLP", rounds=2)
     assert plan(given, bench, rehearse=False) == plan(given, bench)
+
+
+def test_a_round_has_as_many_local_epochs_as_it_has(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, asked = [0.0], []
+
+    def train(model: Any, data: Any, federation: Any, *_: Any) -> Any:
+        asked.append(federation.local_epochs)
+        for _ in range(3):
+            yield None
+            now[0] += 0.5
+
+    monkeypatch.setattr(estimate, "train", train)
+    monkeypatch.setattr(estimate, "clock_of", lambda bench: lambda: now[0])
+    given = suite("MLP", defenses=[], algorithm="FedAvg", local_epochs=3, learning_rate=[0.1, 0.2])
+    assert seconds(given.trainings[0], bench) == pytest.approx(100 * 3 * 0.5) and asked == [1]
