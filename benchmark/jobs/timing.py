@@ -22,9 +22,9 @@ from benchmark.metrics.leak import BASELINES
 from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell, baselines
 
-TIMED_VICTIMS, TIMED_EVALUATIONS = 8, (1, 3, 50)
-"""Of the short attacks that are timed: victims at once at most, and the budgets: the least one, and the bounds of the
-larger one, which is the largest for an attack that is over at once."""
+TIMED_VICTIMS, TIMED_EVALUATIONS = (4, 8), (1, 3, 50)
+"""Of the short attacks that are timed: the bounds of how many victims are attacked at once, of which few would not show
+what they share, and the budgets: the least one, and the bounds of the larger one. What is over at once gets most."""
 
 LONG = 0.25
 """Seconds that are enough to tell something: victims and evaluations become as many as take about as long."""
@@ -189,7 +189,8 @@ def timing(block: Block, bench: Workbench, name: str = "") -> Timing:
         runs = [run(1, few)]
     often = int(LONG / max(runs[0][0], 1e-9))
     more = min(most, max(least, often))
-    many = max(1, min(TIMED_VICTIMS, len(block.victims) // sequence, often)) if is_short else 1
+    fewest, largest = TIMED_VICTIMS
+    many = min(largest, len(block.victims) // sequence, max(fewest, often)) if is_short else 1
     if takes_steps:
         runs.append(run(1, more))
         while not is_short and more < most and runs[-1][0] - runs[0][0] < LONG / 2:  # it is long before its first step

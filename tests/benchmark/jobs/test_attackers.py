@@ -360,7 +360,7 @@ def test_the_board_shows_the_cost_of_trainings_beside_the_seconds_of_a_victim(be
 def test_a_plan_trains_nothing_and_says_what_stands_before_the_attacks(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timing, "TIMED_VICTIMS", 2)
+    monkeypatch.setattr(timing, "TIMED_VICTIMS", (2, 2))
     steps: list[int] = []
     real = Inverter.learn
     monkeypatch.setattr(Inverter, "learn", lambda self, *of: (steps.append(self.steps), real(self, *of)))

@@ -42,7 +42,7 @@ block_size: 2
 def alone(nothing_of_the_developers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No suites, data, weights or results of the developer's, and attacks as short as they can be."""
     monkeypatch.setattr(estimate, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(timing, "TIMED_VICTIMS", 2)
+    monkeypatch.setattr(timing, "TIMED_VICTIMS", (2, 2))
     monkeypatch.setattr(timing, "TIMED_EVALUATIONS", (1, 2, 2))
     (tmp_path / "own.yaml").write_text(SUITE)
 
