@@ -20,6 +20,7 @@ from benchmark.papers import overview
 from benchmark.papers.sources import trainings
 from benchmark.rehearsal import contracts
 from benchmark.rehearsal.defense import check_fits
+from benchmark.store.declined import declined_in
 from benchmark.store.store import Record, read_all
 from benchmark.studies import performance_page
 from benchmark.suite import suite
@@ -177,6 +178,9 @@ def test_every_cell_of_a_suite_is_taken_by_its_attack_and_trained(
 TO_COME: tuple[str, ...] = ("leaderboard",)
 """Folders whose runs are not published yet; to be emptied when they are."""
 
+WITHOUT_DECLINED = ("labels",)
+"""Folders whose table lacks the cells that have no records; to be emptied when it is published again."""
+
 PUBLISHED = [name for name in overview.FOLDERS if name not in TO_COME]
 PAGES = [name for name in PAPERS if name not in TO_COME]
 
@@ -191,7 +195,8 @@ def records_of(name: str) -> list[Record]:
 def test_the_published_tables_are_what_their_records_say(name: str) -> None:
     folder = ROOT / "results" / name
     records = records_of(name)
-    found = leaderboard.of_records(records, intervals=name != "masking")  # whose intervals take seconds
+    declined = [] if name in WITHOUT_DECLINED else declined_in(folder)
+    found = leaderboard.of_records(records, intervals=name != "masking", declined=declined)  # whose take seconds
     no_lpips = table.missing_lpips(records) if name in overview.BOARDS else None
     assert (folder / "leaderboard.md").read_text() == table.as_markdown(found, name, no_lpips)
     if name != "masking":

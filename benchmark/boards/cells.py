@@ -22,7 +22,8 @@ def cells_of_one_code(records: Iterable[Record], current: Collection[str] = ()) 
 
     Records of one cell can be of different code, networks, LPIPS or data, since its configuration holds none of them.
     The newest record says which count; of those, a victim that is in two records is taken from the newer. Of a user's
-    own class the newest code counts in all cells: a changed default makes another cell of the same class.
+    own class the newest code counts in all cells: a changed default makes another cell of the same class. Cells stand
+    in the order in which the records that are shown are given: those that are left out do not change it.
 
     Args:
         records: of a folder, in any order.
@@ -66,6 +67,9 @@ def cells_of_one_code(records: Iterable[Record], current: Collection[str] = ()) 
         versions = {record["provenance"].get("versions", {}).get("torch", "unknown") for _, record in shown.values()}
         if len(versions) > 1:
             mixed.add(tuple(sorted(versions)))
+    given = {record["key"]: place for place, record in reversed([*enumerate(records)])}
+    first = {cell: min(given[record["key"]] for _, record in shown.values()) for cell, shown in cells.items()}
+    cells = {cell: cells[cell] for cell in sorted(cells, key=first.__getitem__)}
     sentences = [sentence(why, of) for why, of in left_out.items()]
     sentences += [f"victims of one cell were attacked with torch {' and '.join(of)}" for of in sorted(mixed)]
     return cells, sentences

@@ -202,12 +202,13 @@ def as_markdown(leaderboard: Leaderboard, title: str, no_lpips: str | None) -> s
     return render("boards/leaderboard.md.j2", boards=boards, **numbers)
 
 
-def write(folder: Path, found: Leaderboard, records: Sequence[Record]) -> None:
-    """leaderboard.csv, leaderboard.md and leaderboard.tex of the records."""
+def write(folder: Path, found: Leaderboard, records: Sequence[Record], latex: bool = True) -> None:
+    """leaderboard.csv, leaderboard.md and, where it is wanted, leaderboard.tex of the records."""
     title = folder.resolve().name
     write_whole(folder / "leaderboard.csv", as_csv(found).encode())
     write_whole(folder / "leaderboard.md", as_markdown(found, title, missing_lpips(records)).encode())
-    write_whole(folder / "leaderboard.tex", as_latex(title, map(grid, found.boards)).encode())
+    if latex:
+        write_whole(folder / "leaderboard.tex", as_latex(title, map(grid, found.boards)).encode())
 
 
 def missing_lpips(records: Sequence[Record]) -> str | None:

@@ -9,6 +9,7 @@ from filelock import FileLock
 
 from benchmark.boards import table
 from benchmark.boards.leaderboard import of_records
+from benchmark.boards.replaced import REPLACED
 from benchmark.cli.parts import Parts
 from benchmark.errors import UsageError
 from benchmark.papers.sources import changed_files
@@ -16,7 +17,19 @@ from benchmark.store import published
 from benchmark.store.declined import declined_in
 from benchmark.store.schema import attack_scores
 from benchmark.store.sealing import Record, sealed
-from benchmark.store.store import ATTACKS, SHELVES, cannot_write, keys_in, make_writable, read_all, say, write_whole
+from benchmark.store.store import (
+    ATTACKS,
+    SHELVES,
+    TRAININGS,
+    Shelf,
+    cannot_write,
+    keys_in,
+    make_writable,
+    read_all,
+    records_in,
+    say,
+    write_whole,
+)
 from benchmark.thresholds.table import FILE, Row, read
 from benchmark.tradeoff.page import write_beside
 
@@ -34,10 +47,12 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
 def publish(folder: Path, to: Path) -> int:
     """Copies the records of a run, those of attacks without their pictures, which hold private images, and its tables.
 
-    What is there already stays, so that a run in several parts can be published as it grows; records of the same
-    blocks are replaced, and the leaderboard and the thresholds are made of all that is there then. A link is not
-    followed, neither in the run, where it may lead to anything, nor in the target. Of several processes that publish
-    to one folder each waits for its turn.
+    What is there already stays, so that a run in several parts can be published as it grows. Records of the same
+    blocks are replaced, and so are those of other code by newer ones of the same cell and victims, on either side. The
+    leaderboard and the thresholds are made of all that is there then, and the trade-off where something can be
+    compared; a folder whose leaderboard stood without LaTeX gets none. A link is not followed, neither in the run,
+    where it may lead to anything, nor in the target. Of several processes that publish to one folder each waits for its
+    turn.
 
     Args:
         folder: of a run.
@@ -54,64 +69,87 @@ def publish(folder: Path, to: Path) -> int:
     lock, kinds = to / "publish.lock", [to / shelf.name for shelf in SHELVES]
     for place in (lock, *kinds, *(file for kind in kinds for file in published.files(kind))):
         refuse_link(place, "publish writes no files elsewhere")
-    beside = {
-        shelf.name: read_all(folder, shelf.parse, links=False, shelf=shelf)
+    found = {
+        shelf: read_all(folder, shelf.parse, links=False, shelf=shelf)
         for shelf in SHELVES
         if shelf != ATTACKS and keys_in(folder / shelf.name)
     }
-    records = read_all(folder, links=False) if not beside or keys_in(folder / "records") else []
+    if not found or keys_in(folder / ATTACKS.name):
+        found[ATTACKS] = [record | {"picture": ""} for record in read_all(folder, links=False)]
     if to.resolve() == folder.resolve():
         raise UsageError(f"{to} is the run itself: give another folder to publish it to")
     make_writable(to, to)
     with FileLock(lock), ExitStack() as ending:
         ending.callback(lock.unlink)  # before the release: who has waited for it takes another
-        others = keys_in(to / "records") - {record["key"] for record in records}
-        add(to / "records", [record | {"picture": ""} for record in records])
-        for name, found in beside.items():
-            add(to / name, found)
-        copy_tables(folder, to, bool(others))
-    everything = [*records, *chain(*beside.values())]
+        gone = sum(add(to, shelf, records) for shelf, records in found.items())
+        copy_tables(folder, to, ATTACKS in found)
+    if gone:
+        were, of = ("record of other code was", "cell") if gone == 1 else ("records of other code were", "cells")
+        say(f"{gone:,} {were} replaced by newer ones of the same {of} and victims")
+    everything = [*chain(*found.values())]
     for line in changed_files(everything):
         say(line)
     return len(everything)
 
 
-def copy_tables(folder: Path, to: Path, others: bool) -> None:
-    """Copies the files beside the records of a run.
+def copy_tables(folder: Path, to: Path, attacked: bool) -> None:
+    """Copies the files beside the records of a run, and makes those of its attacks anew of all that are published.
 
     Args:
         folder: of the run.
         to: where its records are published already.
-        others: whether records of other runs are, too: tables of this run alone would leave them out.
+        attacked: whether there are attacks among them.
     """
     searches = [] if (folder / FILE).is_symlink() or not (to / FILE).exists() else searches_of(folder)
+    both = all(keys_in(to / shelf.name) for shelf in (ATTACKS, TRAININGS))
+    anew = [*["leaderboard."] * attacked, *["tradeoff."] * both, *["thresholds."] * bool(searches)]
     for file in sorted({path for pattern in TABLES for path in folder.glob(pattern) if path.name[0] != "."}):
         if file.is_symlink() or not file.is_file():
             say(f"{file} is {'a link' if file.is_symlink() else 'not a regular file'}: it is not published")
             continue
-        if searches and file.name.startswith("thresholds."):
+        if file.name.startswith(tuple(anew)):
             continue
         try:
             content = file.read_bytes()
         except OSError as error:
             raise cannot_write(to / file.name, error) from None
         write_whole(to / file.name, content)
-    if searches or others:
+    if attacked:
         everything = read_all(to, attack_scores, links=False)
-        table.write(to, of_records(everything, declined=declined_in(to)), everything)
-        write_beside(to, links=False)
+        latex = (to / "leaderboard.tex").exists() or not (to / "leaderboard.md").exists()
+        table.write(to, of_records(everything, declined=declined_in(to)), everything, latex)
         if searches:
             from benchmark.thresholds import page as threshold_page  # torch, by the classes that were searched
 
             threshold_page.write(to, everything, searches)
+    write_beside(to, links=False, empty=False)
 
 
-def add(folder: Path, records: list[Record]) -> None:
-    """Adds records to those that are published beside a folder, in which they need no files of their own any more."""
-    for path, content in published.filled(folder, ((record["key"], sealed(record)) for record in records)):
-        write_whole(path, content)
-    for record in records:
-        (folder / f"{record['key']}.json").unlink(missing_ok=True)
+def add(to: Path, shelf: Shelf, records: list[Record]) -> int:
+    """Adds records to those that are published in a folder, in which they need no files of their own any more, and
+    takes out what newer ones of other code replace.
+
+    Args:
+        to: the folder.
+        shelf: of the records.
+        records: of a run.
+
+    Returns:
+        How many are replaced, of either side.
+    """
+    place = to / shelf.name
+    mine = {record["key"]: record for record in records}
+    there = [one for one in records_in(place, shelf.parse, False, lambda _: None) if one["key"] not in mine]
+    old = REPLACED[shelf]([*there, *records]) if shelf in REPLACED else set()
+    kept = ((key, sealed(record)) for key, record in mine.items() if key not in old)
+    for path, content in chain(published.filled(place, kept), published.without(place, old)):
+        if content:
+            write_whole(path, content)
+        else:
+            path.unlink(missing_ok=True)
+    for key in {*mine, *old}:
+        (place / f"{key}.json").unlink(missing_ok=True)
+    return len(old)
 
 
 def searches_of(folder: Path) -> list[Row]:

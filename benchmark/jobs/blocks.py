@@ -255,8 +255,13 @@ def applicable(suite: Suite, bench: Workbench) -> tuple[Suite, list[Declined]]:
     return replace(suite, cells=tuple(taken)), declined
 
 
-def plan(suite: Suite, bench: Workbench) -> list[Block]:
+def plan(suite: Suite, bench: Workbench, rehearse: bool = True) -> list[Block]:
     """The blocks of a suite. A key holds everything that decides the block's result, the pixels included.
+
+    Args:
+        suite: of cells that its attacks take.
+        bench: the data.
+        rehearse: whether each network, defense and attack is tried first, as before any work.
 
     Raises:
         UsageError: data are missing or too few, or a model does not fit them.
@@ -272,7 +277,7 @@ def plan(suite: Suite, bench: Workbench) -> list[Block]:
         if cell.defense:
             defense = build("defense", cell.defense)
             check_fits(defense, trained_names(model), cell.defense.label, f"the model {cell.scenario.model.label}")
-    for cell in suite.cells:
+    for cell in suite.cells if rehearse else ():
         bench.rehearsal.of(cell, models[cell.scenario.name], bench.data(cell.scenario.data), bench.device)
     keys = Keys(bench, models, suite.block_size)
     for cell in suite.cells:

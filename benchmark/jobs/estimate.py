@@ -1,17 +1,14 @@
 """What a suite will cost on this machine, before it is run."""
 
 import operator
-import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
-
-import numpy as np
-from scipy.optimize import nnls
 
 from attacks import Attack
 from attacks.gradient_matching import GradientMatching
@@ -20,34 +17,14 @@ from benchmark.boards.terminal import Console
 from benchmark.clock import clock
 from benchmark.identity import digest
 from benchmark.jobs.attackers import is_over, kept_at, trained_for
-from benchmark.jobs.blocks import Block, Workbench
-from benchmark.jobs.records import learned_by, room, run_block, seen_by
+from benchmark.jobs.blocks import Block, Workbench, found_or
 from benchmark.jobs.states import cache_folder, is_kept, named
-from benchmark.metrics.leak import BASELINES
+from benchmark.jobs.timing import Spent, Timing, attacks_of, budget_of, kind, rounds_of, timings
 from benchmark.store.schema import attack_scores
 from benchmark.store.store import Parse, records_in
-from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell
 
 RESULTS = Path(__file__).parents[2] / "results"
-
-TIMED_VICTIMS, TIMED_EVALUATIONS = 16, (2, 50)
-"""Of the short attacks that are timed: victims at most, and the least and the largest budget."""
-
-LONG = 0.25
-"""Seconds that are enough to tell something: budgets grow no more, and victims become as many as take about as long."""
-
-LEAST_VICTIMS = 3
-"""That are timed together, of an attack that takes several steps, however long one takes."""
-
-GROWTH = 3
-"""How many times the budget of an attack that tells too little grows."""
-
-TAUGHT = {"training_steps": 1, "pairs": 2}
-"""What is left of the training of an attacker's network where his attack is timed."""
-
-PATIENCE = 60.0
-"""Seconds after which the first attack of a sweep stands for the rest of it."""
 
 COMPILATION = 240.0
 """Seconds that it takes at most to compile a step for a row of the table: it was a minute for a LeNet, four at most."""
@@ -59,35 +36,18 @@ own vectors are not compiled."""
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Evaluations of a block: the mean of its victims, and those of the victim that takes longest."""
+    """Evaluations of a block, from records.
+
+    Attributes:
+        mean: of its victims.
+        longest: those of the victim that takes longest.
+        tried: of an ensemble, by the names of its attacks, the share of victims and the share of blocks that each was
+            tried on; empty for other attacks.
+    """
 
     mean: float
     longest: float
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of a block, by what they grow with: itself, its victims, its steps, the evaluations of its victims.
-
-    A step evaluates all victims that are still under attack: there are as many as the longest victim has evaluations,
-    and the last ones are for few.
-    """
-
-    block: float
-    victim: float
-    step: float
-    evaluation: float
-    mean: float
-    """Evaluations of a victim of an attack that has no ``max_evaluations``."""
-    room: int
-    """Victims of a cell that a GPU attacks at once, in blocks that share their steps."""
-
-    def seconds(self, block: Block, of: Evaluations, fair: int) -> float:
-        """Seconds of the block where each worker has a fair share of all victims, beyond which a GPU takes none."""
-        victims = len(block.victims)
-        share = victims / max(victims, min(self.room, block.cell.scenario.victims, fair))
-        shared = self.block + self.step * of.longest
-        return share * shared + self.victim * victims + self.evaluation * victims * of.mean
+    tried: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,27 +97,59 @@ def rows(blocks: Sequence[Block], folder: Path, bench: Workbench, console: Conso
         bench: the data, the device to time on, and how many workers there will be.
         console: where the progress is shown.
     """
-    here = finished([folder / "records"], attack_scores)
-    published = finished((run / "records" for run in RESULTS.glob("*")), attack_scores)
-    known = [means(here.values()), means(published.values())]
+    with console.status("reading records"):
+        here = finished([folder / "records"], attack_scores)
+        published = finished((run / "records" for run in RESULTS.glob("*")), attack_scores)
+        known = [means(here.values()), means(published.values())]
     timing_of = timings(blocks, bench, console)
     fair = sum(len(block.victims) for block in blocks) // bench.workers
     table: dict[tuple[str, str], Row] = {}
+    attacks: dict[tuple[str, str], dict[str, Attack]] = {}
     for block in blocks:
-        cell, victims, timed = block.cell, len(block.victims), timing_of[kind(block.cell)]
-        budget = cell.attack.args.get("max_evaluations")
-        attack = build("attack", cell.attack)
-        bound = timed.mean if budget is None else budget * attack.fits
+        cell = block.cell
+        of_cell = found_or(attacks, (cell.scenario.name, cell.attack.label), partial(attacks_of, cell, bench))
         seen = next((of[name] for name in alike(cell.config()) for of in known if name in of), None)
-        expected = seen or Evaluations(bound, bound)
-        cost = Cost(1, victims, victims * expected.mean, victims * bound, timed.seconds(block, expected, fair))
-        by_steps = isinstance(attack, GradientMatching)
+        cost = cost_of(block, of_cell, timing_of[kind(cell)], seen, fair)
+        budget = cell.attack.args.get("max_evaluations")
+        by_steps = isinstance(of_cell.get(""), GradientMatching)
         row = table.setdefault(line(cell), Row(*line(cell), by_steps=by_steps))
         row.cells.add(cell.id)
         row.sources.add("records" if seen else "timing" if budget is None else "upper bound")
         row.whole += cost
         row.left += Cost() if block.key in here else cost
     return list(table.values())
+
+
+def cost_of(
+    block: Block, attacks: Mapping[str, Attack], timed: Mapping[str, Timing], seen: Evaluations | None, fair: int
+) -> Cost:
+    """What a block costs; without records every attack of an ensemble is tried on every victim, and spends all it may.
+
+    Args:
+        block: of some victims.
+        attacks: of its cell, by name.
+        timed: their timings.
+        seen: evaluations of records of such a block; None where there are none.
+        fair: see :meth:`benchmark.jobs.timing.Timing.seconds`.
+    """
+    victims, each = len(block.victims), {name: timed[name].times(rounds_of(one)) for name, one in attacks.items()}
+    most: dict[str, float] = {}
+    for name, one in attacks.items():
+        budget = budget_of(block.cell, name, one)
+        most[name] = each[name].mean if budget is None else budget * one.fits
+    bound = sum(most.values())
+    tried = {name: seen.tried.get(name, (0.0, 0.0)) if seen and seen.tried else (1.0, 1.0) for name in attacks}
+    granted = sum(most[name] * tried[name][0] for name in attacks)  # to those that the attacks are tried on
+    mean, longest = (seen.mean, seen.longest) if seen else (granted, granted)
+    spent, at_last = (mean / granted, longest / granted) if granted else (1.0, 1.0)
+    seconds = 0.0
+    for name, (of_victims, of_blocks) in tried.items():
+        in_all = min(of_blocks, of_victims * at_last) if seen and seen.tried else at_last
+        of = Spent(most[name] * of_victims * spent, most[name] * in_all, of_victims, of_blocks)
+        seconds += each[name].seconds(block, of, fair)
+    if "" not in attacks:
+        seconds += timed[""].seconds(block, Spent(0, 0), fair)
+    return Cost(1, victims, victims * mean, victims * bound, seconds)
 
 
 def trainings(blocks: Sequence[Block], bench: Workbench) -> list[str]:
@@ -237,14 +229,18 @@ def line(cell: Cell) -> tuple[str, str]:
     return scenario.label, cell.attack.name
 
 
-Found = tuple[dict[str, Any], list[int]]
-"""Configuration and evaluations of the victims of a finished block."""
+Found = tuple[dict[str, Any], list[int], list[dict[str, bool]]]
+"""Of a finished block the configuration, and of its victims the evaluations and, of an ensemble, whether they leaked to
+each attack that was tried on them."""
 
 
 def finished(folders: Iterable[Path], parse: Parse) -> dict[str, Found]:
     """The finished blocks in folders of records, by their keys; records that cannot be used are reported."""
     records = (record for folder in folders for record in records_in(folder, parse))
-    return {r["key"]: (r["config"], [victim["evaluations"] for victim in r["victims"]]) for r in records}
+    return {
+        r["key"]: (r["config"], [v["evaluations"] for v in r["victims"]], [v.get("parts", {}) for v in r["victims"]])
+        for r in records
+    }
 
 
 def alike(config: dict[str, Any]) -> tuple[str, str]:
@@ -255,97 +251,29 @@ def alike(config: dict[str, Any]) -> tuple[str, str]:
 
 def means(blocks: Iterable[Found]) -> dict[str, Evaluations]:
     """What the victims of finished blocks took, by the names of :func:`alike`."""
-    found: dict[str, list[list[int]]] = defaultdict(list)
-    for config, evaluations in blocks:
+    evaluations: dict[str, list[list[int]]] = defaultdict(list)
+    parts: dict[str, list[list[dict[str, bool]]]] = defaultdict(list)
+    for config, spent, tried in blocks:
         for name in alike(config):
-            found[name].append(evaluations)
-    return {name: Evaluations(fmean(chain.from_iterable(of)), fmean(map(max, of))) for name, of in found.items()}
+            evaluations[name].append(spent)
+            parts[name].append(tried)
+    return {
+        name: Evaluations(fmean(chain.from_iterable(of)), fmean(map(max, of)), shares(parts[name]))
+        for name, of in evaluations.items()
+    }
 
 
-def kind(cell: Cell) -> tuple[str, ...]:
-    """A name for what decides the seconds of an evaluation; a defense, known or not, changes them by little.
-
-    The null baselines take the time of their scores, all the same.
-    """
-    scenario = cell.scenario
-    attack = Spec(cell.attack.name, {key: v for key, v in cell.attack.args.items() if key != "max_evaluations"})
-    called = "a null baseline" if attack.name in BASELINES else attack.label
-    return scenario.label, scenario.data.label, scenario.model.label, called
-
-
-def timings(blocks: Sequence[Block], bench: Workbench, console: Console) -> dict[tuple[str, ...], Timing]:
-    """The timing of each kind of cell."""
-    firsts: dict[tuple[str, ...], Block] = {}
-    for block in blocks:
-        firsts.setdefault(kind(block.cell), block)
-    found: dict[tuple[str, ...], Timing] = {}
-    of_line: dict[tuple[str, str], Timing] = {}
-    started = time.perf_counter()
-    with console.status("timing") as status:
-        run_block(short(blocks[0], 1, TIMED_EVALUATIONS[0]), bench)  # the first one of all takes longer
-        for number, (name, block) in enumerate(firsts.items(), 1):
-            row = line(block.cell)
-            status.update(f"timing {number} of {len(firsts)}: {', '.join(row)}")
-            if row not in of_line or time.perf_counter() - started < PATIENCE:
-                of_line[row] = timing(block, bench)
-            found[name] = of_line[row]
-    return found
-
-
-def timing(block: Block, bench: Workbench) -> Timing:
-    """Fits short attacks on the first victims of a block: on one with more and more evaluations, then on several."""
-    attack, sequence = block.cell.attack, build("attack", block.cell.attack).sequence
-    few, at_most = TIMED_EVALUATIONS if "max_evaluations" in attack.args else (0, 0)
-    runs = [attacked(short(block, 1, few), bench)]
-    if is_short := runs[0][0] < LONG:  # the first run in a cell takes longer
-        runs = [attacked(short(block, 1, few), bench)]
-    ((first, _),) = runs
-    started = time.perf_counter()
-    run_block(short(block, 1, few), bench)
-    scored = max(0.0, time.perf_counter() - started - first)
-    most = few
-    while most < at_most and runs[-1][0] - first < LONG:
-        most = min(GROWTH * most, at_most)
-        runs.append(attacked(short(block, 1, most), bench))
-    often = max(LEAST_VICTIMS, int(LONG / max(first, 1e-9)))
-    many = min(TIMED_VICTIMS, len(block.victims) // sequence, often)
-    several = is_short or at_most > 0  # else a long time of one victim is taken for the victim's, not for the block's
-    runs += [attacked(short(block, many, budget), bench) for budget in sorted({few, most}) if several]
-    grows_with = [[several, len(of), *([max(of), sum(of)] if at_most else [0, 0])] for _, of in runs]
-    fit, _ = nnls(np.array(grows_with, dtype=float), np.array([seconds for seconds, _ in runs]))
-    of_block, of_victim, of_step, of_evaluation = map(float, fit)
-    at_once = room(block, bench) if bench.device.type == "cuda" else 0
-    return Timing(of_block, of_victim + scored / sequence, of_step, of_evaluation, fmean(runs[-1][1]), at_once)
-
-
-def short(block: Block, sequences: int, evaluations: int) -> Block:
-    """A short attack on the first victims of a block, whose network is not trained for that.
+def shares(blocks: Sequence[Sequence[Mapping[str, bool]]]) -> dict[str, tuple[float, float]]:
+    """Of each attack of an ensemble the share of victims, and of blocks, that it was tried on.
 
     Args:
-        block: of any number of victims.
-        sequences: of victims that are attacked, see :attr:`attacks.Attack.sequence`.
-        evaluations: the budget at most, of an attack that has one.
+        blocks: of each block the victims, each with the attacks that were tried on it.
     """
-    cell, args = block.cell, block.cell.attack.args
-    count = sequences * build("attack", cell.attack).sequence
-    less: dict[str, Any] = {name: min(args[name], few) for name, few in TAUGHT.items() if name in args}
-    if "max_evaluations" in args:
-        less["max_evaluations"] = min(args["max_evaluations"], evaluations)
-    if args.get("at_once", 0) is None:  # memory is not measured here
-        less["at_once"] = count
-    scenario = replace(cell.scenario, setting=replace(cell.scenario.setting, state=None))
-    cell = replace(cell, scenario=scenario, attack=replace(cell.attack, args=args | less))
-    return replace(block, cell=cell, victims=block.victims[:count], data=block.data[: count + 1], training="")
-
-
-def attacked(block: Block, bench: Workbench) -> tuple[float, list[int]]:
-    """Seconds that an attack takes before anything is scored, and the evaluations of its victims."""
-    cell, victims = block.cell, block.victims
-    images, labels = bench.victims(cell.scenario, victims)
-    attack: Attack = build("attack", cell.attack)
-    started = time.perf_counter()
-    own, _ = learned_by(block, bench)
-    seen = seen_by(cell, images, labels, victims, bench, 0 if own else attack.public_images)(victims)
-    found = attack.reconstruct(seen, **own)
-    found.images.cpu()  # a GPU is waited for
-    return time.perf_counter() - started, found.evaluations.tolist()
+    names = {name for victims in blocks for victim in victims for name in victim}
+    return {
+        name: (
+            fmean(name in victim for victims in blocks for victim in victims),
+            fmean(any(name in victim for victim in victims) for victims in blocks),
+        )
+        for name in names
+    }

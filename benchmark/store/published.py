@@ -5,7 +5,7 @@ run that goes on in a published folder writes there.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -121,3 +121,17 @@ def filled(folder: Path, records: Iterable[tuple[str, bytes]]) -> Iterator[tuple
         changed[path] = None
     for path in changed:
         yield path, b"".join(content + b"\n" for content in held[path])
+
+
+def without(folder: Path, gone: Set[str]) -> Iterator[tuple[Path, bytes]]:
+    """The files that have to be written so that a folder has some records no more, and what they then hold.
+
+    Args:
+        folder: as for :func:`files`.
+        gone: the keys of those records.
+    """
+    for path in files(folder):
+        held = path.read_bytes().splitlines()
+        kept = [content for content in held if key_of(content) not in gone]
+        if len(kept) < len(held):
+            yield path, b"".join(content + b"\n" for content in kept)

@@ -91,12 +91,13 @@ def numbers(found: TradeOff, point: Point) -> dict[str, Any]:
     }
 
 
-def write_beside(folder: Path, links: bool = True) -> list[dict[str, Any]]:
+def write_beside(folder: Path, links: bool = True, empty: bool = True) -> list[dict[str, Any]]:
     """Writes the trade-off of a folder that holds records of attacks and of trainings, and nothing in another.
 
     Args:
         folder: of runs.
         links: whether records that are symbolic links count.
+        empty: whether a page is written, too, that says why nothing can be compared.
 
     Returns:
         The points, as :func:`numbers` has them.
@@ -104,11 +105,13 @@ def write_beside(folder: Path, links: bool = True) -> list[dict[str, Any]]:
     if all(keys_in(folder / shelf.name) for shelf in (ATTACKS, TRAININGS)):
         records = read_all(folder, attack_scores, links=links)
         found = of_records(records, intervals=False, declined=declined_in(folder))
-        return write(folder, found, read_all(folder, TRAININGS.parse, links, TRAININGS))
+        return write(folder, found, read_all(folder, TRAININGS.parse, links, TRAININGS), empty)
     return []
 
 
-def write(folder: Path, leaderboard: Leaderboard, trainings: Sequence[Record]) -> list[dict[str, Any]]:
+def write(
+    folder: Path, leaderboard: Leaderboard, trainings: Sequence[Record], empty: bool = True
+) -> list[dict[str, Any]]:
     """Writes tradeoff.md, .csv, .tex, .png and .pdf of a folder.
 
     Where nothing can be compared, the page says why and is the only file of the trade-off.
@@ -117,11 +120,14 @@ def write(folder: Path, leaderboard: Leaderboard, trainings: Sequence[Record]) -
         folder: of a run.
         leaderboard: of its attacks.
         trainings: its records of federated trainings.
+        empty: whether that page is written.
 
     Returns:
         The points, as :func:`numbers` has them.
     """
     found, without, left_out = trade_offs(leaderboard.boards, trainings)
+    if not (found or empty):
+        return []
     title = folder.resolve().name
     sections = [(one, sentences(one.points), grid(one)) for one in found]
     page = render(

@@ -161,33 +161,46 @@ def held_out(images: int, validation: int | None, name: str) -> tuple[Tensor, Te
     return mixed[:count].sort().values, mixed[count:].sort().values
 
 
-def plan(suite: TrainingSuite, bench: Workbench) -> list[Run]:
-    """The runs of a suite, each scenario and defense of which has been rehearsed.
+def plan(suite: TrainingSuite, bench: Workbench, rehearse: bool = True) -> list[Run]:
+    """The runs of a suite.
+
+    Args:
+        suite: of trainings.
+        bench: the data.
+        rehearse: whether each scenario and defense is tried first, as before any work.
 
     Raises:
         UsageError: data are missing or too few, a client has no image, a model does not fit them or cannot be trained,
             or a defense breaks its contract.
     """
     runs: list[Run] = []
-    tried: dict[str, tuple[Rehearsal, str]] = {}
+    tried: dict[str, Rehearsal] = {}
+    digests: dict[int, str] = {}
     codes = Codes(bench)
     for training in suite.trainings:
-        alike = but_for_the_rate(training.scenario, None)
-        rehearsal, pixels = found_or(tried, alike, partial(rehearsed, bench, training.scenario))
-        rehearsal.check_clients(training.seed)
-        if training.defense is not None:
-            rehearsal.check_defense(training.defense)
+        if rehearse:
+            alike = but_for_the_rate(training.scenario, None)
+            rehearsal = found_or(tried, alike, partial(rehearsed, bench, training.scenario))
+            rehearsal.check_clients(training.seed)
+            if training.defense is not None:
+                rehearsal.check_defense(training.defense)
+        data = training_data(bench, training.scenario)
+        pixels = found_or(digests, id(data), partial(pixels_of, data))
         code = codes.of(training)
         about = training.config() | {"data_sha256": pixels, "code_sha256": code}
         runs.append(Run(training, digest(about), pixels, code))
     return runs
 
 
-def rehearsed(bench: Workbench, scenario: TrainingScenario) -> tuple[Rehearsal, str]:
-    """The clients of a scenario, tried out, and a digest of all images."""
+def rehearsed(bench: Workbench, scenario: TrainingScenario) -> Rehearsal:
+    """The clients of a scenario, tried out."""
     data, model = training_data(bench, scenario), training_model(bench, scenario)
-    pixels = checksum(*(part.cpu() for part in data if isinstance(part, Tensor)))
-    return Rehearsal(model, data, scenario.federation, scenario.model.label, scenario.data.name), pixels
+    return Rehearsal(model, data, scenario.federation, scenario.model.label, scenario.data.name)
+
+
+def pixels_of(data: Data) -> str:
+    """A digest of all images and labels."""
+    return checksum(*(part.cpu() for part in data if isinstance(part, Tensor)))
 
 
 @dataclass

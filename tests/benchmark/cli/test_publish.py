@@ -1,6 +1,7 @@
 """A published run: no private image in it, and all that its tables need."""
 
 import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +15,9 @@ from benchmark.boards.markdown import escaped
 from benchmark.cli import publish as publishing
 from benchmark.cli import report
 from benchmark.cli.main import main
+from benchmark.identity import digest
 from benchmark.papers.sources import provenance
-from benchmark.store.store import Store, read_all, read_trainings, write_whole
+from benchmark.store.store import TRAININGS, Record, Store, read_all, read_trainings, write_whole
 from benchmark.thresholds import page as threshold_page
 from tests.conftest import MakeRecord
 
@@ -235,3 +237,100 @@ def test_tables_of_several_runs_in_one_folder_are_of_all_of_them(tmp_path: Path,
     assert "| DLG |" in (to / "thresholds.md").read_text()
     board = (to / "leaderboard.csv").read_text()
     assert ",DLG," in board and ",IDLG," in board
+
+
+def dated(record: Record, day: int) -> Record:
+    return record | {"provenance": record["provenance"] | {"date": f"2026-01-{day:02}T00:00:00Z"}}
+
+
+def test_newer_records_of_other_code_replace_older_ones_and_nothing_else(
+    tmp_path: Path, made_record: MakeRecord, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise, better = {"class": "GaussianNoise", "std": 0.1}, {"class": "DLG", "max_evaluations": 9}
+    old = [dated(made_record(first, code="old", defense=noise), 1) for first in (0, 2)]
+    others = [dated(made_record(code="old", **other), 1) for other in ({"attack": better}, {"defense": None})]
+    new = dated(made_record(code="new", defense=noise), 2)
+    to = tmp_path / "to"
+    for name, records in (("before", [*old, *others]), ("after", [new])):
+        for record in records:
+            Store(tmp_path / name).write(record)
+        capsys.readouterr()
+        assert leakboard("publish", tmp_path / name, to) == 0
+    said = capsys.readouterr().err
+    assert "1 record of other code was replaced by newer ones of the same cell and victims" in said
+    left = {record["key"] for record in (old[1], *others, new)}
+    assert {record["key"] for record in read_all(to)} == left
+    assert leakboard("publish", tmp_path / "before", to) == 0  # what is older does not come back
+    assert "1 record of other code was replaced" in capsys.readouterr().err
+    assert {record["key"] for record in read_all(to)} == left
+
+
+def test_records_in_files_of_their_own_are_replaced_too(tmp_path: Path, made_record: MakeRecord) -> None:
+    """As in the folder of an entry, where a run goes on."""
+    old, new = dated(made_record(code="old"), 1), dated(made_record(code="new"), 2)
+    Store(tmp_path / "to").write(old)
+    Store(tmp_path / "run").write(new)
+    assert leakboard("publish", tmp_path / "run", tmp_path / "to") == 0
+    assert [record["key"] for record in read_all(tmp_path / "to")] == [new["key"]]
+    assert not list((tmp_path / "to" / "records").glob("*.json"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of attacks and trainings, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    training = {"clients": 2, "rounds": 1, "learning_rate": 0.1, "seeds": [0], "train_images": 60, "test_images": 20}
+    defenses = [{"class": "Masking", "sweep": {"ratio": [0.1, 0.5, 0.9]}}, "Sign"]
+    given = ATTACKED | {"lpips": False, "defenses": defenses, "training": training}
+    (tmp_path / "both.yaml").write_text(yaml.safe_dump(given))
+    assert leakboard("run", "both.yaml", "--devices", "cpu") == 0
+    return tmp_path / "runs" / "both"
+
+
+def test_to_publish_what_is_published_changes_no_byte(both: Path, tmp_path: Path) -> None:
+    first, copy = tmp_path / "results" / "both", tmp_path / "copy" / "both"
+    assert leakboard("publish", both, first) == 0
+    before = contents(first)
+    assert {"leaderboard.md", "leaderboard.tex", "tradeoff.md", "tradeoff.png", "training.md"} <= before.keys()
+    found = of_records(read_all(first))
+    assert before["leaderboard.md"].decode() == table.as_markdown(found, "both", table.missing_lpips(read_all(first)))
+    shutil.copytree(first, copy)
+    for run in (both, first):
+        assert leakboard("publish", run, copy) == 0
+        assert contents(copy) == before
+    assert leakboard("publish", first, tmp_path / "new" / "both") == 0
+    assert contents(tmp_path / "new" / "both") == before
+
+
+def test_trainings_of_other_code_are_replaced_and_the_trade_off_is_of_what_is_left(both: Path, tmp_path: Path) -> None:
+    to = tmp_path / "results" / "both"
+    assert leakboard("publish", both, to) == 0
+    later = []
+    for record in read_trainings(both):
+        about = record["config"] | {"data_sha256": record["data_sha256"], "code_sha256": "0" * 64}
+        newer = record["provenance"] | {"date": "2999-01-01T00:00:00Z"}
+        cost = record["cost"] | {"client_seconds": 1.25}
+        later.append(record | {"key": digest(about), "code_sha256": "0" * 64, "provenance": newer, "cost": cost})
+        Store(tmp_path / "anew", TRAININGS).write(later[-1])
+    attacks = contents(to)["leaderboard.md"]
+    assert leakboard("publish", tmp_path / "anew", to) == 0
+    assert {record["key"] for record in read_trainings(to)} == {record["key"] for record in later}
+    assert ",1.25," in (to / "tradeoff.csv").read_text() and contents(to)["leaderboard.md"] == attacks
+
+
+def test_trainings_that_no_board_can_be_compared_with_bring_no_trade_off(run: Path, tmp_path: Path) -> None:
+    """As where a paper trains networks of its own."""
+    to = tmp_path / "published"
+    assert leakboard("publish", run, to) == 0
+    (to / "leaderboard.tex").unlink()
+    Path("train.yaml").write_text(yaml.safe_dump(TRAINED))
+    assert leakboard("train", "train.yaml", "--devices", "cpu") == 0
+    before = contents(to)
+    assert leakboard("publish", Path("runs") / "train", to) == 0
+    assert contents(to).keys() - before.keys() == {"training.jsonl", "training.csv", "training.md"}
+    assert leakboard("publish", run, to) == 0
+    assert contents(to).keys() - before.keys() == {"training.jsonl", "training.csv", "training.md"}

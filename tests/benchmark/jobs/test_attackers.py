@@ -19,7 +19,7 @@ from benchmark.boards.leaderboard import of_records
 from benchmark.boards.table import as_csv, print_table
 from benchmark.errors import NotApplicable, UsageError
 from benchmark.identity import digest
-from benchmark.jobs import attackers, estimate
+from benchmark.jobs import attackers, estimate, timing
 from benchmark.jobs.attackers import identity, is_over, kept_at, learned
 from benchmark.jobs.attacks import Attacks
 from benchmark.jobs.blocks import Block, Workbench, applicable, plan
@@ -360,7 +360,7 @@ def test_the_board_shows_the_cost_of_trainings_beside_the_seconds_of_a_victim(be
 def test_a_plan_trains_nothing_and_says_what_stands_before_the_attacks(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(estimate, "TIMED_VICTIMS", 2)
+    monkeypatch.setattr(timing, "TIMED_VICTIMS", (2, 2))
     steps: list[int] = []
     real = Inverter.learn
     monkeypatch.setattr(Inverter, "learn", lambda self, *of: (steps.append(self.steps), real(self, *of)))

@@ -1,8 +1,7 @@
 """What leakboard plan says, counted by hand: cells, blocks, evaluations, and seconds on a clock of our own."""
 
 import io
-from collections.abc import Iterator
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,21 @@ import torch
 from rich.console import Console
 
 from benchmark.cli.main import main
-from benchmark.jobs import estimate, states
+from benchmark.jobs import estimate, states, timing
 from benchmark.jobs.blocks import Block, Workbench, plan
 from benchmark.jobs.estimate import (
     Cost,
     Evaluations,
     Row,
-    Timing,
     alike,
     cells_of,
     compiled_pays,
-    kind,
+    cost_of,
     means,
     rows,
-    timing,
     total,
 )
+from benchmark.jobs.timing import Timing
 from benchmark.store.store import Store, read_all
 from benchmark.suite.suite import Suite, load, parse
 from tests.conftest import MakeRecord
@@ -44,8 +42,8 @@ block_size: 2
 def alone(nothing_of_the_developers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No suites, data, weights or results of the developer's, and attacks as short as they can be."""
     monkeypatch.setattr(estimate, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(estimate, "TIMED_VICTIMS", 2)
-    monkeypatch.setattr(estimate, "TIMED_EVALUATIONS", (1, 2))
+    monkeypatch.setattr(timing, "TIMED_VICTIMS", (2, 2))
+    monkeypatch.setattr(timing, "TIMED_EVALUATIONS", (1, 2, 2))
     (tmp_path / "own.yaml").write_text(SUITE)
 
 
@@ -229,7 +227,7 @@ def config(**more: Any) -> dict[str, Any]:
 
 def test_means_are_those_of_the_same_attack_on_the_same_defense_and_on_any() -> None:
     masked = config(defense="Masking")
-    found = means([(config(), [1, 3]), (config(seed=1), [8]), (masked, [9, 9, 6])])
+    found = means([(config(), [1, 3], [{}, {}]), (config(seed=1), [8], [{}]), (masked, [9, 9, 6], [{}] * 3)])
     exact, general = alike(config())
     assert found[exact] == Evaluations(mean=4.0, longest=5.5)
     assert found[alike(masked)[0]] == Evaluations(mean=8.0, longest=9.0)
@@ -243,7 +241,7 @@ def test_records_of_the_folder_come_first_then_results_then_those_of_another_def
 ) -> None:
     blocks = [b for b in plan(suite(victims=1, defenses=["Masking"]), bench) if b.cell.attack.name == "IDLG"]
     control, masked, adaptive = blocks
-    monkeypatch.setattr(estimate, "timing", lambda block, bench: Timing(0, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(timing, "timing", lambda block, bench, name="": Timing(0, 0, 0, 0, 0, 0))
 
     def save(folder: Path, block: Block, evaluations: int) -> None:
         record = made_record(0, 1, **block.cell.config())
@@ -264,126 +262,7 @@ def test_records_of_the_folder_come_first_then_results_then_those_of_another_def
     assert expected() == [3, 4, 6]
 
 
-# Seconds, from short attacks on a clock that goes as we say.
-
-TRUE = Timing(block=0.5, victim=0.25, step=0.125, evaluation=0.0625, mean=2, room=0)
-SCORED = 0.03125
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
-    """Attacks take the time of ``TRUE``, the first one much more, and scores ``SCORED`` a victim; yields the sizes and
-    budgets of those that are run. None of them is long.
-    """
-    now, ran = [0.0], []
-
-    def attacked(block: Block, bench: Workbench) -> tuple[float, list[int]]:
-        before = now[0]
-        count, budget = len(block.victims), block.cell.attack.args.get("max_evaluations", 0)
-        now[0] += TRUE.seconds(block, Evaluations(budget, budget), 1) + 100 * (not ran)
-        ran.append((count, budget))
-        return now[0] - before, [budget] * count
-
-    def run_block(block: Block, bench: Workbench) -> None:
-        attacked(block, bench)
-        now[0] += SCORED * len(block.victims)
-
-    monkeypatch.setattr(estimate, "attacked", attacked)
-    monkeypatch.setattr(estimate, "run_block", run_block)
-    monkeypatch.setattr(estimate, "LONG", 1e9)
-    monkeypatch.setattr(estimate.time, "perf_counter", lambda: now[0])
-    yield ran
-
-
-def test_seconds_are_taken_apart_into_what_they_grow_with(
-    bench: Workbench, clock: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(estimate, "TIMED_VICTIMS", 16)
-    block = plan(suite(victims=64, block_size=64), bench)[-1]
-    found = timing(block, bench)
-    assert clock == [(1, 1), (1, 1), (1, 1), (1, 2), (16, 1), (16, 2)]
-    for name in ("block", "step", "evaluation"):
-        assert getattr(found, name) == pytest.approx(getattr(TRUE, name))
-    assert found.victim == pytest.approx(0.25 + SCORED)
-    spent = Evaluations(mean=3.0, longest=10.0)
-    assert found.seconds(block, spent, 64) == pytest.approx(0.5 + (0.25 + SCORED) * 64 + 0.125 * 10 + 0.0625 * 3 * 64)
-
-
-@pytest.mark.parametrize(
-    ("long", "ran"),
-    [
-        (0.1, [(1, 2), (1, 2), (1, 6), (3, 2), (3, 6)]),  # slow at once: no run for its own sake
-        # 4 evaluations more take 0.75 s, 16 take 3 s
-        (2.5, [(1, 2), (1, 2), (1, 2), (1, 6), (1, 18), (3, 2), (3, 18)]),
-        (9.0, [(1, 2), (1, 2), (1, 2), (1, 6), (1, 18), (1, 50), (8, 2), (8, 50)]),
-    ],
-)
-def test_of_a_slow_attack_few_victims_and_evaluations_are_timed_and_tell_the_same(
-    bench: Workbench, clock: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, long: float, ran: list[Any]
-) -> None:
-    for name, value in (("LONG", long), ("TIMED_VICTIMS", 16), ("TIMED_EVALUATIONS", (2, 50))):
-        monkeypatch.setattr(estimate, name, value)
-    block = plan(suite([{"class": "IDLG", "max_evaluations": 90}], victims=64, block_size=64), bench)[-1]
-    timing(block, bench)  # the first ones
-    clock.clear()
-    clock.append((0, 0))  # not the first one any more
-    found = timing(block, bench)
-    assert clock[1:] == ran
-    assert astuple(found)[:4] == pytest.approx((0.5, 0.25 + SCORED, 0.125, 0.0625))
-
-
-def test_a_slow_closed_form_is_run_on_one_victim_and_all_is_taken_for_its_own(
-    bench: Workbench, clock: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(estimate, "LONG", 0.1)
-    block = plan(suite(), bench)[0]
-    timing(block, bench)
-    del clock[1:]
-    found = timing(block, bench)
-    assert clock[1:] == [(1, 0), (1, 0)]
-    assert astuple(found)[:4] == pytest.approx((0.0, 0.5 + 0.25 + SCORED, 0.0, 0.0))
-
-
-def test_a_closed_form_takes_its_victims_and_nothing_else(bench: Workbench, clock: list[tuple[int, int]]) -> None:
-    block = plan(suite(), bench)[0]
-    timing(block, bench)  # the first ones
-    found = timing(block, bench)
-    assert clock[4:] == [(1, 0), (1, 0), (1, 0), (2, 0)]
-    assert (found.step, found.evaluation, found.mean) == (0, 0, 0)
-    assert found.seconds(block, Evaluations(0, 0), 2) == pytest.approx(0.5 + (0.25 + SCORED) * 2)
-
-
-def test_blocks_that_a_gpu_attacks_together_share_their_steps(bench: Workbench) -> None:
-    block = plan(suite(victims=8), bench)[-1]
-    spent = Evaluations(mean=2.0, longest=4.0)
-    own = 0.25 * 2 + 0.0625 * 2 * 2
-    assert TRUE.seconds(block, spent, 99) == 0.5 + 0.125 * 4 + own
-    assert replace(TRUE, room=4).seconds(block, spent, 99) == (0.5 + 0.125 * 4) / 2 + own
-    assert (
-        replace(TRUE, room=1000).seconds(block, spent, 99) == (0.5 + 0.125 * 4) / 4 + own
-    )  # there are no more victims
-    assert replace(TRUE, room=1).seconds(block, spent, 99) == TRUE.seconds(block, spent, 99)
-    assert replace(TRUE, room=1000).seconds(block, spent, fair=4) == replace(TRUE, room=4).seconds(block, spent, 99)
-
-
-def test_a_defense_and_a_budget_need_no_timing_of_their_own(
-    bench: Workbench, clock: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(estimate, "PATIENCE", 1e9)
-    attacks = [{"class": "IDLG", "sweep": {"max_evaluations": [7, 9]}}, {"class": "IDLG", "tolerance": 0}]
-    blocks = plan(suite(attacks, defenses=["Masking", "Pruning"]), bench)
-    assert len({kind(block.cell) for block in blocks}) == 1 + 2  # the null baselines are one
-    assert len(rows(blocks, Path("out"), bench, silent())) == 3 + 1
-    assert len(clock) == 1 + 4 + 2 * 6
-
-
-def test_when_patience_is_at_its_end_the_first_of_a_sweep_stands_for_the_rest(
-    bench: Workbench, clock: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(estimate, "PATIENCE", 0.0)
-    attacks = [{"class": "IDLG", "sweep": {"tolerance": [0, 1e-3, 1e-2]}}, "DLG"]
-    rows(plan(suite(attacks), bench), Path("out"), bench, silent())
-    assert len(clock) == 1 + 4 + 2 * 6  # of three tolerances, the first one
+# Seconds.
 
 
 def test_workers_share_the_time() -> None:
@@ -405,14 +284,45 @@ def test_to_compile_pays_where_it_saves_more_than_it_takes() -> None:
     assert compiled_pays([long], workers=8) == []  # a sixth of 15 minutes is less than a compilation
 
 
-def test_an_attack_that_takes_steps_is_told_from_a_closed_form(bench: Workbench, clock: list[tuple[int, int]]) -> None:
-    table = rows(plan(suite(["IDLG", "RGAP"]), bench), Path("out"), bench, silent())
+def test_an_attack_that_takes_steps_is_told_from_a_closed_form(bench: Workbench, tmp_path: Path) -> None:
+    table = rows(plan(suite(["IDLG", "RGAP"]), bench), tmp_path, bench, silent())
     assert {row.attack for row in table if row.by_steps} == {"IDLG"}
+
+
+TRIED = [{"RGAP": True}, {"RGAP": False, "DLG": True}, {"RGAP": False, "DLG": False}]
+"""Of three victims of a block, one was spared DLG."""
+
+
+def test_records_of_an_ensemble_tell_which_attacks_its_victims_meet() -> None:
+    leaked = [{"RGAP": True}]
+    found = means([(config(), [0, 4, 6], TRIED), (config(), [0], leaked)])[alike(config())[0]]
+    assert found == Evaluations(2.5, 3.0, {"RGAP": (1.0, 1.0), "DLG": (0.5, 0.5)})
+
+
+def test_an_ensemble_costs_what_its_attacks_cost_those_who_meet_them(bench: Workbench) -> None:
+    given = suite([{"class": "AutoLeak", "max_evaluations": 10}], victims=4, block_size=4)
+    block = plan(given, bench, rehearse=False)[-1]
+    every = timing.attacks_of(block.cell, bench)
+    attacks = {name: every[name] for name in ("RGAP", "DLG", "GaussNewton")}
+    timed = {
+        "": Timing(0, 0.5, 0, 0, 0, 0),  # scores
+        "RGAP": Timing(0, 1, 0, 0, 0, 0),
+        "DLG": Timing(2, 0, 1, 0.25, 0, 0),
+        "GaussNewton": Timing(0, 3, 0, 0, 20, 0),
+    }
+    most = cost_of(block, attacks, timed, None, 4)
+    assert (most.evaluations, most.at_most) == (4 * 30, 4 * 30)  # all of the budget, and what is timed of an iteration
+    assert most.seconds == pytest.approx(4 * (0.5 + 1 + 3) + 2 + 10 + 0.25 * 40)
+    # One of four is tried by DLG, and takes half of its budget; GaussNewton is never tried.
+    seen = Evaluations(1.25, 5.0, {"RGAP": (1.0, 1.0), "DLG": (0.25, 1.0)})
+    found = cost_of(block, attacks, timed, seen, 4)
+    assert (found.evaluations, found.at_most) == (5, 4 * 30)
+    assert found.seconds == pytest.approx(4 * (0.5 + 1) + 2 + 5 + 0.25 * 5)
 
 
 def test_more_gpus_share_fewer_steps_each(bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [b for b in plan(suite(victims=8), bench) if b.cell.attack.name == "IDLG"]
-    monkeypatch.setattr(estimate, "timing", lambda block, bench: Timing(0, 0, 1.0, 0, 0, room=1000))
+    monkeypatch.setattr(timing, "timing", lambda block, bench, name="": Timing(0, 0, 1.0, 0, 0, room=1000))
 
     def seconds(workers: int) -> float:
         bench.workers = workers

@@ -9,7 +9,7 @@ import yaml
 
 from benchmark import UsageError, run
 from benchmark.cli.main import main
-from benchmark.jobs import estimate
+from benchmark.jobs import timing
 from benchmark.store.store import read_all, read_trainings
 from benchmark.suite.suite import parse
 from benchmark.training.suite import beside
@@ -110,7 +110,7 @@ def test_a_scenario_that_cannot_be_trained_is_told(scenario: dict[str, Any], sen
 
 
 def test_one_run_does_both_and_resumes_both(leakboard: Leakboard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "TIMED_EVALUATIONS", (1, 2))
+    monkeypatch.setattr(timing, "TIMED_EVALUATIONS", (1, 2, 2))
     code, out, err = leakboard("plan")
     assert code == 0, err
     assert "Digits MLP FedSGD, batches of 2" in out and "Attacks and trainings take" in out
