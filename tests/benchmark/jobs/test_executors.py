@@ -83,7 +83,7 @@ class TooLarge(IDLG):
         raise MemoryError("no room")
 '''
 SUITE = """\
-scenarios: [{data: Digits, model: LeNet}]
+scenarios: [{data: Digits, model: MLP}]
 attacks: [{class: own_noted.Noted, max_evaluations: 5}]
 defenses: [{class: Masking, ratio: 0.25}]
 victims: 4
