@@ -7,6 +7,7 @@ and runs none of them.
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,6 +52,17 @@ def plugins_looked_up_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(registry, "entry_points", cache(registry.entry_points))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digits_parsed_once() -> Iterator[None]:
+    """Scikit-learn has its digits as text, which takes longer than many a test; each reader gets a copy of its own."""
+    from datamodules import embedded
+
+    parsed = cache(embedded.load_digits)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(embedded, "load_digits", lambda: deepcopy(parsed()))
         yield
 
 
