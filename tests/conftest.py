@@ -4,6 +4,8 @@ What takes seconds to import is imported where it is used: the process that hand
 and runs none of them.
 """
 
+import atexit
+import gc
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from benchmark.garbage import uncollected
 from benchmark.identity import digest, identity
 
 if TYPE_CHECKING:
@@ -35,6 +38,16 @@ class Victims(NamedTuple):
 
 
 MakeVictims = Callable[..., Victims]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected stays to the end: Python need not look at a million objects again and again."""
+    with uncollected():
+        done = yield
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # or what has a destructor complains at the end of Python
+    return done
 
 
 @pytest.fixture(autouse=True)
