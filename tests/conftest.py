@@ -1,69 +1,108 @@
-"""What the tests share: one thread, and victims made of scikit-learn's digits."""
+"""What the tests share: one thread, and victims made of scikit-learn's digits.
 
+What takes seconds to import is imported where it is used: the process that hands tests to workers reads this file too,
+and runs none of them.
+"""
+
+import atexit
+import gc
 import hashlib
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-import torch
-from lightning.fabric.utilities import registry
-from torch import Tensor
 
-from attacks import Observation
-from benchmark.federation.client import PublicData, observe
-from benchmark.federation.setting import Setting
+from benchmark.garbage import uncollected
 from benchmark.identity import digest, identity
-from benchmark.models import LeNet
-from benchmark.models.draw import Model
-from datamodules import Digits
-from defenses import Defense
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from attacks import Observation
+    from benchmark.models.draw import Model
+    from datamodules import Digits
+    from defenses import Defense
 
 
 class Victims(NamedTuple):
     """Private batches, and what is seen of them."""
 
-    images: Tensor
-    labels: Tensor
-    observation: Observation
+    images: "Tensor"
+    labels: "Tensor"
+    observation: "Observation"
 
 
 MakeVictims = Callable[..., Victims]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected stays to the end: Python need not look at a million objects again and again."""
+    with uncollected():
+        done = yield
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # or what has a destructor complains at the end of Python
+    return done
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """For each test anew: a command that was called with more leaves them behind, and slows what comes after."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def plugins_looked_up_once() -> Iterator[None]:
     """Each Trainer of Lightning's looks through all installed packages for plugins, of which tests make thousands."""
+    from lightning.fabric.utilities import registry
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(registry, "entry_points", cache(registry.entry_points))
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def digits_parsed_once() -> Iterator[None]:
+    """Scikit-learn has its digits as text, which takes longer than many a test; each reader gets a copy of its own."""
+    from datamodules import embedded
+
+    parsed = cache(embedded.load_digits)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(embedded, "load_digits", lambda: deepcopy(parsed()))
+        yield
+
+
 @pytest.fixture(scope="session")
-def digits() -> Digits:
+def digits() -> "Digits":
+    from datamodules import Digits
+
     data = Digits()
     data.setup()
     return data
 
 
 @pytest.fixture(scope="session")
-def victims_of(digits: Digits) -> MakeVictims:
+def victims_of(digits: "Digits") -> MakeVictims:
     """Victims of the digits: ``victims_of(count)`` and what differs from one image, a LeNet and no defense."""
+    import torch
+
+    from benchmark.federation.client import PublicData, observe
+    from benchmark.federation.setting import Setting
+    from benchmark.models import LeNet
 
     def make(
         count: int,
         batch_size: int = 1,
-        model: type[Model] = LeNet,
-        dtype: torch.dtype = torch.float32,
-        defense: Defense | None = None,
+        model: "type[Model]" = LeNet,
+        dtype: "torch.dtype" = torch.float32,
+        defense: "Defense | None" = None,
         adaptive: bool = False,
         first: int = 0,
         shared: bool = False,

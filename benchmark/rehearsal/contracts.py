@@ -147,6 +147,36 @@ def places(networks: Mapping[str, Spec] = NETWORKS, data: Spec = DIGITS, root: s
     ]
 
 
+@dataclass(frozen=True)
+class State:
+    """What an attack must leave as it is.
+
+    Attributes:
+        randomness: the state of the global generators.
+        networks: the weights in the module, and those of the victims.
+    """
+
+    randomness: tuple[bytes, str, str]
+    networks: list[dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an attack finds.
+
+    Attributes:
+        seen: what it saw.
+        reconstruction: what it returned.
+        before: the state of all else.
+        after: the same afterwards.
+    """
+
+    seen: Observation
+    reconstruction: Reconstruction
+    before: State
+    after: State
+
+
 @dataclass
 class Trial:
     """Something on trial in one place; what several contracts look at is made once.
@@ -180,10 +210,16 @@ class Trial:
         return [*calls_of(build("defense", self.spec), update, self.spec.label, by)]
 
     @cached_property
-    def found(self) -> tuple[Observation, Reconstruction]:
-        """What an attack finds of the two clients in its first steps, and what it saw of them."""
+    def found(self) -> Found:
+        """What an attack finds of the two clients in its first steps."""
         seen = self.seen()
-        return seen, self.attacked(seen)
+        before = self.state(seen)
+        return Found(seen, self.attacked(seen), before, self.state(seen))
+
+    def state(self, seen: Observation) -> State:
+        """What an attack must leave as it is."""
+        held = {name: value.clone() for name, value in self.scene.held()}
+        return State(randomness(), [held, {name: value.clone() for name, value in seen.parameters.items()}])
 
     def seen(self) -> Observation:
         """What an attack sees of the two clients."""
@@ -220,8 +256,8 @@ def takes_batches(trial: Trial) -> None:
 
 
 def finds_the_same_again(trial: Trial) -> None:
-    seen, once = trial.found
-    again = trial.attacked(seen)
+    once = trial.found.reconstruction
+    again = trial.attacked(trial.found.seen)
     if not torch.equal(once.images.nan_to_num(), again.images.nan_to_num()) or not torch.equal(
         once.labels, again.labels
     ):
@@ -233,7 +269,7 @@ def finds_the_same_again(trial: Trial) -> None:
 
 
 def finds_the_same_alone(trial: Trial) -> None:
-    seen, together = trial.found
+    seen, together = trial.found.seen, trial.found.reconstruction
     for victim in range(VICTIMS):
         alone = trial.attacked(seen.take([victim]))
         if not near(alone.images[0], together.images[victim]) or not torch.equal(
@@ -252,14 +288,10 @@ def near(one: Tensor, other: Tensor) -> bool:
 
 
 def touches_nothing_else(trial: Trial) -> None:
-    seen = trial.seen()
-    held = {name: value.clone() for name, value in trial.scene.held()}
-    weights = {name: value.clone() for name, value in seen.parameters.items()}
-    before = randomness()
-    trial.attacked(seen)
-    if randomness() != before:
+    before, after = trial.found.before, trial.found.after
+    if before.randomness != after.randomness:
         raise trial.wrong("draws from a global generator: draw from the seeds of the observation", "reconstruct")
-    for own, now in ((held, dict(trial.scene.held())), (weights, seen.parameters)):
+    for own, now in zip(before.networks, after.networks, strict=True):
         if bad := [name for name, value in own.items() if not torch.equal(value, now[name])]:
             raise trial.wrong(f"changes the network ({bad[0]}): work on a copy of it", "reconstruct")
 

@@ -318,10 +318,15 @@ def imported_anew() -> Iterator[None]:
     """What is imported within runs the user's own modules from the start; afterwards the first ones are back."""
 
     def own() -> dict[str, ModuleType]:
-        modules = {name: module for name, module in list(sys.modules.items()) if isinstance(module, ModuleType)}
-        files = {name: vars(module).get("__file__") for name, module in modules.items()}
-        scripts = [name for name, file in files.items() if file and file.endswith(".py") and is_users(file)]
-        return {name: sys.modules[name] for name in scripts if name != "__main__"}
+        return {
+            name: module
+            for name, module in list(sys.modules.items())
+            if isinstance(module, ModuleType)
+            and name != "__main__"
+            and (file := vars(module).get("__file__"))
+            and file.endswith(".py")
+            and is_users(file)
+        }
 
     before = own()
     for name in before:

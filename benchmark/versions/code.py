@@ -47,12 +47,10 @@ class Source:
     Attributes:
         sha256: of its code, without comments, docstrings and layout.
         imports: relative level, module, and names that may be modules of that one.
-        reads: names of files that it reads.
     """
 
     sha256: str
     imports: tuple[tuple[int, str, tuple[str, ...]], ...] = ()
-    reads: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=1024)
@@ -69,7 +67,7 @@ def source(content: bytes) -> Source:
         ):
             del node.body[0]
     code = ast.dump(tree).encode(errors="surrogatepass")
-    return Source(hashlib.sha256(code).hexdigest(), tuple(_imports(nodes)), tuple(sorted(_reads(nodes))))
+    return Source(hashlib.sha256(code).hexdigest(), tuple(_imports(nodes)))
 
 
 def _imports(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str, tuple[str, ...]]]:
@@ -87,8 +85,13 @@ def _imports(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str, tuple[str, ..
                 yield len(given) - len(name), name, ()
 
 
-def _reads(nodes: list[ast.AST]) -> set[str]:
-    """Literal names of files that the code reads and does not write."""
+@lru_cache(maxsize=1024)
+def reads(content: bytes) -> frozenset[str]:
+    """Literal names of files that the content of a Python file reads and does not write; of another file none."""
+    try:
+        nodes = list(ast.walk(ast.parse(content)))
+    except (SyntaxError, ValueError):
+        return frozenset()
     variables = {
         target.id: node.value
         for node in nodes
@@ -118,7 +121,7 @@ def _reads(nodes: list[ast.AST]) -> set[str]:
             read.add(of or "".join(given[:1]))
         elif name in _WRITE:
             written |= {of, *given}
-    return read - written - {""}
+    return frozenset(read - written - {""})
 
 
 def _name(function: ast.expr) -> str:
@@ -244,9 +247,9 @@ def checksum_of(ours: Iterable[Path], parts: Iterable[tuple[str, Spec]], alone: 
     together |= {place_of(file): source(file.read_bytes()).sha256 for file in alone}
     read = {
         place_of(path): contents(path)
-        for file, one in sources.items()
+        for file in sources
         if not is_ours(file)
-        for name in one.reads
+        for name in reads(file.read_bytes())
         for path in (Path(name), file.parent / name)
         if _is(path, Path.is_file)
     }

@@ -83,11 +83,11 @@ def test_an_attack_by_products_finds_the_same(
 ) -> None:
     """As on a GPU; the update is that of torch's own convolutions."""
     seen = victims_of(3, dtype=torch.float64, model=model, batch_size=batch_size, shared=shared).observation
-    plain = attack(max_evaluations=12).reconstruct(seen)
+    plain = attack(max_evaluations=6).reconstruct(seen)
     calls: list[int] = []
     monkeypatch.setattr(convolutions, "BY_PRODUCTS", {"cpu"})
     monkeypatch.setattr(convolutions, "product", lambda *args: calls.append(1) or product(*args))
-    found = attack(max_evaluations=12).reconstruct(seen)
+    found = attack(max_evaluations=6).reconstruct(seen)
     assert calls
     torch.testing.assert_close(found.loss, plain.loss, rtol=1e-6, atol=1e-12)
     torch.testing.assert_close(found.images, plain.images, rtol=1e-5, atol=1e-6)

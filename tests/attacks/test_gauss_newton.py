@@ -59,26 +59,26 @@ def test_the_quadratic_touches_the_prior_from_above() -> None:
 
 def test_digits_are_found_in_a_few_iterations_with_every_mask_that_leaves_enough(victims_of: MakeVictims) -> None:
     for defense in (None, Masking(0.5), Masking(0.5, rescale=True), Pruning(0.5), Clipping(0.1)):
-        images, labels, seen = victims_of(3, defense=defense, adaptive=defense is not None)
+        images, labels, seen = victims_of(2, defense=defense, adaptive=defense is not None)
         found = GaussNewton().reconstruct(seen)
         assert (mse(found, images) < 1e-6).all(), defense
         assert torch.equal(found.labels, labels)
 
 
 def test_it_finds_behind_a_mask_what_lbfgs_does_not(victims_of: MakeVictims) -> None:
-    images, _, seen = victims_of(6, defense=Masking(0.95), adaptive=True)
+    images, _, seen = victims_of(3, defense=Masking(0.95), adaptive=True)
     slow = IDLG(max_evaluations=500, start="mean", total_variation=1e-5).reconstruct(seen)
     found = GaussNewton().reconstruct(seen)
     assert (mse(slow, images) < 1e-4).sum() == 0 and (mse(found, images) < 1e-8).all()
 
 
 def test_one_who_does_not_know_the_mask_finds_nothing(victims_of: MakeVictims) -> None:
-    images, _, seen = victims_of(4, defense=Masking(0.5), adaptive=False)
+    images, _, seen = victims_of(2, defense=Masking(0.5), adaptive=False)
     assert (mse(GaussNewton().reconstruct(seen), images) > 0.01).all()
 
 
 def test_a_wrong_update_is_not_found(victims_of: MakeVictims) -> None:
-    images, _, seen = victims_of(4)
+    images, _, seen = victims_of(2)
     shifted = {name: value.roll(1, 0) for name, value in seen.update.items()}
     assert (mse(GaussNewton().reconstruct(replace(seen, update=shifted)), images) > 0.01).all()
 

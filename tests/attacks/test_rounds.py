@@ -24,7 +24,7 @@ SHORT: dict[str, dict[str, Any]] = {
 
 OF_LOCAL_STEPS = ("FedAvgInversion", "SurrogateModel")
 
-BUDGET = 60
+BUDGET = 30
 
 
 def error(attack: type[GradientMatching], name: str, digits: Digits, rounds: int) -> Tensor:

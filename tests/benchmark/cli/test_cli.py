@@ -21,7 +21,7 @@ from benchmark.suite.registry import KINDS, classes
 from datamodules import Digits
 from tests.conftest import MakeRecord
 
-CELL = ["--data", "Digits", "--model", "LeNet", "--attack", "IDLG", "--attack.max_evaluations", "5", "--victims", "2"]
+CELL = ["--data", "Digits", "--model", "MLP", "--attack", "IDLG", "--attack.max_evaluations", "5", "--victims", "2"]
 DEFENDED = [*CELL, "--defense", "Masking", "--defense.ratio", "0.25"]
 
 PROMISED = {
@@ -231,7 +231,7 @@ def test_the_tables_on_disk_are_those_that_show_makes(leakboard: Leakboard, tmp_
     assert [row["attack"] for row in csv.DictReader(io.StringIO((out / "leaderboard.csv").read_text()))] == [
         row["attack"] for row in rows
     ]
-    assert "Digits with LeNet" in leakboard("show", out) and "IDLG adaptive" in leakboard("show", out)
+    assert "Digits with MLP" in leakboard("show", out) and "IDLG adaptive" in leakboard("show", out)
 
 
 def test_every_row_has_the_promised_keys_in_strict_json(leakboard: Leakboard, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_every_row_has_the_promised_keys_in_strict_json(leakboard: Leakboard, tm
     assert len(rows) == 6
     for row in rows:
         assert set(row) >= PROMISED
-        assert (row["dataset"], row["model"], row["victims"]) == ("Digits", "LeNet", 2)
+        assert (row["dataset"], row["model"], row["victims"]) == ("Digits", "MLP", 2)
         assert 0 <= row["leak_rate_low"] <= row["leak_rate"] <= row["leak_rate_high"] <= 1
         assert row["lpips_mean"] is None
     clipped = [row for row in rows if row["defense"] == "Clipping"]
@@ -276,7 +276,8 @@ def test_a_flag_and_its_value_may_be_one_word(leakboard: Leakboard, tmp_path: Pa
 def test_values_are_read_as_in_a_suite_and_defaults_are_recorded(leakboard: Leakboard, tmp_path: Path) -> None:
     flags = ["--defense", "Masking", "--defense.rescale", "true", "--attack.tolerance", "1e-3"]
     flags += ["--attack.optimizer", "adam", "--attack.learning_rate", "0.05"]
-    leakboard("run", *CELL, *flags, "--model.init_range", "1", "--out", tmp_path / "out")
+    cell = ["LeNet" if word == "MLP" else word for word in CELL]
+    leakboard("run", *cell, *flags, "--model.init_range", "1", "--out", tmp_path / "out")
     (config,) = [r["config"] for r in read_all(tmp_path / "out") if r["config"]["adaptive"]]
     assert config["defense"] == {"class": "Masking", "ratio": 0.5, "rescale": True}
     assert config["attack"] == {
@@ -304,7 +305,7 @@ def test_values_are_read_as_in_a_suite_and_defaults_are_recorded(leakboard: Leak
 
 def test_flags_and_a_suite_mean_the_same_records(leakboard: Leakboard, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(
-        "scenarios: [{data: Digits, model: LeNet}]\nattacks: [{class: IDLG, max_evaluations: 5}]\n"
+        "scenarios: [{data: Digits, model: MLP}]\nattacks: [{class: IDLG, max_evaluations: 5}]\n"
         "defenses: [{class: Masking, ratio: 0.25}]\nvictims: 2\n"
     )
     leakboard("run", "own.yaml")
@@ -339,8 +340,8 @@ def test_progress_is_a_line_for_each_cell_where_it_goes_to_a_file(
     with pytest.raises(SystemExit):
         main(["run", *CELL, "--out", str(tmp_path / "out")])
     said = capsys.readouterr().err
-    assert "1/4 cells, 2 victims: Digits LeNet, no defense, ConstantImage" in said  # a null baseline leaks nothing
-    assert re.search(r"^4/4 cells, 8 victims, \d+% leaked: Digits LeNet, no defense, IDLG$", said, re.MULTILINE)
+    assert "1/4 cells, 2 victims: Digits MLP, no defense, ConstantImage" in said  # a null baseline leaks nothing
+    assert re.search(r"^4/4 cells, 8 victims, \d+% leaked: Digits MLP, no defense, IDLG$", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("data", "model"), [("Digits", "MLP"), ("Photos", "MLP"), ("Photos", "ConvNet")])

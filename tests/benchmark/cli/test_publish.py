@@ -23,12 +23,12 @@ from tests.conftest import MakeRecord
 
 ATTACKED = {
     "victims": 2,
-    "scenarios": [{"data": "Digits", "model": "LeNet"}],
+    "scenarios": [{"data": "Digits", "model": "MLP"}],
     "attacks": [{"class": "IDLG", "max_evaluations": 3}],
 }
 TRAINED = {
     "seeds": [0],
-    "scenarios": [{"data": "Digits", "model": "LeNet", "clients": 2, "rounds": 1, "learning_rate": 0.1}],
+    "scenarios": [{"data": "Digits", "model": "MLP", "clients": 2, "rounds": 1, "learning_rate": 0.1}],
 }
 
 

@@ -169,7 +169,7 @@ def test_more_rounds_tell_more_behind_a_mask(private: tuple[Tensor, Tensor], dig
 
     def error(rounds: int) -> float:
         observation = seen(private, digits, net, Masking(0.9), adaptive=True, rounds=rounds, labels="known")
-        found = DLG(max_evaluations=150).reconstruct(observation)
+        found = DLG(max_evaluations=75).reconstruct(observation)
         return float((found.images.clamp(0, 1) - private[0]).square().mean())
 
     assert error(4) < 0.8 * error(1)
@@ -285,8 +285,9 @@ def test_an_attack_that_knows_the_local_steps_finds_what_one_that_takes_them_for
         protocol=Protocol(),
         order=None,
     )
-    assert error(observation) < 1e-3
-    assert error(as_gradient) > 10 * error(observation)
+    known = error(observation)
+    assert known < 1e-3
+    assert error(as_gradient) > 10 * known
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -30,7 +30,7 @@ from benchmark.suite.suite import Suite, load, parse
 from tests.conftest import MakeRecord
 
 SUITE = """\
-scenarios: [{data: Digits, model: LeNet}]
+scenarios: [{data: Digits, model: MLP}]
 attacks: [{class: IDLG, max_evaluations: 7}]
 defenses: [{class: Masking, sweep: {ratio: [0.1, 0.3]}}]
 victims: 5
@@ -54,7 +54,7 @@ def bench() -> Workbench:
 
 def suite(attacks: Any = "IDLG", victims: int = 5, **more: Any) -> Suite:
     attacks = attacks if isinstance(attacks, list) else [{"class": attacks, "max_evaluations": 7}]
-    given = {"scenarios": [{"data": "Digits", "model": "LeNet"}], "attacks": attacks, "victims": victims}
+    given = {"scenarios": [{"data": "Digits", "model": "MLP"}], "attacks": attacks, "victims": victims}
     return parse(given | {"block_size": 2} | more, "mine")
 
 
@@ -77,7 +77,7 @@ def table(printed: str) -> dict[str, list[str]]:
     for words in map(str.split, printed.splitlines()):
         if words[:1] == ["all"]:
             found["all"] = words[1:]
-        elif words[:2] == ["Digits", "LeNet"]:
+        elif words[:2] == ["Digits", "MLP"]:
             found[words[2]] = words[3:]
     return found
 
@@ -120,7 +120,7 @@ def test_what_the_folder_holds_is_not_left_and_tells_what_evaluations_to_expect(
 
 
 def test_a_single_cell_and_the_number_of_victims_are_given_as_to_run(capsys: pytest.CaptureFixture[str]) -> None:
-    cell = ["--data", "Digits", "--model", "LeNet", "--attack", "DLG", "--attack.max_evaluations", "3"]
+    cell = ["--data", "Digits", "--model", "MLP", "--attack", "DLG", "--attack.max_evaluations", "3"]
     found = table(leakboard(capsys, "plan", *cell, "--victims", "4"))
     assert found["DLG"][:5] == ["1", "1", "4", "12", "12"]
     assert table(leakboard(capsys, "plan", "own.yaml", "--victims", "2"))["IDLG"][:5] == ["5", "5", "10", "70", "70"]
@@ -137,7 +137,7 @@ def test_a_single_cell_and_the_number_of_victims_are_given_as_to_run(capsys: pyt
         (["own.yaml", "--devices", "tpu"], "--devices is cpu or different GPU numbers"),
         (["own.yaml", "--lpips-weights", "nowhere"], "not found at nowhere"),
         (["own.yaml", "--wandb", "offline"], "unknown flag '--wandb'"),
-        (["--data", "Digits", "--model", "LeNet"], "a single cell needs --attack NAME"),
+        (["--data", "Digits", "--model", "MLP"], "a single cell needs --attack NAME"),
         (["own.yaml", "--data", "Digits"], "give either a suite or --data"),
     ],
 )
@@ -168,7 +168,7 @@ class Counted(ConstantImage):
 
 def test_an_attack_without_a_budget_is_timed_whole(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "own_counted.py").write_text(OWN)
-    cell = ["--data", "Digits", "--model", "LeNet", "--attack", "own_counted.Counted", "--victims", "3"]
+    cell = ["--data", "Digits", "--model", "MLP", "--attack", "own_counted.Counted", "--victims", "3"]
     assert table(leakboard(capsys, "plan", *cell))["own_counted.Counted"][:6] == ["1", "1", "3", "12", "12", "timing"]
 
 

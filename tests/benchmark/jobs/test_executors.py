@@ -1,5 +1,6 @@
 """Workers of all kinds end with the records of a run by one process, whatever happens to them."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -83,7 +84,7 @@ class TooLarge(IDLG):
         raise MemoryError("no room")
 '''
 SUITE = """\
-scenarios: [{data: Digits, model: LeNet}]
+scenarios: [{data: Digits, model: MLP}]
 attacks: [{class: own_noted.Noted, max_evaluations: 5}]
 defenses: [{class: Masking, ratio: 0.25}]
 victims: 4
@@ -208,7 +209,10 @@ def test_two_workers_end_with_the_records_of_one_even_where_one_is_killed(
     assert is_like_alone("by-two")
 
 
-def test_ctrl_c_ends_all_workers_at_once(run: Callable[..., Said]) -> None:
+def test_ctrl_c_ends_all_workers_at_once(run: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    """These workers are copies of this process, which saves them the imports; those above are started anew."""
+    copies = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: copies)
     Path("own.yaml").write_text(SUITE.replace("Noted, max_evaluations: 5", "Endless, max_evaluations: 1000000"))
     pressed = []
 

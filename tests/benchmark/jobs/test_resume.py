@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,7 @@ class Endless(IDLG):
         return super().problem(observation, start_images)
 '''
 SUITE = """\
-scenarios: [{data: Digits, model: LeNet}]
+scenarios: [{data: Digits, model: MLP}]
 attacks: [{class: own_slow.Slow, max_evaluations: 4}]
 defenses: [{class: Masking, sweep: {ratio: [0.1, 0.3]}}]
 victims: 4
@@ -94,7 +96,10 @@ block_size: 2
 BLOCKS = 16  # two of each of three baselines, a control, and two defenses without and with knowledge
 SLOW_BLOCKS = 10
 
-Started = Callable[..., "subprocess.Popen[str]"]
+Started = Callable[..., BaseProcess]
+
+FORK = multiprocessing.get_context("fork")
+"""Processes that are copies of this one, in which everything that takes seconds to import is there already."""
 
 
 @pytest.fixture(autouse=True)
@@ -124,25 +129,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start() -> Iterator[Started]:
-    """Starts leakboard in a process of its own; none is left at the end."""
-    started: list[subprocess.Popen[str]] = []
+    """Starts a run in a copy of this process, which prints to the file out.txt and complains to err.txt."""
+    started: list[BaseProcess] = []
 
-    def run(*words: str, **environment: str) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmark", *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where pytest runs in the background
-        )
+    def command(words: tuple[str, ...], environment: dict[str, str]) -> None:
+        os.environ.update(environment)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else SIGTERM is not the command's to handle, either
+        with Path("out.txt").open("w") as sys.stdout, Path("err.txt").open("w") as sys.stderr:
+            main(["run", *words])
+
+    def begin(*words: str, **environment: str) -> BaseProcess:
+        process = FORK.Process(target=command, args=(words, environment))
+        process.start()
         started.append(process)
         return process
 
-    yield run
+    yield begin
     for process in started:
         process.kill()
-        process.communicate()
+        process.join()
 
 
 def run(*words: str, code: int = 0) -> None:
@@ -151,10 +156,10 @@ def run(*words: str, code: int = 0) -> None:
     assert stopped.value.code == code
 
 
-def wait_until(true: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+def wait_until(true: Callable[[], bool], is_alive: Callable[[], bool]) -> None:
     stop = time.monotonic() + 60
     while not true():
-        assert process.poll() is None, process.communicate()
+        assert is_alive()
         assert time.monotonic() < stop
         time.sleep(0.02)
 
@@ -185,10 +190,10 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
     start: Started, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(finished, "undisturbed")
-    process = start("run", "own.yaml", "--threads", "1", "--out", "killed", HANG_AT="4")
-    wait_until(lambda: len(begun()) == 4, process)
+    process = start("own.yaml", "--threads", "1", "--out", "killed", HANG_AT="4")
+    wait_until(lambda: len(begun()) == 4, process.is_alive)
     process.kill()
-    process.wait()
+    process.join()
     done = record_files("killed")
     assert len(done) == 6 + 3  # those of the baselines, and three of four
     assert not list(Path("killed").glob("leaderboard.*"))
@@ -204,26 +209,56 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
     assert not list(Path("killed").rglob("*.tmp")) and not list(Path("killed").rglob("*.lock"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_ctrl_c_ends_at_once_with_one_line_and_keeps_what_is_done(
-    number: int, code: int, start: Started, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("long.yaml").write_text(
-        "scenarios: [{data: Digits, model: LeNet}]\nvictims: 2\n"
-        "attacks: [{class: own_slow.Endless, max_evaluations: 1000000}]\n"
-    )
-    process = start("run", "long.yaml", "--threads", "1", "--out", "out")
-    wait_until(Path("log").exists, process)  # in the midst of Lightning's loop
-    sent = time.monotonic()
-    process.send_signal(number)
-    _, said = process.communicate(timeout=30)
-    assert time.monotonic() - sent < 5
-    assert process.returncode == code
+LONG = """\
+scenarios: [{data: Digits, model: LeNet}]
+victims: 2
+attacks: [{class: own_slow.Endless, max_evaluations: 1000000}]
+"""
+
+
+def ended_well(said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, and what was done before is kept."""
     assert "Traceback" not in said
     assert said.count("leakboard: stopped; finished work is kept, and the same command resumes") == 1
     assert said.count("nterrupt") == 0, said  # nor Lightning's own message
     assert len(record_files("out")) == 3
     assert {row["attack"] for row in table("out", capsys)} == {"ConstantImage", "MeanImage", "ClassMeanImage"}
+
+
+def test_ctrl_c_ends_a_process_at_once_with_one_line_and_keeps_what_is_done(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("long.yaml").write_text(LONG)
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmark", "run", "long.yaml", "--threads", "1", "--out", "out"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where pytest runs in the background
+    ) as process:
+        try:
+            wait_until(Path("log").exists, lambda: process.poll() is None)  # in the midst of Lightning's loop
+            sent = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert time.monotonic() - sent < 5
+    assert process.returncode == 130
+    ended_well(said, capsys)
+
+
+def test_sigterm_does_so_too(start: Started, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("long.yaml").write_text(LONG)
+    process = start("long.yaml", "--threads", "1", "--out", "out")
+    wait_until(Path("log").exists, process.is_alive)
+    sent = time.monotonic()
+    process.terminate()
+    process.join(30)
+    assert time.monotonic() - sent < 5
+    assert process.exitcode == 143
+    ended_well(Path("err.txt").read_text(), capsys)
 
 
 def test_two_processes_share_the_work_and_end_with_the_same_table(
@@ -232,10 +267,11 @@ def test_two_processes_share_the_work_and_end_with_the_same_table(
     """This process and another one."""
     monkeypatch.setenv("TOGETHER", "yes")
     words = ["own.yaml", "--threads", "1", "--out", "shared"]
-    other = start("run", *words)
+    other = start(*words)
     run(*words)
-    said = [capsys.readouterr().out, other.communicate(timeout=120)[0]]
-    assert other.returncode == 0
+    other.join(120)
+    assert other.exitcode == 0
+    said = [capsys.readouterr().out, Path("out.txt").read_text()]
     assert len(begun()) == SLOW_BLOCKS  # nothing was done twice
     assert {line.split()[0] for line in begun()} == {str(os.getpid()), str(other.pid)}
     tables = [re.sub(r"^\d+ of .* run$", "", out, flags=re.M) for out in said]
@@ -332,7 +368,7 @@ def test_a_folder_that_is_filled_by_several_suites_shows_all_of_them(capsys: pyt
 
 
 REMOVING = """\
-scenarios: [{data: Digits, model: LeNet}]
+scenarios: [{data: Digits, model: MLP}]
 attacks: [{class: own_slow.Removing, max_evaluations: 2}]
 defenses: [{class: Masking, ratio: 0.1}]
 victims: 2
@@ -350,6 +386,7 @@ def test_records_that_vanish_during_a_run_are_made_again(
     Path("removing.yaml").write_text(REMOVING)
     monkeypatch.setenv("REMOVE", removed)
     monkeypatch.setenv("TIMES", "1")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: FORK)  # test_executors.py starts workers anew
     run("removing.yaml", "--out", "out", "--devices", "cpu", *workers)
     assert Path("removed0").exists()
     said = capsys.readouterr()

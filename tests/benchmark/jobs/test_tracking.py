@@ -314,7 +314,7 @@ def unreachable_server(self: Tracker) -> None:
     raise ConnectionError("no network")
 
 
-FLAGS = "--data Digits --model LeNet --attack IDLG --attack.max_evaluations 40 --victims 3 --wandb offline --out out"
+FLAGS = "--data Digits --model MLP --attack IDLG --attack.max_evaluations 40 --victims 3 --wandb offline --out out"
 
 GIVEN = yaml.safe_load((CONFIGS / f"{SWEEP}.yaml").read_text())
 """The sweep that comes with Leakboard."""
@@ -366,7 +366,7 @@ def test_every_run_of_the_sweep_that_comes_with_leakboard_is_a_cell(sweep: pytes
 def test_a_sweep_has_one_run_of_the_cell_that_was_asked_for(
     sweep: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    small = {"data": "Digits", "model": "LeNet", "attack": "IDLG", "attack.max_evaluations": 40, "victims": 3}
+    small = {"data": "Digits", "model": "MLP", "attack": "IDLG", "attack.max_evaluations": 40, "victims": 3}
     words = typed_by_the_agent(sweep, **{"defense.ratio": 0.3, "defense": "Masking"}, **small)
     assert GIVEN["parameters"].keys() >= small.keys() and "--defense.ratio=0.3" in words
     (out,) = (one.partition("=")[2] for one in words if one.startswith("--out="))

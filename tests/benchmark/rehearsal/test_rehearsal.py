@@ -257,7 +257,7 @@ class Negates(Kept):
     """Of one tensor alone."""
 
     def protect(self, update, generators):
-        return {name: -value if name == "7.bias" else value for name, value in update.items()}
+        return {name: -value if name == "3.bias" else value for name, value in update.items()}
 
     def known_to_attacker(self):
         return KnownDefense(simulate=lambda dummy, observed: {n: v * 1.0 for n, v in dummy.items()})
@@ -467,7 +467,7 @@ class Leaves(Attack):
 
 def run(capsys: pytest.CaptureFixture[str], **parts: str) -> tuple[int | str | None, str]:
     Path("own_rehearsed.py").write_text(OWN)
-    given = {"data": "Digits", "model": "LeNet", "attack": "IDLG"} | parts
+    given = {"data": "Digits", "model": "MLP", "attack": "IDLG"} | parts
     words = [f"--{kind}={name}" for kind, name in given.items()]
     if given["attack"] == "IDLG":
         words.append("--attack.max_evaluations=5")
@@ -503,7 +503,7 @@ def run(capsys: pytest.CaptureFixture[str], **parts: str) -> tuple[int | str | N
         ("defense", "LargestSize", "protect shares something else once it has seen other updates"),
         ("defense", "InItself", "protect shares something else once it has seen other updates"),
         ("defense", "Halves", "makes another update of the true one than protect shares"),
-        ("defense", "Negates", "makes another update of the true one than protect shares (7.bias)"),
+        ("defense", "Negates", "makes another update of the true one than protect shares (3.bias)"),
         ("defense", "LoudWithout", "noise_std of the attacker's model of own_rehearsed.LoudWithout is 0.1, but what "),
         ("defense", "LouderThanItIs", "is 0.01, but what protect shares is 0.001 from simulate"),
         ("defense", "DropsOthers", "as far from what protect shares with the true update as with another client's"),
@@ -526,7 +526,7 @@ def run(capsys: pytest.CaptureFixture[str], **parts: str) -> tuple[int | str | N
         ("attack", "OtherNetwork", "where it must be zero"),
         ("attack", "Leaves", "calls sys.exit(0)"),
         ("attack", "StepsItself", "overrides training_step, which nobody calls there"),
-        ("attack", "TakesNoCallbacks", "has failed on the model LeNet"),
+        ("attack", "TakesNoCallbacks", "has failed on the model MLP"),
         ("attack", "OnNoDevice", "holds no numbers: it is on the meta device"),
     ],
 )
@@ -575,7 +575,7 @@ def test_a_network_without_draw_has_its_own_initialization_from_the_seed_alone()
 def test_an_update_that_is_not_finite_makes_the_record_void() -> None:
     Path("own_late.py").write_text(OWN)
     given = {
-        "scenarios": [{"data": "Digits", "model": "LeNet"}],
+        "scenarios": [{"data": "Digits", "model": "MLP"}],
         "attacks": [{"class": "IDLG", "max_evaluations": 3}],
         "defenses": ["own_late.LateNan"],
         "victims": 4,
@@ -594,7 +594,7 @@ def test_whether_the_model_of_an_attacker_explains_the_update_is_told_of_who_is_
 ) -> None:
     Path("own_void.py").write_text(OWN)
     given = {
-        "scenarios": [{"data": "Digits", "model": "LeNet"}],
+        "scenarios": [{"data": "Digits", "model": "MLP"}],
         "attacks": [{"class": "IDLG", "max_evaluations": 3}, "MeanImage"],
         "defenses": [f"own_void.{defense}"],
         "victims": 3,
@@ -626,7 +626,7 @@ def test_a_suite_is_rehearsed_once_for_what_differs_in_strength_alone() -> None:
         ([own], [("", "False"), (own, "False"), (own, "True")]),
     ):
         given = {
-            "scenarios": [{"data": "Digits", "model": "LeNet"}],
+            "scenarios": [{"data": "Digits", "model": "MLP"}],
             "attacks": [{"class": "IDLG", "sweep": {"max_evaluations": [5, 6, 7]}}],
             "defenses": defenses,
             "victims": 2,

@@ -127,7 +127,7 @@ RANGES: dict[str, Any] = {"Masking": {"ratio": [0.0, 0.9]}, "GaussianNoise": {"s
 
 SUITE: dict[str, Any] = {
     "victims": 4,
-    "scenarios": [{"data": "Digits", "model": "LeNet"}],
+    "scenarios": [{"data": "Digits", "model": "MLP"}],
     "attacks": [{"class": "IDLG", "max_evaluations": 70}],
     "defenses": [
         {"class": "GaussianNoise", "range": {"std": [1e-5, 10.0]}},
@@ -165,7 +165,7 @@ def test_a_search_ends_with_strengths_and_goes_on_where_it_was_stopped(
     assert adaptive_mask["psnr"]["without"] > 0.5 and noise["psnr"]["stopped"] == "within"
     assert "not stopped at the strong end, ratio 0.001 (" in adaptive_mask["psnr"]["note"]
     assert noise["psnr"]["strength"] in noise["strengths"]
-    assert "| Digits LeNet | GaussianNoise std |" in said.out and "bisection step 2 of 2" in said.err
+    assert "| Digits MLP | GaussianNoise std |" in said.out and "bisection step 2 of 2" in said.err
     assert "With 4 victims that means at most 0, which is compatible with a leak rate of up to 49%" in said.out
 
     before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "out" / "records").iterdir())
