@@ -175,7 +175,6 @@ class AutoLeak(Attack):
         )
         candidates: dict[str, Reconstruction] = {}
         undone: dict[str, Reconstruction] = {}
-        undo = observation.defense.undo if observation.defense else None
         rows = list(range(observation.num_victims))
         for number, (name, part) in enumerate(parts.items()):
             part.told = partial(self._tell, number, len(parts))
@@ -186,9 +185,8 @@ class AutoLeak(Attack):
                 found = part.reconstruct(seen)
             candidates[name] = spread(found, rows, observation)
             spared = yield seen, found
-            if undo and found.label_probabilities is not None:
-                images, labels = undo(found.images.clamp(0, 1), found.label_probabilities)
-                private = replace(found, images=images, labels=labels, label_probabilities=None)
+            private = undone_of(seen, found)
+            if private:
                 undone[f"{name}{UNDONE}"] = spread(private, rows, observation)
                 spared = [one or other for one, other in zip(spared, (yield seen, private), strict=True)]
             rows = [row for row, is_spared in zip(rows, spared, strict=True) if not is_spared]
@@ -303,6 +301,13 @@ def most_probable(observation: Observation, candidates: dict[str, Reconstruction
     )
 
 
+def undone_of(seen: Observation, found: Reconstruction) -> Reconstruction | None:
+    """The private images that a known defense can have made what was found of; None where nobody can tell."""
+    undo, mixed = seen.defense.undo if seen.defense else None, found.label_probabilities
+    made = undo(found.images.clamp(0, 1), mixed.clone()) if undo and mixed is not None else None
+    return replace(found, images=made[0], labels=made[1], label_probabilities=None) if made else None
+
+
 def as_undone(found: Reconstruction, undone: dict[str, Reconstruction]) -> Reconstruction:
     """What was found, with the private images that the defense can have made it of, where some part told of them.
 
@@ -315,7 +320,8 @@ def as_undone(found: Reconstruction, undone: dict[str, Reconstruction]) -> Recon
         if one := undone.get(f"{part}{UNDONE}"):
             images[row], labels[row] = one.images[row], one.labels[row]
     candidates = found.candidates | undone
-    return replace(found, images=images, labels=labels, mixed=replace(found, candidates={}), candidates=candidates)
+    mixed = replace(found, candidates={})
+    return replace(found, images=images, labels=labels, label_probabilities=None, mixed=mixed, candidates=candidates)
 
 
 def soft_labels(observation: Observation, found: Reconstruction) -> Tensor | None:

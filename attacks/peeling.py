@@ -30,6 +30,9 @@ ALIKE = 0.02
 EVIDENCE = 2
 """Neurons that an image must explain to be certified, each by an equation for each pixel and one more."""
 
+MOST_CLASSES = 100
+"""Of which labels of two are tried."""
+
 CLUSTER = 8
 """Neurons that must agree on the factor by which an update was scaled."""
 
@@ -388,7 +391,7 @@ def peel(observation: Observation, layer: FirstLayer) -> tuple[Remains, Tensor]:
         told = torch.as_tensor(seen.defense.noise(seen.update), dtype=noise.dtype, device=noise.device)
         noise = noise.maximum(told.view(-1, 1))
     remains = Remains(rest, weight, bias, noise, torch.full_like(noise, ROUNDING * eps))
-    if seen.defense and seen.defense.soft_labels:
+    if seen.defense and seen.defense.soft_labels and seen.num_classes <= MOST_CLASSES:
         rest.mixed = mixtures(share_of_mixture(remains, eps**0.5), seen.num_classes)
         remains = Remains(rest, weight, bias, noise, torch.full_like(noise, ROUNDING * eps))
     else:
@@ -436,8 +439,8 @@ class Peeling(Attack):
     more than a fixed scaling; the rest may be any network. It computes in float64. An update in float32 serves, and
     one that was clipped, whose factor it finds. Of an update with noise, whose size it measures, it finds images as far
     as neurons have a slope of a hundred times the noise; of one from which entries were removed, none. Of a batch that
-    is known to be mixed as by MixUp it finds the mixtures, whose labels are of two classes in a share that pairs of
-    neurons tell, and certifies none, since a mixture is no private image.
+    is known to be mixed as by MixUp, with up to 100 classes, it finds the mixtures, whose labels are of two classes in
+    a share that pairs of neurons tell, and certifies none, since a mixture is no private image.
     """
 
     def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:

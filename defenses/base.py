@@ -180,8 +180,9 @@ class KnownDefense:
         of_clients: maps the network and the shape (N, C, H, W) of a client's batch to the model of such clients, where
             it depends on them; None where this is it.
         soft_labels: whether clients train on mixed labels, which the attacker then looks for together with the images.
-        undo: maps images ``[V, N, C, H, W]`` and mixed labels ``[V, N, K]`` that were found to private images, with
-            labels ``[V, N]``, of which they can have been made; None where there is nothing to undo, or nobody knows
+        undo: maps images in [0, 1], ``[V, N, C, H, W]``, and mixed labels ``[V, N, K]`` that were found to private
+            images of that shape, with labels ``[V, N]``, int64, of which they can have been made, or to None where
+            there are too many to tell; changes nothing in place. None where there is nothing to undo, or nobody knows
             how.
         no_adaptive_attack: why nobody knows how to make use of knowing the defense, as the end of a sentence; empty
             where somebody does.
@@ -198,7 +199,7 @@ class KnownDefense:
     read: Callable[[nn.Module, Update, Update], tuple[Update, Update]] | None = None
     of_clients: "Callable[[nn.Module, tuple[int, int, int, int]], KnownDefense] | None" = None
     soft_labels: bool = False
-    undo: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    undo: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None] | None = None
     no_adaptive_attack: str = ""
     client: "Defense | None" = None
 

@@ -11,11 +11,14 @@ from defenses.base import HookDefense, KnownDefense
 LARGEST = 8
 """Images of a batch of which an attacker tries all circles: 5,040."""
 
-SHARES = 100
+SHARES = 50
 """Shares between 1/2 and 1 that he tries."""
 
 TRIED = 64
-"""Circles, those whose labels fit best, whose images are looked at."""
+"""Circles of each share, those whose labels fit best, whose images are looked at."""
+
+EQUAL = 1e-6
+"""Errors that differ by less are the same."""
 
 
 def shares_of(concentration: Sequence[float], generator: torch.Generator) -> Tensor:
@@ -30,7 +33,8 @@ class MixUp(HookDefense):
     the next in a random circle of all. What is scored against are the private images as they were.
 
     An attacker who knows it finds mixed images, and looks for their mixed labels together with them. The share and the
-    partners are unknown to him, but the labels tell of them, and with them he undoes the mixing: see :func:`unmixed`.
+    partners are unknown to him, but the labels tell of them: of batches of up to 8 images AutoLeak undoes the mixing,
+    see :func:`unmixed`. What other attacks do not find, and larger batches, is not taken for protection.
 
     Args:
         alpha: of the Beta distribution, at least 0; 0 is no defense.
@@ -71,49 +75,64 @@ class MixUp(HookDefense):
         return KnownDefense(soft_labels=True, undo=unmixed) if self.alpha else KnownDefense()
 
 
-def unmixed(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def unmixed(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor] | None:
     """The private images that mixed ones can have been made of, if each is mixed with the next in a circle.
 
     For each circle and share, labels of one class each follow from the mixed ones, and images from the mixed images, by
     the inverse of the mixture. That circle and share is taken which explains the mixed labels best, and whose images
-    stay in [0, 1]. Shares below 1/2 give the same images in another order.
+    stay in [0, 1]; of those that do so equally, as where all labels are one, the smallest share, which undoes most.
+    Shares below 1/2 give the same images in another order.
 
     Args:
         images: mixed, in [0, 1], ``[V, N, C, H, W]``.
         labels: mixed, ``[V, N, K]``.
 
     Returns:
-        Images of the same shape, in [0, 1], and labels ``[V, N]``; of a batch above ``LARGEST`` those that were given.
+        Images of the same shape, in [0, 1], and labels ``[V, N]``; None where N is above ``LARGEST``.
     """
-    count, classes = labels.shape[1:]
-    if not 1 < count <= LARGEST:
+    count = labels.shape[1]
+    if count > LARGEST:
+        return None
+    if count < 2:
         return images, labels.argmax(-1)
-    circles = torch.tensor([(0, *rest) for rest in permutations(range(1, count))], device=images.device)
-    own = torch.eye(count, dtype=images.dtype, device=images.device)
+    device = images.device
+    circles = torch.tensor([(0, *rest) for rest in permutations(range(1, count))], device=device)
+    own = torch.eye(count, dtype=torch.double, device=device)
     after = own.roll(1, 1)  # in the order of a circle
-
-    def mixture(share: Tensor) -> Tensor:
-        """Of the images of a circle, ``[..., N, N]``."""
-        return share[..., None, None] * own + (1 - share[..., None, None]) * after
-
-    shares = torch.linspace(0.5, 1, SHARES + 1, dtype=images.dtype, device=images.device)[1:]
-    mixtures, inverses = mixture(shares), mixture(shares).inverse()  # [S, N, N]
+    shares = torch.linspace(0.5, 1, SHARES + 1, dtype=torch.double)[1:].tolist()
     found, told = [], []
-    for mixed, soft in zip(images.flatten(2), labels.to(images), strict=True):
-        ordered = soft[circles]  # [P, N, K]
-        classes_of = (inverses[:, None] @ ordered).argmax(-1)  # [S, P, N]
-        off = mixtures[:, None] @ one_hot(classes_of, classes).to(soft) - ordered
-        errors, best_share = off.square().sum((2, 3)).min(0)
-        some = errors.argsort()[:TRIED]
-        made = inverses[best_share[some]] @ mixed[circles[some]]
-        outside = (made - made.clamp(0, 1)).square().mean((1, 2))
-        circle = some[(errors[some] + outside).argmin()]
-        order, classes_here, share = circles[circle], classes_of[best_share[circle], circle], shares[best_share[circle]]
-        pure = one_hot(classes_here, classes).to(soft)
-        gap = pure - after @ pure
+    for mixed, soft in zip(images.flatten(2).double(), labels.double(), strict=True):
+        some = soft.sum(0).argsort(descending=True)[: 2 * count]  # no more classes than that have a part
+        ordered = soft[:, some][circles]  # [P, N, at most 2 N]
+        tries = [tried(mixed, ordered, circles, share * own + (1 - share) * after) for share in shares]
+        errors = torch.stack([error for error, _, _ in tries])
+        first = int((errors <= errors.min() + EQUAL).nonzero()[0, 0])
+        _, order, classes = tries[first]
+        pure = one_hot(classes, len(some)).to(soft)
+        gap, share = pure - after @ pure, shares[first]
         if gap.any():  # between the shares that were tried, by least squares
-            share = ((soft[order] - after @ pure) * gap).sum() / gap.square().sum()
-        made = mixture(share.clamp(float(shares[0]), 1.0)).inverse() @ mixed[order]
+            share = float(((soft[:, some][order] - after @ pure) * gap).sum() / gap.square().sum())
+            share = min(1.0, max(shares[0], share))
+        made = (share * own + (1 - share) * after).inverse() @ mixed[order]
         found.append(made[order.argsort()].clamp(0, 1))
-        told.append(classes_here[order.argsort()])
-    return torch.stack(found).view_as(images), torch.stack(told)
+        told.append(some[classes[order.argsort()]])
+    return torch.stack(found).view_as(images).to(images), torch.stack(told)
+
+
+def tried(mixed: Tensor, ordered: Tensor, circles: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The best circle for a mixture: how far it is off in labels and images, its order ``[N]``, and classes ``[N]``.
+
+    Args:
+        mixed: images ``[N, D]``.
+        ordered: labels in the order of each circle, ``[P, N, K]``.
+        circles: the orders, ``[P, N]``.
+        mixture: of the images in that order, ``[N, N]``.
+    """
+    inverse = mixture.inverse()
+    classes = (inverse @ ordered).argmax(-1)
+    off = (mixture @ one_hot(classes, ordered.shape[-1]).to(ordered) - ordered).square().sum((1, 2))
+    best = off.argsort()[:TRIED]
+    made = inverse @ mixed[circles[best]]
+    errors = off[best] + (made - made.clamp(0, 1)).square().mean((1, 2))
+    one = errors.argmin()
+    return errors[one], circles[best[one]], classes[best[one]]

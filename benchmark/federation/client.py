@@ -182,7 +182,7 @@ def observe(
 def as_trained(
     seen: Observation, images: Tensor, labels: Tensor, defense: Defense, setting: Setting, seed: int, victims: range
 ) -> tuple[Tensor, Tensor]:
-    """The batches that explain what was seen: those that clients trained on, where the attacker looks for mixed labels.
+    """The batches that explain what was seen: those that clients trained on, where the attacker can undo their mixing.
 
     Args:
         seen: what clients with the defense have shared.
@@ -194,14 +194,16 @@ def as_trained(
         victims: the victims' numbers.
 
     Returns:
-        Images, and labels or class probabilities ``[V, N, K]``: the private ones where nothing is mixed, or where it is
-        mixed anew in each of several steps.
+        Images, and labels or class probabilities ``[V, N, K]``, on the CPU: the private ones where nothing is mixed,
+        where it is mixed anew in each of several steps, or where nobody can undo it.
     """
-    if not (seen.defense and seen.defense.soft_labels) or setting.local or setting.rounds > 1:
-        return images, labels
+    undo = seen.defense.undo if seen.defense and seen.defense.soft_labels else None
     batch = steps_with(defense, seed, victims, "", type(defense).__name__).batch
-    assert batch is not None
-    return batch(images.to(seen.mean_image), one_hot(labels.to(seen.device), seen.num_classes).to(seen.mean_image))
+    if undo is None or batch is None or setting.local or setting.rounds > 1:
+        return images, labels
+    truth = one_hot(labels.to(seen.device), seen.num_classes).to(seen.mean_image)
+    made = batch(images.to(seen.mean_image), truth)
+    return made[0].cpu(), made[1].cpu()
 
 
 def as_computed(seen: Observation, setting: Setting, seed: int, victims: range) -> Observation:

@@ -110,7 +110,7 @@ def run_blocks(
             scores = score(images[rows], labels[rows], worst.images.cpu(), worst.labels.cpu(), bench.perceptual)
             is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
             private, seen_here = (images[rows], labels[rows]), observed(block.victims)
-            if cell.defense:
+            if cell.defense and share.mixed:  # without it nobody has undone anything
                 made = build("defense", cell.defense)
                 private = as_trained(seen_here, *private, made, scenario.setting, scenario.seed, block.victims)
             fit = None if is_baseline else fit_of(attack, share, seen_here, block, *private)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -389,6 +389,8 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
             f"simulate {model} has no slope in the attacker's own gradient, so that no attack could use it: give it "
             f"one, as in value + (rounded - value).detach(){written(known.simulate)}"
         )
+    if known.undo and by is not None:
+        check_undo(known, by, model)
     weight = known.weight(shared)
     if not isinstance(weight, Tensor) or weight.shape != (len(clients),) or not bool((weight > 0).all()):
         raise UsageError(f"weight {model} must be one number above 0 for each victim{written(known.weight)}")
@@ -430,6 +432,32 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
                 f"simulate {model} makes another update of the true one than protect shares ({key}): make it do what "
                 f"protect does{written(known.simulate) or method}"
             )
+
+
+def check_undo(known: KnownDefense, by: Clients, model: str) -> None:
+    """UsageError where what undoes a mixing gives no batches, or changes what it is given."""
+    assert known.undo is not None
+    given = by.images.clamp(0, 1), by.labels
+    kept = tuple(value.clone() for value in given)
+    made: Any = known.undo(*kept)
+    if any(not torch.equal(one, other) for one, other in zip(kept, given, strict=True)):
+        raise UsageError(f"undo {model} changes what it is given: work on a copy of it{written(known.undo)}")
+    if made is None:
+        return
+    images, classes = by.images, by.labels.shape[-1]
+    is_pair = isinstance(made, tuple) and len(made) == 2 and all(isinstance(one, Tensor) for one in made)
+    if not (
+        is_pair
+        and made[0].shape == images.shape
+        and bool(made[0].isfinite().all())
+        and made[1].shape == images.shape[:2]
+        and made[1].dtype == torch.long
+        and bool(((made[1] >= 0) & (made[1] < classes)).all())
+    ):
+        raise UsageError(
+            f"undo {model} must return finite images {list(images.shape)} and labels {list(images.shape[:2])}, int64 "
+            f"and from 0 to {classes - 1}, or None{written(known.undo)}"
+        )
 
 
 def noise_of(known: KnownDefense, shared: Update, model: str, method: str) -> Tensor:

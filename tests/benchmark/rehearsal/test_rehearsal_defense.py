@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from benchmark.cli.main import main
 from benchmark.errors import UsageError
-from benchmark.rehearsal.defense import check_fits, check_known, check_protect, norm
+from benchmark.rehearsal.defense import check_fits, check_known, check_protect, check_undo, norm
 from benchmark.seeds import generators
-from defenses import Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
+from defenses import Clients, Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
 
 Protect = Callable[[Update, Sequence[torch.Generator]], object]
 
@@ -291,3 +292,27 @@ def test_a_layer_that_the_network_lacks_is_refused_before_any_work(
         err = capsys.readouterr().err
         assert f"{said}the network has 0, 2, 4, 7: give some of these" in err and "Traceback" not in err
     assert not list(tmp_path.glob("out/records/*")) and not list(tmp_path.glob("out/training/*"))
+
+
+def in_place_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return images, labels.mul_(0).argmax(-1)
+
+
+@pytest.mark.parametrize(
+    ("undo", "sentence"),
+    [
+        (lambda images, labels: images, "must return finite images"),
+        (lambda images, labels: (images[:, :1], labels.argmax(-1)), r"finite images \[2, 3, 1, 2, 2\]"),
+        (lambda images, labels: (images / 0 * 0, labels.argmax(-1)), "finite images"),
+        (lambda images, labels: (images, labels), r"labels \[2, 3\], int64 and from 0 to 4"),
+        (lambda images, labels: (images, labels.argmax(-1) + 5), "from 0 to 4"),
+        (in_place_of, "undo of it changes what it is given: work on a copy of it"),
+    ],
+)
+def test_what_undoes_a_mixing_is_tried_on_a_batch(undo: Callable[..., Any], sentence: str) -> None:
+    labels = torch.eye(5)[torch.arange(3)].expand(2, 3, 5).clone()
+    by = Clients(torch.nn.Identity(), {}, torch.rand(2, 3, 1, 2, 2), labels)
+    with pytest.raises(UsageError, match=sentence):
+        check_undo(KnownDefense(soft_labels=True, undo=undo), by, "of it")
+    for right in (lambda images, labels: None, lambda images, labels: (1 - images, labels.argmax(-1))):
+        check_undo(KnownDefense(soft_labels=True, undo=right), by, "of it")
