@@ -17,7 +17,7 @@ SHARES = 50
 TRIED = 64
 """Circles of each share, those whose labels fit best, whose images are looked at."""
 
-EQUAL = 1e-6
+EQUAL = 1e-4
 """Errors that differ by less are the same."""
 
 

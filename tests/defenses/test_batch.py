@@ -191,10 +191,10 @@ def test_labels_that_are_found_roughly_do_and_of_a_batch_with_too_many_circles_n
 def test_images_of_one_class_whose_labels_tell_nothing_are_undone_as_far_as_they_stay_images() -> None:
     """The smallest share that leaves them in [0, 1] is nearly theirs, as their pixels are at both ends."""
     images, labels = a_batch(4, 4)[0].round(), torch.eye(7)[[5, 5, 5, 5]].expand(4, 4, 7)
-    mixed, soft = MixUp(5.0).on_batch(images, labels, generators(1, range(4), "on_batch"))
+    mixed, soft = MixUp(1.0).on_batch(images, labels, generators(0, range(4), "on_batch"))  # shares from 0.59 to 0.95
     found, told = undone(mixed, soft)
-    before, after = (torch.cdist(one.flatten(2), images.flatten(2)).amin(2).mean() for one in (mixed, found))
-    assert after < before / 4 and (told == 5).all()
+    before, after = (torch.cdist(one.flatten(2), images.flatten(2)).amin(2).amax(1) for one in (mixed, found))
+    assert (after < before / 40).all() and (told == 5).all()
 
 
 def test_a_share_of_one_half_and_many_classes_end_in_images_too() -> None:
