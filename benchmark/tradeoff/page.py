@@ -97,7 +97,7 @@ def write_beside(folder: Path, links: bool = True, empty: bool = True) -> list[d
     Args:
         folder: of runs.
         links: whether records that are symbolic links count.
-        empty: whether a page is written, too, that says why nothing can be compared.
+        empty: whether a page is written, too, that says why nothing can be compared, or no defense judged.
 
     Returns:
         The points, as :func:`numbers` has them.
@@ -120,13 +120,13 @@ def write(
         folder: of a run.
         leaderboard: of its attacks.
         trainings: its records of federated trainings.
-        empty: whether that page is written.
+        empty: whether that page is written, or one on which no defense can be judged.
 
     Returns:
         The points, as :func:`numbers` has them.
     """
     found, without, left_out = trade_offs(leaderboard.boards, trainings)
-    if not (found or empty):
+    if not (empty or any(point.defense and not point.void for one in found for point in one.points)):
         return []
     title = folder.resolve().name
     sections = [(one, sentences(one.points), grid(one)) for one in found]
