@@ -41,6 +41,19 @@ def test_where_nothing_can_be_compared_the_page_says_why(tmp_path: Path, attacke
     assert NOTHING_TRAINED in (tmp_path / "tradeoff.md").read_text()
 
 
+@pytest.mark.parametrize(("knows", "trained"), [((False,), True), ((False, True), False)])
+def test_where_no_defense_can_be_judged_there_is_a_page_on_demand(
+    knows: tuple[bool, ...], trained: bool, tmp_path: Path, attacked: Made
+) -> None:
+    """Nobody who knows the defense has attacked it, or nothing was trained."""
+    given = of_records(attacked(MASKED, knows)), trainings() if trained else []
+    assert write(tmp_path, *given, empty=False) == [] and not list(tmp_path.iterdir())
+    write(tmp_path, *given)
+    assert (tmp_path / "tradeoff.md").exists()
+    judged = of_records(attacked(MASKED)), trainings()
+    assert write(tmp_path, *judged, empty=False) and (tmp_path / "tradeoff.png").exists()
+
+
 def test_a_table_has_what_a_training_costs_where_it_is_known() -> None:
     known = {"bytes": 61234.5, "client_seconds": 0.01234, "epsilon": 8.0, "delta": 1e-5}
     shown = grid(trade_off(point(), masking(0.5, 12, (0.01, 0.02, 0.03), **known)))
