@@ -48,11 +48,11 @@ def publish(folder: Path, to: Path) -> int:
     """Copies the records of a run, those of attacks without their pictures, which hold private images, and its tables.
 
     What is there already stays, so that a run in several parts can be published as it grows. Records of the same
-    blocks are replaced, and so are those of other code by newer ones of the same cell and victims, on either side. The
-    leaderboard and the thresholds are made of all that is there then, and the trade-off where something can be
-    compared; a folder whose leaderboard stood without LaTeX gets none. A link is not followed, neither in the run,
-    where it may lead to anything, nor in the target. Of several processes that publish to one folder each waits for its
-    turn.
+    blocks are replaced, and so are those of other code by newer ones of the same cell and victims, on either side.
+    The leaderboard and the thresholds are made of all that is there then, and the trade-off where the run has one,
+    or where a defense can be judged by it; a folder whose leaderboard stood without LaTeX gets none. A link is not
+    followed, neither in the run, where it may lead to anything, nor in the target. Of several processes that
+    publish to one folder each waits for its turn.
 
     Args:
         folder: of a run.
@@ -122,7 +122,7 @@ def copy_tables(folder: Path, to: Path, attacked: bool) -> None:
             from benchmark.thresholds import page as threshold_page  # torch, by the classes that were searched
 
             threshold_page.write(to, everything, searches)
-    write_beside(to, links=False, empty=False)
+    write_beside(to, links=False, empty=any((place / "tradeoff.md").exists() for place in (folder, to)))
 
 
 def add(to: Path, shelf: Shelf, records: list[Record]) -> int:
