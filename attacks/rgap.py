@@ -112,7 +112,8 @@ def factors(matrix: Tensor, known: Tensor, sweeps: int = 200) -> tuple[Tensor, T
         right_side = (matrix @ factor[..., None])[..., 0]
         return torch.where(weight > 0, right_side / weight.clamp(min=1e-30), 0.0), weight
 
-    left = torch.linalg.eigh(matrix @ matrix.mT).eigenvectors[..., -1]  # as if what is missing were zero
+    gram = (matrix @ matrix.mT).cpu()  # as if what is missing were zero; CUDA's eigh fails on equal eigenvalues
+    left = torch.linalg.eigh(gram).eigenvectors[..., -1].to(matrix)
     for _ in range(1 if known.all() else sweeps):
         right, weight = solve(matrix.mT, known.mT, left)
         left, _ = solve(matrix, known, right)

@@ -117,6 +117,10 @@ class Workbench:
     _models: dict[tuple[str, str], Model] = field(default_factory=dict)
     _trained: dict[Any, Update] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.init()  # torch counts no memory in a process that has not used its GPU yet
+
     def data(self, spec: Spec) -> PrivateData:
         """The data set, opened once.
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from attacks import DLG, IDLG, RGAP
 from attacks.chain import Stage, stages
@@ -80,6 +81,29 @@ def test_the_factors_of_a_matrix_of_rank_one_come_from_the_entries_that_are_left
     torch.testing.assert_close(found_left, left)
     assert (certain[:, 4] == 0).all() and certain.sum() == 3 * 29
     torch.testing.assert_close(found_right * certain, right * certain)
+
+
+class OnAGpu(TorchFunctionMode):
+    """Refuses eigenvectors of what was not brought to the CPU, as CUDA's library does where eigenvalues are equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.brought: list[Any] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.linalg.eigh:
+            assert any(args[0] is one for one in self.brought), "on a GPU this fails"
+        found = function(*args, **(kwargs or {}))
+        if function is Tensor.cpu:
+            self.brought.append(found)
+        return found
+
+
+def test_eigenvectors_are_found_on_the_cpu(victims_of: MakeVictims) -> None:
+    *_, observation = victims_of(2, defense=Masking(0.9), adaptive=True)
+    with OnAGpu() as gpu:
+        RGAP().reconstruct(observation)
+    assert gpu.brought
 
 
 @pytest.mark.parametrize("model", [LeNet, MLP])

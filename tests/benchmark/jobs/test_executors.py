@@ -381,6 +381,15 @@ def test_a_worker_takes_a_gpu_that_it_is_given(
     assert str(given_device(rank)) == device
 
 
+def test_a_process_starts_its_gpu_before_a_job_asks_for_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: started.append("cuda"))
+    Workbench(torch.device("cpu"))
+    assert started == []
+    Workbench(torch.device("cuda", 1))
+    assert started == ["cuda"]
+
+
 # Mistakes.
 
 
