@@ -15,8 +15,10 @@ from attacks.base import Attack, Observation, Reconstruction
 from attacks.bayes import Bayes
 from attacks.dlg import DLG
 from attacks.engine.inverter import Inverter
+from attacks.engine.step import EAGER
 from attacks.fedavg_inversion import FedAvgInversion
 from attacks.gauss_newton import GaussNewton
+from attacks.gradient_matching import GradientMatching
 from attacks.gradinversion import GradInversion
 from attacks.idlg import IDLG
 from attacks.inverting_gradients import InvertingGradients
@@ -147,7 +149,11 @@ class AutoLeak(Attack):
         }
 
     def reconstruct(
-        self, observation: Observation, callbacks: Sequence[Callback] = (), inverter: Inverter | None = None
+        self,
+        observation: Observation,
+        callbacks: Sequence[Callback] = (),
+        inverter: Inverter | None = None,
+        step: str = EAGER,
     ) -> Reconstruction:
         """Attacks all V victims with each attack.
 
@@ -155,15 +161,17 @@ class AutoLeak(Attack):
             observation: everything the attacker knows.
             callbacks: none, as the fits of an ensemble have nothing in common.
             inverter: of the second tier, trained before; None to train it when it is needed.
+            step: how the attacks that match gradients take theirs, one of :data:`attacks.engine.step.STEPS`.
         """
-        return carried_out(self.attempts(observation, inverter), lambda seen, found: [False] * seen.num_victims)
+        return carried_out(self.attempts(observation, inverter, step), lambda seen, found: [False] * seen.num_victims)
 
-    def attempts(self, observation: Observation, inverter: Inverter | None = None) -> Attempts:
+    def attempts(self, observation: Observation, inverter: Inverter | None = None, step: str = EAGER) -> Attempts:
         """The attacks one after the other: a benchmark that knows more than the attacker may spare victims the rest.
 
         Args:
             observation: everything the attacker knows.
             inverter: of the second tier, as in :meth:`reconstruct`.
+            step: as in :meth:`reconstruct`.
         """
         self.check(observation.model, observation.image_shape)
         parts = self.parts_for(
@@ -181,6 +189,8 @@ class AutoLeak(Attack):
             seen = observation if len(rows) == observation.num_victims else observation.take(rows)
             if isinstance(part, LearnedInversion):
                 found = part.reconstruct(seen, inverter=inverter)
+            elif isinstance(part, GradientMatching):
+                found = part.reconstruct(seen, step=step)
             else:
                 found = part.reconstruct(seen)
             candidates[name] = spread(found, rows, observation)

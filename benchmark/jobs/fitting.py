@@ -13,7 +13,7 @@ from attacks.engine.step import EAGER, check_step
 from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Block
 from benchmark.suite.suite import Suite
-from benchmark.suite.watching import Guard, for_fit, is_fitted
+from benchmark.suite.watching import Guard, for_fit, is_fitted, takes_steps
 
 
 @dataclass(frozen=True)
@@ -45,18 +45,20 @@ class Fitting:
             check_step(self.step, device)
         except ValueError as error:
             raise UsageError(str(error)) from None
-        told = f"--step {self.step}" if self.step != EAGER else "trainer" if self.trainer else ""
-        if told and not any(is_fitted(name) for name in {cell.attack.name for cell in suite.cells}):
-            raise UsageError(f"no attack of the suite is fitted by Lightning's Trainer: leave {told} out")
+        attacks = {cell.attack.name for cell in suite.cells}
+        if self.step != EAGER and not any(map(takes_steps, attacks)):
+            raise UsageError(f"no attack of the suite takes steps: leave --step {self.step} out")
+        if self.trainer and not any(map(is_fitted, attacks)):
+            raise UsageError("no attack of the suite is fitted by Lightning's Trainer: leave trainer out")
 
     @contextmanager
     def of(self, blocks: list[Block]) -> Iterator[tuple[list[Callback], dict[str, Any]]]:
         """The user's callbacks for the attack on some blocks of a cell, and the other arguments of its fit."""
         cell, name = blocks[0].cell, blocks[0].key[:16]
+        step = {"step": self.step} if self.step != EAGER and takes_steps(cell.attack.name) else {}
         if not is_fitted(cell.attack.name):
-            yield [], {}
+            yield [], step
             return
-        step = {} if self.step == EAGER else {"step": self.step}
         watchers, trainer = for_fit(self.trainer, self.folder, name) if self.trainer else ([], {})
         logger = trainer.pop("logger", False)
         loggers = [CSVLogger(self.folder, "curves", name)] if logger is True else logger or []

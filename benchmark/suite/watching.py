@@ -5,7 +5,7 @@ None of it decides a result, so it is in no key: what would is refused.
 
 import contextlib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from inspect import Parameter, signature
 from pathlib import Path
@@ -176,8 +176,17 @@ def for_fit(given: Mapping[str, Any], folder: Path, name: str) -> tuple[list[Cal
 
 def is_fitted(attack: str) -> bool:
     """Whether an attack of that name or import path hands on arguments to a Trainer."""
-    parameters = signature(getattr(find_class("attack", attack), "reconstruct")).parameters.values()  # noqa: B009, mypy knows no such attribute of a type
-    return any(one.kind is Parameter.VAR_KEYWORD for one in parameters)
+    return any(one.kind is Parameter.VAR_KEYWORD for one in arguments_of_attack(attack))
+
+
+def takes_steps(attack: str) -> bool:
+    """Whether an attack of that name or import path can be told how to take its steps."""
+    return is_fitted(attack) or any(one.name == "step" for one in arguments_of_attack(attack))
+
+
+def arguments_of_attack(attack: str) -> Collection[Parameter]:
+    """What ``reconstruct`` of an attack of that name or import path takes."""
+    return signature(getattr(find_class("attack", attack), "reconstruct")).parameters.values()  # noqa: B009, mypy knows no such attribute of a type
 
 
 HOOKS = (

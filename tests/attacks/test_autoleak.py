@@ -9,7 +9,10 @@ import torch
 
 from attacks import AutoLeak, Observation, Reconstruction
 from attacks.autoleak import NOT_TRIED, UNDONE, can_do, carried_out, takes
+from attacks.engine import problem
 from attacks.engine.inverter import Inverter
+from attacks.engine.step import COMPILED, EAGER, Step
+from attacks.gradient_matching import GradientMatching
 from benchmark.models import MLP, ConvNet, LeNet
 from defenses import GaussianNoise, Masking, MixUp
 from defenses.base import Defense
@@ -50,6 +53,25 @@ def test_it_holds_what_each_of_its_parts_finds_alone(
             assert torch.equal(one.labels, other.labels) and one.status == other.status
     spent = sum(one.evaluations for one in found.candidates.values())
     assert torch.equal(found.evaluations, spent)
+
+
+def test_each_part_that_matches_gradients_takes_its_steps_as_it_is_told(
+    victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Noted(Step):
+        def __init__(self, how: str, *others: Any) -> None:
+            told.append(how)
+            super().__init__(EAGER, *others)
+
+    monkeypatch.setattr(problem, "Step", Noted)
+    seen = victims_of(2, defense=GaussianNoise(1e-4), adaptive=True).observation
+    eager, compiled = (AutoLeak(3).reconstruct(seen, step=step) for step in (EAGER, COMPILED))
+    matching = [name for name, part in AutoLeak(3).parts().items() if isinstance(part, GradientMatching)]
+    assert told == [COMPILED] * len(told) and len(told) >= len(set(matching) & set(compiled.candidates)) > 3
+    torch.testing.assert_close(compiled.images, eager.images)
+    assert compiled.starts == eager.starts
 
 
 def test_it_returns_what_fits_the_update_best_and_of_equal_ones_the_cheapest(victims_of: MakeVictims) -> None:

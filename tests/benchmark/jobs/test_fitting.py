@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import wandb
 
+from attacks.engine.step import COMPILED
 from benchmark.cli.main import main
+from benchmark.jobs.blocks import Workbench, plan
+from benchmark.jobs.fitting import Fitting
 from benchmark.jobs.live import LiveCurves
 from benchmark.jobs.tracking import Tracker
 from benchmark.store.schema import attack_record
 from benchmark.store.store import read_all
+from benchmark.suite.suite import parse
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
 
@@ -128,11 +133,29 @@ def test_help_on_the_trainer_needs_no_name(capsys: pytest.CaptureFixture[str]) -
     assert ended.value.code == 0 and "--trainer.profiler" in capsys.readouterr().out
 
 
-def test_trainer_arguments_for_closed_forms_alone_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("attack", "more", "sentence"),
+    [
+        ("MeanImage", "--trainer.profiler simple", "is fitted by Lightning's Trainer: leave trainer out"),
+        ("AutoLeak", "--trainer.profiler simple", "is fitted by Lightning's Trainer: leave trainer out"),
+        ("RGAP", "--step compiled", "no attack of the suite takes steps: leave --step compiled out"),
+    ],
+)
+def test_what_no_attack_of_a_suite_can_take_is_refused(
+    attack: str, more: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["run", *["--data", "Digits", "--model", "MLP", "--attack", "MeanImage", "--trainer.profiler", "simple"]])
+        main(["run", "--data", "Digits", "--model", "MLP", "--attack", attack, *more.split()])
     assert ended.value.code == 2
-    assert "no attack of the suite is fitted by Lightning's Trainer: leave trainer out" in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("attack", "takes"), [("IDLG", True), ("AutoLeak", True), ("GaussNewton", False)])
+def test_an_attack_that_takes_steps_is_told_how(attack: str, takes: bool) -> None:
+    cell = {"scenarios": [{"data": "Digits", "model": "MLP"}], "attacks": [attack], "defenses": []}
+    blocks = plan(parse(cell, "steps", 1), Workbench(torch.device("cpu")))
+    with Fitting(step=COMPILED).of([one for one in blocks if one.cell.attack.name == attack]) as (watchers, of_fit):
+        assert not watchers and of_fit == ({"step": COMPILED} if takes else {})
 
 
 # Live curves.
