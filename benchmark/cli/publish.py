@@ -1,6 +1,7 @@
 """A run copied to where results are kept: all that its tables and pages need, and no private image."""
 
 import argparse
+from collections.abc import Collection
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -32,6 +33,7 @@ from benchmark.store.store import (
 )
 from benchmark.thresholds.table import FILE, Row, read
 from benchmark.tradeoff.page import write_beside
+from benchmark.training import table as training_table
 
 TABLES = ("*.csv", "*.md", "*.json", "*.png", "*.pdf", "*.tex")
 """Files of a run that stand beside its records."""
@@ -49,10 +51,10 @@ def publish(folder: Path, to: Path) -> int:
 
     What is there already stays, so that a run in several parts can be published as it grows. Records of the same
     blocks are replaced, and so are those of other code by newer ones of the same cell and victims, on either side.
-    The leaderboard and the thresholds are made of all that is there then, and the trade-off where the run has one,
-    or where a defense can be judged by it; a folder whose leaderboard stood without LaTeX gets none. A link is not
-    followed, neither in the run, where it may lead to anything, nor in the target. Of several processes that
-    publish to one folder each waits for its turn.
+    The leaderboard, the thresholds and the table of trainings are made of all that is there then, and the trade-off
+    where the run has one, or where a defense can be judged by it; a folder whose leaderboard stood without LaTeX gets
+    none. A link is not followed, neither in the run, where it may lead to anything, nor in the target. Of several
+    processes that publish to one folder each waits for its turn.
 
     Args:
         folder: of a run.
@@ -82,7 +84,7 @@ def publish(folder: Path, to: Path) -> int:
     with FileLock(lock), ExitStack() as ending:
         ending.callback(lock.unlink)  # before the release: who has waited for it takes another
         gone = sum(add(to, shelf, records) for shelf, records in found.items())
-        copy_tables(folder, to, ATTACKS in found)
+        copy_tables(folder, to, found)
     if gone:
         were, of = ("record of other code was", "cell") if gone == 1 else ("records of other code were", "cells")
         say(f"{gone:,} {were} replaced by newer ones of the same {of} and victims")
@@ -92,22 +94,24 @@ def publish(folder: Path, to: Path) -> int:
     return len(everything)
 
 
-def copy_tables(folder: Path, to: Path, attacked: bool) -> None:
-    """Copies the files beside the records of a run, and makes those of its attacks anew of all that are published.
+def copy_tables(folder: Path, to: Path, kinds: Collection[Shelf]) -> None:
+    """Copies the files beside the records of a run, and makes the tables of records anew of all that are published.
 
     Args:
         folder: of the run.
         to: where its records are published already.
-        attacked: whether there are attacks among them.
+        kinds: what they are of.
     """
+    attacked, trained = ATTACKS in kinds, TRAININGS in kinds
     searches = [] if (folder / FILE).is_symlink() or not (to / FILE).exists() else searches_of(folder)
     both = all(keys_in(to / shelf.name) for shelf in (ATTACKS, TRAININGS))
-    anew = [*["leaderboard."] * attacked, *["tradeoff."] * both, *["thresholds."] * bool(searches)]
+    made = {"leaderboard.": attacked, "training.": trained, "tradeoff.": both, "thresholds.": bool(searches)}
+    anew = tuple(name for name, is_made in made.items() if is_made)
     for file in sorted({path for pattern in TABLES for path in folder.glob(pattern) if path.name[0] != "."}):
         if file.is_symlink() or not file.is_file():
             say(f"{file} is {'a link' if file.is_symlink() else 'not a regular file'}: it is not published")
             continue
-        if file.name.startswith(tuple(anew)):
+        if file.name.startswith(anew):
             continue
         try:
             content = file.read_bytes()
@@ -122,6 +126,9 @@ def copy_tables(folder: Path, to: Path, attacked: bool) -> None:
             from benchmark.thresholds import page as threshold_page  # torch, by the classes that were searched
 
             threshold_page.write(to, everything, searches)
+    if trained:
+        records, left_out = training_table.of_one_code(read_all(to, TRAININGS.parse, False, TRAININGS))
+        training_table.write(to, training_table.rows(records), to.resolve().name, left_out)
     write_beside(to, links=False, empty=any((place / "tradeoff.md").exists() for place in (folder, to)))
 
 

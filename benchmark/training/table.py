@@ -5,6 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -12,7 +13,7 @@ from benchmark.boards.grid import Grid
 from benchmark.boards.grid import as_csv as grid_as_csv
 from benchmark.boards.template import render
 from benchmark.metrics.intervals import t_interval
-from benchmark.store.store import Record
+from benchmark.store.store import Record, write_whole
 from benchmark.suite.nesting import part_as_text
 
 Row = dict[str, Any]
@@ -479,3 +480,9 @@ def as_markdown(table: list[Row], title: str, left_out: Sequence[str] = ()) -> s
     """
     said = " ".join([note(table), *(f"{sentence}." for sentence in left_out)])
     return render("training/training.md.j2", title=title, grids=grids(table), note=said)
+
+
+def write(folder: Path, table: list[Row], title: str, left_out: Sequence[str] = ()) -> None:
+    """Writes training.csv and training.md of a folder; the arguments are those of :func:`as_markdown`."""
+    write_whole(folder / "training.csv", as_csv(table).encode())
+    write_whole(folder / "training.md", as_markdown(table, title, left_out).encode())

@@ -6,11 +6,11 @@ from benchmark.federation.server import State
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.conductor import Conductor
 from benchmark.jobs.job import Kind, Tally, Watch
-from benchmark.store.store import TRAININGS, Record, Store, read_trainings, say, write_whole
+from benchmark.store.store import TRAININGS, Record, Store, read_trainings, say
 from benchmark.training.plan import Run, plan, present, refuse_others
 from benchmark.training.record import saved, train_run
 from benchmark.training.suite import TrainingSuite
-from benchmark.training.table import Row, as_csv, as_markdown, of_cell, of_one_code, rows
+from benchmark.training.table import Row, of_cell, of_one_code, rows, write
 from benchmark.training.tuning import STAGES, contests
 
 
@@ -101,8 +101,7 @@ def carry_out(suite: TrainingSuite, runs: list[Run], conductor: Conductor) -> tu
     records = read_trainings(folder)
     records, left_out = of_one_code(records, present(runs, records, conductor.bench))
     table = rows(records)
-    write_whole(folder / "training.csv", as_csv(table).encode())
-    write_whole(folder / "training.md", as_markdown(table, suite.name, left_out).encode())
+    write(folder, table, suite.name, left_out)
     for sentence in left_out:
         say(sentence)
     if tracker:

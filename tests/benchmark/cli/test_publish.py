@@ -320,6 +320,19 @@ def test_trainings_of_other_code_are_replaced_and_the_trade_off_is_of_what_is_le
     assert leakboard("publish", tmp_path / "anew", to) == 0
     assert {record["key"] for record in read_trainings(to)} == {record["key"] for record in later}
     assert ",1.25," in (to / "tradeoff.csv").read_text() and contents(to)["leaderboard.md"] == attacks
+    assert ",1.25," in (to / "training.csv").read_text()
+
+
+def test_the_table_of_trainings_that_are_published_in_parts_is_that_of_all(both: Path, tmp_path: Path) -> None:
+    to, whole = tmp_path / "parts" / "both", tmp_path / "whole" / "both"
+    every = read_trainings(both)
+    for number, part in enumerate((every[:2], every[2:])):
+        for record in part:
+            Store(tmp_path / f"part {number}", TRAININGS).write(record)
+        assert leakboard("publish", tmp_path / f"part {number}", to) == 0
+    assert leakboard("publish", both, whole) == 0
+    for name in ("training.csv", "training.md"):
+        assert contents(to)[name] == contents(whole)[name] == (both / name).read_bytes()
 
 
 def test_trainings_that_no_board_can_be_compared_with_bring_no_trade_off(run: Path, tmp_path: Path) -> None:
