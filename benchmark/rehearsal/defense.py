@@ -365,8 +365,9 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
     shared = of_one_image(defense, true, _sources(clients), label, by)
     if bad := [name for name, value in shared.items() if not value.isfinite().all()]:
         raise breach(defense, label, f"returns NaN or infinity once it has been called before ({bad[0]})")
+    others = of_one_image(defense, true, generators(1, clients, "rehearsal"), label, by)
     if known.read and by is not None:
-        shared = known.read(by.model, by.weights, shared)[1]
+        shared, others = (known.read(by.model, by.weights, one)[1] for one in (shared, others))
         check_form(shared, true, f"read {model}", written(known.read))
     dummy = {key: value.clone().requires_grad_() for key, value in true.items()}
     before = {key: value.clone() for key, value in shared.items()}
@@ -398,11 +399,14 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
     off = {key: ((shared[key] - value) * (kept[key] != 0)).detach() for key, value in simulated.items()}
     entries = torch.stack([flattened(value != 0).sum(1) for value in kept.values()]).sum(0).clamp(min=1)
     apart, size = norm(off), norm({key: value * (kept[key] != 0) for key, value in shared.items()})
-    typical = float((apart / entries.sqrt()).max())
+    # Rounding to few levels, or another noise that is mostly small, is by far not all that simulate leaves.
+    both = {key: (value != 0) & (kept[key] != 0) for key, value in known.kept_entries(others).items()}
+    drawn = norm({key: (shared[key] - others[key]) * of_both for key, of_both in both.items()}) / 2**0.5
+    typical = float((apart.maximum(drawn) / entries.sqrt()).max())
     if (loudest := float(noise.max())) > LOUDER * typical + 1e-6 * float(size.max()):
         raise UsageError(
             f"noise_std {model} is {loudest:g}, but what protect shares is {typical:.1g} from simulate of the true "
-            f"update: give the noise that protect adds, 0 for none{method}"
+            f"update, or from what it shares next time: give the noise that protect adds, 0 for none{method}"
         )
     if known.simulate is unchanged:
         return  # an attacker who makes no use of the defense, of which the record says so
@@ -422,7 +426,6 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
             f"of the observed update no more than which entries were removed, or its size"
             f"{written(known.simulate) or method}"
         )
-    others = of_one_image(defense, true, generators(1, clients, "rehearsal"), label, by)
     if any(not torch.equal(value, others[key]) for key, value in shared.items()):
         return  # at random
     for key, value in off.items():

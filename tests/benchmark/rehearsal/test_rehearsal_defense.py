@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from torch import Tensor
 
 from benchmark.cli.main import main
 from benchmark.errors import UsageError
+from benchmark.jobs.blocks import Workbench
 from benchmark.rehearsal.defense import check_fits, check_known, check_protect, check_undo, norm
+from benchmark.rehearsal.scene import Scene
 from benchmark.seeds import generators
-from defenses import Clients, Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
+from benchmark.suite.registry import build
+from benchmark.suite.suite import Cell, parse
+from defenses import QSGD, Clients, Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
 
 Protect = Callable[[Update, Sequence[torch.Generator]], object]
 
@@ -243,6 +248,42 @@ class Picky(Mine):
 
     def check(self, names: Sequence[str]) -> None:
         self.checked(names)
+
+
+BOARD = Path(__file__).parents[3] / "configs" / "leaderboard_small.yaml"
+EXTREMES = [{"class": "QSGD", "levels": 2}, {"class": "Pruning", "ratio": 0.999}, {"class": "Masking", "ratio": 0.999}]
+
+
+def strengths() -> list[Cell]:
+    """Every cell of the small board with a defense, and some that are stronger."""
+    suite = yaml.safe_load(BOARD.read_text())
+    suite["defenses"] += EXTREMES
+    found = {(cell.scenario.label, repr(cell.defense)): cell for cell in parse(suite, "board").cells if cell.defense}
+    return list(found.values())
+
+
+@pytest.fixture(scope="module")
+def bench() -> Workbench:
+    return Workbench(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("cell", strengths(), ids=lambda cell: cell.defense.label)
+def test_each_strength_of_the_board_can_be_run_alone(cell: Cell, bench: Workbench) -> None:
+    """A run of all tries one strength of each defense, as an argument decides little of how it works."""
+    assert cell.defense
+    model, data = bench.model(cell.scenario), bench.data(cell.scenario.data)
+    Scene.of(cell.scenario, model, data, bench.device).check_defense(build("defense", cell.defense), cell.defense)
+
+
+def test_a_noise_that_is_drawn_anew_and_mostly_small_is_measured_by_two_draws() -> None:
+    """An attacker's model by the likelihood leaves little of it, as most entries are rounded to what is near."""
+    update = {"weight": torch.randn(2, 40, 50, generator=torch.Generator().manual_seed(1))}
+    qsgd = QSGD(1)
+    check_known(qsgd, qsgd.known_to_attacker(), update, "QSGD")
+    louder = qsgd.known_to_attacker()
+    loud = replace(louder, noise_std=lambda shared: 10 * louder.noise(shared))
+    with pytest.raises(UsageError, match="give the noise that protect adds"):
+        check_known(qsgd, loud, update, "QSGD")
 
 
 def raising(error: Exception) -> Callable[[Sequence[str]], None]:
