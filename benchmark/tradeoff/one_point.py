@@ -87,7 +87,7 @@ def sweeps(points: Sequence[Point]) -> list[Sweep]:
         each = [leaves(point.defense or {}) for point in group]
         differing = tuple(path for path in each[0] if len({json.dumps(one[path]) for one in each}) > 1)
         is_scale = len(differing) == 1 and all(is_number(one[differing[0]]) for one in each)
-        known = [point for point in group if not point.void and point.cost is not None]
+        known = [point for point in group if not point.void]
         sweep = Sweep(
             name_of(group[0], differing, kinds.count(group[0].kind) == 1),
             differing,
@@ -202,4 +202,4 @@ def leaking(point: Point) -> str:
 
 def why(points: Sequence[Point]) -> str:
     """Why points cannot be judged: the reasons of all."""
-    return "; ".join(dict.fromkeys(point.void or "no training without a defense has its seeds" for point in points))
+    return "; ".join(dict.fromkeys(point.void for point in points))

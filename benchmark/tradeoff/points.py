@@ -29,6 +29,8 @@ MISSING = "some attacks of the board are missing here, so it has no rank"
 FRONT, NEAR, DOMINATED = "on the front", "not told apart", "dominated"
 """Where a point stands: no other one is better; one is, but perhaps by chance; one is significantly better."""
 
+UNPAIRED = "no training without a defense has its seeds"
+
 EACH = LEVEL / 2
 """Two-sided level of the test of the leak rates and of that of the accuracies, either of which can tell two apart."""
 
@@ -203,7 +205,7 @@ def point(standing: Standing, row: training.Row) -> Point:
     alone = f"{failed[0]} in {row[failed[0]]} of {row['seeds']}" if failed and not defense else ""
     unranked = "" if standing.rank is not None else standing.unranked or MISSING
     void = row["void"] or alone
-    said = [f"training: {void}"] if void else []
+    said = [f"training: {void}"] if void else [UNPAIRED] if defense and row["difference"] is None else []
     said += [unranked] if unranked else []
     return Point(defense, standing.indices, standing.worst, standing.unknown, standing.rank, row, "; ".join(said))
 

@@ -88,10 +88,6 @@ def test_strengths_that_say_nothing_are_left_out_and_counted() -> None:
     assert said(points[0], masking(0.2, 16, 0.0, void="no attack")) == (
         "Masking: its 2 strengths cannot be judged (did not act; no attack)."
     )
-    unpaired = masking(0.5, 16, 0.005, difference=None)
-    assert (
-        said(unpaired) == "Masking: its only strength cannot be judged (no training without a defense has its seeds)."
-    )
 
 
 def test_victims_of_whom_nothing_is_known_are_named() -> None:

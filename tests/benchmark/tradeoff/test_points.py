@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import binomtest, ttest_rel
 
 from benchmark.boards.leaderboard import of_records
+from benchmark.tradeoff.one_point import sentences
 from benchmark.tradeoff.points import (
     DOMINATED,
     FRONT,
@@ -15,6 +16,7 @@ from benchmark.tradeoff.points import (
     NEAR,
     NOTHING_SHARED,
     NOTHING_TRAINED,
+    UNPAIRED,
     Point,
     dominates,
     is_better,
@@ -137,6 +139,15 @@ def test_a_defense_that_did_not_act_or_has_no_rank_says_why(attacked: Made) -> N
     assert MISSING in found_in(attacked(MASKED, knows=(False,)), trainings())[1].void
     lost = [one | ({} if one["config"]["defense"] else {"status": "diverged", "accuracy": None}) for one in trainings()]
     assert all("diverged" in one.void for one in found_in(attacked(MASKED), lost))
+
+
+def test_a_defense_whose_cost_is_not_known_yet_is_not_judged_and_not_on_the_front(attacked: Made) -> None:
+    """As while a run goes on, or where its control was trained by other code."""
+    runs = [one for one in trainings() if one["config"]["defense"]]
+    (found,), *_ = trade_offs(of_records(attacked(MASKED)).boards, runs)
+    (masked,) = found.points
+    assert masked.cost is None and masked.void == UNPAIRED and not found.front
+    assert sentences(found.points) == [f"Masking: its only strength cannot be judged ({UNPAIRED})."]
 
 
 def test_without_trainings_or_without_common_defenses_a_sentence_says_so(attacked: Made) -> None:
