@@ -31,6 +31,9 @@ def test_the_page_has_the_sentence_the_table_and_the_points(cell: MakeCell) -> N
     (sentence,) = shown.sentences
     assert sentence.startswith("Masking costs more than one point") and sentence in content
     assert content.index(sentence) < content.index("<td>on the front</td>") < content.index(report.trade_off_note[:60])
+    assert content.count('data-spec="trade_off"') == 1
+    uncompared = page(report_of(records, "mine", trainings=masked), script="")
+    assert 'data-spec="trade_off"' not in uncompared and "No point can be drawn, for the reasons in" in uncompared
     without = report_of(records, "mine")
     assert without.no_trade_off and without.no_trade_off in page(without, script="")
 
