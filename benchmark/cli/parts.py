@@ -73,6 +73,7 @@ def typed_part(kind: str, args: dict[str, str]) -> dict[str, Any]:
     """A class and its arguments as they were typed, in the types that the class says; a sweep is read as YAML."""
     from benchmark.suite import registry  # torch
     from benchmark.suite.documents import load_yaml
+    from benchmark.suite.suite import check_sweep
 
     texts = {key: value for key, value in args.items() if key not in ("class", "sweep")}
     swept: dict[str, Any] = {}
@@ -81,4 +82,5 @@ def typed_part(kind: str, args: dict[str, str]) -> dict[str, Any]:
             swept["sweep"] = load_yaml(args["sweep"])
         except (yaml.YAMLError, ValueError):
             raise UsageError(f"the value of --{kind}.sweep cannot be read as YAML: {args['sweep']}") from None
-    return {"class": args["class"], **registry.typed(kind, args["class"], texts), **swept}
+        check_sweep(args["class"], swept["sweep"])
+    return {"class": args["class"], **registry.typed(kind, args["class"], texts, swept.get("sweep")), **swept}

@@ -63,7 +63,8 @@ class Rehearsal:
         """Tries a cell, as far as none like it was tried before.
 
         Cells that differ in a strength or a budget alone are alike: each argument by itself is checked by the class.
-        So are, to an attack of ours that does not know the defense, all defenses of ours.
+        But a user's defense is tried at each strength. To an attack of ours that does not know the defense, all
+        defenses of ours are alike.
 
         Raises:
             UsageError: something does not hold; with one sentence.
@@ -76,9 +77,10 @@ class Rehearsal:
         if given:
             scene.check_can_defend(given)
         classes_of = ", ".join(one.name for one in (given, *given.inner)) if given else ""
-        if given and (where, classes_of) not in self.tried:
+        strength = (where, classes_of if given and is_ours("defense", given) else repr(given))
+        if given and strength not in self.tried:
             scene.check_defense(build("defense", given), given)
-            self.tried.add((where, classes_of))
+            self.tried.add(strength)
         ours = attack.name in classes("attack") and (given is None or is_ours("defense", given))
         against = given if given and (cell.adaptive or not ours) else None
         together = where, attack.name, classes_of if against else "", str(cell.adaptive)

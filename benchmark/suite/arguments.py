@@ -80,19 +80,24 @@ class Arguments:
         """What the arguments are."""
         return self._parser.format_help()
 
-    def typed(self, texts: Mapping[str, str]) -> dict[str, Any]:
+    def typed(self, texts: Mapping[str, str], sweep: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Arguments that were typed on the command line, as their types say.
 
         A text is taken as it was typed. Numbers, true, false, lists and mappings are read as YAML; so is ``null`` where
         the argument may be None. An argument without a type is read as YAML.
 
+        Args:
+            texts: by argument.
+            sweep: values of others, at least one of each, which need not be typed then.
+
         Raises:
             UsageError: an argument is unknown, missing, or has another type.
         """
-        self._check_names(texts)
+        every = {key: as_typed(values[0]) for key, values in (sweep or {}).items()} | dict(texts)
+        self._check_names(every)
         self._check_numbers(texts, typed=True)
-        words = [f"--{self.kind}.{key}={value}" for key, value in texts.items()]
-        parsed = self._parsed(texts, lambda: self._parser.parse_args(words, defaults=True))
+        words = [f"--{self.kind}.{key}={value}" for key, value in every.items()]
+        parsed = self._parsed(every, lambda: self._parser.parse_args(words, defaults=True))
         return {key: _plain(parsed[key]) for key in texts}
 
     def filled(self, args: Mapping[str, Any]) -> dict[str, Any]:
@@ -343,6 +348,11 @@ def is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple | set | frozenset):
         return all(map(is_plain, value))
     return isinstance(value, str | int | float | Path | None)
+
+
+def as_typed(value: Any) -> str:
+    """A value as one types it."""
+    return value if isinstance(value, str) else yaml.safe_dump([value], default_flow_style=True, width=10**6)[1:-2]
 
 
 def _plain(value: Any) -> Any:

@@ -211,13 +211,13 @@ def arguments(kind: str, name: str) -> Arguments:
     return Arguments(kind, name, find_class(kind, name), hidden=frozenset(_GIVEN_ELSEWHERE.get(kind, ())))
 
 
-def typed(kind: str, name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+def typed(kind: str, name: str, texts: Mapping[str, str], sweep: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The arguments of a class that were typed on the command line; see :meth:`Arguments.typed`.
 
     Raises:
         UsageError: an argument is unknown, or has another type.
     """
-    return arguments(kind, name).typed(texts)
+    return arguments(kind, name).typed(texts, sweep)
 
 
 def spec(kind: str, name: str, args: dict[str, Any]) -> Spec:

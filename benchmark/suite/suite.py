@@ -173,8 +173,7 @@ def entries(kind: str, given: Any) -> list[Spec]:
         raise UsageError(f"range of {given['class']} is for leakboard threshold: give a value here, or sweep")
     args = {str(key): value for key, value in given.items() if key not in ("class", "sweep")}
     sweep = given.get("sweep", {})
-    if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
-        raise UsageError(f"sweep of {given['class']} must give each argument a list of values")
+    check_sweep(given["class"], sweep)
     keys = [str(key) for key in sweep]
     if twice := [key for key in keys if key in args]:
         raise UsageError(f"{given['class']} has {twice[0]} and sweeps it too: give one of the two")
@@ -190,6 +189,12 @@ def entries(kind: str, given: Any) -> list[Spec]:
 
 MOST_CELLS = 100_000
 """Of a suite: a table of more is of no use, and it would take days to make."""
+
+
+def check_sweep(name: str, sweep: Any) -> None:
+    """UsageError where what stands as the sweep of a class is none."""
+    if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
+        raise UsageError(f"sweep of {name} must give each argument a list of values")
 
 
 def at_most_cells(count: int, what: str) -> None:

@@ -268,6 +268,16 @@ class LoudWithout(Kept):
         return KnownDefense(noise_std=0.1)
 
 
+class LoudAbove(Kept):
+    """Whose model is wrong at some strengths alone."""
+
+    def __init__(self, step: float) -> None:
+        self.step = step
+
+    def known_to_attacker(self):
+        return KnownDefense(noise_std=0.1 if self.step > 0.5 else 0)
+
+
 class LouderThanItIs(Kept):
     def protect(self, update, generators):
         return {
@@ -539,6 +549,13 @@ def test_what_cannot_be_trusted_is_one_sentence_before_any_work(
         assert re.search(r"own_rehearsed\.py, line \d+\)", error), error  # where it is to be mended
     assert name in error or (kind == "model" and "own_rehearsed" in error)
     assert "Traceback" not in error and not list(Path().glob("runs/*/records/*"))
+
+
+def test_a_defense_that_keeps_its_contract_at_some_strengths_alone_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    strengths = {"defense": "own_rehearsed.LoudAbove", "defense.sweep": "{step: [0.1, 0.5, 1.0]}"}
+    code, error = run(capsys, **strengths)
+    assert code == 2 and "own_rehearsed.LoudAbove(step=1.0) is 0.1, but what protect shares" in error, error
+    assert not list(Path().glob("runs/*/records/*"))
 
 
 @pytest.mark.parametrize("name", ["Rounds", "Largest", "Caches", "Drops", "SecretScale", "Turns", "TurnsUnknown"])

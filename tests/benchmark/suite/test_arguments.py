@@ -1,6 +1,7 @@
 """Arguments of classes: a text is taken as it was typed, anything else as its type says, or there is one sentence."""
 
 import importlib
+import math
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -65,6 +66,23 @@ TEXTS = [
     "=",
     "--x",
 ]
+
+
+class Needs:
+    def __init__(self, step: float, layers: list[str], name: str, wide: bool = False) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "swept",
+    [{"step": [0.1, 2]}, {"step": [math.inf]}, {"layers": [["first"], ["first", "last"]]}, {"name": ["- a: [1", "b"]}],
+)
+def test_what_is_swept_need_not_be_typed(swept: dict[str, Any]) -> None:
+    known, rest = Arguments("defense", "Needs", Needs), {"step": "1.5", "layers": "[last]", "name": "x"}
+    typed = {key: text for key, text in rest.items() if key not in swept}
+    found = known.typed(typed, swept)
+    assert found.keys() == typed.keys() and known.swept(found, swept)
+    with pytest.raises(UsageError, match=f"are required: {next(iter(swept))}"):
+        known.typed(typed)
 
 
 @pytest.mark.parametrize("text", TEXTS)
