@@ -399,7 +399,7 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
     off = {key: ((shared[key] - value) * (kept[key] != 0)).detach() for key, value in simulated.items()}
     entries = torch.stack([flattened(value != 0).sum(1) for value in kept.values()]).sum(0).clamp(min=1)
     apart, size = norm(off), norm({key: value * (kept[key] != 0) for key, value in shared.items()})
-    # Rounding to few levels, or another noise that is mostly small, is by far not all that simulate leaves.
+    # Of noise that is mostly small, as of rounding to few levels, a likelihood leaves less than its standard deviation.
     both = {key: (value != 0) & (kept[key] != 0) for key, value in known.kept_entries(others).items()}
     drawn = norm({key: (shared[key] - others[key]) * of_both for key, of_both in both.items()}) / 2**0.5
     typical = float((apart.maximum(drawn) / entries.sqrt()).max())
