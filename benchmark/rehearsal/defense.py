@@ -48,6 +48,9 @@ MOVES = 0.01
 LOUDER = 3.0
 """How many times the noise that a defense adds an attacker may take it for."""
 
+UNLIKELY = 10.0
+"""How many times what simulate leaves of it the noise that is drawn counts for at most."""
+
 
 Call = Callable[[Update, range], Update]
 """What some clients make, by a hook, of what they are given, ``[V, ...]`` each."""
@@ -399,10 +402,11 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
     off = {key: ((shared[key] - value) * (kept[key] != 0)).detach() for key, value in simulated.items()}
     entries = torch.stack([flattened(value != 0).sum(1) for value in kept.values()]).sum(0).clamp(min=1)
     apart, size = norm(off), norm({key: value * (kept[key] != 0) for key, value in shared.items()})
-    # Of noise that is mostly small, as of rounding to few levels, a likelihood leaves less than its standard deviation.
+    # Of noise that is mostly small, as of rounding to few levels, a likelihood leaves less than its standard deviation,
+    # but it leaves some: what is drawn anew and made up for wholly is no noise.
     both = {key: (value != 0) & (kept[key] != 0) for key, value in known.kept_entries(others).items()}
     drawn = norm({key: (shared[key] - others[key]) * of_both for key, of_both in both.items()}) / 2**0.5
-    typical = float((apart.maximum(drawn) / entries.sqrt()).max())
+    typical = float((apart.maximum(drawn.minimum(UNLIKELY * apart)) / entries.sqrt()).max())
     if (loudest := float(noise.max())) > LOUDER * typical + 1e-6 * float(size.max()):
         raise UsageError(
             f"noise_std {model} is {loudest:g}, but what protect shares is {typical:.1g} from simulate of the true "

@@ -286,6 +286,20 @@ def test_a_noise_that_is_drawn_anew_and_mostly_small_is_measured_by_two_draws() 
         check_known(qsgd, loud, update, "QSGD")
 
 
+def test_what_an_attacker_can_make_up_for_is_no_noise_though_it_is_drawn_anew() -> None:
+    def protect(update: Update, sources: Sequence[torch.Generator]) -> object:
+        scales = torch.stack([torch.rand((), generator=g) + 0.5 for g in sources])
+        return {name: value * scales.view(-1, *[1] * (value.dim() - 1)) for name, value in update.items()}
+
+    def simulate(dummy: Update, observed: Update) -> Update:
+        scales = norm(observed) / norm(dummy)
+        return {name: value * scales.view(-1, *[1] * (value.dim() - 1)) for name, value in dummy.items()}
+
+    check_known(Mine(protect), KnownDefense(simulate=simulate), an_update(), "mine")
+    with pytest.raises(UsageError, match="give the noise that protect adds"):
+        check_known(Mine(protect), KnownDefense(simulate=simulate, noise_std=0.1), an_update(), "mine")
+
+
 def raising(error: Exception) -> Callable[[Sequence[str]], None]:
     def check(names: Sequence[str]) -> None:
         raise error
