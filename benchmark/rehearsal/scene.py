@@ -342,7 +342,10 @@ class Scene:
         victims = victims[: sequence if sequence > 1 else VICTIMS]
         seen = self.observe(defense, adaptive, public_images=made.public_images).take(victims)
         before = {key: value.clone() for key, value in seen.update.items()}
-        with users_code(f"the attack {attack.name} has failed on the model {self.name}", type(made).reconstruct):
+        against = f" against {type(defense).__name__}" if adaptive else ""
+        with users_code(
+            f"the attack {attack.name} has failed on the model {self.name}{against}", type(made).reconstruct
+        ):
             try:
                 found = made.reconstruct(seen, ())
             except (torch.OutOfMemoryError, MemoryError):
