@@ -197,14 +197,16 @@ def keys_in(folder: Path) -> set[str]:
 
 def tidy(*folders: Path) -> None:
     """Removes what killed processes left behind: temporary files and locks, of which those of living ones are locked,
-    and how far their jobs were, which living ones write again."""
+    and how far their jobs were, unless the job is locked: a living one may have nothing more to tell for long."""
     left = (".*.tmp", "*.lock", "*.steps")
     for path in (path for folder in folders for pattern in left for path in folder.glob(pattern)):
-        lock = FileLock(path)
+        locked = path.with_suffix(".lock") if path.suffix == ".steps" else path
+        lock = FileLock(locked)
         with contextlib.suppress(OSError, Timeout):
             lock.acquire(timeout=0)
             try:
-                path.unlink(missing_ok=True)
+                for old in (locked, path):
+                    old.unlink(missing_ok=True)
             finally:
                 lock.release()
 

@@ -352,6 +352,19 @@ def test_how_far_a_job_is_is_told_until_it_is_done_or_its_process_was_killed(
     assert Store(tmp_path).told() == {}
 
 
+def test_how_far_a_job_is_is_told_as_long_as_a_process_does_it_whoever_joins_the_run(tmp_path: Path) -> None:
+    """It may be in one long step and tell nothing anew."""
+    store = Store(tmp_path)
+    with store.claim("a") as mine:
+        assert mine
+        store.tell("a", 1, "")
+        store.tell("b", 2, "")  # by a process that was killed
+        assert Store(tmp_path).told() == {"a": (1.0, "")}
+        with Store(tmp_path).claim("a") as other:
+            assert not other
+    assert Store(tmp_path).told() == {} and not any((tmp_path / "locks").iterdir())
+
+
 @pytest.mark.parametrize("content", [b"", b"[1.2", b'[1,"', b"[null,1]", b'{"a":1}', b"\xff"])
 def test_what_is_half_written_is_not_told(tmp_path: Path, content: bytes) -> None:
     store = Store(tmp_path)
