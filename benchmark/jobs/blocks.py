@@ -1,7 +1,7 @@
 """Blocks: a suite cut into units of work, checked before any of them is done."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from benchmark.models.draw import Model, check_logits
 from benchmark.rehearsal.defense import check_fits
 from benchmark.rehearsal.scene import Rehearsal, check_takes
 from benchmark.store.declined import Declined
-from benchmark.suite.registry import Spec, build, build_model, spec_of
+from benchmark.suite.registry import Spec, build, build_model, is_ours, spec_of
 from benchmark.suite.suite import Cell, Scenario, Suite
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import code_checksum, networks_sha256, texts_of
@@ -259,18 +259,18 @@ def applicable(suite: Suite, bench: Workbench) -> tuple[Suite, list[Declined]]:
     return replace(suite, cells=tuple(taken)), declined
 
 
-def plan(suite: Suite, bench: Workbench, rehearse: bool = True) -> list[Block]:
+def plan(suite: Suite, bench: Workbench, rehearse: bool = True, there: Collection[str] = ()) -> list[Block]:
     """The blocks of a suite. A key holds everything that decides the block's result, the pixels included.
 
     Args:
         suite: of cells that its attacks take.
         bench: the data.
         rehearse: whether each network, defense and attack is tried first, as before any work.
+        there: keys of blocks that are done, with the same code: of these nothing of ours is tried again.
 
     Raises:
         UsageError: data are missing or too few, or a model does not fit them.
     """
-    blocks: list[Block] = []
     models: dict[str, Model] = {}
     sequences: dict[tuple[str, str], int] = {}
     for cell in suite.cells:
@@ -281,16 +281,24 @@ def plan(suite: Suite, bench: Workbench, rehearse: bool = True) -> list[Block]:
         if cell.defense:
             defense = build("defense", cell.defense)
             check_fits(defense, trained_names(model), cell.defense.label, f"the model {cell.scenario.model.label}")
-    for cell in suite.cells if rehearse else ():
-        bench.rehearsal.of(cell, models[cell.scenario.name], bench.data(cell.scenario.data), bench.device)
     keys = Keys(bench, models, suite.block_size)
-    for cell in suite.cells:
-        sequence = sequences[cell.scenario.name, cell.attack.label]
-        block_size = max(1, suite.block_size // sequence) * sequence
-        count = cell.scenario.victims
-        for first in range(0, count, block_size):
-            blocks.append(keys.block(cell, range(first, min(first + block_size, count))))
-    return blocks
+
+    def blocks_of(cell: Cell) -> list[Block]:
+        sequence, count = sequences[cell.scenario.name, cell.attack.label], cell.scenario.victims
+        size = max(1, suite.block_size // sequence) * sequence
+        return [keys.block(cell, range(first, min(first + size, count))) for first in range(0, count, size)]
+
+    # A user's own code is run for its key, and so tried before.
+    found = {cell.id: blocks_of(cell) for cell in suite.cells if not rehearse or all_ours(cell)}
+    for cell in suite.cells if rehearse else ():
+        if cell.id not in found or any(block.key not in there for block in found[cell.id]):
+            bench.rehearsal.of(cell, models[cell.scenario.name], bench.data(cell.scenario.data), bench.device)
+    return [block for cell in suite.cells for block in found.get(cell.id) or blocks_of(cell)]
+
+
+def all_ours(cell: Cell) -> bool:
+    """Whether all classes of a cell come with Leakboard."""
+    return all(is_ours(kind, part) for kind, part in [*cell.parts().items(), ("data", cell.scenario.data)])
 
 
 @dataclass

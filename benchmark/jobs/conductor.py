@@ -29,7 +29,7 @@ from benchmark.jobs.progress import ProgressBar
 from benchmark.jobs.reporter import Reporter
 from benchmark.jobs.tracking import Tracker
 from benchmark.store.declined import Declined, keep_declined
-from benchmark.store.store import Store
+from benchmark.store.store import ATTACKS, Store, keys_in
 from benchmark.suite.suite import Suite, whole_number
 
 WORKER_BYTES = 2**29
@@ -103,7 +103,7 @@ class Conductor:
         if not suite.lpips:
             self.bench.perceptual, self.bench.no_perceptual = None, NOT_ASKED
         suite, declined = applicable(suite, self.bench)
-        blocks = plan(suite, self.bench)
+        blocks = plan(suite, self.bench, there=keys_in(self.folder / ATTACKS.name))
         store = Store(self.folder)
         if self.bench.no_perceptual and suite.lpips and self.shown and not self._said:
             print(f"leakboard: LPIPS is unavailable: {self.bench.no_perceptual}", file=sys.stderr)

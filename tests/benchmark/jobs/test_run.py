@@ -92,6 +92,39 @@ def test_a_plan_reads_each_image_once_and_those_of_one_block_at_a_time(
     assert read == [range(0, 3), range(3, 6), range(6, 7)]
 
 
+OWN = """\
+from defenses import Clipping
+
+class Own(Clipping):
+    pass
+"""
+
+
+def test_what_is_done_is_not_tried_again_but_a_users_class_is(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A trial takes seconds, and there are hundreds of cells; a user's code must not be run for its key untried."""
+    (tmp_path / "own_clipping.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    tried: list[str] = []
+    monkeypatch.setattr("benchmark.rehearsal.scene.Rehearsal.of", lambda self, cell, *given: tried.append(cell.id))
+    defenses = ["Masking", {"class": "own_clipping.Own", "max_norm": 1.0}]
+    given = suite(victims=4, block_size=2, defenses=defenses)
+    blocks = plan(given, bench)
+    assert tried == [cell.id for cell in given.cells]
+    own = {cell.id for cell in given.cells if cell.defense and cell.defense.name == "own_clipping.Own"}
+    assert own
+    for there, left in (
+        ([block.key for block in blocks], own),
+        ([block.key for block in blocks[:-1]], own),
+        ([block.key for block in blocks[1:]], own | {blocks[0].group}),
+        ([block.key for block in blocks[:2]], {cell.id for cell in given.cells} - {blocks[0].group}),
+    ):
+        tried.clear()
+        assert plan(given, bench, there=there) == blocks
+        assert len(tried) == len(left) and set(tried) == left
+
+
 def test_a_plan_reads_the_code_of_the_same_classes_once(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[str, ...]] = []
 
