@@ -58,10 +58,15 @@ class Standing:
         """The victims that leak to any of the attacks. A void cell counts too: what leaked has leaked."""
         return frozenset().union(*(outcome.leaked for outcome in self.outcomes))
 
+    @property
+    def may_leak(self) -> frozenset[int]:
+        """The victims that leak, and those of whom nothing is known: the next attack may find them."""
+        return self.worst | self.unknown
+
     @cached_property
     def unknown(self) -> frozenset[int]:
-        """The victims on whom an attack did not converge, of whom no other one has said more."""
-        failed = frozenset().union(*(outcome.unconverged for outcome in self.outcomes))
+        """The victims on whom an attack did not converge or diverged, of whom no other one has said more."""
+        failed = frozenset().union(*(outcome.unconverged | outcome.diverged for outcome in self.outcomes))
         return failed.difference(
             self.worst, *(one.settled for one in self.outcomes if one.adaptive or not one.defended)
         )
@@ -146,13 +151,17 @@ def ranked(board: Sequence[Outcome]) -> list[Standing]:
     order = sorted(victims)
     leaked = np.zeros((len(places), len(order)), dtype=bool)
     for row, place in zip(leaked, places, strict=True):
-        worst = found[place].worst
-        row[:] = [victim in worst for victim in order]
+        row[:] = [victim in found[place].may_leak for victim in order]
     for place, rank in zip(places, ranks(leaked), strict=True):
         found[place] = replace(found[place], rank=rank)
     return sorted(
         found,
-        key=lambda one: (one.rank is None, one.rank or 0, len(one.worst) / len(one.indices), one.outcomes[0].defense),
+        key=lambda one: (
+            one.rank is None,
+            one.rank or 0,
+            len(one.may_leak) / len(one.indices),
+            one.outcomes[0].defense,
+        ),
     )
 
 
@@ -170,12 +179,14 @@ def nothing_shown(group: Sequence[Outcome], reasons: Sequence[str | None]) -> st
         return UNKNOWN_ORDER
     if not group[0].defended:
         return None if any(outcome.leaked for outcome in group) else "no attack found anything without a defense"
-    for unmodeled in (NOT_ADAPTIVE, UNEXPLAINED):
-        if unmodeled in reasons:
-            return unmodeled
     knowing = [outcome for outcome in group if outcome.adaptive]
+    leaking = frozenset().union(*(outcome.leaked for outcome in group))
+    if NOT_ADAPTIVE in reasons or any(one.no_adaptive_attack and one.indices - leaking for one in knowing):
+        return NOT_ADAPTIVE
+    if UNEXPLAINED in reasons:
+        return UNEXPLAINED
     settled = set().union(*(outcome.indices - outcome.unconverged - outcome.diverged for outcome in knowing))
-    settled = settled.union(*(outcome.leaked for outcome in group))
+    settled |= leaking
     if knowing and 2 * len(settled) < max(len(outcome.indices) for outcome in knowing):
         return UNTESTED
     if all(reasons):
@@ -188,7 +199,8 @@ def nothing_shown(group: Sequence[Outcome], reasons: Sequence[str | None]) -> st
 
 
 def ranks(leaked: np.ndarray) -> list[int]:
-    """1 plus the number of defenses that leak significantly less, for each defense.
+    """1 plus the number of defenses that leak significantly less, for each defense. A victim of whom nothing is known
+    counts as one that leaks, or a defense on which attacks fail would stand above one on which they do not.
 
     D leaks significantly less than E where the exact McNemar test on the same victims says so at the two-sided level
     of 5 %, each pair for itself. Any two defenses that are told apart have different ranks, the one that leaks less the
@@ -199,7 +211,7 @@ def ranks(leaked: np.ndarray) -> list[int]:
     and cannot be where the victims that leak to one are among those that leak to the other.
 
     Args:
-        leaked: ``[D, V]``, bool: whether a victim leaks to any of the attacks on a defense.
+        leaked: ``[D, V]``, bool: whether a victim leaks to any of the attacks on a defense, or may.
 
     Returns:
         D ranks; all are 1 where nothing is told apart, as with 5 victims or fewer.

@@ -121,11 +121,12 @@ NOTE = (
     f"Leak rate: share of victims with a leaked image, that is, one reconstructed with a PSNR of at least "
     f"{LEAKED_PSNR:.0f} dB and better than by any null baseline; one image of a batch is enough (all images: all of "
     "them leaked). Worst case: share of victims that leak to any of the attacks on the defense, with or without "
-    "knowledge of it. Rank: by the worst case; 1 plus the number of defenses that leak significantly less, so "
-    "defenses share a rank unless an exact paired test on the same victims tells them apart (5 % level). Intervals are "
-    "95 % Wilson. Void: the cell cannot show that a defense protects, for the reason under the table. A victim on whom "
-    "an attack diverged counts as not leaked. PSNR in dB and SSIM are means over victims; evaluations are gradient "
-    "evaluations of one victim. The last rows are null baselines, which do not look at the update."
+    "knowledge of it. Rank: by the worst case, with a victim of whom nothing is known as one that leaks; 1 plus the "
+    "number of defenses that leak significantly less, so defenses share a rank unless an exact paired test on the same "
+    "victims tells them apart (5 % level). Intervals are 95 % Wilson. Void: the cell cannot show that a defense "
+    "protects, for the reason under the table. A victim on whom an attack diverged counts as not leaked in its row. "
+    "PSNR in dB and SSIM are means over victims; evaluations are gradient evaluations of one victim. The last rows are "
+    "null baselines, which do not look at the update."
 )
 
 

@@ -107,7 +107,9 @@ def run_blocks(
         if null is not None:
             of_null = null[0][rows], null[1][rows]
             worst, parts = worst_case(share, images[rows], of_null[0])
-            scores = score(images[rows], labels[rows], worst.images.cpu(), worst.labels.cpu(), bench.perceptual)
+            scores = score(
+                images[rows], labels[rows], worst.images.cpu(), worst.labels.cpu(), bench.perceptual, of_null[0]
+            )
             is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
             private, seen_here = (images[rows], labels[rows]), observed(block.victims)
             if cell.defense and share.mixed:  # without it nobody has undone anything
@@ -380,15 +382,15 @@ def untried(found: Reconstruction) -> Reconstruction:
 
 
 def without_nan(found: Reconstruction) -> Reconstruction:
-    """Gray images, and the status "diverged", for victims of whom an attack returned NaN or Inf."""
+    """Gray in place of images that hold NaN or Inf, and the status "diverged" where all images of a victim do."""
     candidates = {name: without_nan(one) for name, one in found.candidates.items()}
     found = replace(found, mixed=found.mixed and without_nan(found.mixed), candidates=candidates)
-    bad = ~found.images.isfinite().flatten(1).all(1)
+    bad = ~found.images.isfinite().flatten(2).all(2)
     if not bad.any():
         return found
-    images = torch.where(bad.view(-1, 1, 1, 1, 1), 0.5, found.images)
-    status = ["diverged" if is_bad else old for is_bad, old in zip(bad.tolist(), found.status, strict=True)]
-    certified = None if found.certified is None else found.certified & ~bad[:, None].to(found.certified.device)
+    images = torch.where(bad[..., None, None, None], 0.5, found.images)
+    status = ["diverged" if is_bad else old for is_bad, old in zip(bad.all(1).tolist(), found.status, strict=True)]
+    certified = None if found.certified is None else found.certified & ~bad.to(found.certified.device)
     return replace(found, images=images, status=status, certified=certified)
 
 

@@ -77,7 +77,7 @@ def worst_case(found: Reconstruction, images: Tensor, null_psnr: Tensor) -> tupl
     names, every = list(found.candidates), list(found.candidates.values())
     tried = torch.tensor([[status != NOT_TRIED for status in one.status] for one in every])
     leaks = torch.stack([has_leaked(one, images, null_psnr) for one in every])  # [P, V, N]
-    means = torch.stack([psnr_of(one, images).mean(1) for one in every])
+    means = torch.stack([psnr_of(one, images, null_psnr).mean(1) for one in every])
     order = torch.where(tried, leaks.sum(2) * 1000 + means, -1.0)
     chosen = order.argmax(0).tolist()
     certified = None
@@ -98,16 +98,16 @@ def worst_case(found: Reconstruction, images: Tensor, null_psnr: Tensor) -> tupl
         for row in range(len(images))
     ]
     returned = has_leaked(found, images, null_psnr)
-    return worst, Parts([names[part] for part in chosen], of_victims, psnr_of(found, images), returned)
+    return worst, Parts([names[part] for part in chosen], of_victims, psnr_of(found, images, null_psnr), returned)
 
 
 def has_leaked(found: Reconstruction, images: Tensor, null_psnr: Tensor) -> Tensor:
     """Whether each private image has leaked, ``[V, N]``; to a diverged attack none has."""
     diverged = torch.tensor([status in ("diverged", NOT_TRIED) for status in found.status])
-    return leaked(psnr_of(found, images), null_psnr) & ~diverged[:, None]
+    return leaked(psnr_of(found, images, null_psnr), null_psnr) & ~diverged[:, None]
 
 
-def psnr_of(found: Reconstruction, images: Tensor) -> Tensor:
+def psnr_of(found: Reconstruction, images: Tensor, null_psnr: Tensor) -> Tensor:
     """Of each private image, ``[V, N]``; what is not finite is gray."""
     given = found.images.cpu()
-    return matched_psnr(images, torch.where(given.isfinite(), given, 0.5))
+    return matched_psnr(images, torch.where(given.isfinite(), given, 0.5), null_psnr)

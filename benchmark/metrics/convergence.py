@@ -35,7 +35,7 @@ def unconverged(victim: dict[str, Any], config: dict[str, Any]) -> bool:
     another one.
 
     Args:
-        victim: of the record; one that leaks has been found, and one that diverged counts as that.
+        victim: of the record; one that leaks has been found, and one that diverged is told as such.
         config: of its cell.
     """
     if victim["leaked_any"] or victim["status"] == "diverged":
@@ -45,8 +45,8 @@ def unconverged(victim: dict[str, Any], config: dict[str, Any]) -> bool:
     if "misfit" not in victim:
         return _of_before(victim, config)
     misfit, of_truth = victim["misfit"], victim["misfit_of_truth"]
-    if of_truth is None:  # the update was not finite
-        return False
+    if of_truth is None:  # what was shared, or the attacker's model makes of the truth, is not finite
+        return True
     if "settled" in victim:
         return not victim["settled"]
     return misfit is None or misfit > max(EXACT, BEYOND_TRUTH * of_truth)

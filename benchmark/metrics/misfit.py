@@ -94,7 +94,7 @@ def misfits(observation: Observation, found: Reconstruction, images: Tensor, lab
             *(torch.where(nearer.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in zip(*tries, strict=True))
         )
         of_truth = distances(seen, images_here, truth)
-        explained = ~(of_truth.total > EXPLAINED * mean.total + NOISE * expected_noise(seen))  # not where one is NaN
+        explained = of_truth.total <= EXPLAINED * mean.total + NOISE * expected_noise(seen)  # not where one is NaN
         settled = torch.where(explained, fits(seen, best, of_truth, mean), best.total <= BEYOND_TRUTH * of_truth.total)
         ratios = in_parts(best.total, mean.total), in_parts(of_truth.total, mean.total)
         parts.append((*ratios, explained, settled, constant_at_start(seen, mean.total, truth)))

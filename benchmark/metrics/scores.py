@@ -20,7 +20,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from benchmark.metrics.leak import PSNR_CAP
+from benchmark.metrics.leak import PSNR_CAP, leaked
 
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
@@ -47,16 +47,19 @@ class Scores:
     pairs: Tensor
 
 
-def match(true: Tensor, found: Tensor) -> Tensor:
-    """Pair the images of each batch one to one so that the total squared error is least.
+def match(true: Tensor, found: Tensor, null_psnr: Tensor | None = None) -> Tensor:
+    """Pair the images of each batch one to one so that most have leaked and the total squared error is least.
 
     An update does not tell the order of its batch, so an attacker's order means nothing. A
     greedy choice (each true image takes its nearest) could use one found image twice, or leave
-    a bad rest; the Hungarian method finds the best one-to-one pairing.
+    a bad rest; the Hungarian method finds the best one-to-one pairing. The least error alone
+    would part an image from its exact copy where the rest, which is bad anyway, then fits better.
 
     Args:
         true: Private images, `[V, N, C, H, W]`.
         found: Reconstructed images, same shape, finite.
+        null_psnr: PSNR in dB that each true image reaches without the update, `[V, N]`: what is
+            no better has not leaked. None where that is not asked.
 
     Returns:
         `[V, N]` int64 on the CPU: `[v, i]` is the index of the found image that is paired with
@@ -71,10 +74,12 @@ def match(true: Tensor, found: Tensor) -> Tensor:
     if images < 2:
         return permutation
     left, right = _exact(true).flatten(2), _exact(found).flatten(2)
+    null = torch.zeros(victims, images) if null_psnr is None else null_psnr.cpu()
     for victim in range(victims):  # one at a time: all pairs of all victims need not fit in memory
-        distance = torch.cdist(left[victim], right[victim])
-        # Squared, it is the MSE times the number of pixels: the same optimum. Plain, it is not.
-        _, columns = linear_sum_assignment(distance.square().numpy())
+        mse = torch.cdist(left[victim], right[victim]).square() / left.shape[2]
+        has_leaked = leaked((-10 * mse.log10()).clamp(max=PSNR_CAP), null[victim][:, None])
+        worth = images * float(mse.max()) + 1  # more than any errors add up to
+        _, columns = linear_sum_assignment((mse - worth * has_leaked).numpy())
         permutation[victim] = torch.from_numpy(columns)
     return permutation
 
@@ -85,6 +90,7 @@ def score(
     found_images: Tensor,
     found_labels: Tensor,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None,
+    null_psnr: Tensor | None = None,
 ) -> Scores:
     """Match a reconstruction to the private batch and score it image by image.
 
@@ -97,6 +103,7 @@ def score(
             scored as is for the caller to say.
         found_labels: The labels that the attack gives its images, `[V, N]`.
         perceptual: Maps two batches `[M, C, H, W]` in [0, 1] to their `[M]` distances, or None.
+        null_psnr: As for :func:`match`.
 
     Returns:
         Scores in the order of the true images.
@@ -112,7 +119,7 @@ def score(
             f"labels must be {list(shape)}, not {list(true_labels.shape)} (true) and {list(found_labels.shape)} (found)"
         )
     found_images = found_images.clamp(0, 1)
-    permutation = match(true_images, found_images)
+    permutation = match(true_images, found_images, null_psnr)
 
     victim = torch.arange(shape[0])[:, None]
     labels = found_labels.cpu()[victim, permutation]
@@ -157,19 +164,20 @@ def null_scores(images: Tensor, labels: Tensor, mean_image: Tensor, class_means:
     return psnr.view(labels.shape), ssim.view(labels.shape)
 
 
-def matched_psnr(true_images: Tensor, found_images: Tensor) -> Tensor:
+def matched_psnr(true_images: Tensor, found_images: Tensor, null_psnr: Tensor | None = None) -> Tensor:
     """The PSNR of :func:`score` alone, `[V, N]`, many times cheaper: for curves.
 
     Args:
         true_images: Private images, `[V, N, C, H, W]` in [0, 1].
         found_images: Reconstructed images, same shape, finite; clamped to [0, 1].
+        null_psnr: As for :func:`match`.
 
     Raises:
         ValueError: Shapes disagree, or a pixel is not finite.
     """
     _check_images(true_images, found_images)
     found_images = found_images.clamp(0, 1)
-    permutation = match(true_images, found_images).to(found_images.device)
+    permutation = match(true_images, found_images, null_psnr).to(found_images.device)
     paired = found_images[torch.arange(len(permutation), device=found_images.device)[:, None], permutation]
     return _psnr(_exact(true_images).flatten(0, 1), _exact(paired).flatten(0, 1)).reshape(permutation.shape)
 

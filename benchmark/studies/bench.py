@@ -275,7 +275,7 @@ def compare(
 
     def note(side: Side, rows: range, found: Tensor, found_labels: Tensor, diverged: list[bool]) -> None:
         gray = torch.where(found.isfinite(), found, 0.5)
-        scores = score(images[rows], labels[rows], gray.cpu(), found_labels.cpu(), None)
+        scores = score(images[rows], labels[rows], gray.cpu(), found_labels.cpu(), None, null[rows])
         is_found = leaked(scores.psnr, null[rows]).any(1).tolist()
         side.leaked += [ok and not bad for ok, bad in zip(is_found, diverged, strict=True)]
         side.diverged += diverged

@@ -97,7 +97,7 @@ def diagnose(cell: Cell, images: Tensor, labels: Tensor, bench: Workbench) -> It
         start = None if deviation is None else (images + deviation * noise).to(bench.device)
         attack: IDLG | GaussNewton = build("attack", cell.attack if start is None else without_restarts(cell.attack))
         made = without_nan(attack.reconstruct(seen, start_images=start))
-        scores = score(images, labels, made.images.float().cpu(), made.labels.cpu(), None)
+        scores = score(images, labels, made.images.float().cpu(), made.labels.cpu(), None, null)
         is_found = leaked(scores.psnr, null).any(1).tolist()
         run: Run = {
             "leaked": [ok and status != "diverged" for ok, status in zip(is_found, made.status, strict=True)],

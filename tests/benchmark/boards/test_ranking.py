@@ -1,6 +1,7 @@
 """Void cells and ranks, worked out by hand from which victims leaked."""
 
 import itertools
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from scipy.stats import binom
 from benchmark.boards.outcome import Outcome
 from benchmark.boards.ranking import (
     DIVERGED,
+    NOT_ADAPTIVE,
     SAFE_CONTROL,
     UNCONTROLLED,
     UNEXPLAINED,
@@ -244,6 +246,29 @@ def test_a_defense_has_no_rank_where_no_attack_that_knows_it_converged_on_most_v
     # Another attack did converge: the update was tried.
     another = [outcome(16, attack="IDLG"), *both(0, attack="IDLG", defense="A")]
     assert rank(outcome(0, **knows, **{failed: 9}), *another) == 1
+
+
+@pytest.mark.parametrize("failed", ["unconverged", "diverged"])
+def test_a_victim_of_whom_nothing_is_known_counts_as_one_that_leaks(failed: str) -> None:
+    """Or a defense on which attacks fail would stand above one on which they do not."""
+    control, open_ones = outcome(16), {failed: 8}
+    board = [control, *both(8, defense="Found"), *both(0, defense="Failed", **open_ones), *both(0, defense="Safe")]
+    assert rank_of(board) == {"Safe": 1, "Found": 2, "Failed": 2, "none": 4}
+    failed_one = by_name(ranked(board))["Failed"]
+    assert failed_one.unknown == failed_one.may_leak == frozenset(range(8, 16)) and not failed_one.worst
+    # Half of them leaked to it and of the others nothing is known: nobody was shown to be protected.
+    assert rank_of([control, *both(8, defense="Half", **open_ones)]) == {"none": 1, "Half": 1}
+
+
+def test_a_defense_that_nobody_knows_how_to_attack_has_no_rank_unless_every_victim_leaked() -> None:
+    def rank(leaked: int) -> str | int | None:
+        oblivious, knowing = both(leaked, defense="A")
+        record = {**knowing.records[0], "no_adaptive_attack": "nobody knows how"}
+        standing = by_name(ranked([outcome(16), oblivious, replace(knowing, records=(record,))]))["A"]
+        return standing.rank or standing.unranked
+
+    assert rank(0) == rank(9) == rank(15) == NOT_ADAPTIVE
+    assert rank(16) == 1
 
 
 def test_what_leaked_in_a_void_cell_has_leaked() -> None:

@@ -379,6 +379,23 @@ def test_two_reconstructions_are_joined_in_their_order() -> None:
     assert torch.equal(without_nan(broken).certified, torch.tensor([[False]]))
 
 
+def test_an_image_that_is_not_finite_takes_no_other_of_its_batch_with_it() -> None:
+    images = torch.full((2, 3, 1, 2, 2), 0.25)
+    images[0, 1, 0, 0, 0], images[1] = torch.nan, torch.inf
+    made = Reconstruction(
+        images=images,
+        labels=torch.zeros(2, 3).long(),
+        loss=torch.zeros(2),
+        evaluations=torch.zeros(2).long(),
+        status=["exhausted"] * 2,
+        certified=torch.ones(2, 3, dtype=torch.bool),
+    )
+    for found in (without_nan(made), without_nan(replace(made, candidates={"it": made})).candidates["it"]):
+        assert found.images[:, :, 0, 1, 1].tolist() == [[0.25, 0.5, 0.25], [0.5, 0.5, 0.5]]
+        assert found.status == ["exhausted", "diverged"]
+        assert found.certified.tolist() == [[True, False, True], [False] * 3]
+
+
 def test_a_certificate_stands_at_the_private_image_that_it_is_of() -> None:
     images = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1, 1).expand(1, 3, 1, 4, 4)
     found = Reconstruction(

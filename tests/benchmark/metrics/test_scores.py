@@ -1,5 +1,8 @@
 """Scores: hand-worked values, scikit-image as a second opinion, matching, and the edges."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from benchmark.metrics.scores import (
     PSNR_CAP,
     Scores,
     match,
+    matched_psnr,
     score,
     ssim_window,
 )
@@ -48,20 +52,56 @@ def test_match_undoes_a_known_permutation() -> None:
 
 
 def test_match_where_greedy_pairs_wrongly() -> None:
-    # Squared distances:      found 0.3   found 0.6
-    #   true 0.2                0.01        0.16
-    #   true 0.4                0.01        0.04
-    # True 0.4 alone would take 0.3 (0.01 against 0.04); so would greedy from that row, at a
-    # total of 0.17. The best total is 0.05.
-    assert match(gray(0.4, 0.2), gray(0.3, 0.6)).tolist() == [[1, 0]]
+    # Squared distances:      found 0.3   found 0.9
+    #   true 0.1                0.04        0.64
+    #   true 0.5                0.04        0.16
+    # True 0.5 alone would take 0.3 (0.04 against 0.16); so would greedy from that row, at a
+    # total of 0.68. The best total is 0.20.
+    assert match(gray(0.5, 0.1), gray(0.3, 0.9)).tolist() == [[1, 0]]
 
 
 def test_match_is_on_squared_error() -> None:
-    # Images of two pixels. In order the squared distances are 0.20 + 0.16 = 0.36, crossed
-    # 0.53 + 0.01 = 0.54; plain distances would prefer crossed, 0.83 to 0.85.
-    true = torch.tensor([[0.0, 0.2], [0.3, 0.0]]).reshape(1, 2, 1, 1, 2)
-    found = torch.tensor([[0.4, 0.0], [0.7, 0.0]]).reshape(1, 2, 1, 1, 2)
+    # Images of two pixels. In order the squared distances are 0.25 + 0.27 = 0.52, crossed
+    # 0.64 + 0.02 = 0.66; plain distances would prefer crossed, 0.95 to 1.02.
+    true = torch.tensor([[0.0, 0.0], [0.49, 0.42]]).reshape(1, 2, 1, 1, 2)
+    found = torch.tensor([[0.4, 0.3], [0.8, 0.0]]).reshape(1, 2, 1, 1, 2)
     assert match(true, found).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("rest", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("images", [2, 4, 8])
+def test_an_image_that_was_found_is_not_given_away_for_a_better_rest(images: int, rest: float) -> None:
+    """One image of a batch is enough to leak. The least error alone would part it from its exact copy."""
+    generator = torch.Generator().manual_seed(images)
+    levels = torch.linspace(0.1, 0.85, images).view(1, images, 1, 1, 1)
+    true = levels + 0.02 * torch.rand((1, images, 1, 8, 8), generator=generator)
+    for one in range(images):
+        found = torch.full_like(true, rest)
+        found[:, 0] = true[:, one]
+        psnr = matched_psnr(true, found)
+        assert torch.equal(psnr, scored(true, found).psnr) and psnr[0, one] >= 20
+        if rest != 0.5:  # which is within 20 dB of some images
+            assert match(true, found)[0, one] == 0 and psnr[0, one] == PSNR_CAP
+
+
+def test_match_is_that_of_a_search_over_all_orders() -> None:
+    """Most images that leaked first, each by 20 dB and its own null baseline; then the least error."""
+    generator = torch.Generator().manual_seed(0)
+    counts = set()
+    for victims in range(30):
+        true = torch.rand((1, 4, 1, 3, 3), generator=generator) * 0.4
+        noise = torch.rand((4, 1, 1, 1), generator=generator) * 0.4
+        found = true[:, torch.randperm(4, generator=generator)] + noise * torch.randn(true.shape, generator=generator)
+        null = torch.rand((1, 4), generator=generator) * 30
+        best: tuple[int, float, tuple[int, ...]] = (-1, 0.0, ())
+        for order in itertools.permutations(range(4)):
+            mse = [float((true[0, i] - found[0, j]).double().square().mean()) for i, j in enumerate(order)]
+            psnr = [-10 * math.log10(each) for each in mse]
+            leaked = sum(one >= 20 and one > float(other) for one, other in zip(psnr, null[0], strict=True))
+            best = max(best, (leaked, -sum(mse), order))
+        assert match(true, found, null).tolist() == [list(best[2])], victims
+        counts.add(best[0])
+    assert len(counts) > 2
 
 
 def test_match_never_uses_an_image_twice() -> None:

@@ -12,6 +12,7 @@ from attacks import IDLG
 from benchmark.federation import client
 from benchmark.federation import server as federated
 from benchmark.suite.registry import Spec, classes
+from benchmark.versions import code
 from benchmark.versions.code import checksum_of, code_checksum, files_of, followed, networks_sha256, source
 
 DEFENSE = '''"""Mine."""
@@ -270,3 +271,25 @@ def of() -> Callable[..., str]:
 def test_what_a_model_draws_and_holds_is_told_apart(of: Callable[..., str]) -> None:
     assert of() == of()
     assert len({of(), of(weight=2.0), of(buffer=1.0), of(seed=1), of(victim=1)}) == 5
+
+
+DECIDE_NOTHING = {
+    "benchmark.jobs.attackers": "what trains an attacker has a digest of its own in the key",
+    "benchmark.jobs.blocks": "the plan: what it decides is in the key itself",
+    "benchmark.jobs.fitting": "how fast an attack is, not what it finds",
+    "benchmark.jobs.memory": "how many victims are attacked at once, which changes nothing",
+    "benchmark.jobs.pictures": "pictures of what was found",
+    "benchmark.jobs.states": "the training of a network has a digest of its own in the key",
+}
+"""Files of ours that scoring imports and no key follows, with the reason."""
+
+
+def test_every_file_that_decides_what_leaked_or_converged_is_in_the_key() -> None:
+    followed = {f"benchmark.{name.replace('/', '.')}" for name in (*code.FOLLOWED, *code.ALONE)}
+    imported = set()
+    for name in code.ALONE:
+        content = (code.ROOT / "benchmark" / f"{name}.py").read_bytes()
+        imported |= {module for _, module, _ in code.source(content).imports}
+    scoring = {name for name in imported if name.startswith(("benchmark.jobs.", "benchmark.metrics."))}
+    assert "benchmark.jobs.worst_case" in scoring
+    assert scoring - followed == DECIDE_NOTHING.keys()
