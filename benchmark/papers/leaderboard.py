@@ -55,6 +55,7 @@ def page(records: list[Record], folder: Path) -> str:
         write(folder, board, trained)
     found, without, _ = trade_offs(boards, trained)
     beside = folder.parent / MASKING
+    attacks = [record["config"]["attack"] for record in records]
     before = strengths.read(beside).defenses if (beside / "thresholds.json").exists() else []
     return render(
         "papers/leaderboard.md.j2",
@@ -62,6 +63,7 @@ def page(records: list[Record], folder: Path) -> str:
         sections=[(one.attacked, sentences(one.points)) for one in found],
         without=without,
         has_figure=bool(found),
+        budgets=sorted({str(of["max_evaluations"]) for of in attacks if "max_evaluations" in of}),
         counts=[counts(board) for board in boards],
         verdicts=[verdict for board in boards for verdict in verdicts(board, before)],
         provenance=provenance(records, trained),
