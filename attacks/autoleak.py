@@ -111,6 +111,7 @@ class AutoLeak(Attack):
             "InvertingGradients": InvertingGradients(budget, at_once=some),
             "GradInversion": GradInversion(budget, at_once=some),
             "FedAvgInversion": FedAvgInversion(budget, at_once=some),
+            "SurrogateModel without a prior": SurrogateModel(budget, at_once=some, total_variation=0.0),
             "SurrogateModel": SurrogateModel(budget, at_once=some),
             **({"LearnedInversion": second} if second else {}),
         }

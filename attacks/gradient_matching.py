@@ -131,8 +131,9 @@ class GradientMatching(Attack):
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
         """Logits ``[V, N, K]`` of labels that are not granted at the start, and whether the attack optimizes them.
 
-        Unless the attack has a way of its own, by iDLG's rule for one image and by iLRG's for a batch (Ma et al. 2023),
-        or optimized with the images where the network does not end in a linear layer with a bias.
+        Unless the attack has a way of its own, by the rule "best": iDLG's for one image, and for a batch iLRG's (Ma et
+        al. 2023) or another where that is right more often. They are optimized with the images where the network does
+        not end in a linear layer with a bias.
         """
         return label_logits(best_rule(observation.model, observation.image_shape), observation, generators)
 
@@ -202,7 +203,7 @@ class GradientMatching(Attack):
             first["images"] = start_images.to(first["images"])
         objective = Objective(
             observation,
-            **first,
+            first["label_logits"],
             tolerance=self.tolerance,
             owes_nothing=start_images is None and self.start != "rgap",
             prior=self.prior(observation),
@@ -229,25 +230,21 @@ class GradientMatching(Attack):
         return None
 
     def prior(self, observation: Observation) -> Prior:
-        """What images cost by themselves; the cosine has no variance that would weigh it."""
-        noise = self._noise(observation)
-        variance = 0.0 if isinstance(noise, Tensor) else noise**2
-        return NaturalImage(self.total_variation, variance, self.prior_scale * observation.mean_step)
+        """What images cost by themselves."""
+        return NaturalImage(self.total_variation)
 
     def noise_prior(self, observation: Observation) -> tuple[Prior, Tensor] | None:
-        """What images cost by themselves for each unit of a variance, and that of each victim's noise ``[V]``.
+        """What images cost beside it for each unit of a variance, and that of each victim's noise ``[V]``.
 
-        None where all victims have the same noise, which the prior itself knows, or none.
+        None where there is no noise that squared distances must be weighed against; the cosine has no variance.
         """
-        noise = self._noise(observation)
-        if not isinstance(noise, Tensor):
-            return None
-        return AgainstNoise(self.total_variation > 0, self.prior_scale * observation.mean_step), noise.square()
-
-    def _noise(self, observation: Observation) -> float | Tensor:
-        """Standard deviation of the noise that squared distances must be weighed against, of all or ``[V]``."""
         known = observation.defense
-        return known.noise(observation.update) if known and self.distance == "squared" else 0.0
+        noise = known.noise(observation.update) if known and self.distance == "squared" else 0.0
+        if not isinstance(noise, Tensor):
+            if not noise:
+                return None
+            noise = next(iter(observation.update.values())).new_full((observation.num_victims,), noise)
+        return AgainstNoise(self.total_variation > 0, self.prior_scale * observation.mean_step), noise.square()
 
     def distance_of(self, observation: Observation) -> str:
         """The distance of updates that is right for these victims: the one that was asked for."""

@@ -93,7 +93,7 @@ class LearnedInversion(Attack):
 
 
 def labels_of(observation: Observation) -> torch.Tensor:
-    """Labels ``[V, N]``: those that are granted, else by iDLG's rule for one image and by iLRG's for a batch."""
+    """Labels ``[V, N]``: those that are granted, else by the best rule."""
     rule = best_rule(observation.model, observation.image_shape)
     if observation.labels is not None or rule == "joint":
         return best_labels(observation)

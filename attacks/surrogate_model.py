@@ -112,6 +112,7 @@ def at_surrogate(seen: Observation, positions: Tensor) -> Observation:
         protocol=replace(seen.protocol, local=None),
         defense=seen.defense and brought_to_size(seen.defense),
         order=None,
+        to_scale=False,
         later=tuple(at_surrogate(round, positions) for round in seen.later),
     )
 
@@ -119,7 +120,7 @@ def at_surrogate(seen: Observation, positions: Tensor) -> Observation:
 def brought_to_size(known: KnownDefense) -> KnownDefense:
     """The same defense, on a gradient that is first given the size of the update: its thresholds are in that."""
     if known.simulate is unchanged:
-        return known
+        return replace(known, share=None)
 
     def simulate(dummy: Update, observed: Update) -> Update:
         size = global_norm(dummy)
@@ -127,4 +128,4 @@ def brought_to_size(known: KnownDefense) -> KnownDefense:
         sized = {name: factor.view(-1, *[1] * (value.dim() - 1)) * value for name, value in dummy.items()}
         return known.simulate(sized, observed)
 
-    return replace(known, simulate=simulate)
+    return replace(known, simulate=simulate, share=None)

@@ -37,7 +37,7 @@ class Sign(Defense):
         return coded_bytes(shared, self.ratio + whole)
 
     def known_to_attacker(self) -> KnownDefense:
-        return KnownDefense(simulate=self._simulate) if self.ratio else KnownDefense()
+        return KnownDefense(simulate=self._simulate, kept=self._exact) if self.ratio else KnownDefense()
 
     def _signs(self, value: Tensor) -> Tensor:
         coarse = self._coarse(value)
@@ -48,6 +48,14 @@ class Sign(Defense):
         flat = flattened(value)
         smallest = flat.abs().argsort(dim=1, stable=True)[:, : round(self.ratio * flat.shape[1])]
         return torch.zeros_like(flat, dtype=torch.bool).scatter(1, smallest, True).view_as(value)
+
+    def _exact(self, observed: Update) -> Update:
+        """1 for each entry that was shared as it is; for all of a tensor of which there are only signs."""
+        kept = {}
+        for name, value in observed.items():
+            exact = ~self._coarse(value)
+            kept[name] = (exact | ~per_client(flattened(exact).any(1), value)).to(value)
+        return kept
 
     def _simulate(self, dummy: Update, observed: Update) -> Update:
         simulated = {}

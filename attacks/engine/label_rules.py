@@ -9,15 +9,17 @@ images each has names what it found as evenly as it can.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from attacks.base import Observation
-from attacks.engine.labels import idlg_labels
+from attacks.engine.labels import TRIALS, as_shared_of, idlg_labels
 from attacks.engine.last_layer import gradient_of_bias, gradient_of_weight, last_layer, lost_heads, parameters_of
+from attacks.engine.own_clients import shared
 from attacks.gradients import trained_names
 
 LARGEST_RATIO = 1e10
@@ -110,18 +112,47 @@ def ilrg(observation: Observation) -> Told:
     Where a class has as many images as the softmax expects, its bias's entry is nearly 0, and so its features and P_k
     are rounding: then its own number is far off and the others hardly, but the step to a sum of N spreads the error.
     """
+    solve, slope = _equations(observation)
+    images = observation.image_shape[0]
+    solved = solve(torch.full_like(slope[:, :1], images), images * slope)
+    rounded = solved.nan_to_num(0).clamp(min=0).round()
+    return Told(torch.where(rounded > images, 0, rounded).long(), apportioned(solved, images))
+
+
+def ilrg_direction(observation: Observation) -> Told:
+    """As :func:`ilrg` where nothing is known of the update's size, as behind clipping or after hidden local steps.
+
+    The numbers of iLRG are n = a + c b for an unknown c > 0, where a solves the equations for a gradient of 0 and b
+    those for the gradient that was shared, with a sum of 0. The class whose number depends most on c has a whole number
+    of images. Of the N + 1 values of c at which it has, it is the one at which all numbers are nearest to whole ones
+    that are not negative.
+    """
+    solve, slope = _equations(observation)
+    images, nothing = observation.image_shape[0], torch.zeros_like(slope)
+    sizes = slope.abs().amax(1, keepdim=True)
+    still = solve(torch.full_like(slope[:, :1], images), nothing)
+    moved = solve(nothing[:, :1], slope / torch.where(sizes == 0, 1.0, sizes))
+    telling = moved.abs().argmax(1, keepdim=True)
+    whole = torch.arange(images + 1).to(slope)
+    factors = (whole - still.gather(1, telling)) / moved.gather(1, telling)  # [V, N + 1]
+    numbers = still[:, None] + factors[..., None] * moved[:, None]  # [V, N + 1, K]
+    off = (numbers - numbers.clamp(min=0).round()).square().sum(-1)
+    nearest = torch.where((factors > 0) & off.isfinite(), off, torch.inf).argmin(1)
+    solved = numbers[torch.arange(len(numbers), device=slope.device), nearest]
+    labels = apportioned(solved, images)
+    return exactly(labels, slope.shape[1])
+
+
+def _equations(observation: Observation) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+    """What solves iLRG's equations for a sum ``[V, 1]`` and slopes ``[V, K]``, and the slopes that were shared."""
     weight, slope = gradient_of_weight(observation).double(), gradient_of_bias(observation).double()
     own, of_bias = (value.double() for value in parameters_of(observation))
     ratio = weight / torch.where(slope == 0, torch.inf, slope)[..., None]
     inputs = ratio.clamp(-LARGEST_RATIO, LARGEST_RATIO)
     probabilities = (inputs @ own.mT + of_bias[:, None]).softmax(-1)  # [V, K of the images, K]
-    images, classes = observation.image_shape[0], slope.shape[1]
-    equations = probabilities.mT - torch.eye(classes).to(slope)
-    ones = torch.ones(len(slope), 1, classes).to(slope)
-    values = torch.cat([torch.full_like(slope[:, :1], images), images * slope], 1)
-    solved = (torch.linalg.pinv(torch.cat([ones, equations], 1)) @ values[..., None])[..., 0]
-    rounded = solved.nan_to_num(0).clamp(min=0).round()
-    return Told(torch.where(rounded > images, 0, rounded).long(), apportioned(solved, images))
+    equations = probabilities.mT - torch.eye(slope.shape[1]).to(slope)
+    inverse = torch.linalg.pinv(torch.cat([torch.ones_like(slope)[:, None], equations], 1))
+    return lambda total, slopes: (inverse @ torch.cat([total, slopes], 1)[..., None])[..., 0], slope
 
 
 def known(observation: Observation) -> Told:
@@ -191,7 +222,7 @@ def named(found: Tensor, scores: Tensor, images: int) -> Told:
 
 def counts_of(labels: Tensor, classes: int) -> Tensor:
     """How many of the labels ``[V, N]`` are of each of K classes, ``[V, K]``."""
-    return torch.nn.functional.one_hot(labels, classes).sum(1)
+    return one_hot(labels, classes).sum(1)
 
 
 def spread(found: Tensor, scores: Tensor, images: int) -> Tensor:
@@ -241,6 +272,57 @@ def apportioned(numbers: Tensor, images: int) -> Tensor:
         counts[victims, off.argmax(1)] += step
     classes = torch.arange(counts.shape[1], device=counts.device)
     return torch.stack([classes.repeat_interleave(of_one.long()) for of_one in counts])
+
+
+def best(observation: Observation) -> Told:
+    """Of one image iDLG's rule; of a batch iLRG's where a gradient is shared as it is, else what is right most often.
+
+    What clients do beside can break the equations of iLRG and leave other rules right: each of :data:`BATCH_RULES` is
+    tried for each victim, see :func:`right_of`. Of equally good ones the first is taken.
+    """
+    if observation.image_shape[0] == 1:
+        return idlg(observation)
+    known = observation.defense
+    is_changed = known is not None and (known.is_simulated or known.noise_std != 0.0)
+    if observation.to_scale and observation.protocol.local is None and not is_changed:
+        return ilrg(observation)
+    rules = [
+        LABEL_RULES[name]
+        for name in BATCH_RULES
+        if not LABEL_RULES[name].lacks(observation.model, observation.image_shape)
+        and (observation.to_scale or name != "ilrg")
+    ]
+    chosen = right_of(observation, rules).argmax(1)
+    told, victims = [rule.told(observation) for rule in rules], torch.arange(len(chosen), device=chosen.device)
+    counts, labels = (torch.stack(each)[chosen, victims] for each in zip(*told, strict=True))
+    return Told(counts, labels)
+
+
+def right_of(observation: Observation, rules: Sequence["LabelRule"]) -> Tensor:
+    """How many labels each of R rules tells rightly of batches of the attacker's own, for each victim, ``[V, R]``.
+
+    The batches are of public mean images, from these to noise, with the victim's network, and go through its defense as
+    far as the attacker knows it.
+    """
+    count, *shape = observation.image_shape
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(observation.num_classes, (TRIALS, count), generator=generator).to(observation.device)
+    noise = torch.rand(TRIALS, count, *shape, generator=generator).to(observation.mean_image)
+    share = torch.linspace(0, 1, TRIALS).to(noise).view(-1, 1, 1, 1, 1)
+    images = (1 - share) * observation.class_means.to(noise)[labels] + share * noise
+    probabilities, wanted = one_hot(labels, observation.num_classes), counts_of(labels, observation.num_classes)
+    known, right = observation.defense, []
+    is_drawn = known is None or known.share is not None  # then a trial depends on the network alone
+    for victim in range(1 if observation.shared and is_drawn else observation.num_victims):
+        tried = observation.take([victim] * TRIALS)
+        if is_drawn:
+            update = shared(tried, images, probabilities.to(images), torch.Generator().manual_seed(1))
+        else:
+            update = as_shared_of(tried, images, labels)
+        seen = replace(tried, update=update)
+        found = [counts_of(rule.labels(seen), observation.num_classes) for rule in rules]
+        right.append(torch.stack([one.minimum(wanted).sum() for one in found]))
+    return torch.stack(right).expand(observation.num_victims, -1)
 
 
 @dataclass(frozen=True)
@@ -302,9 +384,14 @@ LABEL_RULES: dict[str, LabelRule] = {
     "llg": LabelRule(llg, non_negative=True),
     "rlg": LabelRule(rlg),
     "ilrg": LabelRule(ilrg, biased=True),
+    "ilrg_direction": LabelRule(ilrg_direction, biased=True),
+    "best": LabelRule(best, biased=True, batches=True),
     "known": LabelRule(known, linear=False),
 }
 """By the name that an attack's argument ``labels`` has; "joint" is none, but labels that are optimized."""
+
+BATCH_RULES = ("ilrg", "ilrg_direction", "llg", "bias")
+"""Of which "best" takes one."""
 
 
 def check_rule(name: str, model: nn.Module, image_shape: tuple[int, int, int, int], counts: bool = True) -> None:
@@ -331,14 +418,13 @@ def check_rule(name: str, model: nn.Module, image_shape: tuple[int, int, int, in
 
 
 def best_rule(model: nn.Module, image_shape: tuple[int, int, int, int]) -> str:
-    """The rule of an attack that has none of its own: iDLG's for one image and iLRG's for a batch, else "joint"."""
-    rule = "idlg" if image_shape[0] == 1 else "ilrg"
-    return "joint" if LABEL_RULES[rule].lacks(model, image_shape) else rule
+    """The rule of an attack that has none of its own: "best" where it can be had, else "joint"."""
+    return "joint" if LABEL_RULES["best"].lacks(model, image_shape) else "best"
 
 
 def as_logits(labels: Tensor, classes: int) -> Tensor:
     """Logits ``[V, N, K]`` whose softmax is the one-hot labels ``[V, N]``."""
-    return torch.where(torch.nn.functional.one_hot(labels, classes) == 1, 0.0, -torch.inf)
+    return torch.where(one_hot(labels, classes) == 1, 0.0, -torch.inf)
 
 
 def label_logits(rule: str, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:

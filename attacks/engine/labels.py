@@ -86,7 +86,7 @@ def _right(observation: Observation) -> dict[str, list[int]]:
         rows = [row for row in range(observation.num_victims)[first : first + some] for _ in range(TRIALS)]
         of_some = len(rows) // TRIALS
         tried = observation.take(rows)
-        gradient = as_shared_of(tried, images.repeat(of_some, 1, 1, 1), labels.repeat(of_some))
+        gradient = as_shared_of(tried, images.repeat(of_some, 1, 1, 1)[:, None], labels.repeat(of_some)[:, None])
         for name in names:
             is_right = lowest_row(gradient[name]) == labels.repeat(of_some)
             counts[name] += is_right.view(of_some, TRIALS).sum(1).tolist()
@@ -94,13 +94,15 @@ def _right(observation: Observation) -> dict[str, list[int]]:
 
 
 def as_shared_of(observation: Observation, images: Tensor, labels: Tensor) -> Update:
-    """What each victim would share, as far as the attacker knows, had it one of these ``[V, C, H, W]``, ``[V]``.
+    """What each victim would share of ``[V, N, C, H, W]`` with labels ``[V, N]``, as far as it can be simulated.
 
-    BatchNorm takes its running statistics: with one image there may be nothing else to normalize by.
+    Of one image BatchNorm takes its running statistics: there may be nothing else to normalize by.
     """
-    one_hot = torch.nn.functional.one_hot(labels, observation.num_classes).to(images).unsqueeze(1)
-    network, protocol = Network(observation.model, observation.parameters), Protocol(observation.protocol.local)
-    gradient = local_update(network, protocol, images.unsqueeze(1), one_hot, False, steps=observation.steps)
+    one_hot = torch.nn.functional.one_hot(labels, observation.num_classes).to(images)
+    network, protocol = Network(observation.model, observation.parameters), observation.protocol
+    if images.shape[1] == 1:
+        protocol = Protocol(protocol.local)
+    gradient = local_update(network, protocol, images, one_hot, False, observation.order, observation.steps)
     simulate = observation.defense.simulate if observation.defense else unchanged
     return simulate(gradient, observation.update)
 
@@ -108,9 +110,9 @@ def as_shared_of(observation: Observation, images: Tensor, labels: Tensor) -> Up
 def likeliest_labels(observation: Observation) -> Tensor:
     """Labels ``[V]`` whose gradient at the public mean image has the greatest cosine with the update."""
     cosines = []
-    images = observation.mean_image.expand(observation.num_victims, *observation.mean_image.shape)
+    images = observation.mean_image.expand(observation.num_victims, 1, *observation.mean_image.shape)
     for label in range(observation.num_classes):
-        labels = torch.full((observation.num_victims,), label, device=images.device)
+        labels = torch.full((observation.num_victims, 1), label, device=images.device)
         gradient = as_shared_of(observation, images, labels)
         product = torch.stack([flattened(g * observation.update[n]).sum(1) for n, g in gradient.items()]).sum(0)
         size = global_norm(gradient)

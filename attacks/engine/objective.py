@@ -37,12 +37,12 @@ class Objective:
 
     Args:
         observation: what the attacker has of the V victims.
-        images: at the start, ``[V, N, C, H, W]``.
         label_logits: at the start, ``[V, N, K]``.
         tolerance: loss of an undefended gradient below which an attack has converged.
         owes_nothing: whether the start is of the attacker's own making, so that its loss tells the size of a loss.
         prior: what images cost by themselves.
         noise_prior: what they cost beside it for each unit of a variance, and the variances ``[V]``; None for nothing.
+            It is weighed as the distance is, since it says how likely that is.
         batch_norm: weight of the distance of the batch's statistics from those that are granted.
         distance: one of ``DISTANCES``. All but the squared one have no size that a defense or local steps could change.
         label_term: weight of the squared distance of what the network makes of the images from their labels.
@@ -53,7 +53,6 @@ class Objective:
     def __init__(
         self,
         observation: Observation,
-        images: Tensor,
         label_logits: Tensor,
         tolerance: float,
         owes_nothing: bool,
@@ -70,14 +69,14 @@ class Objective:
         self._owes_nothing = owes_nothing
         self._prior = prior
         self._noise_prior = noise_prior and noise_prior[0]
-        self._variances = noise_prior and noise_prior[1]
         self._batch_norm, self._label_term, self._group = batch_norm, label_term, group
         self._rounds = [Round(seen, distance) for seen in (observation, *observation.later)]
         weights = self._rounds[0].weights
         is_squared = distance == "squared"
-        sizes = self._relative_sizes(images, label_logits, weights) if is_squared else like.new_ones(len(weights))
-        of_sizes = sizes if observation.protocol.local else torch.where(weights == 1, 1.0, sizes)
-        self._prior_weights = of_sizes if prior_weights is None else weights * prior_weights
+        sizes = self._relative_sizes(label_logits, weights) if is_squared else like.new_ones(len(weights))
+        self._prior_weights = sizes if prior_weights is None else weights * prior_weights
+        if noise_prior is not None:
+            self._noise_weights = weights * noise_prior[1]
         self._tolerances = tolerance * sizes.clamp(max=1)
         self._scales = like.new_ones(observation.num_victims)
         self._victims = torch.zeros(0, dtype=torch.long, device=like.device)  # under attack, one for each row
@@ -97,8 +96,8 @@ class Objective:
             each.replace(rows, victims, entering)
         rounds = [each.held for each in self._rounds]
         of_rows = {"rounds": [held["rows"] for held in rounds], "prior_weights": self._prior_weights[victims]}
-        if self._variances is not None:
-            of_rows["variances"] = self._variances[victims]
+        if self._noise_prior:
+            of_rows["noise_weights"] = self._noise_weights[victims]
         self.held = {"rows": of_rows, "common": [held["common"] for held in rounds]}
 
     @property
@@ -162,7 +161,7 @@ class Objective:
         losses = torch.stack([each.losses(images, labels, own, common) for each, own, common in of_rounds]).sum(0)
         losses = losses + rows["prior_weights"] * self._prior(images)
         if self._noise_prior:
-            losses = losses + rows["prior_weights"] * rows["variances"] * self._noise_prior(images)
+            losses = losses + rows["noise_weights"] * self._noise_prior(images)
         if self._batch_norm:
             off = self._rounds[0].distances_of_statistics(images, rows["rounds"][0], held["common"][0])
             losses = losses + rows["prior_weights"] * self._batch_norm * off
@@ -183,17 +182,19 @@ class Objective:
             self._tolerances[victims] = self._tolerances[victims].minimum(FALL * at)
         return losses * self.scales
 
-    def _relative_sizes(self, images: Tensor, label_logits: Tensor, weights: Tensor) -> Tensor:
+    def _relative_sizes(self, label_logits: Tensor, weights: Tensor) -> Tensor:
         """The squared size ``[V]`` of what is matched, in parts of that of an undefended gradient; 1 without a defense.
 
         A loss has the size of the squared update times its weight. That of the gradient is not known where a defense
-        or local steps have changed the update's, but is at the start of a similar one.
+        or local steps have changed the update's, but is of a similar one: of the public mean image, wherever an attack
+        starts, so that the losses of all starts can be compared.
         """
         observation = self._observation
         known, local = observation.defense, observation.protocol.local
         if (known is None or not known.is_simulated) and not local and bool((weights == 1).all()):
             return torch.ones_like(weights)
-        labels = label_logits.softmax(-1)
+        labels, victims = label_logits.softmax(-1), observation.num_victims
+        images = observation.mean_image.expand(victims, *observation.image_shape).to(labels)
         gradient = batch_gradients(observation.model, observation.parameters, images, labels, create_graph=False)
         sizes = weights * (global_norm(observation.update) / global_norm(gradient)).square()
         return torch.where(sizes.isfinite() & (sizes > 0), sizes, 1.0)

@@ -21,37 +21,31 @@ Prior = Callable[[Tensor], Tensor | float]
 
 @dataclass(frozen=True)
 class NaturalImage:
-    """The total variation of Geiping et al. 2020 (arXiv 2003.14053), and more of it against known noise.
+    """The total variation of Geiping et al. 2020 (arXiv 2003.14053).
+
+    Args:
+        smoothness: weight of the total variation; at 0 there is no such prior.
+    """
+
+    smoothness: float
+
+    def __call__(self, images: Tensor) -> Tensor | float:
+        """The prior of each victim's images, ``[A]``."""
+        if not self.smoothness:
+            return 0.0
+        return BOX * outside(images) + self.smoothness * total_variation(images)
+
+
+@dataclass(frozen=True)
+class AgainstNoise:
+    """What known noise adds to a prior for each unit of its variance.
 
     Under Gaussian noise the matching loss is twice the variance times the negative log likelihood, and the weights of
     the priors grow as much: the Bayesian attack (Balunovic et al. 2022, arXiv 2111.04706).
 
     Args:
-        smoothness: weight of the total variation; at 0 there is no such prior.
-        variance: of the known noise, 0 without any.
-        step: scale of the Laplace prior on the differences of neighboring pixels.
-    """
-
-    smoothness: float
-    variance: float
-    step: float
-
-    def __call__(self, images: Tensor) -> Tensor | float:
-        """The prior of each victim's images, ``[A]``."""
-        box, smoothness = self.variance / BOX_EDGE**2, self.smoothness
-        if smoothness > 0:
-            box, smoothness = box + BOX, smoothness + 2 * self.variance / self.step
-        of_box: Tensor | float = box * outside(images) if box > 0 else 0.0
-        return of_box + smoothness * total_variation(images) if smoothness > 0 else of_box
-
-
-@dataclass(frozen=True)
-class AgainstNoise:
-    """What :class:`NaturalImage` adds for each unit of a noise's variance, where each victim has its own.
-
-    Args:
         smooth: whether there is a prior on the differences of neighboring pixels.
-        step: its scale.
+        step: scale of that Laplace prior.
     """
 
     smooth: bool

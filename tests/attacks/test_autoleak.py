@@ -13,6 +13,9 @@ from attacks.engine import problem
 from attacks.engine.inverter import Inverter
 from attacks.engine.step import COMPILED, EAGER, Step
 from attacks.gradient_matching import GradientMatching
+from attacks.update import FedAvg
+from benchmark.federation.client import PublicData, observe
+from benchmark.federation.setting import Setting
 from benchmark.models import MLP, ConvNet, LeNet
 from defenses import GaussianNoise, Masking, MixUp
 from defenses.base import Defense
@@ -86,6 +89,16 @@ def test_it_returns_what_fits_the_update_best_and_of_equal_ones_the_cheapest(vic
     together = torch.stack([losses[name].nan_to_num(torch.inf) for name in losses])
     chosen = torch.stack([losses[name][row] for row, name in enumerate(best.starts)])
     assert (chosen <= 1.002 * together.amin(0)).all() and (together.amax(0) > 2 * chosen).all()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_undefended_local_steps_leak_to_who_is_granted_nothing(batch_size: int, digits: Any) -> None:
+    images, labels = digits.victims(2, batch_size)
+    network, setting = LeNet(digits.image_shape, 10), Setting(local=FedAvg(0.01), threat_model="A")
+    seen = observe(network, images, labels, PublicData.of(digits, 1), None, False, 0, range(2), setting)
+    found = AutoLeak(300).reconstruct(seen)
+    off = [torch.cdist(one.images.flatten(2), images.flatten(2)).amin(2) for one in found.candidates.values()]
+    assert torch.stack(off).amin(0).square().max() / 64 < 0.01  # 20 dB
 
 
 def test_where_batches_are_mixed_it_also_tries_and_returns_what_they_were_mixed_of(victims_of: MakeVictims) -> None:

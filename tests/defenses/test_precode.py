@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.functional import softplus
 
 from attacks import IDLG, GaussNewton, Peeling
-from attacks.engine.inverter import shared
+from attacks.engine.own_clients import shared
 from attacks.update import FedAvg
 from benchmark import UsageError
 from benchmark.federation.client import PublicData, observe

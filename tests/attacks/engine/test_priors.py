@@ -1,5 +1,6 @@
 """What an attacker who knows of noise optimizes, and when it has stopped improving."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,8 @@ from attacks import IDLG, Observation
 from attacks.engine.ledger import PROGRESS
 from attacks.engine.priors import MeanSquare, MeanVariation, Together
 from datamodules.base import USUAL_STEP, PrivateData, Split, TensorSplit
-from defenses import GaussianNoise
+from defenses import DPSGD, Clipping, Compose, Defense, GaussianNoise, Masking, ValueClipping
+from defenses.base import KnownDefense, Update
 from tests.conftest import MakeVictims
 
 
@@ -145,3 +147,35 @@ def test_the_mean_square_of_standardized_pixels_is_that_of_a_loop_and_priors_add
     torch.testing.assert_close(both(images), square(images) + variation(images))
     assert both == Together((MeanSquare(0.7, means, stds), MeanVariation(0.1, stds))) and hash(both) is not None
     assert Together((MeanSquare(0.0, means, stds),))(images) == 0.0
+
+
+class Shrunk(Defense):
+    """Shares a part of the update, by a factor that the attacker knows; he is told of no weight."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        return {name: self.factor * value for name, value in update.items()}
+
+    def known_to_attacker(self) -> KnownDefense:
+        return KnownDefense(simulate=lambda dummy, observed: self.protect(dummy, ()))
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        Shrunk(1e-3),
+        Shrunk(1e3),
+        ValueClipping(1e-3),
+        DPSGD(0.01, 0.0),
+        Compose([Clipping(0.01), Masking(0.3)]),
+        Compose([Clipping(0.01), GaussianNoise(1e-6)]),
+        Masking(0.9),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_prior_stays_in_proportion_to_an_update_of_another_size(defense: Defense, victims_of: MakeVictims) -> None:
+    images, _, seen = victims_of(6, defense=defense, adaptive=True)
+    found = IDLG(max_evaluations=300, start="mean", total_variation=1e-5).reconstruct(seen)
+    assert ((found.images - images).square().mean((1, 2, 3, 4)) < 1e-3).all()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from attacks import DLG, InvertingGradients, Observation, Reconstruction
-from attacks.engine.inverter import shared
+from attacks.engine.own_clients import shared
 from attacks.update import FedAvg, Protocol, example_gradients, local_update
 from attacks.update import Network as ClientsNetwork
 from benchmark import UsageError, run
