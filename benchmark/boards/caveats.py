@@ -72,7 +72,7 @@ def labels_without_images(standings: Sequence[Standing], names: Names) -> list[s
         )
         if 10 * len(exact) >= 9 * len(standing.indices):
             told.append(f"{names.defense(config['defense'])} ({of_all(exact, standing.indices)})")
-    return [f"The labels are told exactly, although the images are not, with {listed(told)}."] if told else []
+    return [f"Labels leak where images do not: attacks find all labels with {listed(told)}."] if told else []
 
 
 def labels_exact(victim: dict[str, Any]) -> bool:
