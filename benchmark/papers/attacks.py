@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import inf, isinf, sqrt
 from pathlib import Path
-from statistics import fmean, median
+from statistics import correlation, fmean, median
 from typing import Annotated, Any
 
 import msgspec
@@ -44,8 +44,11 @@ SHARES = ("found", "exact", "counts")
 NORMAL = 1.959964
 """Standard errors in half a 95 % interval."""
 
-AGREES, DIFFERS, OPEN, OTHER, NOT_RUN, NONE = "agrees", "differs", "open", "another setting", "not run", "-"
-"""Verdicts; OTHER where what was published is not compared, NONE where there is nothing to compare with."""
+AGREES, REACHED, DIFFERS, OPEN = "agrees", "as much or more", "differs", "open"
+"""Verdicts on what is compared; REACHED where as much is enough."""
+
+OTHER, NOT_RUN, NONE = "another setting", "not run", "-"
+"""On what is not: published in another setting, not run here, or without anything to compare with."""
 
 Text = Annotated[str, Meta(min_length=1)]
 Amount = Annotated[float, Meta(ge=0)]
@@ -59,7 +62,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     metric: str = "psnr"
     value: float | None = None
     spread: Amount | None = None
-    trials: Annotated[int, Meta(ge=2)] | None = None
+    trials: Annotated[int, Meta(ge=1)] | None = None
     of_victims: list[float] = []
     than: dict[str, Any] | None = None
     source: Text | None = None
@@ -81,7 +84,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             raise ValueError(f"a value of {self.metric} is out of range")
         if (self.spread is not None or self.trials is not None) and self.value is None:
             raise ValueError("spread and trials are of a value, which is missing")
-        if self.spread is not None and (self.trials is None or self.metric in (*SHARES, "median")):
+        if self.spread is not None and ((self.trials or 1) == 1 or self.metric in (*SHARES, "median")):
             raise ValueError("spread is that of a mean over trials: give both, and no spread of a share or a median")
         if self.metric == "median" and (self.of_victims or self.than is not None):
             raise ValueError("a median stands beside a value: of single victims and of another attack give psnr")
@@ -135,12 +138,22 @@ class Mean:
         """The median, with the order statistics between which that of the population lies, whatever the law."""
         return cls(median(values), *median_interval(values))
 
-    def less(self, other: "Mean") -> "Mean":
-        """The difference of two independent means, from the interval of each (Newcombe 1998, method 10)."""
-        below = sqrt((self.value - self.low) ** 2 + (other.high - other.value) ** 2)
-        above = sqrt((self.high - self.value) ** 2 + (other.value - other.low) ** 2)
+    def less(self, other: "Mean", correlation: float = 0.0) -> "Mean":
+        """The difference of two means, from the interval of each (Newcombe 1998).
+
+        Args:
+            other: what is taken away.
+            correlation: of the values of the two, 0 where they are independent.
+        """
+
+        def together(one: float, two: float) -> float:
+            return inf if isinf(one) or isinf(two) else sqrt(one**2 + two**2 - 2 * correlation * one * two)
+
         difference = self.value - other.value
-        return Mean(difference, difference - below, difference + above)
+        below = together(self.value - self.low, other.high - other.value)
+        return Mean(
+            difference, difference - below, difference + together(self.high - self.value, other.value - other.low)
+        )
 
 
 @dataclass(frozen=True)
@@ -148,12 +161,14 @@ class Line:
     """A row with what the records hold.
 
     Attributes:
+        number: of the row on the page.
         row: what was published.
         found: its cell; None where it was not run.
         baselines: null baselines on the same victims.
         other: the attack that it is compared with, if it is and that was run.
     """
 
+    number: int
     row: Row
     found: Outcome | None
     baselines: tuple[Outcome, ...] = ()
@@ -180,6 +195,7 @@ class Line:
         row = self.row
         if row.value is not None:
             half = NORMAL * row.spread / sqrt(row.trials) if row.spread is not None and row.trials else 0.0
+            half = inf if row.trials == 1 else half
             ends = (row.value - half, row.value + half)
             if row.metric in SHARES and row.trials:
                 ends = wilson(round(row.value * row.trials), row.trials)
@@ -198,8 +214,16 @@ class Line:
 
     @cached_property
     def difference(self) -> Mean | None:
-        """Ours less theirs, of each victim where both are known of it."""
+        """Ours less theirs, of each victim where both are known of it.
+
+        Where each victim is found or not, equal differences tell of no spread: there the interval is Newcombe's for
+        pairs (1998), from those of both shares and their correlation.
+        """
         if self.pairs:
+            ours, theirs = zip(*self.pairs, strict=True)
+            if self.row.metric in SHARES and {*ours, *theirs} <= {0.0, 1.0}:
+                varied = len({*ours}) == len({*theirs}) == 2
+                return self._mean(ours).less(self._mean(theirs), correlation(ours, theirs) if varied else 0.0)
             paired = Mean.of([ours - theirs for ours, theirs in self.pairs])
             most = 1.0 if self.row.metric in SHARES else inf
             return Mean(paired.value, max(-most, paired.low), min(most, paired.high))
@@ -208,7 +232,7 @@ class Line:
 
     @cached_property
     def verdict(self) -> str:
-        """Whether ours is what was published, or beats it where that is enough."""
+        """Whether ours is surely what was published, or as much where that is enough."""
         row, by = self.row, self.difference
         if self.found is None or (row.than is not None and self.other is None):
             return NOT_RUN
@@ -216,10 +240,12 @@ class Line:
             return NONE if self.theirs is None else NOT_RUN
         if not row.tolerance and not row.at_least:
             return OTHER
-        above = inf if row.at_least else row.tolerance
-        if -row.tolerance <= by.value <= above:
+        if row.at_least and by.low >= -row.tolerance:
+            return REACHED
+        if not row.at_least and -row.tolerance <= by.low <= by.high <= row.tolerance:
             return AGREES
-        return DIFFERS if by.high < -row.tolerance or by.low > above else OPEN
+        is_more = not row.at_least and by.low > row.tolerance
+        return DIFFERS if by.high < -row.tolerance or is_more else OPEN
 
     @property
     def seconds(self) -> float | None:
@@ -273,13 +299,19 @@ class Line:
         """What ours stands beside, in a few words."""
         row = self.row
         if row.than is not None:
-            return f"{self.with_interval(self.theirs)} by {changed('attack', row.than['attack'])} here"
+            return f"{changed('attack', row.than['attack'])}: {self.with_interval(self.theirs)}"
         if row.of_victims:
-            return f"{self.shown(self.theirs.value if self.theirs else None)} on the same victims"
+            return f"{self.shown(fmean(row.of_victims))} of {len(row.of_victims)}"
         if row.value is None:
             return "no value"
         spread = f" ± {self.shown(row.spread)}" if row.spread is not None else ""
         return self.shown(row.value) + spread + (f" of {row.trials:,}" if row.trials else "")
+
+    @property
+    def victims(self) -> str:
+        """How many ours is of, and of how many the difference is where those are fewer."""
+        count = len(self.found.victims) if self.found else 0
+        return f"{count}, {len(self.pairs)} of them theirs" if 0 < len(self.pairs) < count else str(count or NONE)
 
     @property
     def tolerance(self) -> str:
@@ -333,12 +365,12 @@ def lines(records: Sequence[Record], rows: Sequence[Row], folder: Path) -> list[
         return fitting[0] if fitting else None
 
     made = []
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         cell = only([one for one in found if has(one.config, row.cell)], row)
         beside = [one for one in found if cell and one.scenario == cell.scenario]
         same = [one for one in beside if cell and (one.defense, one.adaptive) == (cell.defense, cell.adaptive)]
         other = only([one for one in same if row.than is not None and has(one.config, row.than)], row)
-        made.append(Line(row, cell, tuple(one for one in beside if one.is_baseline), other))
+        made.append(Line(number, row, cell, tuple(one for one in beside if one.is_baseline), other))
     if not any(line.found for line in made):
         raise UsageError(f"{folder} holds none of the attacks' cells: run configs/attacks.yaml into it first")
     return made

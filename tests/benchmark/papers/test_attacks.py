@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scipy.stats import t
+from scipy.stats import binomtest, t
 
 from benchmark.cli.main import main
 from benchmark.errors import UsageError
@@ -64,18 +64,22 @@ def test_a_run_through_the_command_line_gives_the_page(
     assert Path("runs/attacks/README.md").read_text() == written
     table = [line.split(" | ") for line in written.splitlines() if line.startswith("| ")]
     ran = [row for row in ROWS if row.cell.get("defense") == {"class": "Masking"} and row.attack == "Bayes"]
-    verdicts = {row[1]: row[8] for row in table if len(row) == 9 and row[1] != "attack"}
-    assert len([row for row in table if len(row) == 9]) == 1 + len(ROWS)
+    verdicts = {row[1]: row[9] for row in table if len(row) == 10 and row[1] != "attack"}
+    assert len([row for row in table if len(row) == 10]) == 2 + len(ROWS)  # a table for each kind of comparison
+    beside = written.index("## Beside another attack here")
+    for number, row in enumerate(ROWS, 1):
+        assert (written.index(f"\n| {number} | ") > beside) == (row.than is not None)
     assert "Bayes" in " ".join(verdicts)
     for number, row in enumerate(ROWS, 1):
         of_row = [cells for cells in table if cells[0] == f"| {number}"]
-        assert [len(cells) for cells in of_row] == [9, 6, 8]
+        assert [len(cells) for cells in of_row] == [10, 6, 8]
         was_run = row in ran
         compared = was_run and row.than == {"attack": {"class": "IDLG"}}
         assert ("dB" in of_row[0][2]) == (row.metric in ("psnr", "median"))
         assert (of_row[0][5] == "not run") != was_run and (of_row[1][4] == "not run") != was_run
-        assert (of_row[0][7] == "-") != compared
-        assert ("not run" in of_row[0][8]) != compared
+        assert (of_row[0][6] == "-") != was_run
+        assert (of_row[0][8] == "-") != compared
+        assert ("not run" in of_row[0][9]) != compared
     assert "2 images of Digits, LeNet, Masking ratio=0.9, known, 2 evaluations" in written
 
 
@@ -96,16 +100,23 @@ def test_two_cells_of_one_row_are_refused(tmp_path: Path) -> None:
         ([1e-3] * 4, {"value": 30.2, "tolerance": 0.5}, "agrees"),
         ([1e-3] * 4, {"value": 30.6, "tolerance": 0.5}, "differs"),
         ([1e-3] * 4, {"value": 29.4, "tolerance": 0.5}, "differs"),
-        ([1e-3] * 4, {"value": 29.4, "tolerance": 0.5, "at_least": True}, "agrees"),
+        ([1e-3] * 4, {"value": 29.4, "tolerance": 0.5, "at_least": True}, "as much or more"),
         ([1e-3] * 4, {"value": 30.6, "at_least": True}, "differs"),
         ([1e-3] * 4, {"value": 30.0, "ours": "easier"}, "another setting"),
         ([1e-3, 1e-1], {"value": 23.0, "tolerance": 0.5}, "open"),  # 20 dB on average, of two that say little
         ([1e-3] * 4, {"value": 31.0, "spread": 4.0, "trials": 4, "tolerance": 0.5}, "open"),  # theirs is not sure
-        ([1e-3] * 4, {"of_victims": [30.1, 29.9], "tolerance": 0.5}, "agrees"),
+        ([1e-3] * 4, {"value": 30.6, "trials": 1, "at_least": True}, "open"),  # nor is that of one image
+        ([1e-3] * 4, {"value": 29.4, "trials": 1, "at_least": True}, "open"),
+        # The half of the interval is 4.303 times 0.1 / sqrt 3, 0.25 dB, and of two values 12.71 times 0.1, 1.27 dB.
+        ([1e-3] * 4, {"of_victims": [30.1, 29.9, 30.0], "tolerance": 0.5}, "agrees"),
+        ([1e-3] * 4, {"of_victims": [30.1, 29.9, 30.0], "tolerance": 0.2}, "open"),  # though the means are equal
+        ([1e-3] * 4, {"of_victims": [30.1, 29.9], "tolerance": 0.5}, "open"),
+        ([1e-3] * 4, {"of_victims": [29.7, 29.5, 29.6], "at_least": True}, "as much or more"),
+        ([1e-3] * 4, {"of_victims": [30.0, 29.8, 29.9], "at_least": True}, "open"),  # 0.1 dB more, or 0.15 less
         ([1e-3] * 4, {"of_victims": [32.1, 31.9, 32.0], "tolerance": 0.5}, "differs"),
         ([1e-3] * 4, {"of_victims": [32.0], "tolerance": 0.5}, "open"),  # one victim knows of no spread
         ([1e-3, 1e-1], {"of_victims": [30.0, 10.0], "tolerance": 0.5}, "agrees"),  # victim by victim
-        ([1e-1, 1e-3, 1e-3], {"metric": "median", "value": 30.2, "tolerance": 0.5}, "agrees"),  # the mean is 23 dB
+        ([1e-1] + [1e-3] * 8, {"metric": "median", "value": 30.2, "tolerance": 0.5}, "agrees"),  # the mean is 28 dB
         ([1e-1, 1e-3, 1e-3], {"metric": "median", "value": 31.0, "tolerance": 0.5}, "open"),  # of three, nobody knows
         ([1e-3] * 6, {"metric": "median", "value": 31.0, "tolerance": 0.5}, "differs"),
     ],
@@ -120,13 +131,13 @@ def test_the_verdict_is_that_of_the_difference(mses: list[float], reference: dic
 def test_beside_another_attack_the_same_victims_count() -> None:
     than = {"than": {"attack": {"class": "IDLG"}}, "at_least": True}
     (line,) = found([1e-3, 1e-2, 1e-1], DLG | than)
-    assert line.theirs == Mean(0.0, 0.0, 0.0) and line.verdict == "agrees"
+    assert line.theirs == Mean(0.0, 0.0, 0.0) and line.verdict == "open"  # 20 dB, with an interval of ± 24.8
     half = t.ppf(0.975, 2) * 10 / math.sqrt(3)
     assert line.difference is not None
     assert (line.difference.value, line.difference.high) == pytest.approx((20.0, 20 + half))
     (missing,) = found([1e-3], DLG | {"than": {"attack": {"class": "RGAP"}}, "at_least": True})
     assert missing.verdict == "not run" and missing.difference is None and missing.theirs is None
-    assert missing.published.startswith("not run")
+    assert missing.published == "RGAP: not run"
 
 
 def test_shares_have_the_intervals_of_wilson_and_newcombe() -> None:
@@ -140,7 +151,33 @@ def test_shares_have_the_intervals_of_wilson_and_newcombe() -> None:
 
 def test_shares_of_a_victim_differ_by_no_more_than_one() -> None:
     (line,) = found([1e-3, 1.0], DLG | {"metric": "found", "than": {"attack": {"class": "IDLG"}}, "at_least": True})
-    assert line.difference == Mean(0.5, -1.0, 1.0) and line.verdict == "agrees"
+    assert line.difference is not None and line.difference.value == 0.5 and line.difference.high <= 1.0
+
+
+def test_shares_of_victims_that_are_found_or_not_have_newcombes_interval_for_pairs() -> None:
+    """Where all of them differ by the same, too, which is no proof."""
+    than = {"metric": "found", "than": {"attack": {"class": "IDLG"}}, "at_least": True}
+    mine, its = [1e-3] * 12 + [1.0] * 4, [1e-3] * 8 + [1.0] * 8
+    pair = [record("MNIST", {"class": "DLG"}, mine), record("MNIST", {"class": "IDLG"}, its)]
+    (line,) = lines(pair, rows(DLG | than), Path("runs"))
+    phi = (8 * 4 - 4 * 0) / math.sqrt(12 * 4 * 8 * 8)
+    one, other = (binomtest(count, 16).proportion_ci(method="wilson") for count in (12, 8))
+    low, high = ((0.75 - one.low, other.high - 0.5), (one.high - 0.75, 0.5 - other.low))
+    below, above = (math.sqrt(a**2 + b**2 - 2 * phi * a * b) for a, b in (low, high))
+    assert line.difference is not None and line.verdict == "as much or more"
+    assert (line.difference.low, line.difference.high) == pytest.approx((0.25 - below, 0.25 + above))
+    pair = [record("MNIST", {"class": name}, [1e-3] * 16) for name in ("DLG", "IDLG")]
+    (same,) = lines(pair, rows(DLG | than), Path("runs"))
+    assert same.difference is not None and same.verdict == "open"
+    end = binomtest(16, 16).proportion_ci(method="wilson").low - 1
+    assert (same.difference.low, same.difference.high) == pytest.approx((end, -end))
+
+
+def test_how_many_victims_a_value_is_of_is_said_of_both() -> None:
+    few = {"of_victims": [30.0, 29.0], "source": "a paper", "tolerance": 0.5}
+    one, other = found([1e-3] * 5, DLG | few, DLG | {"value": 30.0, "source": "a paper", "tolerance": 0.5})
+    assert (one.published, one.victims) == ("29.50 of 2", "5, 2 of them theirs")
+    assert (other.published, other.victims) == ("30.00", "5")
 
 
 def test_a_row_without_a_published_value_has_no_verdict() -> None:
@@ -166,6 +203,10 @@ def test_a_row_without_a_published_value_has_no_verdict() -> None:
         ({"spread": 3.0, "trials": 10}, "spread and trials are of a value"),
         ({"value": 30.0, "spread": 3.0, "source": "a paper", "tolerance": 1}, "spread is that of a mean over trials"),
         (
+            {"value": 30.0, "spread": 3.0, "trials": 1, "source": "a paper", "tolerance": 1},
+            "spread is that of a mean over trials",
+        ),
+        (
             {"metric": "median", "value": 3.0, "spread": 1.0, "trials": 9, "source": "a paper", "tolerance": 1},
             "no spread of a share or a median",
         ),
@@ -189,4 +230,9 @@ def test_the_summary_names_what_differs(tmp_path: Path, monkeypatch: pytest.Monk
     written = attacks.summary(records, tmp_path)
     assert "3 rows for 2 attacks" in written
     assert "Agrees: 1 (DLG). Differs: 1 (IDLG -30.00" in written
-    assert "Nothing published to stand beside: 1 (DLG)." in written
+    assert "No value: 1 (DLG)." in written and "another attack" not in written
+    than = IDLG | {"than": {"attack": {"class": "DLG"}}, "at_least": True}
+    monkeypatch.setattr(attacks, "paper", lambda name: {"rows": [DLG | sure, than]})
+    published, _, beside = attacks.summary(records, tmp_path).partition("Beside another attack here")
+    assert "Agrees: 1 (DLG)." in published and "IDLG" not in published
+    assert "Differs: 1 (IDLG -30.00" in beside
