@@ -225,6 +225,11 @@ def strength(defense: dict[str, Any]) -> str:
     return ", ".join(argument_as_text(key, value) for key, value in given.items())
 
 
+def counted(leaking: int, unknown: int, victims: int) -> str:
+    """As in "3 of 16 leak", or "3 of 16 leak, 2 unknown" where nothing is known of 2 others."""
+    return f"{leaking} of {victims} leak{f', {unknown} unknown' if unknown else ''}"
+
+
 def listed(names: Sequence[str], most: int = 4) -> str:
     """As in "a, b, c and 5 more"; with semicolons where a name has commas."""
     comma = "; " if any("," in name for name in names) else ", "

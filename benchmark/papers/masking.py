@@ -8,9 +8,9 @@ from typing import Any
 from benchmark.boards.grid import Grid
 from benchmark.boards.outcome import listed
 from benchmark.boards.template import render
-from benchmark.papers.masking_caveats import caveats, data_of, described, network, prior_scale
+from benchmark.papers.masking_caveats import caveats, described, prior_scale
 from benchmark.papers.masking_figure import figure, short_name
-from benchmark.papers.masking_finding import SMALL_LOSS, answer, ranking, together, trained, verdicts, why_not_trained
+from benchmark.papers.masking_finding import answer, ranking, together, trained, verdicts, why_not_trained
 from benchmark.papers.masking_information import information
 from benchmark.papers.sources import provenance, trainings
 from benchmark.store.store import Record, write_whole
@@ -22,7 +22,7 @@ from benchmark.thresholds.strengths import DefenseThresholds, Thresholds
 from benchmark.thresholds.table import WITHIN
 from benchmark.training import sizes
 from benchmark.training.sizes import Sizes
-from benchmark.training.table import Row, half, rate, rows, scenario_of
+from benchmark.training.table import ONE_POINT, Row, data_of, interval, network, rate, rows, scenario_of
 
 
 def page(records: list[Record], folder: Path) -> str:
@@ -53,7 +53,7 @@ def page(records: list[Record], folder: Path) -> str:
         at_the_end=any("tried" in rate(row) for row in table),
         threshold=threshold,
         accuracies={(one.where, one.label): accuracies(one, table, measured) for one in found.defenses},
-        small_loss=SMALL_LOSS,
+        small_loss=100 * ONE_POINT,
         sizes=sizes_table(found.defenses, measured),
         provenance=provenance(records, trained_so_far, origins),
     )
@@ -136,4 +136,4 @@ def accuracy(row: Row) -> str:
     chosen = f", rate {rate(row)}" if " " in row["learning_rates"] else ""
     failed = [f"{row[how]} of {row['seeds']} {how}" for how in ("diverged", "collapsed") if row[how]]
     doubts = "".join(f", {doubt}" for doubt in (*failed, row["void"]) if doubt)
-    return f"{100 * row['accuracy']:.1f}{half(row, 'accuracy', 100, 1)} %{chosen}{doubts}"
+    return f"{100 * row['accuracy']:.1f} %{interval(row, 'accuracy', 100, 1)}{chosen}{doubts}"

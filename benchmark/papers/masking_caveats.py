@@ -8,9 +8,10 @@ from typing import Any
 from benchmark.store.store import Record
 from benchmark.thresholds.page import not_converged
 from benchmark.thresholds.strengths import ADAPTIVE, DefenseThresholds
+from benchmark.thresholds.table import WITHIN
 from benchmark.thresholds.table import Row as Search
 from benchmark.training.sizes import Sizes
-from benchmark.training.table import Row, label, of_cell, split_of
+from benchmark.training.table import Row, below_a_defense, data_of, label, network_of, of_cell, split_of
 
 ACCEPTED = {("MNIST", "LeNet"): 0.975, ("MNIST", "ConvNet"): 0.98, ("CIFAR10JPEG", "ResNet"): 0.65}
 """Accuracies without a defense that a practitioner would not call weak."""
@@ -39,13 +40,28 @@ def caveats(
         "chosen_on_test": any(
             " " in row["learning_rates"] and row.get("rate_chosen_on", "test") == "test" for row in trainings
         ),
+        "by_psnr": found_by_psnr(defenses),
         "controls": weak_controls(trainings),
+        "below": below_a_defense(trainings),
         "not_run": not_run(trainings, sizes),
         "runs": len(reported),
         "collapsed": len(lost),
         "collapsed_controls": sum(record["config"]["defense"] is None for record in lost),
         "void": [f"{row['defense']} in {network_of(row)} ({row['void']})" for row in trainings if row["void"]],
     }
+
+
+def found_by_psnr(defenses: list[DefenseThresholds]) -> list[str]:
+    """The strengths that stop an attack by SSIM, and behind which it finds images by PSNR."""
+    found = []
+    for one in defenses:
+        for attacker, search in one.strongest.items():
+            if search["ssim"]["stopped"] == WITHIN:
+                rate = search["psnr"]["rates"][search["strengths"].index(search["ssim"]["strength"])]
+                leaking = f"{round(rate * search['victims'])} of {search['victims']}"
+                at = f"{one.where} {one.label} {search['ssim']['strength']:.3g}"
+                found += [f"{leaking} at {at} ({attacker})"] if rate else []
+    return found
 
 
 def weak_controls(trainings: list[Row]) -> list[str]:
@@ -119,18 +135,3 @@ def is_lower_bound(one: DefenseThresholds) -> bool:
 def on_attacked(one: DefenseThresholds, row: Row) -> bool:
     """Whether a training is of the network that was attacked."""
     return one.is_trained_on(data_of(row)) and row["model"].partition("(")[0] == one.scenario["model"]["class"]
-
-
-def data_of(row: Row) -> str:
-    return str(row["data"]).partition("(")[0]
-
-
-def network(row: Row) -> str:
-    """What was trained, and how."""
-    split = "" if row["split"] == "iid" else f", {row['split']}"
-    return f"{row['model'].partition('(')[0]} {row['algorithm']}{split}"
-
-
-def network_of(row: Row) -> str:
-    """What was trained, on which data, and how."""
-    return f"{network(row)} on {data_of(row)}"

@@ -5,18 +5,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from benchmark.papers.masking_caveats import data_of, is_lower_bound, network
+from benchmark.papers.masking_caveats import is_lower_bound
 from benchmark.thresholds.strengths import ADAPTIVE, OBLIVIOUS, DefenseThresholds
 from benchmark.thresholds.table import NEVER, VOID
 from benchmark.training.sizes import Sizes
-from benchmark.training.table import Row, label, scenario_of
-
-SMALL_LOSS = 1.0
-"""Percentage points of accuracy up to which a loss counts as close to none; the paper's abstract gives no figure."""
+from benchmark.training.table import LARGE, OPEN, SMALL, Row, costs, data_of, label, network, scenario_of
 
 FED_AVG = "the size of an update of FedAvg depends on the learning rate"
 
-SMALL, LARGE, OPEN, UNSTOPPED = "less than a point", "more than a point", "open", "not stopped"
+UNSTOPPED = "not stopped"
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,10 @@ class Judged:
 
 
 def judge(one: DefenseThresholds, attacker: str, trainings: list[Row], sizes: Sizes) -> Judged:
-    """Compares the loss with ``SMALL_LOSS``: its whole interval must be on one side, in every network (FedSGD)."""
+    """What is lost, over all networks (FedSGD): less than a point in each of them, or more in one.
+
+    The paper's abstract does not say up to which loss it speaks of none.
+    """
     stopped = one.strongest[attacker]["ssim"]["stopped"]
     if stopped == VOID:
         return Judged(OPEN, None, "the attack finds nothing without a defense")
@@ -51,16 +51,9 @@ def judge(one: DefenseThresholds, attacker: str, trainings: list[Row], sizes: Si
     if not rows:
         return Judged(OPEN, None, f"no sound FedSGD trainings{left_out}")
     worst = min(rows, key=lambda row: float(row["difference"]))
-    losses = [(-100 * row["difference_high"], -100 * row["difference_low"]) for row in rows]
-    verdict = (
-        LARGE
-        if any(low > SMALL_LOSS for low, _ in losses)
-        else SMALL
-        if all(high <= SMALL_LOSS for _, high in losses)
-        else OPEN
-    )
-    low, high = losses[rows.index(worst)]
-    loss = -100 * worst["difference"]
+    given = set(map(costs, rows))
+    verdict = next((sure for sure in (LARGE, OPEN) if sure in given), SMALL)
+    loss, low, high = (-100 * worst[key] for key in ("difference", "difference_high", "difference_low"))
     said = f"{loss:z.1f} points ({low:z.1f} to {high:z.1f}, {network(worst)}), {verdict}{left_out}"
     return Judged(verdict, loss, said)
 

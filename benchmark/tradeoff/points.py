@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from benchmark.boards.leaderboard import Board
-from benchmark.boards.outcome import Names, listed, strength
+from benchmark.boards.outcome import Names, counted, listed, strength
 from benchmark.boards.ranking import LEVEL, Standing
 from benchmark.metrics.intervals import mcnemar, t_interval, wilson
 from benchmark.store.store import Record
@@ -73,6 +73,11 @@ class Point:
         return Names.defense(self.defense)
 
     @property
+    def found(self) -> str:
+        """How many of the victims leak, for people."""
+        return counted(len(self.leaking), len(self.unknown), len(self.victims))
+
+    @property
     def leak(self) -> float:
         """Share of the victims that leak."""
         return len(self.leaking) / len(self.victims)
@@ -91,7 +96,7 @@ class Point:
     def accuracy_interval(self) -> tuple[float, float]:
         """Of 95 %, of the mean over seeds; of one seed that number twice."""
         low, high = self.row["accuracy_low"], self.row["accuracy_high"]
-        return (self.accuracy,) * 2 if low is None else (max(0.0, low), min(1.0, high))
+        return (self.accuracy,) * 2 if low is None else (low, high)
 
     @property
     def cost(self) -> float | None:
@@ -252,7 +257,7 @@ def notes(differing: dict[str, tuple[str, str]], points: Sequence[Point]) -> lis
         f"Attacks and trainings differ in their {part}: {one} and {other}." for part, (one, other) in differing.items()
     ]
     if any(row["rate_chosen_on"] == training.TEST for row in rows):
-        said.append(training.RATES[training.TEST])
+        said.append(training.CHOSEN_ON_TEST)
     return [*said, *dict.fromkeys(row["privacy"] for row in rows if row["privacy"])]
 
 

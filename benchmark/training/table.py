@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmark.boards.grid import Grid
 from benchmark.boards.grid import as_csv as grid_as_csv
+from benchmark.boards.outcome import listed
 from benchmark.boards.template import render
 from benchmark.metrics.intervals import t_interval
 from benchmark.store.store import Record, write_whole
@@ -23,23 +24,20 @@ VALIDATION, TEST = "validation", "test"
 DID_NOT_ACT = "did not act"
 
 NOTE = (
-    "Accuracy and loss are of the test images after the last round, as means over n seeds; ± is half the width of a "
-    "95 % t interval over seeds. Rate is the learning rate. The difference is to no defense, in percentage points, "
-    "paired by seed. Changed are the shares of the clients' updates, and of their entries, that the defense changed by "
-    "more than rounding: a defense that changed none did not act, and its row is void: it says nothing about what "
-    "the defense costs. A run that ends at or below the accuracy of always predicting the most frequent class has "
-    "collapsed; it counts with its accuracy. A diverged run (NaN or infinity) counts as accuracy 0. Where a run "
-    "without a defense collapsed or diverged, no difference is given."
+    "Accuracy and loss are of the test images after the last round, as means over n seeds, with the part of a 95 % t "
+    "interval over seeds that is possible, as accuracies are from 0 to 100 %. Rate is the learning rate. The "
+    "difference is to no defense, in percentage points, paired by seed. Changed are the shares of the clients' "
+    "updates, and of their entries, that the defense changed by more than rounding: a defense that changed none did "
+    "not act, and its row is void: it says nothing about what the defense costs. A run that ends at or below the "
+    "accuracy of always predicting the most frequent class has collapsed; it counts with its accuracy. A diverged run"
+    " (NaN or infinity) counts as accuracy 0. Where a run without a defense collapsed or diverged, no difference is "
+    "given."
 )
 
-RATES = {
-    VALIDATION: "Where several rates were tried, each was trained with one tuning seed, the two best on validation "
-    "images with several, and the better of them with the n seeds reported here; validation images belong to no "
-    "client and are not test images, and the tuning seeds are not reported.",
-    TEST: "Rates in records of an older version are the best on the very test images and seeds that are reported: "
-    "those accuracies are too high, and differences between them are uncertain by as much.",
-}
-"""How the learning rates of a table were chosen."""
+CHOSEN_ON_TEST = (
+    "Rates in records of an older version are the best on the very test images and seeds that are reported: those "
+    "accuracies are too high, and differences between them are uncertain by as much."
+)
 
 OLDER = (
     "Records of an older version do not say whether a defense acted or a run collapsed: there, a defense did not act "
@@ -47,6 +45,12 @@ OLDER = (
     "ends no better than an untrained network of its scenario."
 )
 
+
+ONE_POINT = 0.01
+"""Of accuracy, as a share."""
+
+SMALL, LARGE, OPEN = "less than a point", "more than a point", "open"
+"""What a defense costs where the whole interval of the cost is on one side of :data:`ONE_POINT`, or not."""
 
 COSTS = (
     "Sent is what a client sends in a round, in the coding that suits its defense; ms / client is how long it works "
@@ -57,13 +61,51 @@ COSTS = (
 def note(table: list[Row]) -> str:
     """What the columns of a table mean, and what its rows cannot carry."""
     costs = [COSTS] if any(one["bytes"] is not None for one in table) else []
-    said = [
-        NOTE,
-        *costs,
-        *(text for choice, text in RATES.items() if any(one["rate_chosen_on"] == choice for one in table)),
-    ]
+    older = [OLDER] if any(one["older"] for one in table) else []
     guaranteed = dict.fromkeys(one["privacy"] for one in table if one["privacy"])
-    return " ".join([*said, *([OLDER] if any(one["older"] for one in table) else []), *guaranteed])
+    return " ".join([NOTE, *costs, *how_chosen(table), *below_a_defense(table), *older, *guaranteed])
+
+
+def how_chosen(table: list[Row]) -> list[str]:
+    """Sentences on how the learning rates were chosen; none where there was no choice."""
+    said, seeds = [], max((one["tuning_seeds"] for one in table), default=0)
+    if seeds:
+        two = f"the two best on validation images with {seeds}, and the better of them"
+        then = two if seeds > 1 else "and the best on validation images"
+        said.append(
+            f"Where several rates were tried, each was trained with one tuning seed, {then} with the n seeds reported "
+            "here; validation images belong to no client and are not test images, and the tuning seeds are not "
+            "reported."
+        )
+    return said + [CHOSEN_ON_TEST] * any(one["rate_chosen_on"] == TEST for one in table)
+
+
+def below_a_defense(table: list[Row]) -> list[str]:
+    """A sentence on the controls that end below a defense at another learning rate, if there are any: their own may be
+    badly chosen."""
+    said, seeds = [], set[int]()
+    for control, *others in boards(table).values():  # no defense is first, if it is there
+        if control["config"]["defense"] is None and control["rate_chosen_on"] == VALIDATION:
+            above = [one for one in others if one["learning_rate"] != control["learning_rate"]]
+            above = [one for one in above if one["accuracy"] > control["accuracy"]]
+            if above:
+                above.sort(key=lambda one: -float(one["accuracy"]))
+                with_one = [f"{at_rate(one)} with {one['defense']}" for one in above]
+                said.append(f"{network_of(control)} ({at_rate(control)}, but {listed(with_one)})")
+                seeds.add(control["tuning_seeds"])
+    if not said:
+        return []
+    by = "one tuning seed" if seeds == {1} else f"at most {max(seeds)} tuning seeds"
+    return [
+        f"Without a defense these networks end below what they reach with one at another rate: {'; '.join(said)}. The "
+        f"rate of no defense was chosen with {by} and may not be its best there: then defenses cost more than these "
+        "differences say."
+    ]
+
+
+def at_rate(found: Row) -> str:
+    """The accuracy of a row and its learning rate, for a sentence."""
+    return f"{100 * found['accuracy']:.1f} % at rate {found['learning_rate']:g}"
 
 
 Seeds = dict[int, Record]
@@ -102,6 +144,11 @@ class Cell:
         return "" if len(self.rates) == 1 else VALIDATION if self.tuning else TEST
 
     @property
+    def tuning_seeds(self) -> int:
+        """With how many seeds the learning rates that came nearest were tried."""
+        return max(map(len, self.tuning.values()), default=0)
+
+    @property
     def best(self) -> Seeds:
         """The reported records of the best learning rate."""
         return self.reported.get(best_rate(self.tuning or self.reported), {})
@@ -116,9 +163,10 @@ def rows(records: list[Record]) -> list[Row]:
         records: of any runs; see :func:`of_one_code` for those that count.
 
     Returns:
-        Rows with the keys of :data:`KEYS`, ``privacy``, a sentence or nothing, ``config`` of one of its records, and
-        ``accuracies`` by seed. Intervals are None for one seed, the loss where a run diverged, the difference where it
-        would say nothing. There is no row where the best rate has no reported run yet.
+        Rows with the keys of :data:`KEYS`, ``privacy``, a sentence or nothing, ``config`` of one of its records,
+        ``accuracies`` by seed, and the number of ``tuning_seeds``. Intervals are None for one seed, the loss where a
+        run diverged, the difference where it would say nothing. There is no row where the best rate has no reported
+        run yet.
     """
     scenarios: dict[str, dict[str, Cell]] = defaultdict(lambda: defaultdict(Cell))
     for record in of_one_code(records)[0]:
@@ -260,11 +308,22 @@ def row(cell: Cell, control: Cell, untrained: float) -> Row:
         ("difference", [accuracy(by_seed[seed]) - accuracy(controls[seed]) for seed in pairs]),
     ):
         values = [value for value in of_key if value is not None]
-        low, high = t_interval(values)
-        found |= {key: fmean(values) if values else None, f"{key}_low": low, f"{key}_high": high}
+        ends = (end if end is None else clipped(end, key) for end in t_interval(values))
+        found |= {key: fmean(values) if values else None} | dict(zip((f"{key}_low", f"{key}_high"), ends, strict=True))
     # An older one has no validation images.
     beside = {"config": config, "accuracies": {seed: accuracy(one) for seed, one in by_seed.items()}}
-    return {key: found.get(key) for key in KEYS} | {"privacy": privacy(found["defense"], records)} | beside
+    beside |= {"privacy": privacy(found["defense"], records), "tuning_seeds": cell.tuning_seeds}
+    return {key: found.get(key) for key in KEYS} | beside
+
+
+POSSIBLE = {"accuracy": (0.0, 1.0), "difference": (-1.0, 1.0), "loss": (0.0, math.inf)}
+"""The least and the most that something can be."""
+
+
+def clipped(end: float, key: str) -> float:
+    """An end of an interval, or what is nearest to it of what is possible."""
+    least, most = POSSIBLE.get(key, (-math.inf, math.inf))
+    return min(max(end, least), most)
 
 
 def worst_privacy(records: list[Record]) -> dict[str, Any]:
@@ -373,6 +432,22 @@ def scenario_of(found: Row) -> tuple[str, ...]:
     return tuple(str(found[key]) for key in KEYS[: KEYS.index("defense")])
 
 
+def data_of(found: Row) -> str:
+    """The class of a row's data."""
+    return str(found["data"]).partition("(")[0]
+
+
+def network(found: Row) -> str:
+    """What was trained, and how."""
+    split = "" if found["split"] == "iid" else f", {found['split']}"
+    return f"{found['model'].partition('(')[0]} {found['algorithm']}{split}"
+
+
+def network_of(found: Row) -> str:
+    """What was trained, on which data, and how."""
+    return f"{network(found)} on {data_of(found)}"
+
+
 def heading(found: Row) -> str:
     """A row's scenario, for people."""
     clients = f"{found['clients']} clients"
@@ -423,26 +498,34 @@ def rate(found: Row) -> str:
     return own + end.get(own, "")
 
 
-def half(found: Row, key: str, scale: float, digits: int) -> str:
-    """Half the width of an interval, behind its mean; nothing where there is none."""
-    low, high = found[f"{key}_low"], found[f"{key}_high"]
-    return "" if low is None else f" ± {scale * (high - low) / 2:.{digits}f}"
+def interval(found: Row, key: str, scale: float, digits: int, sign: str = "") -> str:
+    """An interval, as it stands behind its mean; nothing where there is none."""
+    ends = found[f"{key}_low"], found[f"{key}_high"]
+    return "" if None in ends else f" ({' to '.join(f'{scale * end:{sign}z.{digits}f}' for end in ends)})"
 
 
 def difference(found: Row) -> str:
     """The difference to no defense in percentage points, or why it would say nothing."""
     if found["difference"] is None:
         return f"void: {found['void']}" if found["void"] else ""
-    return f"{100 * found['difference']:+.2f}{half(found, 'difference', 100, 2)}"
+    return f"{100 * found['difference']:+z.2f}{interval(found, 'difference', 100, 2, '+')}"
+
+
+def costs(found: Row) -> str:
+    """Whether a defense costs less or more than a point of accuracy: :data:`SMALL`, :data:`LARGE` or :data:`OPEN`."""
+    gained, lost = found["difference_high"], found["difference_low"]
+    if lost is None:
+        return OPEN
+    return LARGE if -gained > ONE_POINT else SMALL if -lost <= ONE_POINT else OPEN
 
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "defense": lambda found: found["defense"],
     "rate": lambda found: rate(found) + (" (on test)" if found["rate_chosen_on"] == TEST else ""),
     "n": lambda found: str(found["seeds"]),
-    "accuracy %": lambda found: f"{100 * found['accuracy']:.2f}{half(found, 'accuracy', 100, 2)}",
+    "accuracy %": lambda found: f"{100 * found['accuracy']:.2f}{interval(found, 'accuracy', 100, 2)}",
     "difference": difference,
-    "loss": lambda found: "" if found["loss"] is None else f"{found['loss']:.3f}{half(found, 'loss', 1, 3)}",
+    "loss": lambda found: "" if found["loss"] is None else f"{found['loss']:.3f}{interval(found, 'loss', 1, 3)}",
     "clients changed": lambda found: changed(found["clients_changed"]),
     "entries changed": lambda found: changed(found["entries_changed"]),
     "collapsed": lambda found: str(found["collapsed"] or ""),

@@ -119,9 +119,9 @@ def test_the_page_sets_both_attackers_beside_the_accuracy_at_their_strengths(
     assert (
         "| Masking ratio | 0.1 (beyond 0, not certified) | IDLG | 0.8 (beyond 0, not certified) | IDLG with priors |"
     ) in written
-    assert "| Masking ratio | ConvNet FedSGD | 62.0 ± 5.0 % | 61.7 ± 5.2 % | 42.1 ± 5.2 % |" in written
+    assert "| ConvNet FedSGD | 62.0 % (57.0 to 67.0) | 61.7 % (56.5 to 66.9) | 42.1 % (36.9 to 47.3) |" in written
     assert "| Pruning ratio | already stopped at the weak end, ratio 0.9 (0% leak) | IDLG | not stopped at" in written
-    assert "| Pruning ratio | ConvNet FedSGD | 62.0 ± 5.0 % | 61.9 ± 5.0 % | no strength stops it |" in written
+    assert "| 62.0 % (57.0 to 67.0) | 61.9 % (56.9 to 66.9) | no strength stops it |" in written
     assert "at most 0, which is compatible with a leak rate of up to 19%" in written
     assert "of the training" in written and "12 records, 2026-01-01 to 2026-01-01, 12.0 hours of training" in written
     oblivious, _, adaptive = written.partition("**At the strengths that stop the adaptive attacker:**")
@@ -141,7 +141,7 @@ def test_the_page_sets_both_attackers_beside_the_accuracy_at_their_strengths(
     assert (tmp_path / "leakage.png").read_bytes().startswith(b"\x89PNG") and "Rate is" not in written
     faster = [training(masked(0.8), 0.599 + 0.02 * seed, seed, learning_rate=1.0) for seed in SEEDS]
     written = of_masking(tmp_path, searches, trained + faster)
-    assert "| 62.0 ± 5.0 % | 61.7 ± 5.2 % | 61.9 ± 5.0 %, rate 1 (largest tried) |" in written
+    assert "| 61.7 % (56.5 to 66.9) | 61.9 % (56.9 to 66.9), rate 1 (largest tried) |" in written
     assert "| Masking ratio | **less than a point** | 0.1 points" in written and "Rate is" in written
     assert "- Learning rates were chosen on the test images" in written
     (tmp_path / "thresholds.json").write_text('{"thresholds": [1], "ssim": 0.5, "stop": 0.05}')
@@ -203,6 +203,34 @@ def test_the_page_names_what_its_rows_cannot_carry(make_search: MakeSearch, tmp_
     assert "Controls are weak" in written
 
 
+def test_what_is_found_by_psnr_where_it_is_stopped_by_ssim_is_named(make_search: MakeSearch, tmp_path: Path) -> None:
+    oblivious, (search, records) = make_search(stops_at(0.2)), make_search(stops_at(0.8), adaptive=True)
+    assert "by PSNR" not in of_masking(tmp_path, [oblivious, (search, records)], [])
+    (stopped,) = (one for one in records if (one["config"]["defense"] or {}).get("ratio") == 0.8)
+    for found in stopped["victims"][:2]:
+        found |= {"psnr": [25.0], "leaked_any": True, "leaked_all": True}  # and an SSIM of 0.2
+    written = of_masking(tmp_path, [oblivious, (search, records)], [])
+    assert "| 0.8 (beyond 0, not certified) |" in written  # by SSIM nothing has changed
+    assert "by the same attack: 2 of 16 at CIFAR10 LeNet Masking ratio 0.8 (adaptive). It takes" in written
+
+
+def test_a_control_below_a_defense_at_another_rate_is_named(make_search: MakeSearch, tmp_path: Path) -> None:
+    def tuned(defense: dict[str, Any] | None, rate: float, accuracy: float, judged: float) -> list[Row]:
+        how = {"learning_rate": rate, "schema": 2, "validation_images": 9}
+        runs = [training(defense, accuracy + 0.01 * seed, seed, tuning=False, **how) for seed in SEEDS]
+        changed = dict.fromkeys(("clients_changed", "entries_changed"), 0.5 if defense else None)
+        new = changed | {"majority": 0.1, "validation": {"accuracy": judged, "loss": 1.0}}
+        return [run | new for run in (*runs, training(defense, judged, 1000, tuning=True, **how))]
+
+    control = [*tuned(None, 0.1, 0.5, 0.6), *tuned(None, 0.3, 0.55, 0.5)]
+    runs = [*control, *tuned(masked(0.2), 0.1, 0.4, 0.3), *tuned(masked(0.2), 0.3, 0.54, 0.5)]
+    written = of_masking(tmp_path, [make_search(stops_at(at), adaptive=at > 0.2) for at in (0.2, 0.8)], runs)
+    assert (
+        "ConvNet FedSGD on CIFAR10JPEG (51.0 % at rate 0.1, but 55.0 % at rate 0.3 with Masking(ratio=0.2, "
+        "rescale=False)). The rate of no defense was chosen with one tuning seed and may not be its best"
+    ) in written
+
+
 def test_a_defense_that_acted_once_is_not_void(make_search: MakeSearch, tmp_path: Path) -> None:
     searches = [make_search(stops_at(0.2), adaptive=adaptive) for adaptive in (False, True)]
     trained = [training(defense, 0.5, seed) for defense in (None, masked(0.2)) for seed in SEEDS[:-1]]
@@ -237,7 +265,7 @@ def test_what_is_not_known_is_open_and_not_ranked(make_search: MakeSearch, tmp_p
     trained += [training(None, 0.9, seed, **averages) for seed in SEEDS]
     trained += [training(masked(0.2), 0.1, seed, **averages) for seed in SEEDS]
     written = of_masking(tmp_path, searches, trained)
-    assert "| Masking ratio | LeNet FedAvg | 90.0 ± 0.0 % | 10.0 ± 0.0 % |" in written
+    assert "| Masking ratio | LeNet FedAvg | 90.0 % (90.0 to 90.0) | 10.0 % (10.0 to 10.0) |" in written
     assert "3 of 3 diverged" in written
     assert "| Masking ratio | **open** | 6.0 points (-1.5 to 13.5, ConvNet FedSGD), open | no sound FedSGD" in written
     assert "| Masking ratio (rescale=True) | **open** | not trained at this strength | - |" in written
@@ -245,11 +273,15 @@ def test_what_is_not_known_is_open_and_not_ranked(make_search: MakeSearch, tmp_p
     assert "| Clipping max_norm | **open** | the attack finds nothing without a defense | - |" in written
     assert "| GaussianNoise std | **more than a point** | 60.0 points" in written
     assert (
-        "| GaussianNoise std | ConvNet FedSGD | 60.0 ± 0.0 % | 0.2: 0.0 ± 0.0 %, 3 of 3 diverged | 0.2: 0.0" in written
+        "| GaussianNoise std | ConvNet FedSGD | 60.0 % (60.0 to 60.0) | 0.2: 0.0 % (0.0 to 0.0), 3 of 3 diverged | 0.2:"
+        in written
     )
     assert "| CIFAR10 LeNet, attacked | 16 | 3 | 9 | 1 |" in written
     assert "| ConvNet FedSGD on CIFAR10JPEG, trained | 30 | 1.5 | 9 | 0.5 |" in written
-    assert "| GaussianNoise std | LeNet FedAvg | 90.0 ± 0.0 % | not trained: the size of an update of FedAvg" in written
+    assert (
+        "| GaussianNoise std | LeNet FedAvg | 90.0 % (90.0 to 90.0) | not trained: the size of an update of FedAvg"
+        in written
+    )
     assert "Ranked" not in written
     unknown = "Pruning ratio, Masking ratio, Masking ratio (rescale=True), Clipping max_norm."
     assert f"a loss or a strength is not known: {unknown}" in written

@@ -46,7 +46,49 @@ def test_the_difference_is_paired_by_seed() -> None:
     assert second["difference"] == pytest.approx(-0.05 / 3)
     half = 4.302653 * math.sqrt((2 * (0.01 / 3) ** 2 + (0.02 / 3) ** 2) / 2) / math.sqrt(3)
     assert second["difference_high"] - second["difference"] == pytest.approx(half, rel=1e-5)
-    assert "| -1.67 ± 1.43 |" in as_markdown([first, second], "mine")
+    assert "| -1.67 (-3.10 to -0.23) |" in as_markdown([first, second], "mine")
+
+
+def test_intervals_end_at_what_is_possible() -> None:
+    # t(0.975, 1 degree of freedom) = 12.706 times 0.05 is 0.635 for the accuracy, and 0.02 times that the difference
+    control = [trained(seed, accuracy) for seed, accuracy in enumerate((0.9, 0.86))]
+    masked = [trained(seed, accuracy, "Masking") for seed, accuracy in enumerate((0.9, 0.8))]
+    first, second = rows(masked + control)
+    assert (second["accuracy_low"], second["accuracy_high"]) == (pytest.approx(0.85 - 0.6353, abs=1e-4), 1.0)
+    assert (second["loss_low"], second["loss_high"]) == (0.0, pytest.approx(0.15 + 0.6353, abs=1e-4))
+    shown = as_markdown([first, second], "mine")
+    assert "| 88.00 (62.59 to 100.00) |" in shown and "| 85.00 (21.47 to 100.00) | -3.00 (-41.12 to +35.12) |" in shown
+    wide = [trained(seed, accuracy, "Masking") for seed, accuracy in enumerate((0.9, 0.1))]
+    _, row = rows(wide + control)
+    assert (row["difference_low"], row["difference_high"]) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(1, "and the best on"), (2, "the two best on")])
+def test_the_note_says_how_often_rates_were_tried_and_which_control_is_below_a_defense_at_another_rate(
+    seeds: int, said: str
+) -> None:
+    def at(rate: float, accuracy: float, judged: float, defense: str | None = None) -> list[Record]:
+        """One reported run and those that tune."""
+        runs = [trained(seed, accuracy, defense) for seed in range(1 + seeds)]
+        for seed, run in enumerate(runs):
+            run["config"] |= {"learning_rate": rate, "seed": 1000 + seed if seed else 0, "tuning": bool(seed)}
+            run["validation"] = {"accuracy": judged, "loss": 1.0}
+        return runs
+
+    control = [*at(0.1, 0.8, 0.9), *at(0.3, 0.85, 0.8)]  # the worse one seemed better
+    same, other = at(0.1, 0.82, 0.9, "Clipping"), [*at(0.1, 0.5, 0.1, "Masking"), *at(0.3, 0.84, 0.9, "Masking")]
+    written = note(rows(control + same))
+    assert f"each was trained with one tuning seed, {said} validation images" in written
+    assert ("with 2, and the better of them" in written) == (seeds == 2)
+    assert "end below" not in written  # at the same rate, of which the choice says nothing
+    below = "ConvNet FedSGD on Digits (80.0 % at rate 0.1, but 84.0 % at rate 0.3 with Masking("
+    written = note(rows(control + same + other))
+    assert (
+        below in written and f"chosen with {'one tuning seed' if seeds == 1 else 'at most 2 tuning seeds'}" in written
+    )
+    assert "Clipping(" not in written
+    assert "end below" not in note(rows([*at(0.3, 0.85, 0.9), *at(0.1, 0.8, 0.8), *other]))
+    assert "end below" not in note(rows(other))  # nothing is known of no defense
 
 
 def test_the_newer_of_two_records_counts_and_one_seed_has_no_interval() -> None:
@@ -145,7 +187,7 @@ def test_a_defense_that_never_acted_is_void_and_did_not_cost_nothing() -> None:
     once = [still[0], trained(1, 0.8, "Clipping", clients_changed=1e-6, entries_changed=1e-6)]
     for found, void, difference, cell in (
         (still, "did not act", None, "| void: did not act |"),
-        (once, "", 0.0, "| +0.00 ± 0.00 |"),
+        (once, "", 0.0, "| +0.00 (+0.00 to +0.00) |"),
     ):
         _, row = rows(control + found)
         assert (row["void"], row["difference"], row["pairs"]) == (void, difference, 0 if void else 2)

@@ -102,7 +102,7 @@ def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, t
         "Masking(ratio=0.9",
     ]
     assert {row["seeds"] for row in table} == {"2"} and [row["pairs"] for row in table] == ["0", "2", "2", "2"]
-    assert "± is half the width" in (folder / "training.md").read_text()
+    assert "as means over n seeds" in (folder / "training.md").read_text()
     for record in read_all(folder):
         assert record["curve"]["round"] == [0, 8, 12] and len(record["curve"]["loss"]) == 3
         assert record["accuracy"] == record["curve"]["accuracy"][-1]
