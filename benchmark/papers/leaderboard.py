@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.boards.leaderboard import Board, of_records
-from benchmark.boards.outcome import Outcome
+from benchmark.boards.outcome import Outcome, counted
 from benchmark.boards.ranking import Standing
 from benchmark.boards.template import render
 from benchmark.papers.sources import provenance, trainings
@@ -15,7 +15,7 @@ from benchmark.store.store import Record
 from benchmark.thresholds import strengths
 from benchmark.thresholds.strengths import ADAPTIVE, DefenseThresholds
 from benchmark.thresholds.table import NEVER, WITHIN
-from benchmark.tradeoff.one_point import sentences
+from benchmark.tradeoff.one_point import COSTS_SAID, sentences
 from benchmark.tradeoff.page import write
 from benchmark.tradeoff.points import trade_offs
 
@@ -61,6 +61,7 @@ def page(records: list[Record], folder: Path) -> str:
         "papers/leaderboard.md.j2",
         title=folder.resolve().name,
         sections=[(one.attacked, sentences(one.points)) for one in found],
+        reading=COSTS_SAID,
         without=without,
         has_figure=bool(found),
         budgets=sorted({str(of["max_evaluations"]) for of in attacks if "max_evaluations" in of}),
@@ -71,7 +72,7 @@ def page(records: list[Record], folder: Path) -> str:
 
 
 def counts(board: Board) -> dict[str, Any]:
-    """How many defenses a board ranks, how many it cannot judge, and how many cells were not run."""
+    """How many defenses a board ranks, how many leak or may do so, and how many cells were not run."""
     defended = [standing for standing in board.standings if standing.outcomes[0].config["defense"]]
     return {
         "heading": board.heading,
@@ -79,6 +80,7 @@ def counts(board: Board) -> dict[str, Any]:
         "strengths": len(defended),
         "ranked": sum(standing.rank is not None for standing in defended),
         "leaking": sum(bool(standing.worst) for standing in defended),
+        "unknown": sum(bool(standing.unknown and not standing.worst) for standing in defended),
         "not_run": sum(blank["leak rate"] == "not run" for blank in board.blank),
     }
 
@@ -90,11 +92,11 @@ def verdicts(board: Board, before: Sequence[DefenseThresholds]) -> list[Verdict]
         of_kind = [one for one in before if (one.defense, one.argument) == (kind, argument)]
         here = sorted((of_defense(one)[argument], one) for one in board.standings if of_defense(one)["class"] == kind)
         if here:
-            texts = [f"{value:g}: {len(one.worst)} of {len(one.indices)}" for value, one in here]
+            texts = [f"{value:g}: {counted(len(one.worst), len(one.unknown), len(one.indices))}" for value, one in here]
             differs = [said for value, one in here if (said := contradiction(value, one, of_kind))]
             stopped = "; ".join(f"{one.dataset}: {stops(one)}" for one in of_kind)
             about = board.heading, f"{kind} {argument}"
-            found.append(Verdict(*about, stopped, ", ".join(texts), "; ".join(differs)))
+            found.append(Verdict(*about, stopped, "; ".join(texts), "; ".join(differs)))
     return found
 
 

@@ -12,6 +12,7 @@ from benchmark.report.facts import Facts, arguments_of, cost_of, provenance_of, 
 from benchmark.report.tradeoff import TradeOffView, view
 from benchmark.store.declined import Declined
 from benchmark.store.store import Record
+from benchmark.tradeoff.one_point import COSTS_SAID
 from benchmark.tradeoff.page import NOTE as TRADE_OFF_NOTE
 from benchmark.tradeoff.points import trade_offs
 
@@ -120,6 +121,7 @@ class Report:
         no_lpips: why there is no LPIPS, where there is none.
         trade_offs: leak rate over accuracy.
         no_trade_off: why there is none; None where there is one.
+        costs_said: how the sentences on it are read.
         trade_off_note: how its table is read.
         private: whether it shows private images.
     """
@@ -131,6 +133,7 @@ class Report:
     no_lpips: str | None
     trade_offs: list[TradeOffView]
     no_trade_off: str | None
+    costs_said: str
     trade_off_note: str
     private: bool
 
@@ -163,6 +166,7 @@ def report_of(
         no_lpips=missing_lpips(records),
         trade_offs=list(map(view, plots)),
         no_trade_off=without,
+        costs_said=COSTS_SAID,
         trade_off_note=TRADE_OFF_NOTE,
         private=any(cell.victims for board in boards for cell in board.cells),
     )

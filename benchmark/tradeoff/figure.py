@@ -40,7 +40,7 @@ class Series:
 
     Attributes:
         name: of the defense.
-        points: from the weakest strength to the strongest.
+        points: in the order of their strengths.
         marks: the strength of each; empty where there is one alone.
         color: of all of it.
     """
@@ -70,10 +70,9 @@ def series(found: TradeOff) -> list[Series]:
     control = [point for point in found.judged if not point.defense]
     drawn = [Series("no defense", control, [""], "black")] if control else []
     for number, sweep in enumerate(sorted(sweeps(found.points), key=lambda one: one.name)):
-        points = [point for point in (*sweep.points, *sweep.left_out) if not point.void]
-        if points:
-            marks = [sweep.mark(point) for point in points]
-            drawn.append(Series(sweep.name.removeprefix("Compose "), points, marks, colors[number % len(colors)]))
+        if sweep.points:
+            name, marks = sweep.name.removeprefix("Compose "), [sweep.mark(point) for point in sweep.points]
+            drawn.append(Series(name, sweep.points, marks, colors[number % len(colors)]))
     return drawn
 
 

@@ -13,19 +13,20 @@ from benchmark.store.declined import declined_in
 from benchmark.store.schema import attack_scores
 from benchmark.store.store import ATTACKS, TRAININGS, Record, keys_in, read_all, write_whole
 from benchmark.tradeoff.figure import figure
-from benchmark.tradeoff.one_point import sentences
+from benchmark.tradeoff.one_point import COSTS_SAID, sentences
 from benchmark.tradeoff.points import Point, TradeOff, trade_offs
 from benchmark.training import table as training
 
 NOTE = (
     "Leak rate: share of the victims that leak to any of the attacks on the defense, with its 95 % Wilson interval; "
     "unknown are those of whom nothing is known, since no attack that knows the defense converged on them. Accuracy is "
-    "a mean over seeds; ± is half the width of a 95 % t interval. The difference is to no defense, in percentage "
-    f"points, paired by seed. {training.COSTS} On the front: no other defense leaks and costs no more and is better in "
+    "a mean over seeds, with the part of a 95 % t interval that is possible. The difference is to no defense, in "
+    "percentage points, paired by seed. Rate is the learning rate; where it is the smallest or the largest tried, "
+    f"another may cost less. {training.COSTS} On the front: no other defense leaks and costs no more and is better in "
     "one of the two. Not told apart: another one is, but perhaps by chance. Dominated: another one leaks and costs no "
     "more, and significantly less in one of the two, on the same victims (McNemar's exact test) or the same seeds "
     "(Student's t), each at the 2.5 % level and each pair for itself; a victim of whom nothing is known counts against "
-    "the better one. What is not judged is never on the front. A strength between two that were tried is interpolated."
+    "the better one. What is not judged is never on the front."
 )
 
 
@@ -44,6 +45,7 @@ COLUMNS: dict[str, Callable[[Point, TradeOff], str]] = {
     "leak rate": lambda point, _: share(len(point.leaking), len(point.victims)),
     "its interval": lambda point, _: interval(*point.leak_interval),
     "unknown": lambda point, _: str(len(point.unknown) or "-"),
+    "rate": trained("rate"),
     "accuracy %": trained("accuracy %"),
     "seeds": lambda point, _: str(point.row["seeds"]),
     "difference": lambda point, _: "-" if point.cost is None else training.difference(point.row),
@@ -131,7 +133,13 @@ def write(
     title = folder.resolve().name
     sections = [(one, sentences(one.points), grid(one)) for one in found]
     page = render(
-        "tradeoff/tradeoff.md.j2", title=title, note=NOTE, sections=sections, without=without, left_out=left_out
+        "tradeoff/tradeoff.md.j2",
+        title=title,
+        reading=COSTS_SAID,
+        note=NOTE,
+        sections=sections,
+        without=without,
+        left_out=left_out,
     )
     files = {"tradeoff.md": page.encode()}
     rows = [numbers(one, point) for one in found for point in one.points]

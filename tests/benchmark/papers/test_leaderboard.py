@@ -55,16 +55,32 @@ def test_the_page_says_what_one_point_buys_where_verdicts_differ_and_how_to_ente
 
     never = search("Clipping", "max_norm", [100.0, 0.001], "never", None)
     assert before(never, search("Masking", "ratio", [0.0, 0.99], "within", 0.95)) == {
-        "Clipping max_norm": "as found",
-        "Masking ratio": "as found",
+        "Clipping max_norm": "no contradiction",
+        "Masking ratio": "no contradiction",
     }
     # A strength that stopped everybody there leaks here.
     stopped = search("Clipping", "max_norm", [100.0, 0.001], "within", 1.0)
     assert before(stopped) == {"Clipping max_norm": "0.1 leaks here, and stopped every attacker there"}
     elsewhere = never | {"dataset": "CIFAR10"}
-    assert before(stopped, elsewhere) == {"Clipping max_norm": "as found"}  # not everywhere
+    assert before(stopped, elsewhere) == {"Clipping max_norm": "no contradiction"}  # not everywhere
     # A class that is not on the board has no row.
     assert before(search("Pruning", "ratio", [0.0, 0.99], "within", 0.5)) == {}
     text = page("results/mine")
     assert "What one point of accuracy buys" in text and "Clipping" in text and "tradeoff.png" in text
     assert "2 defenses at 4 strengths" in text
+
+
+def test_victims_of_whom_nothing_is_known_stand_beside_none_that_leak() -> None:
+    """An attack of two evaluations finds nothing and says nothing."""
+    blunt = {"scenarios": SUITE["scenarios"], "victims": 3, "lpips": False}
+    blunt |= {"attacks": [{"class": "IDLG", "max_evaluations": 2}], "defenses": [{"class": "Masking", "ratio": 0.5}]}
+    run(blunt, out="results/mine")
+    Path("results/masking").mkdir()
+    given = {"ssim": 0.5, "stop": 0.05, "thresholds": [search("Masking", "ratio", [0.0, 0.99], "never", None)]}
+    Path("results/masking/thresholds.json").write_text(json.dumps(given))
+    text = page("results/mine")
+    assert (
+        "1 defenses at 1 strengths, of which 0 leak in the worst case and 1 more may, as some of their victims" in text
+    )
+    (row,) = (line for line in text.splitlines() if line.startswith("| Digits"))
+    assert "| MNIST: never | 0.5: 0 of 3 leak, 3 unknown | no contradiction |" in row

@@ -29,7 +29,8 @@ def test_the_page_has_the_sentence_the_table_and_the_points(cell: MakeCell) -> N
     assert report.no_trade_off is None and [one["name"] for one in shown.values] == ["no defense", "Masking ratio=0.5"]
     content = page(report, script="")
     (sentence,) = shown.sentences
-    assert sentence.startswith("Masking costs more than one point") and sentence in content
+    assert sentence.startswith("Masking: open at ratio=0.5") and sentence in content
+    assert report.costs_said in content
     assert content.index(sentence) < content.index("<td>on the front</td>") < content.index(report.trade_off_note[:60])
     assert content.count('data-spec="trade_off"') == 1
     uncompared = page(report_of(records, "mine", trainings=masked), script="")

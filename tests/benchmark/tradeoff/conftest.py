@@ -28,6 +28,7 @@ def point(
     costs = [cost] * len(CONTROL) if isinstance(cost, float) else list(cost)
     accuracies = {seed: CONTROL[seed % len(CONTROL)] - lost for seed, lost in enumerate(costs)}
     row: dict[str, Any] = {"defense": "", "accuracies": accuracies, "seeds": len(costs), "void": void, "privacy": ""}
+    row |= {"learning_rate": 0.3, "learning_rates": "0.1 0.3", "rate_chosen_on": "validation"}
     for key, values in (("accuracy", list(accuracies.values())), ("difference", [-lost for lost in costs])):
         known = values if key == "accuracy" or defense else []
         low, high = t_interval(known)

@@ -147,7 +147,7 @@ def test_a_defense_whose_cost_is_not_known_yet_is_not_judged_and_not_on_the_fron
     (found,), *_ = trade_offs(of_records(attacked(MASKED)).boards, runs)
     (masked,) = found.points
     assert masked.cost is None and masked.void == UNPAIRED and not found.front
-    assert sentences(found.points) == [f"Masking: its only strength cannot be judged ({UNPAIRED})."]
+    assert sentences(found.points) == [f"Masking: not judged at ratio=0.5 ({UNPAIRED})."]
 
 
 def test_without_trainings_or_without_common_defenses_a_sentence_says_so(attacked: Made) -> None:

@@ -22,7 +22,7 @@ def test_all_files_are_written_and_say_the_same(tmp_path: Path, attacked: Made) 
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert sorted(files) == [f"tradeoff.{end}" for end in ("csv", "md", "pdf", "png", "tex")]
     page, rows = files["tradeoff.md"].decode(), list(csv.DictReader(io.StringIO(files["tradeoff.csv"].decode())))
-    assert page.index("Masking costs more than one point") < page.index("| Masking | ratio=0.5 |")
+    assert page.index("Masking: open at ratio=0.5") < page.index("| Masking | ratio=0.5 |")
     assert [(row["defense"], row["leak_rate"], row["front"]) for row in rows] == [
         ("no defense", "1.0", "on the front"),
         ("Masking", "0.5", "on the front"),
@@ -62,7 +62,8 @@ def test_a_table_has_what_a_training_costs_where_it_is_known() -> None:
     assert [masked[name] for name in costs] == ["61.2 kB", "12.3", "8"]
     assert [control[name] for name in costs] == ["-"] * 3
     # t(0.975, 2 degrees of freedom) = 4.303 times 0.01 / sqrt 3
-    assert (masked["difference"], control["difference"]) == ("-2.00 ± 2.48", "-")
+    assert (masked["difference"], control["difference"]) == ("-2.00 (-4.48 to +0.48)", "-")
+    assert masked["rate"] == "0.3 (largest tried)"
     assert "dominated by" not in shown.names and "unknown" not in shown.names
 
 
