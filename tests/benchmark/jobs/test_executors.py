@@ -296,7 +296,8 @@ def test_jobs_of_submitit_end_with_the_records_of_a_local_run(
 SBATCH = """\
 #!/bin/sh
 export SLURM_JOB_ID=7 SLURM_JOB_NAME=x SLURM_NTASKS=1 SLURM_NTASKS_PER_NODE=3 SLURM_PROCID=0 SLURM_LOCALID=0
-sh "$1" > slurm.log 2>&1 &
+cp "$1" spooled.sh # submitit renames its own as soon as it knows the number of the job
+sh spooled.sh > slurm.log 2>&1 &
 echo Submitted batch job 7
 """
 SRUN = """\
