@@ -20,7 +20,7 @@ from benchmark.rehearsal.defense import check_fits, check_known, check_protect, 
 from benchmark.rehearsal.scene import Scene
 from benchmark.seeds import generators
 from benchmark.suite.registry import build
-from benchmark.suite.suite import Cell, parse
+from benchmark.suite.suite import Cell, Scenario, parse
 from defenses import QSGD, Clients, Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
 
 Protect = Callable[[Update, Sequence[torch.Generator]], object]
@@ -263,16 +263,25 @@ def strengths() -> list[Cell]:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Workbench:
-    return Workbench(torch.device("cpu"))
+def scene_of() -> Callable[[Scenario], Scene]:
+    """The scene of a scenario, whose network is tried once, as in a run."""
+    bench = Workbench(torch.device("cpu"))
+    made: dict[str, Scene] = {}
+
+    def of(scenario: Scenario) -> Scene:
+        if repr(scenario) not in made:
+            data = bench.data(scenario.data)
+            made[repr(scenario)] = Scene.of(scenario, bench.model(scenario), data, bench.device)
+        return made[repr(scenario)]
+
+    return of
 
 
 @pytest.mark.parametrize("cell", strengths(), ids=lambda cell: cell.defense.label)
-def test_each_strength_of_the_board_can_be_run_alone(cell: Cell, bench: Workbench) -> None:
+def test_each_strength_of_the_board_can_be_run_alone(cell: Cell, scene_of: Callable[[Scenario], Scene]) -> None:
     """A run of all tries one strength of each defense, as an argument decides little of how it works."""
     assert cell.defense
-    model, data = bench.model(cell.scenario), bench.data(cell.scenario.data)
-    Scene.of(cell.scenario, model, data, bench.device).check_defense(build("defense", cell.defense), cell.defense)
+    scene_of(cell.scenario).check_defense(build("defense", cell.defense), cell.defense)
 
 
 def test_a_noise_that_is_drawn_anew_and_mostly_small_is_measured_by_two_draws() -> None:
