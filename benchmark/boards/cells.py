@@ -36,12 +36,11 @@ def cells_of_one_code(records: Iterable[Record], current: Collection[str] = ()) 
     records = list(records)
     newest_first = sorted(records, key=lambda r: (r["key"] in current, r["provenance"]["date"], r["key"]), reverse=True)
     of_cell: dict[str, tuple[list[Record], list[Record]]] = {record["cell"]: ([], []) for record in records}
-    codes: dict[Any, str | None] = {}
-    configs = {record["cell"]: record["config"] for record in records}
-    classes_of = {cell: own_classes(config) for cell, config in configs.items()}
+    codes: dict[str, str] = {}
     for record in newest_first:
-        classes = classes_of[record["cell"]]
-        is_old = bool(classes) and codes.setdefault(classes, record.get("code_sha256")) != record.get("code_sha256")
+        own = record.get("own_code", {})
+        codes = own | codes  # those of newer records stay
+        is_old = any(codes[name] != sha256 for name, sha256 in own.items())
         of_cell[record["cell"]][is_old].append(record)
     cells: Cells = {}
     left_out: dict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -73,21 +72,6 @@ def cells_of_one_code(records: Iterable[Record], current: Collection[str] = ()) 
     sentences = [sentence(why, of) for why, of in left_out.items()]
     sentences += [f"victims of one cell were attacked with torch {' and '.join(of)}" for of in sorted(mixed)]
     return cells, sentences
-
-
-def own_classes(config: dict[str, Any]) -> tuple[Any, ...]:
-    """The classes of a cell with their texts, if one is a user's own: the code of such cells can be compared."""
-    parts = [part for kind in ("model", "attack", "defense") if (part := config.get(kind))]
-    if not any("." in part["class"] for part in parts):
-        return ()
-    return tuple((part["class"], *(repr(value) for value in part.values() if has_text(value))) for part in parts)
-
-
-def has_text(value: Any) -> bool:
-    """Whether an argument holds a text, which may name a file that is in the code's checksum."""
-    if isinstance(value, dict | list):
-        return any(map(has_text, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, str)
 
 
 def of_one_version(newest_first: list[Record]) -> tuple[list[Record], list[Record]]:

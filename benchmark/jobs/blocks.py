@@ -28,9 +28,12 @@ from benchmark.store.declined import Declined
 from benchmark.suite.registry import Spec, build, build_model, is_ours, spec_of
 from benchmark.suite.suite import Cell, Scenario, Suite
 from benchmark.versions.behavior import Behaviors
-from benchmark.versions.code import code_checksum, networks_sha256, texts_of
+from benchmark.versions.code import code_checksum, networks_sha256, own_code, texts_of
 from datamodules import DataError, PrivateData, open_data, take_victims
 from defenses.base import Defense, Update
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Block:
         networks: digests of the networks of victim 0 and of the last one of the block.
         data: see :func:`data_chain`.
         training: digest of what decides the training of the attacker's network, empty where there is none.
+        own_code: sha256 of the code of each of the user's own classes.
     """
 
     cell: Cell
@@ -56,6 +60,7 @@ class Block:
     networks: tuple[str, str]
     data: tuple[str, ...]
     training: str = ""
+    own_code: dict[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -78,6 +83,7 @@ class Block:
             "cell": self.cell.id,
             "config": self.cell.config(),
             "code_sha256": self.code_sha256,
+            **({"own_code": self.own_code} if self.own_code else {}),
             **({"behavior_sha256": self.behavior} if self.behavior else {}),
             "network_sha256": list(self.networks),
             **({"training_sha256": self.training} if self.training else {}),
@@ -315,6 +321,7 @@ class Keys:
     models: dict[str, Model]
     at_once: int
     _codes: dict[tuple[str, ...], str] = field(default_factory=dict)
+    _own: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
     _behaviors: Behaviors = field(default_factory=Behaviors)
     _networks: dict[tuple[str, int], str] = field(default_factory=dict)
     _trainings: dict[str, str] = field(default_factory=dict)
@@ -330,7 +337,8 @@ class Keys:
         lpips = str(self.bench.perceptual.describe()["sha256"]) if self.bench.perceptual else None
         training = found_or(self._trainings, cell.id, partial(self._training, cell))
         key = digest(block_identity(cell.id, lpips, code, does, list(networks), victims, list(data), training))
-        return Block(cell, victims, key, code, does, networks, data, training)
+        own = code_of(parts, self._own, own_code)
+        return Block(cell, victims, key, code, does, networks, data, training, own)
 
     def _training(self, cell: Cell) -> str:
         trained = self.bench.taught(cell)
@@ -383,16 +391,12 @@ class Present:
 
 def code_of(
     parts: dict[str, Spec],
-    known: dict[tuple[str, ...], str],
-    checksum: Callable[[dict[str, Spec]], str],
-) -> str:
-    """The checksum of the code of classes, which is looked at once for those that differ in their numbers alone."""
+    known: dict[tuple[str, ...], V],
+    checksum: Callable[[dict[str, Spec]], V],
+) -> V:
+    """The checksums of the code of classes, looked at once for those that differ in their numbers alone."""
     texts = tuple(f"{kind}: {part.name} {sorted(texts_of(part.args))}" for kind, part in parts.items())
     return found_or(known, texts, partial(checksum, parts))
-
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 def found_or(known: dict[K, V], key: K, make: Callable[[], V]) -> V:

@@ -174,6 +174,7 @@ class _Found(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     cell: str
     config: Raw
     code_sha256: Sha256
+    own_code: dict[str, Sha256] | UnsetType = UNSET
     behavior_sha256: Digest | UnsetType = UNSET
     network_sha256: list[Digest] | UnsetType = UNSET
     training_sha256: Digest | UnsetType = UNSET

@@ -233,6 +233,16 @@ def code_checksum(parts: dict[str, Spec]) -> str:
     return checksum_of(ours, given, [ROOT / "benchmark" / f"{name}.py" for name in ALONE])
 
 
+def own_code(parts: dict[str, Spec]) -> dict[str, str]:
+    """sha256 of the code of each of the user's own classes, by its import path, without what its arguments name.
+
+    Args:
+        parts: as in :func:`code_checksum`.
+    """
+    every = [(kind, one.name) for kind, part in parts.items() if kind != "data" for one in (part, *part.inner)]
+    return {name: checksum_of([], [(kind, Spec(name, {}))]) for kind, name in every if "." in name}
+
+
 def checksum_of(ours: Iterable[Path], parts: Iterable[tuple[str, Spec]], alone: Iterable[Path] = ()) -> str:
     """sha256 of code.
 

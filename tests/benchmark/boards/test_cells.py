@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from benchmark.boards.cells import cells_of_one_code
 
 
@@ -114,37 +116,46 @@ def cells_of(*records: dict[str, Any], current: tuple[str, ...] = ()) -> tuple[s
     return set(cells), said
 
 
-def of(config: dict[str, Any], *args: Any, **others: Any) -> dict[str, Any]:
+def of(config: dict[str, Any], *args: Any, own: dict[str, str], **others: Any) -> dict[str, Any]:
     made = record(*args, **others)
-    return made | {"config": {"attack": {"class": "IDLG"}, "defense": {"class": "m.Mine"}} | config}
+    return made | {"config": {"attack": {"class": "IDLG"}, "defense": {"class": "m.Mine"}} | config, "own_code": own}
 
 
 def test_cells_of_an_own_class_show_its_newest_code() -> None:
     weak, strong = {"defense": {"class": "m.Mine", "k": 0.1}}, {"defense": {"class": "m.Mine", "k": 0.9}}
-    old, new = of(weak, 1, 0, ".abc", cell="weak"), of(strong, 2, 0, ".ab", cell="strong", code="b")
+    first, second = {"m.Mine": "1"}, {"m.Mine": "2"}
+    old = of(weak, 1, 0, ".abc", cell="weak", own=first)
+    new = of(strong, 2, 0, ".ab", cell="strong", code="b", own=second)
     said = ["3 victims of m.Mine are from other code or another network than the newest and left out"]
     assert cells_of(old, new) == ({"strong"}, said)
     assert cells_of(old, new, current=("001",))[0] == {"weak"}
-    again = of(weak, 3, 0, ".abc", cell="weak", code="b")
+    again = of(weak, 3, 0, ".abc", cell="weak", code="b", own=second)
     assert cells_of(old, new, again) == ({"weak", "strong"}, [])
 
 
-def test_code_is_compared_where_it_is_of_the_same_files() -> None:
-    """A text can name a file, another attack is other code, and what comes with Leakboard is compared in its cell."""
-    first = of({"defense": {"class": "m.Mine", "file": "a"}}, 1, 0, ".a", cell="1", code="a")
-    for number, config in enumerate(
-        (
-            {"defense": {"class": "m.Mine", "file": "b"}},
-            {"defense": {"class": "m.Mine", "files": ["a"]}},
-            {"defense": {"class": "m.Mine", "file": "a"}, "attack": {"class": "DLG"}},
-            {"defense": {"class": "m.Mine", "file": "a"}, "model": {"class": "MLP"}},
-            {"defense": {"class": "n.Mine", "file": "a"}},
-        )
-    ):
-        second = of(config, 2, 0, ".a", cell="2", code="b")
-        assert cells_of(first, second) == ({"1", "2"}, []), number
-    ours = [of({"defense": {"class": "Masking"}}, n, 0, ".a", cell=str(n), code=str(n)) for n in (1, 2)]
-    assert cells_of(*ours) == ({"1", "2"}, [])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"attack": {"class": "DLG"}},
+        {"model": {"class": "MLP"}},
+        {"defense": {"class": "Compose", "defenses": [{"class": "m.Mine"}]}},
+        {"defense": {"class": "m.Mine", "file": "a"}},
+    ],
+)
+def test_an_edited_class_is_old_beside_whatever_it_was_attacked_with(config: dict[str, Any]) -> None:
+    """A defense that was edited between two attacks: what the first one found is not of the same defense."""
+    old = of({}, 1, 0, ".a", cell="1", code="a", own={"m.Mine": "1"})
+    new = of(config, 2, 0, ".a", cell="2", code="b", own={"m.Mine": "2"})
+    assert cells_of(old, new)[0] == {"2"}
+    same = of(config, 2, 0, ".a", cell="2", code="b", own={"m.Mine": "1"})
+    assert cells_of(old, same) == ({"1", "2"}, [])  # another attack is other code, the class is the same
+
+
+def test_of_two_own_classes_each_shows_its_newest_code() -> None:
+    old = of({}, 1, 0, ".a", cell="1", own={"m.Mine": "1", "n.Net": "1"})
+    new = of({}, 2, 0, ".a", cell="2", own={"m.Mine": "1", "n.Net": "2"})
+    other = of({}, 3, 0, ".a", cell="3", own={"n.Other": "1"})
+    assert cells_of(old, new, other)[0] == {"2", "3"}
 
 
 def test_what_an_own_class_did_is_told_apart() -> None:
