@@ -54,8 +54,9 @@ class AutoLeak(Attack):
     2020, arXiv 2003.01690): what a defense leaks to the strongest attacker is more than to any one attack.
 
     Closed forms come first, then matching from R-GAP's solution and from the public mean image with a prior, by the
-    squared and the cosine distance, the most probable image given the known defense, and Gauss-Newton. Each has its own
-    way to tell labels that are not granted. Of what they find, that is returned which is most probable given the
+    squared and the cosine distance, the most probable image given the known defense, and Gauss-Newton; after local
+    steps also matching on their way, with a prior and without one. Each has its own way to tell labels that are not
+    granted. Of what they find, that is returned which is most probable given the
     update, by the loss of :class:`Bayes`; all of it is kept in ``candidates``, for a score of the worst case. Where a
     known defense mixes batches, mixtures are found, and what they were mixed of is one more candidate of each attack.
 
