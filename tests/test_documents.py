@@ -175,20 +175,13 @@ def test_every_cell_of_a_suite_is_taken_by_its_attack_and_trained(
         check_fits(defense, shared, training.label, training.scenario.model.label)
 
 
-TO_COME: tuple[str, ...] = ("leaderboard",)
-"""Folders whose runs are not published yet; to be emptied when they are."""
-
-PUBLISHED = [name for name in overview.FOLDERS if name not in TO_COME]
-PAGES = [name for name in PAPERS if name not in TO_COME]
-
-
 @cache
 def records_of(name: str) -> list[Record]:
     """The published records, which are read once."""
     return read_all(ROOT / "results" / name)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", overview.FOLDERS)
 def test_the_published_tables_are_what_their_records_say(name: str) -> None:
     folder = ROOT / "results" / name
     records = records_of(name)
@@ -200,7 +193,9 @@ def test_the_published_tables_are_what_their_records_say(name: str) -> None:
         assert (folder / "leaderboard.csv").read_text() == table.as_csv(found)
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if (ROOT / "results" / name / "training.md").exists()])
+@pytest.mark.parametrize(
+    "name", [name for name in overview.FOLDERS if (ROOT / "results" / name / "training.md").exists()]
+)
 def test_the_published_trainings_are_what_their_records_say(name: str) -> None:
     folder = ROOT / "results" / name
     found = training_table.rows(trainings(folder))
@@ -208,7 +203,7 @@ def test_the_published_trainings_are_what_their_records_say(name: str) -> None:
     assert (folder / "training.md").read_text() == training_table.as_markdown(found, name)
 
 
-@pytest.mark.parametrize("paper", PAGES)
+@pytest.mark.parametrize("paper", PAPERS)
 def test_the_published_page_is_what_its_records_say(paper: str, tmp_path: Path) -> None:
     published, copy = ROOT / "results" / paper, tmp_path / paper
     shutil.copytree(published, copy, ignore=shutil.ignore_patterns("records*"))
@@ -233,7 +228,7 @@ def test_the_page_of_all_results_is_what_the_folders_say() -> None:
     assert (folder / "index.html").read_text() == index and len(index) < 200_000
     for link in re.findall(r'(?:href|src)="([^"#]+)"', index):
         assert (folder / link).exists(), link
-    for paper in PAGES:
+    for paper in PAPERS:
         assert f"| [{paper}]({paper}/README.md) |" in made
     for link in re.findall(r"\]\(([^)]*)\)", made):
         assert (folder / link).exists(), link
@@ -250,4 +245,4 @@ def test_the_readme_says_of_speed_what_was_measured() -> None:
 
 def test_every_folder_of_results_stands_on_the_page_of_all() -> None:
     folders = {path.name for path in (ROOT / "results").iterdir() if path.is_dir()}
-    assert folders == set(PUBLISHED)
+    assert folders == set(overview.FOLDERS)

@@ -181,7 +181,8 @@ def not_begun(cells: Sequence[tuple[Outcome, str]]) -> str:
     config = cells[0][0].config
     batch = f" in batches of {config['batch_size']}" if config["batch_size"] > 1 else ""
     setting = f", {said}" if (said := setting_of(config)) else ""
-    return f"Not run: {config['data']['class']} {config['model']['class']}{batch}{setting} ({len(cells)} cells)."
+    many = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+    return f"Not run: {config['data']['class']} {config['model']['class']}{batch}{setting} ({many})."
 
 
 def board_of(

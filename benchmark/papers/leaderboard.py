@@ -65,7 +65,8 @@ def page(records: list[Record], folder: Path) -> str:
         without=without,
         has_figure=bool(found),
         budgets=sorted({str(of["max_evaluations"]) for of in attacks if "max_evaluations" in of}),
-        counts=[counts(board) for board in boards],
+        counts=[counts(one) for one in boards],
+        left_out=board.left_out,
         verdicts=[verdict for board in boards for verdict in verdicts(board, before)],
         provenance=provenance(records, trained),
     )

@@ -8,6 +8,7 @@ import pytest
 
 from benchmark import run
 from benchmark.cli.main import main
+from benchmark.store.declined import Declined, keep_declined
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
 
@@ -43,6 +44,11 @@ def test_the_page_says_what_one_point_buys_where_verdicts_differ_and_how_to_ente
     }
     without = page("results/mine")
     assert "as they were found before" not in without and "## Enter the leaderboard" in without
+
+    to_come = Declined("other", json.loads(next(Path("results/mine/records").glob("*.json")).read_text())["config"], "")
+    to_come.config["model"] = {"class": "ResNet"}
+    keep_declined(Path("results/mine"), [to_come], ())
+    assert "\n- Not run: Digits ResNet (1 cell).\n" in page("results/mine")
 
     masking = Path("results/masking")
     masking.mkdir()
