@@ -13,7 +13,16 @@ from benchmark.federation import client
 from benchmark.federation import server as federated
 from benchmark.suite.registry import Spec, classes
 from benchmark.versions import code
-from benchmark.versions.code import checksum_of, code_checksum, files_of, followed, networks_sha256, source
+from benchmark.versions.code import (
+    checksum_of,
+    code_checksum,
+    files_of,
+    followed,
+    is_ours,
+    networks_sha256,
+    own_code,
+    source,
+)
 
 DEFENSE = '''"""Mine."""
 {imports}
@@ -193,6 +202,26 @@ def test_what_a_class_inherits_from_and_where_it_is_named_count() -> None:
     before = version("cv_again.Mine")
     write("cv_again.py", "from cv_mine import Mine\nMine.strength = 2\n")
     assert version("cv_again.Mine") != before
+
+
+def test_a_class_of_the_users_own_is_of_the_users_files_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("cv_helper.py", "x = 1")
+    write("cv_mine.py", DEFENSE.format(imports="import cv_helper\nfrom defenses import Masking", body="pass"))
+    inner = [{"class": "cv_mine.Mine"}, {"class": "Masking"}]
+    every = {"attack": Spec("IDLG"), "defense": Spec("Compose", {"defenses": inner})}
+    first = own_code(every)
+    assert [*first] == ["cv_mine.Mine"] and own_code({"defense": Spec("cv_mine.Mine")}) == first
+    with monkeypatch.context() as patched:  # another version of ours
+        other = {file: code.Source("2" if is_ours(file) else one.sha256) for file, one in everything_of(every).items()}
+        patched.setattr(code, "followed", lambda files: other)
+        assert own_code(every) == first
+    write("cv_helper.py", "x = 2")
+    assert own_code(every) != first
+
+
+def everything_of(parts: dict[str, Spec]) -> dict[Path, code.Source]:
+    names = [(kind, one.name) for kind, part in parts.items() for one in (part, *part.inner) if "." in one.name]
+    return followed({file for kind, name in names for file in files_of(kind, name)})
 
 
 def test_imports_in_a_circle_end() -> None:
