@@ -56,9 +56,9 @@ class AutoLeak(Attack):
     Closed forms come first, then matching from R-GAP's solution and from the public mean image with a prior, by the
     squared and the cosine distance, the most probable image given the known defense, and Gauss-Newton; after local
     steps also matching on their way, with a prior and without one. Each has its own way to tell labels that are not
-    granted. Of what they find, that is returned which is most probable given the
-    update, by the loss of :class:`Bayes`; all of it is kept in ``candidates``, for a score of the worst case. Where a
-    known defense mixes batches, mixtures are found, and what they were mixed of is one more candidate of each attack.
+    granted. Of what they find, that is returned which is most probable given the update, by the loss of
+    :class:`Bayes`; all of it is kept in ``candidates``, for a score of the worst case. Where a known defense mixes
+    batches, mixtures are found, and what they were mixed of is one more candidate of each attack.
 
     The second tier is :class:`LearnedInversion`, for what a defense hides from all of these. It is trained on public
     images through the known defense, once for all victims, which takes minutes, and so is left out unless it is asked

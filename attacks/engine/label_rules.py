@@ -303,6 +303,13 @@ def right_of(observation: Observation, rules: Sequence["LabelRule"]) -> Tensor:
 
     The batches are of public mean images, from these to noise, with the victim's network, and go through its defense as
     far as the attacker knows it.
+
+    Args:
+        observation: of the V victims, with batches of N images.
+        rules: that the network allows.
+
+    Returns:
+        int64, from 0 to N times :data:`TRIALS`.
     """
     count, *shape = observation.image_shape
     generator = torch.Generator().manual_seed(1)
@@ -418,7 +425,7 @@ def check_rule(name: str, model: nn.Module, image_shape: tuple[int, int, int, in
 
 
 def best_rule(model: nn.Module, image_shape: tuple[int, int, int, int]) -> str:
-    """The rule of an attack that has none of its own: "best" where it can be had, else "joint"."""
+    """The rule of an attack that has none of its own: "best" where the network allows it, else "joint"."""
     return "joint" if LABEL_RULES["best"].lacks(model, image_shape) else "best"
 
 

@@ -161,12 +161,12 @@ class Curve(TypedDict):
 class _Found(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An attack's record but for its curve and its picture.
 
-    ``behavior_sha256`` is of what the user's own classes do (missing where there are none), ``network_sha256`` of the
-    networks of the first victim of all and of the last one of the block, ``training_sha256`` of all that decides the
-    training of an attacker's network (missing where there is none), ``void`` why nothing can be said of the victims,
-    ``no_adaptive_attack`` why the attacker could not make use of knowing the defense (missing where he could),
-    ``random_update`` whether the defense, where it draws again, shares another update of the same batch (missing where
-    it does not).
+    ``own_code`` is of the user's files behind each of the user's own classes, and ``behavior_sha256`` of what these
+    do (both missing where there are none), ``network_sha256`` of the networks of the first victim of all and of the
+    last one of the block, ``training_sha256`` of all that decides the training of an attacker's network (missing
+    where there is none), ``void`` why nothing can be said of the victims, ``no_adaptive_attack`` why the attacker
+    could not make use of knowing the defense (missing where he could), ``random_update`` whether the defense, where
+    it draws again, shares another update of the same batch (missing where it does not).
     """
 
     schema: int
