@@ -34,7 +34,6 @@ class Observation:
         channel_stds: standard deviation of the pixels of each channel in public images, above 0, ``[C]``.
         protocol: what the victims computed, as far as the attacker knows.
         threat: what the attacker is granted beside this.
-        to_scale: whether updates have the size that the protocol gives them; not where its local steps are a guess.
         order: of each victim's images in each epoch of FedAvg, ``[V, E, N]``, where it is granted, else None.
         labels: of the private batches where they are granted, ``[V, N]``, sorted where it is the counts, else None.
         batch_statistics: mean and variance of the private batch at each BatchNorm where they are granted, under the
@@ -58,7 +57,6 @@ class Observation:
     channel_stds: Tensor
     protocol: Protocol = field(default_factory=Protocol)
     threat: ThreatModel = field(default_factory=ThreatModel)
-    to_scale: bool = True
     order: Tensor | None = None
     labels: Tensor | None = None
     batch_statistics: Update = field(default_factory=dict)

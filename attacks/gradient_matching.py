@@ -15,7 +15,7 @@ from attacks.engine.batch_adam import BatchAdam
 from attacks.engine.batch_lbfgs import BatchLBFGS
 from attacks.engine.consistency import GroupConsistency
 from attacks.engine.distances import DISTANCES
-from attacks.engine.label_rules import LABEL_RULES, as_logits, best_rule, check_rule, label_logits
+from attacks.engine.label_rules import LABEL_RULES, as_logits, check_rule, label_logits
 from attacks.engine.ledger import Ledger
 from attacks.engine.objective import Objective
 from attacks.engine.priors import AgainstNoise, NaturalImage, Prior
@@ -131,11 +131,10 @@ class GradientMatching(Attack):
     def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
         """Logits ``[V, N, K]`` of labels that are not granted at the start, and whether the attack optimizes them.
 
-        Unless the attack has a way of its own, by the rule "best": iDLG's for one image, and for a batch iLRG's (Ma et
-        al. 2023) or another where that is right more often. They are optimized with the images where the network does
-        not end in a linear layer with a bias.
+        Unless the attack has a way of its own, by the rule "best": iDLG's for one image, and for a batch what explains
+        the update best of what several rules tell.
         """
-        return label_logits(best_rule(observation.model, observation.image_shape), observation, generators)
+        return label_logits("best", observation, generators)
 
     def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
         super().check(model, image_shape)

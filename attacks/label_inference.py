@@ -20,7 +20,8 @@ class LabelInference(Attack):
     It looks for no images: those it returns are the public mean images of the classes that it finds.
 
     Args:
-        rule: "idlg", "bias", "gradinversion", "llg", "rlg", "ilrg" or "known", see ``attacks/engine/label_rules.py``.
+        rule: "idlg", "bias", "gradinversion", "llg", "rlg", "ilrg", "ilrg_direction", "mixture", "best" or "known", see
+            ``attacks/engine/label_rules.py``.
             Those of "idlg", "gradinversion" and "rlg" tell which classes are in a batch and not how many images each
             has. Labels that are optimized with the images are scored with the attack that does so, as with DLG.
     """

@@ -7,8 +7,7 @@ from lightning.pytorch.callbacks import Callback
 
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.engine.inverter import Inverter
-from attacks.engine.label_rules import LABEL_RULES, best_rule
-from attacks.engine.labels import best_labels
+from attacks.engine.label_rules import LABEL_RULES
 
 
 @dataclass(eq=False)
@@ -94,7 +93,4 @@ class LearnedInversion(Attack):
 
 def labels_of(observation: Observation) -> torch.Tensor:
     """Labels ``[V, N]``: those that are granted, else by the best rule."""
-    rule = best_rule(observation.model, observation.image_shape)
-    if observation.labels is not None or rule == "joint":
-        return best_labels(observation)
-    return LABEL_RULES[rule].labels(observation)
+    return LABEL_RULES["known" if observation.labels is not None else "best"].labels(observation)

@@ -112,7 +112,6 @@ def at_surrogate(seen: Observation, positions: Tensor) -> Observation:
         protocol=replace(seen.protocol, local=None),
         defense=seen.defense and brought_to_size(seen.defense),
         order=None,
-        to_scale=False,
         later=tuple(at_surrogate(round, positions) for round in seen.later),
     )
 

@@ -9,7 +9,7 @@ images each has names what it found as evenly as it can.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from attacks.base import Observation
-from attacks.engine.labels import TRIALS, as_shared_of, idlg_labels
+from attacks.engine.labels import idlg_labels
 from attacks.engine.last_layer import gradient_of_bias, gradient_of_weight, last_layer, lost_heads, parameters_of
-from attacks.engine.own_clients import shared
+from attacks.engine.mixture import Mixture, odds
 from attacks.gradients import trained_names
 
 LARGEST_RATIO = 1e10
@@ -28,6 +28,10 @@ LARGEST_RATIO = 1e10
 
 SAME_DIRECTION = 1e-6
 """Squared distance, in parts of a vector's own square, at which it is a sum of others but for rounding."""
+
+FITTED = 1.5
+"""By what factor of :func:`odds` labels that are fitted to the class means must be better than those of other
+rules, which say something of the very images."""
 
 
 class Told(NamedTuple):
@@ -139,8 +143,7 @@ def ilrg_direction(observation: Observation) -> Told:
     off = (numbers - numbers.clamp(min=0).round()).square().sum(-1)
     nearest = torch.where((factors > 0) & off.isfinite(), off, torch.inf).argmin(1)
     solved = numbers[torch.arange(len(numbers), device=slope.device), nearest]
-    labels = apportioned(solved, images)
-    return exactly(labels, slope.shape[1])
+    return exactly(apportioned(solved, images), slope.shape[1])
 
 
 def _equations(observation: Observation) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
@@ -149,7 +152,7 @@ def _equations(observation: Observation) -> tuple[Callable[[Tensor, Tensor], Ten
     own, of_bias = (value.double() for value in parameters_of(observation))
     ratio = weight / torch.where(slope == 0, torch.inf, slope)[..., None]
     inputs = ratio.clamp(-LARGEST_RATIO, LARGEST_RATIO)
-    probabilities = (inputs @ own.mT + of_bias[:, None]).softmax(-1)  # [V, K of the images, K]
+    probabilities = (inputs @ own.mT + of_bias[:, None]).softmax(-1).nan_to_num(0)  # [V, K of the images, K]
     equations = probabilities.mT - torch.eye(slope.shape[1]).to(slope)
     inverse = torch.linalg.pinv(torch.cat([torch.ones_like(slope)[:, None], equations], 1))
     return lambda total, slopes: (inverse @ torch.cat([total, slopes], 1)[..., None])[..., 0], slope
@@ -274,62 +277,32 @@ def apportioned(numbers: Tensor, images: int) -> Tensor:
     return torch.stack([classes.repeat_interleave(of_one.long()) for of_one in counts])
 
 
-def best(observation: Observation) -> Told:
-    """Of one image iDLG's rule; of a batch iLRG's where a gradient is shared as it is, else what is right most often.
+def mixture(observation: Observation) -> Told:
+    """The numbers of images with which the class means explain the update best, see :class:`Mixture`.
 
-    What clients do beside can break the equations of iLRG and leave other rules right: each of :data:`BATCH_RULES` is
-    tried for each victim, see :func:`right_of`. Of equally good ones the first is taken.
+    A rule of this project's own, which asks nothing of the network.
+    """
+    images = observation.image_shape[0]
+    return exactly(apportioned(Mixture.of(observation).nearest(images), images), observation.num_classes)
+
+
+def best(observation: Observation) -> Told:
+    """Of one image iDLG's rule; of a batch what explains each victim's update best of what other rules tell.
+
+    What clients do to an update can break the equations of one rule and leave another right, and so can a batch of few
+    classes. It is told by the public mean images of the classes, with the labels of each of :data:`BATCH_RULES` that
+    the network allows, see :func:`odds`. Those that are fitted to these images must explain more by :data:`FITTED`.
     """
     if observation.image_shape[0] == 1:
         return idlg(observation)
-    known = observation.defense
-    is_changed = known is not None and (known.is_simulated or known.noise_std != 0.0)
-    if observation.to_scale and observation.protocol.local is None and not is_changed:
-        return ilrg(observation)
-    rules = [
-        LABEL_RULES[name]
-        for name in BATCH_RULES
-        if not LABEL_RULES[name].lacks(observation.model, observation.image_shape)
-        and (observation.to_scale or name != "ilrg")
-    ]
-    chosen = right_of(observation, rules).argmax(1)
-    told, victims = [rule.told(observation) for rule in rules], torch.arange(len(chosen), device=chosen.device)
-    counts, labels = (torch.stack(each)[chosen, victims] for each in zip(*told, strict=True))
-    return Told(counts, labels)
-
-
-def right_of(observation: Observation, rules: Sequence["LabelRule"]) -> Tensor:
-    """How many labels each of R rules tells rightly of batches of the attacker's own, for each victim, ``[V, R]``.
-
-    The batches are of public mean images, from these to noise, with the victim's network, and go through its defense as
-    far as the attacker knows it.
-
-    Args:
-        observation: of the V victims, with batches of N images.
-        rules: that the network allows.
-
-    Returns:
-        int64, from 0 to N times :data:`TRIALS`.
-    """
-    count, *shape = observation.image_shape
-    generator = torch.Generator().manual_seed(1)
-    labels = torch.randint(observation.num_classes, (TRIALS, count), generator=generator).to(observation.device)
-    noise = torch.rand(TRIALS, count, *shape, generator=generator).to(observation.mean_image)
-    share = torch.linspace(0, 1, TRIALS).to(noise).view(-1, 1, 1, 1, 1)
-    images = (1 - share) * observation.class_means.to(noise)[labels] + share * noise
-    probabilities, wanted = one_hot(labels, observation.num_classes), counts_of(labels, observation.num_classes)
-    known, right = observation.defense, []
-    is_drawn = known is None or known.share is not None  # then a trial depends on the network alone
-    for victim in range(1 if observation.shared and is_drawn else observation.num_victims):
-        tried = observation.take([victim] * TRIALS)
-        if is_drawn:
-            update = shared(tried, images, probabilities.to(images), torch.Generator().manual_seed(1))
-        else:
-            update = as_shared_of(tried, images, labels)
-        seen = replace(tried, update=update)
-        found = [counts_of(rule.labels(seen), observation.num_classes) for rule in rules]
-        right.append(torch.stack([one.minimum(wanted).sum() for one in found]))
-    return torch.stack(right).expand(observation.num_victims, -1)
+    rules = [LABEL_RULES[name] for name in BATCH_RULES]
+    told = [rule.told(observation) for rule in rules if not rule.lacks(observation.model, observation.image_shape)]
+    told.append(mixture(observation))
+    explained = [odds(observation, one.labels) for one in told]
+    explained[-1] = explained[-1] / FITTED
+    chosen, victims = torch.stack(explained).argmax(0), torch.arange(observation.num_victims)
+    counts, labels = zip(*told, strict=True)
+    return Told(torch.stack(counts)[chosen.cpu(), victims], torch.stack(labels)[chosen.cpu(), victims])
 
 
 @dataclass(frozen=True)
@@ -392,13 +365,14 @@ LABEL_RULES: dict[str, LabelRule] = {
     "rlg": LabelRule(rlg),
     "ilrg": LabelRule(ilrg, biased=True),
     "ilrg_direction": LabelRule(ilrg_direction, biased=True),
-    "best": LabelRule(best, biased=True, batches=True),
+    "mixture": LabelRule(mixture, linear=False),
+    "best": LabelRule(best, linear=False),
     "known": LabelRule(known, linear=False),
 }
 """By the name that an attack's argument ``labels`` has; "joint" is none, but labels that are optimized."""
 
-BATCH_RULES = ("ilrg", "ilrg_direction", "llg", "bias")
-"""Of which "best" takes one."""
+BATCH_RULES = ("ilrg", "ilrg_direction", "llg", "bias", "gradinversion", "idlg")
+"""Of which, or of "mixture", "best" takes one."""
 
 
 def check_rule(name: str, model: nn.Module, image_shape: tuple[int, int, int, int], counts: bool = True) -> None:
@@ -424,11 +398,6 @@ def check_rule(name: str, model: nn.Module, image_shape: tuple[int, int, int, in
         raise ValueError(f"{argument} {name} needs {lack}: give {', '.join(given)}")
 
 
-def best_rule(model: nn.Module, image_shape: tuple[int, int, int, int]) -> str:
-    """The rule of an attack that has none of its own: "best" where the network allows it, else "joint"."""
-    return "joint" if LABEL_RULES["best"].lacks(model, image_shape) else "best"
-
-
 def as_logits(labels: Tensor, classes: int) -> Tensor:
     """Logits ``[V, N, K]`` whose softmax is the one-hot labels ``[V, N]``."""
     return torch.where(one_hot(labels, classes) == 1, 0.0, -torch.inf)
@@ -444,7 +413,7 @@ def label_logits(rule: str, observation: Observation, generators: Sequence[torch
     if rule == "joint":
         return torch.stack([torch.randn(shape, generator=g) for g in generators]), True
     told = as_logits(LABEL_RULES[rule].labels(observation), observation.num_classes)
-    lost = lost_heads(observation).tolist() if LABEL_RULES[rule].linear else [False]
+    lost = [False] if rule == "known" else lost_heads(observation).tolist()
     if not any(lost):
         return told, False
     drawn = (

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from attacks.base import Observation
+from attacks.engine.distances import cosine_distance
 from attacks.gradients import trained_names
 from attacks.update import Network, Protocol, local_update
-from defenses.base import Update, flattened, global_norm, unchanged
+from defenses.base import Update, unchanged
 
 TRIALS = 8
 """Images of the attacker's own, for each of which the rows of a gradient must tell the label."""
@@ -108,16 +109,11 @@ def as_shared_of(observation: Observation, images: Tensor, labels: Tensor) -> Up
 
 
 def likeliest_labels(observation: Observation) -> Tensor:
-    """Labels ``[V]`` whose gradient at the public mean image has the greatest cosine with the update."""
-    cosines = []
+    """Labels ``[V]`` whose gradient at the public mean image points most nearly as the update does."""
     images = observation.mean_image.expand(observation.num_victims, 1, *observation.mean_image.shape)
-    for label in range(observation.num_classes):
-        labels = torch.full((observation.num_victims, 1), label, device=images.device)
-        gradient = as_shared_of(observation, images, labels)
-        product = torch.stack([flattened(g * observation.update[n]).sum(1) for n, g in gradient.items()]).sum(0)
-        size = global_norm(gradient)
-        cosines.append(product / size.clamp(min=torch.finfo(size.dtype).tiny))
-    return torch.stack(cosines).argmax(0)
+    labels = torch.arange(observation.num_classes, device=images.device)[:, None, None].expand(-1, len(images), 1)
+    shared = (as_shared_of(observation, images, of_all) for of_all in labels)
+    return torch.stack([cosine_distance(update, observation.update) for update in shared]).nan_to_num(3).argmin(0)
 
 
 def lowest_row(gradient: Tensor) -> Tensor:

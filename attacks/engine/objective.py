@@ -185,9 +185,10 @@ class Objective:
     def _relative_sizes(self, label_logits: Tensor, weights: Tensor) -> Tensor:
         """The squared size ``[V]`` of what is matched, in parts of that of an undefended gradient; 1 without a defense.
 
-        A loss has the size of the squared update times its weight. That of the gradient is not known where a defense
-        or local steps have changed the update's, but is of a similar one: of the public mean image, wherever an attack
-        starts, so that the losses of all starts can be compared.
+        A loss has the size of the squared update times its weight. How much of it local steps and a defense leave is
+        seen on the public mean image, wherever an attack starts, so that the losses of all starts can be compared: by
+        what a client would have shared of it, or by the simulation where that is less, as it has no noise. The update's
+        own size would not do beside the gradient of the mean image: a trained network knows private images better.
         """
         observation = self._observation
         known, local = observation.defense, observation.protocol.local
@@ -196,7 +197,13 @@ class Objective:
         labels, victims = label_logits.softmax(-1), observation.num_victims
         images = observation.mean_image.expand(victims, *observation.image_shape).to(labels)
         gradient = batch_gradients(observation.model, observation.parameters, images, labels, create_graph=False)
-        sizes = weights * (global_norm(observation.update) / global_norm(gradient)).square()
+        update = observation.update_of(images, labels)
+        found = [known.simulate(update, observation.update) if known else update]
+        if known and known.share:
+            found.append(known.share(update, [torch.Generator().manual_seed(seed) for seed in observation.seeds]))
+        least = torch.stack([global_norm(shared).nan_to_num(torch.inf) for shared in found]).amin(0)
+        least = torch.where(least.isfinite() & (least > 0), least, global_norm(observation.update))
+        sizes = weights * (least / global_norm(gradient)).square()
         return torch.where(sizes.isfinite() & (sizes > 0), sizes, 1.0)
 
 

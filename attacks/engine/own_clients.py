@@ -1,4 +1,4 @@
-"""What clients of the attacker's own making share, by which he learns what the victims' updates say."""
+"""What clients of the attacker's own making share, from which he learns what updates say of images."""
 
 import torch
 from torch import Tensor

@@ -167,7 +167,6 @@ def observe(
                 channel_stds=stds.to(like),
                 protocol=protocol,
                 threat=threat,
-                to_scale=is_told,
                 order=order if threat.order == "known" else None,
                 labels=None if threat.labels == "hidden" else label_source,
                 batch_statistics=statistics,

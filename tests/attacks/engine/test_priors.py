@@ -9,8 +9,10 @@ from torch import nn
 from torch.func import functional_call
 
 from attacks import IDLG, Observation
+from attacks.engine.label_rules import as_logits
 from attacks.engine.ledger import PROGRESS
-from attacks.engine.priors import MeanSquare, MeanVariation, Together
+from attacks.engine.objective import Objective
+from attacks.engine.priors import MeanSquare, MeanVariation, NaturalImage, Together
 from datamodules.base import USUAL_STEP, PrivateData, Split, TensorSplit
 from defenses import DPSGD, Clipping, Compose, Defense, GaussianNoise, Masking, ValueClipping
 from defenses.base import KnownDefense, Update
@@ -179,3 +181,16 @@ def test_a_prior_stays_in_proportion_to_an_update_of_another_size(defense: Defen
     images, _, seen = victims_of(6, defense=defense, adaptive=True)
     found = IDLG(max_evaluations=300, start="mean", total_variation=1e-5).reconstruct(seen)
     assert ((found.images - images).square().mean((1, 2, 3, 4)) < 1e-3).all()
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e-3])
+def test_a_prior_weighs_what_a_defense_leaves_of_an_update_however_small_that_is(
+    factor: float, victims_of: MakeVictims
+) -> None:
+    """A network that knows the private images has small gradients at them, with a defense as without."""
+    _, labels, seen = victims_of(4, defense=Shrunk(factor), adaptive=True)
+    small = replace(seen, update={name: 0.01 * value for name, value in seen.update.items()})
+    for observation in (seen, small):
+        objective = Objective(observation, as_logits(labels, 10), 1e-6, True, NaturalImage(1.0))
+        objective.replace([-1] * 4, [0, 1, 2, 3], [0, 1, 2, 3])
+        torch.testing.assert_close(objective.held["rows"]["prior_weights"], torch.full((4,), factor**2))
