@@ -42,6 +42,8 @@ class Observation:
         public_images: images of the same kind as the private ones, for an attack that is trained on them, in [0, 1],
             ``[P, C, H, W]``; None where they are not granted, or no attack asked for them.
         public_labels: theirs, ``[P]``.
+        own_size: whether the update is as large as what the protocol computes; False where it stands for something that
+            points as it does.
     """
 
     model: nn.Module
@@ -63,6 +65,7 @@ class Observation:
     later: tuple["Observation", ...] = ()
     public_images: Tensor | None = None
     public_labels: Tensor | None = None
+    own_size: bool = True
 
     @property
     def num_victims(self) -> int:
@@ -96,6 +99,11 @@ class Observation:
         """
         network = Network(self.model, self.parameters)
         return local_update(network, self.protocol, images, labels, create_graph, self.order, self.steps)
+
+    @property
+    def size_tells(self) -> bool:
+        """Whether the attacker can tell how large the update of some images would be."""
+        return self.own_size and (self.protocol.local is None or self.threat.local_steps)
 
     @property
     def steps(self) -> Steps:

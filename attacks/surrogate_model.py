@@ -112,6 +112,7 @@ def at_surrogate(seen: Observation, positions: Tensor) -> Observation:
         protocol=replace(seen.protocol, local=None),
         defense=seen.defense and brought_to_size(seen.defense),
         order=None,
+        own_size=False,
         later=tuple(at_surrogate(round, positions) for round in seen.later),
     )
 

@@ -18,16 +18,25 @@ from torch.nn.functional import one_hot
 
 from attacks.base import Observation
 from attacks.engine.labels import idlg_labels
-from attacks.engine.last_layer import gradient_of_bias, gradient_of_weight, last_layer, lost_heads, parameters_of
+from attacks.engine.last_layer import (
+    gradient_of_bias,
+    gradient_of_weight,
+    last_layer,
+    lost_heads,
+    off_columns,
+    parameters_of,
+)
 from attacks.engine.mixture import Mixture, odds
 from attacks.gradients import trained_names
 
 LARGEST_RATIO = 1e10
 """Of a feature that a row over its bias gives, as in the authors' code of iLRG; beyond it is division by nearly 0."""
 
-
 SAME_DIRECTION = 1e-6
 """Squared distance, in parts of a vector's own square, at which it is a sum of others but for rounding."""
+
+OFF = 2.0
+"""By how many times the most that a column is off an entry must be below 0 to be so for sure."""
 
 FITTED = 1.5
 """By what factor of :func:`odds` labels that are fitted to the class means must be better than those of other
@@ -283,7 +292,24 @@ def mixture(observation: Observation) -> Told:
     A rule of this project's own, which asks nothing of the network.
     """
     images = observation.image_shape[0]
-    return exactly(apportioned(Mixture.of(observation).nearest(images), images), observation.num_classes)
+    numbers = Mixture.of(observation).nearest(present(observation), images)
+    return exactly(apportioned(numbers, images), observation.num_classes)
+
+
+def present(observation: Observation) -> Tensor:
+    """Classes that have an image in the batch for sure, bool ``[V, K]``.
+
+    Where features are not negative, a row with a negative entry has one, see :func:`gradinversion`. The rows of a
+    gradient add up to 0 in each column: how far they do not is how far off an entry may be, whatever was done to it.
+    More classes than there are images are none for sure.
+    """
+    found = last_layer(observation.model, observation.image_shape[1:])
+    if found is None or not found[1]:
+        return torch.zeros(
+            observation.num_victims, observation.num_classes, dtype=torch.bool, device=observation.device
+        )
+    there = gradient_of_weight(observation).amin(2) < -OFF * off_columns(observation)[:, None]
+    return there & (there.sum(1, keepdim=True) <= observation.image_shape[0])
 
 
 def best(observation: Observation) -> Told:
@@ -292,6 +318,7 @@ def best(observation: Observation) -> Told:
     What clients do to an update can break the equations of one rule and leave another right, and so can a batch of few
     classes. It is told by the public mean images of the classes, with the labels of each of :data:`BATCH_RULES` that
     the network allows, see :func:`odds`. Those that are fitted to these images must explain more by :data:`FITTED`.
+    Labels that leave out a class which is :func:`present` come last.
     """
     if observation.image_shape[0] == 1:
         return idlg(observation)
@@ -300,7 +327,12 @@ def best(observation: Observation) -> Told:
     told.append(mixture(observation))
     explained = [odds(observation, one.labels) for one in told]
     explained[-1] = explained[-1] / FITTED
-    chosen, victims = torch.stack(explained).argmax(0), torch.arange(observation.num_victims)
+    there = present(observation)
+    lacking = torch.stack([(there & (counts_of(one.labels, there.shape[1]) == 0)).any(1) for one in told])
+    chosen, victims = (
+        torch.where(lacking, -1.0, torch.stack(explained)).argmax(0),
+        torch.arange(observation.num_victims),
+    )
     counts, labels = zip(*told, strict=True)
     return Told(torch.stack(counts)[chosen.cpu(), victims], torch.stack(labels)[chosen.cpu(), victims])
 

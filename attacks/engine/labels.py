@@ -1,12 +1,15 @@
 """What the update of one image says about its label."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from attacks.base import Observation
 from attacks.engine.distances import cosine_distance
 from attacks.gradients import trained_names
-from attacks.update import Network, Protocol, local_update
+from attacks.update import Protocol
 from defenses.base import Update, unchanged
 
 TRIALS = 8
@@ -87,7 +90,7 @@ def _right(observation: Observation) -> dict[str, list[int]]:
         rows = [row for row in range(observation.num_victims)[first : first + some] for _ in range(TRIALS)]
         of_some = len(rows) // TRIALS
         tried = observation.take(rows)
-        gradient = as_shared_of(tried, images.repeat(of_some, 1, 1, 1)[:, None], labels.repeat(of_some)[:, None])
+        gradient = as_shared_of(tried, images.repeat(of_some, 1, 1, 1), labels.repeat(of_some))
         for name in names:
             is_right = lowest_row(gradient[name]) == labels.repeat(of_some)
             counts[name] += is_right.view(of_some, TRIALS).sum(1).tolist()
@@ -95,23 +98,21 @@ def _right(observation: Observation) -> dict[str, list[int]]:
 
 
 def as_shared_of(observation: Observation, images: Tensor, labels: Tensor) -> Update:
-    """What each victim would share of ``[V, N, C, H, W]`` with labels ``[V, N]``, as far as it can be simulated.
+    """What each victim would share of one image ``[V, C, H, W]`` with labels ``[V]``, as far as it can be simulated.
 
-    Of one image BatchNorm takes its running statistics: there may be nothing else to normalize by.
+    BatchNorm takes its running statistics: there may be nothing else to normalize by.
     """
-    one_hot = torch.nn.functional.one_hot(labels, observation.num_classes).to(images)
-    network, protocol = Network(observation.model, observation.parameters), observation.protocol
-    if images.shape[1] == 1:
-        protocol = Protocol(protocol.local)
-    gradient = local_update(network, protocol, images, one_hot, False, observation.order, observation.steps)
+    probabilities = one_hot(labels, observation.num_classes).to(images)
+    alone = replace(observation, protocol=Protocol(observation.protocol.local), order=None)
+    gradient = alone.update_of(images[:, None], probabilities[:, None])
     simulate = observation.defense.simulate if observation.defense else unchanged
     return simulate(gradient, observation.update)
 
 
 def likeliest_labels(observation: Observation) -> Tensor:
     """Labels ``[V]`` whose gradient at the public mean image points most nearly as the update does."""
-    images = observation.mean_image.expand(observation.num_victims, 1, *observation.mean_image.shape)
-    labels = torch.arange(observation.num_classes, device=images.device)[:, None, None].expand(-1, len(images), 1)
+    images = observation.mean_image.expand(observation.num_victims, *observation.mean_image.shape)
+    labels = torch.arange(observation.num_classes, device=images.device)[:, None].expand(-1, len(images))
     shared = (as_shared_of(observation, images, of_all) for of_all in labels)
     return torch.stack([cosine_distance(update, observation.update) for update in shared]).nan_to_num(3).argmin(0)
 

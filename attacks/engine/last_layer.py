@@ -1,5 +1,6 @@
 """The last linear layer of a network, whose gradient has a row for each class, and what comes into it."""
 
+from itertools import repeat
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Observation
-from attacks.gradients import SAME, batch_logits, trained_names
+from attacks.gradients import SAME, batch_logits, in_modes, trained_names
 from attacks.head import features, random_images, random_weights
 from attacks.update import FedAvg
 from defenses.base import flattened
@@ -33,7 +34,8 @@ def last_layer(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[str, boo
     known = _found.setdefault(model, {})
     if image_shape not in known:
         try:
-            known[image_shape] = _find(model, image_shape)
+            with in_modes(model, repeat(False)):
+                known[image_shape] = _find(model, image_shape)
         except Exception:  # of a network of the user's, which the rehearsal tells in a sentence
             known[image_shape] = None
     return known[image_shape]
@@ -71,20 +73,31 @@ def gradient_of_bias(observation: Observation) -> Tensor:
     return _gradient(observation, "bias")
 
 
+def off_columns(observation: Observation) -> Tensor:
+    """How far the rows of the last layer's gradient are from 0 together, in the column where they are most, ``[V]``.
+
+    Those of a true gradient add up to 0, as probabilities do to 1, and so do those of a sum of such gradients.
+    """
+    return gradient_of_weight(observation).sum(1).abs().amax(1)
+
+
 def lost_heads(observation: Observation) -> Tensor:
     """Whether nothing of the last layer was shared, as far as the attacker knows the defense, bool ``[V]``.
 
-    Then what a rule reads there tells no label. Of a network that ends otherwise it is what has a row for each class.
+    Then what a rule reads there tells no label. Of a network that ends otherwise it is what has a row for each class;
+    where nothing has, nothing is known to be lost.
     """
     lost = torch.ones(observation.num_victims, dtype=torch.bool, device=observation.device)
     if observation.defense is None:
         return torch.zeros_like(lost)
+    is_found = False
     found, kept = last_layer(observation.model, observation.image_shape[1:]), observation.defense.kept_entries
     for name, value in kept(observation.update).items():
         is_head = name.rpartition(".")[0] == found[0] if found else value.shape[1:2] == (observation.num_classes,)
         if is_head:
+            is_found = True
             lost &= ~flattened(value != 0).any(1)
-    return lost
+    return lost & is_found
 
 
 def parameters_of(observation: Observation) -> tuple[Tensor, Tensor]:

@@ -1,14 +1,19 @@
 """How well numbers of images of each class explain an update, by the public mean images of the classes."""
 
+from dataclasses import replace
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from attacks.base import Observation
-from attacks.engine.distances import cosine_distance
-from attacks.update import Network, Protocol, local_update
+from attacks.engine.distances import RowProducts
+from attacks.engine.last_layer import gradient_of_weight, last_layer, off_columns
+from attacks.engine.step import victims_together
+from attacks.gradients import trained_names
+from attacks.update import Protocol
 from defenses.base import Update, flattened
 
 AT_ONCE = 8
@@ -21,64 +26,84 @@ looked at, which tell most about labels."""
 RISE = 1 + 1e-9
 """Above rounding: by what factor an exchange must explain more."""
 
+SPREAD = 0.5
+"""Standard deviation of the logarithm of how many times as large an update is as that of the class means."""
+
+ROUNDING = 0.01
+"""How far off a column may be, in parts of the largest entry, where nothing was done to an update."""
+
+OF_ANY_SIZE = 0.1
+"""Probability that an update is of any size, as after a defense or local steps of which the attacker does not know."""
+
 
 class Mixture(NamedTuple):
     """What V clients would share of each class, beside what they did.
 
     A gradient of a batch is the mean of those of its images. Each is taken for that of its class's mean image, so that
-    numbers of images explain an update as far as the sum of so many of these gradients points as it does. Entries that
-    are known not to be shared do not count. What else a defense does leaves the direction about as it is, and how local
-    steps depend on each other is left out.
+    numbers of images explain an update as far as the sum of so many of these gradients points as it does, and is of its
+    size. Entries that are known not to be shared do not count. What else a defense does leaves the direction about as
+    it is, and how local steps depend on each other is left out.
 
     Attributes:
-        products: of the update with each of K gradients, in parts of the update's size, ``[V, K]``.
+        products: of the update with each of K gradients, ``[V, K]``.
         squares: of each of the gradients with each, ``[V, K, K]``.
+        sizes: of the update, ``[V]``.
+        sized: whether these tell something, ``[V]``.
     """
 
     products: Tensor
     squares: Tensor
+    sizes: Tensor
+    sized: Tensor
 
     @classmethod
     def of(cls, observation: Observation) -> Self:
         """That of the V victims of an observation."""
-        known, update = observation.defense, observation.update
-        kept = known.kept_entries(update) if known else {}
-        found, of_classes = [], _of_classes(observation.take([0]))
+        known, update, tells = observation.defense, observation.update, telling(observation)
+        kept, names = known.kept_entries(update) if known else {}, _held_together(observation, tells)
+        found, of_classes = [], _of_classes(observation.take([0]), names)
         for victim in range(observation.num_victims):
             if victim and not observation.shared:
-                of_classes = _of_classes(observation.take([victim]))
-            observed = torch.cat([update[name][victim].flatten() for name in of_classes]).double()
-            rows = torch.cat([flattened(value) for value in of_classes.values()], 1).double()
-            if known:
-                rows *= torch.cat([kept[name][victim].flatten() != 0 for name in of_classes])
-            found.append((rows @ (observed / observed.norm()), rows @ rows.T))
-        products, squares = (torch.stack(each) for each in zip(*found, strict=True))
-        return cls(products, squares)
+                of_classes = _of_classes(observation.take([victim]), names)
+            parts = []
+            for name, value in of_classes.items():
+                rows, own = flattened(value).double(), update[name][victim].flatten().double() * tells[name][victim]
+                if known:
+                    rows *= kept[name][victim].flatten() != 0
+                parts.append((rows @ own, rows @ rows.T * tells[name][victim], own @ own))
+            found.append([torch.stack(each).sum(0) for each in zip(*parts, strict=True)])
+        products, squares, sizes = (torch.stack(each) for each in zip(*found, strict=True))
+        return cls(products, squares, sizes.sqrt(), of_known_size(observation))
 
-    def nearest(self, images: int) -> Tensor:
+    def nearest(self, least: Tensor, images: int) -> Tensor:
         """Whole numbers ``[V, K]`` that sum to N and explain the updates best.
 
-        One image after another is of the class with which all of them explain most; then single images change their
-        class for as long as that explains more.
+        One image after another is of the class with which all of them point most nearly as the update; then single
+        images change their class for as long as that explains more.
+
+        Args:
+            least: how many images of each class there are at least, ``[V, K]``, N in all at most.
+            images: N.
         """
-        one = torch.eye(self.products.shape[1]).to(self.products)
-        return torch.stack([_nearest(*each, one, images) for each in zip(*self, strict=True)])
+        of_each = zip(*self, least.to(self.products), strict=True)
+        return torch.stack([_nearest(*each, images) for each in of_each])
 
 
-def _nearest(products: Tensor, squares: Tensor, one: Tensor, images: int) -> Tensor:
-    """:meth:`Mixture.nearest` of one victim, ``[K]``; the rows of ``one`` are an image of each class."""
-    own, counts = squares.diag(), torch.zeros_like(products)
-    for _ in range(images):
+def _nearest(products: Tensor, squares: Tensor, size: Tensor, sized: Tensor, least: Tensor, images: int) -> Tensor:
+    """:meth:`Mixture.nearest` of one victim, ``[K]``."""
+    own, one, counts = squares.diag(), torch.eye(len(products)).to(products), least
+    for _ in range(images - int(least.sum())):
         with_others = squares @ counts
-        size = counts @ with_others + 2 * with_others + own
-        counts = counts + one[_odds(counts @ products + products, size).argmax()]
-    reached = torch.zeros_like(products[0])
+        square = counts @ with_others + 2 * with_others + own
+        counts = counts + one[_odds(counts @ products + products, square, size).argmax()]
+    reached = torch.zeros_like(size)
     while True:
         with_others = squares @ counts
         along = counts @ products + products - products[:, None]  # [K of the one that leaves, K of the one that comes]
         apart = own + own[:, None] - 2 * squares
-        size = counts @ with_others + 2 * (with_others - with_others[:, None]) + apart
-        odds = torch.where(counts[:, None] > 0, _odds(along, size), 0.0)
+        square = counts @ with_others + 2 * (with_others - with_others[:, None]) + apart
+        odds = _odds(along, square, size) * torch.where(sized, _fit(images * along / square), 1.0)
+        odds = torch.where(counts[:, None] > least[:, None], odds, 0.0)
         if not bool(odds.max() > reached * RISE):
             return counts
         reached, best = odds.max(), int(odds.argmax())
@@ -90,45 +115,118 @@ def odds(observation: Observation, labels: Tensor) -> Tensor:
 
     It is the squared cosine over the squared sine of the angle between what would be shared of them and what was: in
     the entries that are known to say what they were, and as the defense is simulated. Of both the geometric mean is
-    taken: of a coarse update the first has little, and the second may bring all dummies close to what was shared.
+    taken: of a coarse update the first has little, and the second may bring all dummies close to what was shared. An
+    update that is much larger or smaller than that of these labels speaks against them.
     """
-    probabilities = one_hot(labels, observation.num_classes).to(observation.class_means)
-    dummy, known = observation.update_of(observation.class_means[labels], probabilities), observation.defense
+    victims = torch.arange(observation.num_victims)
+    parts = victims.split(victims_together(observation.update))
+    return torch.cat([_odds_of(observation.take(rows.tolist()), labels[rows]) for rows in parts])
+
+
+def _odds_of(observation: Observation, labels: Tensor) -> Tensor:
+    """:func:`odds` of victims who are looked at together."""
+    probabilities, known = one_hot(labels, observation.num_classes).to(observation.class_means), observation.defense
+    dummy = unordered(observation).update_of(observation.class_means[labels], probabilities)
     shared = [dummy]
     if known:
         kept = known.kept_entries(observation.update)
         shared = [{name: torch.where(kept[name] != 0, value, 0.0) for name, value in dummy.items()}]
         shared.append(known.simulate(dummy, observation.update))
-    observed = {name: observation.update[name] for name in dummy}
-    cosines = torch.stack([1 - cosine_distance(one, observed) for one in shared]).double()
-    return _odds(cosines, torch.ones_like(cosines)).log().mean(0).exp()
+    tells = telling(observation)
+    observed = {name: flattened(observation.update[name]) * of_each[:, None] for name, of_each in tells.items()}
+    size = torch.stack([value.double().square().sum(1) for value in observed.values()]).sum(0).sqrt()
+    explained = []
+    for one in shared:
+        parts = [
+            RowProducts.apply(flattened(one[name]) * tells[name][:, None], value) for name, value in observed.items()
+        ]
+        along, square = (torch.stack(each).double().sum(0) for each in zip(*parts, strict=True))
+        explained.append(_odds(along, square, size))
+    fit = torch.where(of_known_size(observation), _fit(along / square), 1.0)
+    return torch.stack(explained).log().mean(0).exp() * fit
 
 
-def _odds(along: Tensor, size: Tensor) -> Tensor:
-    """Squared cosine over squared sine of the angle that a product and a squared size tell, 0 from a right angle on."""
-    square = (along.clamp(min=0).square() / size).nan_to_num(0, 0, 0).clamp(max=1)
-    return square / (1 - square).clamp(min=torch.finfo(square.dtype).eps)
+def _odds(along: Tensor, square: Tensor, size: Tensor) -> Tensor:
+    """Squared cosine over squared sine of the angle between an update and another, 0 from a right angle on.
 
-
-def _of_classes(observation: Observation) -> Update:
-    """What one victim would share, before its defense, of images of each class, name -> ``[K, ...]``.
-
-    BatchNorm takes its running statistics: images that are all alike have no others.
+    Args:
+        along: their product.
+        square: of the other's size.
+        size: of the update.
     """
-    classes, local = observation.num_classes, observation.protocol.local
-    names: list[str] = []
-    room = LARGEST // classes
-    for name in reversed(observation.update):
+    part = (along.clamp(min=0) / size).square().div(square).nan_to_num(0, 0, 0).clamp(max=1)
+    return part / (1 - part).clamp(min=torch.finfo(part.dtype).eps)
+
+
+def _fit(factors: Tensor) -> Tensor:
+    """How probable it is that updates are as many times as large as what would be shared, beside 1, from 0 to 1."""
+    off = factors.nan_to_num(0, 0, 0).clamp(min=torch.finfo(factors.dtype).tiny).log()
+    return OF_ANY_SIZE + (1 - OF_ANY_SIZE) * (-0.5 * (off / SPREAD).square()).exp()
+
+
+def of_known_size(observation: Observation) -> Tensor:
+    """Of which updates the attacker can tell how large they are for some images, bool ``[V]``.
+
+    Where he knows of no defense, there may be one: he sees it at a last layer whose columns do not add up to 0.
+    """
+    sized = torch.full((observation.num_victims,), observation.size_tells, device=observation.device)
+    if observation.defense or not observation.size_tells:
+        return sized
+    if not last_layer(observation.model, observation.image_shape[1:]):
+        return ~sized
+    return off_columns(observation) <= ROUNDING * gradient_of_weight(observation).abs().amax((1, 2))
+
+
+def unordered(observation: Observation) -> Observation:
+    """The same victims, but for what their images do to each other: in what order they come, and how alike they are.
+
+    Each local step takes the whole batch, and BatchNorm its running statistics. Labels that a rule tells are in no
+    order, and class means have other statistics than images: those of one class have none.
+    """
+    local, images = observation.protocol.local, observation.image_shape[0]
+    if local:
+        steps = local.epochs * -(-images // (local.batch_size or images))
+        local = replace(local, epochs=steps, batch_size=None)
+    return replace(observation, protocol=Protocol(local), order=None)
+
+
+def telling(observation: Observation) -> Update:
+    """Whether gradients of parameters at class means say what they are at images, name -> 1 or 0, ``[V]``.
+
+    Where BatchNorm normalizes by the batch, the last layer's do, of those who shared something of it: what comes before
+    it are differences of images.
+    """
+    model, update = observation.model, observation.update
+    every = {name: update[name].new_ones(observation.num_victims) for name in trained_names(model)}
+    by_batch = (
+        isinstance(layer, _BatchNorm) and (observation.protocol.train or layer.running_mean is None)
+        for layer in model.modules()
+    )
+    found = last_layer(model, observation.image_shape[1:]) if any(by_batch) else None
+    if not found:
+        return every
+    head = [name for name in every if name.rpartition(".")[0] == found[0]]
+    there = torch.stack([flattened(update[name] != 0).any(1) for name in head]).any(0)
+    return {name: ones if name in head else ones * ~there for name, ones in every.items()}
+
+
+def _held_together(observation: Observation, tells: Update) -> list[str]:
+    """The parameters whose gradients of all classes are held at once: as many of the last as there is room for."""
+    names, room = list[str](), LARGEST // observation.num_classes
+    for name in [name for name, of_each in tells.items() if of_each.any()][::-1]:
         room -= observation.update[name][0].nbytes
         if names and room < 0:
             break
         names.append(name)
+    return names
+
+
+def _of_classes(observation: Observation, names: list[str]) -> Update:
+    """What one victim would share, before its defense, of images of each class, name -> ``[K, ...]``."""
     found = []
-    for some in torch.arange(classes, device=observation.device).split(AT_ONCE):
-        of_some = observation.take([0] * len(some))
-        images = observation.class_means[some, None].expand(-1, observation.image_shape[0] if local else 1, -1, -1, -1)
-        labels = one_hot(some, classes).to(images)[:, None].expand(-1, images.shape[1], -1)
-        network = Network(of_some.model, of_some.parameters)
-        update = local_update(network, Protocol(local), images, labels, False, of_some.order, of_some.steps)
-        found.append({name: update[name].detach() for name in names if name in update})
-    return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+    for some in torch.arange(observation.num_classes, device=observation.device).split(AT_ONCE):
+        labels = one_hot(some, observation.num_classes).to(observation.class_means)
+        of_some = unordered(observation).take([0] * len(some))
+        update = of_some.update_of(observation.class_means[some, None], labels[:, None])
+        found.append({name: update[name].detach() for name in names})
+    return {name: torch.cat([one[name] for one in found]) for name in names}

@@ -12,7 +12,7 @@ from attacks.engine.consistency import GroupConsistency
 from attacks.engine.distances import DISTANCES
 from attacks.engine.priors import Prior
 from attacks.engine.slots import rearrange
-from attacks.engine.step import TOGETHER, Held
+from attacks.engine.step import Held, victims_together
 from attacks.gradients import batch_dims, batch_gradients, batch_logits, in_modes
 from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
 from attacks.statistics import batch_statistics, distance_of_statistics
@@ -114,10 +114,8 @@ class Objective:
 
     @property
     def rows_together(self) -> int:
-        """How many victims' gradients are computed at a time: as many as memory can be spared for."""
-        update = self._observation.update.values()
-        bytes_of_one = sum(value[0].numel() * value.element_size() for value in update)
-        return max(1, TOGETHER[self._observation.device.type] // max(1, bytes_of_one))
+        """How many victims' gradients are computed at a time."""
+        return victims_together(self._observation.update)
 
     @property
     def model(self) -> nn.Module:

@@ -11,6 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from attacks.gradients import SAME
+from defenses.base import Update
 
 EAGER, COMPILED, GRAPH = "eager", "compiled", "graph"
 
@@ -58,6 +59,16 @@ def gradients_of(measure: Measure, optimize_labels: bool) -> Callable[[Tensor, T
 TOGETHER = {"cpu": 2**28, "cuda": 2**32}
 """Bytes of dummy gradients that are computed together, by the device. A step takes about five times as much; a thousand
 victims of a LeNet are far below, and those of a ResNet-18 gain nothing from more company on a CPU."""
+
+
+def victims_together(update: Update) -> int:
+    """How many victims' gradients are computed at a time: as many as memory can be spared for.
+
+    Args:
+        update: what each of them shared, name -> ``[V, ...]``.
+    """
+    bytes_of_one = sum(value[0].nbytes for value in update.values())
+    return max(1, TOGETHER[next(iter(update.values())).device.type] // max(1, bytes_of_one))
 
 
 def in_parts(plain: "Run", rows: int) -> "Run":

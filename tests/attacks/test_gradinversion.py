@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import GradInversion
-from attacks.engine import objective
+from attacks.engine import step
 from attacks.engine.trials import seeds
 from attacks.threat import ThreatModel
 from attacks.update import FedAvg, Protocol
@@ -123,7 +123,7 @@ def test_it_is_the_same_in_parts_that_split_the_seeds_of_a_victim(
     seen = granted(victims_of(2, dtype=torch.float64, model=ResNet))
     attack = GradInversion(max_evaluations=4, trials=3)
     whole = attack.reconstruct(seen)
-    monkeypatch.setitem(objective.TOGETHER, "cpu", 1)  # a row at a time
+    monkeypatch.setitem(step.TOGETHER, "cpu", 1)  # a row at a time
     torch.testing.assert_close(attack.reconstruct(seen).images, whole.images, rtol=0, atol=1e-8)
 
 

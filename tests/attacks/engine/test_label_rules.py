@@ -18,12 +18,14 @@ from attacks.engine.label_rules import (
     LABEL_RULES,
     apportioned,
     counted,
+    label_logits,
     named,
+    present,
     separable,
     spread,
 )
-from attacks.engine.last_layer import last_layer, length
-from attacks.engine.mixture import odds
+from attacks.engine.last_layer import last_layer, length, lost_heads
+from attacks.engine.mixture import Mixture, odds
 from attacks.surrogate_model import at_surrogate
 from attacks.threat import ThreatModel
 from attacks.update import FedAvg, Network, Protocol, local_update
@@ -39,6 +41,7 @@ from defenses import (
     CountSketch,
     Defense,
     GaussianNoise,
+    LayerMasking,
     Masking,
     Pruning,
     Sign,
@@ -65,6 +68,17 @@ class Headed(nn.Sequential):
 
     def __init__(self, activation: nn.Module, last: nn.Module) -> None:
         super().__init__(nn.Flatten(), nn.Linear(64, 12), activation, last)
+
+
+class Signed(Model):
+    """A network whose features may be negative."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.layers = Headed(nn.Tanh(), nn.Linear(12, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
 
 
 class Tempered(nn.Module):
@@ -236,6 +250,170 @@ def test_labels_after_hidden_local_steps_are_found_whatever_their_size(rate: flo
     seen = observe(ReLUs(SHAPE, 10), images, labels, PublicData.of(digits, 1), None, False, 0, range(20), setting)
     assert hits(LABEL_RULES["best"].labels(seen), labels) > 0.95
     assert hits(LABEL_RULES["best"].labels(at_surrogate(seen, torch.full((20,), 0.5))), labels) > 0.95
+
+
+def in_broad_classes(digits: Any, count: int) -> tuple[Any, Callable[[Tensor], Tensor]]:
+    """What is public of digits that are sorted into so few classes, and the classes of digits."""
+    means = digits.class_means()
+    of_classes = torch.stack([means[torch.arange(10) % count == label].mean(0) for label in range(count)])
+    public = replace(PublicData.of(digits, 1), num_classes=count, class_means=of_classes)
+    return public, lambda labels: labels % count
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("defense", [None, Clipping(1e9), Masking(0.5)])
+def test_classes_that_are_broad_are_counted_by_the_size_of_an_update(
+    classes: int, defense: Defense | None, digits: Any
+) -> None:
+    """Their means point nearly the same way in any numbers, and are larger the more images are of one class."""
+    public, of_digits = in_broad_classes(digits, classes)
+    for batch_size in (4, 8, 16):
+        images, labels = digits.victims(24, batch_size)
+        labels = of_digits(labels)
+        seen = observe(ReLUs(SHAPE, classes), images, labels, public, defense, True, 0, range(24), Setting())
+        found = {rule: hits(LABEL_RULES[rule].labels(seen), labels) for rule in ("best", *BATCH_RULES)}
+        assert found["best"] >= max(found.values()) - 0.04, found
+        assert found["best"] > 0.92, found
+
+
+def test_a_size_of_which_nothing_is_known_tells_nothing(digits: Any) -> None:
+    images, labels = digits.victims(12, 4)
+    public, of_digits = in_broad_classes(digits, 2)
+    for setting in (Setting(local=FedAvg(0.1), threat_model="A"), Setting(local=FedAvg(0.1))):
+        seen = observe(ReLUs(SHAPE, 2), images, of_digits(labels), public, None, True, 0, range(12), setting)
+        hidden = at_surrogate(seen, torch.zeros(12)) if setting.threat.local_steps else seen
+        larger = replace(hidden, update={name: 3 * value for name, value in hidden.update.items()})
+        assert torch.equal(LABEL_RULES["mixture"].labels(hidden), LABEL_RULES["mixture"].labels(larger))
+        assert odds(hidden, of_digits(labels)).allclose(odds(larger, of_digits(labels)))
+
+
+def trained(network: nn.Module, digits: Any, steps: int) -> dict[str, Tensor]:
+    """Weights of a network that knows most of the images by heart."""
+    public, generator = PublicData.of(digits, 1, 500), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for _ in range(steps):
+        some = torch.randint(len(public.images), (64,), generator=generator)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(public.images[some]), public.labels[some]).backward()  # type: ignore[no-untyped-call] # torch's own
+        optimizer.step()
+    return {name: value.detach() for name, value in network.state_dict().items()}
+
+
+@pytest.mark.parametrize("model", [LeNet, ReLUs])
+@pytest.mark.parametrize("defense", [None, Clipping(1e-3)])
+def test_classes_that_are_there_for_sure_are_told_in_a_trained_network(
+    model: type[Model], defense: Defense | None, digits: Any
+) -> None:
+    """Its gradients at the class means are small and say little, and its rows are negative all the same."""
+    torch.manual_seed(0)
+    network = model(SHAPE, 10)
+    weights = trained(network, digits, 300)
+    for batch_size in (2, 4):
+        images, labels = digits.victims(40, batch_size)
+        seen = observe(
+            network.eval(), images, labels, PublicData.of(digits, 1), defense, True, 0, range(40), Setting(), weights
+        )
+        found = {rule: hits(LABEL_RULES[rule].labels(seen), labels) for rule in ("best", *BATCH_RULES)}
+        assert found["best"] >= max(found.values()) - 0.03, found
+        there = nn.functional.one_hot(labels, 10).any(1)
+        assert (present(seen) <= there).all() and present(seen).sum() > 0.8 * there.sum()
+
+
+def test_no_class_is_there_for_sure_where_noise_or_a_mask_makes_rows_negative(victims_of: MakeVictims) -> None:
+    for defense in (GaussianNoise(0.1), Masking(0.5), Sign(1.0), QSGD(1)):
+        for batch_size in (2, 16):
+            _, labels, seen = victims_of(20, batch_size=batch_size, model=ReLUs, defense=defense, adaptive=False)
+            assert (present(seen) <= nn.functional.one_hot(labels, 10).any(1)).all()
+    _, labels, seen = victims_of(20, batch_size=4, model=Signed)
+    assert not present(seen).any()
+
+
+@pytest.mark.parametrize("local", [FedAvg(0.1, 1, 1), FedAvg(0.1, 2, 2), FedAvg(0.05, 3, 4)])
+@pytest.mark.parametrize("model", [LeNet, ReLUs])
+def test_the_labels_of_local_steps_are_told_whose_order_is_hidden(
+    model: type[Model], local: FedAvg, digits: Any
+) -> None:
+    for batch_size in (4, 16):
+        images, labels = digits.victims(20, batch_size)
+        setting, public = Setting(local=local, labels="hidden"), PublicData.of(digits, 1)
+        seen = observe(model(SHAPE, 10), images, labels, public, None, True, 0, range(20), setting)
+        found = {rule: hits(LABEL_RULES[rule].labels(seen), labels) for rule in ("best", *BATCH_RULES)}
+        assert found["best"] >= max(found.values()) - 0.04, found
+        assert found["best"] > 0.7, found
+
+
+class Normalized(Model):
+    """A network that normalizes by the batch and draws at random in train mode."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Flatten(), nn.Linear(64, 50), nn.BatchNorm1d(50), nn.ReLU(), nn.Dropout(dropout))
+        self.last = nn.Linear(50, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.first(images))
+
+
+@pytest.mark.parametrize("local", [None, FedAvg(0.1, 2, 2)])
+def test_a_batch_that_is_normalized_by_itself_may_be_of_one_class(local: FedAvg | None, digits: Any) -> None:
+    torch.manual_seed(0)
+    network, found = Normalized(), dict[str, list[float]]()
+    for batch_size, classes in ((4, 1), (16, 1), (8, 2), (16, 2), (8, 8)):
+        images, labels = batches_of(digits, 10, batch_size, classes)
+        setting, public = Setting(mode="train", local=local, labels="hidden"), PublicData.of(digits, 1)
+        seen = observe(network, images, labels, public, None, True, 0, range(10), setting)
+        for rule in ("best", *BATCH_RULES):
+            found.setdefault(rule, []).append(hits(LABEL_RULES[rule].labels(seen), labels))
+    means = {rule: sum(shares) / len(shares) for rule, shares in found.items()}
+    assert means["best"] >= max(means.values()) - 0.03 and min(found["best"]) > 0.9, found
+
+
+def test_labels_are_told_without_a_draw_where_a_network_drops_units(digits: Any) -> None:
+    images, labels = digits.victims(6, 4)
+    setting, public = Setting(mode="train"), PublicData.of(digits, 1)
+    seen = observe(Normalized(0.3), images, labels, public, None, True, 0, range(6), setting)
+    before = torch.get_rng_state()
+    assert torch.equal(LABEL_RULES["best"].labels(seen), LABEL_RULES["best"].labels(seen))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_labels_are_the_same_however_many_victims_and_parameters_are_held_at_once(
+    shared: bool, mode: Any, digits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = digits.victims(8, 4)
+    setting, public = Setting(shared=shared, mode=mode), PublicData.of(digits, 1)
+    seen = observe(Normalized(), images, labels, public, LayerMasking(0.5), True, 0, range(8), setting)
+    told, explained = LABEL_RULES["best"].labels(seen), odds(seen, sorted_labels(labels))
+    monkeypatch.setattr("attacks.engine.step.TOGETHER", {"cpu": 1})
+    assert torch.equal(LABEL_RULES["best"].labels(seen), told)
+    assert odds(seen, sorted_labels(labels)).allclose(explained, rtol=1e-4)
+    monkeypatch.setattr("attacks.engine.mixture.LARGEST", 10 * 510 * 4)  # of the last layer alone
+    head = torch.cat([seen.update["last.weight"].flatten(1), seen.update["last.bias"]], 1)
+    there = head.any(1) | (mode == "eval")
+    assert Mixture.of(replace(seen, defense=None)).sizes[there].allclose(head[there].double().norm(dim=1))
+
+
+@pytest.mark.parametrize("defense", [None, Clipping(1e9), GaussianNoise(1e-4)])
+def test_a_last_layer_that_nobody_finds_is_not_lost(defense: Defense | None, digits: Any) -> None:
+    """Its weight has a column for each class, where others have a row."""
+
+    class Columns(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(64, 40), nn.Parameter(torch.randn(40, 10) / 7)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.first(images.flatten(1)).relu() @ self.last
+
+    torch.manual_seed(0)
+    images, labels = digits.victims(20, 4)
+    seen = observe(Columns(), images, labels, PublicData.of(digits, 1), defense, True, 0, range(20), Setting())
+    assert not lost_heads(seen).any()
+    generators = [torch.Generator().manual_seed(victim) for victim in range(20)]
+    logits, optimized = label_logits("best", seen, generators)
+    assert not optimized and hits(logits.argmax(-1), labels) > 0.95
 
 
 @pytest.mark.parametrize(
