@@ -9,7 +9,7 @@ images each has names what it found as evenly as it can.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -22,11 +22,12 @@ from attacks.engine.last_layer import (
     gradient_of_bias,
     gradient_of_weight,
     last_layer,
+    last_rows,
     lost_heads,
     off_columns,
     parameters_of,
 )
-from attacks.engine.mixture import Mixture, odds
+from attacks.engine.mixture import Mixture, odds, unordered
 from attacks.gradients import trained_names
 
 LARGEST_RATIO = 1e10
@@ -289,27 +290,62 @@ def apportioned(numbers: Tensor, images: int) -> Tensor:
 def mixture(observation: Observation) -> Told:
     """The numbers of images with which the class means explain the update best, see :class:`Mixture`.
 
-    A rule of this project's own, which asks nothing of the network.
+    A rule of this project's own, which takes any network. Classes that are :func:`present` have an image at least.
     """
+    return _mixed(observation, present(observation))
+
+
+def _mixed(observation: Observation, there: Tensor) -> Told:
+    """:func:`mixture`, where it is known which classes there are for sure, bool ``[V, K]``."""
     images = observation.image_shape[0]
-    numbers = Mixture.of(observation).nearest(present(observation), images)
+    numbers = Mixture.of(observation).nearest(there, images)
     return exactly(apportioned(numbers, images), observation.num_classes)
 
 
 def present(observation: Observation) -> Tensor:
     """Classes that have an image in the batch for sure, bool ``[V, K]``.
 
-    Where features are not negative, a row with a negative entry has one, see :func:`gradinversion`. The rows of a
-    gradient add up to 0 in each column: how far they do not is how far off an entry may be, whatever was done to it.
-    More classes than there are images are none for sure.
+    An entry of the bias's gradient is negative only where there is an image of the class, and so is one of the weight's
+    where features are not negative, see :func:`gradinversion`. That holds behind a defense that is known to leave signs
+    as they are. Where none is known, there may be one: the columns of a gradient add up to 0, and how far they do not
+    is how far off an entry is taken to be. More classes than there are images are none for sure.
     """
     found = last_layer(observation.model, observation.image_shape[1:])
-    if found is None or not found[1]:
+    if found is None:
         return torch.zeros(
             observation.num_victims, observation.num_classes, dtype=torch.bool, device=observation.device
         )
-    there = gradient_of_weight(observation).amin(2) < -OFF * off_columns(observation)[:, None]
+    rows = last_rows(observation)
+    if not found[1]:
+        rows = rows[..., gradient_of_weight(observation).shape[2] :]
+    off = (
+        torch.where(leaves_signs(observation), 0.0, torch.inf)
+        if observation.defense
+        else OFF * off_columns(observation)
+    )
+    there = (rows < -off[:, None, None]).any(2)
     return there & (there.sum(1, keepdim=True) <= observation.image_shape[0])
+
+
+def leaves_signs(observation: Observation) -> Tensor:
+    """Whether a known defense makes no entry of the last layer negative that was not, bool ``[V]``.
+
+    Seen on what the class means would share, with draws of the attacker's own.
+    """
+    known, victims, device = observation.defense, observation.num_victims, observation.device
+    assert known is not None
+    hooks = known.client.hooks if known.client else frozenset[str]()
+    if hooks & {"on_example_gradients", "on_update"}:  # noise may be added where nothing is shared that could be tried
+        return torch.zeros(victims, dtype=torch.bool, device=device)
+    labels = torch.arange(observation.image_shape[0], device=device) % observation.num_classes
+    images = observation.class_means[labels].expand(victims, *observation.image_shape)
+    probabilities = one_hot(labels, observation.num_classes).to(images).expand(victims, -1, -1)
+    true = unordered(observation).update_of(images, probabilities)
+    draws = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
+    tried = known.share(true, draws) if known.share else known.simulate(true, observation.update)
+    before, after = (last_rows(replace(observation, update=update)).flatten(1) for update in (true, tried))
+    noise = 0 if known.share else known.noise(observation.update)  # which is not simulated
+    return ((after >= 0) | (before < 0)).all(1) & (torch.as_tensor(noise, device=device) == 0)
 
 
 def best(observation: Observation) -> Told:
@@ -324,10 +360,10 @@ def best(observation: Observation) -> Told:
         return idlg(observation)
     rules = [LABEL_RULES[name] for name in BATCH_RULES]
     told = [rule.told(observation) for rule in rules if not rule.lacks(observation.model, observation.image_shape)]
-    told.append(mixture(observation))
+    there = present(observation)
+    told.append(_mixed(observation, there))
     explained = [odds(observation, one.labels) for one in told]
     explained[-1] = explained[-1] / FITTED
-    there = present(observation)
     lacking = torch.stack([(there & (counts_of(one.labels, there.shape[1]) == 0)).any(1) for one in told])
     chosen, victims = (
         torch.where(lacking, -1.0, torch.stack(explained)).argmax(0),

@@ -78,7 +78,15 @@ def off_columns(observation: Observation) -> Tensor:
 
     Those of a true gradient add up to 0, as probabilities do to 1, and so do those of a sum of such gradients.
     """
-    return gradient_of_weight(observation).sum(1).abs().amax(1)
+    return last_rows(observation).sum(1).abs().amax(1)
+
+
+def last_rows(observation: Observation) -> Tensor:
+    """The gradient ``[V, K, F + 1]`` of the last layer, whose last column is that of its bias where it is trained."""
+    weight = gradient_of_weight(observation)
+    if f"{_name(observation)}.bias" not in trained_names(observation.model):
+        return weight
+    return torch.cat([weight, gradient_of_bias(observation)[..., None]], 2)
 
 
 def lost_heads(observation: Observation) -> Tensor:

@@ -1,6 +1,7 @@
 """How well numbers of images of each class explain an update, by the public mean images of the classes."""
 
 from dataclasses import replace
+from itertools import repeat
 from typing import NamedTuple, Self
 
 import torch
@@ -12,7 +13,7 @@ from attacks.base import Observation
 from attacks.engine.distances import RowProducts
 from attacks.engine.last_layer import gradient_of_weight, last_layer, off_columns
 from attacks.engine.step import victims_together
-from attacks.gradients import trained_names
+from attacks.gradients import batch_logits, in_modes, trained_names
 from attacks.update import Protocol
 from defenses.base import Update, flattened
 
@@ -28,6 +29,9 @@ RISE = 1 + 1e-9
 
 SPREAD = 0.5
 """Standard deviation of the logarithm of how many times as large an update is as that of the class means."""
+
+UNSURE = 0.5
+"""How unsure a network must be of the class means, beside one that knows nothing, so that sizes tell something."""
 
 ROUNDING = 0.01
 """How far off a column may be, in parts of the largest entry, where nothing was done to an update."""
@@ -60,17 +64,18 @@ class Mixture(NamedTuple):
     def of(cls, observation: Observation) -> Self:
         """That of the V victims of an observation."""
         known, update, tells = observation.defense, observation.update, telling(observation)
-        kept, names = known.kept_entries(update) if known else {}, _held_together(observation, tells)
-        found, of_classes = [], _of_classes(observation.take([0]), names)
+        kept = known.kept_entries(update) if known else {}
+        found, held, of_classes = [], list[str](), Update()
         for victim in range(observation.num_victims):
-            if victim and not observation.shared:
-                of_classes = _of_classes(observation.take([victim]), names)
+            names = _held_together(observation, [name for name, of_each in tells.items() if of_each[victim]])
+            if names != held or not observation.shared:
+                held, of_classes = names, _of_classes(observation.take([victim]), names)
             parts = []
             for name, value in of_classes.items():
-                rows, own = flattened(value).double(), update[name][victim].flatten().double() * tells[name][victim]
+                rows, own = flattened(value).double(), update[name][victim].flatten().double()
                 if known:
                     rows *= kept[name][victim].flatten() != 0
-                parts.append((rows @ own, rows @ rows.T * tells[name][victim], own @ own))
+                parts.append((rows @ own, rows @ rows.T, own @ own))
             found.append([torch.stack(each).sum(0) for each in zip(*parts, strict=True)])
         products, squares, sizes = (torch.stack(each) for each in zip(*found, strict=True))
         return cls(products, squares, sizes.sqrt(), of_known_size(observation))
@@ -167,14 +172,30 @@ def _fit(factors: Tensor) -> Tensor:
 def of_known_size(observation: Observation) -> Tensor:
     """Of which updates the attacker can tell how large they are for some images, bool ``[V]``.
 
-    Where he knows of no defense, there may be one: he sees it at a last layer whose columns do not add up to 0.
+    Not those of a trained network: it knows the class means so well that their gradients are far smaller than those of
+    images. Where he knows of no defense, there may be one, which shows where columns of the last layer do not add up to
+    0.
     """
-    sized = torch.full((observation.num_victims,), observation.size_tells, device=observation.device)
-    if observation.defense or not observation.size_tells:
+    victims, means = observation.num_victims, observation.class_means
+    if not observation.size_tells or normalizes_by_batch(observation):
+        return torch.zeros(victims, dtype=torch.bool, device=observation.device)
+    with in_modes(observation.model, repeat(False)):
+        logits = batch_logits(observation.model, observation.parameters, means.expand(victims, *means.shape))
+    sure = logits.softmax(-1).diagonal(dim1=1, dim2=2).mean(1)  # of the right class
+    sized = 1 - sure >= UNSURE * (1 - 1 / observation.num_classes)
+    if observation.defense:
         return sized
     if not last_layer(observation.model, observation.image_shape[1:]):
-        return ~sized
-    return off_columns(observation) <= ROUNDING * gradient_of_weight(observation).abs().amax((1, 2))
+        return torch.zeros_like(sized)
+    return sized & (off_columns(observation) <= ROUNDING * gradient_of_weight(observation).abs().amax((1, 2)))
+
+
+def normalizes_by_batch(observation: Observation) -> bool:
+    """Whether a BatchNorm makes what the network says of an image depend on the others."""
+    return any(
+        isinstance(layer, _BatchNorm) and (observation.protocol.train or layer.running_mean is None)
+        for layer in observation.model.modules()
+    )
 
 
 def unordered(observation: Observation) -> Observation:
@@ -198,11 +219,7 @@ def telling(observation: Observation) -> Update:
     """
     model, update = observation.model, observation.update
     every = {name: update[name].new_ones(observation.num_victims) for name in trained_names(model)}
-    by_batch = (
-        isinstance(layer, _BatchNorm) and (observation.protocol.train or layer.running_mean is None)
-        for layer in model.modules()
-    )
-    found = last_layer(model, observation.image_shape[1:]) if any(by_batch) else None
+    found = last_layer(model, observation.image_shape[1:]) if normalizes_by_batch(observation) else None
     if not found:
         return every
     head = [name for name in every if name.rpartition(".")[0] == found[0]]
@@ -210,10 +227,10 @@ def telling(observation: Observation) -> Update:
     return {name: ones if name in head else ones * ~there for name, ones in every.items()}
 
 
-def _held_together(observation: Observation, tells: Update) -> list[str]:
+def _held_together(observation: Observation, telling: list[str]) -> list[str]:
     """The parameters whose gradients of all classes are held at once: as many of the last as there is room for."""
     names, room = list[str](), LARGEST // observation.num_classes
-    for name in [name for name, of_each in tells.items() if of_each.any()][::-1]:
+    for name in reversed(telling):
         room -= observation.update[name][0].nbytes
         if names and room < 0:
             break
@@ -227,6 +244,8 @@ def _of_classes(observation: Observation, names: list[str]) -> Update:
     for some in torch.arange(observation.num_classes, device=observation.device).split(AT_ONCE):
         labels = one_hot(some, observation.num_classes).to(observation.class_means)
         of_some = unordered(observation).take([0] * len(some))
-        update = of_some.update_of(observation.class_means[some, None], labels[:, None])
+        copies = min(2, observation.image_shape[0])  # a BatchNorm without running statistics takes no single image
+        images = observation.class_means[some, None].expand(-1, copies, -1, -1, -1)
+        update = of_some.update_of(images, labels[:, None].expand(-1, copies, -1))
         found.append({name: update[name].detach() for name in names})
     return {name: torch.cat([one[name] for one in found]) for name in names}

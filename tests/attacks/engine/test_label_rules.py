@@ -35,6 +35,7 @@ from benchmark.models import MLP, ConvNet, LeNet
 from benchmark.models.draw import Model
 from defenses import (
     DPSGD,
+    OUTPOST,
     QSGD,
     Clipping,
     Compose,
@@ -45,6 +46,7 @@ from defenses import (
     Masking,
     Pruning,
     Sign,
+    Soteria,
     TruncatedSVD,
     ValueClipping,
 )
@@ -299,33 +301,63 @@ def trained(network: nn.Module, digits: Any, steps: int) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in network.state_dict().items()}
 
 
-@pytest.mark.parametrize("model", [LeNet, ReLUs])
-@pytest.mark.parametrize("defense", [None, Clipping(1e-3)])
+@pytest.mark.parametrize("model", [LeNet, ReLUs, Signed])
+@pytest.mark.parametrize("defense", [None, Clipping(1e-3), Masking(0.3)])
 def test_classes_that_are_there_for_sure_are_told_in_a_trained_network(
     model: type[Model], defense: Defense | None, digits: Any
 ) -> None:
     """Its gradients at the class means are small and say little, and its rows are negative all the same."""
     torch.manual_seed(0)
     network = model(SHAPE, 10)
-    weights = trained(network, digits, 300)
+    weights, public = trained(network, digits, 300), PublicData.of(digits, 1)
     for batch_size in (2, 4):
         images, labels = digits.victims(40, batch_size)
-        seen = observe(
-            network.eval(), images, labels, PublicData.of(digits, 1), defense, True, 0, range(40), Setting(), weights
-        )
-        found = {rule: hits(LABEL_RULES[rule].labels(seen), labels) for rule in ("best", *BATCH_RULES)}
+        seen = observe(network, images, labels, public, defense, True, 0, range(40), Setting(), weights)
+        found = {
+            rule: hits(LABEL_RULES[rule].labels(seen), labels)
+            for rule in ("best", *BATCH_RULES)
+            if readable(rule, seen)
+        }
         assert found["best"] >= max(found.values()) - 0.03, found
         there = nn.functional.one_hot(labels, 10).any(1)
-        assert (present(seen) <= there).all() and present(seen).sum() > 0.8 * there.sum()
+        assert (present(seen) <= there).all() and present(seen).sum() > 0.6 * there.sum()
 
 
-def test_no_class_is_there_for_sure_where_noise_or_a_mask_makes_rows_negative(victims_of: MakeVictims) -> None:
-    for defense in (GaussianNoise(0.1), Masking(0.5), Sign(1.0), QSGD(1)):
-        for batch_size in (2, 16):
-            _, labels, seen = victims_of(20, batch_size=batch_size, model=ReLUs, defense=defense, adaptive=False)
-            assert (present(seen) <= nn.functional.one_hot(labels, 10).any(1)).all()
-    _, labels, seen = victims_of(20, batch_size=4, model=Signed)
-    assert not present(seen).any()
+def readable(rule: str, seen: Observation) -> bool:
+    return not LABEL_RULES[rule].lacks(seen.model, seen.image_shape)
+
+
+@pytest.mark.parametrize("model", [Signed, ReLUs])
+@pytest.mark.parametrize("defense", [Masking(0.7), Pruning(0.9), GaussianNoise(1e-3), TruncatedSVD(0.9)])
+def test_the_size_of_what_a_trained_network_says_of_class_means_leads_nobody_astray(
+    model: type[Model], defense: Defense, digits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = model(SHAPE, 10)
+    weights, public = trained(network, digits, 200), PublicData.of(digits, 1)
+    images, labels = digits.victims(30, 6)
+    seen = observe(network, images, labels, public, defense, True, 0, range(30), Setting(), weights)
+    found = LABEL_RULES["mixture"].labels(seen)
+    monkeypatch.setattr("attacks.engine.mixture.OF_ANY_SIZE", 1.0)
+    assert torch.equal(found, LABEL_RULES["mixture"].labels(seen))
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+@pytest.mark.parametrize(
+    "defense", [*DEFENDED, TruncatedSVD(0.95), GaussianNoise(0.1), LayerMasking(0.5), OUTPOST(), Soteria(0.8)]
+)
+def test_no_class_is_there_for_sure_that_is_not_there(
+    defense: Defense, adaptive: bool, victims_of: MakeVictims
+) -> None:
+    if isinstance(defense, TruncatedSVD) and not adaptive:
+        pytest.skip("an attacker who does not know of it cannot see it: what is left of a matrix adds up to 0 as well")
+    kept = isinstance(defense, (Clipping, ValueClipping, Pruning, Masking, Sign, QSGD))
+    for model in (ReLUs, Signed):
+        for batch_size in (2, 12):
+            _, labels, seen = victims_of(20, batch_size=batch_size, model=model, defense=defense, adaptive=adaptive)
+            found = present(seen)
+            assert (found <= nn.functional.one_hot(labels, 10).any(1)).all()
+            assert not (kept and adaptive) or found.any()
 
 
 @pytest.mark.parametrize("local", [FedAvg(0.1, 1, 1), FedAvg(0.1, 2, 2), FedAvg(0.05, 3, 4)])
@@ -352,6 +384,20 @@ class Normalized(Model):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.last(self.first(images))
+
+
+@pytest.mark.parametrize("local", [None, FedAvg(0.1, 2)])
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_labels_are_told_where_batches_are_normalized_without_running_statistics(
+    local: FedAvg | None, mode: Any, digits: Any
+) -> None:
+    torch.manual_seed(0)
+    network = Normalized()
+    network.first[2] = nn.BatchNorm1d(50, track_running_stats=False)
+    images, labels = digits.victims(10, 4)
+    setting, public = Setting(mode=mode, local=local, labels="hidden"), PublicData.of(digits, 1)
+    seen = observe(network, images, labels, public, None, True, 0, range(10), setting)
+    assert hits(LABEL_RULES["best"].labels(seen), labels) > 0.9
 
 
 @pytest.mark.parametrize("local", [None, FedAvg(0.1, 2, 2)])
