@@ -33,6 +33,10 @@ from defenses.base import global_norm
 SMOOTH = 1e-5
 """Weight of the total variation from the mean image."""
 
+STRONG = 0.1
+"""Weight of the total variation beside the cosine distance where much of the gradient is lost: ten times the published
+one."""
+
 EQUAL, EXACT = 1e-3, 1e-10
 """Losses that differ by less, in parts of the lower one or of the squared size of the update, tell nothing apart."""
 
@@ -54,11 +58,11 @@ class AutoLeak(Attack):
     2020, arXiv 2003.01690): what a defense leaks to the strongest attacker is more than to any one attack.
 
     Closed forms come first, then matching from R-GAP's solution and from the public mean image with a prior, by the
-    squared and the cosine distance, the most probable image given the known defense, and Gauss-Newton; after local
-    steps also matching on their way, with a prior and without one. Each has its own way to tell labels that are not
-    granted. Of what they find, that is returned which is most probable given the update, by the loss of
-    :class:`Bayes`; all of it is kept in ``candidates``, for a score of the worst case. Where a known defense mixes
-    batches, mixtures are found, and what they were mixed of is one more candidate of each attack.
+    squared and the cosine distance, the most probable image given the known defense, and Gauss-Newton; of a batch also
+    matching with a stronger prior, and after local steps on their way, with a prior and without one. Each has its own
+    way to tell labels that are not granted. Of what they find, that is returned which is most probable given the
+    update, by the loss of :class:`Bayes`; all of it is kept in ``candidates``, for a score of the worst case. Where a
+    known defense mixes batches, mixtures are found, and what they were mixed of is one more candidate of each attack.
 
     The second tier is :class:`LearnedInversion`, for what a defense hides from all of these. It is trained on public
     images through the known defense, once for all victims, which takes minutes, and so is left out unless it is asked
@@ -110,6 +114,7 @@ class AutoLeak(Attack):
             "Bayes": Bayes(budget, at_once=some),
             "GaussNewton": GaussNewton(iterations=min(8, -(-budget // 100))),
             "InvertingGradients": InvertingGradients(budget, at_once=some),
+            "InvertingGradients with a strong prior": InvertingGradients(budget, at_once=some, total_variation=STRONG),
             "GradInversion": GradInversion(budget, at_once=some),
             "FedAvgInversion": FedAvgInversion(budget, at_once=some),
             "SurrogateModel without a prior": SurrogateModel(budget, at_once=some, total_variation=0.0),
@@ -238,6 +243,8 @@ def can_do(attack: Attack, protocol: Protocol, threat: ThreatModel, images: int)
     """Whether an attack can do with what it is granted, and is more than another one there."""
     if isinstance(attack, FedAvgInversion) and not protocol.local:
         return False
+    if type(attack) is InvertingGradients and attack.total_variation == STRONG and images == 1:
+        return False  # which one image hardly needs
     try:
         attack.check_granted(protocol, threat, images)
     except ValueError:

@@ -15,10 +15,10 @@ from attacks.engine.batch_adam import BatchAdam
 from attacks.engine.batch_lbfgs import BatchLBFGS
 from attacks.engine.consistency import GroupConsistency
 from attacks.engine.distances import DISTANCES
-from attacks.engine.label_rules import LABEL_RULES, as_logits, check_rule, label_logits
+from attacks.engine.label_rules import LABEL_RULES, as_logits, blended, check_rule, label_logits
 from attacks.engine.ledger import Ledger
 from attacks.engine.objective import Objective
-from attacks.engine.priors import AgainstNoise, NaturalImage, Prior
+from attacks.engine.priors import AgainstNoise, NaturalImage, Prior, cosine_variance
 from attacks.engine.problem import MatchingProblem
 from attacks.engine.row_optimizer import RowOptimizer
 from attacks.engine.starts import RANDOM, STARTS, Standardization, Starts
@@ -235,15 +235,18 @@ class GradientMatching(Attack):
     def noise_prior(self, observation: Observation) -> tuple[Prior, Tensor] | None:
         """What images cost beside it for each unit of a variance, and that of each victim's noise ``[V]``.
 
-        None where there is no noise that squared distances must be weighed against; the cosine has no variance.
+        None where no noise is known that the distance must be weighed against. Squared distances and cosines alone have
+        a variance; see :func:`cosine_variance`.
         """
         known = observation.defense
-        noise = known.noise(observation.update) if known and self.distance == "squared" else 0.0
+        noise = known.noise(observation.update) if known and self.distance in ("squared", "cosine") else 0.0
         if not isinstance(noise, Tensor):
             if not noise:
                 return None
             noise = next(iter(observation.update.values())).new_full((observation.num_victims,), noise)
-        return AgainstNoise(self.total_variation > 0, self.prior_scale * observation.mean_step), noise.square()
+        against = AgainstNoise(self.total_variation > 0, self.prior_scale * observation.mean_step)
+        variance = noise.square()
+        return against, cosine_variance(observation.update, variance) if self.distance == "cosine" else variance
 
     def distance_of(self, observation: Observation) -> str:
         """The distance of updates that is right for these victims: the one that was asked for."""
@@ -277,15 +280,17 @@ class GradientMatching(Attack):
     def label_logits(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
         """Where the labels start, as :meth:`start_labels`: granted ones are taken, then those of the rule asked for.
 
-        Where clients are known to train on mixed labels, these are optimized: nobody grants them, and no rule tells.
+        Where clients are known to train on mixed labels, these are optimized, from :func:`blended` ones.
         """
-        if observation.defense and observation.defense.soft_labels:
-            return label_logits("joint", observation, generators)
         if observation.labels is not None:
-            return as_logits(observation.labels, observation.num_classes), False
-        if self.labels is not None:
-            return label_logits(self.labels, observation, generators)
-        return self.start_labels(observation, generators)
+            logits, optimized = as_logits(observation.labels, observation.num_classes), False
+        elif self.labels is not None:
+            logits, optimized = label_logits(self.labels, observation, generators)
+        else:
+            logits, optimized = self.start_labels(observation, generators)
+        if observation.defense and observation.defense.soft_labels:
+            return blended(logits), True
+        return logits, optimized
 
     def optimizer_of(self, observation: Observation, params: Iterable[Tensor]) -> RowOptimizer:
         """The optimizer of the dummy images and labels, a row for each victim."""

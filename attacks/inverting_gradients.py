@@ -20,12 +20,14 @@ class InvertingGradients(GradientMatching):
 
     Geiping et al. 2020: from noise, Adam on the sign of each gradient minimizes the cosine distance over all parameters
     together and the total variation; pixels are standardized, and stay in their range. Labels that are not granted are
-    inferred: of one image by iDLG's rule, of a batch by iLRG's (Ma et al. 2023), or optimized with the images, as in
-    the authors' code, where the network does not end in a linear layer with a bias.
+    told by the rule "best". Where noise on the update is known, a cosine is a likelihood, and the prior of public
+    images is weighed against it as in :class:`Bayes`, beside the total variation of the paper.
 
     Args:
         total_variation: weight of the mean absolute difference of neighbors in both directions, as in the authors'
             code; at least 0.
+        prior_scale: see :class:`GradientMatching`. The default smooths a quarter of what is most probable: the most
+            probable images are smoother than private ones.
         standardized: whether steps, noise and total variation are those of standardized pixels, as published.
     """
 
@@ -34,6 +36,7 @@ class InvertingGradients(GradientMatching):
     total_variation: float = 0.01
     optimizer: str = "adam"
     distance: str = "cosine"
+    prior_scale: float = 4.0
     standardized: bool = True
 
     def standardization(self, observation: Observation) -> Standardization | None:

@@ -439,6 +439,12 @@ LABEL_RULES: dict[str, LabelRule] = {
 }
 """By the name that an attack's argument ``labels`` has; "joint" is none, but labels that are optimized."""
 
+OWN_SHARE = 0.75
+"""Of an image's own label in a mixture where it starts: the middle of what it can be."""
+
+DOUBT = 0.01
+"""Share of a label that is spread over all classes where it starts."""
+
 BATCH_RULES = ("ilrg", "ilrg_direction", "llg", "bias", "gradinversion", "idlg")
 """Of which, or of "mixture", "best" takes one."""
 
@@ -469,6 +475,18 @@ def check_rule(name: str, model: nn.Module, image_shape: tuple[int, int, int, in
 def as_logits(labels: Tensor, classes: int) -> Tensor:
     """Logits ``[V, N, K]`` whose softmax is the one-hot labels ``[V, N]``."""
     return torch.where(one_hot(labels, classes) == 1, 0.0, -torch.inf)
+
+
+def blended(logits: Tensor) -> Tensor:
+    """Logits ``[V, N, K]`` that labels of mixed images start from: those of a rule with a part of all in the batch.
+
+    Mixing within a batch leaves the sum of its labels as it is, which the rules tell. Labels that start from noise stay
+    as they are.
+    """
+    labels = logits.softmax(-1)
+    mixed = OWN_SHARE * labels + (1 - OWN_SHARE) * labels.mean(1, keepdim=True)
+    mixed = (1 - DOUBT) * mixed + DOUBT / labels.shape[-1]  # a class that a rule does not see can have a part, too
+    return torch.where(logits.isneginf().any(-1, keepdim=True), mixed.log(), logits)
 
 
 def label_logits(rule: str, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:

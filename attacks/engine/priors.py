@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from defenses.base import Update, flattened, global_norm
+
 BOX_EDGE = 0.1
 """How far outside [0, 1] an attacker who must fight noise lets a pixel be: the edge of a soft uniform prior."""
 
@@ -123,3 +125,20 @@ def total_variation(images: Tensor) -> Tensor:
     steps = (images.diff(dim=-2), images.diff(dim=-1))
     edge = 1e-3  # differences below it, a quarter of a gray level, count as their square
     return torch.stack([((d.square() + edge**2).sqrt() - edge).flatten(1).sum(1) for d in steps]).sum(0)
+
+
+def cosine_variance(update: Update, variance: Tensor) -> Tensor:
+    """The variance ``[V]`` that noise on an update gives half the cosine distance, in parts of both sizes.
+
+    Were the gradient g of the size that is left without the noise, the squared distance of u from it would be
+    ``2 |u| |g|`` times their cosine distance, up to a constant.
+
+    Args:
+        update: u, with noise on all entries but those that are 0.
+        variance: of the noise on each entry, ``[V]``.
+    """
+    size = global_norm(update).square()
+    entries = torch.stack([flattened(value).count_nonzero(1) for value in update.values()]).sum(0)
+    least = (2 * entries).sqrt() * variance  # to which the size of noise alone is known
+    rest = (size - entries * variance).maximum(least)
+    return variance / (2 * (size * rest).sqrt()).clamp(min=torch.finfo(size.dtype).tiny)

@@ -245,11 +245,13 @@ def test_clipping_with_noise_leaks_to_who_knows_both(victims_of: MakeVictims) ->
     """Clipping to a thousandth of the norm, with noise that is small beside that."""
     composed = Compose([Clipping(0.01), GaussianNoise(1e-6)])
 
-    def error(adaptive: bool) -> float:
-        images, _, seen = victims_of(2, defense=composed, adaptive=adaptive)
-        return float((IDLG(max_evaluations=50).reconstruct(seen).images.clamp(0, 1) - images).square().mean())
+    def errors(adaptive: bool) -> torch.Tensor:
+        images, _, seen = victims_of(8, defense=composed, adaptive=adaptive)
+        found = IDLG(max_evaluations=50).reconstruct(seen).images
+        return (found.clamp(0, 1) - images).square().mean((1, 2, 3, 4))
 
-    assert error(adaptive=True) < min(0.03, error(adaptive=False) / 2)
+    assert errors(adaptive=True).median() < 1e-3, "some starts lead nowhere, and which ones depends on the machine"
+    assert errors(adaptive=False).min() > 0.1
 
 
 def test_what_changes_the_batch_acts_before_what_changes_the_update() -> None:

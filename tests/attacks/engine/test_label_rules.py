@@ -17,6 +17,7 @@ from attacks.engine.label_rules import (
     BATCH_RULES,
     LABEL_RULES,
     apportioned,
+    blended,
     counted,
     label_logits,
     named,
@@ -33,6 +34,7 @@ from benchmark.federation.client import PublicData, observe
 from benchmark.federation.setting import Setting
 from benchmark.models import MLP, ConvNet, LeNet
 from benchmark.models.draw import Model
+from benchmark.seeds import generators
 from defenses import (
     DPSGD,
     OUTPOST,
@@ -44,6 +46,7 @@ from defenses import (
     GaussianNoise,
     LayerMasking,
     Masking,
+    MixUp,
     Pruning,
     Sign,
     Soteria,
@@ -732,3 +735,39 @@ def test_labels_that_are_granted_are_taken_whatever_the_rule(victims_of: MakeVic
 def test_inverting_gradients_infers_the_labels_of_a_batch(victims_of: MakeVictims) -> None:
     seen = victims_of(2, batch_size=3).observation
     assert InvertingGradients(max_evaluations=2).reconstruct(seen).labels.equal(LABEL_RULES["best"].labels(seen))
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
+def test_labels_that_are_mixed_start_from_those_of_a_rule_and_sum_to_what_it_tells(alpha: float, digits: Any) -> None:
+    images, labels = digits.victims(6, 4)
+    network, public = ConvNet(digits.image_shape, 10), PublicData.of(digits, 1)
+    seen = observe(network, images, labels, public, MixUp(alpha), True, 0, range(6))
+    attack = InvertingGradients()
+    start, optimized = attack.label_logits(seen, [torch.Generator().manual_seed(0)] * 6)
+    told = LABEL_RULES["best"].labels(seen)
+    assert optimized and start.isfinite().all()
+    assert torch.equal(start.argmax(-1), told) and (told == labels.sort(1).values).float().mean() > 0.9
+    sums = torch.nn.functional.one_hot(told, 10).sum(1)
+    torch.testing.assert_close(start.softmax(-1).sum(1), sums.float(), atol=0.05, rtol=0)
+    granted, _ = attack.label_logits(replace(seen, labels=labels), ())
+    assert torch.equal(granted.argmax(-1), labels) and granted.isfinite().all()
+    noise = torch.randn(2, 4, 10)
+    assert torch.equal(blended(noise), noise)
+    draws = [torch.Generator().manual_seed(number) for number in range(6)]
+    again = [torch.Generator().manual_seed(number) for number in range(6)]
+    torch.testing.assert_close(DLG().label_logits(seen, draws)[0], label_logits("joint", seen, again)[0])
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+def test_who_knows_of_mixup_finds_mixtures_that_are_nearer(alpha: float, digits: Any) -> None:
+    images, labels = digits.victims(4, 8)
+    network, public, defense = ConvNet(digits.image_shape, 10), PublicData.of(digits, 1), MixUp(alpha)
+    one_hot = torch.nn.functional.one_hot(labels, 10).double()
+    mixed, _ = defense.on_batch(images.double(), one_hot, generators(0, range(4), "on_batch"))
+
+    def off(adaptive: bool) -> float:
+        seen = observe(network, images, labels, public, defense, adaptive, 0, range(4))
+        found = InvertingGradients(150).reconstruct(seen).images
+        return float(torch.cdist(found.double().flatten(2), mixed.flatten(2)).amin(1).mean())
+
+    assert off(True) < off(False)

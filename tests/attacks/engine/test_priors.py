@@ -2,19 +2,33 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
 
-from attacks import IDLG, Observation
+from attacks import IDLG, InvertingGradients, Observation
+from attacks.engine.distances import cosine_distance
 from attacks.engine.label_rules import as_logits
 from attacks.engine.ledger import PROGRESS
 from attacks.engine.objective import Objective
-from attacks.engine.priors import MeanSquare, MeanVariation, NaturalImage, Together
+from attacks.engine.priors import MeanSquare, MeanVariation, NaturalImage, Together, cosine_variance
+from benchmark.federation.client import PublicData, observe
+from benchmark.models import ConvNet
 from datamodules.base import USUAL_STEP, PrivateData, Split, TensorSplit
-from defenses import DPSGD, Clipping, Compose, Defense, GaussianNoise, Masking, ValueClipping
+from defenses import (
+    DPSGD,
+    Clipping,
+    Compose,
+    Defense,
+    GaussianNoise,
+    LaplaceNoise,
+    Masking,
+    RelativeNoise,
+    ValueClipping,
+)
 from defenses.base import KnownDefense, Update
 from tests.conftest import MakeVictims
 
@@ -48,6 +62,55 @@ def test_known_noise_is_weighed_against_the_laplace_prior_of_public_images(
     for victim in range(2):
         wanted = objective(seen, victim, found.images[victim, 0], int(found.labels[victim]), std, 0.1 * prior_scale)
         assert float(found.loss[victim]) == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize("std", [0.01, 0.3, 1.0])
+def test_a_cosine_is_a_likelihood_under_noise(std: float) -> None:
+    """Gradients of equal size, whose likelihoods are those of an update of normally distributed entries."""
+    draw = torch.Generator().manual_seed(0)
+    gradient, *others = torch.randn(5, 400_000, generator=draw, dtype=torch.float64)
+    update = gradient + std * torch.randn(gradient.shape, generator=draw, dtype=torch.float64)
+    variance = cosine_variance({"a": update[None, :1000], "b": update[None, 1000:]}, torch.tensor([std**2]))
+
+    def likelihood(one: torch.Tensor) -> torch.Tensor:
+        return torch.distributions.Normal(one, std).log_prob(update).sum()
+
+    for other in others:
+        moved = gradient + 0.3 * other
+        moved = moved * gradient.norm() / moved.norm()
+        near, far = (cosine_distance({"w": one[None]}, {"w": update[None]}) for one in (gradient, moved))
+        wanted = float(likelihood(gradient) - likelihood(moved))
+        assert float((far - near) / (2 * variance)) == pytest.approx(wanted, rel=0.02)
+
+
+def test_where_noise_is_all_there_is_its_variance_stays_finite() -> None:
+    noise = {"w": torch.randn(3, 5000, generator=torch.Generator().manual_seed(0)), "never sent": torch.zeros(3, 7)}
+    found = cosine_variance(noise, torch.ones(3))
+    assert found.isfinite().all() and (found > 1 / (2 * 5000)).all() and (found < 1 / 500).all()
+    assert cosine_variance({"w": torch.zeros(1, 4)}, torch.ones(1)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        RelativeNoise(1.0),
+        GaussianNoise(0.03),
+        LaplaceNoise(0.03),
+        DPSGD(1.0, 0.03),
+        Compose([Clipping(1.0), GaussianNoise(0.01)]),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_who_knows_of_noise_finds_batches_that_are_nearer(defense: Defense, digits: Any) -> None:
+    images, labels = digits.victims(8, 4)
+    network, public = ConvNet(digits.image_shape, 10), PublicData.of(digits, 1)
+
+    def off(adaptive: bool) -> torch.Tensor:
+        seen = observe(network, images, labels, public, defense, adaptive, 0, range(8))
+        found = InvertingGradients(150, total_variation=1e-4).reconstruct(replace(seen, labels=labels))
+        return torch.cdist(found.images.flatten(2), images.to(found.images).flatten(2)).amin(1).mean(1)
+
+    assert float((off(True) / off(False)).log().mean()) < -0.1
 
 
 def test_the_scale_of_the_prior_is_that_of_public_images(victims_of: MakeVictims) -> None:
