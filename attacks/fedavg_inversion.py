@@ -39,7 +39,7 @@ class FedAvgInversion(InvertingGradients):
         epochs = epochs_apart(observation)
         if epochs > 1 and observation.labels is None:  # which are the same in all epochs
             sources = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
-            logits, are_optimized = self.label_logits(observation, sources)
+            logits, are_optimized = self.told_labels(observation, sources)
             observation = observation if are_optimized else replace(observation, labels=logits.argmax(-1))
         if start_images is not None:
             start_images = start_images.repeat(1, epochs, 1, 1, 1)

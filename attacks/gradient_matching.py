@@ -277,20 +277,23 @@ class GradientMatching(Attack):
             starts.begin_with("rgap", start | {"label_logits": logits} if starts.optimize_labels else start)
         return starts
 
-    def label_logits(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
-        """Where the labels start, as :meth:`start_labels`: granted ones are taken, then those of the rule asked for.
-
-        Where clients are known to train on mixed labels, these are optimized, from :func:`blended` ones.
-        """
+    def told_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
+        """As :meth:`start_labels`, with granted labels where there are any, else those of the rule asked for."""
         if observation.labels is not None:
-            logits, optimized = as_logits(observation.labels, observation.num_classes), False
-        elif self.labels is not None:
-            logits, optimized = label_logits(self.labels, observation, generators)
-        else:
-            logits, optimized = self.start_labels(observation, generators)
+            return as_logits(observation.labels, observation.num_classes), False
+        if self.labels is not None:
+            return label_logits(self.labels, observation, generators)
+        return self.start_labels(observation, generators)
+
+    def label_logits(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
+        """Where the labels start, as :meth:`told_labels`, and whether they are optimized.
+
+        Where clients are known to train on mixed labels, these are, from :func:`blended` ones.
+        """
+        logits, are_optimized = self.told_labels(observation, generators)
         if observation.defense and observation.defense.soft_labels:
             return blended(logits), True
-        return logits, optimized
+        return logits, are_optimized
 
     def optimizer_of(self, observation: Observation, params: Iterable[Tensor]) -> RowOptimizer:
         """The optimizer of the dummy images and labels, a row for each victim."""

@@ -15,6 +15,7 @@ from attacks.fedavg_inversion import mean_of_epochs
 from attacks.inverting_gradients import DECAYS
 from attacks.update import FedAvg
 from benchmark.models import MLP
+from defenses import MixUp
 from tests.attacks.conftest import LOCAL, See
 
 
@@ -118,3 +119,14 @@ def test_labels_that_are_hidden_are_inferred_once_for_all_epochs(see: See) -> No
     assert found.labels.sort(1).values.equal(wanted.sort(1).values) and found.labels.shape == (2, 4)
     granted = attack.reconstruct(replace(hidden, labels=wanted))
     assert torch.equal(found.images, granted.images)
+
+
+def test_mixed_labels_start_alike_in_all_epochs(see: See) -> None:
+    hidden = see(labels="hidden")
+    mixes = replace(hidden, defense=MixUp().known_to_attacker())
+    wanted = LABEL_RULES["ilrg"].labels(mixes).sort(1).values
+    problem = FedAvgInversion(max_evaluations=4, labels="ilrg").problem(mixes)
+    logits = problem.label_logits.detach()
+    assert logits.isfinite().all() and logits.shape[1] == LOCAL.epochs * 4
+    for epoch in logits.argmax(-1).split(4, dim=1):
+        assert torch.equal(epoch.sort(1).values, wanted)
