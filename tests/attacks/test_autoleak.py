@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from attacks import AutoLeak, Observation, Reconstruction
-from attacks.autoleak import NOT_TRIED, UNDONE, can_do, carried_out, takes
+from attacks import AutoLeak, InvertingGradients, Observation, Reconstruction
+from attacks.autoleak import NOT_TRIED, STRONG, UNDONE, can_do, carried_out, takes
 from attacks.engine import problem
 from attacks.engine.inverter import Inverter
 from attacks.engine.step import COMPILED, EAGER, Step
 from attacks.gradient_matching import GradientMatching
-from attacks.update import FedAvg
+from attacks.update import FedAvg, Protocol
 from benchmark.federation.client import PublicData, observe
 from benchmark.federation.setting import Setting
 from benchmark.models import MLP, ConvNet, LeNet
@@ -56,6 +56,13 @@ def test_it_holds_what_each_of_its_parts_finds_alone(
             assert torch.equal(one.labels, other.labels) and one.status == other.status
     spent = sum(one.evaluations for one in found.candidates.values())
     assert torch.equal(found.evaluations, spent)
+
+
+@pytest.mark.parametrize(("batch_size", "priors"), [(1, [0.01]), (4, [0.01, STRONG])])
+def test_a_batch_is_matched_with_a_stronger_prior_as_well(batch_size: int, priors: list[float]) -> None:
+    shape, setting = (batch_size, 1, 8, 8), Setting()
+    parts = AutoLeak().parts_for(ConvNet(shape[1:], 10), shape, Protocol(), setting.threat, shared=False)
+    assert [part.total_variation for part in parts.values() if type(part) is InvertingGradients] == priors
 
 
 def test_each_part_that_matches_gradients_takes_its_steps_as_it_is_told(
