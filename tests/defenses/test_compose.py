@@ -247,11 +247,11 @@ def test_clipping_with_noise_leaks_to_who_knows_both(victims_of: MakeVictims) ->
 
     def errors(adaptive: bool) -> torch.Tensor:
         images, _, seen = victims_of(8, defense=composed, adaptive=adaptive)
-        found = IDLG(max_evaluations=50).reconstruct(seen).images
+        found = IDLG(max_evaluations=50, trials=4).reconstruct(seen).images  # single starts fail, undefended as well
         return (found.clamp(0, 1) - images).square().mean((1, 2, 3, 4))
 
-    assert errors(adaptive=True).median() < 1e-3, "some starts lead nowhere, and which ones depends on the machine"
-    assert errors(adaptive=False).min() > 0.1
+    known, unknown = errors(adaptive=True), errors(adaptive=False)
+    assert (known < 0.03).all() and (known < unknown / 2).all()
 
 
 def test_what_changes_the_batch_acts_before_what_changes_the_update() -> None:
