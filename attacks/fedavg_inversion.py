@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from attacks.base import Observation, Reconstruction
+from attacks.engine.priors import Prior
 from attacks.engine.problem import MatchingProblem
 from attacks.inverting_gradients import InvertingGradients
 
@@ -44,6 +45,11 @@ class FedAvgInversion(InvertingGradients):
         if start_images is not None:
             start_images = start_images.repeat(1, epochs, 1, 1, 1)
         return super().problem(Unrolled.of(observation, epochs), start_images)
+
+    def noise_prior(self, observation: Observation) -> tuple[Prior, Tensor] | None:
+        """Of the mean over epochs, whose images are the same ones."""
+        found = super().noise_prior(observation)
+        return (found[0], found[1] / observation.epochs) if found and isinstance(observation, Unrolled) else found
 
 
 def epochs_apart(seen: Observation) -> int:

@@ -54,8 +54,8 @@ class GradientMatching(Attack):
         restarts: how often a victim that has stalled or diverged starts again from new noise, or a new pattern where it
             started from one, within its budget, at least 0, as published.
         prior_scale: against known noise, scale of the Laplace prior on the differences of neighboring pixels, above 0,
-            in parts of their mean size in public images, which is its maximum-likelihood estimate. The larger, the
-            less the prior smooths.
+            in parts of what the attack has for it: their mean size in public images, the maximum-likelihood estimate,
+            times ``prior_unit``. The larger, the less the prior smooths.
         patience: evaluations after which a victim has stalled whose lowest loss has not fallen by a thousandth
             meanwhile, at least 1; None, as published, for no such rule.
         line_search: whether L-BFGS searches for the length of each step by the strong Wolfe conditions; as published it
@@ -78,6 +78,8 @@ class GradientMatching(Attack):
     simulates: ClassVar[bool] = True
     terms: ClassVar[tuple[str, ...]] = ("total_variation", "batch_norm")
     """Weights of what the loss holds beside the distance of updates: above 0, it is not 0 at the private images."""
+    prior_unit: ClassVar[float] = 1.0
+    """The size of differences of neighboring pixels at ``prior_scale`` 1, in parts of their mean in public images."""
 
     max_evaluations: int = 6000
     tolerance: float = 1e-6
@@ -244,7 +246,7 @@ class GradientMatching(Attack):
             if not noise:
                 return None
             noise = next(iter(observation.update.values())).new_full((observation.num_victims,), noise)
-        against = AgainstNoise(self.total_variation > 0, self.prior_scale * observation.mean_step)
+        against = AgainstNoise(self.total_variation > 0, self.prior_unit * self.prior_scale * observation.mean_step)
         variance = noise.square()
         return against, cosine_variance(observation.update, variance) if self.distance == "cosine" else variance
 

@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -21,22 +22,22 @@ class InvertingGradients(GradientMatching):
     Geiping et al. 2020: from noise, Adam on the sign of each gradient minimizes the cosine distance over all parameters
     together and the total variation; pixels are standardized, and stay in their range. Labels that are not granted are
     told by the rule "best". Where noise on the update is known, a cosine is a likelihood, and the prior of public
-    images is weighed against it as in :class:`Bayes`, beside the total variation of the paper.
+    images is weighed against it as in :class:`Bayes`, beside the total variation of the paper; it smooths a quarter of
+    what is most probable, as the most probable images are smoother than private ones.
 
     Args:
         total_variation: weight of the mean absolute difference of neighbors in both directions, as in the authors'
             code; at least 0.
-        prior_scale: see :class:`GradientMatching`. The default smooths a quarter of what is most probable: the most
-            probable images are smoother than private ones.
         standardized: whether steps, noise and total variation are those of standardized pixels, as published.
     """
+
+    prior_unit: ClassVar[float] = 4.0
 
     max_evaluations: int = 4800
     tolerance: float = 0.0
     total_variation: float = 0.01
     optimizer: str = "adam"
     distance: str = "cosine"
-    prior_scale: float = 4.0
     standardized: bool = True
 
     def standardization(self, observation: Observation) -> Standardization | None:

@@ -480,8 +480,8 @@ def as_logits(labels: Tensor, classes: int) -> Tensor:
 def blended(logits: Tensor) -> Tensor:
     """Logits ``[V, N, K]`` that labels of mixed images start from: those of a rule with a part of all in the batch.
 
-    Mixing within a batch leaves the sum of its labels as it is, which the rules tell. Labels that start from noise stay
-    as they are.
+    Mixing within a batch leaves the sum of its labels as it is, with random weights for each image on average; the
+    rules tell that sum. Labels that start from noise stay as they are.
     """
     labels = logits.softmax(-1)
     mixed = OWN_SHARE * labels + (1 - OWN_SHARE) * labels.mean(1, keepdim=True)

@@ -11,11 +11,11 @@ from torch.func import functional_call
 
 from attacks import FedAvgInversion, InvertingGradients, Observation
 from attacks.engine.label_rules import LABEL_RULES
-from attacks.fedavg_inversion import mean_of_epochs
+from attacks.fedavg_inversion import Unrolled, mean_of_epochs
 from attacks.inverting_gradients import DECAYS
 from attacks.update import FedAvg
 from benchmark.models import MLP
-from defenses import MixUp
+from defenses import GaussianNoise, MixUp
 from tests.attacks.conftest import LOCAL, See
 
 
@@ -130,3 +130,17 @@ def test_mixed_labels_start_alike_in_all_epochs(see: See) -> None:
     assert logits.isfinite().all() and logits.shape[1] == LOCAL.epochs * 4
     for epoch in logits.argmax(-1).split(4, dim=1):
         assert torch.equal(epoch.sort(1).values, wanted)
+
+
+def test_an_image_counts_once_against_noise_however_many_epochs_it_is_in(see: See) -> None:
+    seen = replace(see(), defense=GaussianNoise(0.1).known_to_attacker())
+    images = torch.rand(2, *seen.image_shape, generator=torch.Generator().manual_seed(0)).double()
+    attack = FedAvgInversion()
+    once, of_epochs = attack.noise_prior(seen), attack.noise_prior(Unrolled.of(seen, LOCAL.epochs))
+    assert once and of_epochs
+    costs = [
+        prior(dummy) * variance
+        for (prior, variance), dummy in ((once, images), (of_epochs, images.repeat(1, LOCAL.epochs, 1, 1, 1)))
+    ]
+    torch.testing.assert_close(costs[1], costs[0])
+    assert bool((torch.as_tensor(costs[0]) > 0).all())

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks import InvertingGradients
+from attacks import IDLG, InvertingGradients
 from attacks.engine.starts import Standardization
 from attacks.threat import ThreatModel
 from benchmark.models import LeNet, ResNet
 from benchmark.studies import bench
+from defenses import GaussianNoise
 
 MakeVictims = Callable[..., Any]
 
@@ -74,3 +75,14 @@ def test_more_trials_never_end_at_a_higher_loss(victims_of: MakeVictims) -> None
     one = InvertingGradients(max_evaluations=40).reconstruct(seen)
     three = InvertingGradients(max_evaluations=40, trials=3).reconstruct(seen)
     assert bool((three.loss <= one.loss * (1 + 1e-5)).all()) and three.evaluations.tolist() == [120] * 3
+
+
+def test_images_are_smoothed_a_quarter_as_much_as_is_most_probable(victims_of: MakeVictims) -> None:
+    seen = victims_of(2, defense=GaussianNoise(0.05), adaptive=True).observation
+    images = torch.rand(seen.num_victims, *seen.image_shape, generator=torch.Generator().manual_seed(0))
+    costs = []
+    for attack in (InvertingGradients(), IDLG(distance="cosine", total_variation=1.0)):
+        against = attack.noise_prior(seen)
+        assert against is not None
+        costs.append(torch.as_tensor(against[0](images) * against[1]))  # pixels in [0, 1], which cost nothing there
+    torch.testing.assert_close(4 * costs[0], costs[1])
