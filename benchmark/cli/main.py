@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     stopped_by: list[int] = []
     try:
-        with one_ctrl_c(stopped_by), sentences():
+        with sentences(), one_ctrl_c(stopped_by):
             prepare_output()
             status = dispatch(given)
             sys.stdout.flush()
@@ -110,6 +110,11 @@ def one_ctrl_c(stopped_by: list[int]) -> Iterator[None]:
     except KeyboardInterrupt:
         before = signal.SIG_IGN
         raise
+    except Exception as error:
+        if not stopped_by or isinstance(error, UsageError | OSError):
+            raise
+        before = signal.SIG_IGN  # a library that is stopped while it is imported can make another error of it
+        raise KeyboardInterrupt from error
     finally:
         signal.signal(signal.SIGINT, before)
         signal.signal(signal.SIGTERM, terminate)

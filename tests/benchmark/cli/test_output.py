@@ -1,5 +1,6 @@
 """Where the program writes: closed, full, ASCII or a terminal with markup, and Ctrl-C while it does."""
 
+import contextlib
 import csv
 import io
 import json
@@ -18,6 +19,7 @@ from rich.table import Table
 from benchmark.boards.leaderboard import of_records
 from benchmark.boards.terminal import Console
 from benchmark.cli.main import main, one_ctrl_c
+from benchmark.errors import UsageError
 from benchmark.jobs.progress import bar
 from benchmark.store.schema import attack_scores
 from benchmark.store.store import Store, read_all
@@ -142,3 +144,26 @@ def test_after_a_command_ctrl_c_is_as_before(pressed: None) -> None:
     with one_ctrl_c([]):
         pass
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_a_library_makes_of_ctrl_c_in_the_middle_of_its_import_is_ctrl_c(
+    pressed: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def half_imported(given: list[str]) -> int:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise ImportError("generic_type: type is already registered")
+
+    monkeypatch.setattr("benchmark.cli.main.dispatch", half_imported)
+    with pytest.raises(SystemExit) as stopped:
+        main(["list"])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "\nleakboard: stopped; finished work is kept, and the same command resumes\n"
+
+
+@pytest.mark.parametrize("error", [ImportError("no module"), UsageError("say another name")])
+def test_without_ctrl_c_an_error_stays_what_it_is(error: Exception, pressed: None) -> None:
+    with pytest.raises(type(error)), one_ctrl_c([]):
+        raise error
+    with pytest.raises(UsageError), one_ctrl_c([signal.SIGINT]):  # nor does it hide what a user must know
+        raise UsageError("say another name")
