@@ -229,6 +229,7 @@ def test_ctrl_c_ends_a_process_at_once_with_one_line_and_keeps_what_is_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("long.yaml").write_text(LONG)
+    started = time.monotonic()
     with subprocess.Popen(
         [sys.executable, "-m", "benchmark", "run", "long.yaml", "--threads", "1", "--out", "out"],
         stdout=subprocess.PIPE,
@@ -244,7 +245,7 @@ def test_ctrl_c_ends_a_process_at_once_with_one_line_and_keeps_what_is_done(
             _, said = process.communicate(timeout=30)
         finally:
             process.kill()
-    assert time.monotonic() - sent < 5
+    assert time.monotonic() - sent < (sent - started) / 2  # sooner than it got there, however slow the machine
     assert process.returncode == 130
     ended_well(said, capsys)
 
