@@ -27,10 +27,11 @@ TIMED_VICTIMS, TIMED_EVALUATIONS = (4, 8), (1, 3, 50)
 what they share, and the budgets: the least one, and the bounds of the larger one. What is over at once gets most."""
 
 LONG = 0.25
-"""Seconds that are enough to tell something: victims and evaluations become as many as take about as long."""
+"""Seconds that are enough to tell something: victims, and evaluations beyond the first, become as many as take so long.
+What comes before the first step, as of labels, is no part of the latter: it hides what the steps take."""
 
 GROWTH = 4
-"""How many times the larger budget of an attack that is long before its first step grows until it tells something."""
+"""How many times the larger budget of an attack grows as long as its steps take too little time to tell something."""
 
 TAUGHT = {"training_steps": 1, "pairs": 2}
 """What is left of the training of an attacker's network where his attack is timed."""
@@ -188,12 +189,12 @@ def timing(block: Block, bench: Workbench, name: str = "") -> Timing:
     if is_short or takes_steps:  # the first run in a cell takes longer
         runs = [run(1, few)]
     often = int(LONG / max(runs[0][0], 1e-9))
-    more = min(most, max(least, often))
+    more = max(least, min(most, often))
     fewest, largest = TIMED_VICTIMS
     many = min(largest, len(block.victims) // sequence, max(fewest, often)) if is_short else 1
     if takes_steps:
         runs.append(run(1, more))
-        while not is_short and more < most and runs[-1][0] - runs[0][0] < LONG / 2:  # it is long before its first step
+        while more < most and runs[-1][0] - runs[0][0] < LONG:
             more = min(most, GROWTH * more)
             runs.append(run(1, more))
     if many > 1:
