@@ -166,7 +166,8 @@ class KnownDefense:
             of an update: what is small must still be matched closely.
         noise_std: standard deviation of the noise on each entry of the update, 0 for none, or a function of the
             observed update that gives that of each victim, ``[V]``: the likelihood of the observed update given the
-            dummy one.
+            dummy one. It is noise of each entry and client by itself; what is known of it otherwise, such as a key or
+            which entries have none, is for ``simulate`` or ``read``.
         noise_law: the distribution of that noise, "gaussian" or "laplace".
         kept: maps the observed update to 1 where an entry of the gradient was shared, and 0 where it was removed, for
             attacks that solve equations. By default an entry is kept where the simulation of a gradient of ones is not

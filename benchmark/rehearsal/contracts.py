@@ -66,6 +66,18 @@ BATCH = 3
 NEAR = 1e-3
 """Difference of pixels that is rounding."""
 
+FAINT = 0.1
+"""Brightest pixel of many images that is too dark for images whose pixels are from 0 to 1."""
+
+LOOKED_AT = 64
+"""Private images of a data set that are looked at."""
+
+BATCH_OF_LOADER = 256
+"""Public images that are read at a time."""
+
+SOME = 0.1
+"""Share of private images that may be public ones, too, as real data sets hold a few twice."""
+
 CPU = torch.device("cpu")
 
 
@@ -381,7 +393,32 @@ def is_attacked_by(attack: str, trial: Trial) -> None:
 
 
 def opens(trial: Trial) -> None:
-    take_victims(trial.place.opened, VICTIMS)
+    brightest = float(first_victims(trial).amax())
+    if brightest < FAINT:
+        raise UsageError(
+            f"no pixel of the first private images of {trial.spec.label} is above {brightest:.2g}: give pixels from 0 "
+            f"to 1, or bytes from 0 to 255, which are divided by 255 for you{written(type(trial.place.opened).load)}"
+        )
+
+
+def first_victims(trial: Trial) -> Tensor:
+    """The private images that are looked at, one of each victim, ``[V, C, H, W]``."""
+    data = trial.place.opened
+    return take_victims(data, max(VICTIMS, min(LOOKED_AT, data.num_victims())))[0][:, 0]
+
+
+def keeps_private_images_from_the_public(trial: Trial) -> None:
+    data = trial.place.opened
+    if not len(data.train_split):
+        raise NotApplicable("it has no public images")
+    private = {image.numpy().tobytes() for image in first_victims(trial)}
+    loader = data.loading(BATCH_OF_LOADER, 0).train_dataloader()
+    both = private & {image.numpy().tobytes() for images, _ in loader for image in images}
+    if len(both) > SOME * len(private):
+        raise UsageError(
+            f"{len(both)} of the first {len(private)} private images of {trial.spec.label} are public ones, too: let "
+            f"load(train=True) give other images than load(train=False){written(type(data).load)}"
+        )
 
 
 def is_the_same_again(trial: Trial) -> None:
@@ -437,6 +474,7 @@ CONTRACTS: dict[str, Mapping[str, Check]] = {
         "gives images and labels of the right form": opens,
         "gives the same when it is made again": is_the_same_again,
         "has public images": has_public_images,
+        "keeps private images from the public": keeps_private_images_from_the_public,
         "has images that a network takes": is_a_network,
         "has images that an attack takes": partial(is_attacked_by, "IDLG"),
     },

@@ -18,6 +18,7 @@ from benchmark.errors import CODE_ERRORS, UsageError, a_kind, is_users, one_line
 from benchmark.federation.protect import breach, drawn, of_one_image, together, trained_on, update_hook
 from benchmark.metrics.misfit import NOISE
 from benchmark.models.draw import drawing_from
+from benchmark.rehearsal.noise import Share, in_another_order, no_such_noise
 from benchmark.seeds import generators
 from defenses.base import Clients, Defense, KnownDefense, Update, flattened, own_hooks, unchanged
 
@@ -47,6 +48,15 @@ MOVES = 0.01
 
 LOUDER = 3.0
 """How many times the noise that a defense adds an attacker may take it for."""
+
+ENOUGH = 16
+"""Entries of which enough is known to say that they move with others."""
+
+GOES_WITH = 0.5
+"""What the rates may differ by, relative to the usual one, at which most entries move with what was given."""
+
+MIXED_AGAIN = 2
+"""Batches that are mixed, and undone, on trial."""
 
 UNLIKELY = 10.0
 """How many times what simulate leaves of it the noise that is drawn counts for at most."""
@@ -359,19 +369,41 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
     Raises:
         UsageError: the model is not of the right form, an attacker cannot use it, or it is not that of this defense.
     """
+    check_simulation(defense, known, true, label, by)
+    if false := removed_but_shared(known, true, read_by(defense, known, label, by)):
+        raise UsageError(
+            f"kept of the attacker's model of {label} says that entries of {false} are removed, but protect shares "
+            f"them, and they move with the gradient: give a kept that is 1 for them"
+            f"{written(known.kept) or written(type(defense).known_to_attacker)}"
+        )
+
+
+def read_by(defense: Defense, known: KnownDefense, label: str, by: Clients | None) -> Share:
+    """What clients share, as an attacker reads it who knows the defense."""
+
+    def share(update: Update, sources: Sequence[torch.Generator]) -> Update:
+        sent = of_one_image(defense, update, sources, label, by)
+        return known.read(by.model, by.weights, sent)[1] if known.read and by is not None else sent
+
+    return share
+
+
+def check_simulation(
+    defense: Defense, known: KnownDefense, true: Update, label: str, by: Clients | None = None
+) -> None:
+    """The part of :func:`check_known` that is about what the attacker simulates, and takes for noise."""
     clients = range(len(next(iter(true.values()))))
     model, method = f"of the attacker's model of {label}", written(type(defense).known_to_attacker)
     for name in ("simulate", "weight", "kept", "gradients"):
         function = getattr(known, name)
         if not callable(function) and (name in ("simulate", "weight") or function is not None):
             raise UsageError(f"{name} {model} must be a function, not {a_kind(function)}{method}")
-    shared = of_one_image(defense, true, _sources(clients), label, by)
-    if bad := [name for name, value in shared.items() if not value.isfinite().all()]:
+    share = read_by(defense, known, label, by)
+    sent = of_one_image(defense, true, _sources(clients), label, by)
+    if bad := [name for name, value in sent.items() if not value.isfinite().all()]:
         raise breach(defense, label, f"returns NaN or infinity once it has been called before ({bad[0]})")
-    others = of_one_image(defense, true, generators(1, clients, "rehearsal"), label, by)
-    if known.read and by is not None:
-        shared, others = (known.read(by.model, by.weights, one)[1] for one in (shared, others))
-        check_form(shared, true, f"read {model}", written(known.read))
+    shared, others = share(true, _sources(clients)), share(true, generators(1, clients, "rehearsal"))
+    check_form(shared, true, f"read {model}", written(known.read))
     dummy = {key: value.clone().requires_grad_() for key, value in true.items()}
     before = {key: value.clone() for key, value in shared.items()}
     simulated, kept = known.simulate(dummy, shared), known.kept_entries(shared)
@@ -382,7 +414,10 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
         )
     check_form(simulated, true, f"simulate {model}", written(known.simulate))
     check_form(kept, true, f"kept {model}", written(known.kept) or written(known.simulate))
-    total = torch.stack([value.sum() for value in simulated.values()]).sum()
+    # In random parts: of what adds up to nothing, as centered entries do, the sum has no slope.
+    source = torch.Generator().manual_seed(0)
+    parts = [torch.randn(value.shape, generator=source).to(value) * value for value in simulated.values()]
+    total = torch.stack([part.sum() for part in parts]).sum()
     slopes = (
         torch.autograd.grad(total, list(dummy.values()), allow_unused=True, materialize_grads=True)
         if total.requires_grad
@@ -394,7 +429,7 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
             f"one, as in value + (rounded - value).detach(){written(known.simulate)}"
         )
     if known.undo and by is not None:
-        check_undo(known, by, model)
+        check_undo(defense, known, by, label)
     weight = known.weight(shared)
     if not isinstance(weight, Tensor) or weight.shape != (len(clients),) or not bool((weight > 0).all()):
         raise UsageError(f"weight {model} must be one number above 0 for each victim{written(known.weight)}")
@@ -412,6 +447,12 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
             f"noise_std {model} is {loudest:g}, but what protect shares is {typical:.1g} from simulate of the true "
             f"update, or from what it shares next time: give the noise that protect adds, 0 for none{method}"
         )
+    if float(noise.max()) > 0:
+        another = share(in_another_order(true, 0), generators(1, clients, "rehearsal"))
+        beside = known.simulate(true, another)
+        alone = all(torch.equal(value, beside[key]) for key, value in known.simulate(true, shared).items())
+        if said := no_such_noise(known, true, share, alone):
+            raise UsageError(f"noise_std {model} is {float(noise.max()):g}, but {said}{method}")
     if known.simulate is unchanged:
         return  # an attacker who makes no use of the defense, of which the record says so
     other = {key: value.roll(1, 0) for key, value in true.items()}
@@ -441,30 +482,82 @@ def check_known(defense: Defense, known: KnownDefense, true: Update, label: str,
             )
 
 
-def check_undo(known: KnownDefense, by: Clients, model: str) -> None:
-    """UsageError where what undoes a mixing gives no batches, or changes what it is given."""
+def removed_but_shared(known: KnownDefense, true: Update, share: Share) -> str | None:
+    """The parameter some of whose entries the attacker's model leaves out of equations, although they are shared.
+
+    That is: they are the same for other draws, and move with the true ones.
+
+    Args:
+        known: the attacker's model.
+        true: update of V clients, ``[V, ...]``.
+        share: what they share, as the attacker reads it.
+    """
+    clients, source = range(len(next(iter(true.values())))), torch.Generator().manual_seed(0)
+    # Each in parts of its own size, as others of its tensor may be much larger.
+    step = {key: MOVES * value * torch.randn(value.shape, generator=source).to(value) for key, value in true.items()}
+    moved = {key: value + step[key] for key, value in true.items()}
+    here, again, there = (
+        share(of, generators(seed, clients, "rehearsal")) for of, seed in ((true, 0), (true, 1), (moved, 0))
+    )
+    for key, kept in known.kept_entries(here).items():
+        left_out = (kept == 0) & (here[key] != 0) & (here[key] == again[key]) & (step[key] != 0)
+        rates = ((there[key] - here[key])[left_out] / step[key][left_out]).double()
+        if rates.numel() >= ENOUGH:
+            usual = rates.median()
+            if bool(((rates - usual).abs() < GOES_WITH * usual.abs()).double().mean() > 1 / 2):
+                return key
+    return None
+
+
+def check_undo(defense: Defense, known: KnownDefense, by: Clients, label: str) -> None:
+    """UsageError where what undoes a mixing gives no batches, changes what it is given, or undoes nothing.
+
+    Args:
+        defense: that mixes batches by ``on_batch``.
+        known: the attacker's model of it.
+        by: the clients, whose images count; labels are of as many classes as there are.
+        label: of the defense, for people.
+    """
     assert known.undo is not None
-    given = by.images.clamp(0, 1), by.labels
-    kept = tuple(value.clone() for value in given)
-    made: Any = known.undo(*kept)
-    if any(not torch.equal(one, other) for one, other in zip(kept, given, strict=True)):
-        raise UsageError(f"undo {model} changes what it is given: work on a copy of it{written(known.undo)}")
-    if made is None:
-        return
-    images, classes = by.images, by.labels.shape[-1]
-    is_pair = isinstance(made, tuple) and len(made) == 2 and all(isinstance(one, Tensor) for one in made)
-    if not (
-        is_pair
-        and made[0].shape == images.shape
-        and bool(made[0].isfinite().all())
-        and made[1].shape == images.shape[:2]
-        and made[1].dtype == torch.long
-        and bool(((made[1] >= 0) & (made[1] < classes)).all())
-    ):
+    model, (count, classes) = f"of the attacker's model of {label}", by.labels.shape[1:]
+    images = by.images.clamp(0, 1)
+    labels = torch.eye(classes).to(by.labels)[torch.arange(count) % classes].expand(len(images), -1, -1)
+    before = after = 0.0
+    for draw in range(MIXED_AGAIN):
+        sources = generators(draw, range(len(images)), "rehearsal")
+        given = trained_on(defense, images, labels, sources, label) if "on_batch" in defense.hooks else (images, labels)
+        kept = tuple(value.clone() for value in given)
+        made: Any = known.undo(*kept)
+        if any(not torch.equal(one, other) for one, other in zip(kept, given, strict=True)):
+            raise UsageError(f"undo {model} changes what it is given: work on a copy of it{written(known.undo)}")
+        if made is None:
+            return
+        is_pair = isinstance(made, tuple) and len(made) == 2 and all(isinstance(one, Tensor) for one in made)
+        if not (
+            is_pair
+            and made[0].shape == images.shape
+            and bool(made[0].isfinite().all())
+            and made[1].shape == images.shape[:2]
+            and made[1].dtype == torch.long
+            and bool(((made[1] >= 0) & (made[1] < classes)).all())
+        ):
+            raise UsageError(
+                f"undo {model} must return finite images {list(images.shape)} and labels {list(images.shape[:2])}, "
+                f"int64 and from 0 to {classes - 1}, or None{written(known.undo)}"
+            )
+        before, after = before + from_nearest(images, given[0]), after + from_nearest(images, made[0])
+    if after > NEARER * before + SAME:
         raise UsageError(
-            f"undo {model} must return finite images {list(images.shape)} and labels {list(images.shape[:2])}, int64 "
-            f"and from 0 to {classes - 1}, or None{written(known.undo)}"
+            f"undo {model} makes of the images that clients train on none that are nearer to the private ones: let it "
+            f"undo what on_batch does, or give none{written(known.undo)}"
         )
+
+
+def from_nearest(images: Tensor, found: Tensor) -> float:
+    """How far images are from the nearest of those that were found of their batch, both ``[V, N, C, H, W]``, as the
+    root of the mean square of a pixel and the mean of all images."""
+    apart = torch.cdist(images.flatten(2).double(), found.flatten(2).double())
+    return float(apart.amin(2).mean()) / images[0, 0].numel() ** 0.5
 
 
 def noise_of(known: KnownDefense, shared: Update, model: str, method: str) -> Tensor:

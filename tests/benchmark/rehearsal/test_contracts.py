@@ -218,6 +218,16 @@ class Lone(Bright):
     def load(self, train):
         split = super().load(train)
         return TensorSplit(split.pixels[:1], split.labels[:1]) if train else split
+
+
+class Same(Bright):
+    """Public images are the private ones: load does not look at train."""
+
+    scale = 1.0
+
+
+class Dim(Private):
+    scale = 1 / 255
 '''
 
 SIGMOID = Spec("MLP", {"activation": "sigmoid", "depth": 1, "hidden": 8})
@@ -249,6 +259,7 @@ BROKEN = {
     "data": {
         "gives images and labels of the right form": "Bright",
         "gives the same when it is made again": "Shuffled",
+        "keeps private images from the public": "Same",
     },
 }
 """By kind and contract: a class of the file above that breaks it."""
@@ -256,7 +267,7 @@ BROKEN = {
 SKIPPED = {
     "attack": {"takes such victims, or says why not": "Declines"},
     "defense": {"changes the update": "identity", "gives attackers a model that does what it does": "drawn"},
-    "data": {"has public images": "Private"},
+    "data": {"has public images": "Private", "keeps private images from the public": "Private"},
 }
 """By kind and contract: what it does not apply to."""
 
@@ -299,6 +310,11 @@ def test_what_a_contract_says_nothing_of_is_skipped_with_a_reason(kind: str, nam
 )
 def test_so_is_a_second_way_to_break_one(attack: str, contract: str, sentence: str) -> None:
     assert sentence in verdict_on("attack", attack, contract).reason
+
+
+def test_pixels_that_were_divided_twice_are_told() -> None:
+    found = verdict_on("data", "Dim", "gives images and labels of the right form")
+    assert found.word == "fails" and "con_mine.Dim is above 0.0039: give pixels from 0 to 1" in found.reason
 
 
 def test_a_whole_one_keeps_everything() -> None:

@@ -21,7 +21,20 @@ from benchmark.rehearsal.scene import Scene
 from benchmark.seeds import generators
 from benchmark.suite.registry import build
 from benchmark.suite.suite import Cell, Scenario, parse
-from defenses import QSGD, Clients, Clipping, Defense, GaussianNoise, KnownDefense, Masking, Pruning, Update
+from defenses import (
+    QSGD,
+    Clients,
+    Clipping,
+    Defense,
+    GaussianNoise,
+    HookDefense,
+    KnownDefense,
+    Masking,
+    MixUp,
+    Pruning,
+    Update,
+)
+from defenses.base import all_kept
 
 Protect = Callable[[Update, Sequence[torch.Generator]], object]
 
@@ -358,6 +371,21 @@ def test_a_layer_that_the_network_lacks_is_refused_before_any_work(
     assert not list(tmp_path.glob("out/records/*")) and not list(tmp_path.glob("out/training/*"))
 
 
+class Negative(HookDefense):
+    """Trains on the negatives of all images."""
+
+    def on_batch(self, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        return 1 - images, labels
+
+    def known_to_attacker(self) -> KnownDefense:
+        return KnownDefense(soft_labels=True)
+
+
+def batches() -> Clients:
+    images = torch.rand(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    return Clients(torch.nn.Identity(), {}, images, torch.eye(5)[torch.zeros(3).long()].expand(2, 3, 5).clone())
+
+
 def in_place_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return images, labels.mul_(0).argmax(-1)
 
@@ -370,13 +398,57 @@ def in_place_of(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         (lambda images, labels: (images / 0 * 0, labels.argmax(-1)), "finite images"),
         (lambda images, labels: (images, labels), r"labels \[2, 3\], int64 and from 0 to 4"),
         (lambda images, labels: (images, labels.argmax(-1) + 5), "from 0 to 4"),
-        (in_place_of, "undo of it changes what it is given: work on a copy of it"),
+        (in_place_of, "undo of the attacker's model of it changes what it is given: work on a copy of it"),
+        (lambda images, labels: (images, labels.argmax(-1)), "none that are nearer to the private ones"),
+        (lambda images, labels: (images * 0 + 0.9, labels.argmax(-1)), "none that are nearer to the private ones"),
     ],
 )
 def test_what_undoes_a_mixing_is_tried_on_a_batch(undo: Callable[..., Any], sentence: str) -> None:
-    labels = torch.eye(5)[torch.arange(3)].expand(2, 3, 5).clone()
-    by = Clients(torch.nn.Identity(), {}, torch.rand(2, 3, 1, 2, 2), labels)
     with pytest.raises(UsageError, match=sentence):
-        check_undo(KnownDefense(soft_labels=True, undo=undo), by, "of it")
-    for right in (lambda images, labels: None, lambda images, labels: (1 - images, labels.argmax(-1))):
-        check_undo(KnownDefense(soft_labels=True, undo=right), by, "of it")
+        check_undo(Negative(), KnownDefense(soft_labels=True, undo=undo), batches(), "it")
+    for right in (lambda images, labels: None, lambda images, labels: ((1 - images).flip(1), labels.argmax(-1))):
+        check_undo(Negative(), KnownDefense(soft_labels=True, undo=right), batches(), "it")
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
+def test_what_undoes_mixup_does_so_although_all_clients_have_one_class(alpha: float) -> None:
+    mixed = MixUp(alpha)
+    check_undo(mixed, mixed.known_to_attacker(), batches(), "MixUp")
+
+
+def test_entries_that_are_shared_are_not_removed() -> None:
+    """What solves equations would say that the update tells nothing."""
+    update = {"weight": torch.randn(2, 40, 50, generator=torch.Generator().manual_seed(1))}
+
+    def simulate(dummy: Update, _: Update) -> Update:
+        return halved(dummy)
+
+    def half(observed: Update) -> Update:
+        return {name: (torch.arange(50) % 2).expand_as(value).to(value) for name, value in observed.items()}
+
+    for kept in (lambda seen: {name: torch.zeros_like(value) for name, value in seen.items()}, half):
+        for known in (KnownDefense(simulate=simulate, kept=kept), KnownDefense(kept=kept)):
+            with pytest.raises(UsageError, match=r"kept of .* says that entries of weight are removed"):
+                check_known(Mine(lambda of, _: halved(of)), known, update, "mine")
+
+    def every_second(of: Update, _: Sequence[torch.Generator]) -> Update:
+        return {name: value * half(of)[name] for name, value in of.items()}
+
+    right = KnownDefense(simulate=lambda dummy, _: every_second(dummy, []), kept=half)
+    check_known(Mine(every_second), right, update, "mine")
+
+
+def test_a_simulation_whose_entries_add_up_to_nothing_has_a_slope() -> None:
+    """As where the mean is taken away."""
+
+    def centered(value: Tensor) -> Tensor:
+        return value - flat(value).mean(1).view(-1, *[1] * (value.dim() - 1))
+
+    def flat(value: Tensor) -> Tensor:
+        return value.reshape(len(value), -1)
+
+    update = {"weight": torch.randn(2, 40, 50, generator=torch.Generator().manual_seed(1))}
+    known = KnownDefense(lambda dummy, _: {name: centered(value) for name, value in dummy.items()}, kept=all_kept)
+    check_known(Mine(each(centered)), known, update, "mine")
+    with pytest.raises(UsageError, match=r"kept of .*: give a kept that is 1 for them"):  # what it is by default
+        check_known(Mine(each(centered)), replace(known, kept=None), update, "mine")
