@@ -19,7 +19,8 @@ WEAK_CONTROL = "it leaks significantly more than its control, which is therefore
 DIVERGED = "the attack diverged on more than half of the victims"
 UNEXPLAINED = (
     "the attacker's model of the defense does not explain what is shared, even at the true images: known_to_attacker "
-    "must model what protect does, and give the noise_std of what it cannot"
+    "must model what protect does, and give the noise_std of what it cannot (of a function with a generator there is "
+    "no model: write it as a class, or drop a generator that it does not use)"
 )
 NOT_ADAPTIVE = "no adaptive attack is known, so that what is not found may leak"
 UNKNOWN_ORDER = (
