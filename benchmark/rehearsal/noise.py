@@ -107,7 +107,12 @@ def no_such_noise(known: KnownDefense, true: Update, share: Share, alone: bool) 
         of_tensors, of_none = correlations(torch.stack([levelled(value, len(clients)).flatten() for value in beside]))
         seen = by_chance > 0
         ratio = (squared[seen] / by_chance[seen]).mean() if bool(seen.any()) else torch.tensor(0.0)
-        if bool((of_tensors > SURE**2 * of_none).any()) or bool(ratio > TOGETHER):
+        is_product = any(
+            goes_by_rows(levelled(value, len(clients)).view(len(value), len(true[name][0]), -1))
+            for name, value in of_each.items()
+            if true[name].dim() > 2 and value.shape[1] == true[name][0].numel()
+        )
+        if bool((of_tensors > SURE**2 * of_none).any()) or bool(ratio > TOGETHER) or is_product:
             return f"what protect adds to one entry tells what it adds to others: draw each by itself, or {MODEL}"
     return None
 
@@ -136,6 +141,14 @@ def correlations(rows: Tensor) -> tuple[Tensor, Tensor]:
     products, squares = rows @ rows.T, rows.square() @ rows.square().T
     scale = (sizes[one] * sizes[other]).square()
     return products[one, other].square() / scale, squares[one, other] / scale
+
+
+def goes_by_rows(noise: Tensor) -> bool:
+    """Whether noise ``[R, M, N]`` has larger singular values than with signs at random, as an outer product has."""
+    source = torch.Generator().manual_seed(0)
+    signs = (torch.randint(2, noise.shape, generator=source) * 2 - 1).to(noise)
+    largest, by_chance = (torch.linalg.matrix_norm(one, ord=2).square().mean() for one in (noise, noise * signs))
+    return bool(largest > TOGETHER * by_chance)
 
 
 def in_another_order(update: Update, draw: int) -> Update:

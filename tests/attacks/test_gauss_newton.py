@@ -112,7 +112,7 @@ def test_the_prior_weighs_no_less_than_noise_calls_for(victims_of: MakeVictims) 
 
 
 @pytest.mark.parametrize("start", ["mean", "constant", "noise"])
-def test_a_victim_is_attacked_the_same_in_any_company_and_twice(start: str, victims_of: MakeVictims) -> None:
+def test_a_victim_is_attacked_the_same_alone_beside_others_and_twice(start: str, victims_of: MakeVictims) -> None:
     seen = victims_of(5, defense=Masking(0.9), adaptive=True).observation
     attack = GaussNewton(iterations=3, max_equations=40, start=start)
     block = attack.reconstruct(seen)

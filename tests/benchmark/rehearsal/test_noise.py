@@ -52,6 +52,13 @@ def of_rows(name: str, value: Tensor, sources: Sequence[torch.Generator]) -> Ten
     return drawn(value[:, :, :1] if value.dim() > 2 else value, sources).expand_as(value)
 
 
+def outer_product(name: str, value: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
+    rows = drawn(value.flatten(2)[:, :, 0] if value.dim() > 2 else value, sources)
+    if value.dim() < 3:
+        return rows
+    return rows.view(*rows.shape, *[1] * (value.dim() - 2)) * drawn(value[:, :1], sources)
+
+
 def on_every_second(name: str, value: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
     return drawn(value, sources) * (torch.arange(value[0].numel()) % 2).view(value.shape[1:])
 
@@ -81,6 +88,7 @@ FALSE: dict[str, Added] = {
     "one number for a row": of_rows,
     "all layers but the first": lambda name, value, sources: drawn(value, sources) * (name[0] != "0"),
     "on every second entry": on_every_second,
+    "an outer product": outer_product,
     "one client's alone": lambda name, value, sources: drawn(value, sources)[:1].expand_as(value),
 }
 
