@@ -28,7 +28,7 @@ from attacks.rgap import RGAP
 from attacks.surrogate_model import SurrogateModel
 from attacks.threat import ThreatModel
 from attacks.update import Protocol
-from defenses.base import global_norm
+from defenses.base import global_norm, unchanged
 
 SMOOTH = 1e-5
 """Weight of the total variation from the mean image."""
@@ -36,6 +36,10 @@ SMOOTH = 1e-5
 STRONG = 0.1
 """Weight of the total variation beside the cosine distance where much of the gradient is lost: ten times the published
 one."""
+
+NEAR = 0.2
+"""Weight of the cosine distance of the attacker's own gradient from what was shared, where a known defense has
+simulated it: the middle of those that were tried."""
 
 EQUAL, EXACT = 1e-3, 1e-10
 """Losses that differ by less, in parts of the lower one or of the squared size of the update, tell nothing apart."""
@@ -59,7 +63,8 @@ class AutoLeak(Attack):
 
     Closed forms come first, then matching from R-GAP's solution and from the public mean image with a prior, by the
     squared and the cosine distance, the most probable image given the known defense, and Gauss-Newton; of a batch also
-    matching with a stronger prior, and after local steps on their way, with a prior and without one. Each has its own
+    matching with a stronger prior, and nearer to what was shared than the known defense asks for; and after local steps
+    on their way, with a prior and without one. Each has its own
     way to tell labels that are not granted. Of what they find, that is returned which is most probable given the
     update, by the loss of :class:`Bayes`; all of it is kept in ``candidates``, for a score of the worst case. Where a
     known defense mixes batches, mixtures are found, and what they were mixed of is one more candidate of each attack.
@@ -115,6 +120,7 @@ class AutoLeak(Attack):
             "GaussNewton": GaussNewton(iterations=min(8, -(-budget // 100))),
             "InvertingGradients": InvertingGradients(budget, at_once=some),
             "InvertingGradients with a strong prior": InvertingGradients(budget, at_once=some, total_variation=STRONG),
+            "InvertingGradients near what was shared": InvertingGradients(budget, at_once=some, nearness=NEAR),
             "GradInversion": GradInversion(budget, at_once=some),
             "FedAvgInversion": FedAvgInversion(budget, at_once=some),
             "SurrogateModel without a prior": SurrogateModel(budget, at_once=some, total_variation=0.0),
@@ -188,6 +194,8 @@ class AutoLeak(Attack):
             observation.threat,
             observation.shared,
         )
+        if observation.defense is None or observation.defense.simulate is unchanged:
+            parts = {name: part for name, part in parts.items() if not is_near(part)}
         candidates: dict[str, Reconstruction] = {}
         undone: dict[str, Reconstruction] = {}
         rows = list(range(observation.num_victims))
@@ -243,13 +251,18 @@ def can_do(attack: Attack, protocol: Protocol, threat: ThreatModel, images: int)
     """Whether an attack can do with what it is granted, and is more than another one there."""
     if isinstance(attack, FedAvgInversion) and not protocol.local:
         return False
-    if type(attack) is InvertingGradients and attack.total_variation == STRONG and images == 1:
+    if images == 1 and (is_near(attack) or type(attack) is InvertingGradients and attack.total_variation == STRONG):
         return False  # which one image hardly needs
     try:
         attack.check_granted(protocol, threat, images)
     except ValueError:
         return False
     return True
+
+
+def is_near(attack: Attack) -> bool:
+    """Whether an attack takes what was shared for more than a simulation of the defense does."""
+    return isinstance(attack, InvertingGradients) and attack.nearness > 0
 
 
 def not_tried(observation: Observation) -> Reconstruction:

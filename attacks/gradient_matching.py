@@ -214,6 +214,7 @@ class GradientMatching(Attack):
             prior_weights=self.prior_weights(observation),
             label_term=self.label_term(),
             group=group,
+            nearness=self.nearness_term(),
         )
         rows = self.at_once and self.at_once * self.trials
         ledger = Ledger(starts, self.max_evaluations, self.patience, rows, group.trials if group else 1)
@@ -224,6 +225,10 @@ class GradientMatching(Attack):
 
     def label_term(self) -> float:
         """Weight of the squared distance of the network's class probabilities from the labels; 0, as there is none."""
+        return 0.0
+
+    def nearness_term(self) -> float:
+        """Weight of the distance of the attacker's own update from what was shared; 0, as there is none."""
         return 0.0
 
     def group(self, observation: Observation) -> GroupConsistency | None:

@@ -29,8 +29,12 @@ class InvertingGradients(GradientMatching):
         total_variation: weight of the mean absolute difference of neighbors in both directions, as in the authors'
             code; at least 0.
         standardized: whether steps, noise and total variation are those of standardized pixels, as published.
+        nearness: against a known defense, weight of the cosine distance of the attacker's own gradient from what was
+            shared, beside that of what a client would have shared of it; at least 0. A defense that rounds or prunes
+            shares the same of many gradients, at whose edge a simulation of it stops; the true one is among them.
     """
 
+    terms: ClassVar[tuple[str, ...]] = (*GradientMatching.terms, "nearness")
     prior_unit: ClassVar[float] = 4.0
 
     max_evaluations: int = 4800
@@ -39,6 +43,10 @@ class InvertingGradients(GradientMatching):
     optimizer: str = "adam"
     distance: str = "cosine"
     standardized: bool = True
+    nearness: float = 0.0
+
+    def nearness_term(self) -> float:
+        return self.nearness
 
     def standardization(self, observation: Observation) -> Standardization | None:
         return Standardization.of(observation) if self.standardized else None

@@ -58,17 +58,26 @@ class FunctionDefense(Defense):
         }
 
     def _sloping(self, update: Update) -> set[str]:
-        """The names of the tensors that what is shared depends on with a slope: that of half its squared norm."""
+        """The names of the tensors that what is shared depends on with a slope: that of half its squared norm.
+
+        It is taken in parts of the largest magnitude, of which no square is rounded to 0.
+        """
         leaves = {name: value.detach().requires_grad_() for name, value in update.items()}
         try:
             with torch.enable_grad():
-                half = sum(value.square().sum() / 2 for value in self._of_each(leaves).values())
+                half = sum((value / largest(value)).square().sum() / 2 for value in self._of_each(leaves).values())
         except RuntimeError:  # as NumPy's, which takes no tensor that has a gradient
             return set()
         if not isinstance(half, Tensor) or not half.requires_grad:
             return set()
         slopes = torch.autograd.grad(half, list(leaves.values()), allow_unused=True, materialize_grads=True)
         return {name for name, slope in zip(leaves, slopes, strict=True) if bool(slope.any())}
+
+
+def largest(value: Tensor) -> Tensor:
+    """The largest magnitude of a tensor, as a number without a slope; 1 where all are 0."""
+    size = value.detach().abs().max()
+    return torch.where(size == 0, 1.0, size)
 
 
 def nonzero(observed: Update) -> Update:

@@ -48,6 +48,8 @@ class Objective:
         label_term: weight of the squared distance of what the network makes of the images from their labels.
         group: what holds the trials of a victim together; None where there is nothing.
         prior_weights: of each victim's prior, ``[V]``; None for the size of what is matched beside that of a gradient.
+        nearness: weight of the distance of the attacker's own update from what was shared, beside that of what a client
+            would have shared of it, where that is simulated.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Objective:
         label_term: float = 0.0,
         group: GroupConsistency | None = None,
         prior_weights: Tensor | None = None,
+        nearness: float = 0.0,
     ) -> None:
         like = next(iter(observation.update.values()))
         self._observation = observation
@@ -70,7 +73,7 @@ class Objective:
         self._prior = prior
         self._noise_prior = noise_prior and noise_prior[0]
         self._batch_norm, self._label_term, self._group = batch_norm, label_term, group
-        self._rounds = [Round(seen, distance) for seen in (observation, *observation.later)]
+        self._rounds = [Round(seen, distance, nearness) for seen in (observation, *observation.later)]
         weights = self._rounds[0].weights
         is_squared = distance == "squared"
         sizes = self._relative_sizes(label_logits, weights) if is_squared else like.new_ones(len(weights))
@@ -211,16 +214,18 @@ class Round:
     Args:
         seen: what the attacker has of the V victims in this round.
         distance: one of ``DISTANCES``.
+        nearness: as of the objective.
 
     Attributes:
         weights: of the distances, ``[V]``.
         is_mixed: whether some of the victims can be matched by the short cut, and others cannot.
     """
 
-    def __init__(self, seen: Observation, distance: str) -> None:
+    def __init__(self, seen: Observation, distance: str, nearness: float) -> None:
         known = seen.defense
         self._seen, self._distance = seen, distance
         self._simulate = known.simulate if known else unchanged
+        self._nearness = 0.0 if self._simulate is unchanged else nearness
         like = next(iter(seen.update.values()))
         self.weights = known.weight(seen.update) if known and distance == "squared" else like.new_ones(seen.num_victims)
         self._find_short_cut()
@@ -281,7 +286,9 @@ class Round:
                 network, protocol = Network(model, parameters), self._seen.protocol
                 steps = self._seen.steps
                 dummy = local_update(network, protocol, dummies, probabilities, True, here.get("order"), steps)
-                parts.append(DISTANCES[self._distance](self._simulate(dummy, target), target))
+                distance = DISTANCES[self._distance]
+                loss = distance(self._simulate(dummy, target), target)
+                parts.append(loss + self._nearness * distance(dummy, target) if self._nearness else loss)
         in_order = (
             torch.tensor([*self._split[0], *self._split[1]], device=images.device).argsort() if len(parts) > 1 else None
         )

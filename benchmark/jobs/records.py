@@ -246,7 +246,8 @@ def draws_anew(seen: Observation, block: Block, bench: Workbench) -> bool:
     cell, some = block.cell, block.victims[:REDRAWN]
     if cell.defense is None:
         return False
-    again = bench.observe(cell.scenario, *bench.victims(cell.scenario, some), some, cell.defense, draw="/again")
+    batches = bench.victims(cell.scenario, some)
+    again = bench.observe(cell.scenario, *batches, some, cell.defense, cell.adaptive, draw="/again")
     rows = list(range(len(some)))
     for one, other in zip((seen, *seen.later), (again, *again.later), strict=True):
         off = {name: (value[rows] - other.update[name]).nan_to_num() for name, value in one.update.items()}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attacks import AutoLeak, InvertingGradients, Observation, Reconstruction
-from attacks.autoleak import NOT_TRIED, STRONG, UNDONE, can_do, carried_out, takes
+from attacks.autoleak import NOT_TRIED, STRONG, UNDONE, can_do, carried_out, is_near, takes
 from attacks.engine import problem
 from attacks.engine.inverter import Inverter
 from attacks.engine.step import COMPILED, EAGER, Step
@@ -17,7 +17,7 @@ from attacks.update import FedAvg, Protocol
 from benchmark.federation.client import PublicData, observe
 from benchmark.federation.setting import Setting
 from benchmark.models import MLP, ConvNet, LeNet
-from defenses import GaussianNoise, Masking, MixUp
+from defenses import GaussianNoise, Masking, MixUp, Pruning
 from defenses.base import Defense
 
 MakeVictims = Callable[..., Any]
@@ -28,6 +28,7 @@ MakeVictims = Callable[..., Any]
     [
         (LeNet, {}, 1, Masking(0.5)),
         (ConvNet, {}, 2, None),
+        (ConvNet, {}, 2, Pruning(0.5)),
         (MLP, {"activation": "relu", "hidden": 40}, 2, GaussianNoise(1e-4)),
     ],
 )
@@ -43,7 +44,9 @@ def test_it_holds_what_each_of_its_parts_finds_alone(
     alone = {
         name: part
         for name, part in AutoLeak(6).parts().items()
-        if takes(part, seen.model, seen.image_shape) and can_do(part, seen.protocol, seen.threat, batch_size)
+        if takes(part, seen.model, seen.image_shape)
+        and can_do(part, seen.protocol, seen.threat, batch_size)
+        and (isinstance(defense, Pruning) or not is_near(part))
     }
     assert list(found.candidates) == list(alone) and len(alone) > 2
     for name, part in alone.items():
@@ -62,7 +65,26 @@ def test_it_holds_what_each_of_its_parts_finds_alone(
 def test_a_batch_is_matched_with_a_stronger_prior_as_well(batch_size: int, priors: list[float]) -> None:
     shape, setting = (batch_size, 1, 8, 8), Setting()
     parts = AutoLeak().parts_for(ConvNet(shape[1:], 10), shape, Protocol(), setting.threat, shared=False)
-    assert [part.total_variation for part in parts.values() if type(part) is InvertingGradients] == priors
+    variants = [part for part in parts.values() if type(part) is InvertingGradients]
+    assert [part.total_variation for part in variants if not part.nearness] == priors
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "defense", "adaptive", "is_tried"),
+    [
+        (2, Pruning(0.5), True, True),
+        (2, Pruning(0.5), False, False),
+        (2, GaussianNoise(1e-3), True, False),
+        (1, Pruning(0.5), True, False),
+    ],
+)
+def test_a_batch_is_looked_for_near_what_a_known_defense_made_of_it(
+    batch_size: int, defense: Defense, adaptive: bool, is_tried: bool, victims_of: MakeVictims
+) -> None:
+    seen = victims_of(1, batch_size, defense=defense, adaptive=adaptive).observation
+    found = AutoLeak(2).reconstruct(seen)
+    assert ("InvertingGradients near what was shared" in found.candidates) == is_tried
+    assert "InvertingGradients" in found.candidates
 
 
 def test_each_part_that_matches_gradients_takes_its_steps_as_it_is_told(

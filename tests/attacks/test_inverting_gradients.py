@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from attacks import IDLG, InvertingGradients
 from attacks.engine.starts import Standardization
 from attacks.threat import ThreatModel
-from benchmark.models import LeNet, ResNet
+from benchmark.models import MLP, LeNet, ResNet
 from benchmark.studies import bench
-from defenses import GaussianNoise
+from defenses import GaussianNoise, Pruning, Quantization, Sign
+from defenses.base import Defense
 
 MakeVictims = Callable[..., Any]
 
@@ -68,6 +70,39 @@ def test_smoother_images_are_found_with_more_total_variation(victims_of: MakeVic
         for weight in (0.0, 1.0)
     )
     assert float(smooth.diff(dim=-1).abs().mean()) < 0.8 * float(rough.diff(dim=-1).abs().mean())
+
+
+@pytest.mark.parametrize("defense", [Quantization(3), Pruning(0.9), Sign(0.9)], ids=lambda one: type(one).__name__)
+def test_the_true_gradient_is_looked_for_near_what_a_coarse_defense_shares(
+    defense: Defense, victims_of: MakeVictims
+) -> None:
+    images, labels, seen = victims_of(2, 3, dtype=torch.float64, defense=defense, adaptive=True)
+    with_it, without = InvertingGradients(nearness=0.3), InvertingGradients()
+    true, public = images.to(seen.mean_image), seen.mean_image.expand(2, *seen.image_shape)
+    for tried in (true, public):
+        gradient = seen.update_of(tried, one_hot(labels, 10).to(tried))
+        own, shared = (torch.cat([v.flatten(1) for v in update.values()], 1) for update in (gradient, seen.update))
+        off = 1 - torch.cosine_similarity(own, shared, dim=1)
+        more = [attack.loss_at(seen, tried, labels) for attack in (with_it, without)]
+        torch.testing.assert_close(more[0] - more[1], 0.3 * off)
+    blind = replace(seen, defense=None)
+    same = [attack.loss_at(blind, true, labels) for attack in (with_it, without)]
+    assert torch.equal(*same)
+
+
+def test_who_knows_of_a_rounding_finds_more_images_of_batches_near_what_was_shared(victims_of: MakeVictims) -> None:
+    """At the edge of what is rounded alike an attacker who knows of it found fewer than one who does not."""
+
+    def model(shape: tuple[int, int, int], classes: int) -> MLP:
+        return MLP(shape, classes, hidden=64, activation="relu")
+
+    images, _, seen = victims_of(8, 4, model=model, defense=Quantization(3), adaptive=True)
+    quality = []
+    for nearness in (0.0, 0.2):
+        found = InvertingGradients(200, nearness=nearness).reconstruct(seen).images
+        off = torch.cdist(found.flatten(2), images.to(found).flatten(2)).amin(1)  # of each private image, the nearest
+        quality.append(-20 * (off / 8).log10().mean(1))
+    assert bool((quality[1] > quality[0]).all()) and quality[1].mean() > quality[0].mean() + 2
 
 
 def test_more_trials_never_end_at_a_higher_loss(victims_of: MakeVictims) -> None:

@@ -55,12 +55,13 @@ def test_a_norm_over_all_that_it_is_given_is_that_of_one_client() -> None:
     ("function", "slope"),
     [
         (lambda u: {n: 0.5 * g for n, g in u.items()}, 0.5),
+        (lambda u: {n: 1e-30 * g for n, g in u.items()}, 1e-30),
         (lambda u: {n: g.sign() for n, g in u.items()}, 1.0),
         (lambda u: {n: (g * 8).round() / 8 for n, g in u.items()}, 1.0),
         (lambda u: {n: g.detach() * 3 for n, g in u.items()}, 1.0),
         (lambda u: {n: torch.as_tensor(g.numpy() * 2) for n, g in u.items()}, 1.0),
     ],
-    ids=["half", "sign", "rounded", "detached", "numpy"],
+    ids=["half", "tiny", "sign", "rounded", "detached", "numpy"],
 )
 def test_an_attacker_does_the_same_and_has_a_slope(function: Callable[[Client], Client], slope: float) -> None:
     made, given = FunctionDefense(function), updates()

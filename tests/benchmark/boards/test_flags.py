@@ -68,6 +68,13 @@ class NotFinite(Pruning):
     def protect(self, update, generators):
         return {name: value / 0 for name, value in update.items()}
 
+class Read(Rounded):
+    '''Its attacker goes by what is left of an update without its tenth.'''
+    def known_to_attacker(self):
+        def read(model, weights, shared):
+            return weights, {name: 0.9 * value for name, value in shared.items()}
+        return KnownDefense(simulate=lambda dummy, shared: {n: 0.9 * v for n, v in dummy.items()}, read=read)
+
 class Near(Rounded):
     '''His images are lost in the rounding of what he has seen.'''
     def known_to_attacker(self):
@@ -112,6 +119,7 @@ def redrawn(bench: Workbench, defense: Any, **scenario: Any) -> bool:
         ("at_flags.Seldom", True),
         ("at_flags.Idle", False),
         ("at_flags.NotFinite", False),
+        ("at_flags.Read", False),
     ],
 )
 def test_a_defense_that_shares_another_update_of_the_same_batch_is_told(
