@@ -251,7 +251,7 @@ def can_do(attack: Attack, protocol: Protocol, threat: ThreatModel, images: int)
     """Whether an attack can do with what it is granted, and is more than another one there."""
     if isinstance(attack, FedAvgInversion) and not protocol.local:
         return False
-    if images == 1 and (is_near(attack) or type(attack) is InvertingGradients and attack.total_variation == STRONG):
+    if images == 1 and (is_near(attack) or (type(attack) is InvertingGradients and attack.total_variation == STRONG)):
         return False  # which one image hardly needs
     try:
         attack.check_granted(protocol, threat, images)
