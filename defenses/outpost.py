@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ class OUTPOST(HookDefense):
     returns the gradient itself. It takes FedSGD: of the decay over local steps its one step has none here.
 
     An attacker who knows it tells which columns got noise: no pruned entry in them is zero, and they are large. He
-    leaves them out, as he does what was pruned, and matches the others exactly, however strong the noise is.
+    leaves them out, as he does what was pruned, and matches the others exactly, however strong the noise is. A batch is
+    not told by so few: there he does as one who does not know it.
 
     Args:
         noise: standard deviation of the noise in parts of the risk, at least 0.
@@ -88,7 +90,13 @@ class OUTPOST(HookDefense):
             simulate=lambda dummy, observed: {n: value * (observed[n] != 0) for n, value in dummy.items()},
             kept=of_entries_left,
             read=self._read,
+            of_clients=self._known_of,
         )
+
+    def _known_of(self, model: nn.Module, image_shape: tuple[int, ...]) -> KnownDefense:
+        if image_shape[0] > 1:
+            return KnownDefense(no_adaptive_attack="nobody is known to find batches by columns without noise alone")
+        return replace(self.known_to_attacker(), of_clients=None)
 
     def _read(self, model: nn.Module, weights: Update, observed: Update) -> tuple[Update, Update]:
         risk = risks(model, weights, observed)

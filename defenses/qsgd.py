@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ class QSGD(Defense):
 
     An attacker who knows it reads the distance of neighboring levels from what was shared. A value that is d of these
     distances from a level is rounded to it with a probability of 1 - d: he holds -log(1 - d) against a dummy entry, as
-    half its squared distance in parts of the variance of the rounding.
+    half its squared distance in parts of the variance of the rounding. Of a batch, where a descent would end at the
+    edge that this has at each level, he takes the rounding error for noise.
 
     Args:
         levels: s, at least 1; infinity (.inf) is no defense. With 1 there are the norm, its negative and 0.
@@ -57,7 +59,9 @@ class QSGD(Defense):
     def known_to_attacker(self) -> KnownDefense:
         if self.levels == math.inf:
             return KnownDefense()
-        return KnownDefense(simulate=self._simulate, noise_std=self._noise, kept=all_kept)
+        of_batches = KnownDefense(noise_std=self._noise, kept=all_kept)
+        of_one_image = replace(of_batches, simulate=self._simulate)
+        return replace(of_one_image, of_clients=lambda _, shape: of_one_image if shape[0] == 1 else of_batches)
 
     def _simulate(self, dummy: Update, observed: Update) -> Update:
         noise = self._noise(observed)

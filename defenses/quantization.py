@@ -1,9 +1,10 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, coded_bytes, flattened
+from defenses.base import Defense, KnownDefense, Update, all_kept, coded_bytes, flattened
 from defenses.interval import PULL, held_to, per_client
 
 FULL = 32
@@ -18,7 +19,8 @@ class Quantization(Defense):
 
     The multiples are those of a signed number of so many bits, symmetric about 0, and the largest magnitude of the
     tensor is the last of them: of 8 bits those from -127 to 127. An attacker who knows it reads the step from the
-    largest magnitude, and holds against a dummy entry what it is beyond half a step from the shared one.
+    largest magnitude, and holds against a dummy entry what it is beyond half a step from the shared one. Of a batch,
+    too much of which is left open so, he takes the rounding error for noise.
 
     Args:
         bits: of each entry, from 2 to 32; 32 is no defense.
@@ -36,7 +38,11 @@ class Quantization(Defense):
         return coded_bytes(shared, self.bits) if self.bits < FULL else super().bytes_sent(shared)
 
     def known_to_attacker(self) -> KnownDefense:
-        return KnownDefense(simulate=self._simulate, noise_std=self._noise) if self.bits < FULL else KnownDefense()
+        if self.bits >= FULL:
+            return KnownDefense()
+        of_one_image = KnownDefense(simulate=self._simulate, noise_std=self._noise)
+        of_batches = KnownDefense(noise_std=self._error, kept=all_kept)
+        return replace(of_one_image, of_clients=lambda _, shape: of_one_image if shape[0] == 1 else of_batches)
 
     def _quantized(self, value: Tensor) -> Tensor:
         step = self._step(value)
@@ -49,9 +55,15 @@ class Quantization(Defense):
     def _noise(self, observed: Update) -> Tensor:
         """Standard deviation ``[V]``, over all entries, of what :meth:`_simulate` makes of the true ones.
 
-        It pulls them by a share of the rounding error. That is uniform, but for entries that were rounded to zero, most
-        of which are nearer to it: their magnitudes are taken for exponential ones, of which as many are beyond half a
-        step as were shared.
+        It pulls them by a share of the rounding error.
+        """
+        return PULL * self._error(observed)
+
+    def _error(self, observed: Update) -> Tensor:
+        """Standard deviation ``[V]`` of the rounding error, over all entries.
+
+        It is uniform, but for entries that were rounded to zero, most of which are nearer to it: their magnitudes are
+        taken for exponential ones, of which as many are beyond half a step as were shared.
         """
         squares, entries = [], 0
         for value in observed.values():
@@ -61,7 +73,7 @@ class Quantization(Defense):
             half, count = flattened(self._step(value))[:, 0] / 2, value[0].numel()
             squares.append(count * of_each.to(half) * half.square())
             entries += count
-        return PULL * (torch.stack(squares).sum(0) / entries).sqrt()
+        return (torch.stack(squares).sum(0) / entries).sqrt()
 
     def _simulate(self, dummy: Update, observed: Update) -> Update:
         simulated = {}

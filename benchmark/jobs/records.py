@@ -126,7 +126,7 @@ def run_blocks(
                 "key": block.key,
                 **block.about(),
                 "void": why_void(len(broken.intersection(block.victims)), len(block.victims)),
-                **not_adaptive(cell),
+                **not_adaptive(cell, bench),
                 **({"random_update": True} if is_random else {}),
                 "provenance": provenance(bench, data)
                 | {
@@ -228,9 +228,13 @@ def why_void(broken: int, victims: int) -> str | None:
     return f"the update of {broken} of {victims} victims was not finite" if broken else None
 
 
-def not_adaptive(cell: Cell) -> dict[str, str]:
+def not_adaptive(cell: Cell, bench: Workbench) -> dict[str, str]:
     """Why the attacker could not make use of knowing the defense, if so, as a part of a record."""
-    reason = known(build("defense", cell.defense)).no_adaptive_attack if cell.defense and cell.adaptive else ""
+    if not (cell.defense and cell.adaptive):
+        return {}
+    scenario = cell.scenario
+    shape = (scenario.batch_size, *bench.data(scenario.data).image_shape)
+    reason = known(build("defense", cell.defense), bench.model(scenario), shape).no_adaptive_attack
     return {"no_adaptive_attack": reason} if reason else {}
 
 

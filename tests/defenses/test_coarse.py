@@ -13,10 +13,12 @@ from scipy.integrate import quad
 from scipy.stats import kstest, laplace
 from torch import Tensor
 
-from attacks import IDLG, Bayes
+from attacks import DLG, IDLG, Bayes
 from benchmark.metrics.misfit import misfits
+from benchmark.models import ConvNet
 from benchmark.seeds import generators
 from defenses import (
+    OUTPOST,
     QSGD,
     Compose,
     Defense,
@@ -289,3 +291,19 @@ def test_a_coarse_update_that_holds_against_the_oblivious_falls_to_who_knows_it(
 def test_the_bytes_of_coarse_numbers_are_those_of_a_count_by_hand(defense: Defense, wanted: int) -> None:
     shared = {"0.weight": torch.ones(2, 6, 5), "0.bias": torch.ones(2, 6)}
     assert defense.bytes_sent(shared).tolist() == [wanted, wanted]
+
+
+@pytest.mark.parametrize(
+    "defense", [QSGD(256), Quantization(4), OUTPOST(0.1, 0.4, 0.0)], ids=lambda one: type(one).__name__
+)
+def test_of_a_batch_who_knows_of_a_rounding_or_noise_finds_no_less(defense: Defense, victims_of: Any) -> None:
+    """At the edges of what is rounded alike, or of the columns without noise alone, he found far less."""
+
+    def quality(adaptive: bool) -> Tensor:
+        images, _, seen = victims_of(6, 4, model=ConvNet, defense=defense, adaptive=adaptive)
+        found = DLG(200).reconstruct(seen).images.clamp(0, 1)
+        off = torch.cdist(found.flatten(2), images.to(found).flatten(2)).amin((1, 2))
+        return -20 * (off / images[0, 0].numel() ** 0.5).log10()
+
+    knowing, blind = quality(True), quality(False)
+    assert knowing.mean() > blind.mean() - 0.5 and blind.mean() > 18
