@@ -300,8 +300,8 @@ def test_of_a_batch_who_knows_of_a_rounding_or_noise_finds_no_less(defense: Defe
     """At the edges of what is rounded alike, or of the columns without noise alone, he found far less."""
 
     def quality(adaptive: bool) -> Tensor:
-        images, _, seen = victims_of(6, 4, model=ConvNet, defense=defense, adaptive=adaptive)
-        found = DLG(200).reconstruct(seen).images.clamp(0, 1)
+        images, _, seen = victims_of(3, 3, model=ConvNet, defense=defense, adaptive=adaptive)
+        found = DLG(150).reconstruct(seen).images.clamp(0, 1)
         off = torch.cdist(found.flatten(2), images.to(found).flatten(2)).amin((1, 2))
         return -20 * (off / images[0, 0].numel() ** 0.5).log10()
 
