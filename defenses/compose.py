@@ -82,56 +82,23 @@ class Compose(Defense):
         each = [one.known_to_attacker() for one in self.defenses]
         undo = [one.undo for one, made in zip(each, self.defenses, strict=True) if "on_batch" in made.hooks]
         reasons = dict.fromkeys(one.no_adaptive_attack for one in each if one.no_adaptive_attack)
-        return replace(
-            self._known_of_updates(),
-            soft_labels=any(one.soft_labels for one in each),
-            undo=undo[0] if len(undo) == 1 else None,
-            no_adaptive_attack=", and ".join(reasons),
-        )
 
-    def _known_of_updates(self) -> KnownDefense:
+        def made_of(parts: list[Part]) -> KnownDefense:
+            return replace(
+                known_of_updates(parts),
+                soft_labels=any(one.soft_labels for one in each),
+                undo=undo[0] if len(undo) == 1 else None,
+                no_adaptive_attack=", and ".join(reasons),
+                of_clients=None,
+            )
+
         parts = self._parts
-        if not parts or any(part.is_unknown for part in parts):
-            return KnownDefense()
-        if len(parts) == 1:
-            return parts[0].known
-
-        def adds_noise(part: Part) -> bool:
-            """A rounding error that is modeled counts where it is of what was shared."""
-            return part.is_noise or (part is parts[-1] and part.known.noise_std != 0)
-
-        loud = [part for part in parts if adds_noise(part)]
-
-        def simulate(dummy: Update, observed: Update) -> Update:
-            for part in parts[:-1]:
-                if not part.is_noise:  # of which others have left no more than its size
-                    dummy = part.simulate_unseen(dummy, observed)
-            return parts[-1].known.simulate(dummy, observed)
-
-        def noise(observed: Update) -> Tensor:
-            """Independent noises add up; what removes entries may scale those that it keeps."""
-            variance = torch.zeros_like(as_shared(observed))
-            for part in parts:
-                variance = variance * part.scale(observed) ** 2
-                if adds_noise(part):
-                    variance = variance + part.known.noise(observed) ** 2
-            return variance.sqrt()
-
-        def weight(observed: Update) -> Tensor:
-            """Against noise, what is matched has the size of that."""
-            each = [as_shared(observed), *(part.known.weight(observed) for part in parts if not loud)]
-            return torch.stack(each).prod(0)
-
-        def kept(observed: Update) -> Update:
-            each = [part.known.kept_entries(observed) for part in parts if part.known.kept is not None]
-            return {name: torch.stack([one[name] for one in each]).prod(0) for name in observed}
-
-        return KnownDefense(
-            simulate=unchanged if all(part.known.simulate is unchanged for part in parts) else simulate,
-            weight=weight,
-            noise_std=noise if loud else 0.0,
-            noise_law=loud[0].known.noise_law if len(loud) == 1 else "gaussian",
-            kept=kept if any(part.known.kept is not None for part in parts) else None,
+        of_last = parts[-1].known.of_clients if parts else None
+        if of_last is None:
+            return made_of(parts)
+        return replace(
+            made_of(parts),
+            of_clients=lambda model, shape: made_of([*parts[:-1], replace(parts[-1], known=of_last(model, shape))]),
         )
 
 
@@ -226,3 +193,49 @@ class Part:
         kept, made = self.known.kept_entries(observed), self.known.simulate(ones, observed)
         total = torch.stack([(made[name] * kept[name]).flatten(1).sum(1) for name in observed]).sum(0)
         return total / torch.stack([kept[name].flatten(1).sum(1) for name in observed]).sum(0).clamp(min=1)
+
+
+def known_of_updates(parts: list[Part]) -> KnownDefense:
+    """The attacker's model of what defenses do to updates, one after another."""
+    if not parts or any(part.is_unknown for part in parts):
+        return KnownDefense()
+    if len(parts) == 1:
+        return parts[0].known
+
+    def adds_noise(part: Part) -> bool:
+        """A rounding error that is modeled counts where it is of what was shared."""
+        return part.is_noise or (part is parts[-1] and part.known.noise_std != 0)
+
+    loud = [part for part in parts if adds_noise(part)]
+
+    def simulate(dummy: Update, observed: Update) -> Update:
+        for part in parts[:-1]:
+            if not part.is_noise:  # of which others have left no more than its size
+                dummy = part.simulate_unseen(dummy, observed)
+        return parts[-1].known.simulate(dummy, observed)
+
+    def noise(observed: Update) -> Tensor:
+        """Independent noises add up; what removes entries may scale those that it keeps."""
+        variance = torch.zeros_like(as_shared(observed))
+        for part in parts:
+            variance = variance * part.scale(observed) ** 2
+            if adds_noise(part):
+                variance = variance + part.known.noise(observed) ** 2
+        return variance.sqrt()
+
+    def weight(observed: Update) -> Tensor:
+        """Against noise, what is matched has the size of that."""
+        each = [as_shared(observed), *(part.known.weight(observed) for part in parts if not loud)]
+        return torch.stack(each).prod(0)
+
+    def kept(observed: Update) -> Update:
+        each = [part.known.kept_entries(observed) for part in parts if part.known.kept is not None]
+        return {name: torch.stack([one[name] for one in each]).prod(0) for name in observed}
+
+    return KnownDefense(
+        simulate=unchanged if all(part.known.simulate is unchanged for part in parts) else simulate,
+        weight=weight,
+        noise_std=noise if loud else 0.0,
+        noise_law=loud[0].known.noise_law if len(loud) == 1 else "gaussian",
+        kept=kept if any(part.known.kept is not None for part in parts) else None,
+    )

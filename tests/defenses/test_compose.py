@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attacks import IDLG
+from benchmark.federation.client import known
 from benchmark.seeds import generators
 from defenses import (
     DPSGD,
@@ -281,3 +282,20 @@ def test_what_one_of_them_needs_they_need_together() -> None:
 def test_what_is_no_function_of_update_or_batch_is_refused(defense: Defense) -> None:
     with pytest.raises(ValueError, match=f"{type(defense).__name__} is no function of the update or the batch alone"):
         Compose([Clipping(1.0), defense])
+
+
+@pytest.mark.parametrize("last", [Quantization(4), QSGD(4)], ids=named)
+def test_what_is_known_of_the_last_one_on_batches_is_known_behind_others(last: Defense) -> None:
+    model, shape, given = nn.Linear(4, 2), (4, 1, 2, 2), updates()
+    alone = known(last, model, shape)
+    mixed, clipped = (known(Compose([one, last]), model, shape) for one in (MixUp(1.0), Clipping(1.0)))
+    shared = last.protect(given, generators(0, range(3), "defense"))
+    for one in (mixed, clipped):
+        torch.testing.assert_close(one.noise(shared), alone.noise(shared))
+    assert mixed.soft_labels and mixed.undo and mixed.simulate is unchanged and not alone.soft_labels
+    of_clipping = Clipping(1.0).protect(given, [])
+    assert all(torch.allclose(value, of_clipping[name]) for name, value in clipped.simulate(given, shared).items())
+    assert not torch.equal(
+        known(Compose([Clipping(1.0), last]), model, (1, 1, 2, 2)).simulate(given, shared)["conv.bias"],
+        of_clipping["conv.bias"],
+    )
