@@ -12,7 +12,7 @@ from attacks import MeanImage
 from benchmark.boards.caveats import below_truth, constant_objectives, only_late_states, random_updates
 from benchmark.boards.outcome import Names, Outcome, outcomes
 from benchmark.jobs.blocks import Block, Keys, Workbench
-from benchmark.jobs.records import draws_anew, run_block, seen_by
+from benchmark.jobs.records import draws_anew, not_adaptive, run_block, seen_by
 from benchmark.metrics.misfit import misfits
 from benchmark.store.schema import attack_record
 from benchmark.store.sealing import sealed
@@ -126,6 +126,15 @@ def test_a_defense_that_shares_another_update_of_the_same_batch_is_told(
     defense: Any, is_random: bool, bench: Workbench
 ) -> None:
     assert redrawn(bench, defense, victims=8) == is_random
+
+
+@pytest.mark.parametrize(("batch_size", "is_told"), [(1, False), (2, True)])
+def test_no_adaptive_attack_is_said_of_the_clients_that_it_is_true_of(
+    batch_size: int, is_told: bool, bench: Workbench
+) -> None:
+    blind, knowing = cells({"class": "OUTPOST", "noise": 0.1}, batch_size=batch_size)
+    assert not_adaptive(blind, bench) == {}
+    assert bool(not_adaptive(knowing, bench)) == is_told
 
 
 def test_local_steps_in_another_order_are_no_draw_of_a_defense(bench: Workbench) -> None:
