@@ -36,10 +36,10 @@ PAIRED = [
         "batch norm",
         "batch norm shared FedAvg",
         "leaky ReLU",
+        "leaky ReLU shared",
     }
 ]
-"""Each network with one of its own for each client and with one that all share, with a gradient and with FedAvg;
-leaky ReLU with one of its own alone.
+"""Each network with one of its own for each client and with one that all share, with a gradient and with FedAvg.
 
 ``leakboard check`` tries all places.
 """

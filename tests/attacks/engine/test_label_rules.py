@@ -204,8 +204,8 @@ def test_no_rule_tells_batches_of_few_classes_and_of_many_better_than_the_best(
     for defense in defenses:
         found: dict[str, list[float]] = {rule: [] for rule in ("best", *BATCH_RULES)}
         for batch_size, classes in ((4, 4), (8, 1), (16, 2), (16, 10)):
-            images, labels = batches_of(digits, 5, batch_size, classes)
-            public, victims = PublicData.of(digits, 1), range(5)
+            images, labels = batches_of(digits, 8, batch_size, classes)
+            public, victims = PublicData.of(digits, 1), range(8)
             seen = observe(model(SHAPE, 10), images, labels, public, defense, adaptive, 0, victims, Setting())
             for rule, shares in found.items():
                 shares.append(hits(LABEL_RULES[rule].labels(seen), labels))
