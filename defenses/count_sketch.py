@@ -21,8 +21,8 @@ class CountSketch(Defense):
     after the other by ``torch.Generator().manual_seed(seed)``: of each first the buckets, then the signs, by randint.
 
     Args:
-        compression: how many times fewer numbers a sketch has than the update, at least 1, where the update itself is
-            sent, which is no defense.
+        compression: entries of the update for each number of the sketch, at least 1; with 1 the update itself is sent,
+            which is no defense.
         rows: R, at least 1; less where there are fewer numbers than rows.
         seed: of the hash functions, which are public.
     """
