@@ -91,7 +91,8 @@ def one_ctrl_c(stopped_by: list[int]) -> Iterator[None]:
         stopped_by: gets the number of the signal.
     """
     before, last = signal.getsignal(signal.SIGINT), -1.0
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+    usual = (signal.default_int_handler, signal.SIG_IGN)  # the latter in the background of a script
+    if before not in usual or threading.current_thread() is not threading.main_thread():
         yield  # not ours to decide
         return
 
@@ -102,7 +103,8 @@ def one_ctrl_c(stopped_by: list[int]) -> Iterator[None]:
             stopped_by.append(number)
             raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     terminate = signal.signal(signal.SIGTERM, interrupt)
     sys.unraisablehook = quiet_about_ctrl_c
     try:

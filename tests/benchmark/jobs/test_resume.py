@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from benchmark.cli.main import main
+from benchmark.cli.main import main, one_ctrl_c
 from benchmark.store.store import read_all
 from benchmark.suite.registry import arguments
 
@@ -260,6 +260,18 @@ def test_sigterm_does_so_too(start: Started, capsys: pytest.CaptureFixture[str])
     assert time.monotonic() - sent < 5
     assert process.exitcode == 143
     ended_well(Path("err.txt").read_text(), capsys)
+
+
+def test_sigterm_does_so_where_ctrl_c_is_ignored_as_in_the_background_of_a_script() -> None:
+    before, stopped_by = signal.signal(signal.SIGINT, signal.SIG_IGN), list[int]()
+    try:
+        with pytest.raises(KeyboardInterrupt), one_ctrl_c(stopped_by):
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        assert stopped_by == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_two_processes_share_the_work_and_end_with_the_same_table(
