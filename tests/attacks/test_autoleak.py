@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attacks import AutoLeak, InvertingGradients, Observation, Reconstruction
-from attacks.autoleak import NOT_TRIED, STRONG, UNDONE, can_do, carried_out, is_near, takes
+from attacks.autoleak import NOT_TRIED, STRONG, UNDONE, can_do, carried_out, needs_simulation, takes
 from attacks.engine import problem
 from attacks.engine.inverter import Inverter
 from attacks.engine.step import COMPILED, EAGER, Step
@@ -46,7 +46,7 @@ def test_it_holds_what_each_of_its_parts_finds_alone(
         for name, part in AutoLeak(6).parts().items()
         if takes(part, seen.model, seen.image_shape)
         and can_do(part, seen.protocol, seen.threat, batch_size)
-        and (isinstance(defense, Pruning) or not is_near(part))
+        and (isinstance(defense, (Pruning, Masking)) or not needs_simulation(part))
     }
     assert list(found.candidates) == list(alone) and len(alone) > 2
     for name, part in alone.items():
@@ -85,6 +85,23 @@ def test_a_batch_is_looked_for_near_what_a_known_defense_made_of_it(
     found = AutoLeak(2).reconstruct(seen)
     assert ("InvertingGradients near what was shared" in found.candidates) == is_tried
     assert "InvertingGradients" in found.candidates
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "defense", "adaptive", "is_tried"),
+    [
+        (1, Pruning(0.5), True, True),
+        (1, Pruning(0.5), False, False),
+        (1, GaussianNoise(1e-3), True, False),
+        (2, Pruning(0.5), True, False),
+    ],
+)
+def test_one_image_is_also_looked_for_from_where_one_ends_who_does_not_know_the_defense(
+    batch_size: int, defense: Defense, adaptive: bool, is_tried: bool, victims_of: MakeVictims
+) -> None:
+    seen = victims_of(1, batch_size, defense=defense, adaptive=adaptive).observation
+    found = AutoLeak(2).reconstruct(seen)
+    assert ("IDLG from an oblivious match" in found.candidates) == is_tried
 
 
 def test_each_part_that_matches_gradients_takes_its_steps_as_it_is_told(
