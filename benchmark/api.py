@@ -19,7 +19,7 @@ from benchmark.boards.notebook import Table
 from benchmark.cli.flags import parsers
 from benchmark.errors import UsageError, a_kind, check_system, quoted, sentences, unknown, unusable
 from benchmark.jobs.conductor import Conductor
-from benchmark.rehearsal.defense import imported_anew
+from benchmark.rehearsal.own_modules import imported_anew
 from benchmark.store.store import Record, read_all
 from benchmark.suite import registry
 from benchmark.suite.suite import Suite, load, parse, suite_path

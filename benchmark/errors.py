@@ -202,7 +202,6 @@ def place(file: str, line: int) -> str:
 
 
 @cache
-@cache
 def is_users(file: str) -> bool:
     """Whether a source file is the user's own."""
     if file.startswith("<"):  # frozen modules, and code from a string

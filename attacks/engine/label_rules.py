@@ -362,15 +362,30 @@ def best(observation: Observation) -> Told:
     told = [rule.told(observation) for rule in rules if not rule.lacks(observation.model, observation.image_shape)]
     there = present(observation)
     told.append(_mixed(observation, there))
-    explained = [odds(observation, one.labels) for one in told]
-    explained[-1] = explained[-1] / FITTED
+    explained = explained_by(observation, torch.stack([one.labels for one in told]))
+    explained[-1] /= FITTED
     lacking = torch.stack([(there & (counts_of(one.labels, there.shape[1]) == 0)).any(1) for one in told])
     chosen, victims = (
-        torch.where(lacking, -1.0, torch.stack(explained)).argmax(0),
+        torch.where(lacking, -1.0, explained).argmax(0),
         torch.arange(observation.num_victims),
     )
     counts, labels = zip(*told, strict=True)
     return Told(torch.stack(counts)[chosen.cpu(), victims], torch.stack(labels)[chosen.cpu(), victims])
+
+
+def explained_by(observation: Observation, labels: Tensor) -> Tensor:
+    """How much of the updates is explained by what each rule tells, ``[R, V]``, see :func:`odds`.
+
+    Args:
+        observation: what the attacker has of V victims.
+        labels: that R rules tell, sorted, ``[R, V, N]``; what several tell is looked at once, and rules mostly agree.
+    """
+    first = (labels[:, None] == labels).all(-1).long().argmax(1)  # [R, V]: the first rule that tells the same
+    found = torch.zeros(first.shape, dtype=torch.float64, device=labels.device)
+    for rule, own in enumerate(labels):
+        if victims := (first[rule] == rule).nonzero().flatten().tolist():
+            found[rule, victims] = odds(observation.take(victims), own[victims])
+    return found.gather(0, first)
 
 
 @dataclass(frozen=True)

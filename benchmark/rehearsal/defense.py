@@ -1,11 +1,9 @@
 """What a defense must keep to, tried before any work: a user's own class can do anything."""
 
+import pickle
 import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
@@ -14,11 +12,12 @@ from torch import Tensor
 
 from attacks.gradients import gradients_and_buffers
 from attacks.update import example_gradients
-from benchmark.errors import CODE_ERRORS, UsageError, a_kind, is_users, one_line, users_fault, written
+from benchmark.errors import CODE_ERRORS, UsageError, a_kind, one_line, users_fault, written
 from benchmark.federation.protect import breach, drawn, of_one_image, together, trained_on, update_hook
 from benchmark.metrics.misfit import NOISE
 from benchmark.models.draw import drawing_from
 from benchmark.rehearsal.noise import Share, in_another_order, no_such_noise
+from benchmark.rehearsal.own_modules import imported_anew
 from benchmark.seeds import generators
 from defenses.base import Clients, Defense, KnownDefense, Update, flattened, own_hooks, unchanged
 
@@ -326,36 +325,6 @@ def check_memory(make: Callable[[], Defense], update: Update, label: str, by: Cl
             )
 
 
-@contextmanager
-def imported_anew() -> Iterator[None]:
-    """What is imported within runs the user's own modules from the start; afterwards the first ones are back."""
-
-    def own() -> dict[str, ModuleType]:
-        return {
-            name: module
-            for name, module in list(sys.modules.items())
-            if isinstance(module, ModuleType)
-            and name != "__main__"
-            and (file := vars(module).get("__file__"))
-            and file.endswith(".py")
-            and is_users(file)
-        }
-
-    before = own()
-    for name in before:
-        del sys.modules[name]
-    try:
-        yield
-    finally:
-        for name in own():
-            del sys.modules[name]
-        sys.modules.update(before)
-        for name, module in before.items():
-            package, _, child = name.rpartition(".")
-            if package in sys.modules:
-                setattr(sys.modules[package], child, module)
-
-
 def check_known(defense: Defense, known: KnownDefense, true: Update, label: str, by: Clients | None = None) -> None:
     """Tries the attacker's model of a defense, against what the defense shares.
 
@@ -645,9 +614,9 @@ def _sources(clients: range) -> list[torch.Generator]:
     return generators(0, clients, "rehearsal")
 
 
-def _randomness() -> tuple[bytes, str, str]:
+def _randomness() -> tuple[bytes, bytes, bytes]:
     """The state of torch's, numpy's and Python's global generators."""
-    return torch.get_rng_state().numpy().tobytes(), str(np.random.get_state()), str(random.getstate())
+    return torch.get_rng_state().numpy().tobytes(), pickle.dumps(np.random.get_state()), pickle.dumps(random.getstate())
 
 
 def _differs(company: Tensor, alone: Tensor) -> bool:

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from benchmark.errors import CODE_ERRORS, quoted
-from benchmark.rehearsal.defense import imported_anew
+from benchmark.rehearsal.own_modules import imported_anew
 from benchmark.suite.objects import LOCAL
 from benchmark.suite.registry import checked_class, classes
 from benchmark.versions.held import held

@@ -19,6 +19,7 @@ from attacks.engine.label_rules import (
     apportioned,
     blended,
     counted,
+    explained_by,
     label_logits,
     named,
     present,
@@ -246,6 +247,25 @@ def test_the_mixture_of_class_means_is_found_in_any_network(network: Callable[[]
     found = odds(seen, LABEL_RULES["mixture"].labels(seen))
     every = torch.tensor(list(combinations_with_replacement(range(10), 3)))
     assert torch.stack([odds(seen, one.expand(4, 3)) for one in every]).amax(0).allclose(found, rtol=1e-4)
+
+
+def test_what_several_rules_tell_is_looked_at_once_and_each_gets_the_same(
+    victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, labels, seen = victims_of(4, batch_size=3)
+    right, wrong = sorted_labels(labels), (sorted_labels(labels) + 1) % 10
+    half = torch.cat([right[:2], wrong[2:]])
+    each = torch.stack([odds(seen, told) for told in (right, wrong, half, right)])
+    asked = []
+
+    def noted(observation: Observation, told: Tensor) -> Tensor:
+        asked.append(observation.num_victims)
+        return odds(observation, told)
+
+    monkeypatch.setattr("attacks.engine.label_rules.odds", noted)
+    together = explained_by(seen, torch.stack([right, wrong, half, right]))
+    torch.testing.assert_close(together, each, rtol=1e-5, atol=0)
+    assert asked == [4, 4] and bool((each[0] > each[1]).all())
 
 
 @pytest.mark.parametrize("rate", [1e-3, 0.01, 0.3])
