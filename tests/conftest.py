@@ -59,6 +59,14 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_modules_compiled_anew() -> Iterator[None]:
+    """Tests write modules of the same size within a second, which Python would take for what it has compiled before."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "dont_write_bytecode", True)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def plugins_looked_up_once() -> Iterator[None]:
     """Each Trainer of Lightning's looks through all installed packages for plugins, of which tests make thousands."""
     from lightning.fabric.utilities import registry

@@ -384,7 +384,8 @@ def explained_by(observation: Observation, labels: Tensor) -> Tensor:
     found = torch.zeros(first.shape, dtype=torch.float64, device=labels.device)
     for rule, own in enumerate(labels):
         if victims := (first[rule] == rule).nonzero().flatten().tolist():
-            found[rule, victims] = odds(observation.take(victims), own[victims])
+            some = observation if len(victims) == len(own) else observation.take(victims)
+            found[rule, victims] = odds(some, own[victims])
     return found.gather(0, first)
 
 

@@ -8,13 +8,15 @@ from torch.nn.functional import one_hot
 
 from attacks.base import Observation
 from attacks.engine.distances import cosine_distance
-from attacks.engine.step import victims_together
 from attacks.gradients import trained_names
 from attacks.update import Protocol
 from defenses.base import Update, unchanged
 
 TRIALS = 8
 """Images of the attacker's own, for each of which the rows of a gradient must tell the label."""
+
+TRIED_TOGETHER = {"cpu": 1, "cuda": 32}
+"""Victims whose trials are made together: a GPU would wait for Python, and on a CPU they only take memory."""
 
 AT_ONCE = TRIALS
 """Gradients that are computed together: with many classes one is large."""
@@ -83,7 +85,7 @@ def _right(observation: Observation) -> dict[str, list[int]]:
     labels = torch.arange(TRIALS, device=noise.device) % classes
     names = [n for n in trained_names(observation.model) if observation.update[n].shape[1:2] == (classes,)]
     counts: dict[str, list[int]] = {name: [] for name in names}
-    some = max(1, victims_together(observation.update) // TRIALS)
+    some = TRIED_TOGETHER[observation.device.type]
     for first in range(0, observation.num_victims, some):
         rows = [row for row in range(observation.num_victims)[first : first + some] for _ in range(TRIALS)]
         of_some = len(rows) // TRIALS

@@ -17,6 +17,9 @@ from attacks.gradients import batch_logits, in_modes, trained_names
 from attacks.update import Protocol
 from defenses.base import Update, flattened
 
+AT_ONCE = 10
+"""Classes whose gradients are computed together: with many classes one is large."""
+
 LARGEST = 2**30
 """Bytes that the gradients of all classes of one victim may take. Where they take more, only the last parameters are
 looked at, which tell most about labels."""
@@ -62,17 +65,13 @@ class Mixture(NamedTuple):
         """That of the V victims of an observation."""
         known, update, tells = observation.defense, observation.update, telling(observation)
         kept = known.kept_entries(update) if known else {}
-        room = 1 if observation.shared else max(1, victims_together(update) // observation.num_classes)
-        found, held, of_classes = [], list[str](), dict[int, Update]()
+        found, held, of_classes = [], list[str](), Update()
         for victim in range(observation.num_victims):
             names = _held_together(observation, [name for name, of_each in tells.items() if of_each[victim]])
-            network = 0 if observation.shared else victim
-            if names != held or network not in of_classes:
-                some = range(observation.num_victims)[network : network + room]
-                of_some = _of_classes(observation.take(some), names)
-                held, of_classes = names, dict(zip(some, of_some, strict=True))
+            if names != held or not observation.shared:
+                held, of_classes = names, _of_classes(observation.take([victim]), names)
             parts = []
-            for name, value in of_classes[network].items():
+            for name, value in of_classes.items():
                 rows, own = flattened(value).double(), update[name][victim].flatten().double()
                 if known:
                     rows *= kept[name][victim].flatten() != 0
@@ -241,16 +240,14 @@ def _held_together(observation: Observation, telling: list[str]) -> list[str]:
     return names
 
 
-def _of_classes(observation: Observation, names: list[str]) -> list[Update]:
-    """What each victim would share, before its defense, of images of each class, name -> ``[K, ...]``."""
-    victims, found = observation.num_victims, []
-    classes = torch.arange(observation.num_classes, device=observation.device)
-    for some in classes.split(max(1, victims_together(observation.update) // victims)):
-        labels = one_hot(some, observation.num_classes).to(observation.class_means).repeat(victims, 1)
-        of_some = unordered(observation).take([victim for victim in range(victims) for _ in some])
+def _of_classes(observation: Observation, names: list[str]) -> Update:
+    """What one victim would share, before its defense, of images of each class, name -> ``[K, ...]``."""
+    found = []
+    for some in torch.arange(observation.num_classes, device=observation.device).split(AT_ONCE):
+        labels = one_hot(some, observation.num_classes).to(observation.class_means)
+        of_some = unordered(observation).take([0] * len(some))
         copies = min(2, observation.image_shape[0])  # a BatchNorm without running statistics takes no single image
-        images = observation.class_means[some].repeat(victims, 1, 1, 1)[:, None].expand(-1, copies, -1, -1, -1)
+        images = observation.class_means[some, None].expand(-1, copies, -1, -1, -1)
         update = of_some.update_of(images, labels[:, None].expand(-1, copies, -1))
-        found.append({name: update[name].detach().unflatten(0, (victims, len(some))) for name in names})
-    together = {name: torch.cat([one[name] for one in found], 1) for name in names}
-    return [{name: value[victim] for name, value in together.items()} for victim in range(victims)]
+        found.append({name: update[name].detach() for name in names})
+    return {name: torch.cat([one[name] for one in found]) for name in names}
