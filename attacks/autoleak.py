@@ -24,11 +24,12 @@ from attacks.idlg import IDLG
 from attacks.inverting_gradients import InvertingGradients
 from attacks.learned_inversion import LearnedInversion
 from attacks.peeling import Peeling
+from attacks.plain_first import PlainFirst, is_simulated
 from attacks.rgap import RGAP
 from attacks.surrogate_model import SurrogateModel
 from attacks.threat import ThreatModel
 from attacks.update import Protocol
-from defenses.base import global_norm, unchanged
+from defenses.base import global_norm
 
 SMOOTH = 1e-5
 """Weight of the total variation from the mean image."""
@@ -61,13 +62,14 @@ class AutoLeak(Attack):
     """Every attack here that takes the victims, the cheapest first, as AutoAttack does for robustness (Croce and Hein
     2020, arXiv 2003.01690): what a defense leaks to the strongest attacker is more than to any one attack.
 
-    Closed forms come first, then matching from R-GAP's solution, from the public mean image with a prior, and from what
-    one finds who does not know the defense, by the squared and the cosine distance, the most probable image given the
-    known defense, and Gauss-Newton; of a batch also matching with a stronger prior, and nearer to what was shared than
-    the known defense asks for; and after local steps on their way, with a prior and without one. Each has its own way
-    to tell labels that are not granted. Of what they find, that is returned which is most probable given the update, by
-    the loss of :class:`Bayes`; all of it is kept in ``candidates``, for a score of the worst case. Where a known
-    defense mixes batches, mixtures are found, and what they were mixed of is one more candidate of each attack.
+    Closed forms come first, then matching from R-GAP's solution and from the public mean image with a prior, by the
+    squared and the cosine distance, the most probable image given the known defense, and Gauss-Newton; of one image
+    whose known defense is simulated also matching what was shared as it is, before that is; of a batch also
+    matching with a stronger prior, and nearer to what was shared than the known defense asks for; and after local steps
+    on their way, with a prior and without one. Each has its own way to tell labels that are not granted. Of what they
+    find, that is returned which is most probable given the update, by the loss of :class:`Bayes`; all of it is kept in
+    ``candidates``, for a score of the worst case. Where a known defense mixes batches, mixtures are found, and what
+    they were mixed of is one more candidate of each attack.
 
     The second tier is :class:`LearnedInversion`, for what a defense hides from all of these. It is trained on public
     images through the known defense, once for all victims, which takes minutes, and so is left out unless it is asked
@@ -115,7 +117,7 @@ class AutoLeak(Attack):
             "RGAP": RGAP(),
             "IDLG from R-GAP": IDLG(budget, at_once=some, start="rgap"),
             "IDLG from the mean": IDLG(budget, at_once=some, start="mean", total_variation=SMOOTH),
-            "IDLG from an oblivious match": IDLG(budget, at_once=some, start="oblivious", total_variation=SMOOTH),
+            "IDLG from a plain match": PlainFirst(budget, at_once=some, total_variation=SMOOTH),
             "DLG": DLG(budget, at_once=some),
             "Bayes": Bayes(budget, at_once=some),
             "GaussNewton": GaussNewton(iterations=min(8, -(-budget // 100))),
@@ -195,7 +197,7 @@ class AutoLeak(Attack):
             observation.threat,
             observation.shared,
         )
-        if observation.defense is None or observation.defense.simulate is unchanged:
+        if not is_simulated(observation):
             parts = {name: part for name, part in parts.items() if not needs_simulation(part)}
         candidates: dict[str, Reconstruction] = {}
         undone: dict[str, Reconstruction] = {}
@@ -267,8 +269,8 @@ def is_near(attack: Attack) -> bool:
 
 
 def needs_simulation(attack: Attack) -> bool:
-    """Whether an attack is like another one of the ensemble where no known defense is simulated."""
-    return is_near(attack) or (isinstance(attack, GradientMatching) and attack.start == "oblivious")
+    """Whether an attack is the same as another of the ensemble where no known defense is simulated."""
+    return is_near(attack) or isinstance(attack, PlainFirst)
 
 
 def not_tried(observation: Observation) -> Reconstruction:

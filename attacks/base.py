@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attacks.gradients import batch_dims, is_shared
 from attacks.threat import ThreatModel
 from attacks.update import Network, Protocol, local_update
-from defenses.base import AS_USUAL, KnownDefense, Steps, Update, unchanged
+from defenses.base import AS_USUAL, KnownDefense, Steps, Update
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,6 @@ class Observation:
         """
         network = Network(self.model, self.parameters)
         return local_update(network, self.protocol, images, labels, create_graph, self.order, self.steps)
-
-    def without_simulation(self) -> "Observation":
-        """What it looks like to one who takes what was shared for the update itself, but for noise."""
-        known = self.defense and replace(self.defense, simulate=unchanged)
-        return replace(self, defense=known, later=tuple(round.without_simulation() for round in self.later))
 
     @property
     def size_tells(self) -> bool:

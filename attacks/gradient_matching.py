@@ -27,13 +27,9 @@ from attacks.rgap import RGAP, recursive_solution
 from attacks.statistics import normalizing
 from attacks.threat import ThreatModel
 from attacks.update import Protocol
-from defenses.base import unchanged
 
 LEARNING_RATES = {"lbfgs": 1.0, "adam": 0.1}
 """Of each optimizer where none is given; that of L-BFGS is the published one."""
-
-SOLVED = ("rgap", "oblivious")
-"""Starts that are found by the update."""
 
 
 @dataclass(eq=False)
@@ -50,10 +46,8 @@ class GradientMatching(Attack):
         at_once: victims under attack at the same time, at least 1; None for all of them.
         history_size: pairs that L-BFGS keeps, at least 1.
         start: "noise", as published; "tiles" or "color", a random tile in all places or a random color; "constant",
-            "mean" or "class_mean", the null baselines; "rgap", the solution of R-GAP (one image per victim), and noise
-            for those victims that do not converge from there; or "oblivious", what the attack finds from the mean with
-            half of the budget if it takes what was shared for the gradient itself: where a known defense that is
-            simulated is flat around what was shared, and steep beyond, that leads nearer. Without one it is the mean.
+            "mean" or "class_mean", the null baselines; or "rgap", the solution of R-GAP (one image per victim), and
+            noise for those victims that do not converge from there.
         total_variation: weight of the total variation of the images, at least 0, as published; above 0 a pixel outside
             [0, 1] costs too, and the loss does not fall to the tolerance. For an attacker who has lost a part of the
             gradient: natural images are smooth, which stands in for the equations that are missing.
@@ -117,7 +111,7 @@ class GradientMatching(Attack):
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}, but must be at least {least}")
         for name, valid in (
-            ("start", (*STARTS, *SOLVED)),
+            ("start", (*STARTS, "rgap")),
             ("optimizer", (*LEARNING_RATES,)),
             ("distance", (*DISTANCES,)),
             ("labels", (None, *LABEL_RULES, "joint")),
@@ -165,7 +159,7 @@ class GradientMatching(Attack):
             raise ValueError(
                 "batch_norm needs statistics, which the threat model hides: give statistics shared or public"
             )
-        if self.start in ("mean", "class_mean", "oblivious") and not threat.public_data:
+        if self.start in ("mean", "class_mean") and not threat.public_data:
             raise ValueError(f"start {self.start} needs public data, which the threat model does not grant: give noise")
 
     def reconstruct(
@@ -195,7 +189,7 @@ class GradientMatching(Attack):
         local, count = observation.protocol.local, images.shape[1]
         if local and observation.order is None and (local.batch_size or count) < count:
             return None
-        start = "noise" if self.start in SOLVED else self.start
+        start = "noise" if self.start == "rgap" else self.start
         objective = replace(self, at_once=None, trials=1, start=start).problem(observation).objective
         like = next(iter(observation.update.values()))
         labels = labels.to(like.device)
@@ -212,7 +206,7 @@ class GradientMatching(Attack):
             observation,
             first["label_logits"],
             tolerance=self.tolerance,
-            owes_nothing=start_images is None and starts.names[0] not in SOLVED,
+            owes_nothing=start_images is None and self.start != "rgap",
             prior=self.prior(observation),
             noise_prior=self.noise_prior(observation),
             batch_norm=self.batch_norm,
@@ -275,16 +269,11 @@ class GradientMatching(Attack):
 
     def starts(self, observation: Observation) -> Starts:
         """Where each attempt starts."""
-        first = {"rgap": "noise", "oblivious": "mean"}.get(self.start, self.start)
+        by_rgap = self.start == "rgap"
         again = self.start if self.start in RANDOM else "noise"
-        names = [first, *[again] * self.restarts]
+        names = ["noise" if by_rgap else self.start, *[again] * self.restarts]
         starts = Starts(observation, names, self.label_logits, self.standardization(observation))
-        if self.start == "oblivious" and (found := self.found_oblivious(observation)):
-            state = {"images": found.images, "label_logits": starts.first["label_logits"]}
-            if starts.optimize_labels and found.label_probabilities is not None:
-                state["label_logits"] = found.label_probabilities.clamp(min=1e-12).log()
-            starts.begin_at("oblivious", state, found.evaluations)
-        if self.start == "rgap":
+        if by_rgap:
             every = range(observation.num_victims)
             turns = range(0, len(every), self.at_once or len(every))
             solved = [recursive_solution(observation.take(every[t : t + turns.step])) for t in turns]
@@ -294,15 +283,6 @@ class GradientMatching(Attack):
             start = starts.first | {"images": images.clamp(0, 1).nan_to_num(0.5).unsqueeze(1)}
             starts.begin_with("rgap", start | {"label_logits": logits} if starts.optimize_labels else start)
         return starts
-
-    def found_oblivious(self, observation: Observation) -> Reconstruction | None:
-        """What is found with half of the budget without the simulation of the known defense; None where there is no
-        such simulation, or no half of the budget."""
-        known, half = observation.defense, self.max_evaluations // 2
-        if known is None or known.simulate is unchanged or not half:
-            return None
-        oblivious = replace(self, start="mean", restarts=0, max_evaluations=half)
-        return oblivious.problem(observation.without_simulation()).solve()
 
     def told_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
         """As :meth:`start_labels`, with granted labels where there are any, else those of the rule asked for."""

@@ -378,7 +378,7 @@ def explained_by(observation: Observation, labels: Tensor) -> Tensor:
 
     Args:
         observation: what the attacker has of V victims.
-        labels: that R rules tell, sorted, ``[R, V, N]``; what several tell is looked at once, and rules mostly agree.
+        labels: that R rules tell, sorted, ``[R, V, N]``; what several tell is evaluated once, and they mostly agree.
     """
     first = (labels[:, None] == labels).all(-1).long().argmax(1)  # [R, V]: the first rule that tells the same
     found = torch.zeros(first.shape, dtype=torch.float64, device=labels.device)

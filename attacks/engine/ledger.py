@@ -60,7 +60,7 @@ class Ledger:
         self._best_attempt, self._improved_at = self._attempts.clone(), self._attempts.clone()
         self._best_loss = images.new_full((count,), torch.inf)
         self._to_beat = self._best_loss.clone()
-        self._evaluations = starts.spent.clone()
+        self._evaluations = torch.zeros(count, dtype=torch.long)
         self.every = max(1, max_evaluations // SNAPSHOTS)
         self._times = range(0, max_evaluations + 1, self.every)
         self._curve = torch.full((count, len(self._times)), torch.inf)

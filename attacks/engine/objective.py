@@ -130,6 +130,11 @@ class Objective:
         """Unscaled losses ``[A]`` below which the active victims have converged."""
         return self._tolerances[self._victims]
 
+    def scale_as(self, other: "Objective") -> None:
+        """Takes the scales of another objective of the same victims, which has set them at a start of its own."""
+        self._scales = other._scales.clone()
+        self._tolerances = self._tolerances.minimum(other._tolerances)
+
     @property
     def scales(self) -> Tensor:
         """What the losses of the active victims are multiplied by, ``[A]``."""

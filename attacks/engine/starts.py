@@ -110,7 +110,6 @@ class Starts:
     Attributes:
         names: one for each attempt.
         first: where the first attempts start.
-        spent: gradient evaluations that it took to find these, ``[V]``.
         optimize_labels: whether the labels are optimized.
     """
 
@@ -126,15 +125,10 @@ class Starts:
         self._generators = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
         self.first, self.optimize_labels = self._draw(names[0], observation, self._generators)
         self._after = [self.first]
-        self.spent = torch.zeros(observation.num_victims, dtype=torch.long)
 
     def begin_with(self, name: str, state: State) -> None:
         """Puts another start before all of them."""
         self.names, self.first, self._after = [name, *self.names], state, [state, *self._after]
-
-    def begin_at(self, name: str, state: State, spent: Tensor) -> None:
-        """Puts another start, at which so many evaluations are spent, in place of the first one."""
-        self.names[0], self.first, self._after[0], self.spent = name, state, state, spent
 
     def of(self, victim: int, attempt: int) -> State:
         """Where an attempt on a victim starts, ``[N, C, H, W]`` and ``[N, K]``; each is asked for once, in its turn."""

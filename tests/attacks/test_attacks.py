@@ -22,7 +22,6 @@ from benchmark.models.draw import Model
 from benchmark.studies import bench
 from datamodules import Photos
 from defenses import Clipping, Defense, GaussianNoise, Masking, Pruning, Update
-from defenses.base import unchanged
 
 ATTACKS = [DLG, IDLG]
 STATUSES = {"converged", "stalled", "exhausted", "diverged"}
@@ -606,38 +605,3 @@ def test_the_mean_baseline_is_the_public_mean(told_labels: Observation) -> None:
 def test_the_class_baseline_is_the_mean_of_the_class_of_the_label_rule(told_labels: Observation) -> None:
     expected = torch.tensor([12.0, 10.0]).view(2, 1, 1, 1, 1).expand(2, 2, 1, 2, 2)
     check_baseline(ClassMeanImage().reconstruct(told_labels), expected)
-
-
-@pytest.mark.parametrize("attack", [IDLG, DLG])
-def test_an_oblivious_start_is_what_half_of_the_budget_finds_without_the_simulation(
-    attack: type[GradientMatching], victims_of: MakeVictims
-) -> None:
-    seen = victims_of(3, defense=Pruning(0.5), adaptive=True).observation
-    assert seen.defense is not None
-    as_if_none = replace(seen, defense=replace(seen.defense, simulate=unchanged))
-    first = attack(10, start="mean").reconstruct(as_if_none)
-    path = Paths()
-    found = attack(20, start="oblivious").reconstruct(seen, [path])
-    for victim in range(3):
-        assert torch.equal(path.images[victim][0], first.images[victim])
-    assert found.starts == ["oblivious"] * 3 and found.evaluations.tolist() == [20] * 3
-    assert first.evaluations.tolist() == [10] * 3 and {len(losses) for losses in path.losses.values()} == {10}
-    assert found.trajectory is not None
-    of_first, of_all = (found.trajectory.loss[:, found.trajectory.evaluations.index(moment)] for moment in (10, 20))
-    assert bool(of_first.isinf().all()) and torch.equal(of_all, found.loss.float())
-
-
-@pytest.mark.parametrize(("defense", "adaptive"), [(Pruning(0.5), False), (GaussianNoise(0.01), True), (None, True)])
-def test_an_oblivious_start_is_the_mean_where_nothing_is_simulated(
-    defense: Defense | None, adaptive: bool, victims_of: MakeVictims
-) -> None:
-    seen = victims_of(2, defense=defense, adaptive=adaptive).observation
-    one, other = (IDLG(8, start=start).reconstruct(seen) for start in ("oblivious", "mean"))
-    assert torch.equal(one.images, other.images) and torch.equal(one.loss, other.loss)
-    assert one.evaluations.tolist() == [8, 8]
-
-
-@pytest.mark.parametrize("budget", [1, 2, 3])
-def test_an_oblivious_start_keeps_to_the_budget(budget: int, victims_of: MakeVictims) -> None:
-    seen = victims_of(2, defense=Pruning(0.5), adaptive=True).observation
-    assert IDLG(budget, start="oblivious").reconstruct(seen).evaluations.tolist() == [budget] * 2

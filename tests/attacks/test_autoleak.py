@@ -96,12 +96,12 @@ def test_a_batch_is_looked_for_near_what_a_known_defense_made_of_it(
         (2, Pruning(0.5), True, False),
     ],
 )
-def test_one_image_is_also_looked_for_from_where_one_ends_who_does_not_know_the_defense(
+def test_one_image_is_also_looked_for_by_taking_what_was_shared_for_true_at_first(
     batch_size: int, defense: Defense, adaptive: bool, is_tried: bool, victims_of: MakeVictims
 ) -> None:
     seen = victims_of(1, batch_size, defense=defense, adaptive=adaptive).observation
     found = AutoLeak(2).reconstruct(seen)
-    assert ("IDLG from an oblivious match" in found.candidates) == is_tried
+    assert ("IDLG from a plain match" in found.candidates) == is_tried
 
 
 def test_each_part_that_matches_gradients_takes_its_steps_as_it_is_told(
