@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -61,8 +62,14 @@ def one_thread() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def own_modules_compiled_anew() -> Iterator[None]:
     """Tests write modules of the same size within a second, which Python would take for what it has compiled before."""
+    kept = SourceFileLoader.set_data
+
+    def keep_installed(self: SourceFileLoader, path: str, data: bytes, **mode: Any) -> None:
+        if "site-packages" in Path(path).parts:
+            kept(self, path, data, **mode)
+
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "dont_write_bytecode", True)
+        patched.setattr(SourceFileLoader, "set_data", keep_installed)
         yield
 
 
