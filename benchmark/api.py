@@ -161,7 +161,8 @@ def suite_of(suite: Any, parts: Mapping[str, Any], options: argparse.Namespace, 
     if parts and not (more and suite is not None):
         if suite is not None:
             kinds = f"{dash}data, {dash}model and {dash}attack"
-            raise UsageError(f"give either a suite or {kinds}, not both: {dash}defense alone adds to a suite")
+            read = f"{suite!r} is read as a suite, and " if typed else ""
+            raise UsageError(f"give either a suite or {kinds}, not both: {read}{dash}defense alone adds to a suite")
         for kind in ("data", "model", "attack"):
             if kind not in parts:
                 wanted = f"--{kind} NAME" if typed else f'{kind}="NAME"'

@@ -98,6 +98,8 @@ def users_fault(error: BaseException, what: str, called: Any = None) -> UsageErr
         cause = f"it calls sys.exit({'' if error.code is None else quoted(error.code)})"
     else:
         said = one_line(SyntaxError(error.msg) if isinstance(error, SyntaxError) else error)
+        if re.search(r"\bin-?place operation", said):  # autograd's message is four lines of its own insides
+            said = "a tensor that a gradient needs was changed in place: make a new one, as torch.where does"
         cause = f"{type(error).__name__}: {said}" if said else type(error).__name__
     place = users_line(error) or place_of(called)
     return UsageError(f"{what} ({cause}{f', {place}' if place else ''})")

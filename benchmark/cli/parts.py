@@ -17,6 +17,9 @@ def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | No
 
     Returns:
         What is left, the parts, and the kind and class of a ``--KIND.help CLASS``.
+
+    Raises:
+        UsageError: a flag has no value or no argument's name, or is given twice, of which only one could count.
     """
     left: list[str] = []
     parts: Parts = {}
@@ -44,7 +47,10 @@ def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | No
         else:
             if flag == "--trainer":
                 raise UsageError("--trainer needs an argument, as in --trainer.profiler simple; see --trainer.help")
-            parts.setdefault(kind, {})[key or "class"] = value
+            if (key or "class") in parts.setdefault(kind, {}):
+                more = "" if dot else ": a single cell takes one; several go into a suite"
+                raise UsageError(f"{flag} is given twice{more}")
+            parts[kind][key or "class"] = value
     return left, parts, wants_help
 
 

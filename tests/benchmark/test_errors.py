@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,22 @@ def test_the_last_line_of_the_users_own_is_named_though_a_library_raised() -> No
     said = str(caught.value)
     assert said.startswith("the defense own_deep.Mine cannot protect an update (RuntimeError: Sizes of tensors must")
     assert said.endswith(", own_deep.py, line 9)") and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: (x.exp() + 0).add_(1) * x.exp().mul_(2),  # a value that the gradient needs
+        lambda x: x.add_(1),  # what the gradient is taken of
+        lambda x: x[:1].add_(1),  # a view of it
+        lambda x: x.unbind()[0].add_(1),  # one of several views
+    ],
+)
+def test_a_change_in_place_is_told_in_plain_words(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    x = torch.ones(3, requires_grad=True)
+    with pytest.raises(UsageError) as caught, users_code("mine cannot be used"):
+        change(x).sum().backward()
+    assert "(RuntimeError: a tensor that a gradient needs was changed in place: make a new one," in str(caught.value)
 
 
 def test_an_error_that_leakboards_code_raised_at_the_users_call_names_that_call() -> None:

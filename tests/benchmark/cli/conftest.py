@@ -10,6 +10,14 @@ from benchmark.cli.main import main
 
 CELL = ["--data", "Digits", "--model", "LeNet", "--attack", "IDLG", "--attack.max_evaluations", "2", "--victims", "2"]
 
+
+def cell(*more: str, of: list[str] = CELL) -> list[str]:
+    """The flags of a single cell, with those that are given in the place of its own."""
+    given = {word.partition("=")[0] for word in more}
+    own = zip(of[::2], of[1::2], strict=True)
+    return [*(word for pair in own if pair[0] not in given for word in pair), *more]
+
+
 Refused = Callable[..., str]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.suite import registry
-from tests.benchmark.cli.conftest import CELL, Refused
+from tests.benchmark.cli.conftest import CELL, Refused, cell
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
 
@@ -75,8 +75,7 @@ def test_an_own_class_that_cannot_be_used_is_one_sentence(
 ) -> None:
     (tmp_path / "own_bad.py").write_text(OWN)
     (tmp_path / "own_syntax.py").write_text("def f(:\n")
-    cell = [*CELL[:6], "--victims", "2"]
-    said = refused("run", *cell, f"--{flag}", path)
+    said = refused("run", *cell(f"--{flag}", path, "--victims", "2", of=CELL[:6]))
     assert sentence in said and len(said) < 400
     if sentence.endswith("("):  # and the line of the class or function
         line = OWN.splitlines()[int(said.rpartition("own_bad.py, line ")[2].rstrip(")\n")) - 1]

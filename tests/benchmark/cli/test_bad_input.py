@@ -17,7 +17,7 @@ from benchmark.cli.main import dispatch
 from benchmark.errors import UsageError
 from benchmark.suite import registry
 from benchmark.suite.suite import CONFIGS, SWEEP
-from tests.benchmark.cli.conftest import CELL, Refused
+from tests.benchmark.cli.conftest import Refused, cell
 
 BASE = """\
 scenarios: [{data: Digits, model: LeNet}]
@@ -50,6 +50,15 @@ pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
             "--defense.ARGUMENT needs --defense NAME",
         ),
         ("run quick --attack IDLG", "give either a suite or --data"),
+        (
+            "run --data Digits --model LeNet --attack IDLG DLG",
+            "give either a suite or --data, --model and --attack, not both: 'DLG' is read as a suite, and --defense",
+        ),
+        ("run --attack IDLG --attack DLG", "--attack is given twice: a single cell takes one; several go into a suite"),
+        ("run --attack IDLG --attack=IDLG", "--attack is given twice: a single cell takes one; several go"),
+        ("plan --defense Sign --defense Masking", "--defense is given twice: a single cell takes one; several go"),
+        ("run --attack.tolerance 0 --attack.tolerance 1", "--attack.tolerance is given twice"),
+        ("run --scenario.shared true --scenario.shared false", "--scenario.shared is given twice"),
         ("run quick --batch-size 2", "--batch-size is for a single cell"),
         ("run quick --victims 1_000", "argument --victims: must be a whole number in digits, not '1_000'"),
         ("run quick --victims 2.0", "argument --victims: must be a whole number in digits, not '2.0'"),
@@ -125,7 +134,7 @@ def test_a_wrong_command_line_is_one_sentence(refused: Refused, words: str, sent
     ],
 )
 def test_a_wrong_cell_is_one_sentence(refused: Refused, words: str, sentence: str) -> None:
-    assert sentence in refused("run", *CELL, *words.split())
+    assert sentence in refused("run", *cell(*words.split()))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +249,7 @@ def test_a_gpu_that_is_not_there_is_told_with_those_that_are(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, there: int, given: str, sentence: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
-    assert refused("run", *CELL, "--devices", given) == sentence
+    assert refused("run", *cell("--devices", given)) == sentence
 
 
 # Data.
@@ -258,19 +267,19 @@ def images(folder: Path, damaged: str = "") -> list[str]:
 
 
 def test_a_damaged_private_image_is_named_before_any_work(refused: Refused, tmp_path: Path) -> None:
-    error = refused("run", *CELL, *images(tmp_path / "photos", "a/0.jpg"))
+    error = refused("run", *cell(*images(tmp_path / "photos", "a/0.jpg")))
     assert f"{tmp_path}/photos/a/0.jpg is damaged or not of the expected format" in error
 
 
 def test_a_damaged_public_image_is_named_when_it_is_read(refused: Refused, tmp_path: Path) -> None:
-    error = refused("run", *CELL, *images(tmp_path / "photos", "a/3.jpg"), begun=True)
+    error = refused("run", *cell(*images(tmp_path / "photos", "a/3.jpg")), begun=True)
     assert f"{tmp_path}/photos/a/3.jpg is damaged or not of the expected format" in error
 
 
 def test_an_image_folder_without_images_is_told(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "photos" / "a").mkdir(parents=True)
     flags = ["--data", "ImageFolder", "--data.path", str(tmp_path / "photos")]
-    assert "photos holds no images in class folders" in refused("run", *CELL, *flags)
+    assert "photos holds no images in class folders" in refused("run", *cell(*flags))
 
 
 def test_a_truncated_mnist_file_is_named(refused: Refused, tmp_path: Path) -> None:
@@ -279,7 +288,7 @@ def test_a_truncated_mnist_file_is_named(refused: Refused, tmp_path: Path) -> No
     header = b"\x00\x00\x08\x03\x00\x00\x00\x05\x00\x00\x00\x1c\x00\x00\x00\x1c"
     (folder / "t10k-images-idx3-ubyte").write_bytes(header + bytes(3 * 784))
     flags = ["--data", "MNIST", "--data.verify_integrity", "false", "--data-root", str(tmp_path / "root")]
-    assert "t10k-images-idx3-ubyte is damaged" in refused("run", *CELL, *flags)
+    assert "t10k-images-idx3-ubyte is damaged" in refused("run", *cell(*flags))
 
 
 def test_a_truncated_cifar_file_is_named(refused: Refused, tmp_path: Path) -> None:
@@ -287,8 +296,8 @@ def test_a_truncated_cifar_file_is_named(refused: Refused, tmp_path: Path) -> No
     folder.mkdir(parents=True)
     (folder / "test_batch").write_bytes(pickle.dumps({"data": bytes(9000), "labels": [0, 1, 2]})[:-2000])
     flags = ["--data", "CIFAR10", "--data-root", str(tmp_path / "root")]
-    assert "test_batch is not the original file (its md5 differs)" in refused("run", *CELL, *flags)
-    assert "test_batch is damaged" in refused("run", *CELL, *flags, "--data.verify_integrity", "false")
+    assert "test_batch is not the original file (its md5 differs)" in refused("run", *cell(*flags))
+    assert "test_batch is damaged" in refused("run", *cell(*flags, "--data.verify_integrity", "false"))
 
 
 def test_a_data_folder_that_may_not_be_read_is_told(
@@ -303,7 +312,7 @@ def test_a_data_folder_that_may_not_be_read_is_told(
         return real(self, **more)
 
     monkeypatch.setattr(Path, "stat", stat)
-    assert "photos may not be read: change its permissions" in refused("run", *CELL, *flags)
+    assert "photos may not be read: change its permissions" in refused("run", *cell(*flags))
 
 
 # The folder of results.
@@ -312,13 +321,13 @@ def test_a_data_folder_that_may_not_be_read_is_told(
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_results_that_cannot_be_written_are_told_before_any_work(refused: Refused, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("x")
-    error = refused("run", *CELL, "--out", str(tmp_path / place))
+    error = refused("run", *cell("--out", str(tmp_path / place)))
     assert error == f"the folder {tmp_path / place} cannot be written (Not a directory): give another folder"
     assert (tmp_path / "file").read_text() == "x"
 
 
 def test_an_attack_for_one_image_does_not_take_a_batch_of_two(refused: Refused) -> None:
-    error = refused("run", *CELL, "--batch-size", "2")
+    error = refused("run", *cell("--batch-size", "2"))
     assert error.endswith("IDLG attacks one image: give batch_size 1, or attack with DLG")
 
 
@@ -345,9 +354,9 @@ def test_rgap_does_not_take_a_network_that_it_cannot_solve(
 def test_a_text_on_the_command_line_reaches_the_class_as_it_was_typed(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "data" / "faces").mkdir(parents=True)  # which "faces #2" is not
     for text in ("faces #2", "2024", "2024-01-31", "on", "null", "[a]", "a: b", "--x", "é"):
-        error = refused("run", *CELL, "--data", "ImageFolder", f"--data.path={text}")
+        error = refused("run", *cell("--data", "ImageFolder", f"--data.path={text}"))
         assert error.startswith(f"ImageFolder: data/{text} is not there")
-    assert refused("run", *CELL, "--data", "ImageFolder", "--data.path", "--x").startswith("--data.path needs a value")
+    assert refused("run", *cell("--data", "ImageFolder", "--data.path", "--x")).startswith("--data.path needs a value")
 
 
 @pytest.mark.parametrize(
@@ -365,7 +374,7 @@ def test_a_text_on_the_command_line_reaches_the_class_as_it_was_typed(refused: R
     ],
 )
 def test_what_is_beyond_the_machine_is_refused_before_any_work(refused: Refused, words: str, sentence: str) -> None:
-    assert sentence in refused("run", *CELL, *words.split())
+    assert sentence in refused("run", *cell(*words.split()))
 
 
 def test_a_sweep_of_a_million_is_refused_before_it_is_made(refused: Refused, tmp_path: Path) -> None:

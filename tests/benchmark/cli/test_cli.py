@@ -19,6 +19,7 @@ from benchmark.cli.main import handler, main
 from benchmark.store.store import Store, read_all
 from benchmark.suite.registry import KINDS, classes
 from datamodules import Digits
+from tests.benchmark.cli.conftest import cell
 from tests.conftest import MakeRecord
 
 CELL = ["--data", "Digits", "--model", "MLP", "--attack", "IDLG", "--attack.max_evaluations", "5", "--victims", "2"]
@@ -276,8 +277,8 @@ def test_a_flag_and_its_value_may_be_one_word(leakboard: Leakboard, tmp_path: Pa
 def test_values_are_read_as_in_a_suite_and_defaults_are_recorded(leakboard: Leakboard, tmp_path: Path) -> None:
     flags = ["--defense", "Masking", "--defense.rescale", "true", "--attack.tolerance", "1e-3"]
     flags += ["--attack.optimizer", "adam", "--attack.learning_rate", "0.05"]
-    cell = ["LeNet" if word == "MLP" else word for word in CELL]
-    leakboard("run", *cell, *flags, "--model.init_range", "1", "--out", tmp_path / "out")
+    flags += ["--model", "LeNet", "--model.init_range", "1"]
+    leakboard("run", *cell(*flags, of=CELL), "--out", tmp_path / "out")
     (config,) = [r["config"] for r in read_all(tmp_path / "out") if r["config"]["adaptive"]]
     assert config["defense"] == {"class": "Masking", "ratio": 0.5, "rescale": True}
     assert config["attack"] == {
@@ -326,8 +327,8 @@ def test_the_same_seed_gives_the_same_results_and_another_seed_others(leakboard:
 
 def test_more_victims_in_the_same_folder_do_not_count_twice(leakboard: Leakboard, tmp_path: Path) -> None:
     leakboard("run", *CELL, "--out", tmp_path / "grown")
-    leakboard("run", *CELL, "--victims", 4, "--out", tmp_path / "grown")
-    leakboard("run", *CELL, "--victims", 4, "--out", tmp_path / "whole")
+    leakboard("run", *cell("--victims", "4", of=CELL), "--out", tmp_path / "grown")
+    leakboard("run", *cell("--victims", "4", of=CELL), "--out", tmp_path / "whole")
     grown, whole = (shown(leakboard, tmp_path / folder) for folder in ("grown", "whole"))
     assert [row["victims"] for row in grown] == [4] * 4
     assert [row["label_accuracy"] for row in grown] == [row["label_accuracy"] for row in whole]
@@ -347,12 +348,12 @@ def test_progress_is_a_line_for_each_cell_where_it_goes_to_a_file(
 @pytest.mark.parametrize(("data", "model"), [("Digits", "MLP"), ("Photos", "MLP"), ("Photos", "ConvNet")])
 def test_every_model_fits_every_data_set(leakboard: Leakboard, tmp_path: Path, data: str, model: str) -> None:
     size = ["--data.size", "10"] if data == "Photos" else []
-    leakboard("run", *CELL, "--data", data, *size, "--model", model, "--out", tmp_path / "out")
+    leakboard("run", *cell("--data", data, *size, "--model", model, of=CELL), "--out", tmp_path / "out")
     assert {(row["dataset"], row["model"]) for row in shown(leakboard, tmp_path / "out")} == {(data, model)}
 
 
 def test_a_batch_of_two_is_attacked_by_dlg(leakboard: Leakboard, tmp_path: Path) -> None:
-    leakboard("run", *CELL, "--attack", "DLG", "--batch-size", 2, "--out", tmp_path / "out")
+    leakboard("run", *cell("--attack", "DLG", of=CELL), "--batch-size", 2, "--out", tmp_path / "out")
     assert [len(v["psnr"]) for record in read_all(tmp_path / "out") for v in record["victims"]] == [2] * 8
     assert {row["batch_size"] for row in shown(leakboard, tmp_path / "out")} == {2}
 
