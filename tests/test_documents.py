@@ -19,7 +19,7 @@ from benchmark.jobs.blocks import Workbench, applicable
 from benchmark.papers import overview
 from benchmark.papers.sources import trainings
 from benchmark.rehearsal import contracts
-from benchmark.rehearsal.defense import check_fits
+from benchmark.rehearsal.hooks import check_fits
 from benchmark.store.declined import declined_in
 from benchmark.store.store import Record, read_all
 from benchmark.studies import performance_page

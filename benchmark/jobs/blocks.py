@@ -22,7 +22,7 @@ from benchmark.jobs.states import cache_folder, identity, trained
 from benchmark.metrics.leak import BASELINES
 from benchmark.metrics.perceptual import Perceptual
 from benchmark.models.draw import Model, check_logits
-from benchmark.rehearsal.defense import check_fits
+from benchmark.rehearsal.hooks import check_fits
 from benchmark.rehearsal.scene import Rehearsal, check_takes
 from benchmark.store.declined import Declined
 from benchmark.suite.registry import Spec, build, build_model, is_ours, spec_of

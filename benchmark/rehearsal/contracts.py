@@ -24,7 +24,8 @@ from benchmark.federation.client import known
 from benchmark.federation.protect import breach
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, Shape
-from benchmark.rehearsal.defense import CONTRACT, Calls, calls_of, check_fits, check_known, check_memory
+from benchmark.rehearsal.attackers_model import check_known
+from benchmark.rehearsal.hooks import CONTRACT, Calls, calls_of, check_fits, check_memory
 from benchmark.rehearsal.scene import VICTIMS, Scene, check_found, check_takes, shortened
 from benchmark.suite.registry import Spec, build, build_model, spec
 from benchmark.suite.suite import Scenario

@@ -23,7 +23,8 @@ from benchmark.federation.client import PublicData, known, observe
 from benchmark.federation.protect import breach, check_can_defend, network_of
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import Model, check_logits, drawn_weights
-from benchmark.rehearsal.defense import check_known, check_memory, check_protect
+from benchmark.rehearsal.attackers_model import check_known
+from benchmark.rehearsal.hooks import check_memory, check_protect
 from benchmark.seeds import generators
 from benchmark.suite.registry import Spec, build, build_model, classes, is_ours
 from benchmark.suite.suite import Cell, Scenario

@@ -25,7 +25,7 @@ from benchmark.federation.protect import check_can_defend, network_of
 from benchmark.federation.recipe import Federation
 from benchmark.federation.server import defended_part, judged
 from benchmark.models.draw import drawing_from
-from benchmark.rehearsal.defense import check_fits, check_memory, check_protect
+from benchmark.rehearsal.hooks import check_fits, check_memory, check_protect
 from benchmark.seeds import generator_for
 from benchmark.suite.registry import Spec, build, is_ours
 from defenses.base import Clients, Defense, Update

@@ -26,7 +26,7 @@ from benchmark.federation.client import PublicData, known, observe
 from benchmark.federation.protect import of_one_image
 from benchmark.federation.setting import Setting
 from benchmark.models.draw import drawing_from
-from benchmark.rehearsal.defense import SCALES
+from benchmark.rehearsal.hooks import SCALES
 from benchmark.rehearsal.own_modules import imported_anew
 from benchmark.rehearsal.scene import SEED, shortened
 from benchmark.seeds import generators

@@ -32,8 +32,8 @@ FOLLOWED = ("federation/client", "metrics/perceptual", "metrics/leak", "metrics/
 ALONE = ("jobs/records", "jobs/worst_case", "metrics/convergence", "metrics/labels", "metrics/misfit")
 """Files of ours that do so, but import the whole of Leakboard."""
 
-SILENT = tuple(ROOT / "benchmark" / f"{name}.py" for name in ("errors", "rehearsal/defense"))
-"""Files of ours that say what is wrong and decide no result."""
+SILENT = ROOT / "benchmark" / "errors.py"
+"""A file of ours that says what is wrong and decides no result."""
 
 _STDLIB = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
 _READ = {"load", "loadtxt", "genfromtxt", "fromfile", "imread", "read_csv", "read_image", "read_text", "read_bytes"}
@@ -173,7 +173,7 @@ def followed(files: Iterable[Path]) -> dict[Path, Source]:
             others = (
                 [] if is_installed(file) else [path for one in found[file].imports for path in imported(file, *one)]
             )
-            new += [other for other in others if other not in found and other not in SILENT]
+            new += [other for other in others if other not in found and other != SILENT]
     return found
 
 

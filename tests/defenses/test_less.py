@@ -17,7 +17,8 @@ from attacks.rgap import true_gradient
 from benchmark.federation.client import PublicData, observe
 from benchmark.federation.setting import Setting
 from benchmark.models import LeNet
-from benchmark.rehearsal.defense import check_known, check_protect
+from benchmark.rehearsal.attackers_model import check_known
+from benchmark.rehearsal.hooks import check_protect
 from benchmark.seeds import generators
 from datamodules import Digits
 from defenses import (

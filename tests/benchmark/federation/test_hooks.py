@@ -26,7 +26,7 @@ from benchmark.federation.server import State, privacy, start, train
 from benchmark.federation.setting import Setting
 from benchmark.metrics.misfit import misfits
 from benchmark.models import MLP, ConvNet, ResNet
-from benchmark.rehearsal.defense import check_protect
+from benchmark.rehearsal.hooks import check_protect
 from benchmark.seeds import generators
 from benchmark.store.store import read_trainings
 from benchmark.training.table import note, rows

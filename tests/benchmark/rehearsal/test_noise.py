@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import UsageError
-from benchmark.rehearsal.defense import check_known
+from benchmark.rehearsal.attackers_model import check_known
 from defenses import Clients, Defense, GaussianNoise, KnownDefense, LaplaceNoise, Quantization, RelativeNoise, Update
 
 STD = 0.1

@@ -16,7 +16,8 @@ from torch import Tensor
 from benchmark.cli.main import main
 from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Workbench
-from benchmark.rehearsal.defense import check_fits, check_known, check_protect, check_undo, norm
+from benchmark.rehearsal.attackers_model import check_known, check_undo
+from benchmark.rehearsal.hooks import check_fits, check_protect, norm
 from benchmark.rehearsal.scene import Scene
 from benchmark.seeds import generators
 from benchmark.suite.registry import build
