@@ -7,21 +7,21 @@ from types import ModuleType
 
 from benchmark.errors import is_users
 
-_others: dict[str, tuple[ModuleType, str]] = {}
-"""Modules that are known not to be the user's, by name, with their files: there are thousands, which do not change."""
+_others: dict[str, ModuleType] = {}
+"""Modules with a file that is known not to be the user's, by name: there are thousands, which do not change."""
 
 
 def own_modules() -> dict[str, ModuleType]:
     """Those that are imported from a user's file, by name; ``__main__`` is not one of them."""
     found = {}
-    for name, module in list(sys.modules.items()):
+    for name, module in [item for item in sys.modules.items() if _others.get(item[0]) is not item[1]]:
         file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
-        if file is None or name == "__main__" or _others.get(name) == (module, file):
+        if file is None or name == "__main__":
             continue
         if file.endswith(".py") and is_users(file):
             found[name] = module
         else:
-            _others[name] = module, file
+            _others[name] = module
     return found
 
 
