@@ -1,5 +1,6 @@
 """Attacks on blocks of victims, as jobs."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from benchmark.jobs.blocks import Block, Workbench
@@ -49,20 +50,22 @@ class Attacks(Kind[Block]):
 
 
 class Leaks(Tally[Block]):
-    """Victims done, and the share that leaked to an attack so far, null baselines aside."""
+    """Victims done, and how many of each cell's have leaked, null baselines aside."""
 
     def __init__(self) -> None:
-        self._attacked = self._leaked = 0
+        self._attacked: Counter[str] = Counter()
+        self._leaked: Counter[str] = Counter()
 
     def add(self, job: Block, record: Record) -> str:
-        if job.cell.attack.name not in BASELINES:
-            sought = [victim for victim in record["victims"] if victim["psnr"]]  # not the labels alone
-            self._attacked += len(sought)
-            self._leaked += sum(map(leaks, sought))
-        return ""
+        sought = [victim for victim in record["victims"] if victim["psnr"]]  # not the labels alone
+        if job.cell.attack.name in BASELINES or not sought:
+            return ""
+        self._attacked[job.group] += len(sought)
+        self._leaked[job.group] += sum(map(leaks, sought))
+        return f", {self._leaked[job.group]} of {self._attacked[job.group]} leaked"
 
     def total(self, steps: int) -> str:
-        return f", {steps} victims" + (f", {self._leaked / self._attacked:.0%} leaked" if self._attacked else "")
+        return f", {steps} victims"
 
 
 class Bar:

@@ -342,7 +342,18 @@ def test_progress_is_a_line_for_each_cell_where_it_goes_to_a_file(
         main(["run", *CELL, "--out", str(tmp_path / "out")])
     said = capsys.readouterr().err
     assert "1/4 cells, 2 victims: Digits MLP, no defense, ConstantImage" in said  # a null baseline leaks nothing
-    assert re.search(r"^4/4 cells, 8 victims, \d+% leaked: Digits MLP, no defense, IDLG$", said, re.MULTILINE)
+    assert re.search(r"^4/4 cells, 8 victims: Digits MLP, no defense, IDLG, [0-2] of 2 leaked$", said, re.MULTILINE)
+
+
+def test_a_line_of_progress_says_what_leaked_in_its_own_cell(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = cell("--attack", "AnalyticLinear", of=[*CELL[:6], *CELL[8:]])
+    with pytest.raises(SystemExit):
+        main(["run", *words, "--defense", "GaussianNoise", "--defense.std", "100", "--out", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    assert "Digits MLP, no defense, AnalyticLinear, 2 of 2 leaked\n" in said
+    assert "Digits MLP, GaussianNoise(std=100.0), AnalyticLinear, 0 of 2 leaked\n" in said
 
 
 @pytest.mark.parametrize(("data", "model"), [("Digits", "MLP"), ("Photos", "MLP"), ("Photos", "ConvNet")])
