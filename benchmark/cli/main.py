@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -144,6 +145,10 @@ def dispatch(given: list[str]) -> int:
         raise unknown("flag", rest[0].partition("=")[0], own_flags + of_classes)
     if rest:
         raise UsageError(f"unexpected argument {rest[0]!r}; see leakboard {options.command} --help")
+    times = Counter(word.partition("=")[0] for word in own)
+    for flag, action in commands[options.command]._option_string_actions.items() if options.command else ():
+        if times[flag] > 1 and isinstance(action, argparse._StoreAction):
+            raise UsageError(f"{flag} is given twice, of which only one could count")
     if options.command is None:
         top.print_help()
         return 0

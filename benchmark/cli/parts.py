@@ -48,7 +48,9 @@ def take_parts(given: list[str]) -> tuple[list[str], Parts, tuple[str, str] | No
             if flag == "--trainer":
                 raise UsageError("--trainer needs an argument, as in --trainer.profiler simple; see --trainer.help")
             if (key or "class") in parts.setdefault(kind, {}):
-                more = "" if dot else ": a single cell takes one; several go into a suite"
+                more = (
+                    ", of which only one could count" if dot else ": a single cell takes one; several go into a suite"
+                )
                 raise UsageError(f"{flag} is given twice{more}")
             parts[kind][key or "class"] = value
     return left, parts, wants_help
