@@ -69,6 +69,11 @@ def unquoted(value: Any) -> str:
     return value if isinstance(value, str) and 0 < len(value) <= 80 else quoted(value)
 
 
+def about(name: str, said: str) -> str:
+    """What is said of something, with its name, once."""
+    return said if re.search(rf"\b{re.escape(name)}\b", said) else f"{name}: {said}"
+
+
 def a_kind(value: Any) -> str:
     """What a value is, for people, as in ``a list``."""
     name = type(value).__name__

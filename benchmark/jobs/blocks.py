@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attacks import Attack, Observation
 from attacks.gradients import trained_names
 from attacks.statistics import normalizing
-from benchmark.errors import NotApplicable, UsageError, data_fault, users_code
+from benchmark.errors import NotApplicable, UsageError, about, data_fault, users_code
 from benchmark.federation.client import PublicData, observe
 from benchmark.federation.protect import network_of
 from benchmark.identity import block_identity, digest
@@ -230,8 +230,7 @@ class Workbench:
 
 def from_data(spec: Spec, error: DataError) -> UsageError:
     """The error with the name of the data set, once."""
-    told = data_fault(error)
-    return told if spec.name in str(told) else UsageError(f"{spec.name}: {told}")
+    return UsageError(about(spec.name, str(data_fault(error))))
 
 
 def applicable(suite: Suite, bench: Workbench) -> tuple[Suite, list[Declined]]:

@@ -23,6 +23,7 @@ from benchmark.errors import (
     PACKAGES,
     UsageError,
     a_kind,
+    about,
     data_fault,
     one_line,
     quoted,
@@ -293,10 +294,10 @@ def build(kind: str, made: Spec, **extra: Any) -> Any:
     except UsageError:
         raise
     except DataError as error:
-        raise UsageError(f"{made.name}: {data_fault(error)}") from None
+        raise UsageError(about(made.name, str(data_fault(error)))) from None
     except ValueError as error:
         place = users_line(error)
-        raise UsageError(f"{made.name}: {one_line(error)}{f' ({place})' if place else ''}") from None
+        raise UsageError(f"{about(made.name, one_line(error))}{f' ({place})' if place else ''}") from None
     except CODE_ERRORS as error:  # a user's own class can raise anything
         raise users_fault(error, f"{made.label} cannot be made", cls) from None
     if kind == "model":

@@ -130,13 +130,18 @@ def test_a_wrong_command_line_is_one_sentence(refused: Refused, words: str, sent
         ("--data MNIST --data-root nowhere", "in nowhere/MNIST/raw, which is not there: point --data-root"),
         ("--data CIFAR10", "in data/cifar-10-batches-py, which is not there: point --data-root"),
         ("--data LFW", "data/lfw-py/lfw-deepfunneled is not there"),
+        ("--model GeipingLeNet", "GeipingLeNet is for images of 3 channels: give data of this kind, or model LeNet"),
+        ("--attack Bayes --attack.distance cosine", "Bayes has its own likelihood and prior: leave distance and"),
         ("--data ImageFolder", "ImageFolder: the following arguments are required: path: give --data.path VALUE"),
         ("--data ImageFolder --data.path nowhere", "ImageFolder: data/nowhere is not there"),
         ("--data ImageFolder --data.path ~nobody-here/x", "Could not determine home directory"),
     ],
 )
 def test_a_wrong_cell_is_one_sentence(refused: Refused, words: str, sentence: str) -> None:
-    assert sentence in refused("run", *cell(*words.split()))
+    said = refused("run", *cell(*words.split()))
+    assert sentence in said
+    name = sentence.split(maxsplit=1)[0].rstrip(":")
+    assert not said.startswith(f"{name}: {name} ")  # once
 
 
 @pytest.mark.parametrize(
