@@ -139,8 +139,9 @@ SUITE: dict[str, Any] = {
 def search(tmp_path: Path, *more: str, suite: dict[str, Any] = SUITE) -> int:
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(suite))
+    steps = [] if "--steps" in more else ["--steps", "2"]
     with pytest.raises(SystemExit) as ended:
-        main(["threshold", str(path), "--out", str(tmp_path / "out"), "--steps", "2", "--devices", "cpu", *more])
+        main(["threshold", str(path), "--out", str(tmp_path / "out"), *steps, "--devices", "cpu", *more])
     return int(ended.value.code or 0)
 
 
