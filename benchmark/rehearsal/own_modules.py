@@ -14,7 +14,9 @@ _others: dict[str, ModuleType] = {}
 def own_modules() -> dict[str, ModuleType]:
     """Those that are imported from a user's file, by name; ``__main__`` is not one of them."""
     found = {}
-    for name, module in [item for item in sys.modules.items() if _others.get(item[0]) is not item[1]]:
+    for name, module in list(sys.modules.items()):  # a copy: other threads import, too
+        if _others.get(name) is module:
+            continue
         file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
         if file is None or name == "__main__":
             continue
