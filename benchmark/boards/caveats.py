@@ -1,7 +1,7 @@
 """What stands under a board: void cells, contradictions, what is missing, and what the numbers cannot show."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -145,15 +145,27 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
         if one.unknown
     ]
     if unknown:
-        tried = [one.config["attack"].get("optimizer") for one in board if one.unconverged - one.unexplained]
-        stops = set(tried) != {"adam"}  # L-BFGS can stall; records of before Adam do not name an optimizer
-        ways = "A line search (line_search: true), more starts (restarts)" if stops else "More starts (trials)"
-        advice = f" {ways} or a larger budget may find them."
+        advice = more_to_try([one.config["attack"] for one in board if one.unconverged - one.unexplained])
         sentences.append(
             "Not known to leak or not, since no attack found them and at least one did not converge: "
-            f"{listed(unknown)}.{advice if failed else ''}"
+            f"{listed(unknown)}.{advice}"
         )
     return sentences
+
+
+def more_to_try(attacks: Sequence[Mapping[str, Any]]) -> str:
+    """What attacks of these configurations leave to try, as a sentence about options that they have; empty for none."""
+    stalling = [one for one in attacks if "restarts" in one and one.get("optimizer") != "adam"]
+    budgets = dict.fromkeys(key for one in attacks for key in ("max_evaluations", "iterations") if key in one)
+    ways = {
+        "a line search (line_search: true)": any(not one.get("line_search") for one in stalling),
+        "more starts (restarts)": stalling,
+        "more starts (trials)": not stalling and any("trials" in one for one in attacks),
+        f"a larger budget ({' and '.join(budgets)})": budgets,
+    }
+    *others, last = [way for way, is_left in ways.items() if is_left] or [""]
+    said = f"{', '.join(others)} or {last}" if others else last
+    return f" {said[0].upper()}{said[1:]} may find them." if said else ""
 
 
 def cells_with(board: Sequence[Outcome], names: Names, victims_of: Callable[[Outcome], frozenset[int]]) -> str:

@@ -266,17 +266,33 @@ def test_victims_of_whom_nothing_is_known_are_a_column_where_there_are_some() ->
     assert "onverge" not in as_markdown(of_records([whole]), "mine", None)
 
 
-def test_what_may_find_the_victims_is_said_of_the_attacks_that_failed() -> None:
+def test_what_may_find_the_victims_are_options_of_the_attacks_that_failed() -> None:
     far = [victim(0, SAFE, misfit=0.3, misfit_of_truth=0.0)]
-    adam = record(far, attack_config={"class": "InvertingGradients", "optimizer": "adam"})
-    adam["config"]["attack"] = adam["config"].pop("attack_config")
-    for records, ways in (
-        ([adam], "More starts (trials) or a larger budget"),
-        ([record(far)], "A line search (line_search: true), more starts (restarts) or a larger budget"),
-        ([adam, record(far, attack="IDLG")], "A line search (line_search: true), more starts (restarts)"),
+    recipe = {"max_evaluations": 10, "restarts": 0, "trials": 1}
+    lbfgs = {"class": "DLG", "optimizer": "lbfgs", "line_search": False} | recipe
+    searching = {"class": "Bayes", "optimizer": "lbfgs", "line_search": True} | recipe
+    adam = {"class": "InvertingGradients", "optimizer": "adam", "line_search": False} | recipe
+    early = {"class": "IDLG", "max_evaluations": 10, "restarts": 0}  # its records are older than these options
+    auto, newton = {"class": "AutoLeak", "max_evaluations": 10}, {"class": "GaussNewton", "iterations": 8}
+    budget = "a larger budget (max_evaluations)"
+    for attacks, ways in (
+        ([auto], f" {budget.capitalize()} may find them."),
+        ([newton], " A larger budget (iterations) may find them."),
+        ([auto, newton], " A larger budget (max_evaluations and iterations) may find them."),
+        ([adam], f" More starts (trials) or {budget} may find them."),
+        ([searching], f" More starts (restarts) or {budget} may find them."),
+        *(
+            (some, f" A line search (line_search: true), more starts (restarts) or {budget} may find them.")
+            for some in ([lbfgs], [early], [adam, lbfgs], [auto, lbfgs])
+        ),
+        ([{"class": "mine.Attack"}], ""),
     ):
-        (board,) = of_records(records).boards
-        assert any(ways in note for note in board.notes)
+        of_each = [record(far, attack=attack["class"]) for attack in attacks]
+        for one, attack in zip(of_each, attacks, strict=True):
+            one["config"]["attack"] = attack
+        (board,) = of_records(of_each).boards
+        (note,) = [note for note in board.notes if note.startswith("Not known to leak or not")]
+        assert note.partition(" with no defense.")[2] == ways
 
 
 def test_a_near_fit_settles_nothing_behind_a_defense_either() -> None:
