@@ -229,9 +229,17 @@ def gradients_and_buffers(
     Returns:
         Gradients, name -> ``[V, ...]``, and the new values of ``buffers``, which carry no graph.
     """
+    of_kind = _of_shared if is_shared(model, parameters) else _of_own
+    gradients, moved = of_kind(model, parameters, buffers, images, labels, create_graph)
+    # Those of linear layers are transposed, and slow to read beside what was shared.
+    return {name: value.contiguous() for name, value in gradients.items()}, moved
+
+
+def _of_own(
+    model: nn.Module, parameters: Update, buffers: Update, images: Tensor, labels: Tensor, create_graph: bool
+) -> tuple[Update, Update]:
+    """:func:`gradients_and_buffers` of victims that have a network each."""
     names, dims = trained_names(model), batch_dims(model, parameters)
-    if _is_shared(dims, names):
-        return _of_shared(model, parameters, buffers, images, labels, create_graph)
     # The victims share no parameter, so one backward pass of the summed losses gives each victim's own gradient.
     leaves = {
         name: value if create_graph and value.requires_grad else value.detach().requires_grad_(name in names)

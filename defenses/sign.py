@@ -43,17 +43,29 @@ class Sign(Defense):
         coarse = self._coarse(value)
         return torch.where(coarse, value.sign() * mean_magnitude(value, coarse), value)
 
+    def _count(self, flat: Tensor) -> int:
+        """Of how many entries of a tensor ``[V, D]`` the sign alone is shared."""
+        return round(self.ratio * flat.shape[1])
+
     def _coarse(self, value: Tensor) -> Tensor:
-        """Whether an entry is among the smallest magnitudes of its tensor; also of what was shared, which are these."""
+        """Whether an entry is among the smallest magnitudes of its tensor."""
         flat = flattened(value)
-        smallest = flat.abs().argsort(dim=1, stable=True)[:, : round(self.ratio * flat.shape[1])]
+        smallest = flat.abs().argsort(dim=1, stable=True)[:, : self._count(flat)]
         return torch.zeros_like(flat, dtype=torch.bool).scatter(1, smallest, True).view_as(value)
+
+    def _seen_as_coarse(self, shared: Tensor) -> Tensor:
+        """The same, told from what was shared: no larger than any other, or none where as many are 0."""
+        flat = flattened(shared)
+        zero = flat == 0
+        least = flat.abs().masked_fill(zero, torch.inf).amin(1)
+        nothing_lost = zero.sum(1) >= self._count(flat)
+        return shared.abs() <= per_client(torch.where(nothing_lost, -1.0, least), shared)
 
     def _exact(self, observed: Update) -> Update:
         """1 for each entry that was shared as it is; for all of a tensor of which there are only signs."""
         kept = {}
         for name, value in observed.items():
-            exact = ~self._coarse(value)
+            exact = ~self._seen_as_coarse(value)
             kept[name] = (exact | ~per_client(flattened(exact).any(1), value)).to(value)
         return kept
 
@@ -61,7 +73,7 @@ class Sign(Defense):
         simulated = {}
         for name, value in dummy.items():
             shared = observed[name]
-            coarse, sign = self._coarse(shared), shared.sign()
+            coarse, sign = self._seen_as_coarse(shared), shared.sign()
             bound = flattened(torch.where(coarse, torch.inf, shared.abs())).amin(1)
             farthest = sign * per_client(bound, shared).nan_to_num(posinf=torch.finfo(shared.dtype).max)
             held = held_to(value, shared, farthest.clamp(max=0), farthest.clamp(min=0), pull=0.0)

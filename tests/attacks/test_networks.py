@@ -216,9 +216,10 @@ def test_rgap_takes_a_chain_however_it_is_written(network: str) -> None:
 
 @pytest.mark.parametrize("network", ["one activation", "normalized", "hooked", "shortcut", "wrapped"])
 def test_digits_are_found_through_every_way_to_write_a_lenet(network: str, digits: Digits) -> None:
+    """With a line search, as without one rounding decides who of them is found."""
     (images, _), seen = victims(NETWORKS[network](), 8, digits)
-    found = IDLG(max_evaluations=150).reconstruct(seen)
-    assert ((found.images - images).square().mean((1, 2, 3, 4)) < 1e-2).sum() >= 6
+    found = IDLG(max_evaluations=150, line_search=True).reconstruct(seen)
+    assert ((found.images - images).square().mean((1, 2, 3, 4)) < 1e-2).all()
 
 
 def test_a_call_with_other_weights_leaves_shared_ones_shared() -> None:

@@ -110,6 +110,26 @@ def test_a_share_of_the_signs_leaves_the_largest_magnitudes() -> None:
     assert shared.tolist() == [[2.0, -2.0, 10.0, -20.0]]
 
 
+def test_what_was_shared_tells_which_entries_are_signs() -> None:
+    """The attacker cannot see the gradient, by which the client chose them."""
+    known = Sign(0.5).known_to_attacker()
+    for entries, kept in (
+        ([1.0, -3.0, 10.0, -20.0], [0.0, 0.0, 1.0, 1.0]),
+        ([0.0, -3.0, 10.0, -20.0], [0.0, 0.0, 1.0, 1.0]),
+        ([0.0, 0.0, 10.0, -20.0], [1.0, 1.0, 1.0, 1.0]),  # the mean of the smallest is 0, as they are
+        ([0.0, 0.0, 0.0, -20.0], [1.0, 1.0, 1.0, 1.0]),
+        ([0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]),
+    ):
+        shared = protect(Sign(0.5), {"a": torch.tensor([entries])})
+        assert known.kept_entries(shared)["a"].tolist() == [kept]
+        assert known.simulate({"a": torch.tensor([entries])}, shared)["a"].equal(shared["a"])
+    wide = torch.randn(2, 501, generator=torch.Generator().manual_seed(0))
+    told = known.kept_entries(protect(Sign(0.5), {"a": wide}))["a"]
+    for sizes, is_kept in zip(wide.abs(), told.bool(), strict=True):
+        assert is_kept.sum() == 251  # Python rounds 250.5 to 250
+        assert sizes[~is_kept].max() < sizes[is_kept].min()
+
+
 @pytest.mark.parametrize("levels", [1, 4, 1000])
 def test_qsgd_shares_neighboring_levels_and_is_right_on_average(levels: int) -> None:
     """Of 4,000 clients with the same update; bounds are five standard deviations, at most half a step each."""
