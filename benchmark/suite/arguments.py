@@ -76,6 +76,11 @@ class Arguments:
         defaults = {key: type(one.default) for key, one in self._signature.items()}
         return tuple(key for key in self.names if is_whole(self._hints.get(key, defaults.get(key))))
 
+    def unusual(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of all arguments that are not the defaults."""
+        defaults = {key: one.default for key, one in self._signature.items()}
+        return {key: value for key, value in values.items() if key not in defaults or defaults[key] != value}
+
     def help(self) -> str:
         """What the arguments are."""
         return self._parser.format_help()

@@ -113,10 +113,10 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """For people: data, model, defense, attack."""
+        """For people: data, model, defense, attack and what is not usual of it."""
         defense = self.defense.label if self.defense else "no defense"
-        knows = " that knows it" if self.adaptive else ""
-        return f"{self.scenario.label}, {defense}, {self.attack.name}{knows}"
+        attack = Spec(self.attack.name, arguments("attack", self.attack.name).unusual(self.attack.args)).label
+        return f"{self.scenario.label}, {defense}, {attack}{' that knows it' if self.adaptive else ''}"
 
 
 @dataclass(frozen=True)

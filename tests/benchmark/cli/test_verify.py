@@ -255,18 +255,18 @@ def test_records_must_be_of_the_entry_and_whole(entry: Path, monkeypatch: pytest
     check_records(records, blocks)
     (control,) = [one for one in records if one["config"]["attack"]["class"] == "IDLG" and not one["config"]["defense"]]
     others = [one for one in records if one != control]
-    origin = control["provenance"]
+    origin, attacked = control["provenance"], "no defense, IDLG(max_evaluations=30)"
     for change, sentence in [
-        ({"code_sha256": "0" * 64}, "no defense, IDLG were made with another version of IDLG, or of what it imports"),
+        ({"code_sha256": "0" * 64}, f"{attacked} were made with another version of IDLG, or of what it imports"),
         ({"behavior_sha256": "0" * 16}, "were made with a version of IDLG that held or did something else"),
         ({"network_sha256": ["0" * 16] * 2}, "were made with another network"),
         ({"provenance": origin | {"data_chain": ["0" * 16] * 3}}, "were made with other images"),
-        ({"victims": control["victims"][:1]}, "lack 1 of 2 victims of Digits LeNet, no defense, IDLG: add"),
+        ({"victims": control["victims"][:1]}, f"lack 1 of 2 victims of Digits LeNet, {attacked}: add"),
         ({"cell": "0" * 16}, "without a defense, seed 0, which is no cell of the suite with the defense"),
     ]:
         with pytest.raises(UsageError, match=re.escape(sentence)):
             check_records([*others, control | change], blocks)
-    with pytest.raises(UsageError, match="the records lack 2 of 2 victims of Digits LeNet, no defense, IDLG: "):
+    with pytest.raises(UsageError, match=re.escape(f"the records lack 2 of 2 victims of Digits LeNet, {attacked}: ")):
         check_records(others, blocks)
 
 
@@ -280,8 +280,8 @@ def test_records_that_cannot_be_used_are_refused(entry: Path, verify: Verify) ->
     assert "hold private images: delete them" in verify(entry)[1]
     (entry / "records.jsonl").write_bytes(original)
     rewrite(entry, lambda record: None if record["config"]["adaptive"] else record)
-    lacking = "lack 2 of 2 victims of Digits LeNet, vfy_rounded.Rounded(step=0.001), IDLG that knows it"
-    assert lacking in verify(entry)[1]
+    of_cell = "vfy_rounded.Rounded(step=0.001), IDLG(max_evaluations=30) that knows it"
+    assert f"lack 2 of 2 victims of Digits LeNet, {of_cell}" in verify(entry)[1]
 
 
 def test_trainings_that_the_suite_asks_for_are_the_defense_s_and_must_be_there(

@@ -214,7 +214,8 @@ def test_the_command_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest
     assert call() == 0
     said = capsys.readouterr()
     assert "not diagnosed, since they cannot be started at the true image: DLG and RGAP\n" in said.err
-    assert "2/2 cells: Digits LeNet, Masking(ratio=0.9, rescale=False), IDLG that knows it" in said.err
+    last = "Masking(ratio=0.9, rescale=False), IDLG(max_evaluations=4) that knows it"
+    assert f"2/2 cells: Digits LeNet, {last}" in said.err
     first = rows()
     assert {row["attack"]["class"] for row in first} == {"IDLG"} and ratios() == ["0.5", "0.9"]
     assert said.out.startswith((out / "diagnosis.md").read_text()) and "\n2 of 2 cells run\nrecords: " in said.out

@@ -24,6 +24,15 @@ def names(made: Suite) -> list[tuple[Any, ...]]:
     return [(c.defense.label if c.defense else None, c.attack.name, c.adaptive) for c in made.cells]
 
 
+def test_cells_of_one_class_are_told_apart_by_what_is_not_usual() -> None:
+    made = suite(attacks="[IDLG, {class: IDLG, max_evaluations: 6000, start: mean}, {class: IDLG, trials: 2}]")
+    assert [cell.label for cell in made.cells if cell.attack.name == "IDLG"] == [
+        "Digits LeNet, no defense, IDLG",
+        "Digits LeNet, no defense, IDLG(start=mean)",  # 6000 is the default
+        "Digits LeNet, no defense, IDLG(trials=2)",
+    ]
+
+
 OF_OTHER_COMMANDS = {
     "masking": "range of Masking is for leakboard threshold",
     "masking_training": "leakboard train",
