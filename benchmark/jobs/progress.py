@@ -72,8 +72,8 @@ class ProgressBar(Watch[J], Generic[J]):
             else:
                 left.append(job)
                 self._steps[job.key] = self._kind.so_far(job, store)
-        self._progress.update(self._task, before=sum(self._steps.values()))
-        self._show()
+        done = sum(self._steps.values())
+        self._progress.update(self._task, before=done, completed=done, counts=self._counts())
         if len(left) < len(jobs):
             self._say("done by an earlier run")
         return left
@@ -83,12 +83,11 @@ class ProgressBar(Watch[J], Generic[J]):
 
     def reached(self, job: J, steps: float, said: str = "") -> None:
         self._steps[job.key] = steps
-        self._progress.update(self._task, description=job.label)
-        self._show(said)
+        self._show(job, said)
 
     def ends(self, job: J, record: Record) -> None:
         said = self._count(job, record)
-        self._show(said)
+        self._show(job, said)
         if not self._left[job.group]:
             self._say(f"{job.label}{said}")
 
@@ -101,8 +100,10 @@ class ProgressBar(Watch[J], Generic[J]):
     def _counts(self) -> str:
         return f"{self._done}/{self._groups} {self._kind.groups}{self._tally.total(int(sum(self._steps.values())))}"
 
-    def _show(self, said: str = "") -> None:
-        self._progress.update(self._task, completed=sum(self._steps.values()), counts=f"{self._counts()}{said}")
+    def _show(self, job: J, said: str) -> None:
+        """What is said is of this job, and stands behind its name or not at all."""
+        done = sum(self._steps.values())
+        self._progress.update(self._task, completed=done, counts=self._counts(), description=f"{job.label}{said}")
 
     def _say(self, what: str) -> None:
         """A line where there is no bar."""
