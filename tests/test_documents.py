@@ -30,6 +30,7 @@ from benchmark.thresholds import search as threshold
 from benchmark.training import suite as training_suite
 from benchmark.training import table as training_table
 from benchmark.training.plan import training_model
+from benchmark.training.rows import rows
 from benchmark.training.suite import beside
 
 ROOT = Path(__file__).parent.parent
@@ -198,7 +199,7 @@ def test_the_published_tables_are_what_their_records_say(name: str) -> None:
 )
 def test_the_published_trainings_are_what_their_records_say(name: str) -> None:
     folder = ROOT / "results" / name
-    found = training_table.rows(trainings(folder))
+    found = rows(trainings(folder))
     assert found and (folder / "training.csv").read_text() == training_table.as_csv(found)
     assert (folder / "training.md").read_text() == training_table.as_markdown(found, name)
 

@@ -33,6 +33,7 @@ from benchmark.store.store import (
 )
 from benchmark.thresholds.table import FILE, Row, read
 from benchmark.tradeoff.page import write_beside
+from benchmark.training import rows as training_rows
 from benchmark.training import table as training_table
 
 TABLES = ("*.csv", "*.md", "*.json", "*.png", "*.pdf", "*.tex")
@@ -127,8 +128,8 @@ def copy_tables(folder: Path, to: Path, kinds: Collection[Shelf]) -> None:
 
             threshold_page.write(to, everything, searches)
     if trained:
-        records, left_out = training_table.of_one_code(read_all(to, TRAININGS.parse, False, TRAININGS))
-        training_table.write(to, training_table.rows(records), to.resolve().name, left_out)
+        records, left_out = training_rows.of_one_code(read_all(to, TRAININGS.parse, False, TRAININGS))
+        training_table.write(to, training_rows.rows(records), to.resolve().name, left_out)
     write_beside(to, links=False, empty=any((place / "tradeoff.md").exists() for place in (folder, to)))
 
 

@@ -21,8 +21,9 @@ from benchmark.thresholds.relative import is_absolute
 from benchmark.thresholds.strengths import DefenseThresholds, Thresholds
 from benchmark.thresholds.table import WITHIN
 from benchmark.training import sizes
+from benchmark.training.rows import Row, rows, scenario_of
 from benchmark.training.sizes import Sizes
-from benchmark.training.table import ONE_POINT, Row, data_of, interval, network, rate, rows, scenario_of
+from benchmark.training.table import ONE_POINT, data_of, interval, network, rate
 
 
 def page(records: list[Record], folder: Path) -> str:

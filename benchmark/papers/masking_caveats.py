@@ -10,8 +10,9 @@ from benchmark.thresholds.page import not_converged
 from benchmark.thresholds.strengths import ADAPTIVE, DefenseThresholds
 from benchmark.thresholds.table import WITHIN
 from benchmark.thresholds.table import Row as Search
+from benchmark.training.rows import Row, label, of_cell, split_of
 from benchmark.training.sizes import Sizes
-from benchmark.training.table import Row, below_a_defense, data_of, label, network_of, of_cell, split_of
+from benchmark.training.table import below_a_defense, data_of, network_of
 
 ACCEPTED = {("MNIST", "LeNet"): 0.975, ("MNIST", "ConvNet"): 0.98, ("CIFAR10JPEG", "ResNet"): 0.65}
 """Accuracies without a defense that a practitioner would not call weak."""

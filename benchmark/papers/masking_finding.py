@@ -8,8 +8,9 @@ from typing import NamedTuple
 from benchmark.papers.masking_caveats import is_lower_bound
 from benchmark.thresholds.strengths import ADAPTIVE, OBLIVIOUS, DefenseThresholds
 from benchmark.thresholds.table import NEVER, VOID
+from benchmark.training.rows import Row, label, scenario_of
 from benchmark.training.sizes import Sizes
-from benchmark.training.table import LARGE, OPEN, SMALL, Row, costs, data_of, label, network, scenario_of
+from benchmark.training.table import LARGE, OPEN, SMALL, costs, data_of, network
 
 FED_AVG = "the size of an update of FedAvg depends on the learning rate"
 

@@ -13,7 +13,8 @@ from benchmark.boards.outcome import Names, counted, listed, strength
 from benchmark.boards.ranking import LEVEL, Standing
 from benchmark.metrics.intervals import mcnemar, t_interval, wilson
 from benchmark.store.store import Record
-from benchmark.training import table as training
+from benchmark.training import rows as training
+from benchmark.training import table
 
 NOTHING_TRAINED = (
     "There is no trade-off of leak rate and accuracy, because this folder holds no usable records of federated "
@@ -181,7 +182,7 @@ def trade_offs(boards: Sequence[Board], trainings: Sequence[Record]) -> tuple[li
     """
     if not trainings:
         return [], NOTHING_TRAINED, []
-    scenarios = training.boards(training.rows(list(trainings)))
+    scenarios = table.boards(training.rows(list(trainings)))
     found = []
     for board in (board for board in boards if board.standings):
         config, fitting = board.standings[0].outcomes[0].config, []
@@ -257,7 +258,7 @@ def notes(differing: dict[str, tuple[str, str]], points: Sequence[Point]) -> lis
         f"Attacks and trainings differ in their {part}: {one} and {other}." for part, (one, other) in differing.items()
     ]
     if any(row["rate_chosen_on"] == training.TEST for row in rows):
-        said.append(training.CHOSEN_ON_TEST)
+        said.append(table.CHOSEN_ON_TEST)
     return [*said, *dict.fromkeys(row["privacy"] for row in rows if row["privacy"])]
 
 

@@ -14,8 +14,8 @@ from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.timing import clock_of
 from benchmark.suite.registry import build
 from benchmark.training.plan import Run, training_data, training_model
+from benchmark.training.rows import finalists
 from benchmark.training.suite import Training
-from benchmark.training.table import finalists
 from benchmark.training.tuning import Contest, contests, tuning
 
 TIMED_ROUNDS = 2

@@ -19,9 +19,9 @@ from benchmark.suite.suite import parse
 from benchmark.thresholds.relative import Size, is_absolute
 from benchmark.thresholds.strengths import DefenseThresholds
 from benchmark.training.plan import training_data, training_model
+from benchmark.training.rows import of_cell
 from benchmark.training.sizes import Measured, Sizes
 from benchmark.training.suite import TUNING_SEEDS, TrainingScenario
-from benchmark.training.table import of_cell
 from defenses.base import Defense, KnownDefense, Update, global_norm
 
 

@@ -22,8 +22,8 @@ from benchmark.seeds import generator_for
 from benchmark.store.store import Record, Store, say
 from benchmark.suite.registry import Spec, build_model, spec_of
 from benchmark.training import warm_up
+from benchmark.training.rows import label, of_cell
 from benchmark.training.suite import SCHEMA, Training, TrainingScenario, TrainingSuite, but_for_the_rate
-from benchmark.training.table import label, of_cell
 from benchmark.training.warm_up import WarmedUp
 from benchmark.versions.behavior import Behaviors
 from benchmark.versions.code import checksum_of, networks_sha256, source

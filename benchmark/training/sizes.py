@@ -18,7 +18,7 @@ from benchmark.suite.documents import read_json
 from benchmark.suite.registry import Spec
 from benchmark.thresholds.relative import Size, carried_over, is_absolute
 from benchmark.thresholds.strengths import DefenseThresholds
-from benchmark.training.table import of_cell
+from benchmark.training.rows import of_cell
 
 FILE = "sizes.json"
 

@@ -10,7 +10,7 @@ from benchmark.jobs.job import Watch
 from benchmark.jobs.tracking import Tracked, Tracker, shortened
 from benchmark.store.store import Record
 from benchmark.training.plan import Run
-from benchmark.training.table import Row, label, rows, scenario_of
+from benchmark.training.rows import Row, label, rows, scenario_of
 
 
 class TrainingTracker(Tracker, Watch[Run]):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from benchmark.store.store import Record, Store
 from benchmark.training.plan import Run
-from benchmark.training.table import best_rate, finalists, of_cell
+from benchmark.training.rows import best_rate, finalists, of_cell
 
 Contest = dict[float, list[Run]]
 """Learning rate -> runs that differ in that and the seed alone."""

@@ -9,8 +9,9 @@ from benchmark.jobs.job import Kind, Tally, Watch
 from benchmark.store.store import TRAININGS, Record, Store, read_trainings, say
 from benchmark.training.plan import Run, plan, present, refuse_others
 from benchmark.training.record import saved, train_run
+from benchmark.training.rows import Row, of_cell, of_one_code, rows
 from benchmark.training.suite import TrainingSuite
-from benchmark.training.table import Row, of_cell, of_one_code, rows, write
+from benchmark.training.table import write
 from benchmark.training.tuning import STAGES, contests
 
 

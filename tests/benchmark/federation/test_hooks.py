@@ -29,7 +29,8 @@ from benchmark.models import MLP, ConvNet, ResNet
 from benchmark.rehearsal.hooks import check_protect
 from benchmark.seeds import generators
 from benchmark.store.store import read_trainings
-from benchmark.training.table import note, rows
+from benchmark.training.rows import rows
+from benchmark.training.table import note
 from datamodules import Digits
 from defenses import (
     DPSGD,

@@ -15,7 +15,7 @@ from benchmark.studies.diagnosis import RUNS
 from benchmark.suite.registry import spec
 from benchmark.thresholds.strengths import by_defense, strongest_attack
 from benchmark.thresholds.table import Criterion, merged, rows
-from benchmark.training.table import of_cell
+from benchmark.training.rows import of_cell
 
 Row = dict[str, Any]
 

@@ -16,7 +16,8 @@ from benchmark.store.schema import attack_record, attack_scores
 from benchmark.store.sealing import SCHEMA, Unusable, sealed
 from benchmark.store.store import Store, read_all
 from benchmark.store.training_schema import training_record
-from benchmark.training.table import as_markdown, rows
+from benchmark.training.rows import rows
+from benchmark.training.table import as_markdown
 from tests.conftest import MakeRecord
 
 RESULTS = Path(__file__).parents[3] / "results"

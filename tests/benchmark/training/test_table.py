@@ -11,7 +11,8 @@ from benchmark.metrics.intervals import t_interval
 from benchmark.store.store import Record
 from benchmark.store.store import read_trainings as read_all
 from benchmark.suite.registry import arguments
-from benchmark.training.table import as_csv, as_markdown, note, of_one_code, rows
+from benchmark.training.rows import of_one_code, rows
+from benchmark.training.table import as_csv, as_markdown, note
 from tests.benchmark.training.conftest import MASKING, SCENARIO, Leakboard, suite, trained
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")

@@ -24,8 +24,8 @@ from benchmark.store.store import read_trainings as read_all
 from benchmark.thresholds.strengths import DefenseThresholds
 from benchmark.training import record as training
 from benchmark.training.plan import Run, plan
+from benchmark.training.rows import rows
 from benchmark.training.suite import parse
-from benchmark.training.table import rows
 from benchmark.training.tracking import TrainingTracker, is_of
 from benchmark.training.work import Trainings
 from tests.benchmark.training.conftest import MASKING, SCENARIO, Leakboard, carried_out, results, suite, trained

@@ -17,8 +17,8 @@ from benchmark.store.store import Record
 from benchmark.store.store import read_trainings as read_all
 from benchmark.training import record as training
 from benchmark.training.plan import training_data
+from benchmark.training.rows import best_rate
 from benchmark.training.suite import parse
-from benchmark.training.table import best_rate
 from tests.benchmark.training.conftest import MASKING, SCENARIO, Leakboard, carried_out, results, suite
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
