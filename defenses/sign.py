@@ -54,12 +54,12 @@ class Sign(Defense):
         return torch.zeros_like(flat, dtype=torch.bool).scatter(1, smallest, True).view_as(value)
 
     def _seen_as_coarse(self, shared: Tensor) -> Tensor:
-        """The same, told from what was shared: no larger than any other, or none where as many are 0."""
-        flat = flattened(shared)
-        zero = flat == 0
-        least = flat.abs().masked_fill(zero, torch.inf).amin(1)
-        nothing_lost = zero.sum(1) >= self._count(flat)
-        return shared.abs() <= per_client(torch.where(nothing_lost, -1.0, least), shared)
+        """The same of what was shared, where their mean is the largest of these; none where that is 0, as they are."""
+        sizes = flattened(shared.abs())
+        if not self._count(sizes):
+            return torch.zeros_like(shared, dtype=torch.bool)
+        largest = per_client(sizes.kthvalue(self._count(sizes), dim=1).values, shared)
+        return (shared.abs() <= largest) & (largest > 0)
 
     def _exact(self, observed: Update) -> Update:
         """1 for each entry that was shared as it is; for all of a tensor of which there are only signs."""

@@ -128,6 +128,8 @@ def test_what_was_shared_tells_which_entries_are_signs() -> None:
     for sizes, is_kept in zip(wide.abs(), told.bool(), strict=True):
         assert is_kept.sum() == 251  # Python rounds 250.5 to 250
         assert sizes[~is_kept].max() < sizes[is_kept].min()
+    noisy = {"a": protect(Sign(0.5), {"a": wide})["a"] + 1e-3 * wide.flip(1)}  # where Compose adds noise
+    assert known.kept_entries(noisy)["a"].equal(told)
 
 
 @pytest.mark.parametrize("levels", [1, 4, 1000])
