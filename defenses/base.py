@@ -1,14 +1,18 @@
 """What every defense is: hooks into what a client does, and what an attacker who knows them makes of that."""
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+T = TypeVar("T")
 
 Update = dict[str, Tensor]
 """What V clients share: parameter name -> ``[V, *parameter.shape]``."""
@@ -20,6 +24,29 @@ BYTES_OF_POSITION = 4
 def unchanged(dummy: Update, observed: Update) -> Update:
     """The simulation of a defense that shares the gradient itself."""
     return dummy
+
+
+def remembered(function: Callable[[Update], T]) -> Callable[[Update], T]:
+    """The same function of what was shared, computed once: an update is observed once, and simulated often.
+
+    Args:
+        function: of an observed update, without a gradient.
+
+    Returns:
+        One that keeps what it has found for as long as the tensors of that update are there.
+    """
+    found: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by the first tensor
+
+    def remembering(observed: Update) -> T:
+        first, *others = observed.values()
+        known = found.get(first)
+        if known is None or len(known[0]) != len(others) or any(map(operator.is_not, known[0], others)):
+            with torch.no_grad():
+                known = found[first] = others, function(observed)
+        result: T = known[1]
+        return result
+
+    return remembering
 
 
 def joined(update: Update) -> Update:

@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import torch
 
-from defenses.base import Update, joined, parted
+from defenses.base import KnownDefense, Update, joined, parted, remembered
 from defenses.pruning import Pruning
 
 
@@ -19,8 +19,15 @@ class GlobalPruning(Pruning):
     def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
         return parted(super().protect(joined(update), generators), update)
 
-    def _kept(self, observed: Update) -> Update:
-        return parted(super()._kept(joined(observed)), observed)
+    def known_to_attacker(self) -> KnownDefense:
+        if self.ratio == 0:
+            return KnownDefense()
+        of_one_tensor, whole = super().known_to_attacker(), remembered(joined)
 
-    def _simulate(self, dummy: Update, observed: Update) -> Update:
-        return parted(super()._simulate(joined(dummy), joined(observed)), observed)
+        def simulate(dummy: Update, observed: Update) -> Update:
+            return parted(of_one_tensor.simulate(joined(dummy), whole(observed)), observed)
+
+        def kept(observed: Update) -> Update:
+            return parted(of_one_tensor.kept_entries(whole(observed)), observed)
+
+        return KnownDefense(simulate=simulate, kept=kept)

@@ -4,7 +4,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, coded_bytes
+from defenses.base import Defense, KnownDefense, Update, coded_bytes, remembered
 from defenses.interval import held_to
 
 FORMATS = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -36,10 +36,18 @@ class HalfPrecision(Defense):
         return super().bytes_sent(shared) if self.format == "fp32" else coded_bytes(shared, 16, scales=0)
 
     def known_to_attacker(self) -> KnownDefense:
-        return KnownDefense() if self.format == "fp32" else KnownDefense(simulate=self._simulate)
+        if self.format == "fp32":
+            return KnownDefense()
 
-    def _simulate(self, dummy: Update, observed: Update) -> Update:
-        return {name: held_to(value, observed[name], *self._interval(observed[name])) for name, value in dummy.items()}
+        @remembered
+        def intervals(observed: Update) -> dict[str, tuple[Tensor, Tensor]]:
+            return {name: self._interval(value) for name, value in observed.items()}
+
+        def simulate(dummy: Update, observed: Update) -> Update:
+            known = intervals(observed)
+            return {name: held_to(value, observed[name], *known[name]) for name, value in dummy.items()}
+
+        return KnownDefense(simulate=simulate)
 
     def _interval(self, shared: Tensor) -> tuple[Tensor, Tensor]:
         """Half of the space between the numbers of the format on each side, and all that is beyond the largest one."""

@@ -30,7 +30,6 @@ class LayerMasking(Masking):
         each = [flattened(value).sum(1) * shared[name].element_size() for name, value in kept.items()]
         return torch.stack(each).sum(0).long().cpu()
 
-    @torch.no_grad()
     def _kept(self, observed: Update) -> Update:
         """1 for each entry of the layers in which something was shared, ``[V, ...]``."""
         seen: dict[str, Tensor] = {}

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, sparse_bytes
+from defenses.base import Defense, KnownDefense, Update, remembered, sparse_bytes
 
 CHANCE = 1e-3
 """Of rows or columns that a mask has wholly taken, among all of a tensor: below it they were zero before."""
@@ -46,13 +46,14 @@ class Masking(Defense):
         if self.ratio == 0:
             return KnownDefense()
 
+        kept = remembered(self._kept)
+
         def simulate(dummy: Update, observed: Update) -> Update:
-            kept = self._kept(observed)
-            return {name: value * kept[name] * self._scale for name, value in dummy.items()}
+            known = kept(observed)
+            return {name: value * known[name] * self._scale for name, value in dummy.items()}
 
-        return KnownDefense(simulate=simulate, kept=self._kept)
+        return KnownDefense(simulate=simulate, kept=kept)
 
-    @torch.no_grad()
     def _kept(self, observed: Update) -> Update:
         silent = {name: self._true_zeros(value) for name, value in observed.items() if value.dim() > 2}
         kept = {}

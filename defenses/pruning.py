@@ -3,7 +3,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, flattened, sparse_bytes
+from defenses.base import Defense, KnownDefense, Update, flattened, remembered, sparse_bytes
+from defenses.interval import per_client
 
 
 class Pruning(Defense):
@@ -41,22 +42,27 @@ class Pruning(Defense):
     def known_to_attacker(self) -> KnownDefense:
         if self.ratio == 0:
             return KnownDefense()
-        return KnownDefense(simulate=self._simulate, kept=self._kept)
+        lost = remembered(self._lost)
 
-    def _kept(self, observed: Update) -> Update:
-        return {name: ((value != 0) | (self._bound(value) == 0)).to(value) for name, value in observed.items()}
+        def simulate(dummy: Update, observed: Update) -> Update:
+            known, simulated = lost(observed), {}
+            for name, value in dummy.items():
+                is_zero, bound = known[name]
+                simulated[name] = torch.where(is_zero, value - value.clamp(-bound, bound), value)
+            return simulated
 
-    def _simulate(self, dummy: Update, observed: Update) -> Update:
-        simulated = {}
-        for name, value in dummy.items():
-            bound = self._bound(observed[name])
-            simulated[name] = torch.where(observed[name] == 0, value - value.clamp(-bound, bound), value)
-        return simulated
+        def kept(observed: Update) -> Update:
+            known = lost(observed)
+            return {name: (~known[name][0] | (known[name][1] == 0)).to(value) for name, value in observed.items()}
 
-    @torch.no_grad()
-    def _bound(self, observed: Tensor) -> Tensor:
-        """What no pruned entry of the tensor exceeds, ``[V, 1, ...]``; 0 where nothing was lost."""
-        flat = flattened(observed)
-        smallest = torch.where(flat == 0, torch.inf, flat.abs()).amin(1)
-        lost = (flat == 0).sum(1) <= self._pruned(flat.shape[1])
-        return torch.where(lost, smallest, 0.0).view(-1, *[1] * (observed.dim() - 1))
+        return KnownDefense(simulate=simulate, kept=kept)
+
+    def _lost(self, observed: Update) -> dict[str, tuple[Tensor, Tensor]]:
+        """Which entries of each tensor are zero, and what no pruned one exceeds, ``[V, 1, ...]``; 0 if none is lost."""
+        found = {}
+        for name, value in observed.items():
+            is_zero, sizes = value == 0, flattened(value.abs())
+            smallest = sizes.masked_fill(flattened(is_zero), torch.inf).amin(1)
+            some = flattened(is_zero).sum(1) <= self._pruned(sizes.shape[1])
+            found[name] = is_zero, per_client(torch.where(some, smallest, 0.0), value)
+        return found

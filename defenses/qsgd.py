@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, all_kept, coded_bytes, flattened
+from defenses.base import Defense, KnownDefense, Update, all_kept, coded_bytes, flattened, remembered
 from defenses.interval import per_client
 
 SMOOTH = 0.02
@@ -59,20 +59,25 @@ class QSGD(Defense):
     def known_to_attacker(self) -> KnownDefense:
         if self.levels == math.inf:
             return KnownDefense()
-        of_batches = KnownDefense(noise_std=self._noise, kept=all_kept)
-        of_one_image = replace(of_batches, simulate=self._simulate)
-        return replace(of_one_image, of_clients=lambda _, shape: of_one_image if shape[0] == 1 else of_batches)
+        noise = remembered(self._noise)
 
-    def _simulate(self, dummy: Update, observed: Update) -> Update:
-        noise = self._noise(observed)
-        size, simulated = torch.where(noise == 0, 1.0, noise), {}  # 0 where a tensor happens to be all at its levels
-        for name, value in dummy.items():
-            shared = observed[name]
-            step = per_client(self._step(shared), value)
-            off = (value - shared) / torch.where(step == 0, 1.0, step)
-            distance = per_client(size, value) * off.sign() * (2 * surprise(off) + TINY).sqrt()
-            simulated[name] = torch.where(step == 0, value, shared + distance)
-        return simulated
+        @remembered
+        def steps(observed: Update) -> Update:
+            return {name: per_client(self._step(value), value) for name, value in observed.items()}
+
+        def simulate(dummy: Update, observed: Update) -> Update:
+            size, step = noise(observed), steps(observed)
+            size = torch.where(size == 0, 1.0, size)  # 0 where a tensor happens to be all at its levels
+            simulated = {}
+            for name, value in dummy.items():
+                off = (value - observed[name]) / torch.where(step[name] == 0, 1.0, step[name])
+                distance = per_client(size, value) * off.sign() * (2 * surprise(off) + TINY).sqrt()
+                simulated[name] = torch.where(step[name] == 0, value, observed[name] + distance)
+            return simulated
+
+        of_batches = KnownDefense(noise_std=noise, kept=all_kept)
+        of_one_image = replace(of_batches, simulate=simulate)
+        return replace(of_one_image, of_clients=lambda _, shape: of_one_image if shape[0] == 1 else of_batches)
 
     def _noise(self, observed: Update) -> Tensor:
         """Standard deviation ``[V]`` over all entries.

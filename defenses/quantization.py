@@ -4,7 +4,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, all_kept, coded_bytes, flattened
+from defenses.base import Defense, KnownDefense, Update, all_kept, coded_bytes, flattened, remembered
 from defenses.interval import PULL, held_to, per_client
 
 FULL = 32
@@ -40,7 +40,13 @@ class Quantization(Defense):
     def known_to_attacker(self) -> KnownDefense:
         if self.bits >= FULL:
             return KnownDefense()
-        of_one_image = KnownDefense(simulate=self._simulate, noise_std=self._noise)
+        intervals = remembered(self._intervals)
+
+        def simulate(dummy: Update, observed: Update) -> Update:
+            known = intervals(observed)
+            return {name: held_to(value, observed[name], *known[name]) for name, value in dummy.items()}
+
+        of_one_image = KnownDefense(simulate=simulate, noise_std=self._noise)
         of_batches = KnownDefense(noise_std=self._error, kept=all_kept)
         return replace(of_one_image, of_clients=lambda _, shape: of_one_image if shape[0] == 1 else of_batches)
 
@@ -53,7 +59,7 @@ class Quantization(Defense):
         return per_client(flattened(value).abs().amax(1) / (2 ** (self.bits - 1) - 1), value)
 
     def _noise(self, observed: Update) -> Tensor:
-        """Standard deviation ``[V]``, over all entries, of what :meth:`_simulate` makes of the true ones.
+        """Standard deviation ``[V]``, over all entries, of what the simulation makes of the true ones.
 
         It pulls them by a share of the rounding error.
         """
@@ -75,14 +81,13 @@ class Quantization(Defense):
             entries += count
         return (torch.stack(squares).sum(0) / entries).sqrt()
 
-    def _simulate(self, dummy: Update, observed: Update) -> Update:
-        simulated = {}
-        for name, value in dummy.items():
-            shared, half = observed[name], self._step(observed[name]) / 2
-            largest = per_client(flattened(shared).abs().amax(1), shared)
-            lower, upper = (shared - half).maximum(-largest), (shared + half).minimum(largest)
-            simulated[name] = held_to(value, shared, lower, upper)
-        return simulated
+    def _intervals(self, observed: Update) -> dict[str, tuple[Tensor, Tensor]]:
+        """What each entry was at least and at most."""
+        found = {}
+        for name, shared in observed.items():
+            half, largest = self._step(shared) / 2, per_client(flattened(shared).abs().amax(1), shared)
+            found[name] = (shared - half).maximum(-largest), (shared + half).minimum(largest)
+        return found
 
 
 def below_one(rate: Tensor) -> Tensor:

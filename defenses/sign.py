@@ -1,10 +1,11 @@
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from defenses.base import Defense, KnownDefense, Update, coded_bytes, flattened
-from defenses.interval import held_to, per_client
+from defenses.base import Defense, KnownDefense, Update, coded_bytes, flattened, remembered
+from defenses.interval import per_client
 
 
 class Sign(Defense):
@@ -37,7 +38,20 @@ class Sign(Defense):
         return coded_bytes(shared, self.ratio + whole)
 
     def known_to_attacker(self) -> KnownDefense:
-        return KnownDefense(simulate=self._simulate, kept=self._exact) if self.ratio else KnownDefense()
+        if not self.ratio:
+            return KnownDefense()
+        told = remembered(self._told)
+
+        def simulate(dummy: Update, observed: Update) -> Update:
+            known = told(observed)
+            return {name: known[name].held_against(value) for name, value in dummy.items()}
+
+        def exact(observed: Update) -> Update:
+            """1 for each entry that was shared as it is; for all of a tensor of which there are only signs."""
+            known = {name: 1 - of.coarse for name, of in told(observed).items()}
+            return {n: torch.where(per_client(flattened(one).any(1), one), one, 1.0) for n, one in known.items()}
+
+        return KnownDefense(simulate=simulate, kept=exact)
 
     def _signs(self, value: Tensor) -> Tensor:
         coarse = self._coarse(value)
@@ -61,29 +75,45 @@ class Sign(Defense):
         largest = per_client(sizes.kthvalue(self._count(sizes), dim=1).values, shared)
         return (shared.abs() <= largest) & (largest > 0)
 
-    def _exact(self, observed: Update) -> Update:
-        """1 for each entry that was shared as it is; for all of a tensor of which there are only signs."""
-        kept = {}
-        for name, value in observed.items():
-            exact = ~self._seen_as_coarse(value)
-            kept[name] = (exact | ~per_client(flattened(exact).any(1), value)).to(value)
-        return kept
+    def _told(self, observed: Update) -> "dict[str, Signs]":
+        """What is known of each tensor."""
+        found = {}
+        for name, shared in observed.items():
+            coarse, sizes = self._seen_as_coarse(shared), shared.abs()
+            size = per_client(flattened(sizes * coarse).amax(1), shared)
+            bound = flattened(sizes.masked_fill(coarse, torch.inf)).amin(1)
+            sign = shared.sign() * coarse
+            rest = torch.where(coarse, shared - sign * size, 0.0)
+            found[name] = Signs(coarse.to(shared), sign, size, rest, per_client(bound, shared))
+        return found
 
-    def _simulate(self, dummy: Update, observed: Update) -> Update:
-        simulated = {}
-        for name, value in dummy.items():
-            shared = observed[name]
-            coarse, sign = self._seen_as_coarse(shared), shared.sign()
-            bound = flattened(torch.where(coarse, torch.inf, shared.abs())).amin(1)
-            farthest = sign * per_client(bound, shared).nan_to_num(posinf=torch.finfo(shared.dtype).max)
-            held = held_to(value, shared, farthest.clamp(max=0), farthest.clamp(min=0), pull=0.0)
-            # All are off by what the mean magnitude is: one equation, with the weight of as many. It is all that pulls
-            # at an entry inside, as some are many times as large as the mean.
-            scale = sign * (
-                mean_magnitude(value, coarse) - per_client(flattened(shared.abs() * coarse).amax(1), shared)
-            )
-            simulated[name] = torch.where(coarse, held + scale, value)
-        return simulated
+
+class Signs(NamedTuple):
+    """What was shared of a tensor of each of V clients by :class:`Sign`.
+
+    Attributes:
+        coarse: 1 for each entry of which the sign alone was shared, ``[V, ...]``.
+        sign: of these entries, 0 of the others.
+        size: the magnitude that was shared in place of theirs, ``[V, 1, ...]``.
+        rest: what others have added to them since, ``[V, ...]``.
+        bound: the smallest magnitude that was shared as it is, ``[V, 1, ...]``; infinity where none was.
+    """
+
+    coarse: Tensor
+    sign: Tensor
+    size: Tensor
+    rest: Tensor
+    bound: Tensor
+
+    def held_against(self, dummy: Tensor) -> Tensor:
+        """What a client would have shared of the dummy entries ``[V, ...]``, so that it can be descended on.
+
+        What is held against each is told at :class:`Sign`. All are off by what the mean magnitude is: one equation,
+        with the weight of as many. It is all that pulls at an entry inside, as some are many times as large as the
+        mean.
+        """
+        inside = (self.sign * dummy).clamp(torch.zeros_like(self.bound), self.bound)
+        return dummy + (self.rest + self.sign * (mean_magnitude(dummy, self.coarse) - inside))
 
 
 def mean_magnitude(value: Tensor, chosen: Tensor) -> Tensor:

@@ -3,9 +3,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
-from defenses.base import Defense, KnownDefense, Update, all_kept
+from defenses.base import Defense, KnownDefense, Update, all_kept, remembered
 
 Spaces = tuple[Tensor, Tensor]
 """Orthonormal bases of the columns ``[V, R, O]`` and the rows ``[V, R, I]`` of matrices; zeros beyond their rank."""
@@ -68,18 +67,14 @@ class TruncatedSVD(Defense):
     def known_to_attacker(self) -> KnownDefense:
         if self.energy == 1:
             return KnownDefense()
-        found: WeakIdKeyDictionary = WeakIdKeyDictionary()  # an update is observed once, and simulated often
 
-        def spaces_of(observed: Tensor) -> Spaces:
-            if observed not in found:
-                found[observed] = spaces(observed)
-            return found[observed]
+        @remembered
+        def spaces_of(observed: Update) -> dict[str, Spaces]:
+            return {name: spaces(value) for name, value in observed.items() if is_matrix(value)}
 
         def simulate(dummy: Update, observed: Update) -> Update:
-            return {
-                name: without_block(value, *spaces_of(observed[name])) if is_matrix(value) else value
-                for name, value in dummy.items()
-            }
+            known = spaces_of(observed)
+            return {name: without_block(v, *known[name]) if name in known else v for name, v in dummy.items()}
 
         return KnownDefense(simulate=simulate, kept=all_kept)
 
@@ -101,7 +96,6 @@ def recomposed(parts: Parts, chosen: Tensor) -> Tensor:
     return (parts.left * (parts.sizes * chosen)[:, None]) @ parts.right
 
 
-@torch.no_grad()
 def spaces(observed: Tensor) -> Spaces:
     """The column and row spaces of what was shared of a tensor, ``[V, O, ...]``."""
     parts = decomposed(observed)

@@ -1,6 +1,8 @@
 """How much memory an attack takes, measured, and how many victims fit into what is free."""
 
 import gc
+import resource
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,6 +19,13 @@ MARGIN = 0.8
 
 PROBES = (2, 4)
 """Victims of the two short attacks whose difference is the memory of a victim."""
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that torch had on a GPU, or the most that this process ever held on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class LiveTensors(TorchDispatchMode):

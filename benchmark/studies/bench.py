@@ -21,7 +21,7 @@ from benchmark.boards.terminal import Console
 from benchmark.errors import UsageError
 from benchmark.federation.setting import Setting
 from benchmark.jobs.blocks import Workbench, check_attack, check_fit
-from benchmark.jobs.records import peak_memory
+from benchmark.jobs.memory import peak_memory
 from benchmark.metrics.intervals import wilson
 from benchmark.metrics.leak import leaked
 from benchmark.metrics.scores import null_scores, score

@@ -21,7 +21,8 @@ from benchmark.errors import UsageError
 from benchmark.jobs import blocks
 from benchmark.jobs.blocks import Workbench, check_unchanged
 from benchmark.jobs.job import Watch
-from benchmark.jobs.records import finite, without_nan
+from benchmark.jobs.records import without_nan
+from benchmark.jobs.scored import finite
 from benchmark.metrics.leak import BASELINES, leaked
 from benchmark.metrics.scores import null_scores, score
 from benchmark.seeds import generators

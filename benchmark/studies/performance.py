@@ -28,7 +28,7 @@ from benchmark.errors import UsageError
 from benchmark.federation import setting as federation
 from benchmark.jobs.blocks import Workbench
 from benchmark.jobs.memory import bytes_per_victim
-from benchmark.jobs.records import commit
+from benchmark.jobs.provenance import commit
 from benchmark.metrics.scores import score
 from benchmark.studies.bench import compare, undefended
 from benchmark.suite.registry import Spec, build, spec

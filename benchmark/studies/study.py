@@ -10,7 +10,7 @@ from benchmark.errors import UsageError
 from benchmark.jobs.blocks import Block, Workbench
 from benchmark.jobs.conductor import Conductor
 from benchmark.jobs.job import Kind, Watch
-from benchmark.jobs.records import provenance
+from benchmark.jobs.provenance import provenance
 from benchmark.store.store import Record, Store, write_whole
 from benchmark.store.study_schema import study_key
 from benchmark.suite.documents import read_json

@@ -10,7 +10,8 @@ from benchmark.errors import CODE_ERRORS, users_fault, users_line
 from benchmark.federation.clients import Data
 from benchmark.federation.server import State, privacy, train
 from benchmark.jobs.blocks import Workbench
-from benchmark.jobs.records import brief, finite, provenance
+from benchmark.jobs.provenance import provenance
+from benchmark.jobs.scored import brief, finite
 from benchmark.store.store import Record, Store
 from benchmark.suite.registry import build
 from benchmark.training.plan import Run, training_data, training_model

@@ -1,6 +1,7 @@
 """The defenses: what they share, what an attacker who knows them makes of it, and that they are told apart."""
 
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from defenses import (
     Sign,
     Update,
 )
+from defenses.base import remembered
 
 MakeVictims = Callable[..., Any]
 
@@ -244,6 +246,33 @@ def test_noise_has_the_spread_it_says_and_is_added(std: float) -> None:
 
 
 # In the hands of a client.
+
+
+def test_what_is_read_of_an_update_is_remembered_as_long_as_its_tensors_are_there() -> None:
+    read: list[Update] = []
+
+    @remembered
+    def total(update: Update) -> Tensor:
+        read.append(update)
+        return whole(update).sum()
+
+    first, second = updates(), updates(3)
+    first = {name: value.requires_grad_() for name, value in first.items()}
+    assert total(first) == whole(first).sum() and not total(first).requires_grad
+    assert total({**first}) == whole(first).sum() and len(read) == 1  # the tensors count, not what holds them
+    assert total(second) == whole(second).sum() and total(first) == whole(first).sum() and len(read) == 2
+    names = list(first)
+    for changed in (
+        first | {names[-1]: first[names[-1]] + 1},  # another tensor behind the same first one
+        {name: first[name] for name in names[:1]},
+        {name: value.clone() for name, value in first.items()},
+    ):
+        assert total(changed) == whole(changed).sum()
+    assert len(read) == 5
+    gone = weakref.ref(second[names[0]])
+    del second
+    read.clear()
+    assert gone() is None
 
 
 @pytest.mark.parametrize("defense", [None, *STRONG], ids=lambda d: named(d) if d else "none")

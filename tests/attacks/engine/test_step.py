@@ -17,7 +17,20 @@ from attacks.engine.objective import Round
 from attacks.engine.step import Step, check_step, compiled, faster, gradients_of
 from attacks.gradient_matching import GradientMatching
 from benchmark.models import MLP, ConvNet
-from defenses import Clipping, GaussianNoise, Masking
+from defenses import (
+    QSGD,
+    Clipping,
+    Defense,
+    GaussianNoise,
+    GlobalPruning,
+    HalfPrecision,
+    LayerMasking,
+    Masking,
+    Pruning,
+    Quantization,
+    Sign,
+    TruncatedSVD,
+)
 
 MakeVictims = Callable[..., Any]
 
@@ -75,6 +88,57 @@ def test_victims_that_leave_and_enter_change_nothing_and_nothing_is_compiled_aga
     torch.testing.assert_close(found.loss, plain.loss, rtol=1e-6, atol=1e-12)
     made.reconstruct(seen.take(range(1, 7)), step="compiled")
     assert len(traced) == 1  # the next block of the same network need not wait
+
+
+@pytest.mark.parametrize(
+    "defense",
+    [
+        Masking(0.3),
+        LayerMasking(0.3),
+        Pruning(0.5),
+        GlobalPruning(0.5),
+        Sign(0.5),
+        TruncatedSVD(0.7),
+        Quantization(4),
+        QSGD(16),
+        HalfPrecision("bf16"),
+    ],
+    ids=lambda defense: type(defense).__name__,
+)
+def test_what_is_remembered_of_some_victims_is_not_taken_for_that_of_others(
+    defense: Defense, victims_of: MakeVictims, traced: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By victims that leave and enter, alone and together, as it is and traced."""
+    seen = victims_of(5, dtype=torch.float64, model=MLP, defense=defense, adaptive=True).observation
+    made = IDLG(max_evaluations=8, tolerance=0, restarts=1, patience=3)
+    wanted = [made.reconstruct(seen.take(range(row, row + 1))) for row in range(5)]
+    monkeypatch.setitem(steps.TOGETHER, "cpu", 2 * sum(value[0].nbytes for value in seen.update.values()) + 1)
+    for how in ("eager", "compiled"):
+        found = replace(made, at_once=3).reconstruct(seen, step=how)
+        torch.testing.assert_close(found.loss, torch.cat([one.loss for one in wanted]), rtol=1e-6, atol=1e-12)
+        torch.testing.assert_close(found.images, torch.cat([one.images for one in wanted]), rtol=1e-5, atol=1e-6)
+    assert traced
+
+
+def test_what_was_shared_is_read_once_for_all_evaluations(
+    victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = victims_of(3, model=MLP, defense=TruncatedSVD(0.7), adaptive=True).observation
+    read: list[int] = []
+    real = torch.linalg.svd
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        read.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch.linalg, "svd", counted)
+    counts = []
+    for evaluations in (2, 2, 12):
+        read.clear()
+        found = DLG(max_evaluations=evaluations, tolerance=0).reconstruct(seen)
+        assert found.evaluations.tolist() == 3 * [evaluations]
+        counts.append(len(read))
+    assert counts[0] >= counts[1] == counts[2] > 0  # the first has read the observation itself, too
 
 
 def test_sequences_take_the_same_steps(victims_of: MakeVictims, traced: list[int]) -> None:

@@ -21,17 +21,8 @@ from benchmark.jobs.attacks import Attacks
 from benchmark.jobs.blocks import Block, Workbench, plan
 from benchmark.jobs.job import Watch, claimed, work
 from benchmark.jobs.memory import MARGIN
-from benchmark.jobs.records import (
-    OfImages,
-    finite,
-    fit_of,
-    is_out_of_memory,
-    join,
-    run_block,
-    run_blocks,
-    victims_table,
-    without_nan,
-)
+from benchmark.jobs.records import fit_of, is_out_of_memory, join, run_block, run_blocks, without_nan
+from benchmark.jobs.scored import OfImages, finite, victims_table
 from benchmark.metrics.labels import label_scores
 from benchmark.metrics.scores import score
 from benchmark.models import LeNet
