@@ -8,7 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from attacks.gradients import batch_dims, gradients_and_buffers, in_modes, is_shared, trained_names
-from defenses.base import AS_USUAL, Steps, Update
+from defenses.base import AS_USUAL, Steps, Update, weights_at
+
+LARGE = 2**23
+"""Bytes of a network and as many copies as a batch has images, above which the victims' images are differentiated in
+turn, each with the one network of their victim: to make and read the copies takes longer."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,14 @@ def example_gradients(
     """
     victims, count = images.shape[:2]
     dims = batch_dims(module, weights)
+    own = [value for name, value in weights.items() if dims[name] is not None]
+    is_large = count * sum(value[0].nbytes for value in own) > LARGE
+    if is_large and not any(value.requires_grad for value in own):
+        rows = []
+        for row in range(victims):
+            network, here = weights_at(module, weights, row), slice(row, row + 1)
+            rows.append(example_gradients(module, network, images[here], labels[here], create_graph))
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     of_each = {n: value if dims[n] is None else value.repeat_interleave(count, 0) for n, value in weights.items()}
     alone = images.flatten(0, 1).unsqueeze(1), labels.flatten(0, 1).unsqueeze(1)
     found, _ = gradients_and_buffers(module, of_each, {}, *alone, create_graph)

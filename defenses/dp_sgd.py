@@ -6,15 +6,16 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from defenses.base import HookDefense, KnownDefense, Update
+from defenses.base import HookDefense, KnownDefense, Update, global_norm
 from defenses.clipping import clip
 
 
 def clipped_mean(gradients: Update, max_norm: float) -> Update:
     """``[V, *shape]``: the mean of gradients ``[V, N, *shape]``, each of which is clipped to a global L2 norm."""
     victims, images = next(iter(gradients.values())).shape[:2]
-    of_each = clip({name: value.flatten(0, 1) for name, value in gradients.items()}, max_norm)
-    return {name: value.unflatten(0, (victims, images)).mean(1) for name, value in of_each.items()}
+    norms = global_norm({name: value.flatten(0, 1) for name, value in gradients.items()}).view(victims, images)
+    factors = max_norm / norms.clamp(min=max_norm) / images
+    return {name: torch.einsum("vn,vn...->v...", factors, value) for name, value in gradients.items()}
 
 
 class DPSGD(HookDefense):
