@@ -4,13 +4,14 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.func import grad, jacrev, jvp, vmap
+from torch.func import grad, jacrev, jvp, vjp, vmap
 from torch.utils._pytree import tree_map
 
 from attacks.base import Attack, Observation, Reconstruction
@@ -178,20 +179,30 @@ class GaussNewton(Attack):
         common = {name: value.double() for name, value in observation.parameters.items()} if shares else {}
         equations = solving[0].equations
 
-        def residual(image: Tensor, given: Given) -> Tensor:
-            weights, observed = common | given["own"], given["observed"]
-            trained = {name: weights[name] for name in observed}
+        def gradient_of(image: Tensor, given: Given) -> Update:
+            weights = common | given["own"]
+            trained = {name: weights[name] for name in given["observed"]}
 
             def loss(of: Update) -> Tensor:
                 logits = call(model, weights | of, image[None])[0]
                 return -logits.log_softmax(-1).gather(0, given["label"])[0]
 
             with differentiable_twice():
-                gradient = {name: value[None] for name, value in grad(loss)(trained).items()}
-            return flat(known.simulate(gradient, observed) if known else gradient, given["chosen"]) - given["target"]
+                return {name: value[None] for name, value in grad(loss)(trained).items()}
+
+        def entries_of(gradient: Update, given: Given) -> Tensor:
+            return flat(known.simulate(gradient, given["observed"]) if known else gradient, given["chosen"])
+
+        def residual(image: Tensor, given: Given) -> Tensor:
+            return entries_of(gradient_of(image, given), given) - given["target"]
 
         def slope_of(image: Tensor, given: Given) -> Tensor:
-            return derivative(lambda x: residual(x, given), image, equations)
+            try:
+                return derivative(lambda x: residual(x, given), image, equations)
+            except (
+                RuntimeError
+            ):  # of a model that torch.func cannot derive: one that draws numbers, or looks at a value
+                return chained(partial(gradient_of, given=given), partial(entries_of, given=given), image)
 
         for one, off in zip(solving, several(residual, [(one.image, one.given) for one in solving]), strict=True):
             one.least = max(
@@ -329,7 +340,10 @@ def several(function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> li
     if len(rows) == 1:
         return [function(*rows[0])]
     stacked = [tree_map(lambda *parts: torch.stack(parts), *column) for column in zip(*rows, strict=True)]
-    found = vmap(function)(*stacked)
+    try:
+        found = vmap(function)(*stacked)
+    except RuntimeError:  # as above
+        return [function(*row) for row in rows]
     return [tree_map(lambda value, row=row: value[row], found) for row in range(len(rows))]
 
 
@@ -348,6 +362,21 @@ def derivative(residual: Callable[[Tensor], Tensor], image: Tensor, equations: i
     units = torch.eye(image.numel()).to(image).view(-1, *image.shape)
     found: Tensor = vmap(lambda unit: jvp(residual, (image,), (unit,))[1], out_dims=1, chunk_size=CHUNK)(units)
     return found
+
+
+def chained(gradient_of: Callable[[Tensor], Update], entries_of: Callable[[Update], Tensor], image: Tensor) -> Tensor:
+    """The same of a function of a gradient that autograd alone can derive, and that is called only once."""
+    gradient, pull, *_ = vjp(gradient_of, image)
+    leaves = {name: value.detach().requires_grad_() for name, value in gradient.items()}
+    with torch.enable_grad():
+        entries = entries_of(leaves)
+    rows = []
+    for units in torch.eye(len(entries)).to(image).split(CHUNK):
+        slopes = torch.autograd.grad(
+            entries, list(leaves.values()), units, True, is_grads_batched=True, materialize_grads=True
+        )
+        rows.append(vmap(lambda *each: pull(dict(zip(leaves, each, strict=True)))[0])(*slopes))
+    return torch.cat(rows).flatten(1)
 
 
 def roughness(image: Tensor) -> Tensor:

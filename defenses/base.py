@@ -237,6 +237,11 @@ class KnownDefense:
         return Steps(gradients=self.gradients)
 
     @property
+    def says_anything(self) -> bool:
+        """Whether it is more than that of an attacker who knows nothing, or says why there is no more."""
+        return replace(self, client=None) != KnownDefense()
+
+    @property
     def is_simulated(self) -> bool:
         """Whether the attacker's own gradient becomes another one."""
         return self.simulate is not unchanged or self.gradients is not None

@@ -124,10 +124,14 @@ class Part:
 
     @classmethod
     def of(cls, defense: Defense) -> "Part":
-        """Tries what it does to an update that has zeros, and to one that is twice as large."""
+        """Tries what it does to an update that has zeros, and to one that is twice as large.
+
+        What acts elsewhere changes something, too: nobody who has no model of it can tell that it does not.
+        """
         known, source = defense.known_to_attacker(), torch.Generator().manual_seed(1)
-        value = torch.randn(1, 8, 8, generator=source)
-        update = {"0.weight": value * (value.abs() > 0.2), "1.weight": value.roll(1, 1) * (value.abs() > 0.2)}
+        shapes = {"0.weight": (8, 3, 3, 3), "0.bias": (8,), "1.weight": (8, 8), "1.bias": (8,), "2.weight": (8, 8)}
+        values = {name: torch.randn(1, *shape, generator=source) for name, shape in shapes.items()}
+        update = {name: value * (value.abs() > 0.2) for name, value in values.items()}
         before = source.get_state()
         try:
             shared = defense.protect(update, [source])
@@ -138,7 +142,8 @@ class Part:
         given, one, two = (torch.cat([of[name].flatten() for name in update]) for of in (update, shared, twice))
         factors = (torch.cat([one / given, two / given / 2])[torch.cat([one, two]) != 0]).unique()
         removes = known.kept is not None and len(factors) > 0 and bool((factors - factors[0]).abs().max() < 1e-5)
-        return cls(defense, known, not torch.equal(one, given), draws, not one[given == 0].any(), removes)
+        changes = not torch.equal(one, given) or (bool(defense.hooks - {"protect"}) and not known.says_anything)
+        return cls(defense, known, changes, draws, not one[given == 0].any(), removes)
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from defenses.base import Defense, KnownDefense, Update
 
@@ -48,6 +49,8 @@ class FunctionDefense(Defense):
         return {name: together([one[name] for one in shared]) for name in shared[0]}
 
     def _simulate(self, dummy: Update, observed: Update) -> Update:
+        if any(is_functorch_wrapped_tensor(value) for value in dummy.values()):
+            raise RuntimeError("a plain function is derived by autograd alone, which knows where it has no slope")
         if not any(value.requires_grad for value in dummy.values()):
             return self._of_each(dummy)
         sloping = self._sloping(dummy)

@@ -181,7 +181,7 @@ class Objective:
     def scaled(self, losses: Tensor, is_first: Tensor) -> Tensor:
         """The losses ``[A]`` of :meth:`measure` with their scales, which a victim's first one sets."""
         if self._owes_nothing and bool(is_first.any()):
-            at = losses.detach()
+            at = losses.detach().to(self._scales)
             begins = is_first.to(at.device) & at.isfinite() & (at > 0)
             victims, at = self._victims[begins], at[begins]
             self._scales[victims] = torch.where(at < LEAST_LOSS, 1 / at, 1.0)

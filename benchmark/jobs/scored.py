@@ -78,6 +78,7 @@ def image_scores(of_images: OfImages, knows: bool, row: int) -> dict[str, Any]:
     fitted = fit and {
         "misfit": finite(float(fit.found[row])),
         "misfit_of_truth": finite(float(fit.true[row])),
+        "misfit_of_noise": finite(float(fit.noise[row])),
         "settled": bool(fit.settled[row]),
         **({"constant_objective": True} if fit.constant[row] else {}),
     }

@@ -7,7 +7,12 @@ nothing to converge to, and the attack has done what could be done. But of an at
 that means that he does not: his model of it is wrong or missing, and again nothing is known.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:  # readers of records do without torch
+    from torch import Tensor
+
+Number = TypeVar("Number", float, "Tensor")
 
 MISFIT = 1e-3
 """Misfit up to which an attack has converged where too few numbers are shared to determine an image: the squared
@@ -21,6 +26,15 @@ rest): then attacks end at other images that fit nearly, and a more exact one fi
 
 BEYOND_TRUTH = 10.0
 """How many times the misfit of the true images it may be, of an attacker whose model does not explain the update."""
+
+MISSED = 0.1
+"""What an attack may leave, in parts of what the private batch explains beyond the public mean image. Under noise no
+image is exact, and one that owes nothing to the update can be nearly as near to it as the private one: an attack that
+has made the most of it explains as much as the private batch does, or more, as it explains some of the noise."""
+
+TELLING = 6.0
+"""What it may leave for each image beside that, in variances of the noise on an entry: so much the private batch can be
+nearer by chance, and one that is no nearer is at most 20 times as likely as the mean image, which tells no image."""
 
 LEGACY_LOSS = 100.0
 """The same for records without a misfit, all of them of LeNet in the published setting: loss in parts of the tolerance,
@@ -47,9 +61,21 @@ def unconverged(victim: dict[str, Any], config: dict[str, Any]) -> bool:
     misfit, of_truth = victim["misfit"], victim["misfit_of_truth"]
     if of_truth is None:  # what was shared, or the attacker's model makes of the truth, is not finite
         return True
-    if "settled" in victim:
-        return not victim["settled"]
+    if "settled" in victim and misfit is not None:
+        most = most_misfit(of_truth, max(1.0, of_truth), victim.get("misfit_of_noise") or 0.0)
+        return not victim["settled"] or (victim.get("explained", False) and misfit > most)
     return misfit is None or misfit > max(EXACT, BEYOND_TRUTH * of_truth)
+
+
+def most_misfit(of_truth: Number, of_mean: Number, of_noise: Number) -> Number:
+    """Largest misfit of what explains as much of the update as the private batch does.
+
+    Args:
+        of_truth: misfit of the private batch, which a model of the defense explains, beside noise.
+        of_mean: of the public mean image.
+        of_noise: what the noise on one entry for each image adds to a misfit; 0 where that is not known.
+    """
+    return of_truth + MISSED * (of_mean - of_truth) + TELLING * of_noise
 
 
 def unexplained(victim: dict[str, Any]) -> bool:

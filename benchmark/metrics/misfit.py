@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attacks import Attack, Observation, Reconstruction
 from attacks.gradients import differentiable_twice, squared_distance
-from benchmark.metrics.convergence import BEYOND_TRUTH, EXACT, MISFIT
+from benchmark.metrics.convergence import BEYOND_TRUTH, EXACT, MISFIT, most_misfit
 from defenses.base import Update, flattened, unchanged
 
 EXPLAINED = 0.01
@@ -18,9 +18,15 @@ score of defenses it was 1e-5 at most, which is rounding to 16 bits, and with wr
 NOISE = 1.5
 """Squared noise that an update may have, in parts of what is expected."""
 
+HALF = 0.5
+"""Of what an attacker's model makes of a tensor of the private batch, the share that must be in what was shared."""
+
+SURE = 6.0
+"""Standard deviations that are no chance."""
+
 FREEDOM = 2.0
-"""What an image may fit worse than the private one, in parts of the noise on as many entries as the image has pixels.
-An attack that has found the best fit is about 1 better; a prior costs 1.5 where strong noise hides the image."""
+"""What an image may fit worse than the private one where noise is weak, in parts of the noise on as many entries as the
+image has pixels. An attack that has found the best fit is about 1 better, and a prior costs some."""
 
 FEW = 0.5
 """Shared numbers, in parts of the pixels of one image, with which no fit, however exact, can settle on one image."""
@@ -41,6 +47,7 @@ class Misfits(NamedTuple):
     Attributes:
         found: of what the attack returned.
         true: of the private batch: 0 where the attacker's model of the defense is exact.
+        noise: what the noise on one entry for each image adds to it.
         explained: bool, whether the private batch fits, as well as the noise lets it that the attacker knows of; if
             not, the attacker has the wrong model of the defense, or none.
         settled: bool, whether what was found fits as the private batch does, so that to fit better would find nothing
@@ -50,6 +57,7 @@ class Misfits(NamedTuple):
 
     found: Tensor
     true: Tensor
+    noise: Tensor
     explained: Tensor
     settled: Tensor
     constant: Tensor
@@ -95,10 +103,41 @@ def misfits(observation: Observation, found: Reconstruction, images: Tensor, lab
         )
         of_truth = distances(seen, images_here, truth)
         explained = of_truth.total <= EXPLAINED * mean.total + NOISE * expected_noise(seen)  # not where one is NaN
+        explained &= ~differs_in_a_tensor(seen, images_here, truth)
         settled = torch.where(explained, fits(seen, best, of_truth, mean), best.total <= BEYOND_TRUTH * of_truth.total)
-        ratios = in_parts(best.total, mean.total), in_parts(of_truth.total, mean.total)
+        of_noise = of_truth.total * images.shape[1] / sum(map(entries_of, (seen, *seen.later)))
+        ratios = (in_parts(value, mean.total) for value in (best.total, of_truth.total, of_noise))
         parts.append((*ratios, explained, settled, constant_at_start(seen, mean.total, truth)))
     return Misfits(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def differs_in_a_tensor(seen: Observation, images: Tensor, labels: Tensor) -> Tensor:
+    """Whether the attacker's model is wrong, although the update as a whole would not show it, ``[V]``.
+
+    That is: what was shared of some tensor has not half of what the model makes of the private batch there, or of what
+    tells it from the mean image. So it is with a first layer that was left out or shuffled: it is small, and noise or
+    the other tensors hide it.
+
+    Args:
+        seen: what the attacker had.
+        images: private batches ``[V, N, C, H, W]``.
+        labels: class probabilities ``[V, N, K]``.
+    """
+    differs = torch.zeros(seen.num_victims, dtype=torch.bool, device=seen.device)
+    mean_image = seen.mean_image.expand_as(images)
+    for one in (seen, *seen.later):
+        simulate, own = one.defense.simulate if one.defense else unchanged, one.update_of(images, labels)
+        made, others = simulate(own, one.update), {name: value.roll(1, -1) for name, value in one.update.items()}
+        if any(not torch.equal(value, made[name]) for name, value in simulate(own, others).items()):
+            continue  # a model that goes by what was observed: noise is not all that is between them
+        at_mean = simulate(one.update_of(mean_image, labels), one.update)
+        for name, value in made.items():
+            rest = flattened(one.update[name] - value).double()
+            size = rest.square().mean(1).sqrt()
+            for told in (flattened(value).double(), flattened(value - at_mean[name]).double()):
+                along, squared = (rest * told).sum(1), told.square().sum(1)
+                differs |= (along < -HALF * squared) & (along < -SURE * size * squared.sqrt())
+    return differs
 
 
 def constant_at_start(seen: Observation, at_mean: Tensor, labels: Tensor) -> Tensor:
@@ -149,12 +188,16 @@ def fits(seen: Observation, found: Distances, true: Distances, mean: Distances) 
         true: of the private batch.
         mean: of the public mean image.
     """
-    rounds, pixels = (seen, *seen.later), seen.mean_image.numel()
+    rounds, pixels, images = (seen, *seen.later), seen.mean_image.numel(), seen.image_shape[0]
     counts = torch.stack([sums_by_scale(one.update) for one in rounds]).sum(0)
     nonzero, all_entries = counts[:, 1:].sum(1), counts.sum(1)
 
+    of_noise = images * true.total.double() / all_entries
+
     def as_true(of_found: Tensor, of_true: Tensor, of_mean: Tensor, count: Tensor) -> Tensor:
-        within_noise = of_true * (1 + FREEDOM * pixels / count.clamp(min=1))
+        like = of_noise.view(-1, *[1] * (count.dim() - 1))
+        all_that_is_told = most_misfit(of_true, of_mean.maximum(of_true), like)
+        within_noise = torch.minimum(of_true * (1 + FREEDOM * pixels / count.clamp(min=1)), all_that_is_told)
         return of_found <= torch.maximum(EXACT * of_mean, within_noise)
 
     whole = as_true(found.total.double(), true.total.double(), mean.total.double(), all_entries)
@@ -179,9 +222,13 @@ def in_parts(distance: Tensor, mean: Tensor) -> Tensor:
 
 def expected_noise(seen: Observation) -> float | Tensor:
     """The squared norm of the noise on the updates of all rounds that the attacker knows of, of all or ``[V]``."""
-    entries = sum(value[0].numel() for value in seen.update.values())
     rounds = (seen, *seen.later)
-    return sum((entries * one.defense.noise(one.update) ** 2 for one in rounds if one.defense), start=0.0)
+    return sum((entries_of(one) * one.defense.noise(one.update) ** 2 for one in rounds if one.defense), start=0.0)
+
+
+def entries_of(seen: Observation) -> int:
+    """How many numbers a client shares in a round."""
+    return sum(value[0].numel() for value in seen.update.values())
 
 
 def one_hot(labels: Tensor, seen: Observation) -> Tensor:

@@ -76,7 +76,8 @@ class Calls:
         touched = [name for name, value in scaled().items() if not torch.equal(first[name], value)]
         again = call(scaled(), clients)
         rows = [{name: value[one : one + 1] for name, value in scaled().items()} for one in clients]
-        alone = [call(row, range(one, one + 1)) for one, row in zip(clients, rows, strict=True)]
+        # The last client first: else what changes from client to client would be the same of each client again.
+        alone = [call(rows[one], range(one, one + 1)) for one in reversed(clients)][::-1]
         return cls(scale, touched, drew, shared, again, alone)
 
 

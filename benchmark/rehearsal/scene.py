@@ -127,7 +127,12 @@ class Scene:
 
     def check_network(self) -> None:
         """UsageError where the network cannot be attacked, or the client's update is not that of a plain loop."""
-        name, where = self.name, written(type(self.model).forward)
+        name, forward = self.name, getattr(type(self.model), "forward", None)  # which a scripted class has not
+        where = written(forward)
+        if any(isinstance(part, torch.jit.ScriptModule) for part in self.model.modules()):
+            raise UsageError(
+                f"the model {name} is a scripted module (torch.jit), which no attack can take: give it as it was"
+            )
         if not trained_names(self.model):
             raise UsageError(f"the model {name} trains no parameter: a client of it shares nothing{where}")
         for again in (drawn_weights(self.model, g) for g in generators(SEED, range(1), "network")):
@@ -137,9 +142,7 @@ class Scene:
                     f"the model {name} draws other weights from the same generator: draw from the generator alone, or "
                     f"leave draw out for torch's own initialization{written(self.model.draw)}"
                 )
-        with users_code(
-            f"the model {name} does not take the images of {type(self.data).__name__}", type(self.model).forward
-        ):
+        with users_code(f"the model {name} does not take the images of {type(self.data).__name__}", forward):
             logits = self.logits_twice()
         check_logits(self.model, f"the model {name}", logits[0], len(self.images[0]), self.data.num_classes)
         if not torch.equal(*logits):

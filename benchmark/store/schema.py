@@ -138,6 +138,7 @@ class Victim(TypedDict):
     labels: NotRequired[OfLabels]
     misfit: NotRequired[Amount | None]
     misfit_of_truth: NotRequired[Amount | None]
+    misfit_of_noise: NotRequired[Amount | None]
     loss_of_truth: NotRequired[int | float | None]
     settled: NotRequired[bool]
     explained: NotRequired[bool]

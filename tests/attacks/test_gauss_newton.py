@@ -5,16 +5,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from attacks import IDLG, GaussNewton, MeanImage, Reconstruction
-from attacks.gauss_newton import damped_step, even_shares, roughness, smoothness
+from attacks.gauss_newton import chained, damped_step, derivative, even_shares, roughness, smoothness
 from benchmark.jobs.memory import bytes_per_victim
 from benchmark.models import MLP, ConvNet, LeNet
 from benchmark.models.draw import Model
-from defenses import Clipping, GaussianNoise, Masking, Pruning, Sign
+from defenses import Clipping, GaussianNoise, Masking, Pruning, Sign, Update
+from defenses.function import FunctionDefense
 
 MakeVictims = Callable[..., Any]
 
@@ -180,6 +182,49 @@ def test_any_network_can_be_attacked(model: type[Any], victims_of: MakeVictims) 
 def test_large_images_are_refused(victims_of: MakeVictims) -> None:
     with pytest.raises(ValueError, match="up to 10,000 pixels, not 128 x 128: attack with IDLG"):
         GaussNewton().check(victims_of(1).observation.model, (1, 3, 128, 128))
+
+
+def halved(update: Update) -> Update:
+    return {name: value / 2 for name, value in update.items()}
+
+
+def moved(update: Update) -> Update:
+    source = torch.Generator().manual_seed(3)
+    return {name: v.flatten()[torch.randperm(v.numel(), generator=source)].view_as(v) for name, v in update.items()}
+
+
+def by_a_value(update: Update) -> Update:
+    return {name: value * (2 if float(value.detach().flatten()[0]) > 0 else 1) for name, value in update.items()}
+
+
+def of_numpy(update: Update) -> Update:
+    return {name: torch.from_numpy(np.round(value.numpy(), 3)).to(value) for name, value in update.items()}
+
+
+@pytest.mark.parametrize("equations", [16, 600])  # fewer than the 64 pixels, and more
+@pytest.mark.parametrize("function", [halved, moved, by_a_value, of_numpy])
+def test_what_torch_func_cannot_derive_is_derived_otherwise(
+    function: Callable[[Update], Update], equations: int, victims_of: MakeVictims
+) -> None:
+    """A plain function: it may draw numbers, look at a value or leave torch."""
+    seen = victims_of(2, model=MLP, defense=FunctionDefense(function), adaptive=True)
+    found = GaussNewton(max_equations=equations).reconstruct(seen.observation)
+    assert set(found.status) <= {"exhausted", "stalled"} and found.images.isfinite().all()
+    if equations == 600:  # as many as tell an image
+        assert (mse(found, seen.images) < 1e-2).all()
+
+
+def test_both_ways_to_a_jacobian_give_the_same() -> None:
+    def gradient_of(image: Tensor) -> Update:
+        return {"first": image.flatten()[None].sin(), "second": (image.flatten() ** 2)[None, :3]}
+
+    def entries_of(gradient: Update) -> Tensor:
+        return torch.cat([gradient["first"][0] * gradient["second"].sum(), gradient["second"][0].exp()])
+
+    image = random(1, 4, 5)
+    found = chained(gradient_of, entries_of, image)
+    torch.testing.assert_close(found, derivative(lambda x: entries_of(gradient_of(x)), image, 23))
+    torch.testing.assert_close(found, derivative(lambda x: entries_of(gradient_of(x)), image, 3))
 
 
 def test_batches_are_refused(victims_of: MakeVictims) -> None:

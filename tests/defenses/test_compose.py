@@ -32,7 +32,7 @@ from defenses import (
     Soteria,
     Update,
 )
-from defenses.base import unchanged
+from defenses.base import HookDefense, unchanged
 
 MakeVictims = Callable[..., Any]
 
@@ -178,6 +178,35 @@ class Unmodeled(Defense):
 def test_with_one_that_attackers_have_no_model_of_they_have_none_of_all() -> None:
     known = Compose([Unmodeled(), Clipping(1.0)]).known_to_attacker()
     assert known.simulate is unchanged and known.noise(updates()) == 0
+
+
+class OfConvolutions(Unmodeled):
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        return {name: value.flip(1) if value.dim() == 5 else value for name, value in update.items()}
+
+
+class OfBiases(Unmodeled):
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        return {name: -value if name.endswith("bias") else value for name, value in update.items()}
+
+
+class Mirror(HookDefense):
+    def on_batch(self, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        return images.flip(-1), labels
+
+    def known_to_attacker(self) -> KnownDefense:
+        return KnownDefense()
+
+
+@pytest.mark.parametrize("part", [OfConvolutions(), OfBiases(), Mirror()], ids=named)
+def test_what_acts_on_some_layers_or_elsewhere_is_no_identity(part: Defense) -> None:
+    known = Compose([part, GaussianNoise(0.1)]).known_to_attacker()
+    assert not known.says_anything
+
+
+def test_what_has_a_reason_or_a_model_elsewhere_leaves_that_of_the_others() -> None:
+    for part in (Augmentation(), MixUp()):
+        assert Compose([part, GaussianNoise(0.1)]).known_to_attacker().noise(updates()) == pytest.approx(0.1)
 
 
 class SaysItKeepsAll(Defense):

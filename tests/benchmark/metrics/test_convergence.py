@@ -348,6 +348,78 @@ def test_behind_noise_a_fit_must_be_as_likely_as_the_truth(std: float) -> None:
         assert not likely[apart > 10 * 64].any() and likely[apart < 0.1].all(), f"{apart} of {entries}"
 
 
+@pytest.mark.parametrize("images", [1, 3])
+def test_behind_noise_an_image_that_owes_nothing_to_the_update_settles_nothing_but_where_it_tells_nothing(
+    images: int,
+) -> None:
+    private, labels = victims(images=images)
+    mean, one_hot = torch.full_like(private, 0.5), nn.functional.one_hot(labels, CLASSES).double()
+    found = set()
+    for std in (1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 10.0, 100.0):
+        observation = seen(GaussianNoise(std), adaptive=True, images=images)
+        true, other = (observation.update_of(each, one_hot) for each in (private, mean))
+        apart = sum((other[name] - true[name]).square().flatten(1).sum(1) for name in true) / std**2
+        told = apart / images  # of each image, in variances of the noise: half of it are nats
+        for image, always in ((private, True), (mean, False)):
+            settled = torch.tensor(judged(observation, returned(image, labels), images)).logical_not()
+            if always:
+                assert settled.all()
+                continue
+            assert not settled[told > 20].any() and settled[told < 0.3].all(), told
+            found |= set(settled.tolist())
+    assert found == {True, False}, "one of both was not tried"
+
+
+def test_what_most_explains_of_a_noise_is_asked_of_older_records_too() -> None:
+    """They do not say how large the noise on an entry is: of them no more is granted than a tenth."""
+    victim = {"leaked_any": False, "status": "stalled", "settled": True, "explained": True, "misfit_of_truth": 0.95}
+    for misfit, of_noise, is_unknown in (
+        (0.9, None, False),  # explains more than the private batch does: some of the noise
+        (0.954, None, False),
+        (0.956, None, True),
+        (1.0, None, True),
+        (1.0, 0.04, False),
+        (1.0, 1e-4, True),
+    ):
+        more = {} if of_noise is None else {"misfit_of_noise": of_noise}
+        assert unconverged(victim | more | {"misfit": misfit}, CONTROL) == is_unknown
+    assert not unconverged(victim | {"misfit": 1.0, "misfit_of_truth": 1.2}, CONTROL)
+    assert not unconverged(victim | {"misfit": 1.0, "explained": False, "leaked_any": True}, CONTROL)
+
+
+class Hidden(Defense):
+    """Shares noise beside a first layer that it leaves out, shuffles or signs anew; attackers know of the noise."""
+
+    def __init__(self, how: str, std: float) -> None:
+        self.how, self.std = how, std
+
+    def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:
+        first = update["0.weight"]
+        rows = []
+        for row, source in zip(first, generators, strict=True):
+            shuffled = row.flatten()[torch.randperm(row.numel(), generator=source)].view_as(row)
+            signs = torch.randint(2, row.shape, generator=source) * 2 - 1
+            rows.append({"zero": 0 * row, "shuffle": shuffled, "sign": row * signs, "": row}[self.how])
+        return GaussianNoise(self.std).protect(update | {"0.weight": torch.stack(rows)}, generators)
+
+    def known_to_attacker(self) -> KnownDefense:
+        return KnownDefense(noise_std=self.std)
+
+
+@pytest.mark.parametrize("how", ["zero", "shuffle", "sign"])
+def test_noise_on_all_entries_does_not_hide_that_a_layer_is_another(how: str) -> None:
+    (private, labels), plain = victims(), seen()
+    size = plain.update["0.weight"].square().mean().sqrt()
+    for part in (0.3, 1.0):
+        std = float(size) * part
+        right = misfits(seen(Hidden("", std), adaptive=True), returned(private, labels), private, labels)
+        wrong = misfits(seen(Hidden(how, std), adaptive=True), returned(private, labels), private, labels)
+        assert right.explained.all() and not wrong.explained.any()
+        entries = sum(value[0].numel() for value in plain.update.values())
+        as_a_whole = wrong.true / right.true
+        assert part < 1 or (as_a_whole < 1.5).all(), f"the noise on {entries} entries hides nothing: {as_a_whole}"
+
+
 @pytest.mark.parametrize("defense", [Masking(0.999), Pruning(0.999)])
 def test_a_near_fit_settles_where_too_few_numbers_are_shared_to_determine_an_image(defense: Defense) -> None:
     private, labels = victims()

@@ -234,6 +234,26 @@ class FirstSize(Kept):
 LARGEST = {}
 
 
+class EveryOther(Kept):
+    """Shares nothing of every second client that it is called for."""
+
+    count = 0
+
+    def protect(self, update, generators):
+        shared = {name: value.clone() for name, value in update.items()}
+        for client in range(len(generators)):
+            EveryOther.count += 1
+            for value in shared.values():
+                value[client] *= EveryOther.count % 2
+        return shared
+
+
+class Scripted(nn.Module):
+    def __new__(cls, image_shape, num_classes):
+        size = image_shape[0] * image_shape[1] * image_shape[2]
+        return torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(size, num_classes)))
+
+
 class LargestSize(Kept):
     """So, with the largest, in its module."""
 
@@ -510,6 +530,8 @@ def run(capsys: pytest.CaptureFixture[str], **parts: str) -> tuple[int | str | N
         ("model", "Toggles", "changes requires_grad when it is called (body.bias): freeze parameters in __init__ ("),
         ("model", "Answers", "gives a dict, not a logit for each of 10 classes ("),
         ("defense", "FirstSize", "protect shares something else once it has seen other updates"),
+        ("defense", "EveryOther", "protect shares for a client what depends on the other clients"),
+        ("model", "Scripted", "is a scripted module (torch.jit)"),
         ("defense", "LargestSize", "protect shares something else once it has seen other updates"),
         ("defense", "InItself", "protect shares something else once it has seen other updates"),
         ("defense", "Halves", "makes another update of the true one than protect shares"),
