@@ -44,7 +44,7 @@ class DPSGD(HookDefense):
         if not max_norm > 0:
             raise ValueError(f"max_norm is {max_norm}, but must be above 0")
         if not 0 <= noise_multiplier < math.inf:
-            raise ValueError(f"noise_multiplier is {noise_multiplier}, but must be 0 or greater")
+            raise ValueError(f"noise_multiplier is {noise_multiplier}, but must be finite and at least 0")
         if noise_multiplier and max_norm == math.inf:
             raise ValueError("noise_multiplier is in parts of max_norm: give max_norm a number, or noise_multiplier 0")
         if not 0 < delta < 1:

@@ -17,7 +17,7 @@ class GaussianNoise(Defense):
 
     def __init__(self, std: float = 0.01) -> None:
         if not (0 <= std < math.inf):
-            raise ValueError(f"std is {std}, but must be 0 or greater")
+            raise ValueError(f"std is {std}, but must be finite and at least 0")
         self.std = std
 
     def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:

@@ -42,7 +42,7 @@ class GradDefense(HookDefense):
 
     def __init__(self, std: float = 0.01, slices: int = 10, noisy: int = 5) -> None:
         if not (0 <= std < math.inf):
-            raise ValueError(f"std is {std}, but must be 0 or greater")
+            raise ValueError(f"std is {std}, but must be finite and at least 0")
         if not 1 <= noisy <= slices:
             raise ValueError(f"noisy is {noisy}, but must be at least 1 and at most slices, {slices}")
         self.std = std

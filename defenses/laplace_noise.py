@@ -20,7 +20,7 @@ class LaplaceNoise(Defense):
 
     def __init__(self, scale: float = 0.01) -> None:
         if not (0 <= scale < math.inf):
-            raise ValueError(f"scale is {scale}, but must be 0 or greater")
+            raise ValueError(f"scale is {scale}, but must be finite and at least 0")
         self.scale = scale
 
     def protect(self, update: Update, generators: Sequence[torch.Generator]) -> Update:

@@ -42,7 +42,7 @@ class MixUp(HookDefense):
 
     def __init__(self, alpha: float = 1.0) -> None:
         if not 0 <= alpha < math.inf:
-            raise ValueError(f"alpha is {alpha}, but must be 0 or greater")
+            raise ValueError(f"alpha is {alpha}, but must be finite and at least 0")
         self.alpha = alpha
 
     @property

@@ -32,7 +32,7 @@ class OUTPOST(HookDefense):
 
     def __init__(self, noise: float = 0.8, share: float = 0.4, ratio: float = 0.8) -> None:
         if not (0 <= noise < math.inf):
-            raise ValueError(f"noise is {noise}, but must be 0 or greater")
+            raise ValueError(f"noise is {noise}, but must be finite and at least 0")
         if not 0 <= share <= 1:
             raise ValueError(f"share is {share}, but must be from 0 to 1")
         if not 0 <= ratio < 1:

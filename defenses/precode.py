@@ -96,7 +96,7 @@ class PRECODE(HookDefense):
         if size < 0:
             raise ValueError(f"size is {size}, but must be at least 0")
         if not 0 <= beta < float("inf"):
-            raise ValueError(f"beta is {beta}, but must be 0 or greater")
+            raise ValueError(f"beta is {beta}, but must be finite and at least 0")
         self.size = size
         self.beta = beta
 

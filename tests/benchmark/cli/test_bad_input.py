@@ -110,7 +110,7 @@ def test_a_wrong_command_line_is_one_sentence(refused: Refused, words: str, sent
         ("--defense Masking --defense.ratio null", "Masking: ratio must be a number, not null"),
         ("--defense Masking --defense.ratio [1", "Masking: ratio must be a number, not [1"),
         ("--defense Masking --defense.rescale maybe", "Masking: rescale must be true or false, not maybe"),
-        ("--defense GaussianNoise --defense.std -1", "GaussianNoise: std is -1.0, but must be 0 or greater"),
+        ("--defense GaussianNoise --defense.std -1", "GaussianNoise: std is -1.0, but must be finite and at least 0"),
         ("--attack.max_evaluations 0", "IDLG: max_evaluations is 0, but must be at least 1"),
         ("--attack.max_evaluations 3.7", "IDLG: max_evaluations must be a whole number, not 3.7"),
         ("--attack.max_evaluations 2020-13-45", "IDLG: max_evaluations must be a whole number, not 2020-13-45"),

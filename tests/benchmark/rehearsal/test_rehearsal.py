@@ -506,6 +506,12 @@ def run(capsys: pytest.CaptureFixture[str], **parts: str) -> tuple[int | str | N
     return stop.value.code, capsys.readouterr().err
 
 
+def test_a_scripted_network_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """Torch says neither its class nor where it is written."""
+    code, said = run(capsys, model="own_rehearsed.Scripted")
+    assert code == 2 and "the model own_rehearsed.Scripted is a scripted module (torch.jit)" in said
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "said"),
     [
@@ -531,7 +537,6 @@ def run(capsys: pytest.CaptureFixture[str], **parts: str) -> tuple[int | str | N
         ("model", "Answers", "gives a dict, not a logit for each of 10 classes ("),
         ("defense", "FirstSize", "protect shares something else once it has seen other updates"),
         ("defense", "EveryOther", "protect shares for a client what depends on the other clients"),
-        ("model", "Scripted", "is a scripted module (torch.jit)"),
         ("defense", "LargestSize", "protect shares something else once it has seen other updates"),
         ("defense", "InItself", "protect shares something else once it has seen other updates"),
         ("defense", "Halves", "makes another update of the true one than protect shares"),
