@@ -139,16 +139,25 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
             f"{mistaken}. There not even the private images fit the update, so that finding nothing does not mean "
             "that nothing leaks."
         )
-    unknown = [
-        f"{of_all(one.unknown, one.indices)} with {names.defense(one.outcomes[0].config['defense'])}"
-        for one in standings
-        if one.unknown
-    ]
-    if unknown:
+
+    def unknown(victims_of: Callable[[Standing], frozenset[int]]) -> str:
+        return listed(
+            [
+                f"{of_all(victims, one.indices)} with {names.defense(one.outcomes[0].config['defense'])}"
+                for one in standings
+                if (victims := victims_of(one))
+            ]
+        )
+
+    if open_ones := unknown(lambda one: one.unknown - one.unexplained):
         advice = more_to_try([one.config["attack"] for one in board if one.unconverged - one.unexplained])
         sentences.append(
             "Not known to leak or not, since no attack found them and at least one did not converge: "
-            f"{listed(unknown)}.{advice}"
+            f"{open_ones}.{advice}"
+        )
+    if unexplained := unknown(lambda one: one.unknown & one.unexplained):
+        sentences.append(
+            f"Not known to leak or not, since no attack found them or has a right model of the defense: {unexplained}."
         )
     return sentences
 

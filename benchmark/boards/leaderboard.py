@@ -13,7 +13,7 @@ import msgspec
 from benchmark.boards.caveats import caveats, knows_labels
 from benchmark.boards.outcome import Names, Outcome, outcomes, strength
 from benchmark.boards.ranking import Standing, ranked
-from benchmark.metrics.intervals import bootstrap_mean, wilson
+from benchmark.metrics.intervals import bootstrap_mean, partly_known, wilson
 from benchmark.metrics.leak import THRESHOLDS
 from benchmark.store.declined import Declined
 from benchmark.store.store import Record
@@ -72,6 +72,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     worst_victims: int | None = None
     worst_leaked: int | None = None
     """Victims that leak to any of the attacks on this defense; of ``worst_victims``. This is what ranks."""
+    worst_unknown: int = 0
+    """Of these the ones of whom nothing is known: the interval reaches to where all of them leak."""
     worst_leak_rate: float | None = None
     worst_leak_rate_low: float | None = None
     worst_leak_rate_high: float | None = None
@@ -100,6 +102,7 @@ LABEL_SCORES = ("existence", "counts", "instances")
 
 SELDOM = {
     "setting": "",
+    "worst_unknown": 0,
     "certified": None,
     "returned_leaked": None,
     "training_cpu_seconds": None,
@@ -363,10 +366,10 @@ def mean_of(name: str, values: list[float], intervals: bool) -> dict[str, Any]:
 
 def worst_case(standing: Standing) -> dict[str, Any]:
     """The ranked number of a defense."""
-    leaked, victims = len(standing.worst), len(standing.indices)
-    low, high = wilson(leaked, victims)
+    leaked, unknown, victims = len(standing.worst), len(standing.unknown), len(standing.indices)
+    low, high = partly_known(leaked, unknown, victims)
     rates = {"worst_leak_rate": leaked / victims, "worst_leak_rate_low": low, "worst_leak_rate_high": high}
-    return {"worst_victims": victims, "worst_leaked": leaked} | rates
+    return {"worst_victims": victims, "worst_leaked": leaked, "worst_unknown": unknown} | rates
 
 
 def heading(row: Row) -> str:

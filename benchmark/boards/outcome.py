@@ -122,9 +122,9 @@ class Outcome:
 
     @cached_property
     def flat(self) -> frozenset[int]:
-        """The victims of whom nothing leaked, and whose update depends on no image where an attack starts."""
+        """The victims of whom nothing is known, and whose update depends on no image where an attack starts."""
         flat = frozenset(index for index, victim in self.victims.items() if victim.get("constant_objective"))
-        return flat - self.leaked
+        return flat - self.leaked - self.settled
 
     @cached_property
     def below_truth(self) -> frozenset[int]:

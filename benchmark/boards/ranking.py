@@ -65,6 +65,12 @@ class Standing:
         return self.worst | self.unknown
 
     @cached_property
+    def unexplained(self) -> frozenset[int]:
+        """The victims of whom each attack that knows the defense has a wrong model of it, or none."""
+        knowing = [outcome for outcome in self.outcomes if outcome.adaptive]
+        return frozenset.intersection(*(outcome.unexplained for outcome in knowing)) if knowing else frozenset()
+
+    @cached_property
     def unknown(self) -> frozenset[int]:
         """The victims on whom an attack did not converge or diverged, of whom no other one has said more."""
         failed = frozenset().union(*(outcome.unconverged | outcome.diverged for outcome in self.outcomes))

@@ -77,6 +77,11 @@ COLUMNS = (
     Column("rank", lambda row, board: "-" if row.rank is None else str(row.rank), words=True),
     Column("worst case", lambda row, board: share(row.worst_leaked, row.worst_victims)),
     Column("its interval", lambda row, board: interval(row.worst_leak_rate_low, row.worst_leak_rate_high)),
+    Column(
+        "unknown",
+        lambda row, board: "-" if row.worst_victims is None else str(row.worst_unknown or "-"),
+        shown=lambda board: any(row.worst_unknown for row in board.rows),
+    ),
     Column("defense", lambda row, board: row.defense, words=True),
     Column("strength", lambda row, board: strength(row.defense_args) or "-", words=True),
     Column("attack", attack_of, words=True),
@@ -123,8 +128,9 @@ NOTE = (
     "them leaked). Worst case: share of victims that leak to any of the attacks on the defense, with or without "
     "knowledge of it. Rank: by the worst case, with a victim of whom nothing is known as one that leaks; 1 plus the "
     "number of defenses that leak significantly less, so defenses share a rank unless an exact paired test on the same "
-    "victims tells them apart (5 % level). Intervals are 95 % Wilson. Void: the cell cannot show that a defense "
-    "protects, for the reason under the table. A victim on whom an attack diverged counts as not leaked in its row. "
+    "victims tells them apart (5 % level). Intervals are 95 % Wilson; that of the worst case reaches to where all leak "
+    "of whom nothing is known. Void: the cell cannot show that a defense protects, for the reason under the table. A "
+    "victim on whom an attack diverged counts as not leaked in its row. "
     "PSNR in dB and SSIM are means over victims; evaluations are gradient evaluations of one victim. The last rows are "
     "null baselines, which do not look at the update."
 )

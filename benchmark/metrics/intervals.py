@@ -1,6 +1,6 @@
 """Statistics over victims: intervals of rates, of their differences and of means, and the tests that compare rates.
 
-- one rate: :func:`wilson`
+- one rate: :func:`wilson`; where some trials are not known: :func:`partly_known`
 - two rates of the same victims: :func:`paired_p`
 - two rates of different victims: :func:`rate_difference` for how far apart, :func:`equivalent` for near enough
 - several tests at once: :func:`holm`
@@ -63,6 +63,17 @@ def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float
     low = 0.0 if successes == 0 else center - delta
     high = 1.0 if successes == trials else center + delta
     return low, high
+
+
+def partly_known(successes: int, unknown: int, trials: int) -> tuple[float, float]:
+    """Wilson's interval of a rate where some trials are open: its low end if all of those failed, its high if none did.
+
+    Args:
+        successes: that are known.
+        unknown: trials of which nothing is known, no more than the others that did not succeed.
+        trials: at least 1.
+    """
+    return wilson(successes, trials)[0], wilson(successes + unknown, trials)[1]
 
 
 def rate_difference(

@@ -36,6 +36,8 @@ class Line:
         defense: its class, or ``none``.
         strength: its arguments.
         leak: worst leak rate and the ends of its interval.
+        unknown: victims of whom nothing is known.
+        victims: that were attacked.
         accuracies: of each scenario of training, the mean over seeds and the ends of its interval.
     """
 
@@ -43,6 +45,8 @@ class Line:
     defense: str
     strength: str
     leak: tuple[float, float, float]
+    unknown: int
+    victims: int
     accuracies: list[tuple[float, float, float]]
 
 
@@ -73,8 +77,9 @@ def shown(found: dict[str, list[Line]]) -> dict[str, list[Line]]:
 def line(row: Row, trained: list[tuple[float, float, float]]) -> Line:
     """What a row of the board says of its defense."""
     rate, low, high = row.worst_leak_rate, row.worst_leak_rate_low, row.worst_leak_rate_high
-    assert rate is not None and low is not None and high is not None
-    return Line(row.rank, row.defense, strength({"class": row.defense, **row.defense_args}), (rate, low, high), trained)
+    assert rate is not None and low is not None and high is not None and row.worst_victims is not None
+    how = strength({"class": row.defense, **row.defense_args})
+    return Line(row.rank, row.defense, how, (rate, low, high), row.worst_unknown, row.worst_victims, trained)
 
 
 def named(defense: str, args: dict[str, Any]) -> Defense:

@@ -107,7 +107,8 @@ def contents(name: str, records: list[Record], folder: Path) -> dict[str, Any]:
             data += f" with {config['data']['num_classes']:,} classes"
         victims[data] = max(victims[data], len(cell.victims))
         for kind, names in kinds.items():
-            names |= {config[kind]["class"]} if config[kind] else set()
+            if config[kind] and not (kind == "attack" and cell.is_baseline):
+                names.add(config[kind]["class"])
     return {
         "name": name,
         "target": "README.md" if (folder / name / "README.md").exists() else "leaderboard.md",

@@ -118,7 +118,7 @@ def is_number(value: object) -> bool:
 def least(sweep: Sweep) -> tuple[int, float]:
     """Where a defense stands among the others: what may leak for less than a point, or else where that is open."""
     for place, verdict in enumerate((SMALL, OPEN, LARGE)):
-        rates = [may_leak(point) for point in sweep.points if costs(point.row) == verdict]
+        rates = [point.may_leak for point in sweep.points if costs(point.row) == verdict]
         if rates:
             return place, min(rates)
     return 3, 1.0
@@ -141,11 +141,6 @@ def described(sweep: Sweep, point: Point) -> str:
     low, high = point.row["difference_low"], point.row["difference_high"]
     ends = "" if low is None else f", {-100 * high:z.2f} to {-100 * low:z.2f}"
     return f"{sweep.at(point)} ({100 * point.cost:z.2f}{ends}; {point.found})"
-
-
-def may_leak(point: Point) -> float:
-    """Share of the victims that leak or of whom nothing is known."""
-    return len(point.leaking | point.unknown) / len(point.victims)
 
 
 def why(points: Sequence[Point]) -> str:

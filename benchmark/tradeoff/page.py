@@ -18,15 +18,15 @@ from benchmark.tradeoff.points import Point, TradeOff, trade_offs
 from benchmark.training import table as training
 
 NOTE = (
-    "Leak rate: share of the victims that leak to any of the attacks on the defense, with its 95 % Wilson interval; "
-    "unknown are those of whom nothing is known, since no attack that knows the defense converged on them. Accuracy is "
-    "a mean over seeds, with the part of a 95 % t interval that is possible. The difference is to no defense, in "
+    "Leak rate: share of the victims that leak to any of the attacks on the defense, with its 95 % Wilson interval, "
+    "up to where all that are unknown leak, too: no attack that knows the defense converged on them. Accuracy is a "
+    "mean over seeds, with the part of a 95 % t interval that is possible. The difference is to no defense, in "
     "percentage points, paired by seed. Rate is the learning rate; where it is the smallest or the largest tried, "
     f"another may cost less. {training.COSTS} On the front: no other defense leaks and costs no more and is better in "
-    "one of the two. Not told apart: another one is, but perhaps by chance. Dominated: another one leaks and costs no "
-    "more, and significantly less in one of the two, on the same victims (McNemar's exact test) or the same seeds "
-    "(Student's t), each at the 2.5 % level and each pair for itself; a victim of whom nothing is known counts against "
-    "the better one. What is not judged is never on the front."
+    "one of the two, with the unknown as victims that leak. Not told apart: another one is, but perhaps by chance. "
+    "Dominated: another one leaks and costs no more, and significantly less in one of the two, on the same victims "
+    "(McNemar's exact test) or the same seeds (Student's t), each at the 2.5 % level and each pair for itself; a "
+    "victim of whom nothing is known counts against the better one. What is not judged is never on the front."
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from benchmark.boards.leaderboard import Board
 from benchmark.boards.outcome import Names, counted, listed, strength
 from benchmark.boards.ranking import LEVEL, Standing
-from benchmark.metrics.intervals import mcnemar, t_interval, wilson
+from benchmark.metrics.intervals import mcnemar, partly_known, t_interval
 from benchmark.store.store import Record
 from benchmark.training import rows as training
 from benchmark.training import table
@@ -85,8 +85,13 @@ class Point:
 
     @property
     def leak_interval(self) -> tuple[float, float]:
-        """Of 95 %, by Wilson."""
-        return wilson(len(self.leaking), len(self.victims))
+        """Of 95 %, by Wilson, up to where all victims of whom nothing is known leak, too."""
+        return partly_known(len(self.leaking), len(self.unknown), len(self.victims))
+
+    @property
+    def may_leak(self) -> float:
+        """Share of the victims that leak or of whom nothing is known."""
+        return len(self.leaking | self.unknown) / len(self.victims)
 
     @property
     def accuracy(self) -> float:
@@ -145,9 +150,12 @@ class TradeOff:
 
 
 def is_better(one: Point, other: Point) -> bool:
-    """Whether one leaks and costs no more than another and is better in one, by the numbers alone."""
-    no_worse = one.leak <= other.leak and one.accuracy >= other.accuracy
-    return no_worse and (one.leak, one.accuracy) != (other.leak, other.accuracy)
+    """Whether one leaks and costs no more than another and is better in one, by the numbers alone.
+
+    A victim of whom nothing is known counts as one that leaks, as in the ranks.
+    """
+    no_worse = one.may_leak <= other.may_leak and one.accuracy >= other.accuracy
+    return no_worse and (one.may_leak, one.accuracy) != (other.may_leak, other.accuracy)
 
 
 def dominates(one: Point, other: Point) -> bool:

@@ -53,9 +53,9 @@ def test_the_worst_case_stands_beside_the_accuracy_of_the_same_defense(records: 
     (lines,) = board.scenarios(records, tmp_path).values()
     found = {one.defense: one for one in lines}
     assert {name: one.leak[0] for name, one in found.items()} == {"none": 1.0, "Masking": 0.5, "Clipping": 1.0}
-    assert found["Masking"].strength == "ratio=0.5" and found["Masking"].leak[1:] == pytest.approx(
-        (0.15, 0.85), abs=0.01
-    )
+    masked = found["Masking"]  # of the half that does not leak nothing is known
+    assert masked.strength == "ratio=0.5" and masked.leak[1:] == pytest.approx((0.15, 1.0), abs=0.01)
+    assert (masked.unknown, masked.victims) == (2, 4)
     assert found["Masking"].accuracies == [(0.8, 0.7, 0.9)] and found["none"].accuracies == [(0.9, 0.85, 0.95)]
     assert found["Clipping"].accuracies == [], "a training that says nothing"
 
@@ -81,7 +81,7 @@ def test_the_index_shows_the_board_first_and_no_more_scenarios_than_fit(
     assert "is not there" not in index + overview.page(found)
     assert '<a href="leaderboard/leaderboard.md">' in index
     (row,) = re.findall(r"<tr>(?:(?!</tr>).)*Masking ratio=0\.5.*?</tr>", index)
-    assert re.findall(r"<td[^>]*>(.*?)</td>", row)[1:] == ["0.50 (0.15-0.85)", "0.800 (0.700-0.900)"]
+    assert re.findall(r"<td[^>]*>(.*?)</td>", row)[1:] == ["0.50 (0.15-1.00)", "2 of 4", "0.800 (0.700-0.900)"]
     monkeypatch.setattr(board, "MOST", 2)
     index = overview.index(found)
     assert "Masking ratio=0.5" not in index and "1 of 1 scenarios stand in its folder alone" in index

@@ -99,6 +99,15 @@ def test_a_void_point_is_not_on_the_front_and_dominates_nothing() -> None:
     assert found.judged == found.front == [weak] and found.dominating(silent) == found.dominating(weak) == []
 
 
+def test_a_victim_of_whom_nothing_is_known_counts_as_one_that_leaks() -> None:
+    """As in the ranks: or a defense on which attacks fail would stand on the front."""
+    control, known, unknown = masking(0.0, 16), masking(0.9, 8, 0.01), masking(0.9, 8, 0.01, unknown=range(8, 16))
+    assert unknown.leak == 0.5 and unknown.may_leak == control.may_leak == 1.0 and unknown.leak_interval[1] == 1.0
+    assert is_better(control, unknown) and trade_off(control, unknown).standing(unknown) == NEAR
+    assert not is_better(control, known) and trade_off(control, known).standing(known) == FRONT
+    assert is_better(known, unknown) and not is_better(unknown, known)
+
+
 def test_what_dominates_is_better_by_the_numbers_so_that_some_point_is_always_on_the_front() -> None:
     draw = np.random.default_rng(1)
     for _ in range(20):
@@ -128,7 +137,8 @@ def test_a_point_has_the_worst_case_and_the_accuracy_of_the_same_defense(attacke
     )
     assert (masked.kind, masked.leak, masked.accuracy) == ("Masking", 0.5, pytest.approx(0.6))
     assert masked.cost == pytest.approx(0.25) and not masked.void and masked.unknown == {4, 5, 6, 7}
-    assert masked.leak_interval == (pytest.approx(0.2152, abs=1e-3), pytest.approx(0.7848, abs=1e-3))
+    # Wilson's low end of 4 of 8, and the high end of 8 of 8: the other 4 are unknown.
+    assert masked.leak_interval == (pytest.approx(0.2152, abs=1e-3), 1.0) and masked.may_leak == 1.0
     # t(0.975, 1 degree of freedom) = 12.7062 times the standard error 0.1
     assert masked.accuracy_interval == (0.0, 1.0)
 
