@@ -116,6 +116,17 @@ def test_a_wrong_model_of_the_defense_is_not_called_a_failure_to_converge() -> N
     assert unknown.endswith("3 of 8 victims with Masking ratio=0.2."), "and no advice for other failures"
 
 
+def test_more_is_advised_for_victims_whom_it_can_find_alone() -> None:
+    """Of four whose update did not fit and three of whom the attacker has a wrong model."""
+    attack = {"class": "IDLG", "max_evaluations": 10}
+    mixed = failing(outcome(0, MASKING, adaptive=True, attack=attack), 0, 1, 2, 3)
+    victims = {n: one | {"explained": n not in (5, 6, 7)} for n, one in mixed.victims.items()}
+    board = [outcome(8, attack=attack), outcome(0, MASKING, attack=attack), replace(mixed, victims=victims)]
+    said = [one for one in not_converged(board, ranked(board), Names(board)) if one.startswith("Not known to leak")]
+    assert len(said) == 2 and "at least one did not converge: 4 of 8 victims" in said[0] and "may find" in said[0]
+    assert "has a right model of the defense: 3 of 8 victims" in said[1] and "may find" not in said[1]
+
+
 def test_what_one_attack_has_settled_is_known_although_another_failed() -> None:
     failed, other = (
         failing(outcome(2, MASKING, adaptive=True), 6, 7),

@@ -173,6 +173,9 @@ def test_records_and_boards_say_both(bench: Workbench) -> None:
     assert said.startswith("Objective constant at the start: DLG adaptive on at_flags.Noisy (2 of 2 victims)")
     leaking = [replace(one, victims={i: v | {"leaked_any": True} for i, v in one.victims.items()}) for one in board]
     assert constant_objectives(leaking, Names(board)) == []
+    known = {"explained": True, "settled": True, "misfit": 0.0, "misfit_of_truth": 0.0}  # where nothing was shared, say
+    settled = [replace(one, victims={i: v | known for i, v in one.victims.items()}) for one in board]
+    assert constant_objectives(settled, Names(board)) == []
     later = [replace(outcome(0, MASKING, rounds=5), records=({}, {"random_update": True}))]
     (said,) = random_updates(later, Names(later))
     assert "Masking ratio=0.2. Each client was seen in 5 rounds" in said

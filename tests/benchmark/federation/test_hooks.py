@@ -303,6 +303,50 @@ def test_a_client_of_a_training_prunes_what_an_attacked_client_prunes(data: Data
         assert moved.all() if name != weight else moved[:, ~still].all()
 
 
+class Normed(nn.Module):
+    """A layer that normalizes by statistics of its input, which torch derives in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(64, 12), nn.LayerNorm(12), nn.Linear(12, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.last(self.norm(self.first(images.flatten(1))).sigmoid())
+        return out
+
+
+@pytest.mark.parametrize(
+    "made", [lambda: network(MLP), lambda: network(ConvNet), Normed], ids=["MLP", "ConvNet", "norm"]
+)
+def test_large_networks_differentiate_each_image_as_small_ones_do(
+    made: Callable[[], nn.Module], data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In turn, with the one network of each victim, and not with a copy for each image: to the images' slopes."""
+    model = made().double()
+    draws = torch.Generator().manual_seed(0)
+    weights = {
+        name: value.detach() + 0.1 * torch.randn((3, *value.shape), generator=draws, dtype=torch.double)
+        for name, value in model.named_parameters()
+    }
+    images = data.images[:6].double().view(3, 2, 1, 8, 8)
+    labels = nn.functional.one_hot(data.labels[:6], 10).double().view(3, 2, 10)
+    towards = {n: torch.randn((3, 2, *v.shape[1:]), generator=draws, dtype=torch.double) for n, v in weights.items()}
+    found = []
+    for large in (0, 2**40):
+        monkeypatch.setattr("attacks.update.LARGE", large)
+        leaf = images.clone().requires_grad_()
+        of_each = example_gradients(model, weights, leaf, labels, create_graph=True)
+        total = torch.stack([(of_each[name] * towards[name]).sum() for name in weights]).sum()
+        found.append((of_each, torch.autograd.grad(total, leaf)[0]))
+    (one, slope), (other, others) = found
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name])
+    torch.testing.assert_close(slope, others)
+    by_hand = plain_gradient(model, {n: v[1] for n, v in weights.items()}, images[1, :1], labels[1, :1])
+    for name, value in by_hand.items():
+        torch.testing.assert_close(one[name][1, 0], value)
+
+
 def test_dpsgd_without_clipping_or_noise_is_the_mean_gradient(data: Data) -> None:
     model = network()
     weights = start(model, SGD, 0).weights
