@@ -11,6 +11,13 @@ INK = {"labelColor": "currentColor", "titleColor": "currentColor"}
 FAINT = {"domainColor": "currentColor", "tickColor": "currentColor", "gridColor": "#8884"}
 """The text's own color, so that plots are legible on light and dark pages."""
 
+NEAREST = (
+    "{defense: (datum.datum || datum).defense, dB: (datum.datum || datum).threshold, "
+    "'leak rate': format((datum.datum || datum).rate, '.2f'), 'other lines here': (datum.datum || datum).here - 1}"
+)
+"""What is said of the point nearest to the pointer, which Vega-Lite has in another place than one under it, but takes a
+text from the wrong one."""
+
 
 @cache
 def specs() -> dict[str, dict[str, Any]]:
@@ -22,19 +29,34 @@ def specs() -> dict[str, dict[str, Any]]:
     values = alt.InlineData(values=[])
     decibels = alt.Scale(domain=[THRESHOLDS[0], THRESHOLDS[-1]])
 
-    rates = alt.layer(
-        alt.Chart()
-        .mark_line(interpolate="step-before", strokeWidth=2)
-        .encode(
-            x=alt.X("threshold:Q", title="PSNR threshold in dB", scale=decibels),
-            y=alt.Y("rate:Q", title="victims that leak", axis=share, scale=whole),
-            color=alt.Color("defense:N", title=None, sort=None),
-            strokeDash=alt.StrokeDash("defense:N", title=None, sort=None),
-            tooltip=["defense:N", "threshold:Q", alt.Tooltip("rate:Q", format=".2f")],
-        ),
-        alt.Chart().mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6).encode(x=alt.datum(LEAKED_PSNR)),
-        data=values,
-    ).properties(height=260, width="container")
+    picked = alt.param(name="picked", value="", bind=alt.binding_select(options=[""], name="Defense: "))
+    nearest = alt.selection_point(
+        name="near", fields=["defense"], on="pointerover", clear="pointerout", nearest=True, empty=False
+    )
+    stands_out: Any = {"test": {"or": [{"param": nearest.name, "empty": False}, f"datum.defense === {picked.name}"]}}
+    step = alt.Chart().encode(
+        x=alt.X("threshold:Q", title="PSNR threshold in dB", scale=decibels),
+        y=alt.Y("rate:Q", title="victims that leak", axis=share, scale=whole),
+    )
+    rates = (
+        alt.layer(
+            step.mark_line(interpolate="step-before").encode(
+                color=alt.Color("defense:N", title=None, sort=None),
+                strokeDash=alt.StrokeDash("defense:N", title=None, sort=None),
+                strokeWidth=alt.condition(stands_out, alt.value(4), alt.value(1.5)),
+                opacity=alt.condition(stands_out, alt.value(1), alt.value(alt.expr(f"{picked.name} ? 0.15 : 0.7"))),
+            ),
+            step.transform_joinaggregate(here="count()", groupby=["threshold", "rate"])
+            .mark_point(opacity=0, filled=True, tooltip=alt.expr(NEAREST))
+            .add_params(nearest),
+            alt.Chart()
+            .mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6)
+            .encode(x=alt.datum(LEAKED_PSNR)),
+            data=values,
+        )
+        .add_params(picked)
+        .properties(height=260, width="container")
+    )
 
     base = alt.Chart().encode(x=alt.X("evaluations:Q", title="gradient evaluations"))
     numbers = ["evaluations:Q", *(alt.Tooltip(f"{name}:Q", format=".3g") for name in ("low", "loss", "high"))]
@@ -92,7 +114,7 @@ def specs() -> dict[str, dict[str, Any]]:
         name: chart.configure(background="transparent", font="inherit")
         .configure_view(stroke=None)
         .configure_axis(**INK, **FAINT)
-        .configure_legend(**INK, orient="bottom", labelLimit=320)
+        .configure_legend(**INK, orient="bottom", symbolLimit=0)
         .to_dict()
         for name, chart in charts.items()
     }

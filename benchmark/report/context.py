@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmark.boards.leaderboard import Board, Row, of_records
+from benchmark.boards.leaderboard import LABEL_SCORES, Board, Row, of_records
 from benchmark.boards.outcome import Names, Outcome, outcomes
 from benchmark.boards.ranking import Standing
 from benchmark.boards.table import COLUMNS, NOTE, missing_lpips
@@ -25,9 +25,10 @@ LEVELS = (15, 20, 25, 30, 40)
 
 @dataclass(frozen=True)
 class Text:
-    """One text of a table, with the interval that is drawn beside it."""
+    """One text of a table, with the number that it sorts by, where it has one, and the interval drawn beside it."""
 
     text: str
+    value: float | None = None
     rate: Rate | None = None
 
 
@@ -221,6 +222,21 @@ INTERVALS = {
 }
 """Columns beside whose text an interval is drawn, and its numbers."""
 
+VALUES = {
+    "rank": "rank",
+    "worst case": "worst_leak_rate",
+    "leak rate": "leak_rate",
+    "PSNR": "psnr_mean",
+    "SSIM": "ssim_mean",
+    "LPIPS": "lpips_mean",
+    "label acc.": "label_accuracy",
+    **{f"label {name}": f"label_{name}" for name in LABEL_SCORES},
+    "evaluations": "evaluations_mean",
+    "s / victim": "seconds_per_victim",
+    "training CPU s": "training_cpu_seconds",
+}
+"""Columns that sort by a number of the row; the others sort by their texts."""
+
 
 def line(row: Row, board: Board, anchor: str) -> Line:
     """A row of the table."""
@@ -229,7 +245,8 @@ def line(row: Row, board: Board, anchor: str) -> Line:
         if column.shown(board):
             low, rate, high = (getattr(row, name) for name in INTERVALS.get(column.name, ("rank",) * 3))
             drawn = (low, rate, high) if column.name in INTERVALS and low is not None else None
-            texts.append(Text(column.text(row, board), drawn))
+            value = getattr(row, VALUES[column.name]) if column.name in VALUES else None
+            texts.append(Text(column.text(row, board), value, drawn))
     knowledge = "none" if row.defense == "none" else "adaptive" if row.adaptive else "oblivious"
     return Line(texts, row.defense, row.attack, knowledge, anchor)
 

@@ -1,15 +1,25 @@
 "use strict";
 
-// A number at the beginning of a text sorts as a number; what holds none comes last.
+// The numbers in a text; a minus behind a word or number is none, as in 0.1-0.5.
+const NUMBERS = /((?:(?<![\w.)])[-+])?\d+(?:,\d{3}(?!\d))*(?:\.\d+)?(?:e[-+]?\d+)?|\binf\b)/i;
+
+const numberOf = (text) => Number(text.replace(/,/g, "").replace(/inf/i, "Infinity"));
+
+// A cell sorts by the number that it says it is of, else by its text, in parts: texts and the numbers between them.
 function keyOf(row, place) {
-  const text = row.cells[place].textContent.trim();
-  const number = /^-?\d+(\.\d+)?/.exec(text.replace(/,/g, ""));
-  return { number: number ? Number(number[0]) : null, text, missing: text === "-" || text === "" };
+  const cell = row.cells[place], text = cell.textContent.trim();
+  const parts = "value" in cell.dataset ? ["", cell.dataset.value] : text.split(NUMBERS);
+  const isWord = cell.classList.contains("n") && parts[0] !== "";  // among numbers
+  return { parts: parts.map((part, i) => (i % 2 ? numberOf(part) : part)), missing: text === "-" || text === "" || isWord };
 }
 
 function compare(a, b) {
-  if (a.number !== null && b.number !== null) return a.number - b.number;
-  return a.text.localeCompare(b.text, "en", { numeric: true });
+  for (let i = 0; i < Math.min(a.parts.length, b.parts.length); i++) {
+    const [one, other] = [a.parts[i], b.parts[i]];
+    const order = i % 2 ? (one > other) - (one < other) : one.localeCompare(other, "en");
+    if (order) return order;
+  }
+  return a.parts.length - b.parts.length;
 }
 
 function sortBy(table, header, place) {
@@ -29,7 +39,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 }
 
 function filter(board) {
-  const chosen = [...board.querySelectorAll("select")].filter((select) => select.value);
+  const chosen = [...board.querySelectorAll(".filters select")].filter((select) => select.value);
   const rows = [...board.querySelectorAll("table.sortable tbody tr")];
   let shown = 0;
   for (const row of rows) {
@@ -70,11 +80,22 @@ function unfold(curve) {
     Object.fromEntries(Object.entries(curve).map(([name, of]) => [name, Array.isArray(of) ? of[place] : of])));
 }
 
+// So many lines have a color each, and a legend; of more the pointer or a choice names one.
+const COLORS = 10;
+
 function draw(figure) {
   const spec = structuredClone(specs[figure.dataset.spec]);
-  spec.data = { values: JSON.parse(figure.querySelector("script").textContent).flatMap(unfold) };
-  spec.config.legend.columns = figure.clientWidth < 500 ? 1 : 3;
-  spec.config.axis.tickCount = figure.clientWidth < 500 ? 4 : 8;
+  const curves = JSON.parse(figure.querySelector("script").textContent);
+  const narrow = figure.clientWidth < 500;
+  spec.data = { values: curves.flatMap(unfold).map((one) => ({ ...one, ...(narrow ? one.narrow : one.wide) })) };
+  spec.config.legend.columns = narrow ? 1 : 3;
+  spec.config.legend.labelLimit = Math.min(320, figure.clientWidth - 40);
+  spec.config.axis.tickCount = narrow ? 4 : 8;
+  for (const { bind } of (spec.params ?? []).filter((one) => one.bind)) {
+    const names = curves.map((curve) => curve.defense);
+    Object.assign(bind, { options: ["", ...names], labels: ["all", ...names] });
+    spec.config.legend.disable = names.length > COLORS;
+  }
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   return vegaEmbed(figure.querySelector(".plot"), spec, {
     actions: false, ast: true, mode: "vega-lite", renderer: "svg", tooltip: { theme: dark ? "dark" : "light" },

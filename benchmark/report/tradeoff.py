@@ -5,15 +5,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmark.boards.grid import Grid
 from benchmark.tradeoff.figure import labels
 from benchmark.tradeoff.one_point import sentences
 from benchmark.tradeoff.page import grid
 from benchmark.tradeoff.points import FRONT, Point, TradeOff, as_key
 
-HEIGHT, LINE, FARTHEST, NEAR = 340, 13, 6, 0.15
-"""Pixels of the plot and of a line of text, lines that a label stands away from its point at most, and the share of the
-plot that it takes across on a telephone."""
+HEIGHT, EDGE = 340, 15
+"""Pixels of the plot, and from its left and right side to the intervals."""
+
+LETTER, LINE, POINT = 6.5, 13.0, 6.0
+"""Pixels that a letter and a line of a label take at most, and half a point's mark."""
+
+NARROW, WIDE = (240.0, 300.0, 360.0, 440.0), (440.0, 600.0, 800.0, 1000.0, 1240.0)
+"""Pixels of the plot across on a telephone and on wider screens, at each of which labels have to have room."""
+
+AROUND = [(1, -1), (-1, -1), (1, 1), (-1, 1), (0, -1), (0, 1), (1, 0), (-1, 0)]
+"""Where a label may stand beside its point, right or left, and below or above; first where no interval strikes it."""
+
+Box = tuple[NDArray[np.float64], NDArray[np.float64], float, float]
+"""The left and the right end of what is drawn, at each width of the plot, and its top and its bottom; in pixels."""
+
+VALUES = {
+    "rate": "learning_rate",
+    "accuracy %": "accuracy",
+    "seeds": "seeds",
+    "difference": "difference",
+    "sent": "bytes",
+    "ms / client": "client_seconds",
+    "epsilon": "epsilon",
+}
+"""Columns that sort by a number of the training; the others sort by their texts."""
 
 
 @dataclass(frozen=True)
@@ -24,20 +49,24 @@ class TradeOffView:
         found: its headings and notes.
         sentences: on what one point of accuracy buys.
         grid: its table.
+        numbers: of each row, those that its texts sort by, by the names of their columns.
         values: of the points of the plot, which has none that says nothing.
     """
 
     found: TradeOff
     sentences: list[str]
     grid: Grid
+    numbers: list[dict[str, float | None]]
     values: list[dict[str, Any]]
 
 
 def view(found: TradeOff) -> TradeOffView:
     """What a page says of a trade-off."""
     values = [value(point, found) for point in found.judged]
-    values = [one | at for one, at in zip(values, places(values), strict=True)]
-    return TradeOffView(found, sentences(found.points), grid(found), values)
+    placed = zip(values, places(values, NARROW), places(values, WIDE), strict=True)
+    values = [one | {"narrow": narrow, "wide": wide} for one, narrow, wide in placed]
+    numbers = [{name: point.row[key] for name, key in VALUES.items()} for point in found.points]
+    return TradeOffView(found, sentences(found.points), grid(found), numbers, values)
 
 
 def value(point: Point, found: TradeOff) -> dict[str, Any]:
@@ -60,22 +89,44 @@ def value(point: Point, found: TradeOff) -> dict[str, Any]:
     }
 
 
-def places(values: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Where the label of each point stands: towards the middle of the plot, and not on another one.
+def places(values: Sequence[dict[str, Any]], widths: Sequence[float]) -> list[dict[str, Any]]:
+    """Where the label of each point stands: beside it, and on no other one and no point; those of the front come first.
 
     Where there is no room it is left out; then it is in the tooltip and in the table.
+
+    Args:
+        values: of the points.
+        widths: of the plot, at each of which there has to be room.
     """
-    across = [-math.log1p(one["lost"]) for one in values]
-    low, width = min(across, default=0.0), max(across, default=0.0) - min(across, default=0.0) or 1.0
-    found, taken = [], list[tuple[float, float]]()
-    for one, place in zip(values, across, strict=True):
-        y, side = HEIGHT * (1 - one["leak"]), -1 if place - low > width / 2 else 1
-        x, away = (place - low) / width + side * NEAR / 2, -LINE if one["leak"] <= 0.5 else LINE
-        near = [height for other, height in taken if abs(other - x) < NEAR]
-        tried = (0.7 * away + line * away for line in range(FARTHEST))
-        down = next((dy for dy in tried if all(abs(y + dy - height) >= LINE for height in near)), None)
-        if down is not None:
-            taken.append((x, y + down))
-        label = {"dy": down} if down is not None else {"dy": 0, "label": ""}
-        found.append(label | {"align": "left" if side > 0 else "right", "dx": 8 * side})
+    if not values:
+        return []
+    ends = [as_drawn(one[key]) for one in values for key in ("lost_low", "lost_high")]
+    shares = np.array([as_drawn(one["lost"]) - min(ends) for one in values]) / (max(ends) - min(ends) or 1.0)
+    across = EDGE + np.outer(1 - shares, np.array(widths) - 2 * EDGE)
+    down = [HEIGHT * (1 - one["leak"]) for one in values]
+    taken = [(x - POINT, x + POINT, y - POINT, y + POINT) for x, y in zip(across, down, strict=True)]
+    found: list[dict[str, Any]] = [{"label": ""} for _ in values]
+    for place in sorted(range(len(values)), key=lambda place: not values[place]["front"]):
+        text, x, y = values[place]["label"], across[place], down[place]
+        wide = LETTER * len(text)
+        for side, below in AROUND:
+            dx, dy = 8 * side, (11 if side else LINE) * below
+            left, top = x + dx - wide * (1 - side) / 2, y + dy - LINE / 2
+            box = left, left + wide, top, top + LINE
+            inside = (box[0] >= 0).all() and (box[1] <= widths).all() and top >= -LINE / 2 and box[3] <= HEIGHT
+            if inside and not any(overlap(box, other) for other in taken):
+                taken.append(box)
+                found[place] = {"label": text, "align": ("center", "left", "right")[side], "dx": dx, "dy": dy}
+                break
     return found
+
+
+def as_drawn(lost: float) -> float:
+    """Where it stands on the symmetric logarithmic axis."""
+    return math.copysign(math.log1p(abs(lost)), lost)
+
+
+def overlap(one: Box, other: Box) -> bool:
+    """Whether two boxes touch at any width of the plot."""
+    across = (one[0] < other[1]) & (other[0] < one[1])
+    return bool(across.any()) and one[2] < other[3] and other[2] < one[3]

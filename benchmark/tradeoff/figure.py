@@ -82,9 +82,9 @@ def parts_of(drawn: Sequence[Series], leaks_wholly: bool) -> list[Series]:
 
 
 def labels(found: TradeOff) -> dict[str, str]:
-    """The strength of each judged point, whose color tells the defense, or else its name, by :func:`as_key`."""
+    """The defense of each judged point and its strength, as short as they can be, by :func:`as_key`."""
     return {
-        as_key(point.defense): mark or one.name
+        as_key(point.defense): f"{one.name} {mark}".rstrip()
         for one in series(found)
         for point, mark in zip(one.points, one.marks, strict=True)
     }

@@ -182,6 +182,7 @@ def test_a_board_of_a_thousand_cells_is_a_page_of_less_than_five_megabytes(cell:
 def test_the_plots_are_whole_and_in_the_color_of_the_text() -> None:
     for name, spec in specs().items():
         assert spec["config"]["background"] == "transparent" and spec["width"] == "container", name
+        assert spec["config"]["legend"]["symbolLimit"] == 0, name  # entries are never left out
         assert spec["config"]["axis"]["labelColor"] == spec["config"]["legend"]["labelColor"] == "currentColor"
 
 

@@ -117,7 +117,7 @@ def test_each_defense_is_drawn_once_with_its_strengths_from_the_weakest_and_with
         ("KeptAtHome", ["first", "first + last"]),
         ("Sign", [""]),
     ]
-    assert set(labels(home).values()) == {"first", "first + last", "Sign"}
+    assert set(labels(home).values()) == {"KeptAtHome first", "KeptAtHome first + last", "Sign"}
     (masked,) = (one.where(leaks_wholly=False) for one in series(trade_off(masking(0.1), masking(0.9, 2, 0.1))))
     assert masked.marks == ["0.9"]
 
