@@ -6,7 +6,7 @@ import reprlib
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
@@ -52,14 +52,22 @@ def quoted(value: Any) -> str:
     return _SHORT.repr(value)
 
 
-def as_given(value: Any, whole: bool) -> str:
-    """A value that is no number, or no whole one, and how to write it: in digits, without quotes or ``_``."""
+def as_given(value: Any, whole: bool, takes: Callable[[float], bool] = lambda number: True) -> str:
+    """A value that is no number, or no whole one, and how to write it, where that helps: in digits, without quotes or
+    ``_``.
+
+    Args:
+        value: what was given.
+        whole: whether a whole number belongs there.
+        takes: whether a number is in range.
+    """
     text = re.sub(r"(?<=\d)[_, ](?=\d)", "", value).strip() if isinstance(value, str) else str(value)
-    if isinstance(value, str | float) and re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?(e[-+]?\d+)?", text, re.ASCII):
+    of_another_form = isinstance(value, str) or (whole and isinstance(value, float))
+    if of_another_form and re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?(e[-+]?\d+)?", text, re.ASCII):
         number = float(text)
         is_whole = number.is_integer() and abs(number) < 1e15
         written = f"{number:.0f}" if is_whole else text
-        if is_whole or not whole:
+        if (is_whole or not whole) and takes(number):
             return f"{value!r}: write it without quotes" if written == value else f"{value}: write {written}"
     return unquoted(value)
 

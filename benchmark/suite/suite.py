@@ -462,7 +462,8 @@ def folder_name(name: Any) -> str:
 def whole_number(name: str, value: Any, at_least: int, at_most: int = LARGEST_INT) -> int:
     """``value`` where it is a whole number in range, else a UsageError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise UsageError(f"{name} must be a whole number of at least {at_least}, not {as_given(value, whole=True)}")
+        said = as_given(value, True, lambda number: at_least <= number <= at_most)
+        raise UsageError(f"{name} must be a whole number of at least {at_least}, not {said}")
     if value > at_most:
         raise UsageError(f"{name} must be a whole number of at most {at_most:,}, not {quoted(value)}")
     return value

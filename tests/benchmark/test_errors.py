@@ -1,6 +1,7 @@
 """Errors of a user's own code: one sentence with the cause and the user's own line."""
 
 import importlib
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from benchmark.errors import UsageError, is_users, users_code, users_fault, written
+from benchmark.errors import UsageError, as_given, is_users, users_code, users_fault, written
 from defenses import Masking
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
@@ -122,3 +124,16 @@ def test_leakboards_files_and_those_of_libraries_are_not_the_users() -> None:
     assert not any(is_users(str(module.__file__)) for module in (torch, re, pytest, importlib.import_module("attacks")))
     assert not is_users(str(importlib.import_module(Masking.__module__).__file__)) and not is_users("<string>")
     assert is_users(str(Path("mine.py").resolve())) and is_users("defenses/mine.py")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("value", [1.5, -0.1, 4.0, 0.0, 1e300, math.inf, math.nan, "1.5", "-2", "4", " 4_0", "x"])
+def test_how_a_value_is_written_is_said_only_where_that_would_be_taken(value: float | str, whole: bool) -> None:
+    said = as_given(value, whole, lambda number: 0 < number < 100)
+    hint = re.search(r": write (.+)$", said)
+    if hint:
+        written = value.strip() if hint[1] == "it without quotes" and isinstance(value, str) else hint[1]
+        found = yaml.safe_load(written)
+        assert type(found) in ((int,) if whole else (int, float)) and 0 < found < 100 and found != str(value)
+        assert type(found) is not type(value) or found != value
+    assert bool(hint) == (value in ("4", " 4_0") or (whole and value == 4.0) or (not whole and value == "1.5"))

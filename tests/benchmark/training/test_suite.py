@@ -154,3 +154,17 @@ def test_a_training_suite_is_no_suite_of_cells(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit):
         main(["run", "mine.yaml"])
     assert "seeds is a key of suites for leakboard train: give seed here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("server_momentum", 1.5),
+        ("learning_rate", -0.1),
+        ("evaluate_every", 2.5),
+    ],
+)
+def test_no_number_is_advised_that_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(suite(**{key: value}), "mine")
+    assert key in str(caught.value) and "write" not in str(caught.value)
