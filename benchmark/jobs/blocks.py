@@ -439,14 +439,28 @@ def check_fit(scenario: Scenario, bench: Workbench) -> Model:
         images = data.num_victims(1, scenario.same_class)
         runs = f" in runs of {scenario.same_class} of one class" if scenario.same_class > 1 else ""
         each = f" of {scenario.batch_size:,} images each" if scenario.batch_size > 1 else ""
-        smaller = f"batch_size of at most {images:,}" if images else "smaller same_class"
         raise UsageError(
             f"{scenario.data.name} has {images:,} test images{runs}, too few for {scenario.victims:,} victims{each}: "
-            + (f"reduce --victims to {held:,}" if held else f"give a {smaller}")
+            + enough(scenario.victims, images, held)
         )
     model = bench.model(scenario)
     check_images(model, scenario.model.name, data, scenario.data.name)
     return model
+
+
+def enough(victims: int, images: int, held: int) -> str:
+    """What to do where images do not suffice for so many victims.
+
+    Args:
+        victims: that are wanted.
+        images: that there are.
+        held: victims that they suffice for.
+    """
+    if held:
+        return f"reduce --victims to {held:,}"
+    if images >= victims:
+        return f"give a batch_size of at most {images // victims:,}"
+    return f"give a batch_size of 1, and reduce --victims to {images:,}" if images else "give a smaller same_class"
 
 
 def check_images(model: nn.Module, model_name: str, data: PrivateData, data_name: str, batch_size: int = 1) -> None:

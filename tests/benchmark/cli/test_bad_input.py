@@ -15,6 +15,7 @@ from PIL import Image
 from benchmark.cli.flags import parsers
 from benchmark.cli.main import dispatch
 from benchmark.errors import UsageError
+from benchmark.jobs.blocks import enough
 from benchmark.suite import registry
 from benchmark.suite.suite import CONFIGS, SWEEP
 from tests.benchmark.cli.conftest import Refused, cell
@@ -120,7 +121,7 @@ def test_a_wrong_command_line_is_one_sentence(refused: Refused, words: str, sent
         ("--batch-size 0", "batch_size must be a whole number of at least 1, not 0"),
         (
             "--batch-size 501",
-            "Digits has 500 test images, too few for 2 victims of 501 images each: give a batch_size of at most 500",
+            "Digits has 500 test images, too few for 2 victims of 501 images each: give a batch_size of at most 250",
         ),
         ("--devices foo", "--devices is cpu or different GPU numbers as in 0,1, not 'foo'"),
         ("--devices 0,0", "--devices is cpu or different GPU numbers"),
@@ -431,3 +432,16 @@ def test_a_slip_in_a_class_or_an_argument_is_told_with_the_right_name(kind: str)
 def test_a_folder_is_no_suite(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     assert refused("run", "mine") == "mine is a folder, not a suite: give a YAML file"
+
+
+@pytest.mark.parametrize("images", [1, 3, 500])
+@pytest.mark.parametrize("victims", [1, 2, 7, 501])
+@pytest.mark.parametrize("batch_size", [1, 2, 250, 501, 100_000])
+def test_the_numbers_that_are_advised_suffice(images: int, victims: int, batch_size: int) -> None:
+    held = images // batch_size
+    if held < victims:
+        said = enough(victims, images, held).replace(",", "")
+        batch = re.search(r"batch_size of (?:at most )?(\d+)", said)
+        fewer = re.search(r"--victims to (\d+)", said)
+        needed = int(batch[1] if batch else batch_size) * int(fewer[1] if fewer else victims)
+        assert 0 < needed <= images
