@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import re
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -173,10 +174,13 @@ class Arguments:
             )
 
     def _check_numbers(self, args: Mapping[str, Any], typed: bool = False) -> None:
-        """UsageError for a text where a number belongs; jsonargparse would take 1:30 for 90, and "2" for 2."""
+        """UsageError for a text where a number belongs, as jsonargparse would take 1:30 for 90, and "2" for 2; and for
+        a number that it cannot make a float of."""
         for key, value in args.items():
             if key in self._hints and is_no_number(value, self._hints[key], typed):
                 raise UsageError(f"{self.name}: {self._expected(key, value)}")
+            is_text = not {str, Path}.isdisjoint(kinds_of(self._hints.get(key)))
+            check_size(f"{self.name}: {key}", as_yaml(value) if typed and not is_text else value)
 
     def _parsed(self, args: Mapping[str, Any], parse: Callable[[], Namespace]) -> dict[str, Any]:
         """What jsonargparse makes of arguments, in one sentence where it refuses them."""
@@ -200,7 +204,7 @@ class Arguments:
     def _expected(self, key: str, value: Any) -> str:
         """That an argument has another type."""
         hint = self._hints[key]
-        kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        kinds = kinds_of(hint)
         if isinstance(value, int | float) and str in kinds:
             given = f"{value}: put it in quotes"
         else:
@@ -249,6 +253,11 @@ def hints_of(cls: type) -> dict[str, Any]:
     return found
 
 
+def kinds_of(hint: Any) -> tuple[Any, ...]:
+    """The types of which an argument of this type takes each."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
 def takes_null(hint: Any) -> bool:
     """Whether an argument of this type may be None."""
     if get_origin(hint) in (Union, types.UnionType):
@@ -266,11 +275,8 @@ def is_no_number(value: Any, hint: Any, typed: bool = False) -> bool:
     """
     if get_origin(hint) in (Union, types.UnionType):
         return all(is_no_number(value, one, typed) for one in get_args(hint) if one is not type(None))
-    if isinstance(value, str) and typed:
-        try:
-            value = load_yaml(value)
-        except (yaml.YAMLError, ValueError):
-            return False  # jsonargparse has the sentence
+    if isinstance(value, str) and typed and (value := as_yaml(value)) is None:
+        return False  # jsonargparse has the sentence
     container, inner = get_origin(hint) or hint, get_args(hint)
     if container in (int, float, bool):
         return isinstance(value, str)
@@ -280,6 +286,14 @@ def is_no_number(value: Any, hint: Any, typed: bool = False) -> bool:
     if isinstance(value, dict) and len(inner) == 2:
         return any(is_no_number(one, inner[1]) for one in value.values())
     return False
+
+
+def as_yaml(text: str) -> Any:
+    """What a text holds that was typed; None where it is not YAML."""
+    try:
+        return load_yaml(text)
+    except (yaml.YAMLError, ValueError):
+        return None
 
 
 def is_any_number(value: Any, hint: Any) -> bool:
@@ -321,6 +335,14 @@ def in_words(hint: Any) -> str:
         of = set(inner) - {...}
         return f"a list of {_PLURALS[of.pop()]}" if len(of) == 1 and of <= _PLURALS.keys() else "a list"
     return _WORDS.get(container) or f"of type {container.__name__}"
+
+
+def check_size(what: str, value: Any) -> None:
+    """UsageError for a whole number that no float holds."""
+    for one in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+        check_size(what, one)
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise UsageError(f"{what} is {quoted(value)}, but must fit into 64 bits")
 
 
 def check_value(what: str, value: Any) -> None:

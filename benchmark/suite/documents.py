@@ -172,6 +172,8 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, ScalarNode):
                 raise _refused("a key must be a name, not a list or a mapping", key.start_mark)
+            if key.tag in _NO_KEYS:
+                raise _refused(f"a key must be a name, not {key.value}", key.start_mark)
             same = {key.value, self.construct_object(key)} if key.value != "<<" else {"<<"}  # 1 is also 0x1 and "1"
             for name in same & first.keys():
                 raise _refused(f"{key.value} is given twice, first in line {first[name] + 1}", key.start_mark)
@@ -205,6 +207,10 @@ for _tag, _pattern, _first in (
     ("merge", r"<<", "<"),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+_NO_KEYS = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:bool")
+"""Tags of scalars that name nothing."""
 
 
 def storable(text: str) -> bool:

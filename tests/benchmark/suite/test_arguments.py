@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import yaml
 from jsonargparse import ArgumentParser
 
 from benchmark.cli.main import main
@@ -166,6 +167,17 @@ def test_a_value_of_a_suite_that_cannot_be_used_is_one_sentence(args: dict[str, 
     with pytest.raises(UsageError) as caught:
         ARGUMENTS.filled(args)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("digits", [309, 401, 999])
+@pytest.mark.parametrize("form", ["{}", "-{}", "[1, {}]", "{{a: {}}}"])
+def test_a_whole_number_that_no_float_holds_is_told_by_its_argument(digits: int, form: str) -> None:
+    text = form.format("9" * digits)
+    key = {"[": "pair", "{": "named"}.get(text[0], "number")
+    for given in (lambda: ARGUMENTS.typed({key: text}), lambda: ARGUMENTS.filled({key: yaml.safe_load(text)})):
+        with pytest.raises(UsageError, match=rf"^Typed: {key} is -?9+\.\.\.9+, but must fit into 64 bits$"):
+            given()
+    assert ARGUMENTS.typed({"maybe_text": text}) == {"maybe_text": text}
 
 
 def test_the_defaults_are_filled_in_but_for_what_no_suite_could_give() -> None:
