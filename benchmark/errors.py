@@ -6,7 +6,7 @@ import reprlib
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
@@ -25,6 +25,9 @@ INSTALLED = {"site-packages", "dist-packages"}
 
 LONGEST = 400
 """Characters of a library's message that are shown."""
+
+FEW = 3
+"""Names among which one looks for the right one."""
 
 
 class UsageError(Exception):
@@ -250,11 +253,26 @@ def check_system() -> None:
         raise UsageError("Leakboard runs on Linux and macOS: on Windows, run it in WSL")
 
 
-def unknown(what: str, given: str, valid: Iterable[str]) -> UsageError:
-    """An error that names what was mistyped and the nearest valid names."""
+def unknown(
+    what: str, given: str, valid: Iterable[str], others: Collection[str] = (), of_others: str = ""
+) -> UsageError:
+    """An error that names what was mistyped and the nearest valid names.
+
+    Args:
+        what: it is.
+        given: as it was typed.
+        valid: names.
+        others: more of them, of any number, which are not listed where none is near and they are many.
+        of_others: what those are.
+    """
     names = sorted(valid)
-    lowered = {name.lower(): name for name in names}
-    near = [lowered[match] for match in get_close_matches(given[:LONGEST].lower(), lowered, n=3, cutoff=0.5)]
-    if near:
+    if near := nearest(given, [*names, *others]):
         return UsageError(f"unknown {what} {quoted(given)}: did you mean {' or '.join(near)}?")
-    return UsageError(f"unknown {what} {quoted(given)}: valid are {', '.join(names) or 'none'}")
+    more = [f"and {len(others)} {of_others}"] if len(others) > FEW else sorted(others)
+    return UsageError(f"unknown {what} {quoted(given)}: valid are {', '.join([*names, *more]) or 'none'}")
+
+
+def nearest(given: str, names: Iterable[str]) -> list[str]:
+    """At most :data:`FEW` names that are like the one that was given."""
+    lowered = {name.lower(): name for name in names}
+    return [lowered[match] for match in get_close_matches(given[:LONGEST].lower(), lowered, n=FEW, cutoff=0.5)]

@@ -173,7 +173,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, ScalarNode):
                 raise _refused("a key must be a name, not a list or a mapping", key.start_mark)
             if key.tag in _NO_KEYS:
-                raise _refused(f"a key must be a name, not {key.value}", key.start_mark)
+                raise _refused(f"a key must be a name, not {key.value or 'nothing'}", key.start_mark)
             same = {key.value, self.construct_object(key)} if key.value != "<<" else {"<<"}  # 1 is also 0x1 and "1"
             for name in same & first.keys():
                 raise _refused(f"{key.value} is given twice, first in line {first[name] + 1}", key.start_mark)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from attacks.update import FedAvg
-from benchmark.errors import UsageError, as_given, one_line, quoted, unknown
+from benchmark.errors import FEW, UsageError, as_given, nearest, one_line, quoted, unknown
 from benchmark.federation.setting import Setting, described
 from benchmark.federation.state import TrainingState
 from benchmark.identity import digest
@@ -261,8 +261,10 @@ def read(path: Path, keys: tuple[str, ...] = _SUITE_KEYS, what: str = "suite") -
         regular(path)
         given = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = f"; beside it: {', '.join(near)}" if near else ""
+        there = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        near = nearest(path.name, there) or there[:FEW]
+        more = f" and {len(there) - len(near)} more" if len(there) > len(near) else ""
+        hint = f"; beside it: {', '.join(str(path.with_name(name)) for name in near)}{more}" if near else ""
         raise UsageError(f"the {what} {path} cannot be read ({error.strerror}){hint}") from None
     except UnicodeDecodeError:
         raise UsageError(f"the {what} {path} is not a text file in UTF-8") from None
@@ -477,6 +479,6 @@ def suite_path(name: str) -> Path:
         if not path.exists() and folder.is_dir():
             raise UsageError(f"{name} is a folder, not a suite: give a YAML file")
         if not path.exists():
-            there = [p.name for p in Path().glob("*.yaml")] + [p.stem for p in CONFIGS.glob("*.yaml")]
-            raise unknown("suite", name, [one for one in there if one.partition(".")[0] != SWEEP])
+            ours, here = ([p for p in of.glob("*.yaml") if p.stem != SWEEP] for of in (CONFIGS, Path()))
+            raise unknown("suite", name, [p.stem for p in ours], [p.name for p in here], "YAML files in this folder")
     return path

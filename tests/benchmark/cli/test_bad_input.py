@@ -224,6 +224,23 @@ def test_a_suite_that_is_missing_is_told_with_those_beside_it(refused: Refused, 
     assert "Is a directory" in refused("run", str(tmp_path))
 
 
+def test_of_many_suites_that_could_be_meant_the_nearest_are_named_or_those_of_ours(
+    refused: Refused, tmp_path: Path
+) -> None:
+    for number in range(120):
+        (tmp_path / f"mine_{number}.yaml").write_text(BASE)
+    for command in ("run", "plan", "train", "threshold", "spectrum", "diagnose"):
+        said = refused(command, "xyzzy")
+        assert said.endswith(", masking_training, quick, and 120 YAML files in this folder") and "mine" not in said
+        assert refused(command, "mine_77.yml") == refused("run", "mine_77.yml")
+    assert refused("run", "mine_77.yml").startswith("unknown suite 'mine_77.yml': did you mean mine_77.yaml or ")
+    folder = str(tmp_path)
+    assert refused("run", f"{folder}/xyzzy").endswith(
+        f"/mine_0.yaml, {folder}/mine_1.yaml, {folder}/mine_10.yaml and 117 more"
+    )
+    assert f"; beside it: {folder}/mine_77.yaml, " in refused("run", f"{folder}/mine_77.yml")
+
+
 def test_a_sweep_of_the_users_is_no_suite_and_none_is_offered(refused: Refused, tmp_path: Path) -> None:
     shutil.copy(CONFIGS / f"{SWEEP}.yaml", tmp_path)
     (tmp_path / "mine.yaml").write_text("method: random\nparameters: {defense.std: {min: 0.1, max: 1}}\nprogram: x\n")

@@ -77,6 +77,7 @@ def bomb(letters: str) -> str:
         ("null: 1", 1, "a key must be a name, not null"),
         ("a: 1\nb: {~: 1}", 2, "a key must be a name, not ~"),
         ("a: 1\ntrue: 1", 2, "a key must be a name, not true"),
+        ("a: 1\n? \n: 1", 2, "a key must be a name, not nothing"),
         ("a: 1\nb", 2, "a colon is missing"),
         ("a:\n  - b\n - c", 3, "the indentation does not match the lines above"),
         ("a: [1, 2\nb: 3", 2, "a comma or ] is missing"),
