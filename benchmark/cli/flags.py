@@ -21,6 +21,13 @@ def number(text: str) -> float:
     return float(text)
 
 
+def given(text: str) -> str:
+    """What is no number: not an empty text, which a shell makes of a variable that is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: give a value, or leave it out")
+    return text
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are ours: one sentence, exit code 2."""
 
@@ -41,9 +48,11 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
     def add(name: str, summary: str, more: str = "") -> Parser:
-        return commands.add_parser(
+        made = commands.add_parser(
             name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=more, allow_abbrev=False
         )
+        made.register("type", None, given)  # of arguments for which no other type is named
+        return made
 
     run = add(
         "run",

@@ -17,7 +17,7 @@ from attacks.engine.inverter import Inverter
 from benchmark.clock import clock
 from benchmark.errors import UsageError, is_out_of_memory
 from benchmark.federation import client
-from benchmark.jobs.states import CPU, Clock, Damaged, only_one, read, weights_in, write
+from benchmark.jobs.states import CPU, OTHER_CACHE, Clock, Damaged, only_one, read, weights_in, write
 from benchmark.store.store import make_writable, say, tidy
 from benchmark.suite.registry import Spec, build
 from benchmark.suite.suite import Cell
@@ -123,7 +123,7 @@ def learned(
         else:
             seconds = resumed(inverter, path)
             if inverter.done < inverter.steps:
-                make_writable(path.parent, path.parent.parent)
+                make_writable(path.parent, path.parent.parent, OTHER_CACHE)
                 tidy(path.parent)
                 with only_one(path, what):
                     seconds = resumed(inverter, path)  # another process may have trained it meanwhile

@@ -31,6 +31,9 @@ from datamodules.errors import name_of
 
 CPU = torch.device("cpu")
 
+OTHER_CACHE = "set LEAKBOARD_CACHE to another folder"
+"""What to do where the folder of trained networks cannot be written."""
+
 LONG = 10.0
 """Seconds after which a training says how much longer it takes."""
 
@@ -60,7 +63,7 @@ def trained(
     made, about, path = named(state, model, data, seed, cache, device)
     if (kept := read(path, device)) is not None:
         return kept
-    make_writable(path.parent, cache)
+    make_writable(path.parent, cache, OTHER_CACHE)
     tidy(path.parent)
     what = f"{model.name} on {name_of(data)} {state.label}"
     with only_one(path, what):
@@ -141,7 +144,7 @@ def only_one(path: Path, what: str) -> Any:
             say(f"{what}: another process is training it")
             lock.acquire()
     except OSError as error:
-        raise cannot_write(path, error) from None
+        raise cannot_write(path, error, OTHER_CACHE) from None
     try:
         yield
     finally:
@@ -158,7 +161,7 @@ def write(path: Path, about: dict[str, Any], weights: Weights) -> None:
     on_cpu = {name: value.cpu() for name, value in weights.items()}
     content = io.BytesIO()
     torch.save({"about": json.dumps(about), "weights": on_cpu, "sha256": sha256_of(on_cpu)}, content)
-    write_whole(path, content.getvalue())
+    write_whole(path, content.getvalue(), OTHER_CACHE)
 
 
 class Damaged(Exception):

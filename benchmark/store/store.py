@@ -56,6 +56,9 @@ ATTACKS = Shelf("records", run_record, "records", "leakboard run")
 TRAININGS = Shelf("training", training_record, "records of training", "leakboard train")
 RANKS = Shelf("spectrum", rank_record, "records of spectra", "leakboard spectrum")
 DIAGNOSES = Shelf("diagnosis", diagnosis_record, "records of diagnoses", "leakboard diagnose")
+ELSEWHERE = "give another folder"
+"""What to do where a file cannot be written, unless it is a place that is given in another way."""
+
 SHELVES = (ATTACKS, TRAININGS, RANKS, DIAGNOSES)
 
 
@@ -211,8 +214,13 @@ def tidy(*folders: Path) -> None:
                 lock.release()
 
 
-def make_writable(folder: Path, run: Path) -> None:
+def make_writable(folder: Path, run: Path, instead: str = ELSEWHERE) -> None:
     """Makes a folder of a run, and sees whether files can be written there.
+
+    Args:
+        folder: is made.
+        run: what it is in, and what is named.
+        instead: what to do where that cannot be written.
 
     Raises:
         UsageError: they cannot.
@@ -222,7 +230,7 @@ def make_writable(folder: Path, run: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UsageError(f"the folder {run} cannot be written ({error.strerror}): give another folder") from None
+        raise UsageError(f"the folder {run} cannot be written ({error.strerror}): {instead}") from None
 
 
 def usable(path: Path, parse: Parse) -> Record | None:
@@ -283,8 +291,13 @@ def claimed(path: Path, done: Callable[[], bool]) -> Iterator[bool]:
         lock.release()
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, instead: str = ELSEWHERE) -> None:
     """Writes a file to a temporary name beside it and renames it.
+
+    Args:
+        path: of the file.
+        content: of it.
+        instead: what to do where it cannot be written.
 
     Raises:
         UsageError: it cannot be written; nothing is left behind.
@@ -295,9 +308,9 @@ def write_whole(path: Path, content: bytes) -> None:
             return
         except FileNotFoundError as error:  # somebody removes the folder
             if not again:
-                raise cannot_write(path, error) from None
+                raise cannot_write(path, error, instead) from None
         except OSError as error:
-            raise cannot_write(path, error) from None
+            raise cannot_write(path, error, instead) from None
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -321,11 +334,11 @@ def _write(path: Path, content: bytes) -> None:
         lock.release()
 
 
-def cannot_write(path: Path, error: OSError) -> UsageError:
+def cannot_write(path: Path, error: OSError, instead: str = ELSEWHERE) -> UsageError:
     """The disk is full, or the folder is not writable any more."""
     return UsageError(
-        f"{path} cannot be written ({error.strerror}): free some space or give another folder with --out; "
-        "finished work is kept, and the same command resumes"
+        f"{path} cannot be written ({error.strerror}): free some space or {instead}; finished work is kept, and the "
+        "same command resumes"
     )
 
 

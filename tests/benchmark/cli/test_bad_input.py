@@ -343,6 +343,24 @@ def test_a_data_folder_that_may_not_be_read_is_told(
 # The folder of results.
 
 
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        ("run quick --out", "--out"),
+        ("run --out", "--out"),
+        ("train masking_training --out", "--out"),
+        ("report x --out", "--out"),
+        ("run quick --data-root", "--data-root"),
+        ("show", "FOLDER"),
+        ("publish x", "TO"),
+    ],
+)
+def test_an_empty_name_is_no_folder(refused: Refused, tmp_path: Path, words: str, flag: str) -> None:
+    for given in ([*words.split(), ""], [*words.split()[:-1], f"{flag}="] if flag[0] == "-" else [*words.split(), ""]):
+        assert f"argument {flag}: is empty: give a value, or leave it out" in refused(*given)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_results_that_cannot_be_written_are_told_before_any_work(refused: Refused, tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("x")

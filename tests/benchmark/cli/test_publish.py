@@ -1,6 +1,9 @@
 """A published run: no private image in it, and all that its tables need."""
 
+import errno
 import json
+import os
+import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +17,7 @@ from benchmark.boards.leaderboard import of_records
 from benchmark.boards.markdown import escaped
 from benchmark.cli import publish as publishing
 from benchmark.cli import report
+from benchmark.cli.flags import parsers
 from benchmark.cli.main import main
 from benchmark.identity import digest
 from benchmark.papers.sources import provenance
@@ -101,6 +105,22 @@ def test_what_cannot_be_published_is_said(run: Path, capsys: pytest.CaptureFixtu
     assert leakboard("publish", run, run) == 2 and "is the run itself" in capsys.readouterr().err
     Path("file").write_text("")
     assert leakboard("publish", run, Path("file") / "to") == 2 and "cannot be written" in capsys.readouterr().err
+
+
+def test_on_a_full_disk_nothing_is_advised_that_the_command_does_not_take(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for command, *words in (("publish", run, tmp_path / "to"), ("report", run), ("run", "mine.yaml", "--victims", "3")):
+        assert leakboard(command, *words) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "cannot be written (No space left on device): free some space or give another f" in said
+        flags = {flag: action for action in parsers()[1][command]._actions for flag in action.option_strings}
+        for flag in re.findall(r"--[\w-]+", said):
+            assert f"give another {(flags[flag].metavar or '').lower()} with {flag}" in said
 
 
 def test_links_are_not_followed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Trained networks: trained once, whatever happens, and never taken for others."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -204,6 +205,19 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_training(
     monkeypatch.setattr(states, "follow", never)
     (tmp_path / "states").write_text("a file")
     with pytest.raises(UsageError, match="cannot be"):
+        trained(ONCE, NETWORK, digits, 3, tmp_path)
+
+
+@pytest.mark.parametrize("what", ["tempfile.TemporaryFile", "os.fsync", "filelock.FileLock.acquire"])
+def test_where_the_folder_cannot_be_written_the_variable_that_names_it_is_told(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(states, "tidy", lambda *_: None)  # which takes locks, too
+    monkeypatch.setattr(what, read_only)
+    with pytest.raises(UsageError, match=r"Read-only file system\).* set LEAKBOARD_CACHE to another folder"):
         trained(ONCE, NETWORK, digits, 3, tmp_path)
 
 

@@ -1,6 +1,7 @@
 """``leakboard report`` on folders as they are."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,23 @@ def test_a_page_that_cannot_be_written_is_told_in_a_sentence(
     code, _, err = called(capsys, run, "--out", "/proc/page.html")  # where no file can be made, not even a lock
     assert code == 2 and "/proc cannot be written" in err and len(err.splitlines()) == 1
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("content", ["scenarios: []\n", "\0", "<p>", "# <!doctype html>"])
+def test_only_a_page_is_replaced(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(content)
+    (run / "report.html").write_text(content)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("nowhere")
+    for words in (["--out", mine], [], ["--out", tmp_path / "pipe"], ["--out", tmp_path / "link"]):
+        code, _, err = called(capsys, run, *words)
+        assert code == 2 and "is no page in HTML" in err and "give --out another name" in err
+        assert len(err.splitlines()) == 1
+    assert mine.read_text() == (run / "report.html").read_text() == content
+    for old in ("", "<!DOCTYPE HTML><p>old", "\n<html>"):
+        mine.write_text(old)
+        assert called(capsys, run, "--out", mine)[0] == 0 and "what leaks" in mine.read_text()
 
 
 def test_the_page_is_not_of_the_tables_that_publish_copies() -> None:
