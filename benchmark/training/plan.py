@@ -154,9 +154,17 @@ def held_out(images: int, validation: int | None, name: str) -> tuple[Tensor, Te
     Raises:
         UsageError: none is left for the clients.
     """
+    if images < 2:
+        raise UsageError(
+            f"{name} has one image on the clients' side, which validation takes: give train_images 2 or more, or a "
+            "data set of as many"
+        )
     count = max(1, images // 10) if validation is None else validation
     if count >= images:
-        raise UsageError(f"{name} has {images} images on the clients' side, of which validation_images takes {count}")
+        raise UsageError(
+            f"{name} has {images} images on the clients' side, of which validation_images takes {count}: give "
+            f"validation_images {images - 1} or fewer"
+        )
     mixed = torch.randperm(images, generator=generator_for(0, 0, "validation"))
     return mixed[:count].sort().values, mixed[count:].sort().values
 

@@ -269,4 +269,9 @@ def federation_of(entry: dict[str, Any]) -> Federation:
     if batch_norm not in BATCH_NORM:
         raise unknown("batch_norm", str(batch_norm), BATCH_NORM)
     form = WarmedUp if "warm_up" in entry else Federation
-    return typed(form, given | (split if has_alpha else {}) | {"protect_batch_norm": batch_norm == "include"})
+    found = typed(form, given | (split if has_alpha else {}) | {"protect_batch_norm": batch_norm == "include"})
+    if isinstance(found, WarmedUp) and found.warm_up > found.rounds:
+        raise UsageError(
+            f"warm_up is {found.warm_up}, but there are {found.rounds} rounds: give {found.rounds} or fewer"
+        )
+    return found

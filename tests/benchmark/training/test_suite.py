@@ -96,7 +96,17 @@ pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
         (suite(learning_rate=[1, 2]) | {"tuning_seeds": [0]}, "seed 0 is in seeds and chooses learning rates too"),
         (suite(learning_rate=[1, 2], seeds=[1000]), "seed 1000 is in seeds and chooses learning rates too"),
         (suite(validation_images=0), "validation_images must be a whole number of at least 1, not 0"),
-        (suite(validation_images=100), "100 images on the clients' side, of which validation_images takes 100"),
+        (
+            suite(validation_images=100),
+            "100 images on the clients' side, of which validation_images takes 100: give validation_",
+        ),
+        (suite(validation_images=10**5, train_images=7), "takes 100000: give validation_images 6 or fewer"),
+        (
+            suite(train_images=1),
+            "Digits has one image on the clients' side, which validation takes: give train_images 2",
+        ),
+        (suite(train_images=1, validation_images=1), "which validation takes: give train_images 2 or more, or a data"),
+        (suite(warm_up=5), "warm_up is 5, but there are 4 rounds: give 4 or fewer"),
         (
             suite(
                 model={"class": "ConvNet", "sweep": {"width": list(range(1, 1001))}}, learning_rate=list(range(1, 102))
@@ -168,3 +178,10 @@ def test_no_number_is_advised_that_is_refused(key: str, value: Any) -> None:
     with pytest.raises(UsageError) as caught:
         parse(suite(**{key: value}), "mine")
     assert key in str(caught.value) and "write" not in str(caught.value)
+
+
+def test_the_numbers_of_images_and_rounds_that_are_advised_are_taken() -> None:
+    bench = Workbench(torch.device("cpu"))
+    for more in ({"train_images": 2}, {"train_images": 7, "validation_images": 6}):
+        assert len(training_data(bench, parse(suite(**more), "mine").trainings[0].scenario).labels) == 1
+    assert parse(suite(warm_up=4, rounds=4), "mine").trainings
