@@ -403,9 +403,19 @@ def read_all(
         records = list(records_in(folder / shelf.name, parse, links, tell))
     if not records:
         if not keys_in(folder / shelf.name):
-            raise UsageError(f"there are no {shelf.what} in {folder}: give the folder that {shelf.command} wrote to")
+            others = [one for one in SHELVES if one != shelf and keys_in(folder / one.name)]
+            missing = f"{shelf.what} in {folder}"
+            if others:
+                only = " and ".join(map(in_full, others))
+                missing = f"{in_full(shelf)} in {folder}, only {only}, whose tables are the .md files there"
+            raise UsageError(f"there are no {missing}: give the folder that {shelf.command} wrote to")
         raise UsageError(f"no record in {folder} can be used: run the suite again into that folder")
     return records
+
+
+def in_full(shelf: Shelf) -> str:
+    """What the records of a shelf are, beside those of others."""
+    return "records of attacks" if shelf == ATTACKS else shelf.what
 
 
 def read_trainings(folder: Path) -> list[Record]:

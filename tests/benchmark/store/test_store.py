@@ -17,7 +17,7 @@ from benchmark.errors import UsageError
 from benchmark.store import schema, sealing
 from benchmark.store.schema import attack_scores, run_record
 from benchmark.store.sealing import Unusable, sealed
-from benchmark.store.store import ATTACKS, Store, keys_in, read, read_all, set_aside, write_whole
+from benchmark.store.store import ATTACKS, SHELVES, Shelf, Store, keys_in, read, read_all, set_aside, write_whole
 from tests.conftest import MakeRecord
 
 KEY = "0123456789abcdef"
@@ -382,6 +382,22 @@ def test_a_job_goes_on_where_it_cannot_be_told_how_far_it_is(tmp_path: Path) -> 
     (tmp_path / "locks" / "a.steps").mkdir()
     store.tell("a", 1, "")
     assert store.told() == {}
+
+
+@pytest.mark.parametrize("shelf", SHELVES)
+@pytest.mark.parametrize("there", SHELVES)
+def test_a_folder_with_other_records_alone_is_told_with_what_it_holds(
+    tmp_path: Path, shelf: Shelf, there: Shelf
+) -> None:
+    (tmp_path / there.name).mkdir()
+    (tmp_path / there.name / "a.json").write_text("{}")
+    with pytest.raises(UsageError) as caught:
+        read_all(tmp_path, shelf.parse, shelf=shelf)
+    said = str(caught.value)
+    if shelf == there:
+        assert said.startswith("no record in ")
+    else:
+        assert f", only {there.what}" in said and said.endswith(f": give the folder that {shelf.command} wrote to")
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
