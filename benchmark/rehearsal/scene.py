@@ -433,10 +433,13 @@ def public_victims(data: PrivateData, batch_size: int) -> tuple[Tensor, Tensor]:
 
 
 def close(found: Tensor, wanted: Tensor) -> bool:
-    """Whether two gradients ``[V, ...]`` are the same but for rounding, in each victim's norm."""
+    """Whether two gradients ``[V, ...]`` are the same but for rounding, in each victim's norm; where one is not finite,
+    whether the other is not either."""
+    if not wanted.isfinite().all():
+        return torch.equal(found.isfinite(), wanted.isfinite())
     off, size = flattened(found - wanted).norm(dim=1), flattened(wanted).norm(dim=1)
     least = torch.finfo(wanted.dtype).eps * 16
-    return bool((off <= SAME.get(wanted.dtype, 3e-2) * size + least).all()) if wanted.isfinite().all() else True
+    return bool((off <= SAME.get(wanted.dtype, 3e-2) * size + least).all())
 
 
 def shortened(attack: Spec) -> Spec:
