@@ -192,15 +192,13 @@ def fits(seen: Observation, found: Distances, true: Distances, mean: Distances) 
     counts = torch.stack([sums_by_scale(one.update) for one in rounds]).sum(0)
     nonzero, all_entries = counts[:, 1:].sum(1), counts.sum(1)
 
-    of_noise = images * true.total.double() / all_entries
-
     def as_true(of_found: Tensor, of_true: Tensor, of_mean: Tensor, count: Tensor) -> Tensor:
-        like = of_noise.view(-1, *[1] * (count.dim() - 1))
-        all_that_is_told = most_misfit(of_true, of_mean.maximum(of_true), like)
-        within_noise = torch.minimum(of_true * (1 + FREEDOM * pixels / count.clamp(min=1)), all_that_is_told)
+        within_noise = of_true * (1 + FREEDOM * pixels / count.clamp(min=1))
         return of_found <= torch.maximum(EXACT * of_mean, within_noise)
 
-    whole = as_true(found.total.double(), true.total.double(), mean.total.double(), all_entries)
+    totals = found.total.double(), true.total.double(), mean.total.double()
+    tells_all = totals[0] <= most_misfit(totals[1], totals[2].maximum(totals[1]), images * totals[1] / all_entries)
+    whole = as_true(*totals, all_entries) & tells_all
     each = as_true(found.by_scale, true.by_scale, mean.by_scale, counts).all(1)
     tells_apart = (mean.total > 0) | (nonzero == 0)  # a model that returns what was observed, whatever the images
     kept = torch.stack([kept_entries(one) for one in rounds]).sum(0)
