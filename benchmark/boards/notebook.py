@@ -55,7 +55,7 @@ class Table:
     @property
     def rows(self) -> Rows:
         """All columns of all rows."""
-        return Rows((row.as_dict() for row in self.leaderboard.rows), self)
+        return Rows(table.rows(self.leaderboard), self)
 
     @property
     def notes(self) -> list[str]:

@@ -191,9 +191,13 @@ def as_csv(leaderboard: Leaderboard) -> str:
 
 def as_json(leaderboard: Leaderboard) -> str:
     """All columns of all rows, as a list."""
+    return msgspec.json.format(msgspec.json.encode(rows(leaderboard)), indent=1).decode()
+
+
+def rows(leaderboard: Leaderboard) -> list[dict[str, Any]]:
+    """The same for programs here."""
     names = columns(leaderboard)
-    rows = [{name: getattr(row, name) for name in names} for row in leaderboard.rows]
-    return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode()
+    return [{name: getattr(row, name) for name in names} for row in leaderboard.rows]
 
 
 def as_markdown(leaderboard: Leaderboard, title: str, no_lpips: str | None) -> str:

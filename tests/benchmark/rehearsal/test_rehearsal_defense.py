@@ -188,7 +188,7 @@ def test_generators_are_those_of_the_clients() -> None:
 
     check_protect(Mine(protect), an_update(), "mine")
     both = [float(torch.rand(1, generator=source)) for source in generators(0, range(2), "rehearsal")]
-    assert seen[:4] == [both, both, both[:1], both[1:]] and both[0] != both[1]
+    assert seen[:4] == [both, both, both[1:], both[:1]] and both[0] != both[1]  # alone the last one is first
 
 
 def halved(update: Update) -> Update:

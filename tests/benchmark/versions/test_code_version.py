@@ -308,6 +308,7 @@ DECIDE_NOTHING = {
     "benchmark.jobs.fitting": "how fast an attack is, not what it finds",
     "benchmark.jobs.memory": "how many victims are attacked at once, which changes nothing",
     "benchmark.jobs.pictures": "pictures of what was found",
+    "benchmark.jobs.provenance": "where a result comes from",
     "benchmark.jobs.states": "the training of a network has a digest of its own in the key",
 }
 """Files of ours that scoring imports and no key follows, with the reason."""
