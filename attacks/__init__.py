@@ -19,6 +19,7 @@ from attacks.peeling import Peeling
 from attacks.rgap import RGAP
 from attacks.sapag import SAPAG
 from attacks.surrogate_model import SurrogateModel
+from attacks.wiener import Wiener
 
 __all__ = [
     "CPL",
@@ -44,4 +45,5 @@ __all__ = [
     "Peeling",
     "Reconstruction",
     "SurrogateModel",
+    "Wiener",
 ]

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from attacks.analytic_linear import AnalyticLinear
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.bayes import Bayes
+from attacks.choice import NOT_TRIED, criterion_of, most_probable
 from attacks.dlg import DLG
 from attacks.engine.inverter import Inverter
 from attacks.engine.step import EAGER
@@ -29,7 +29,7 @@ from attacks.rgap import RGAP
 from attacks.surrogate_model import SurrogateModel
 from attacks.threat import ThreatModel
 from attacks.update import Protocol
-from defenses.base import global_norm
+from attacks.wiener import Wiener
 
 SMOOTH = 1e-5
 """Weight of the total variation from the mean image."""
@@ -42,15 +42,8 @@ NEAR = 0.2
 """Weight of the cosine distance of the attacker's own gradient from what was shared, where a known defense has
 simulated it: the middle of those that were tried."""
 
-EQUAL, EXACT = 1e-3, 1e-10
-"""Losses that differ by less, in parts of the lower one or of the squared size of the update, tell nothing apart."""
-
 UNDONE = ", undone"
 """Stands behind the name of an attack where what a known defense does to batches was undone in what it found."""
-
-NOT_TRIED = "not tried"
-"""Status of a victim whom an attack of the ensemble was spared."""
-
 
 Attempts = Generator[tuple[Observation, Reconstruction], list[bool], Reconstruction]
 """Yields the victims that an attack was tried on and what it found of them, is sent who is spared the others, and
@@ -63,13 +56,14 @@ class AutoLeak(Attack):
     2020, arXiv 2003.01690): what a defense leaks to the strongest attacker is more than to any one attack.
 
     Closed forms come first, then matching from R-GAP's solution and from the public mean image with a prior, by the
-    squared and the cosine distance, the most probable image given the known defense, and Gauss-Newton; of one image
-    whose known defense is simulated also matching what was shared as it is, before that is; of a batch also
-    matching with a stronger prior, and nearer to what was shared than the known defense asks for; and after local steps
-    on their way, with a prior and without one. Each has its own way to tell labels that are not granted. Of what they
-    find, that is returned which is most probable given the update, by the loss of :class:`Bayes`; all of it is kept in
-    ``candidates``, for a score of the worst case. Where a known defense mixes batches, mixtures are found, and what
-    they were mixed of is one more candidate of each attack.
+    squared and the cosine distance, the most probable image given the known defense, by either of two priors, and
+    Gauss-Newton; of one image whose known defense is simulated also matching what was shared as it is, before that is;
+    of a batch also matching with a stronger prior, and nearer to what was shared than the known defense asks for; and
+    after local steps on their way, with a prior and without one. Each has its own way to tell labels that are not
+    granted. Of what they find, that is returned which is most probable given the update, by the loss of
+    :class:`Wiener`, or of :class:`Bayes` where images are too large for that; all of it is kept in ``candidates``, for
+    a score of the worst case. Where a known defense mixes batches, mixtures are found, and what they were mixed of is
+    one more candidate of each attack.
 
     The second tier is :class:`LearnedInversion`, for what a defense hides from all of these. It is trained on public
     images through the known defense, once for all victims, which takes minutes, and so is left out unless it is asked
@@ -120,6 +114,7 @@ class AutoLeak(Attack):
             "IDLG from a plain match": PlainFirst(budget, at_once=some, total_variation=SMOOTH),
             "DLG": DLG(budget, at_once=some),
             "Bayes": Bayes(budget, at_once=some),
+            "Wiener": Wiener(budget, at_once=some),
             "GaussNewton": GaussNewton(iterations=min(8, -(-budget // 100))),
             "InvertingGradients": InvertingGradients(budget, at_once=some),
             "InvertingGradients with a strong prior": InvertingGradients(budget, at_once=some, total_variation=STRONG),
@@ -227,7 +222,7 @@ class AutoLeak(Attack):
         self.told((done + share) / parts)
 
     def loss_at(self, observation: Observation, images: Tensor, labels: Tensor) -> Tensor | None:
-        return Bayes().loss_at(observation, images, labels)
+        return criterion_of(observation).loss_at(observation, images, labels)
 
 
 def carried_out(attempts: Attempts, spares: Callable[[Observation, Reconstruction], list[bool]]) -> Reconstruction:
@@ -305,42 +300,6 @@ def spread(found: Reconstruction, rows: list[int], observation: Observation) -> 
     return replace(of_all, certified=certified)
 
 
-def most_probable(observation: Observation, candidates: dict[str, Reconstruction]) -> Reconstruction:
-    """Of each victim the candidate that is most probable given its update, and of several the cheapest; where no loss
-    tells, the last one."""
-    losses = [probable(observation, one) for one in candidates.values()]
-    tried = torch.tensor([[status != NOT_TRIED for status in one.status] for one in candidates.values()])
-    order = torch.arange(len(losses))[:, None].expand_as(tried)
-    last = torch.where(tried, order, -1).amax(0)
-    together = torch.stack(losses).cpu().nan_to_num(torch.inf, torch.inf, torch.inf)
-    lowest = together.amin(0)
-    equal = lowest * (1 + EQUAL) + EXACT * global_norm(observation.update).square().cpu()
-    first = (together <= equal).long().argmax(0)
-    chosen = torch.where(lowest.isfinite(), first, last).tolist()
-    every, names = list(candidates.values()), list(candidates)
-
-    def picked(name: str) -> Tensor:
-        return torch.stack([getattr(every[part], name)[row] for row, part in enumerate(chosen)])
-
-    mixed = [soft_labels(observation, one) for one in every]
-    certified: Tensor | None = None
-    if any(one.certified is not None for one in every):
-        none = torch.zeros(every[0].labels.shape, dtype=torch.bool, device=observation.device)
-        of_parts = [none if one.certified is None else one.certified for one in every]
-        certified = torch.stack([of_parts[part][row] for row, part in enumerate(chosen)])
-    return Reconstruction(
-        images=picked("images"),
-        labels=picked("labels"),
-        loss=together[chosen, torch.arange(len(chosen))],
-        evaluations=torch.stack([one.evaluations for one in every]).sum(0),
-        status=[every[part].status[row] for row, part in enumerate(chosen)],
-        starts=[names[part] for part in chosen],
-        label_probabilities=None if None in mixed else torch.stack([mixed[p][row] for row, p in enumerate(chosen)]),
-        certified=certified,
-        candidates=candidates,
-    )
-
-
 def undone_of(seen: Observation, found: Reconstruction) -> Reconstruction | None:
     """The private images that a known defense can have made what was found of; None where nobody can tell."""
     undo, mixed = seen.defense.undo if seen.defense else None, found.label_probabilities
@@ -362,22 +321,3 @@ def as_undone(found: Reconstruction, undone: dict[str, Reconstruction]) -> Recon
     candidates = found.candidates | undone
     mixed = replace(found, candidates={})
     return replace(found, images=images, labels=labels, label_probabilities=None, mixed=mixed, candidates=candidates)
-
-
-def soft_labels(observation: Observation, found: Reconstruction) -> Tensor | None:
-    """The labels that were found where clients are known to mix them, ``[V, N, K]``; None where they do not."""
-    if observation.defense is None or not observation.defense.soft_labels:
-        return None
-    if found.label_probabilities is not None:
-        return found.label_probabilities
-    return one_hot(found.labels, observation.num_classes).to(observation.mean_image)
-
-
-def probable(observation: Observation, found: Reconstruction) -> Tensor:
-    """Minus the logarithm of the probability of what was found, up to a constant of each victim, ``[V]``; infinite for
-    one who was not tried, who diverged, or whose loss cannot be told."""
-    out = torch.tensor([status in (NOT_TRIED, "diverged") for status in found.status])
-    images = found.images.clamp(0, 1).nan_to_num(0.5)
-    mixed = soft_labels(observation, found)
-    losses = Bayes().loss_at(observation, images, found.labels if mixed is None else mixed)
-    return torch.full(out.shape, torch.inf) if losses is None else losses.cpu().masked_fill(out, torch.inf)

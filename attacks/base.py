@@ -42,6 +42,7 @@ class Observation:
         public_images: images of the same kind as the private ones, for an attack that is trained on them, in [0, 1],
             ``[P, C, H, W]``; None where they are not granted, or no attack asked for them.
         public_labels: theirs, ``[P]``.
+        covariance: of the D values of public images, ``[D, D]``; None where it is not granted, or images are large.
         own_size: whether the update is as large as what the protocol computes; False where it stands for something that
             points as it does.
     """
@@ -65,6 +66,7 @@ class Observation:
     later: tuple["Observation", ...] = ()
     public_images: Tensor | None = None
     public_labels: Tensor | None = None
+    covariance: Tensor | None = None
     own_size: bool = True
 
     @property
@@ -104,6 +106,12 @@ class Observation:
     def size_tells(self) -> bool:
         """Whether the attacker can tell how large the update of some images would be."""
         return self.own_size and (self.protocol.local is None or self.threat.local_steps)
+
+    @property
+    def order_tells(self) -> bool:
+        """Whether what clients compute depends on no order of their images that the attacker does not know."""
+        local, images = self.protocol.local, self.image_shape[0]
+        return not local or self.order is not None or (local.batch_size or images) >= images
 
     @property
     def steps(self) -> Steps:

@@ -33,7 +33,9 @@ class Bayes(DLG):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.distance != "squared" or self.total_variation:
-            raise ValueError("Bayes has its own likelihood and prior: leave distance and total_variation out")
+            raise ValueError(
+                f"{type(self).__name__} has its own likelihood and prior: leave distance and total_variation out"
+            )
 
     def prior(self, observation: Observation) -> Prior:
         return PublicImages(self.prior_scale * PublicImages.of(observation).scale)

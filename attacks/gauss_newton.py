@@ -199,9 +199,9 @@ class GaussNewton(Attack):
         def slope_of(image: Tensor, given: Given) -> Tensor:
             try:
                 return derivative(lambda x: residual(x, given), image, equations)
-            except (
-                RuntimeError
-            ):  # of a model that torch.func cannot derive: one that draws numbers, or looks at a value
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # torch.func cannot derive a model that draws numbers, or looks at a value
                 return chained(partial(gradient_of, given=given), partial(entries_of, given=given), image)
 
         for one, off in zip(solving, several(residual, [(one.image, one.given) for one in solving]), strict=True):
@@ -342,6 +342,8 @@ def several(function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> li
     stacked = [tree_map(lambda *parts: torch.stack(parts), *column) for column in zip(*rows, strict=True)]
     try:
         found = vmap(function)(*stacked)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:  # as above
         return [function(*row) for row in rows]
     return [tree_map(lambda value, row=row: value[row], found) for row in range(len(rows))]

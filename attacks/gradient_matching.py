@@ -186,8 +186,7 @@ class GradientMatching(Attack):
 
     def loss_at(self, observation: Observation, images: Tensor, labels: Tensor) -> Tensor | None:
         """With all priors but what holds trials together; None where the order of local steps is not known."""
-        local, count = observation.protocol.local, images.shape[1]
-        if local and observation.order is None and (local.batch_size or count) < count:
+        if not observation.order_tells:
             return None
         start = "noise" if self.start == "rgap" else self.start
         objective = replace(self, at_once=None, trials=1, start=start).problem(observation).objective

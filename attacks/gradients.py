@@ -182,6 +182,8 @@ def for_each_victim(
         if model not in _one_by_one[model.training]:
             try:
                 return vmap(of_one, in_dims=(dims, 0, 0))(weights, buffers, images)
+            except torch.OutOfMemoryError:
+                raise  # which is no reason to go on more slowly for good
             except RuntimeError:  # of a layer without a batching rule, or of the network itself, which says so below
                 _one_by_one[model.training].add(model)
         rows = [
@@ -301,7 +303,9 @@ def _of_shared(
                 found = _Derivable.apply(*ways, names, list(buffers), images, labels)
             gradients = dict(zip(names, found, strict=False))
             return gradients, dict(zip(buffers, found[len(names) :], strict=True))
-        except RuntimeError:  # as in _logits_and_buffers
+        except torch.OutOfMemoryError:
+            raise  # as in for_each_victim
+        except RuntimeError:  # likewise
             _one_by_one[model.training].add(model)
     rows = []
     for row in range(len(images)):

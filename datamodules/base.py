@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Self
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.contract import check_split, images_at, images_of
+from datamodules.covariance import shrunk_covariance
 from datamodules.errors import DataError, blaming
 from datamodules.loaders import batches
 from datamodules.split import Split, TensorSplit
@@ -25,6 +27,10 @@ USUAL_STD = 0.25
 """Standard deviation of the pixels of a channel in photographs (0.24 to 0.26 in CIFAR-10)."""
 
 FLAT = 1e-6  # a standard deviation below it is rounding
+
+COVARIED = 1000  # images whose covariance is taken: more make no attack stronger that was tried
+
+MOST_VALUES = 4096  # of an image whose covariance is taken, which is a matrix with the square of them
 
 BLOCK = 64  # images that are held as float at the same time while a mean is taken
 
@@ -60,6 +66,7 @@ class PrivateData(LightningDataModule):
     _train: Split | None = None
     _test: Split | None = None
     _statistics: tuple[Tensor, Tensor, float, Tensor] | None = None
+    _covariance: Tensor | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,6 +220,22 @@ class PrivateData(LightningDataModule):
         Without train images, or where a channel is flat, it is that of photographs, `USUAL_STD`.
         """
         return self._public_statistics()[3].clone()
+
+    def covariance(self) -> Tensor | None:
+        """Return the covariance `[D, D]` of the D values of a train image, float32; None for more than 4,096 of them.
+
+        It is that of 1,000 images, from all of the split, shrunk as so few call for (`shrunk_covariance`).
+        Without train images, or where all are alike, each value varies by itself, as in photographs.
+        """
+        if self._covariance is None and math.prod(self.image_shape) <= MOST_VALUES:
+            split = check_split(self, self.train_split, train=True)
+            held = len(split) if self.statistics_cap is None else min(self.statistics_cap, len(split))
+            rows = torch.arange(held) if held <= COVARIED else torch.arange(COVARIED) * held // COVARIED
+            found = shrunk_covariance(images_at(self, split, rows).flatten(1)) if held > 1 else None
+            if found is None or float(found.diagonal().mean()) < FLAT**2:
+                found = USUAL_STD**2 * torch.eye(math.prod(self.image_shape))
+            self._covariance = found
+        return self._covariance
 
     def _public_statistics(self) -> tuple[Tensor, Tensor, float, Tensor]:
         """Mean image, class means, mean step and standard deviations, from one look at the train images."""

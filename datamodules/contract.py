@@ -47,7 +47,9 @@ def _checked_split(data: PrivateData, split: Any, train: bool) -> Split:
     name = name_of(data)
     where = f"{name} (the {'public' if train else 'private'} ones)"
     if not isinstance(split, Split):
-        raise DataError(f"{name}.load must return a Split, such as TensorSplit(pixels, labels), not {_kind(split)}")
+        raise DataError(
+            f"{name}.load must return a Split, such as datamodules.base.TensorSplit(pixels, labels), not {_kind(split)}"
+        )
     _check_declared(data)
     labels = integers(split.labels, f"the labels of {where}")
     if labels.ndim != 1:

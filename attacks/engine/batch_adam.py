@@ -74,7 +74,7 @@ class BatchAdam(RowOptimizer):
         steps = torch.zeros(count, dtype=torch.long, device=zeros.device)
         return super()._fresh_rows(count) | {"steps": steps, "mean": zeros, "square": zeros.clone()}
 
-    def _move(self, losses: Tensor, gradient: Tensor) -> None:
+    def move(self, losses: Tensor, gradient: Tensor) -> None:
         gradient = gradient.sign() if self._sign else gradient
         state, (first, second) = self._rows, self._betas
         passed = (self._milestones <= state["steps"][:, None]).sum(1, dtype=torch.double)

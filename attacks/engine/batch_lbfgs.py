@@ -73,7 +73,7 @@ class BatchLBFGS(RowOptimizer):
         self._searches = [None if row < 0 else self._searches[row] for row in rows]
         self._directions = [0 if row < 0 else self._directions[row] for row in rows]
 
-    def _move(self, losses: Tensor, gradient: Tensor) -> None:
+    def move(self, losses: Tensor, gradient: Tensor) -> None:
         if self.line_search:
             self._search(losses, gradient)
             return

@@ -61,11 +61,11 @@ class RowOptimizer(torch.optim.Optimizer, ABC):
         with torch.enable_grad():
             losses = closure()
         gradient = torch.cat([p.grad.flatten(1) for p in self._params if p.grad is not None], 1)
-        self._move(losses.detach(), gradient)
+        self.move(losses.detach(), gradient)
         return losses
 
     @abstractmethod
-    def _move(self, losses: Tensor, gradient: Tensor) -> None:
+    def move(self, losses: Tensor, gradient: Tensor) -> None:
         """Moves the parameters, given the losses ``[V]`` and the gradient ``[V, D]`` where they are."""
 
     def _split(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmark.cli.flags import parsers
 from benchmark.cli.parts import KINDS, Parts, take_parts
-from benchmark.errors import UsageError, check_system, sentences, unknown, unusable
+from benchmark.errors import UsageError, check_system, nearest, sentences, unknown, unusable
 from benchmark.garbage import uncollected
 
 
@@ -142,7 +142,10 @@ def dispatch(given: list[str]) -> int:
     if rest and rest[0].startswith("-"):
         of_classes = [flag for kind in KINDS for flag in (f"--{kind}", f"--{kind}.help")]
         own_flags = list(commands.get(options.command, top)._option_string_actions)
-        raise unknown("flag", rest[0].partition("=")[0], own_flags + of_classes)
+        flag = rest[0].partition("=")[0]
+        head, dot, argument = flag.partition(".")
+        of_classes += [f"{kind}.{argument}" for kind in nearest(head, of_classes) if dot and "." not in kind]
+        raise unknown("flag", flag, own_flags + of_classes)
     if rest:
         raise UsageError(f"unexpected argument {rest[0]!r}; see leakboard {options.command} --help")
     times = Counter(word.partition("=")[0] for word in own)

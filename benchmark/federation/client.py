@@ -54,6 +54,7 @@ class PublicData:
         images: the first of its public images, ``[P, C, H, W]``: of these networks move on between rounds, and an
             attack is trained on them; None where neither is done.
         labels: theirs, ``[P]``.
+        covariance: of the D values of an image, ``[D, D]``; None of large ones.
     """
 
     num_classes: int
@@ -63,6 +64,7 @@ class PublicData:
     channel_stds: Tensor
     images: Tensor | None = None
     labels: Tensor | None = None
+    covariance: Tensor | None = None
 
     @classmethod
     def of(cls, data: PrivateData, rounds: int = 1, images: int = 0) -> Self:
@@ -73,7 +75,8 @@ class PublicData:
             rounds: in which each client shares an update.
             images: how many of its public images an attack is trained on, at most.
         """
-        found = cls(data.num_classes, data.mean_image(), data.class_means(), data.mean_step(), data.channel_stds())
+        moments = data.mean_image(), data.class_means(), data.mean_step(), data.channel_stds()
+        found = cls(data.num_classes, *moments, covariance=data.covariance())
         wanted = max(images, ROUND_IMAGES if rounds > 1 else 0)
         if not wanted:
             return found
@@ -127,6 +130,7 @@ def observe(
     )
     is_told = setting.local is None or threat.local_steps
     protocol = setting.protocol if is_told else replace(setting.protocol, local=GUESSED_STEPS)
+    covariance = public.covariance.to(like) if public.covariance is not None and threat.public_data else None
     stds = public.channel_stds if threat.public_data else torch.full_like(public.channel_stds, GUESSED_STD)
     shape = (images.shape[1], *images.shape[2:])
     seen: list[Observation] = []
@@ -172,6 +176,7 @@ def observe(
                 batch_statistics=statistics,
                 public_images=public.images if threat.public_data else None,
                 public_labels=public.labels if threat.public_data else None,
+                covariance=covariance,
             )
         )
         if number + 1 < setting.rounds:

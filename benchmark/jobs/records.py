@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from attacks import Attack, AutoLeak, LearnedInversion, Observation, Reconstruction
-from attacks.autoleak import NOT_TRIED, carried_out
+from attacks.autoleak import carried_out
 from attacks.base import Trajectory, unheard
+from attacks.choice import NOT_TRIED
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
 from benchmark.errors import UsageError, is_out_of_memory, one_line, written

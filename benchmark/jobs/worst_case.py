@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attacks import Observation, Reconstruction
-from attacks.autoleak import NOT_TRIED
+from attacks.choice import NOT_TRIED
 from benchmark.metrics.leak import leaked
 from benchmark.metrics.scores import matched_psnr
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from attacks import AutoLeak, InvertingGradients, Observation, Reconstruction
-from attacks.autoleak import NOT_TRIED, STRONG, UNDONE, can_do, carried_out, needs_simulation, takes
+from attacks.autoleak import STRONG, UNDONE, can_do, carried_out, needs_simulation, takes
+from attacks.choice import NOT_TRIED
 from attacks.engine import problem
 from attacks.engine.inverter import Inverter
 from attacks.engine.step import COMPILED, EAGER, Step

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import IDLG, Observation
+from attacks import IDLG, GaussNewton, Observation
 from attacks.chain import stages
-from attacks.gradients import batch_gradients, call
+from attacks.gradients import batch_gradients, batch_logits, call
 from attacks.head import linear_head
 from benchmark.federation.client import PublicData, observe
 from benchmark.models import MLP, ConvNet, LeNet, ResNet
@@ -313,3 +313,44 @@ class Nested(nn.Module):
 def test_blocks_in_blocks_are_drawn_too() -> None:
     drawn = drawn_weights(Nested(), torch.Generator().manual_seed(0))  # type: ignore[arg-type] # any module
     assert set(drawn) == {"body.0.0.weight", "body.0.0.bias", "head.weight", "head.bias"}
+
+
+class Full(LeNet):
+    """Has no memory left whenever it is called as told."""
+
+    full_at = -1
+    calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls > self.full_at >= 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("what", ["logits", "update", "with a graph", "solved"])
+def test_a_full_memory_is_told_and_is_no_reason_to_go_on_one_by_one(what: str, digits: Digits) -> None:
+    """The caller attacks fewer victims at a time, whose networks are then evaluated together as before."""
+    _, seen = victims(Full(SHAPE, CLASSES), 2, digits)
+    model, images = seen.model, seen.mean_image.expand(seen.num_victims, *seen.image_shape).clone()
+    assert isinstance(model, Full)
+    labels = torch.full((2, 1, CLASSES), 1 / CLASSES)
+    ways: dict[str, Callable[[], Any]] = {
+        "logits": lambda: batch_logits(model, seen.parameters, images),
+        "update": lambda: seen.update_of(images, labels),
+        "with a graph": lambda: seen.update_of(images.requires_grad_(), labels, create_graph=True),
+        "solved": lambda: GaussNewton(iterations=1).reconstruct(seen),
+    }
+    ways[what]()
+    before = model.calls
+    ways[what]()
+    usual = model.calls - before
+    for calls in range(usual):  # wherever the memory is full
+        model.full_at, model.calls = calls, 0
+        with pytest.raises(torch.OutOfMemoryError):
+            ways[what]()
+        assert model.calls == calls + 1
+    model.full_at = -1
+    before = model.calls
+    ways[what]()
+    assert model.calls - before == usual

@@ -348,7 +348,7 @@ def test_load_must_return_a_split(given: Any) -> None:
             return given  # type: ignore[no-any-return] # wrong on purpose
 
     said = str(data_fault(refused(Other())))
-    assert "load must return a Split, such as TensorSplit(pixels, labels), not " in said
+    assert "load must return a Split, such as datamodules.base.TensorSplit(pixels, labels), not " in said
     line = Path(__file__).read_text().splitlines()[int(said.rpartition("test_contract.py, line ")[2][:-1]) - 1]
     assert "def load" in line
 

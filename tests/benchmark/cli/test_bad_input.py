@@ -41,6 +41,8 @@ pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
         ("rum", "unknown command 'rum': did you mean run"),
         ("run --victim 3", "unknown flag '--victim': did you mean --victims"),
         ("run --defence Masking", "unknown flag '--defence': did you mean --defense"),
+        ("run --atack.restarts 3", "unknown flag '--atack.restarts': did you mean --attack.restarts"),
+        ("run --defnse.ratio=1", "unknown flag '--defnse.ratio': did you mean --defense.ratio"),
         ("run a b", "unexpected argument 'b'"),
         ("run --victims", "argument --victims: expected one argument"),
         ("run --victims two", "argument --victims: must be a whole number in digits, not 'two'"),

@@ -231,11 +231,12 @@ def test_each_attack_of_an_ensemble_is_timed_or_one_stands_for_all_that_take_ste
         "IDLG from a plain match",
         "DLG",
         "Bayes",
+        "Wiener",
         "GaussNewton",
         "InvertingGradients",
     }
     assert timed.keys() == {"", *names}  # the empty name has the scores
-    steps = {"IDLG from the mean", "IDLG from a plain match", "DLG", "Bayes", "InvertingGradients"}
+    steps = {"IDLG from the mean", "IDLG from a plain match", "DLG", "Bayes", "Wiener", "InvertingGradients"}
     alone = {name for *_, name in (one for one in clock[2:] if len(one) == 3)}
     assert alone == (set(names) if patient else set(names) - steps | {"IDLG from the mean"})
     assert all(timed[name] is timed["IDLG from the mean"] for name in steps) != patient

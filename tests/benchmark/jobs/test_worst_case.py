@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from attacks import Attack, Observation, Reconstruction
-from attacks.autoleak import NOT_TRIED
+from attacks.choice import NOT_TRIED
 from benchmark import run
 from benchmark.jobs.worst_case import worst_case
 from benchmark.store.store import read_all

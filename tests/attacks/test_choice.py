@@ -1,0 +1,99 @@
+"""Which reconstruction is taken, by distances that are computed here by one network at a time."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks import Observation, Reconstruction, choice
+from attacks.choice import explained_by, most_probable
+from attacks.update import FedAvg, Protocol
+from benchmark.models import LeNet
+from defenses import GaussianNoise, Masking, RelativeNoise
+
+MakeVictims = Callable[..., Any]
+
+
+def found(images: Tensor, labels: Tensor) -> Reconstruction:
+    victims = len(images)
+    return Reconstruction(
+        images, labels, torch.zeros(victims), torch.ones(victims, dtype=torch.long), ["stalled"] * victims
+    )
+
+
+def left(seen: Observation, victim: int, images: Tensor, labels: Tensor) -> float:
+    """Squared distance of the update of images by a plain network from what a victim shared."""
+    network = LeNet((1, 8, 8), 10).double()
+    network.load_state_dict({name: value[victim] for name, value in seen.parameters.items()}, strict=False)
+    loss = nn.functional.cross_entropy(network(images), labels)
+    slopes = torch.autograd.grad(loss, list(network.parameters()))
+    names = [name for name, _ in network.named_parameters()]
+    return float(
+        sum((g - seen.update[name][victim]).square().sum() for name, g in zip(names, slopes, strict=True))  # type: ignore[misc] # of tensors
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("std", [0.003, 0.03, 0.3])
+def test_images_explain_an_update_that_leave_of_it_what_noise_can_be_and_little_beside(
+    std: float, batch_size: int, victims_of: MakeVictims
+) -> None:
+    images, labels, seen = victims_of(3, batch_size, dtype=torch.float64, defense=GaussianNoise(std), adaptive=True)
+    private, mean = images.double(), seen.mean_image.expand(images.shape)
+    shares = [0.0, 0.1, 0.3, 0.6, 1.0]
+    every = [found((1 - share) * private + share * mean, labels) for share in shares]
+    told = explained_by(seen, every)
+    entries = sum(value[0].numel() for value in seen.update.values())
+    noise = entries * std**2
+    for victim in range(3):
+        of_mean = left(seen, victim, mean[victim], labels[victim])
+        beside = min(2 * 64 * std**2, 0.1 * max(0.0, of_mean - noise))
+        most = noise * (1 + 3 * (2 / entries) ** 0.5) + beside
+        wanted = [left(seen, victim, one.images[victim], labels[victim]) <= most for one in every]
+        assert told[:, victim].tolist() == wanted
+        assert wanted[0] and (wanted[-1] or std < 0.1)
+
+
+def test_noise_of_each_client_counts_for_itself_and_in_each_round(victims_of: MakeVictims) -> None:
+    images, labels, seen = victims_of(3, dtype=torch.float64, defense=RelativeNoise(0.1), adaptive=True)
+    every = [found(images.double(), labels), found(seen.mean_image.expand(images.shape).clone(), labels)]
+    assert explained_by(seen, every).tolist() == [[True] * 3, [False] * 3]
+    again = replace(seen, later=(seen,))
+    assert explained_by(again, every).tolist() == [[True] * 3, [False] * 3]
+    wrong = {name: value.flip(0) for name, value in seen.update.items()}  # of other images
+    assert not explained_by(replace(seen, later=(replace(seen, update=wrong),)), every)[:, 0].any()
+
+
+@pytest.mark.parametrize("defense", [None, Masking(0.5)])
+def test_without_noise_or_with_an_unknown_order_the_losses_alone_tell(defense: Any, victims_of: MakeVictims) -> None:
+    images, labels, seen = victims_of(2, 2, defense=defense, adaptive=True)
+    assert explained_by(seen, [found(torch.zeros_like(images), labels)]).all()
+    noisy = victims_of(2, 2, defense=GaussianNoise(1e-3), adaptive=True).observation
+    assert not explained_by(noisy, [found(torch.zeros_like(images), labels)]).any()
+    for batch, is_told in ((2, True), (1, False)):  # in steps of one image each, the order decides
+        steps = replace(noisy, protocol=Protocol(local=FedAvg(0.1, batch_size=batch)))
+        assert steps.order_tells == is_told
+        assert bool(explained_by(steps, [found(torch.zeros_like(images), labels)]).all()) != is_told
+
+
+def test_of_smoother_images_that_explain_less_none_is_taken(
+    victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if they are more probable."""
+    images, labels, seen = victims_of(4, defense=GaussianNoise(0.005), adaptive=True)
+    mean = seen.mean_image.expand(images.shape)
+    every = {
+        name: found(images * (1 - s) + s * mean, labels) for name, s in (("near", 0.1), ("smooth", 0.9), ("far", 1))
+    }
+    assert explained_by(seen, list(every.values())).tolist() == [[True] * 4, [False] * 4, [False] * 4]
+    losses = {id(every["near"]): 3.0, id(every["smooth"]): 1.0, id(every["far"]): 2.0}
+    monkeypatch.setattr(choice, "probable", lambda seen, one: torch.full((seen.num_victims,), losses[id(one)]))
+    best = most_probable(seen, every)
+    assert best.starts == ["near"] * 4 and best.loss.tolist() == [3.0] * 4
+    del every["near"]
+    assert most_probable(seen, every).starts == ["smooth"] * 4, "where nothing explains it, the most probable"
+    losses = dict.fromkeys(losses, torch.inf)
+    assert most_probable(seen, every).starts == ["far"] * 4, "where no loss tells, the last one"

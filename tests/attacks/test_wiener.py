@@ -1,0 +1,145 @@
+"""Wiener's filter in closed form, the density it goes by, and what it finds where a flat image hides the rest."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import MultivariateNormal
+
+from attacks import AutoLeak, Bayes, Observation, Wiener
+from attacks.threat import ThreatModel
+from attacks.wiener import MOST_VALUES, NormalImages
+from benchmark.federation.client import PublicData, observe
+from benchmark.federation.setting import Setting
+from benchmark.metrics.misfit import misfits
+from benchmark.models import LeNet
+from datamodules import PrivateData
+from defenses import GaussianNoise, LaplaceNoise, Masking, RelativeNoise
+from defenses.base import KnownDefense
+
+MakeVictims = Callable[..., Any]
+
+SIZE, CLASSES, STD = 12, 5, 0.1
+
+
+def linear_victims(count: int, images: int) -> tuple[Observation, torch.Tensor]:
+    """Batches whose gradient is linear in the images, as the weight of their one layer is 0, under Gaussian noise.
+
+    Returns:
+        What is seen of them, and the matrices ``[V, K D, N D]`` that take their images to the gradient of the weight.
+    """
+    draw = torch.Generator().manual_seed(3)
+    mix = torch.randn(SIZE, SIZE, generator=draw, dtype=torch.double)
+    bias = torch.randn(count, CLASSES, generator=draw, dtype=torch.double)
+    labels = torch.randint(CLASSES, (count, images), generator=draw)
+    errors = (bias.softmax(1)[:, None] - nn.functional.one_hot(labels, CLASSES)) / images  # [V, N, K]
+    eye = torch.eye(SIZE, dtype=torch.double)
+    made = torch.stack([torch.cat([torch.kron(one[:, None], eye) for one in each], 1) for each in errors])
+    private = torch.rand(count, images * SIZE, generator=draw, dtype=torch.double)
+    noise = STD * torch.randn(count, CLASSES * SIZE + CLASSES, generator=draw, dtype=torch.double)
+    weight, of_bias = (made @ private[..., None])[..., 0], errors.sum(1)
+    seen = Observation(
+        model=nn.Sequential(nn.Flatten(), nn.Linear(SIZE, CLASSES)).double(),
+        parameters={"1.weight": torch.zeros(count, CLASSES, SIZE, dtype=torch.double), "1.bias": bias},
+        update={
+            "1.weight": (weight + noise[:, :-CLASSES]).view(count, CLASSES, SIZE),
+            "1.bias": of_bias + noise[:, -CLASSES:],
+        },
+        image_shape=(images, 1, 3, 4),
+        num_classes=CLASSES,
+        seeds=list(range(count)),
+        defense=KnownDefense(noise_std=STD),
+        mean_image=torch.rand(1, 3, 4, generator=draw, dtype=torch.double),
+        class_means=torch.full((CLASSES, 1, 3, 4), 0.5, dtype=torch.double),
+        mean_step=0.1,
+        channel_stds=torch.tensor([0.25], dtype=torch.double),
+        threat=ThreatModel(labels="known"),
+        labels=labels,
+        covariance=mix @ mix.T / SIZE / 10,
+    )
+    return seen, made
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_of_a_linear_gradient_it_is_the_filter_in_closed_form(images: int, scale: float) -> None:
+    seen, matrices = linear_victims(3, images)
+    found = Wiener(400, prior_scale=scale).reconstruct(seen).images.flatten(1)
+    assert seen.covariance is not None
+    prior = scale**2 * torch.block_diag(*[seen.covariance] * images)
+    mean = seen.mean_image.flatten().repeat(images)
+    for row, matrix in enumerate(matrices):
+        off = seen.update["1.weight"][row].flatten() - matrix @ mean
+        spread = matrix @ prior @ matrix.T + STD**2 * torch.eye(len(matrix), dtype=torch.double)
+        wanted = mean + prior @ matrix.T @ torch.linalg.solve(spread, off)
+        torch.testing.assert_close(found[row], wanted, rtol=0, atol=1e-4)
+        assert (wanted - mean).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("defense", [GaussianNoise(0.01), LaplaceNoise(0.01), Masking(0.7), None])
+def test_the_loss_weighs_the_normal_density_of_torch_as_bayes_weighs_his(defense: Any, victims_of: MakeVictims) -> None:
+    images, labels, seen = victims_of(2, 2, LeNet, torch.float64, defense, adaptive=True)
+    covariance = seen.covariance.double()
+    normal = MultivariateNormal(seen.mean_image.flatten(), covariance)
+    attack, bayes = Wiener(), Bayes()
+    weights = bayes.prior_weights(seen)
+
+    def distance(at: torch.Tensor) -> torch.Tensor:
+        return bayes.loss_at(seen, at, labels) - weights * bayes.prior(seen)(at)
+
+    for at in (images.double(), images.double() * 0.7 + 0.1):
+        found = attack.loss_at(seen, at, labels)
+        density = normal.log_prob(at.flatten(2)) - normal.log_prob(seen.mean_image.flatten())
+        wanted = distance(at) - weights * density.sum(1)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-12)  # the factors are of single precision
+
+
+def test_without_a_covariance_each_value_varies_alone(victims_of: MakeVictims, digits: PrivateData) -> None:
+    images, labels, seen = victims_of(2)
+    setting = Setting(public_data=False)
+    hidden = observe(seen.model, images, labels, PublicData.of(digits), None, False, 0, range(2), setting)
+    assert hidden.covariance is None
+    off = (images - hidden.mean_image) / hidden.channel_stds[:, None, None]
+    torch.testing.assert_close(NormalImages.of(hidden, 2.0)(images), off.flatten(1).square().sum(1) / 8)
+    with pytest.raises(ValueError, match="Wiener needs public data"):
+        Wiener().check_granted(hidden.protocol, hidden.threat)
+
+
+def test_victims_who_leave_and_enter_are_attacked_as_alone(victims_of: MakeVictims) -> None:
+    seen = victims_of(4, 2, dtype=torch.float64, defense=GaussianNoise(0.05), adaptive=True).observation
+    together = Wiener(40, at_once=2).reconstruct(seen)
+    assert len(set(together.evaluations.tolist())) > 1, "they leave at different times"
+    for victim in range(4):
+        alone = Wiener(40).reconstruct(seen.take([victim]))
+        torch.testing.assert_close(together.images[victim], alone.images[0], rtol=1e-6, atol=1e-6)
+        assert torch.equal(together.labels[victim], alone.labels[0])
+
+
+@pytest.mark.parametrize("std", [1.0, 3.0])
+def test_under_strong_noise_it_finds_what_a_prior_of_flat_images_does_not(std: float, victims_of: MakeVictims) -> None:
+    """What is found explains as much of the update as the private images do, and AutoLeak returns that."""
+    images, labels, seen = victims_of(4, defense=RelativeNoise(std), adaptive=True)
+    found = {attack: attack.reconstruct(seen) for attack in (Wiener(50), Bayes(50))}
+    near, far = ((one.images.clamp(0, 1) - images).square().mean() for one in found.values())
+    assert near < 0.6 * far
+    explains, flat = (int(misfits(seen, one, images, labels).settled.sum()) for one in found.values())
+    assert explains == 4 > flat
+    best = AutoLeak(30).reconstruct(seen)
+    assert misfits(seen, best, images, labels).settled.all()
+    assert best.starts.count("Wiener") >= 3
+
+
+def test_images_of_more_values_are_left_to_bayes(victims_of: MakeVictims) -> None:
+    too_large, model = (1, 1, 1, MOST_VALUES + 1), nn.Sequential(nn.Flatten(), nn.Linear(MOST_VALUES + 1, 2))
+    with pytest.raises(ValueError, match=r"up to 4,096 values, not 4,097: attack with Bayes"):
+        Wiener().check(model, too_large)
+    setting = Setting()
+    parts = AutoLeak().parts_for(model, too_large, setting.protocol, setting.threat, shared=False)
+    assert "Wiener" not in parts and "Bayes" in parts
+
+
+def test_it_has_its_own_likelihood_and_prior() -> None:
+    with pytest.raises(ValueError, match="Wiener has its own likelihood and prior"):
+        Wiener(distance="cosine")

@@ -1,0 +1,69 @@
+"""The covariance of public images: against scikit-learn's, and where there is nothing to take it of."""
+
+import pytest
+import torch
+from sklearn.covariance import oas
+
+from datamodules import Digits, PrivateData
+from datamodules.base import MOST_VALUES, USUAL_STD, TensorSplit
+from datamodules.covariance import shrunk_covariance
+
+
+@pytest.mark.parametrize(("count", "size"), [(5, 20), (200, 20), (2, 3)])
+def test_it_is_shrunk_as_by_scikit_learn(count: int, size: int) -> None:
+    draw = torch.Generator().manual_seed(count)
+    samples = torch.randn(count, size, generator=draw, dtype=torch.double) @ torch.randn(
+        size, size, generator=draw, dtype=torch.double
+    )
+    wanted, share = oas((samples - samples.mean(0)).numpy(), assume_centered=True)
+    assert share > 0
+    found = shrunk_covariance(samples)
+    torch.testing.assert_close(found, torch.from_numpy(wanted))
+    assert torch.linalg.eigvalsh(found).min() > 0
+
+
+class Own(PrivateData):
+    """Public images of one's own."""
+
+    num_classes = 2
+
+    def __init__(self, images: torch.Tensor) -> None:
+        super().__init__()
+        self.images = images
+        self.image_shape = tuple(images.shape[1:])
+
+    def load(self, train: bool) -> TensorSplit:
+        pixels = self.images if train else self.images.new_zeros(2, *self.image_shape)
+        return TensorSplit(pixels, torch.arange(len(pixels)) % 2)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(0, 1, 2, 3), torch.rand(1, 1, 2, 3), torch.full((9, 1, 2, 3), 0.5)])
+def test_where_no_image_differs_from_another_values_vary_alone(images: torch.Tensor) -> None:
+    own = Own(images)
+    own.setup()
+    torch.testing.assert_close(own.covariance(), USUAL_STD**2 * torch.eye(6))
+
+
+def test_it_is_that_of_public_images_and_made_once() -> None:
+    digits = Digits()
+    digits.setup()
+    found = digits.covariance()
+    assert found is not None and found is digits.covariance() and found.shape == (64, 64)
+    wanted = shrunk_covariance(digits.train_images.double().flatten(1))
+    assert (found - wanted).norm() < 0.1 * wanted.norm()
+
+
+def test_it_is_that_of_all_classes_where_the_images_are_sorted() -> None:
+    own = Own(torch.cat([torch.zeros(5000, 1, 1, 2), torch.ones(5000, 1, 1, 2)]))
+    own.setup()
+    torch.testing.assert_close(own.covariance(), torch.full((2, 2), 0.25), rtol=0, atol=1e-3)
+    own = Own(torch.cat([torch.zeros(50, 1, 1, 2), torch.ones(5000, 1, 1, 2)]))
+    own.statistics_cap = 40  # of which all are alike
+    own.setup()
+    torch.testing.assert_close(own.covariance(), USUAL_STD**2 * torch.eye(2))
+
+
+def test_large_images_have_none() -> None:
+    own = Own(torch.rand(3, 1, 1, MOST_VALUES + 1))
+    own.setup()
+    assert own.covariance() is None
