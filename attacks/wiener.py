@@ -48,6 +48,8 @@ class Wiener(Bayes):
 class NormalImages:
     """Minus the logarithm of the normal density of images, up to a constant.
 
+    One equals another that gives the same values.
+
     Attributes:
         mean: ``[D]``, of the D values of an image.
         root: L with the covariance L L^T, ``[D, D]``.
@@ -70,6 +72,16 @@ class NormalImages:
             return cls(mean.flatten(), scale * stds.diag(), (1 / (scale * stds)).diag())
         root, whitening = factors(observation.covariance)
         return cls(mean.flatten(), scale * root.to(mean), whitening.to(mean) / scale)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NormalImages) and all(map(torch.equal, self._tensors, other._tensors))
+
+    def __hash__(self) -> int:
+        return hash(self.root.shape)
+
+    @property
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return self.mean, self.root, self.whitening
 
     def __call__(self, images: Tensor) -> Tensor:
         """That of each victim's images, ``[A]``."""

@@ -419,6 +419,9 @@ def stronger_attacks(board: Sequence[Outcome]) -> list[str]:
         attack["class"] == "Peeling" for attack in attacks
     ):
         lacking.append("Peeling (on networks whose first layer is linear, which give away whole batches)")
+    noisy = any(victim.get("misfit_of_noise") for outcome in board for victim in outcome.victims.values())
+    if noisy and not any(attack["class"] == "Wiener" for attack in attacks):
+        lacking.append("Wiener (behind noise that the attacker knows of, on images of up to 4,096 values)")
     if not lacking:
         return []
     return [f"More may leak than this board shows; stronger attacks that were not run: {listed(lacking)}."]

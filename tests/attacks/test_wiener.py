@@ -1,6 +1,7 @@
 """Wiener's filter in closed form, the density it goes by, and what it finds where a flat image hides the rest."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 from attacks import AutoLeak, Bayes, Observation, Wiener
+from attacks.engine.step import COMPILED, _compiled
 from attacks.threat import ThreatModel
 from attacks.wiener import MOST_VALUES, NormalImages
 from benchmark.federation.client import PublicData, observe
@@ -94,6 +96,21 @@ def test_the_loss_weighs_the_normal_density_of_torch_as_bayes_weighs_his(defense
         density = normal.log_prob(at.flatten(2)) - normal.log_prob(seen.mean_image.flatten())
         wanted = distance(at) - weights * density.sum(1)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-12)  # the factors are of single precision
+
+
+def test_priors_that_give_the_same_values_are_equal(victims_of: MakeVictims) -> None:
+    """So that what was compiled for one serves for the next."""
+    seen, other = (victims_of(1, first=first).observation for first in (0, 1))
+    one = NormalImages.of(seen, 1.0)
+    assert one == NormalImages.of(other, 1.0) and hash(one) == hash(NormalImages.of(other, 1.0))
+    moved = replace(seen, mean_image=seen.mean_image + 0.1)
+    wider = replace(seen, covariance=2 * seen.covariance)
+    assert all(one != NormalImages.of(given, 1.0) for given in (moved, wider, replace(seen, covariance=None)))
+    assert one != NormalImages.of(seen, 2.0)
+    again = replace(seen, covariance=seen.covariance.clone(), mean_image=seen.mean_image.clone())
+    first, second = (Wiener(4).reconstruct(given, step=COMPILED) for given in (seen, again))
+    assert len(_compiled[seen.model]) == 1
+    torch.testing.assert_close(first.images, second.images)
 
 
 def test_without_a_covariance_each_value_varies_alone(victims_of: MakeVictims, digits: PrivateData) -> None:

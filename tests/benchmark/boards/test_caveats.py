@@ -252,6 +252,15 @@ def test_known_stronger_attacks_that_were_not_run_are_named(attack: dict[str, An
     assert sum(name in said for name in ("R-GAP", "GaussNewton", "IDLG with priors")) == still
 
 
+@pytest.mark.parametrize(("noise", "is_told"), [(0.1, True), (0.0, False), (None, False)])
+def test_behind_known_noise_the_filter_is_named_that_was_not_run(noise: float | None, is_told: bool) -> None:
+    board = [outcome(3, batch_size=2, attack={"class": "DLG"}), outcome(0, MASKING, True, batch_size=2)]
+    board[1].victims[3]["misfit_of_noise"] = noise
+    assert bool(stronger_attacks(board)) == is_told == ("Wiener" in "".join(stronger_attacks(board)))
+    filtered = outcome(0, MASKING, True, batch_size=2, attack={"class": "Wiener"})
+    assert stronger_attacks([*board, filtered]) == []
+
+
 def test_nothing_is_missing_where_the_strong_attacks_were_run_or_cannot_be() -> None:
     strong = ({"class": "RGAP"}, {"class": "GaussNewton"}, {"class": "IDLG", "start": "mean", "total_variation": 1e-5})
     assert stronger_attacks([outcome(3, attack=attack) for attack in strong]) == []
