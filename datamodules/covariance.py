@@ -1,6 +1,5 @@
 """The covariance of what many values of few images tell."""
 
-import torch
 from torch import Tensor
 
 
@@ -12,9 +11,11 @@ def shrunk_covariance(samples: Tensor) -> Tensor:
     normal: oracle approximating shrinkage (Chen, Wiesel, Eldar and Hero 2010, arXiv 0907.4698, eq. 23).
     """
     count, size = samples.shape
-    centered = samples - samples.mean(0)
+    centered = samples.double()  # in float32 the sums over images, most of which are alike, are not exact enough
+    centered = centered - centered.mean(0)
     found = centered.T @ centered / count
     spread, level = found.square().mean(), found.diagonal().mean()
     apart = (count + 1) * (spread - level.square() / size)
     share = float(((spread + level.square()) / apart).clamp(max=1)) if apart > 0 else 1.0
-    return (1 - share) * found + share * level * torch.eye(size).to(found)
+    found.mul_(1 - share).diagonal().add_(share * level)
+    return found.to(samples)

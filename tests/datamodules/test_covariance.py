@@ -22,6 +22,17 @@ def test_it_is_shrunk_as_by_scikit_learn(count: int, size: int) -> None:
     assert torch.linalg.eigvalsh(found).min() > 0
 
 
+@pytest.mark.parametrize("apart", [1, 3])
+def test_a_few_images_among_many_that_are_alike_leave_it_positive_definite(apart: int) -> None:
+    """The sums that single precision would make of them do not."""
+    blank = 0.5 * torch.rand(3072, generator=torch.Generator().manual_seed(0))
+    samples = blank.repeat(1000, 1)
+    samples[:apart] *= 2
+    found = shrunk_covariance(samples)
+    assert found.dtype == torch.float32
+    assert int(torch.linalg.cholesky_ex(found.double()).info) == 0
+
+
 class Own(PrivateData):
     """Public images of one's own."""
 
