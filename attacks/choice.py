@@ -25,6 +25,9 @@ images do by about 1, and a prior costs some."""
 CHANCE = 3.0
 """Standard deviations by which the squared size of noise may differ from what is expected."""
 
+VARIANCE = {"gaussian": 2.0, "laplace": 5.0}
+"""Of squared noise, in parts of the squared variance of the noise, by its law."""
+
 NOT_TRIED = "not tried"
 """Status of a victim whom an attack of the ensemble was spared."""
 
@@ -93,7 +96,8 @@ def explained_by(observation: Observation, every: list[Reconstruction]) -> Tenso
         entries = sum(value[0].numel() for value in seen.update.values())
         std = seen.defense.noise(seen.update) if seen.defense else 0.0
         squared = torch.as_tensor(std).cpu().double() ** 2
-        noise, variance = noise + entries * squared, variance + 2 * entries * squared**2
+        of_squared = VARIANCE[seen.defense.noise_law if seen.defense else "gaussian"] * squared**2
+        noise, variance = noise + entries * squared, variance + entries * of_squared
         freedom = freedom + FREEDOM * observation.mean_image.numel() * squared
     if not noise.any() or not observation.order_tells:
         return torch.ones(len(every), victims, dtype=torch.bool)

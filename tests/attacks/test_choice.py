@@ -12,7 +12,7 @@ from attacks import Observation, Reconstruction, choice
 from attacks.choice import explained_by, most_probable
 from attacks.update import FedAvg, Protocol
 from benchmark.models import LeNet
-from defenses import GaussianNoise, Masking, RelativeNoise
+from defenses import GaussianNoise, LaplaceNoise, Masking, RelativeNoise
 
 MakeVictims = Callable[..., Any]
 
@@ -55,6 +55,13 @@ def test_images_explain_an_update_that_leave_of_it_what_noise_can_be_and_little_
         wanted = [left(seen, victim, one.images[victim], labels[victim]) <= most for one in every]
         assert told[:, victim].tolist() == wanted
         assert wanted[0] and (wanted[-1] or std < 0.1)
+
+
+@pytest.mark.parametrize("law", [GaussianNoise, LaplaceNoise])
+def test_the_squares_of_laplace_noise_may_vary_more(law: Any, victims_of: MakeVictims) -> None:
+    """Else of these clients two would have private images that explain nothing."""
+    images, labels, seen = victims_of(9, defense=law(1.0), adaptive=True, first=282)
+    assert explained_by(seen, [found(images, labels)]).all()
 
 
 def test_noise_of_each_client_counts_for_itself_and_in_each_round(victims_of: MakeVictims) -> None:
