@@ -13,6 +13,10 @@ SAME_LEVEL = 0.5
 """Two-sided level where two cells should be one and the same: two victims that differ the same way are enough. One may
 differ by rounding."""
 
+WITHOUT_NOISE = 0.01
+"""Misfit that a private batch has at most where the attacker's model explains the update without noise: ``EXPLAINED``
+of ``metrics/misfit.py``."""
+
 
 def caveats(
     board: Sequence[Outcome], standings: Sequence[Standing], names: Names, others: Sequence[Outcome] = ()
@@ -419,9 +423,14 @@ def stronger_attacks(board: Sequence[Outcome]) -> list[str]:
         attack["class"] == "Peeling" for attack in attacks
     ):
         lacking.append("Peeling (on networks whose first layer is linear, which give away whole batches)")
-    noisy = any(victim.get("misfit_of_noise") for outcome in board for victim in outcome.victims.values())
+    noisy = any(is_noisy(victim) for outcome in board for victim in outcome.victims.values())
     if noisy and not any(attack["class"] == "Wiener" for attack in attacks):
         lacking.append("Wiener (behind noise that the attacker knows of, on images of up to 4,096 values)")
     if not lacking:
         return []
     return [f"More may leak than this board shows; stronger attacks that were not run: {listed(lacking)}."]
+
+
+def is_noisy(victim: Mapping[str, Any]) -> bool:
+    """Whether the attacker knows of noise on the update: his model explains it, and yet the private batch is off."""
+    return bool(victim.get("explained")) and (victim.get("misfit_of_truth") or 0.0) > WITHOUT_NOISE

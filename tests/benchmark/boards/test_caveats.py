@@ -252,10 +252,18 @@ def test_known_stronger_attacks_that_were_not_run_are_named(attack: dict[str, An
     assert sum(name in said for name in ("R-GAP", "GaussNewton", "IDLG with priors")) == still
 
 
-@pytest.mark.parametrize(("noise", "is_told"), [(0.1, True), (0.0, False), (None, False)])
-def test_behind_known_noise_the_filter_is_named_that_was_not_run(noise: float | None, is_told: bool) -> None:
+@pytest.mark.parametrize(
+    ("misfit_of_truth", "explained", "is_told"),
+    [(0.5, True, True), (1e-5, True, False), (0.0, True, False), (None, True, False), (0.5, False, False)],
+)
+def test_behind_known_noise_the_filter_is_named_that_was_not_run(
+    misfit_of_truth: float | None, explained: bool, is_told: bool
+) -> None:
+    """And not where clients round or remove entries, or where the attacker has no right model of what they do."""
     board = [outcome(3, batch_size=2, attack={"class": "DLG"}), outcome(0, MASKING, True, batch_size=2)]
-    board[1].victims[3]["misfit_of_noise"] = noise
+    more = {"misfit_of_truth": misfit_of_truth, "misfit_of_noise": 1e-3, "explained": explained}
+    board[1].victims[3].update(more)
+    board[0].victims[3].update({"misfit_of_truth": 0.5, "misfit_of_noise": 1e-3})  # of one who does not know
     assert bool(stronger_attacks(board)) == is_told == ("Wiener" in "".join(stronger_attacks(board)))
     filtered = outcome(0, MASKING, True, batch_size=2, attack={"class": "Wiener"})
     assert stronger_attacks([*board, filtered]) == []
