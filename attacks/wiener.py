@@ -74,7 +74,9 @@ class NormalImages:
         return cls(mean.flatten(), scale * root.to(mean), whitening.to(mean) / scale)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, NormalImages) and all(map(torch.equal, self._tensors, other._tensors))
+        if not isinstance(other, NormalImages) or self.mean.device != other.mean.device:
+            return False
+        return all(map(torch.equal, self._tensors, other._tensors))
 
     def __hash__(self) -> int:
         return hash(self.root.shape)

@@ -247,7 +247,8 @@ class KnownDefense:
 
     def noise(self, observed: Update) -> float | Tensor:
         """Standard deviation of the noise on each entry of the observed update: of all victims, or ``[V]``."""
-        return self.noise_std(observed) if callable(self.noise_std) else self.noise_std
+        std = self.noise_std(observed) if callable(self.noise_std) else self.noise_std
+        return std.to(next(iter(observed.values()))) if isinstance(std, Tensor) else std
 
     def kept_entries(self, observed: Update) -> Update:
         """1 for each entry of the observed update that says what the gradient's is, 0 for one that was removed."""

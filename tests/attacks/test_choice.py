@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import Observation, Reconstruction, choice
+from attacks import DLG, AutoLeak, InvertingGradients, Observation, Reconstruction, Wiener, choice
 from attacks.choice import explained_by, most_probable
 from attacks.update import FedAvg, Protocol
 from benchmark.models import LeNet
 from defenses import GaussianNoise, LaplaceNoise, Masking, RelativeNoise
+from defenses.base import Update
 
 MakeVictims = Callable[..., Any]
 
@@ -72,6 +73,20 @@ def test_noise_of_each_client_counts_for_itself_and_in_each_round(victims_of: Ma
     assert explained_by(again, every).tolist() == [[True] * 3, [False] * 3]
     wrong = {name: value.flip(0) for name, value in seen.update.items()}  # of other images
     assert not explained_by(replace(seen, later=(replace(seen, update=wrong),)), every)[:, 0].any()
+
+
+@pytest.mark.parametrize("attack", [DLG(3), InvertingGradients(3), Wiener(3), AutoLeak(2)])
+def test_noise_in_another_precision_is_taken_as_it_is_meant(attack: Any, victims_of: MakeVictims) -> None:
+    seen = victims_of(2, defense=GaussianNoise(0.01), adaptive=True).observation
+    plain = attack.reconstruct(seen)
+    for dtype in (torch.float64, torch.float16):
+
+        def of_each(update: Update, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.full((len(next(iter(update.values()))),), 0.01, dtype=dtype)
+
+        found = attack.reconstruct(replace(seen, defense=replace(seen.defense, noise_std=of_each)))
+        assert found.images.dtype == torch.float32
+        torch.testing.assert_close(found.images, plain.images, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("defense", [None, Masking(0.5)])
