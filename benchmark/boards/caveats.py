@@ -124,7 +124,8 @@ def void_cells(standings: Sequence[Standing], names: Names) -> list[str]:
 
 
 def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names: Names) -> list[str]:
-    """The attacks that have failed to fit an update, and the victims of whom nothing is known for it.
+    """The attacks that have failed to fit an update, and the victims of whom nothing is known for it, or as attacks are
+    missing.
 
     Each victim that the column counts is in one of the first two sentences.
     """
@@ -153,7 +154,12 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
             ]
         )
 
-    if open_ones := unknown(lambda one: one.unknown - one.unexplained):
+    if waiting := unknown(lambda one: one.waiting):
+        sentences.append(
+            "Not known to leak or not, since no attack that knows the defense was run on them, and none without that "
+            f"knowledge found them: {waiting}."
+        )
+    if open_ones := unknown(lambda one: one.unknown - one.unexplained - one.waiting):
         advice = more_to_try([one.config["attack"] for one in board if one.unconverged - one.unexplained])
         sentences.append(
             "Not known to leak or not, since no attack found them and at least one did not converge: "

@@ -72,11 +72,19 @@ class Standing:
 
     @cached_property
     def unknown(self) -> frozenset[int]:
-        """The victims on whom an attack did not converge or diverged, of whom no other one has said more."""
+        """The victims on whom an attack did not converge or diverged, or whom none that knows the defense has attacked
+        yet, of whom no other one has said more."""
         failed = frozenset().union(*(outcome.unconverged | outcome.diverged for outcome in self.outcomes))
-        return failed.difference(
-            self.worst, *(one.settled for one in self.outcomes if one.adaptive or not one.defended)
-        )
+        return self.waiting | failed.difference(self.worst, *(one.settled for one in self._knowing))
+
+    @cached_property
+    def waiting(self) -> frozenset[int]:
+        """The victims whom none that knows the defense has attacked yet, and no other has found."""
+        return self.indices.difference(self.worst, *(one.indices for one in self._knowing))
+
+    @property
+    def _knowing(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.adaptive or not outcome.defended]
 
 
 def differing(first: Outcome, second: Outcome) -> tuple[int, int]:

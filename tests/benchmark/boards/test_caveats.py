@@ -69,9 +69,10 @@ def failing(made: Outcome, *victims: int) -> Outcome:
 
 def test_an_attack_that_failed_is_not_a_protection() -> None:
     control = failing(outcome(leaked=2), *range(8))
-    board = [control, failing(outcome(0, MASKING), 7), outcome(0, {"class": "GaussianNoise", "std": 0.1})]
+    noise = {"class": "GaussianNoise", "std": 0.1}
+    board = [control, failing(outcome(0, MASKING, True), 7), outcome(0, noise, True)]
     cells, unknown = not_converged(board, ranked(board), Names(board))
-    assert cells.startswith("Not converged: IDLG on no defense (6 of 8 victims) and IDLG on Masking")
+    assert cells.startswith("Not converged: IDLG on no defense (6 of 8 victims) and IDLG adaptive on Mask")
     assert "1 of 8 victims" in cells and "Gaussian" not in cells + unknown
     assert "6 of 8 victims with no defense" in unknown and "1 of 8 victims with Masking" in unknown
     assert set(not_converged(board, ranked(board), Names(board))) < set(caveats(board, ranked(board), Names(board)))
@@ -143,8 +144,23 @@ def test_what_one_attack_has_settled_is_known_although_another_failed() -> None:
 
 
 def test_of_attacks_that_fit_every_update_nothing_is_said() -> None:
-    board = [outcome(2), failing(outcome(0, MASKING))]
+    board = [outcome(2), failing(outcome(0, MASKING, True))]
     assert not_converged(board, ranked(board), Names(board)) == []
+
+
+def test_of_victims_whom_nobody_attacked_who_knows_the_defense_nothing_is_known() -> None:
+    """As on a board of a run that was stopped: what attacks without that knowledge do not find may be found by it."""
+    board = [outcome(8), failing(outcome(3, MASKING), 6, 7)]
+    *_, said = not_converged(board, ranked(board), Names(board))
+    assert said == (
+        "Not known to leak or not, since no attack that knows the defense was run on them, and none without that "
+        "knowledge found them: 5 of 8 victims with Masking ratio=0.2."
+    )
+    assert [one.unknown for one in ranked(board) if one.outcomes[0].defended] == [frozenset(range(3, 8))]
+    knowing = outcome(3, MASKING, True)
+    some = replace(knowing, victims={n: one for n, one in knowing.victims.items() if n < 6})
+    assert [one.unknown for one in ranked([*board, some]) if one.outcomes[0].defended] == [frozenset({6, 7})]
+    assert not any(one.unknown for one in ranked([board[0], outcome(3, MASKING), knowing]))
 
 
 def contradicted(*board: Outcome) -> list[str]:

@@ -372,7 +372,7 @@ def test_cells_that_attacked_other_images_than_the_newest_stand_on_no_board() ->
 
 
 def test_csv_and_json_have_every_column_of_every_row() -> None:
-    found = of_records([record(of(LEAKS)), record(of(SAFE), defense=MASKING), record(of(SAFE), attack="MeanImage")])
+    found = of_records([record(of(LEAKS)), record(of(LEAKS), defense=MASKING), record(of(SAFE), attack="MeanImage")])
     in_csv, in_json = list(csv.DictReader(io.StringIO(as_csv(found)))), json.loads(as_json(found))
     columns = [name for name in Row.__struct_fields__ if name not in SELDOM]
     assert [list(row) for row in in_csv] == [list(row) for row in in_json] == [columns] * 3
