@@ -1,17 +1,27 @@
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from attacks.base import Observation
-from attacks.dlg import DLG
+from attacks.base import Observation, Reconstruction
+from attacks.engine.label_rules import blended
 from attacks.engine.priors import BOX_EDGE, Prior, outside, total_variation
+from attacks.gradient_matching import GradientMatching
 from defenses.base import flattened, global_norm
+
+DOUBT = 0.1
+"""Share of a label that is spread over all classes where labels start that a rule has told."""
+
+LAST = 4
+"""The last fit, with labels that stay, has one in so many of the evaluations."""
 
 
 @dataclass(eq=False)
-class Bayes(DLG):
+class Bayes(GradientMatching):
     """The most probable images and labels, given the update and what images look like (arXiv 2111.04706).
 
     Balunovic et al. 2022: the posterior probability of images is the likelihood of the update that was observed, which
@@ -20,7 +30,9 @@ class Bayes(DLG):
     where entries were masked or pruned, it is that of the others. An update that no noise was added to is still
     rounded, and that is its noise. Differences of neighboring pixels are Laplace distributed and pixels uniform in
     [0, 1] with a soft edge. The loss is twice the variance, or the scale, times minus the logarithm of the posterior.
-    From the public mean image, which needs no update, L-BFGS descends with a line search.
+    From the public mean image, which needs no update, L-BFGS descends with a line search. Labels that are not granted
+    start from what a rule tells, and are found together with the images, since noise can mislead the rule. In the end
+    each is made the likeliest class and the images are fitted once more, since mixtures would fit the noise.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"public_data"})
@@ -36,6 +48,37 @@ class Bayes(DLG):
             raise ValueError(
                 f"{type(self).__name__} has its own likelihood and prior: leave distance and total_variation out"
             )
+
+    def start_labels(self, observation: Observation, generators: Sequence[torch.Generator]) -> tuple[Tensor, bool]:
+        told, are_optimized = super().start_labels(observation, generators)
+        if mixes(observation):
+            return told, are_optimized
+        return blended(told, own=1.0, doubt=DOUBT), True
+
+    def reconstruct(
+        self,
+        observation: Observation,
+        callbacks: Sequence[Callback] = (),
+        start_images: Tensor | None = None,
+        **trainer: Any,
+    ) -> Reconstruction:
+        last = self.max_evaluations // LAST
+        if not last or not self.makes_hard(observation):
+            return super().reconstruct(observation, callbacks, start_images, **trainer)
+        first, second = replace(self, max_evaluations=self.max_evaluations - last), replace(self, max_evaluations=last)
+        first.told, second.told = partial(self._told_of, 0, 1 - 1 / LAST), partial(self._told_of, 1 - 1 / LAST, 1)
+        mixed = super(Bayes, first).reconstruct(observation, callbacks, start_images, **trainer)
+        hard = replace(observation, labels=mixed.labels)
+        found = super(Bayes, second).reconstruct(hard, callbacks, mixed.images, **trainer)
+        return replace(found, evaluations=mixed.evaluations + found.evaluations, trajectory=mixed.trajectory)
+
+    def makes_hard(self, observation: Observation) -> bool:
+        """Whether labels are optimized that clients are not known to mix."""
+        told = observation.labels is not None or self.labels not in (None, "joint")
+        return not (told or mixes(observation))
+
+    def _told_of(self, begin: float, end: float, share: float) -> None:
+        self.told(begin + share * (end - begin))
 
     def prior(self, observation: Observation) -> Prior:
         return PublicImages(self.prior_scale * PublicImages.of(observation).scale)
@@ -55,6 +98,11 @@ class Bayes(DLG):
     def distance_of(self, observation: Observation) -> str:
         known = observation.defense
         return "absolute" if known and known.noise_law == "laplace" else self.distance
+
+
+def mixes(observation: Observation) -> bool:
+    """Whether clients are known to mix labels."""
+    return observation.defense is not None and observation.defense.soft_labels
 
 
 @dataclass(frozen=True)

@@ -493,15 +493,20 @@ def as_logits(labels: Tensor, classes: int) -> Tensor:
     return torch.where(one_hot(labels, classes) == 1, 0.0, -torch.inf)
 
 
-def blended(logits: Tensor) -> Tensor:
+def blended(logits: Tensor, own: float = OWN_SHARE, doubt: float = DOUBT) -> Tensor:
     """Logits ``[V, N, K]`` that labels of mixed images start from: those of a rule with a part of all in the batch.
 
     Mixing within a batch leaves the sum of its labels as it is, with random weights for each image on average; the
     rules tell that sum. Labels that start from noise stay as they are.
+
+    Args:
+        logits: of the rule, infinitely sure, or noise.
+        own: share of an image's own label, in [0, 1].
+        doubt: share that is spread over all classes: one that a rule does not see can have a part, too.
     """
     labels = logits.softmax(-1)
-    mixed = OWN_SHARE * labels + (1 - OWN_SHARE) * labels.mean(1, keepdim=True)
-    mixed = (1 - DOUBT) * mixed + DOUBT / labels.shape[-1]  # a class that a rule does not see can have a part, too
+    mixed = own * labels + (1 - own) * labels.mean(1, keepdim=True)
+    mixed = (1 - doubt) * mixed + doubt / labels.shape[-1]
     return torch.where(logits.isneginf().any(-1, keepdim=True), mixed.log(), logits)
 
 

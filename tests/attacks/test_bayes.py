@@ -9,11 +9,12 @@ import torch
 from scipy.stats import laplace
 from torch import Tensor, nn
 
-from attacks import DLG, Bayes
+from attacks import DLG, Bayes, Wiener
 from attacks.bayes import PublicImages
 from attacks.engine.priors import BOX_EDGE, outside, total_variation
+from attacks.gradient_matching import GradientMatching
 from benchmark.models import LeNet
-from defenses import Clipping, Compose, GaussianNoise, LaplaceNoise, Masking, RelativeNoise
+from defenses import Clipping, Compose, GaussianNoise, KeptAtHome, LaplaceNoise, Masking, MixUp, RelativeNoise
 
 MakeVictims = Callable[..., Any]
 
@@ -109,3 +110,31 @@ def test_images_are_found_nearer_than_by_matching_alone(defense: Any, victims_of
 def test_what_its_posterior_has_no_place_for_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="leave distance and total_variation out"):
         Bayes(**arguments)
+
+
+@pytest.mark.parametrize(
+    "defense", [GaussianNoise(0.1), KeptAtHome(layers="last"), MixUp(1.0)], ids=lambda one: type(one).__name__
+)
+def test_labels_that_are_not_granted_are_hard_in_the_end_unless_clients_mix_them(
+    defense: Any, victims_of: MakeVictims
+) -> None:
+    seen = victims_of(3, 2, dtype=torch.float64, defense=defense, adaptive=True).observation
+    shares: list[float] = []
+    attack = Bayes(max_evaluations=40)
+    attack.told = shares.append
+    found = attack.reconstruct(seen)
+    hard = nn.functional.one_hot(found.labels, 10).double()
+    are_hard = (found.label_probabilities - hard).abs().amax((1, 2)) < 1e-9
+    assert are_hard.all() if not isinstance(defense, MixUp) else not are_hard.any()
+    wanted = attack.loss_at(seen, found.images, found.label_probabilities)
+    torch.testing.assert_close(found.loss, wanted, rtol=1e-6, atol=1e-12)
+    assert 30 < found.evaluations.amax() <= 40
+    assert shares == sorted(shares) and shares[-1] == 1
+
+
+@pytest.mark.parametrize("attack", [Bayes(60), Wiener(60)], ids=lambda one: type(one).__name__)
+def test_what_the_rule_tells_wrongly_is_put_right(attack: Bayes, victims_of: MakeVictims) -> None:
+    _, labels, seen = victims_of(16, defense=Masking(0.99), adaptive=True)
+    told = GradientMatching.start_labels(attack, seen, [])[0].argmax(-1)
+    assert not torch.equal(told, labels)
+    assert torch.equal(attack.reconstruct(seen).labels, labels)
