@@ -24,6 +24,9 @@ from benchmark.boards.terminal import Console, letters, printable
 LEGIBLE = 20
 """Letters that are left of a long text in a narrow terminal."""
 
+FEWEST = 5
+"""Letters that are left of each text where numbers would else be cut, which say nothing then."""
+
 _TEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {letter: f"{{{letter}}}" for letter in "[]*`'"}
 _TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 _TEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"}
@@ -118,12 +121,17 @@ class Grid:
         console.print(Segments([*segments, Segment(self._body(console)), *below]), crop=False, end="")
 
     def _cut(self, width: int) -> list[int]:
-        """The widths of the columns, where those of words are cut to ``LEGIBLE``, the longest first, for this width."""
+        """The widths of the columns, where those of words are cut for this width: to ``LEGIBLE``, the longest first,
+        and then alike, as far as ``FEWEST``."""
         widths, excess = list(self._widths), self.width - width
-        for place in sorted(range(len(widths)), key=lambda place: -widths[place]):
-            if self.names[place] in self.words:
-                less = min(max(0, excess), max(0, widths[place] - LEGIBLE))
-                widths[place], excess = widths[place] - less, excess - less
+        words = [place for place, name in enumerate(self.names) if name in self.words]
+        for place in sorted(words, key=lambda place: -widths[place]):
+            less = min(max(0, excess), max(0, widths[place] - LEGIBLE))
+            widths[place], excess = widths[place] - less, excess - less
+        for most in range(LEGIBLE, FEWEST - 1, -1):
+            over = [place for place in words if widths[place] > most]
+            for place in over[: max(0, excess)]:
+                widths[place], excess = most, excess - 1
         return widths
 
     def _body(self, console: Console) -> str:

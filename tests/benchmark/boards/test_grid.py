@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.boards.grid import Grid, as_csv, as_latex
+from benchmark.boards.grid import FEWEST, Grid, as_csv, as_latex
 
 NAMES, WORDS = ("rank", "worst case", "defense"), {"rank", "defense"}
 
@@ -34,6 +34,8 @@ def by_rich(of: Grid, to: Console) -> None:
     shown = Table(title=Text(of.title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for name, *texts in zip(of.names, *of.rows, strict=True):
         width = max(map(cell_len, [name, *texts]))
+        if name in WORDS and to.width < of.width:
+            width = min(width, FEWEST)
         shown.add_column(name, justify="left" if name in WORDS else "right", no_wrap=True, width=width)
     for row in of.rows:
         shown.add_row(*map(Text, row))
@@ -99,6 +101,17 @@ def test_in_a_narrow_console_long_words_are_cut_and_numbers_are_not() -> None:
     said = Text.from_ansi(written(to)).plain
     assert "12:34:56" in said and "IDLG" in said and "Digits Digits Digits" in said
     assert max(map(len, said.splitlines())) <= 60
+
+
+@pytest.mark.parametrize("width", range(41, 140, 7))
+def test_no_number_is_cut_where_words_have_letters_to_spare(width: int) -> None:
+    """Such as "0.00 (0/1…", which could be 16 victims or 100."""
+    rows = [["Masking ratio=0.99", "DLG adaptive", "1.00 (100/100)", "0.00 (0/100)"], ["a " * 40, "-", "1", "2"]]
+    to = console(width, "utf-8")
+    Grid(("defense", "attack", "leak rate", "unknown"), rows, ("defense", "attack")).print(to)  # type: ignore[arg-type] # any console will do
+    said = Text.from_ansi(written(to)).plain
+    assert "1.00 (100/100)" in said and "0.00 (0/100)" in said and "leak rate" in said
+    assert max(map(len, said.splitlines())) <= width
 
 
 def test_csv_has_values_as_they_are_and_arguments_as_json() -> None:
