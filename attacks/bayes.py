@@ -31,8 +31,9 @@ class Bayes(GradientMatching):
     rounded, and that is its noise. Differences of neighboring pixels are Laplace distributed and pixels uniform in
     [0, 1] with a soft edge. The loss is twice the variance, or the scale, times minus the logarithm of the posterior.
     From the public mean image, which needs no update, L-BFGS descends with a line search. Labels that are not granted
-    start from what a rule tells, and are found together with the images, since noise can mislead the rule. In the end
-    each is made the likeliest class and the images are fitted once more, since mixtures would fit the noise.
+    start from what a rule tells, and are found together with the images, since noise can mislead the rule. Where the
+    defense is known, each is made the likeliest class in the end and the images are fitted once more, since mixtures
+    would fit the noise.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"public_data"})
@@ -73,9 +74,12 @@ class Bayes(GradientMatching):
         return replace(found, evaluations=mixed.evaluations + found.evaluations, trajectory=mixed.trajectory)
 
     def makes_hard(self, observation: Observation) -> bool:
-        """Whether labels are optimized that clients are not known to mix."""
+        """Whether labels are optimized where it is known how an update comes from hard ones.
+
+        Of an unknown defense that shortens the update, say, mixed labels make up for what hard ones cannot.
+        """
         told = observation.labels is not None or self.labels not in (None, "joint")
-        return not (told or mixes(observation))
+        return not (told or observation.defense is None or mixes(observation)) and observation.order_tells
 
     def _told_of(self, begin: float, end: float, share: float) -> None:
         self.told(begin + share * (end - begin))

@@ -14,7 +14,16 @@ from attacks.bayes import PublicImages
 from attacks.engine.priors import BOX_EDGE, outside, total_variation
 from attacks.gradient_matching import GradientMatching
 from benchmark.models import LeNet
-from defenses import Clipping, Compose, GaussianNoise, KeptAtHome, LaplaceNoise, Masking, MixUp, RelativeNoise
+from defenses import (
+    Clipping,
+    Compose,
+    GaussianNoise,
+    KeptAtHome,
+    LaplaceNoise,
+    Masking,
+    MixUp,
+    RelativeNoise,
+)
 
 MakeVictims = Callable[..., Any]
 
@@ -130,6 +139,16 @@ def test_labels_that_are_not_granted_are_hard_in_the_end_unless_clients_mix_them
     torch.testing.assert_close(found.loss, wanted, rtol=1e-6, atol=1e-12)
     assert 30 < found.evaluations.amax() <= 40
     assert shares == sorted(shares) and shares[-1] == 1
+
+
+@pytest.mark.parametrize("attack", [Bayes(60), Wiener(60)], ids=lambda one: type(one).__name__)
+def test_mixed_labels_make_up_for_a_defense_that_is_not_known(attack: Bayes, victims_of: MakeVictims) -> None:
+    """With hard ones no image has so short a gradient, and nothing is found at all."""
+    images, labels, seen = victims_of(6, defense=Clipping(0.5))
+    assert seen.defense is None
+    off = (attack.reconstruct(seen).images.clamp(0, 1) - images).flatten(1).square().mean(1)
+    of_hard = (attack.reconstruct(replace(seen, labels=labels)).images.clamp(0, 1) - images).flatten(1).square().mean(1)
+    assert (10 * off < of_hard).sum() >= 5 and (of_hard > 0.2).all()
 
 
 @pytest.mark.parametrize("attack", [Bayes(60), Wiener(60)], ids=lambda one: type(one).__name__)
