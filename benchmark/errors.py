@@ -121,7 +121,13 @@ def users_fault(error: BaseException, what: str, called: Any = None) -> UsageErr
     return UsageError(f"{what} ({cause}{f', {place}' if place else ''})")
 
 
-def data_fault(error: Exception) -> UsageError:
+def is_of_data(error: BaseException) -> bool:
+    """Whether it is a :class:`datamodules.DataError`: a public image is read late, amid what else may fail."""
+    data = sys.modules.get("datamodules")  # if torch and the data sets were imported at all
+    return data is not None and isinstance(error, data.DataError)
+
+
+def data_fault(error: BaseException) -> UsageError:
     """A :class:`datamodules.DataError` as one sentence, with what a user's own class has raised and where it is."""
     raised: BaseException | None = getattr(error, "raised", None)
     if raised is not None:
@@ -139,7 +145,7 @@ def users_code(what: str, called: Any = None) -> Iterator[None]:
     try:
         yield
     except CODE_ERRORS as error:
-        raise users_fault(error, what, called) from None
+        raise (data_fault(error) if is_of_data(error) else users_fault(error, what, called)) from None
 
 
 @contextmanager
@@ -154,8 +160,7 @@ def sentences() -> Iterator[None]:
     except (UsageError, KeyboardInterrupt, OSError):
         raise
     except CODE_ERRORS as error:
-        # A file of public images is read late, if torch and the data sets were imported at all.
-        if (data := sys.modules.get("datamodules")) and isinstance(error, data.DataError):
+        if is_of_data(error):
             raise data_fault(error) from None
         if users_line(error) is None and not isinstance(error, SystemExit):
             raise  # not the user's fault

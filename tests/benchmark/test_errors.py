@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from benchmark.errors import UsageError, as_given, is_users, users_code, users_fault, written
+from datamodules import DataError
 from defenses import Masking
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
@@ -98,6 +99,13 @@ def test_whatever_is_raised_is_one_sentence(source: str, said: str) -> None:
     sys.modules.pop("own_odd", None)
     with pytest.raises(UsageError, match=re.escape(said)), users_code("it"):
         own(source, "own_odd")
+
+
+def test_what_is_wrong_with_data_is_said_of_the_data_wherever_they_are_read() -> None:
+    """Public images are read late, amid what tries the user's network."""
+    with pytest.raises(UsageError) as refused, users_code("the gradient of the model Net cannot be computed"):
+        raise DataError("mine.Data.images failed", OSError(5, "Input/output error"))
+    assert str(refused.value).startswith("mine.Data.images failed (OSError: [Errno 5] Input/output error")
 
 
 def test_where_functions_and_classes_of_the_users_are_written() -> None:
