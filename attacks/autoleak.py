@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -198,7 +197,7 @@ class AutoLeak(Attack):
         undone: dict[str, Reconstruction] = {}
         rows = list(range(observation.num_victims))
         for number, (name, part) in enumerate(parts.items()):
-            part.told = partial(self._tell, number, len(parts))
+            part.told = self.telling(number / len(parts), (number + 1) / len(parts))
             seen = observation if len(rows) == observation.num_victims else observation.take(rows)
             if isinstance(part, LearnedInversion):
                 found = part.reconstruct(seen, inverter=inverter)
@@ -217,9 +216,6 @@ class AutoLeak(Attack):
                 break
         best = most_probable(observation, candidates)
         return as_undone(best, undone) if undone else best
-
-    def _tell(self, done: int, parts: int, share: float) -> None:
-        self.told((done + share) / parts)
 
     def loss_at(self, observation: Observation, images: Tensor, labels: Tensor) -> Tensor | None:
         return criterion_of(observation).loss_at(observation, images, labels)

@@ -258,6 +258,10 @@ class Attack(ABC):
     sequence = 1
     """Victims that follow each other and are attacked one after the other, each with what was learned before."""
 
+    def telling(self, begin: float, end: float) -> Callable[[float], None]:
+        """What a part of the attack is to tell, whose work goes from one share of all to another."""
+        return lambda share: self.told(begin + share * (end - begin))
+
     def check(self, model: nn.Module, image_shape: tuple[int, int, int, int]) -> None:
         """Looks whether the attack can take such victims, before any work is done.
 

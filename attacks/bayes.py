@@ -1,6 +1,5 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -67,7 +66,7 @@ class Bayes(GradientMatching):
         if not last or not self.makes_hard(observation):
             return super().reconstruct(observation, callbacks, start_images, **trainer)
         first, second = replace(self, max_evaluations=self.max_evaluations - last), replace(self, max_evaluations=last)
-        first.told, second.told = partial(self._told_of, 0, 1 - 1 / LAST), partial(self._told_of, 1 - 1 / LAST, 1)
+        first.told, second.told = self.telling(0, 1 - 1 / LAST), self.telling(1 - 1 / LAST, 1)
         mixed = super(Bayes, first).reconstruct(observation, callbacks, start_images, **trainer)
         hard = replace(observation, labels=mixed.labels)
         found = super(Bayes, second).reconstruct(hard, callbacks, mixed.images, **trainer)
@@ -80,9 +79,6 @@ class Bayes(GradientMatching):
         """
         told = observation.labels is not None or self.labels not in (None, "joint")
         return not (told or observation.defense is None or mixes(observation)) and observation.order_tells
-
-    def _told_of(self, begin: float, end: float, share: float) -> None:
-        self.told(begin + share * (end - begin))
 
     def prior(self, observation: Observation) -> Prior:
         return PublicImages(self.prior_scale * PublicImages.of(observation).scale)

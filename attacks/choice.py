@@ -128,8 +128,12 @@ def criterion_of(observation: Observation) -> Bayes:
 
 
 def soft_labels(observation: Observation, found: Reconstruction) -> Tensor | None:
-    """The labels that were found where clients are known to mix them, ``[V, N, K]``; None where they do not."""
-    if observation.defense is None or not observation.defense.soft_labels:
+    """The labels that were found where they may be mixed, ``[V, N, K]``; None where they are known not to be.
+
+    Of an unknown defense that shortens the update, say, mixed labels make up for what hard ones cannot: images that
+    were found with them explain little with hard ones.
+    """
+    if observation.defense is not None and not observation.defense.soft_labels:
         return None
     if found.label_probabilities is not None:
         return found.label_probabilities

@@ -1,7 +1,6 @@
 """DLG-FB: each attack of a sequence starts at a blend of what earlier ones have found."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -140,16 +139,13 @@ class DLGFB(Attack):
             memory = memory or Memory(self.feedback, self.alpha, noise)
             warm, restarted = memory.warm, memory.restarted
             start = torch.where(_each(warm, noise), memory.start(), noise)
-            self.base.told = partial(self._told_of, step)
+            self.base.told = self.telling(step / self.sequence, (step + 1) / self.sequence)
             found = self.base.reconstruct(seen, callbacks, start, **trainer)
             memory.learn(found.images, found.loss <= self.gate)
             for row in range(len(seen.seeds)):
                 found.starts[row] = "checkpoint" if restarted[row] else self.feedback if warm[row] else "warm-up"
             steps.append(found)
         return interleave(steps)
-
-    def _told_of(self, step: int, share: float) -> None:
-        self.told((step + share) / self.sequence)
 
 
 def interleave(steps: list[Reconstruction]) -> Reconstruction:

@@ -25,6 +25,7 @@ from attacks.gradients import (
     trained_names,
 )
 from attacks.head import features, random_weights
+from attacks.memory import is_out_of_memory
 from defenses.base import Update
 
 IMAGES = 3
@@ -115,7 +116,9 @@ def _find(model: nn.Module, image_shape: tuple[int, ...]) -> FirstLayer | None:
             try:
                 if (found := _shown(model, name, image_shape)) is not None:
                     return found
-            except Exception:  # whatever a network of the user's raises here: nothing is shown of it
+            except Exception as error:  # whatever a network of the user's raises here: nothing is shown of it
+                if is_out_of_memory(error):
+                    raise
                 continue
     return None
 

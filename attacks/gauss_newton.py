@@ -20,6 +20,7 @@ from attacks.engine.last_layer import lost_heads
 from attacks.engine.priors import outside, total_variation
 from attacks.engine.starts import STARTS, draw_start
 from attacks.gradients import call, differentiable_twice
+from attacks.memory import is_out_of_memory
 from defenses.base import KnownDefense, Update
 
 EDGE = 1e-3
@@ -199,9 +200,10 @@ class GaussNewton(Attack):
         def slope_of(image: Tensor, given: Given) -> Tensor:
             try:
                 return derivative(lambda x: residual(x, given), image, equations)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:  # torch.func cannot derive a model that draws numbers, or looks at a value
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                # torch.func cannot derive a model that draws numbers, or looks at a value.
                 return chained(partial(gradient_of, given=given), partial(entries_of, given=given), image)
 
         for one, off in zip(solving, several(residual, [(one.image, one.given) for one in solving]), strict=True):
@@ -342,9 +344,9 @@ def several(function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]) -> li
     stacked = [tree_map(lambda *parts: torch.stack(parts), *column) for column in zip(*rows, strict=True)]
     try:
         found = vmap(function)(*stacked)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:  # as above
+    except RuntimeError as error:  # as above
+        if is_out_of_memory(error):
+            raise
         return [function(*row) for row in rows]
     return [tree_map(lambda value, row=row: value[row], found) for row in range(len(rows))]
 

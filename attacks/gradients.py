@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
 from attacks.convolution import suited_to
+from attacks.memory import is_out_of_memory
 from defenses.base import Update, flattened
 
 T = TypeVar("T")
@@ -182,9 +183,10 @@ def for_each_victim(
         if model not in _one_by_one[model.training]:
             try:
                 return vmap(of_one, in_dims=(dims, 0, 0))(weights, buffers, images)
-            except torch.OutOfMemoryError:
-                raise  # which is no reason to go on more slowly for good
-            except RuntimeError:  # of a layer without a batching rule, or of the network itself, which says so below
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise  # which is no reason to go on more slowly for good
+                # Of a layer without a batching rule, or of the network itself, which says so below.
                 _one_by_one[model.training].add(model)
         rows = [
             of_one(
@@ -303,9 +305,9 @@ def _of_shared(
                 found = _Derivable.apply(*ways, names, list(buffers), images, labels)
             gradients = dict(zip(names, found, strict=False))
             return gradients, dict(zip(buffers, found[len(names) :], strict=True))
-        except torch.OutOfMemoryError:
-            raise  # as in for_each_victim
-        except RuntimeError:  # likewise
+        except RuntimeError as error:  # as in for_each_victim
+            if is_out_of_memory(error):
+                raise
             _one_by_one[model.training].add(model)
     rows = []
     for row in range(len(images)):

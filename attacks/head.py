@@ -23,6 +23,7 @@ from attacks.gradients import (
     squared_distance,
     trained_names,
 )
+from attacks.memory import is_out_of_memory
 from defenses.base import Update
 
 
@@ -112,7 +113,9 @@ def _find_head(model: nn.Module, image_shape: tuple[int, ...], num_classes: int)
             try:
                 if _is_shown(model, name, image_shape, num_classes):
                     return name
-            except Exception:  # whatever a network of the user's raises here: there is no shortcut through it
+            except Exception as error:  # whatever a network of the user's raises here: there is no shortcut through it
+                if is_out_of_memory(error):
+                    raise
                 continue
     return None
 

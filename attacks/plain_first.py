@@ -1,6 +1,5 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -36,11 +35,11 @@ class PlainFirst(IDLG):
         self.check(observation.model, observation.image_shape)
         observation = self.labeled(observation)
         first = replace(self, max_evaluations=half).problem(taken_for_true(observation))
-        first.told = partial(self._told_of_half, 0)
+        first.told = self.telling(0, 1 / 2)
         objective = first.objective
         led = first.solve(callbacks, **trainer)
         second = replace(self, max_evaluations=self.max_evaluations - half).problem(observation, led.images)
-        second.told = partial(self._told_of_half, 1)
+        second.told = self.telling(1 / 2, 1)
         second.objective.scale_as(objective)
         found = second.solve(callbacks, **trainer)
         # The halves have different losses, which make no curve together.
@@ -51,9 +50,6 @@ class PlainFirst(IDLG):
         sources = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
         logits, are_optimized = self.label_logits(observation, sources)
         return observation if are_optimized else replace(observation, labels=logits.argmax(-1))
-
-    def _told_of_half(self, number: int, share: float) -> None:
-        self.told((number + share) / 2)
 
 
 def is_simulated(observation: Observation) -> bool:

@@ -1,6 +1,5 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -66,7 +65,7 @@ class SurrogateModel(InvertingGradients):
     ) -> Reconstruction:
         positions, spent = self.positions(observation, start_images)
         attack = replace(self, max_evaluations=self.max_evaluations - spent)
-        attack.told = partial(self._told_from, spent, attack.max_evaluations)
+        attack.told = self.telling(spent / self.max_evaluations, 1)
         found = super(SurrogateModel, attack).reconstruct(
             at_surrogate(observation, positions), callbacks, start_images, **trainer
         )
@@ -85,14 +84,11 @@ class SurrogateModel(InvertingGradients):
         losses = []
         for number, place in enumerate(POSITIONS):
             there = replace(pilot, position=place)
-            there.told = partial(self._told_from, number * pilot.max_evaluations, pilot.max_evaluations)
+            done = number * pilot.max_evaluations / self.max_evaluations
+            there.told = self.telling(done, done + pilot.max_evaluations / self.max_evaluations)
             losses.append(there.reconstruct(observation, (), start_images).loss)
         best = torch.stack(losses).nan_to_num(torch.inf).argmin(0)
         return every.new_tensor(POSITIONS)[best], len(POSITIONS) * pilot.max_evaluations
-
-    def _told_from(self, before: int, evaluations: int, share: float) -> None:
-        """Passes on the share that is done of some evaluations as that of all."""
-        self.told((before + share * evaluations) / self.max_evaluations)
 
 
 def at_surrogate(seen: Observation, positions: Tensor) -> Observation:

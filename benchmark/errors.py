@@ -177,13 +177,6 @@ def unusable(error: OSError, otherwise: str) -> UsageError:
     return UsageError(f"{what} ({error.strerror or one_line(error)})")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the machine has run out of memory; not everything in torch has a class of error for it."""
-    said = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    of_torch = type(error).__name__ == "OutOfMemoryError"  # torch itself takes seconds to import
-    return of_torch or isinstance(error, MemoryError) or any(text in str(error) for text in said)
-
-
 def users_function(error: BaseException) -> str:
     """The last function of the user's own code that an error passed through, as in ``Mine.protect``."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__) if is_users(frame.f_code.co_filename)]

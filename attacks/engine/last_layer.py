@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from attacks.base import Observation
 from attacks.gradients import SAME, batch_logits, in_modes, trained_names
 from attacks.head import features, random_images, random_weights
+from attacks.memory import is_out_of_memory
 from attacks.update import FedAvg
 from defenses.base import flattened
 
@@ -36,7 +37,9 @@ def last_layer(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[str, boo
         try:
             with in_modes(model, repeat(False)):
                 known[image_shape] = _find(model, image_shape)
-        except Exception:  # of a network of the user's, which the rehearsal tells in a sentence
+        except Exception as error:  # of a network of the user's, which the rehearsal tells in a sentence
+            if is_out_of_memory(error):
+                raise
             known[image_shape] = None
     return known[image_shape]
 
@@ -54,7 +57,9 @@ def _find(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[str, bool] | 
         try:
             inputs = features(model, name, weights, images)
             made = torch.einsum("vkf,vnf->vnk", weights[f"{name}.weight"], inputs)
-        except Exception:  # whatever a network of the user's raises here: this is not the layer
+        except Exception as error:  # whatever a network of the user's raises here: this is not the layer
+            if is_out_of_memory(error):
+                raise
             continue
         if f"{name}.bias" in weights:
             made = made + weights[f"{name}.bias"][:, None]

@@ -14,8 +14,9 @@ from torch import nn
 
 from attacks import AutoLeak, LearnedInversion, Observation
 from attacks.engine.inverter import Inverter
+from attacks.memory import is_out_of_memory
 from benchmark.clock import clock
-from benchmark.errors import UsageError, is_out_of_memory
+from benchmark.errors import UsageError
 from benchmark.federation import client
 from benchmark.jobs.states import CPU, OTHER_CACHE, Clock, Damaged, only_one, read, weights_in, write
 from benchmark.store.store import make_writable, say, tidy
@@ -145,7 +146,7 @@ def within_memory(what: str) -> Iterator[None]:
     """UsageError where memory runs out inside."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise UsageError(

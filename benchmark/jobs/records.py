@@ -18,7 +18,8 @@ from attacks.base import Trajectory, unheard
 from attacks.choice import NOT_TRIED
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
-from benchmark.errors import UsageError, is_out_of_memory, one_line, written
+from attacks.memory import is_out_of_memory
+from benchmark.errors import UsageError, one_line, written
 from benchmark.federation.client import as_computed, as_trained, known
 from benchmark.jobs.attackers import kept_at, learned, trained_for
 from benchmark.jobs.blocks import Block, Workbench, check_unchanged, checksum, found_or
@@ -286,7 +287,7 @@ def room(block: Block, bench: Workbench) -> int:
             bench.bytes_per_victim[kind] = bytes_per_victim(
                 lambda count: build("attack", short).reconstruct(observed(victims[: count * sequence]))
             )
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 return 1
             raise
@@ -319,7 +320,7 @@ def attack_within_memory(
             found = attack.reconstruct(seen, callbacks, **of_fit)
         check_found(found, seen, name, written(type(attack).reconstruct))
         return found
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         if len(victims) <= attack.sequence:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from attacks import Attack, Observation, Reconstruction
 from attacks.gradient_matching import GradientMatching
 from attacks.gradients import differentiable_twice, in_modes, squared_distance, trained_names
+from attacks.memory import is_out_of_memory
 from attacks.update import FedAvg
 from benchmark.errors import UsageError, a_kind, users_code, written
 from benchmark.federation.client import PublicData, known, observe
@@ -352,8 +353,10 @@ class Scene:
         ):
             try:
                 found = made.reconstruct(seen, ())
-            except (torch.OutOfMemoryError, MemoryError):
-                return  # the run takes fewer victims at once, or says what to do
+            except (MemoryError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    return  # the run takes fewer victims at once, or says what to do
+                raise
         where = written(type(made).reconstruct)
         check_found(found, seen, attack.name, where)
         if any(not torch.equal(value.nan_to_num(), before[key].nan_to_num()) for key, value in seen.update.items()):

@@ -13,7 +13,8 @@ from attacks.choice import explained_by, most_probable
 from attacks.update import FedAvg, Protocol
 from benchmark.models import LeNet
 from defenses import GaussianNoise, LaplaceNoise, Masking, RelativeNoise
-from defenses.base import Update
+from defenses.base import KnownDefense, Update
+from defenses.function import FunctionDefense
 
 MakeVictims = Callable[..., Any]
 
@@ -119,3 +120,35 @@ def test_of_smoother_images_that_explain_less_none_is_taken(
     assert most_probable(seen, every).starts == ["smooth"] * 4, "where nothing explains it, the most probable"
     losses = dict.fromkeys(losses, torch.inf)
     assert most_probable(seen, every).starts == ["far"] * 4, "where no loss tells, the last one"
+
+
+def shrunk(update: Update) -> Update:
+    return {name: 0.4 * value for name, value in update.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_of_an_unknown_defense_what_was_found_is_judged_by_the_labels_it_was_found_with(
+    dtype: torch.dtype, victims_of: MakeVictims
+) -> None:
+    """Mixed ones: where an update was shortened, no hard ones explain it."""
+    images, labels, seen = victims_of(3, dtype=dtype, defense=FunctionDefense(shrunk), adaptive=False)
+    private, probabilities = images.to(dtype), []
+    for victim in range(3):  # the label at which the network's error is 0.4 of that at the private one
+        network = LeNet((1, 8, 8), 10).to(dtype)
+        network.load_state_dict({name: value[victim] for name, value in seen.parameters.items()}, strict=False)
+        made = network(private[victim]).softmax(-1).detach()
+        probabilities.append(made - 0.4 * (made - nn.functional.one_hot(labels[victim], 10)))
+    mixed_labels = torch.stack(probabilities)
+    mixed = replace(found(private, labels), label_probabilities=mixed_labels)
+    every = {"gray": found(torch.full_like(private, 0.5), labels), "hard": found(private, labels), "mixed": mixed}
+    assert left(seen, 0, private[0].double(), probabilities[0].double()) < 1e-9 * left(
+        seen, 0, private[0].double(), labels[0]
+    )
+    best = most_probable(seen, every)
+    assert best.starts == ["mixed"] * 3
+    assert best.label_probabilities is not None
+    torch.testing.assert_close(best.label_probabilities, mixed_labels)
+    # Who knows that clients do not mix labels weighs them as they are.
+    known = replace(seen, defense=KnownDefense(simulate=lambda dummy, observed: shrunk(dummy)))
+    assert most_probable(known, every).starts == ["hard"] * 3
+    assert most_probable(known, every).label_probabilities is None

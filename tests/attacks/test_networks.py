@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from attacks import IDLG, GaussNewton, Observation
 from attacks.chain import stages
+from attacks.engine.last_layer import last_layer
+from attacks.first_layer import first_layer
 from attacks.gradients import batch_gradients, batch_logits, call
 from attacks.head import linear_head
 from benchmark.federation.client import PublicData, observe
@@ -315,25 +317,46 @@ def test_blocks_in_blocks_are_drawn_too() -> None:
     assert set(drawn) == {"body.0.0.weight", "body.0.0.bias", "head.weight", "head.bias"}
 
 
-class Full(LeNet):
+class Filling(nn.Module):
     """Has no memory left whenever it is called as told."""
 
     full_at = -1
     calls = 0
+    error: BaseException = MemoryError()
 
     def forward(self, images: Tensor) -> Tensor:
         self.calls += 1
         if self.calls > self.full_at >= 0:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.error
         return super().forward(images)
 
 
+class Full(Filling, LeNet):
+    """That of convolutions."""
+
+
+class FullMLP(Filling, MLP):
+    """That with a layer that sees the pixels themselves."""
+
+
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+]
+"""What devices and machines say that are out of memory."""
+
+
+@pytest.mark.parametrize("error", FULL)
 @pytest.mark.parametrize("what", ["logits", "update", "with a graph", "solved"])
-def test_a_full_memory_is_told_and_is_no_reason_to_go_on_one_by_one(what: str, digits: Digits) -> None:
+def test_a_full_memory_is_told_and_is_no_reason_to_go_on_one_by_one(
+    what: str, error: BaseException, digits: Digits
+) -> None:
     """The caller attacks fewer victims at a time, whose networks are then evaluated together as before."""
     _, seen = victims(Full(SHAPE, CLASSES), 2, digits)
     model, images = seen.model, seen.mean_image.expand(seen.num_victims, *seen.image_shape).clone()
     assert isinstance(model, Full)
+    model.error = error
     labels = torch.full((2, 1, CLASSES), 1 / CLASSES)
     ways: dict[str, Callable[[], Any]] = {
         "logits": lambda: batch_logits(model, seen.parameters, images),
@@ -347,10 +370,33 @@ def test_a_full_memory_is_told_and_is_no_reason_to_go_on_one_by_one(what: str, d
     usual = model.calls - before
     for calls in range(usual):  # wherever the memory is full
         model.full_at, model.calls = calls, 0
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(type(error)) as told:
             ways[what]()
+        assert str(told.value) == str(error)
         assert model.calls == calls + 1
     model.full_at = -1
     before = model.calls
     ways[what]()
     assert model.calls - before == usual
+
+
+@pytest.mark.parametrize("error", FULL)
+@pytest.mark.parametrize("search", ["first layer", "last layer", "head"])
+def test_a_layer_is_not_taken_for_missing_where_the_memory_is_full(search: str, error: BaseException) -> None:
+    """It would stay so for good, and attacks that need the layer would be left out."""
+    ways: dict[str, Callable[[nn.Module], Any]] = {
+        "first layer": lambda model: first_layer(model, SHAPE),
+        "last layer": lambda model: last_layer(model, SHAPE),
+        "head": lambda model: linear_head(model, SHAPE, CLASSES),
+    }
+    plain = FullMLP(SHAPE, CLASSES)
+    wanted = ways[search](plain)
+    assert wanted is not None
+    for calls in range(plain.calls or 1):
+        model = FullMLP(SHAPE, CLASSES)
+        model.full_at, model.error = calls, error
+        with pytest.raises(type(error)) as told:
+            ways[search](model)
+        assert str(told.value) == str(error)
+        model.full_at = -1
+        assert ways[search](model) is not None

@@ -15,13 +15,14 @@ from lightning.pytorch.callbacks import Callback
 
 from attacks import IDLG, MeanImage, Observation, Reconstruction
 from attacks.base import Trajectory
+from attacks.memory import is_out_of_memory
 from benchmark.errors import UsageError
 from benchmark.jobs import blocks as blocks_module
 from benchmark.jobs.attacks import Attacks
 from benchmark.jobs.blocks import Block, Workbench, plan
 from benchmark.jobs.job import Watch, claimed, work
 from benchmark.jobs.memory import MARGIN
-from benchmark.jobs.records import fit_of, is_out_of_memory, join, run_block, run_blocks, without_nan
+from benchmark.jobs.records import fit_of, join, run_block, run_blocks, without_nan
 from benchmark.jobs.scored import OfImages, finite, victims_table
 from benchmark.metrics.labels import label_scores
 from benchmark.metrics.scores import score
