@@ -227,12 +227,17 @@ def bootstrap_mean(values: Sequence[float], confidence: float = 0.95) -> tuple[f
     return float(low), float(high)
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float | None, float | None]:
+def t_interval(
+    values: Sequence[float], confidence: float = 0.95, resolution: float = 0.0
+) -> tuple[float | None, float | None]:
     """Student's interval of the mean of independent values, such as those of a few seeds.
 
     Args:
         values: Finite ones, in any order.
         confidence: Nominal coverage, between 0 and 1.
+        resolution: What the values are multiples of, at least 0, as one image is of an accuracy. Values that agree are
+            then taken to vary as much as a number does between two multiples: by the resolution over the square root
+            of 12.
 
     Returns:
         Lower and upper end; None for fewer than two values.
@@ -240,7 +245,8 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
     _check_confidence(confidence)
     if len(values) < 2:
         return None, None
-    half = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * stdev(values) / math.sqrt(len(values))
+    spread = max(stdev(values), resolution / math.sqrt(12))
+    half = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * spread / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
 
 

@@ -78,6 +78,7 @@ def train_run(run: Run, store: Store, bench: Workbench, reached: Callable[[State
         "accuracy": brief(state.accuracy[-1]) if ended_well else None,
         "loss": finite(state.loss[-1]) if ended_well else None,
         "majority": brief(majority),
+        "images_tested": len(data.test_labels),
         "validation": None
         if state.validation is None
         else dict(zip(("accuracy", "loss"), map(finite, state.validation), strict=True)),

@@ -195,6 +195,7 @@ def row(cell: Cell, control: Cell, untrained: float) -> Row:
     why = void(by_seed, control, untrained) if config["defense"] else ""
     pairs = [] if why or not config["defense"] else [seed for seed in by_seed if seed in controls]
     lost = {status: statuses.count(status) for status in ("diverged", "collapsed")}
+    tested = records[0].get("images_tested")  # which older ones do not tell
     found = config | {key: label(config[key]) for key in ("data", "model", "defense")} | lost
     found |= {
         "decay": schedule(config),
@@ -218,7 +219,8 @@ def row(cell: Cell, control: Cell, untrained: float) -> Row:
         ("difference", [accuracy(by_seed[seed]) - accuracy(controls[seed]) for seed in pairs]),
     ):
         values = [value for value in of_key if value is not None]
-        ends = (end if end is None else clipped(end, key) for end in t_interval(values))
+        one_image = 1 / tested if key in ("accuracy", "difference") and tested else 0.0
+        ends = (None if end is None else clipped(end, key) for end in t_interval(values, resolution=one_image))
         found |= {key: fmean(values) if values else None} | dict(zip((f"{key}_low", f"{key}_high"), ends, strict=True))
     # An older one has no validation images.
     beside = {"config": config, "accuracies": {seed: accuracy(one) for seed, one in by_seed.items()}}

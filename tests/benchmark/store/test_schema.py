@@ -269,7 +269,7 @@ def newer(training: dict[str, Any]) -> dict[str, Any]:
     config = training["config"] | {"schema": 2, "tuning": False, "validation_images": None}
     config["defense"] = {"class": "Clipping", "max_norm": 1.0}
     parts = {"majority": 0.1, "clients_changed": 0.5, "entries_changed": 0.25}
-    parts |= {"validation": {"accuracy": 0.5, "loss": 1.5}}
+    parts |= {"validation": {"accuracy": 0.5, "loss": 1.5}, "images_tested": 10_000}
     return keyed(training | {"config": config} | parts)
 
 
@@ -279,7 +279,15 @@ def test_a_training_that_was_sealed_again_is_refused_where_it_contradicts_itself
 ) -> None:
     training = request.getfixturevalue(version)
     free = {"date", "commit", "device", "threads", "versions", "data_notes", "cost", "curve", "code_sha256"}
-    free |= {"majority", "validation", "clients_changed", "entries_changed", *training["provenance"]["versions"]}
+    free |= {"images_tested"}
+    free |= {
+        "majority",
+        "validation",
+        "clients_changed",
+        "entries_changed",
+        "images_tested",
+        *training["provenance"]["versions"],
+    }
     for path in paths(training):
         for change in (delete, *map(put, VALUES)):
             made = changed(training, path, change)
@@ -361,6 +369,7 @@ LOST = {"status": "diverged", "accuracy": None, "loss": None, "validation": None
         (lambda r: r["validation"].update(loss=None), ""),  # infinite
         (lambda r: r["validation"].update(accuracy=1.5), "at `[$].validation.accuracy`"),
         (lambda r: r.pop("majority"), "its parts do not match its schema"),
+        (lambda r: r.update(images_tested=7), "its accuracy is not one of as many images"),
         (lambda r: r["config"].pop("tuning"), "its configuration is not of its schema"),
         (lambda r: r["config"].update(schema=1), "its configuration is not of its schema"),
         (lambda r: (r["config"].update(schema=1), r["config"].pop("tuning")), "its parts do not match its schema"),

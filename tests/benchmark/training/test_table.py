@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmark.metrics.intervals import t_interval
 from benchmark.store.store import Record
@@ -62,6 +63,23 @@ def test_intervals_end_at_what_is_possible() -> None:
     wide = [trained(seed, accuracy, "Masking") for seed, accuracy in enumerate((0.9, 0.1))]
     _, row = rows(wide + control)
     assert (row["difference_low"], row["difference_high"]) == (-1.0, 1.0)
+
+
+@pytest.mark.parametrize("images", [None, 50, 10_000])
+def test_seeds_that_agree_tell_a_cost_no_better_than_their_test_images_do(images: int | None) -> None:
+    """Of seeds that differ by more than an image the interval is as it would be."""
+    tested = {"images_tested": images} if images else {}
+    control = [trained(seed, accuracy, **tested) for seed, accuracy in enumerate((0.9, 0.86, 0.8))]
+    for costs in ((0.0, 0.0, 0.0), (0.02, 0.02, 0.02), (0.02, 0.04, 0.1)):
+        accuracies = [one["accuracy"] - cost for one, cost in zip(control, costs, strict=True)]
+        masked = [trained(seed, accuracy, "Masking", **tested) for seed, accuracy in enumerate(accuracies)]
+        _, row = rows(control + masked)
+        spread = max(torch.tensor(costs, dtype=torch.double).std().item(), 1 / (images * 12**0.5) if images else 0.0)
+        half = 4.302653 * spread / 3**0.5
+        mean = -sum(costs) / 3
+        assert row["difference_low"] == pytest.approx(mean - half, abs=1e-7)
+        assert row["difference_high"] == pytest.approx(mean + half, abs=1e-7)
+        assert row["loss_high"] - row["loss"] == pytest.approx(row["loss"] - row["loss_low"], abs=1e-9)
 
 
 @pytest.mark.parametrize(("seeds", "said"), [(1, "and the best on"), (2, "the two best on")])

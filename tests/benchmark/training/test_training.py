@@ -113,6 +113,7 @@ def test_a_suite_is_trained_tabled_and_not_trained_again(leakboard: Leakboard, t
         assert (record["entries_changed"] is None) == (record["config"]["defense"] is None)
         assert record["provenance"]["versions"]["torch"] == torch.__version__.partition("+")[0]
         assert all(value == float(f"{value:.6g}") for value in record["curve"]["loss"])
+        assert record["images_tested"] == SCENARIO["test_images"]
         assert set(record["validation"]) == {"accuracy", "loss"} and 0.1 < record["majority"] < 0.3
     assert sorted({path.suffix for path in (folder / "training").iterdir()}) == [".json"]  # nothing half done is left
     before = results(folder)
