@@ -65,8 +65,9 @@ def told_labels(board: Sequence[Outcome]) -> list[str]:
 
 
 def labels_without_images(standings: Sequence[Standing], names: Names) -> list[str]:
-    """The defenses that hide the images of most victims, and yet not what their labels are."""
-    told = []
+    """The defenses behind which the images of most victims were not found, and yet what their labels are."""
+    hidden: list[str] = []
+    unknown: list[str] = []
     for standing in standings:
         config = standing.outcomes[0].config
         if config["defense"] is None or knows_labels(config) or 2 * len(standing.worst) >= len(standing.indices):
@@ -75,8 +76,15 @@ def labels_without_images(standings: Sequence[Standing], names: Names) -> list[s
             *({i for i, one in outcome.victims.items() if labels_exact(one)} for outcome in standing.outcomes)
         )
         if 10 * len(exact) >= 9 * len(standing.indices):
-            told.append(f"{names.defense(config['defense'])} ({of_all(exact, standing.indices)})")
-    return [f"Labels leak where images do not: attacks find all labels with {listed(told)}."] if told else []
+            told = f"{names.defense(config['defense'])} ({of_all(exact, standing.indices)})"
+            (hidden if 2 * len(standing.may_leak) < len(standing.indices) else unknown).append(told)
+    sentences = [f"Labels leak where images do not: attacks find all labels with {listed(hidden)}."] if hidden else []
+    if unknown:
+        sentences.append(
+            "Labels leak where it is not known of most victims that their images do not: attacks find all labels with "
+            f"{listed(unknown)}."
+        )
+    return sentences
 
 
 def labels_exact(victim: dict[str, Any]) -> bool:
@@ -127,16 +135,26 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
     """The attacks that have failed to fit an update, and the victims of whom nothing is known for it, or as attacks are
     missing.
 
-    Each victim that the column counts is in one of the first two sentences.
+    Each victim that the column counts is in one of the sentences that begin with "Not converged".
     """
 
     cells = partial(cells_with, board, names)
     sentences = []
-    failed = cells(lambda outcome: outcome.unconverged - outcome.unexplained)
-    if failed:
+    if failed := cells(lambda outcome: outcome.unconverged - outcome.unexplained - outcome.noisy):
         sentences.append(
             f"Not converged: {failed}. There the attack ended at images that fit the update much worse than the "
             "private ones do, so that finding nothing does not mean that nothing leaks."
+        )
+    if behind_noise := cells(lambda outcome: (outcome.unconverged - outcome.unexplained) & outcome.noisy):
+        sentences.append(
+            f"Not converged behind known noise: {behind_noise}. There the attack ended at images that explain less of "
+            "the update than the private ones do, beyond what the public mean image does, so that finding nothing does "
+            "not mean that nothing leaks."
+        )
+    if old := cells(lambda outcome: outcome.unrecorded):
+        sentences.append(
+            f"Not known whether it has converged: {old}. These records are of an older version, which did not keep how "
+            "well the images that were found fit the update."
         )
     if mistaken := cells(lambda outcome: outcome.unexplained):
         sentences.append(
@@ -159,15 +177,22 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
             "Not known to leak or not, since no attack that knows the defense was run on them, and none without that "
             f"knowledge found them: {waiting}."
         )
-    if open_ones := unknown(lambda one: one.unknown - one.unexplained - one.waiting):
-        advice = more_to_try([one.config["attack"] for one in board if one.unconverged - one.unexplained])
+    if open_ones := unknown(lambda one: (one.unknown & one.failed) - one.unexplained - one.waiting):
+        # Where the loss is below that of the private batch already, no way to a lower one helps.
+        failing = [one for one in board if one.unconverged - one.unexplained - one.below_truth]
         sentences.append(
             "Not known to leak or not, since no attack found them and at least one did not converge: "
-            f"{open_ones}.{advice}"
+            f"{open_ones}.{more_to_try([one.config['attack'] for one in failing])}"
+        )
+    if untold := unknown(lambda one: one.unknown - one.failed - one.waiting):
+        sentences.append(
+            "Not known to leak or not, since no attack found them and records of an older version do not tell whether "
+            f"one converged: {untold}."
         )
     if unexplained := unknown(lambda one: one.unknown & one.unexplained):
         sentences.append(
-            f"Not known to leak or not, since no attack found them or has a right model of the defense: {unexplained}."
+            "Not known to leak or not, since no attack found them and none has a right model of the defense: "
+            f"{unexplained}."
         )
     return sentences
 

@@ -1,5 +1,6 @@
 """What came out of a cell: its victims, which of them leaked, and what the cell is called in a sentence."""
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,21 @@ class Outcome:
         return frozenset(index for index, victim in self.victims.items() if unconverged(victim, self.config))
 
     @cached_property
+    def unrecorded(self) -> frozenset[int]:
+        """The victims of whom nothing was found, and of whom the records do not tell whether the attack converged."""
+        return frozenset(index for index, victim in self.victims.items() if unrecorded(victim, self.config))
+
+    @cached_property
+    def failed(self) -> frozenset[int]:
+        """The victims of whom this attack alone tells nothing: that it found none does not mean that nothing leaks."""
+        return self.indices - self.leaked if self.broken else self.unconverged | self.diverged | self.unrecorded
+
+    @cached_property
+    def noisy(self) -> frozenset[int]:
+        """The victims on whose update the attacker knows of noise."""
+        return frozenset(index for index, victim in self.victims.items() if victim.get("misfit_of_noise"))
+
+    @cached_property
     def settled(self) -> frozenset[int]:
         """The victims of whom the attack found what explains the update as well as the true images do."""
         return frozenset(index for index, victim in self.victims.items() if victim.get("settled")) - self.unconverged
@@ -136,6 +152,15 @@ class Outcome:
         """Why the attacker could not make use of knowing the defense; empty where he could."""
         said = (record.get("no_adaptive_attack") for record in self.records)
         return next(filter(None, said), "")
+
+
+def unrecorded(victim: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether the record of a victim, of whom an attacker who knows the defense found nothing, is too old to tell
+    whether the attack has fitted the update: it has no misfit, and its loss decides nothing, however high."""
+    if not config["adaptive"] or not victim.get("psnr") or victim["leaked_any"] or victim["status"] == "diverged":
+        return False
+    decides = victim.get("loss") is not None and unconverged(victim | {"loss": math.inf}, config)
+    return "misfit" not in victim and not decides and not unexplained(victim)
 
 
 def below_truth(victim: dict[str, Any]) -> bool:

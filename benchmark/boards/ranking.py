@@ -72,10 +72,15 @@ class Standing:
 
     @cached_property
     def unknown(self) -> frozenset[int]:
-        """The victims on whom an attack did not converge or diverged, or whom none that knows the defense has attacked
-        yet, of whom no other one has said more."""
-        failed = frozenset().union(*(outcome.unconverged | outcome.diverged for outcome in self.outcomes))
-        return self.waiting | failed.difference(self.worst, *(one.settled for one in self._knowing))
+        """The victims on whom an attack did not converge or diverged, or none is known to have converged, or whom none
+        that knows the defense has attacked yet, of whom no other one has said more."""
+        open_ones = self.failed.union(*(outcome.unrecorded for outcome in self.outcomes))
+        return self.waiting | open_ones.difference(self.worst, *(one.settled for one in self._knowing))
+
+    @cached_property
+    def failed(self) -> frozenset[int]:
+        """The victims on whom an attack did not converge or diverged."""
+        return frozenset().union(*(outcome.unconverged | outcome.diverged for outcome in self.outcomes))
 
     @cached_property
     def waiting(self) -> frozenset[int]:
@@ -200,7 +205,7 @@ def nothing_shown(group: Sequence[Outcome], reasons: Sequence[str | None]) -> st
         return NOT_ADAPTIVE
     if UNEXPLAINED in reasons:
         return UNEXPLAINED
-    settled = set().union(*(outcome.indices - outcome.unconverged - outcome.diverged for outcome in knowing))
+    settled = set().union(*(one.indices - one.unconverged - one.diverged - one.unrecorded for one in knowing))
     settled |= leaking
     if knowing and 2 * len(settled) < max(len(outcome.indices) for outcome in knowing):
         return UNTESTED

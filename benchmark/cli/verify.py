@@ -16,11 +16,14 @@ from benchmark.errors import UsageError
 from benchmark.jobs.attacks import Attacks
 from benchmark.jobs.conductor import Conductor
 from benchmark.jobs.job import Watch
+from benchmark.papers.sources import trainings
 from benchmark.rehearsal.contracts import places
-from benchmark.store.store import SHELVES, TRAININGS, Record, Store, keys_in
-from benchmark.studies.entry import check_records, entry_in, records_of, suite_of
+from benchmark.store.store import SHELVES, Record, Store, keys_in
+from benchmark.studies.entry import check_records, check_trainings, entry_in, records_of, suite_of
 from benchmark.studies.reproduction import conclusion, grid, sample, verdicts
 from benchmark.suite.suite import Suite, whole_number
+from benchmark.training.plan import plan
+from benchmark.training.suite import beside
 
 
 def carry_out(options: argparse.Namespace, parts: Parts) -> int:
@@ -37,8 +40,9 @@ def carry_out(options: argparse.Namespace, parts: Parts) -> int:
         if options.run:
             make_records(suite, options, folder)
         records = records_of(folder)
-        if suite.training and not keys_in(folder / TRAININGS.name):
-            raise UsageError(f"the records lack the trainings of {entry.suite}: add them with --run")
+        if (trained := beside(suite)) is not None:
+            runs = plan(trained, Conductor.of(options, suite.name).bench, rehearse=False)
+            check_trainings(trainings(folder), runs)
         options.out = str(out / "verify")
         return verify(suite, records, options, victims, seed)
 

@@ -16,6 +16,7 @@ from benchmark.errors import UsageError
 from benchmark.store.declined import declined_in
 from benchmark.store.store import Record
 from benchmark.suite.documents import regular
+from benchmark.tradeoff.points import TRAINING
 
 TRADE_OFF = "tradeoff.csv"
 """The table of leak rate and accuracy in the folder of a run."""
@@ -68,6 +69,15 @@ def scenarios(records: Sequence[Record], folder: Path) -> dict[str, list[Line]]:
     return found
 
 
+def not_run(folder: Path) -> int:
+    """How many cells of the suite of a board have no records yet.
+
+    Raises:
+        UsageError: the file that names them is damaged.
+    """
+    return sum(not one.reason for one in declined_in(folder))
+
+
 def shown(found: dict[str, list[Line]]) -> dict[str, list[Line]]:
     """The first scenarios, of which a page shows all defenses: no more than :data:`MOST` lines."""
     ends = itertools.accumulate(map(len, found.values()))
@@ -99,7 +109,7 @@ def accuracies(path: Path) -> dict[tuple[str, ...], list[tuple[float, float, flo
     try:
         regular(path)
         for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
-            if row["void"]:  # it says nothing
+            if row["void"].startswith(TRAINING):  # its accuracy says nothing
                 continue
             defense = named(
                 "none" if row["defense"] == "no defense" else row["defense"], json.loads(row["defense_args"])

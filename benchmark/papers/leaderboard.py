@@ -14,13 +14,17 @@ from benchmark.store.declined import declined_in
 from benchmark.store.store import Record
 from benchmark.thresholds import strengths
 from benchmark.thresholds.strengths import ADAPTIVE, DefenseThresholds
-from benchmark.thresholds.table import NEVER, WITHIN
+from benchmark.thresholds.table import NEVER, VOID, WITHIN
 from benchmark.tradeoff.one_point import COSTS_SAID, sentences
 from benchmark.tradeoff.page import write
 from benchmark.tradeoff.points import trade_offs
 
 MASKING = "masking"
 """The folder beside this one with the strengths that stopped attackers of one defense at a time."""
+
+
+ABSOLUTE = ("Clipping", "GaussianNoise")
+"""Of the defenses there, those whose strength is in units of the update."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +57,24 @@ def page(records: list[Record], folder: Path) -> str:
     boards = board.boards
     if trained:
         write(folder, board, trained)
-    found, without, _ = trade_offs(boards, trained)
+    found, without, lacking = trade_offs(boards, trained)
     beside = folder.parent / MASKING
     attacks = [record["config"]["attack"] for record in records]
     before = strengths.read(beside).defenses if (beside / "thresholds.json").exists() else []
+    found_verdicts = [verdict for board in boards for verdict in verdicts(board, before)]
     return render(
         "papers/leaderboard.md.j2",
         title=folder.resolve().name,
         sections=[(one.attacked, sentences(one.points)) for one in found],
         reading=COSTS_SAID,
         without=without,
+        lacking=lacking,
         has_figure=bool(found),
         budgets=sorted({str(of["max_evaluations"]) for of in attacks if "max_evaluations" in of}),
         counts=[counts(one) for one in boards],
         left_out=board.left_out,
-        verdicts=[verdict for board in boards for verdict in verdicts(board, before)],
+        verdicts=found_verdicts,
+        absolute=[kind for kind in ABSOLUTE if any(one.defense.startswith(f"{kind} ") for one in found_verdicts)],
         provenance=provenance(records, trained),
     )
 
@@ -109,8 +116,15 @@ def of_defense(standing: Standing) -> dict[str, Any]:
 
 def stops(one: DefenseThresholds) -> str:
     """Where an attacker who knows a defense was stopped, for people."""
-    search = one.strongest[ADAPTIVE]["ssim"]
-    return {WITHIN: f"from {search['strength']} on", NEVER: "never"}.get(search["stopped"], "unknown")
+    strongest = one.strongest[ADAPTIVE]
+    search, strengths_there = strongest["ssim"], strongest["strengths"]
+    if search["stopped"] == VOID:
+        return "unknown"
+    if search["stopped"] == NEVER:
+        return "never"
+    at = search["strength"] if search["stopped"] == WITHIN else strengths_there[0]
+    open_ones = strongest["unknown"]["strengths"][strengths_there.index(at)]
+    return f"from {at} on" + (f", where {open_ones} of {strongest['victims']} are unknown" if open_ones else "")
 
 
 def contradiction(value: float, standing: Standing, before: Sequence[DefenseThresholds]) -> str:
@@ -125,6 +139,7 @@ def contradiction(value: float, standing: Standing, before: Sequence[DefenseThre
     stronger = [value >= other if upwards else value <= other for other in found]
     if found and len(found) == len(searches) and all(stronger) and standing.worst:
         return f"{value:g} leaks here, and stopped every attacker there"
-    if not any(stronger) and not standing.worst and not standing.unknown:
+    judged = all(s["stopped"] in (WITHIN, NEVER) for s in searches)
+    if judged and not any(stronger) and not standing.worst and not standing.unknown:
         return f"{value:g} leaks nothing here, and stopped nobody there"
     return ""

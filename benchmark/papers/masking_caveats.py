@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmark.store.store import Record
-from benchmark.thresholds.page import not_converged
+from benchmark.thresholds.page import unknown
 from benchmark.thresholds.strengths import ADAPTIVE, DefenseThresholds
 from benchmark.thresholds.table import WITHIN
 from benchmark.thresholds.table import Row as Search
@@ -31,7 +31,7 @@ def caveats(
         "uncertified": [one for one in defenses if not all(map(one.is_certified, one.strongest))],
         "all_uncertified": not any(all(map(one.is_certified, one.strongest)) for one in defenses),
         "strengths": len(strongest),
-        "unconverged": sum(bool(not_converged(search)) for search in strongest),
+        "unknown": sum(bool(unknown(search)) for search in strongest),
         "fixed_prior": list(dict.fromkeys(one.where for one in defenses if has_fixed_prior(one))),
         "scales": sorted({search["attack"]["prior_scale"] for one in swept for search in prior_sweep(one)}),
         "at_the_end": [one.where for one in defenses if is_at_the_end(one)],

@@ -57,6 +57,7 @@ def found_in(folder: Path, read: Callable[[Path], list[Record]]) -> dict[str, An
         "papers": {
             name: of.summary(published[name], folder / name) for name, of in PAPERS.items() if name in published
         },
+        "not_run": {name: count for name in BOARDS if name in published and (count := board.not_run(folder / name))},
         "quick": render("papers/quick.md.j2", **quick(published[QUICK])) if QUICK in published else "",
         "boards": {
             name: board.scenarios(published[name], folder / name) for name in (*BOARDS, QUICK) if name in published

@@ -284,9 +284,12 @@ def counted(row: Row) -> str:
 
 
 def standing_name(standing: Standing) -> str:
-    """A defense, as in "Masking ratio=0.2", and whether what was found on it may be too little to rank it."""
+    """A defense, as in "Masking ratio=0.2 (no rank, 3 unknown)": whether it could not be ranked, and how many victims
+    may leak beside those that do."""
     name = Names.defense(standing.outcomes[0].config["defense"])
-    return name if standing.rank is not None else f"{name} (no rank)"
+    said = ["no rank"] if standing.rank is None else []
+    said += [f"{len(standing.unknown)} unknown"] if standing.unknown else []
+    return f"{name} ({', '.join(said)})" if said else name
 
 
 def at_levels(curve: curves.Curve) -> list[str]:

@@ -17,6 +17,8 @@ from benchmark.store.schema import run_record
 from benchmark.store.store import Record, read_all
 from benchmark.suite.registry import Spec, spec_of
 from benchmark.suite.suite import Scenario, Suite, as_cells, check_keys, entries, load, named, read, suite_path
+from benchmark.training.plan import Run
+from benchmark.training.tuning import contests
 
 FILE = "entry.yaml"
 
@@ -159,6 +161,38 @@ def check_records(records: Sequence[Record], blocks: Sequence[Block]) -> None:
                 f"the records lack {len(missing)} of {block.cell.scenario.victims} victims of {block.label}: add them "
                 "with --run"
             )
+
+
+def check_trainings(records: Sequence[Record], runs: list[Run]) -> None:
+    """Sees that trainings are of these runs and no others, and that each defense was trained with all its seeds.
+
+    Args:
+        records: of the trainings of an entry.
+        runs: of its suite with its defense, as their classes and data are now.
+
+    Raises:
+        UsageError: they are not.
+    """
+    keys, there = {run.key for run in runs}, {record["key"] for record in records}
+    for record in records:
+        if record["key"] not in keys:
+            config = record["config"]
+            behind = f"with {spec_of(config['defense']).label}" if config["defense"] else "without a defense"
+            raise UsageError(
+                f"the records hold a training {behind}, seed {config['seed']}, which is none of the suite with the "
+                f"defense of {FILE}, or was made by other code: {ANEW}"
+            )
+    for contest in contests(runs):
+        reported = [[run for run in of_rate if not run.training.tuning] for of_rate in contest.values()]
+        if not any(all(run.key in there for run in of_rate) for of_rate in reported):
+            raise UsageError(f"the records lack the trainings {told_of(reported[0][0])}: add them with --run")
+
+
+def told_of(run: Run) -> str:
+    """What was trained, for a sentence."""
+    defense = run.training.defense
+    network = run.training.scenario.model.label
+    return f"of {network} with {defense.label}" if defense else f"of {network} without a defense"
 
 
 def another(record: Record, block: Block) -> str:

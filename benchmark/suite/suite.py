@@ -264,7 +264,7 @@ def read(path: Path, keys: tuple[str, ...] = _SUITE_KEYS, what: str = "suite") -
         there = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         near = nearest(path.name, there) or there[:FEW]
         more = f" and {len(there) - len(near)} more" if len(there) > len(near) else ""
-        hint = f"; beside it: {', '.join(str(path.with_name(name)) for name in near)}{more}" if near else ""
+        hint = f"; beside it: {', '.join(str(path.parent / name) for name in near)}{more}" if near else ""
         raise UsageError(f"the {what} {path} cannot be read ({error.strerror}){hint}") from None
     except UnicodeDecodeError:
         raise UsageError(f"the {what} {path} is not a text file in UTF-8") from None

@@ -40,17 +40,18 @@ def bracket(curve: Curve, stop: float) -> tuple[float | None, float | None]:
     return split(curve, lambda leaking: bool(leaking.mean() > stop))
 
 
-def interval(curve: Curve, stop: float) -> tuple[float | None, float | None]:
+def interval(curve: Curve, failed: Curve, stop: float) -> tuple[float | None, float | None]:
     """95 % interval of the strength from which on a share of at most ``stop`` of the population leaks.
 
     Its low end is the strongest tested strength at which the leak rate is surely above ``stop``: the threshold is
     beyond it. Each of the tested strengths could be above by chance, so the level is divided by their number
     (Bonferroni), which holds for strengths that bisection chooses, too. Its high end is the weakest tested strength
-    from which on the rate is surely at most ``stop`` at every tested strength; this takes for granted that leakage
-    does not come back between or beyond them.
+    from which on the rate is surely at most ``stop`` at every tested strength, if all leak of whom nothing is known;
+    this takes for granted that leakage does not come back between or beyond them.
 
     Args:
         curve: which victims leak at each strength.
+        failed: of which of them an attack that found nothing tells nothing.
         stop: largest share of victims that may leak where leakage has stopped.
 
     Returns:
@@ -59,7 +60,8 @@ def interval(curve: Curve, stop: float) -> tuple[float | None, float | None]:
     """
     level = ERROR / len(curve)
     low, _ = split(curve, lambda leaking: surely_above(int(leaking.sum()), len(leaking), stop, level))
-    _, high = split(curve, lambda leaking: not surely_at_most(int(leaking.sum()), len(leaking), stop))
+    may_leak = {strength: leaking | failed[strength] for strength, leaking in curve.items()}
+    _, high = split(may_leak, lambda leaking: not surely_at_most(int(leaking.sum()), len(leaking), stop))
     return low, high
 
 

@@ -55,8 +55,8 @@ def cells_of(row: Row) -> tuple[str, ...]:
         shown.append("-" if found["stopped"] == VOID else range_of(found))
         remarks += [f"{name.upper()}: {found['note']}"] if found["note"] else []
         remarks += [f"{name.upper()} rises from {first:.3g} to {second:.3g}" for first, second in found["rises"]]
-    if failed := not_converged(row):
-        remarks.append(failed)
+    if open_ones := unknown(row):
+        remarks.append(open_ones)
     if row["left_out"]:
         remarks.append(f"{len(row['left_out'])} strengths of other code, other images or fewer victims left out")
     attacker = "adaptive" if row["adaptive"] else "oblivious"
@@ -64,16 +64,16 @@ def cells_of(row: Row) -> tuple[str, ...]:
     return (row["where"], defense, attack_label(row["attack"]), attacker, *shown, "; ".join(remarks))
 
 
-def not_converged(row: Row) -> str:
-    """On how many victims the attack failed without the defense and where leakage stops; empty where on none."""
-    failed, weak = row["unconverged"], row["strengths"][0]
+def unknown(row: Row) -> str:
+    """Of how many victims the attack tells nothing without the defense and where leakage stops; empty where of none."""
+    failed, weak = row["unknown"], row["strengths"][0]
     places = {"without a defense": failed["without"]}
     for found in (row["ssim"], row["psnr"]):
         strength = {WITHIN: found["strength"], WEAK: weak}.get(found["stopped"])
         if strength is not None:
             places[f"at {strength:.3g}"] = failed["strengths"][row["strengths"].index(strength)]
     counts = [f"{count} of {row['victims']} victims {place}" for place, count in places.items() if count]
-    return f"not converged on {', '.join(counts)}" if counts else ""
+    return f"nothing known of {', '.join(counts)}" if counts else ""
 
 
 def range_of(found: Row) -> str:
@@ -125,5 +125,5 @@ def as_markdown(table: Sequence[Row], title: str, criterion: Criterion) -> str:
         sample_size=sample_size_caveat(min(row["victims"] for row in table), criterion.stop),
         leaked_psnr=LEAKED_PSNR,
         table=Grid(COLUMNS, [cells_of(row) for row in table]).markdown(),
-        not_converged=any(map(not_converged, table)),
+        any_unknown=any(map(unknown, table)),
     )

@@ -90,7 +90,7 @@ def read(folder: Path) -> Thresholds:
         UsageError: it is missing or damaged.
     """
     found = threshold_table.read(folder)
-    if found is None or not all("ssim" in search for search in found["thresholds"]):  # named, but not made
+    if found is None or not all({"ssim", "unknown"} <= set(search) for search in found["thresholds"]):  # but named
         raise threshold_table.unreadable(folder)
     searches = found["thresholds"]
     return Thresholds(found["ssim"], found["stop"], searches, by_defense(searches))

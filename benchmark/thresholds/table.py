@@ -203,28 +203,31 @@ def row(search: Row, cells: Cells, criterion: Criterion) -> Row:
         "strengths": list(tested),
         "left_out": [strength for strength in search["strengths"] if strength not in tested],
         "mean_ssim": [fmean(max(victim["ssim"]) for victim in cell.victims.values()) for cell in tested.values()],
-        "unconverged": {
-            "without": len(control.unconverged),
-            "strengths": [len(cell.unconverged) for cell in tested.values()],
+        "unknown": {
+            "without": len(control.failed),
+            "strengths": [len(cell.failed) for cell in tested.values()],
         },
     }
     for name, leaks_by in criterion.measures.items():
         without = fmean(map(leaks_by, control.victims.values()))
-        found[name] = measured(as_curve(tested, leaks_by), without, criterion.stop, search["argument"])
+        curve = as_curve(tested, leaks_by)
+        failed = {at: np.array([index in cell.failed for index in cell.victims]) for at, cell in tested.items()}
+        found[name] = measured(curve, failed, without, criterion.stop, search["argument"])
     return found
 
 
-def measured(curve: Curve, without: float, stop: float, argument: str) -> Row:
+def measured(curve: Curve, failed: Curve, without: float, stop: float, argument: str) -> Row:
     """Where leakage stops by one measure.
 
     Args:
         curve: which victims leak at each strength.
+        failed: of which of them the attack tells nothing if they do not.
         without: leak rate without a defense.
         stop: largest leak rate where leakage has stopped.
         argument: what the strength is called.
     """
     (weak, *_, strong), (leaking, stops) = curve, bracket(curve, stop)
-    low, high = interval(curve, stop)
+    low, high = interval(curve, failed, stop)
     how = VOID if without <= stop else NEVER if stops is None else WEAK if leaking is None else WITHIN
     note = {
         VOID: f"void: {without:.0%} leak without a defense, so there is nothing to stop",

@@ -14,10 +14,10 @@ from benchmark.tradeoff.points import Point
 from benchmark.training.table import LARGE, OPEN, SMALL, costs
 
 COSTS_SAID = (
-    "A defense costs less than a point of accuracy, or more, where the whole 95 % interval of its cost, paired by "
-    "seed, says so; else that is open. In brackets are this cost in points, negative where accuracy is gained, and "
-    "the victims that leak to any attack; of those that are unknown, no attack that knows the defense has shown "
-    "whether they leak. First comes what leaks least for less than a point."
+    "A defense is said to cost less than a point of accuracy, or more, only where the whole 95 % interval of its cost, "
+    "paired by seed, does; otherwise that is open. In brackets are this cost in points, negative where accuracy is "
+    "gained, and the victims that leak to any attack; of those that are unknown, no attack that knows the defense has "
+    "shown whether they leak. First comes what leaks least for less than a point."
 )
 """What the sentences mean."""
 

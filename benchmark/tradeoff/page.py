@@ -20,7 +20,7 @@ from benchmark.training import table as training
 NOTE = (
     "Leak rate: share of the victims that leak to any of the attacks on the defense, with its 95 % Wilson interval, "
     "up to where all that are unknown leak, too: no attack that knows the defense converged on them. Accuracy is a "
-    "mean over seeds, with the part of a 95 % t interval that is possible. The difference is to no defense, in "
+    "mean over seeds, with a 95 % t interval, cut to what is possible. The difference is to no defense, in "
     "percentage points, paired by seed. Rate is the learning rate; where it is the smallest or the largest tried, "
     f"another may cost less. {training.COSTS} On the front: no other defense leaks and costs no more and is better in "
     "one of the two, with the unknown as victims that leak. Not told apart: another one is, but perhaps by chance. "

@@ -20,6 +20,8 @@ NOTHING_TRAINED = (
     "There is no trade-off of leak rate and accuracy, because this folder holds no usable records of federated "
     "trainings: run leakboard train into it."
 )
+NOT_TRAINED = "no training was run with any defense of these boards, so that nothing is known of costs there"
+
 NOTHING_SHARED = (
     "There is no trade-off of leak rate and accuracy, because no defense was both attacked and trained with, at the "
     "same strength, on the same data set and network."
@@ -29,6 +31,9 @@ MISSING = "some attacks of the board are missing here, so it has no rank"
 
 FRONT, NEAR, DOMINATED = "on the front", "not told apart", "dominated"
 """Where a point stands: no other one is better; one is, but perhaps by chance; one is significantly better."""
+
+TRAINING = "training: "
+"""Begins what makes a point void because of how it was trained."""
 
 UNPAIRED = "no training without a defense has its seeds"
 
@@ -186,12 +191,13 @@ def trade_offs(boards: Sequence[Board], trainings: Sequence[Record]) -> tuple[li
 
     Returns:
         For each board those of the scenarios of training that fit it best, of the same data set and network; a sentence
-        where there is none; sentences on trainings that were left out.
+        where there is none; sentences on boards without one, and on trainings that were left out.
     """
     if not trainings:
         return [], NOTHING_TRAINED, []
     scenarios = table.boards(training.rows(list(trainings)))
-    found = []
+    found: list[TradeOff] = []
+    bare = []
     for board in (board for board in boards if board.standings):
         config, fitting = board.standings[0].outcomes[0].config, []
         for heading, rows in scenarios.items():
@@ -202,7 +208,11 @@ def trade_offs(boards: Sequence[Board], trainings: Sequence[Record]) -> tuple[li
                 fitting.append(([part in differing for part in PARTS], made))
         best = min((distance for distance, _ in fitting), default=[])
         found += [made for distance, made in fitting if distance == best]
-    return found, None if found else NOTHING_SHARED, training.of_one_code(list(trainings))[1]
+        bare += [] if fitting else [board.heading]
+    left_out = training.of_one_code(list(trainings))[1]
+    if not found:
+        return [], NOTHING_SHARED, left_out
+    return found, None, [*([f"{NOT_TRAINED}: {'; '.join(bare)}"] if bare else []), *left_out]
 
 
 def points_of(standings: Sequence[Standing], rows: Sequence[training.Row]) -> list[Point]:
@@ -219,7 +229,7 @@ def point(standing: Standing, row: training.Row) -> Point:
     alone = f"{failed[0]} in {row[failed[0]]} of {row['seeds']}" if failed and not defense else ""
     unranked = "" if standing.rank is not None else standing.unranked or MISSING
     void = row["void"] or alone
-    said = [f"training: {void}"] if void else [UNPAIRED] if defense and row["difference"] is None else []
+    said = [f"{TRAINING}{void}"] if void else [UNPAIRED] if defense and row["difference"] is None else []
     said += [unranked] if unranked else []
     return Point(defense, standing.indices, standing.worst, standing.unknown, standing.rank, row, "; ".join(said))
 

@@ -11,8 +11,9 @@ from benchmark.store.store import write_whole
 from benchmark.training.rows import KEYS, TEST, VALIDATION, Row, scenario_of
 
 NOTE = (
-    "Accuracy and loss are of the test images after the last round, as means over n seeds, with the part of a 95 % t "
-    "interval over seeds that is possible, as accuracies are from 0 to 100 %. Rate is the learning rate. The "
+    "Accuracy and loss are of the test images after the last round, as means over n seeds, with a 95 % t interval "
+    "over seeds, cut to what is possible; seeds that agree are taken to vary by about a third of a test image, where "
+    "the number of these is known. Rate is the learning rate. The "
     "difference is to no defense, in percentage points, paired by seed. Changed are the shares of the clients' "
     "updates, and of their entries, that the defense changed by more than rounding: a defense that changed none did "
     "not act, and its row is void: it says nothing about what the defense costs. A run that ends at or below the "

@@ -88,6 +88,8 @@ def victim(index: int, leaks: bool) -> dict[str, Any]:
         "null_ssim": [0.3],
         "psnr": [30.0 if leaks else 10.0],
         "null_psnr": [12.0],
+        "misfit": 0.0,
+        "misfit_of_truth": 0.0,
         "leaked_any": leaks,
         "leaked_all": leaks,
     }

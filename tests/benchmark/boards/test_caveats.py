@@ -50,6 +50,8 @@ def outcome(
         "psnr": [seen],
         "label_correct": [True],
         "null_psnr": [11.0],
+        "misfit": 0.0,
+        "misfit_of_truth": 0.0,
     }
     found = {
         index: measured | {"index": index, "leaked_any": index < leaked, "leaked_all": index < leaked}
@@ -125,7 +127,7 @@ def test_more_is_advised_for_victims_whom_it_can_find_alone() -> None:
     board = [outcome(8, attack=attack), outcome(0, MASKING, attack=attack), replace(mixed, victims=victims)]
     said = [one for one in not_converged(board, ranked(board), Names(board)) if one.startswith("Not known to leak")]
     assert len(said) == 2 and "at least one did not converge: 4 of 8 victims" in said[0] and "may find" in said[0]
-    assert "has a right model of the defense: 3 of 8 victims" in said[1] and "may find" not in said[1]
+    assert "none has a right model of the defense: 3 of 8 victims" in said[1] and "may find" not in said[1]
 
 
 def test_what_one_attack_has_settled_is_known_although_another_failed() -> None:

@@ -31,6 +31,8 @@ def victim(index: int, *psnr: float, status: str = "converged", **more: Any) -> 
         "ssim": [0.5] * images,
         "lpips": None,
         "null_psnr": [10.0] * images,
+        "misfit": 0.0,
+        "misfit_of_truth": 0.0,
         "null_ssim": [0.3] * images,
         "leaked_any": status != "diverged" and any(value >= 20 for value in psnr),
         "leaked_all": status != "diverged" and all(value >= 20 for value in psnr),

@@ -21,10 +21,11 @@ from benchmark.metrics.leak import PSNR_CAP
 from benchmark.rehearsal.contracts import places
 from benchmark.store.sealing import sealed
 from benchmark.store.store import Record, read_all
-from benchmark.studies.entry import check_records, entry_in, suite_of
+from benchmark.studies.entry import check_records, check_trainings, entry_in, suite_of
 from benchmark.studies.reproduction import Verdict, apart, are_alike, conclusion, fisher_p, sample
 from benchmark.suite.registry import Spec
 from benchmark.suite.suite import Cell, Scenario
+from benchmark.training import plan as training_plan
 from benchmark.training.suite import beside
 
 pytestmark = pytest.mark.usefixtures("nothing_of_the_developers")
@@ -289,11 +290,24 @@ def test_trainings_that_the_suite_asks_for_are_the_defense_s_and_must_be_there(
 ) -> None:
     trained = {"clients": 2, "rounds": 1, "learning_rate": 0.1}
     (entry / "tiny.yaml").write_text(yaml.safe_dump(SUITE | {"training": trained, "defenses": ["Sign"]}))
-    assert verify(entry) == (2, "the records lack the trainings of tiny.yaml: add them with --run")
+    lacking = "the records lack the trainings of LeNet(init_range=0.5)"
+    assert verify(entry) == (2, f"{lacking} without a defense: add them with --run")
     monkeypatch.chdir(entry)
     trainings = beside(suite_of(entry_in(entry)))
     assert trainings is not None
     assert {one.defense and one.defense.name for one in trainings.trainings} == {None, "vfy_rounded.Rounded"}
+
+    runs = training_plan.plan(trainings, Workbench(torch.device("cpu"), no_perceptual="not asked for"), rehearse=False)
+    records = [{"key": run.key, "config": run.training.config()} for run in runs]
+    check_trainings(records, runs)
+    for left_out in records:
+        kind = "with vfy_rounded.Rounded(step=0.001)" if left_out["config"]["defense"] else "without a defense"
+        lacks = kind.replace("(step=0.001)", "")
+        with pytest.raises(UsageError, match=re.escape(f"{lacking} {lacks}") + ".*: add them with --run$"):
+            check_trainings([one for one in records if one is not left_out], runs)
+        foreign = left_out | {"key": "of another file"}
+        with pytest.raises(UsageError, match=re.escape(f"a training {lacks}") + ".* which is none of the suite"):
+            check_trainings([*records, foreign], runs)
 
 
 def test_a_defense_that_breaks_a_contract_is_refused(

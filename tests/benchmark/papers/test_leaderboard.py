@@ -27,7 +27,8 @@ def search(defense: str, argument: str, strengths: list[float], stopped: str, at
     found = {"stopped": stopped, "strength": at, "high": None, "note": "", "rates": [1.0, 0.0]}
     what = {"dataset": "MNIST", "where": "MNIST LeNet", "scenario": {}, "model": "LeNet", "victims": 4, "fixed": {}}
     how = {"defense": defense, "argument": argument, "strengths": strengths, "attack": {"class": "IDLG"}}
-    return what | how | {"adaptive": True, "ssim": found}
+    of_all = {"unknown": {"without": 0, "strengths": [0 for _ in strengths]}}
+    return what | how | of_all | {"adaptive": True, "ssim": found}
 
 
 def page(folder: str) -> str:
@@ -60,17 +61,17 @@ def test_the_page_says_what_one_point_buys_where_verdicts_differ_and_how_to_ente
         return {cells[2].strip(): cells[-2].strip() for cells in rows if len(cells) == 7}
 
     never = search("Clipping", "max_norm", [100.0, 0.001], "never", None)
-    assert before(never, search("Masking", "ratio", [0.0, 0.99], "within", 0.95)) == {
+    assert before(never, search("Masking", "ratio", [0.0, 0.95, 0.99], "within", 0.95)) == {
         "Clipping max_norm": "no contradiction",
         "Masking ratio": "no contradiction",
     }
     # A strength that stopped everybody there leaks here.
-    stopped = search("Clipping", "max_norm", [100.0, 0.001], "within", 1.0)
+    stopped = search("Clipping", "max_norm", [100.0, 1.0, 0.001], "within", 1.0)
     assert before(stopped) == {"Clipping max_norm": "0.1 leaks here, and stopped every attacker there"}
     elsewhere = never | {"dataset": "CIFAR10"}
     assert before(stopped, elsewhere) == {"Clipping max_norm": "no contradiction"}  # not everywhere
     # A class that is not on the board has no row.
-    assert before(search("Pruning", "ratio", [0.0, 0.99], "within", 0.5)) == {}
+    assert before(search("Pruning", "ratio", [0.0, 0.5, 0.99], "within", 0.5)) == {}
     text = page("results/mine")
     assert "What one point of accuracy buys" in text and "Clipping" in text and "tradeoff.png" in text
     assert "2 defenses at 4 strengths" in text

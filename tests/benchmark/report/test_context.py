@@ -51,7 +51,7 @@ def test_what_a_null_baseline_reaches_and_what_diverged_leaks_at_no_threshold(ce
     record = cell(30.0, 30.0, 30.0)
     record["victims"][0] |= {"null_psnr": [31.0], "leaked_any": False, "leaked_all": False}
     record["victims"][1] |= {"status": "diverged", "leaked_any": False, "leaked_all": False}
-    assert set(rates(report_of([record], "mine"), "no defense").values()) == {round(1 / 3, 4), 0.0}
+    assert set(rates(report_of([record], "mine"), "no defense (1 unknown)").values()) == {round(1 / 3, 4), 0.0}
 
 
 def test_at_the_threshold_of_the_table_the_curve_is_the_table(cell: MakeCell) -> None:
@@ -65,7 +65,7 @@ def test_at_the_threshold_of_the_table_the_curve_is_the_table(cell: MakeCell) ->
 
 def test_a_defense_without_a_rank_is_named_so_beside_the_curve(cell: MakeCell) -> None:
     report = report_of([cell(30.0, 30.0), cell(12.0, 12.0, defense=MASKING)], "mine")  # no attack knows it
-    assert [name for name, _ in report.boards[0].levels] == ["no defense", "Masking ratio=0.5 (no rank)"]
+    assert [name for name, _ in report.boards[0].levels] == ["no defense", "Masking ratio=0.5 (no rank, 2 unknown)"]
 
 
 def test_the_loss_curve_is_low_median_and_high_over_the_victims_that_have_one(cell: MakeCell) -> None:

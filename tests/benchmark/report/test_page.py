@@ -142,7 +142,9 @@ def test_names_of_others_are_texts_wherever_they_stand(cell: MakeCell) -> None:
         assert tag == "strong" or EVIL in read.text_of(tag) or EVIL in read.text_of("span"), tag
     assert EVIL in {one.get("data-defense") for one in read.of("tr")}
     values = [text for inside, text in read.texts if inside == "script" and text.startswith("[")]
-    assert any(f"{EVIL} text={EVIL} (no rank)" in point.values() for text in values for point in json.loads(text))
+    assert any(
+        f"{EVIL} text={EVIL} (no rank, 1 unknown)" in point.values() for text in values for point in json.loads(text)
+    )
 
 
 def test_a_page_within_its_limit_says_what_it_left_out(usual: Report) -> None:

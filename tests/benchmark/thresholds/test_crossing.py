@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
+from benchmark.thresholds import crossing
 from benchmark.thresholds.crossing import (
     Curve,
     bracket,
-    interval,
     rises,
     split,
     surely_above,
@@ -24,6 +24,11 @@ def curve(*points: tuple[float, int], victims: int = 20) -> Curve:
     return {strength: np.arange(victims) < leaking for strength, leaking in points}
 
 
+def interval(found: Curve, stop: float) -> tuple[float | None, float | None]:
+    """Where every attack has done what it could."""
+    return crossing.interval(found, {strength: leaking & False for strength, leaking in found.items()}, stop)
+
+
 def test_the_bracket_is_the_last_strength_that_leaks_and_the_next_one() -> None:
     found = curve((0.0, 20), (0.5, 12), (0.75, 2), (1.0, 0))
     assert bracket(found, 0.1) == (0.5, 0.75)  # 2 of 20 are no more than a tenth
@@ -33,6 +38,14 @@ def test_the_bracket_is_the_last_strength_that_leaks_and_the_next_one() -> None:
     assert bracket(curve((0.0, 0), (1.0, 0)), 0.05) == (None, 0.0)
     assert bracket(curve((0.0, 20), (1.0, 5)), 0.05) == (1.0, None)
     assert split({}, lambda leaking: True) == (None, None)
+
+
+def test_of_whom_nothing_is_known_may_leak_where_a_threshold_is_certified() -> None:
+    found = curve((0.0, 100), (0.5, 50), (0.8, 0), (0.9, 0), victims=100)
+    for unknown, ends in ((0, (0.5, 0.8)), (1, (0.5, None)), (100, (0.5, None))):
+        assert crossing.interval(found, curve(*((at, unknown) for at in found), victims=100), 0.05) == ends
+    failed = curve((0.0, 0), (0.5, 0), (0.8, 100), (0.9, 0), victims=100)
+    assert crossing.interval(found, failed, 0.05) == (0.5, 0.9)
 
 
 def test_sixteen_victims_certify_nothing_and_73_do() -> None:

@@ -162,13 +162,33 @@ def test_a_strength_at_which_the_attack_failed_does_not_pass_for_a_protection(
             is_bad = ratio in (0.8, 0.9) and victim["index"] < 5
             victim |= {"misfit": 0.5 if is_bad else 0.0, "misfit_of_truth": 0.0}
     (row,) = rows([search], records, Criterion())
-    assert row["unconverged"] == {"without": 0, "strengths": [0, 0, 5, 5]}
+    assert row["unknown"] == {"without": 0, "strengths": [0, 0, 5, 5]}
     page = write(tmp_path, records, [search])
-    assert "not converged on 5 of 16 victims at 0.8 |" in page and "Not converged: the attack" in page
+    assert "nothing known of 5 of 16 victims at 0.8 |" in page and "Nothing is known of victims whom" in page
     for record in records:
         for victim in record["victims"]:
             victim["misfit"] = 0.0
-    assert "onverged" not in write(tmp_path, records, [search])
+    assert "othing is known" not in write(tmp_path, records, [search])
+
+
+@pytest.mark.parametrize("how", ["diverged", "void", "wrong model", "older version"])
+def test_a_strength_of_which_nothing_is_known_is_not_certified(
+    how: str, make_search: MakeSearch, tmp_path: Path
+) -> None:
+    search, records = make_search({0.0: 100, 0.5: 50, 0.9: 0}, adaptive=True, victims=100)
+    (row,) = rows([search], records, Criterion())
+    assert (row["ssim"]["high"], row["unknown"]["strengths"]) == (0.9, [0, 0, 0])
+    for record in records:
+        if (record["config"]["defense"] or {"ratio": None})["ratio"] == 0.9:
+            record |= {"void": "the update is not finite"} if how == "void" else {}
+            for victim in record["victims"]:
+                if how == "older version":
+                    del victim["misfit"], victim["misfit_of_truth"]
+                victim |= {"diverged": {"status": "diverged"}, "wrong model": {"explained": False}}.get(how, {})
+    (row,) = rows([search], records, Criterion())
+    assert row["unknown"]["strengths"] == [0, 0, 100]
+    assert row["ssim"]["high"] is row["psnr"]["high"] is None and row["ssim"]["low"] == 0.5
+    assert "nothing known of 100 of 100 victims at 0.9" in write(tmp_path, records, [search])
 
 
 def test_a_near_fit_where_the_true_images_fit_exactly_settles_nothing(
@@ -179,4 +199,4 @@ def test_a_near_fit_where_the_true_images_fit_exactly_settles_nothing(
         for victim in record["victims"]:
             victim |= {"misfit": 1e-5, "misfit_of_truth": 0.0}
     (row,) = rows([search], records, Criterion())
-    assert row["unconverged"] == {"without": 4, "strengths": [0, 7, 16]}
+    assert row["unknown"] == {"without": 4, "strengths": [0, 7, 16]}
