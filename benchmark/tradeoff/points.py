@@ -20,7 +20,7 @@ NOTHING_TRAINED = (
     "There is no trade-off of leak rate and accuracy, because this folder holds no usable records of federated "
     "trainings: run leakboard train into it."
 )
-NOT_TRAINED = "no training was run with any defense of these boards, so that nothing is known of costs there"
+NOT_TRAINED = "No training was run with any defense of these boards, so that nothing is known of costs there"
 
 NOTHING_SHARED = (
     "There is no trade-off of leak rate and accuracy, because no defense was both attacked and trained with, at the "
