@@ -101,7 +101,7 @@ class Outcome:
         return frozenset(index for index, victim in self.victims.items() if unrecorded(victim, self.config))
 
     @cached_property
-    def failed(self) -> frozenset[int]:
+    def untold(self) -> frozenset[int]:
         """The victims of whom this attack alone tells nothing: that it found none does not mean that nothing leaks."""
         return self.indices - self.leaked if self.broken else self.unconverged | self.diverged | self.unrecorded
 

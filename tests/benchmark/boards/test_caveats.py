@@ -145,6 +145,39 @@ def test_what_one_attack_has_settled_is_known_although_another_failed() -> None:
         assert [one for one in sentences if one.startswith("Not known")] == ([] if settled else sentences[-1:])
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize(
+    ("tolerance", "loss", "defense", "is_told"),
+    [
+        (1e-6, 1e-7, MASKING, True),  # the loss is that of the update alone, and low
+        (1e-6, None, MASKING, False),
+        (None, 1e-7, MASKING, False),
+        (1e-6, 1e-7, {"class": "GaussianNoise", "std": 0.1}, False),
+    ],
+)
+def test_what_older_records_do_not_tell_protects_nobody(
+    adaptive: bool, tolerance: float | None, loss: float | None, defense: dict[str, Any], is_told: bool
+) -> None:
+    """They have no misfit. Of an attacker who does not know the defense it would say nothing anyway."""
+    attack = {"class": "IDLG", "tolerance": tolerance}
+    made = outcome(3, defense, adaptive, attack=attack)
+    old = {
+        index: {key: value for key, value in one.items() if not key.startswith("misfit")} | {"loss": loss}
+        for index, one in made.victims.items()
+    }
+    others = [outcome(8, attack=attack), outcome(3, defense, not adaptive, attack=attack)]
+    board = [*others, replace(made, victims=old)]
+    (standing,) = (one for one in ranked(board) if one.outcomes[0].defended)
+    if is_told or not adaptive:
+        assert not standing.unknown and not_converged(board, ranked(board), Names(board)) == []
+        return
+    assert standing.unknown == set(range(3, 8)) and standing.rank is None
+    cells, unknown = not_converged(board, ranked(board), Names(board))
+    assert cells.startswith("Not known whether it has converged: IDLG adaptive on ") and "(5 of 8 victims)" in cells
+    assert unknown.startswith("Not known to leak or not, since no attack found them and records of an older version")
+    assert "5 of 8 victims with" in unknown
+
+
 def test_of_attacks_that_fit_every_update_nothing_is_said() -> None:
     board = [outcome(2), failing(outcome(0, MASKING, True))]
     assert not_converged(board, ranked(board), Names(board)) == []
