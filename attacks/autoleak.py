@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import ClassVar
 
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from attacks.analytic_linear import AnalyticLinear
 from attacks.base import Attack, Observation, Reconstruction
@@ -40,6 +42,9 @@ one."""
 NEAR = 0.2
 """Weight of the cosine distance of the attacker's own gradient from what was shared, where a known defense has
 simulated it: the middle of those that were tried."""
+
+MERGED = ", merged"
+"""Stands behind the name of an attack where images of one label were replaced by their mean in what it found."""
 
 UNDONE = ", undone"
 """Stands behind the name of an attack where what a known defense does to batches was undone in what it found."""
@@ -184,6 +189,7 @@ class AutoLeak(Attack):
             step: as in :meth:`reconstruct`.
         """
         self.check(observation.model, observation.image_shape)
+        observation = as_evaluated(observation)
         parts = self.parts_for(
             observation.model,
             observation.image_shape,
@@ -199,19 +205,14 @@ class AutoLeak(Attack):
         for number, (name, part) in enumerate(parts.items()):
             part.told = self.telling(number / len(parts), (number + 1) / len(parts))
             seen = observation if len(rows) == observation.num_victims else observation.take(rows)
-            if isinstance(part, LearnedInversion):
-                found = part.reconstruct(seen, inverter=inverter)
-            elif isinstance(part, GradientMatching):
-                found = part.reconstruct(seen, step=step)
-            else:
-                found = part.reconstruct(seen)
-            candidates[name] = spread(found, rows, observation)
-            spared = yield seen, found
-            private = undone_of(seen, found)
-            if private:
-                undone[f"{name}{UNDONE}"] = spread(private, rows, observation)
-                spared = [one or other for one, other in zip(spared, (yield seen, private), strict=True)]
-            rows = [row for row, is_spared in zip(rows, spared, strict=True) if not is_spared]
+            spared: set[int] = set()
+            for what, found in found_by(name, part, seen, inverter, step).items():
+                candidates[what] = spread(found, rows, observation)
+                spared.update(compress(rows, (yield seen, found)))
+                if private := undone_of(seen, found):
+                    undone[f"{what}{UNDONE}"] = spread(private, rows, observation)
+                    spared.update(compress(rows, (yield seen, private)))
+            rows = [row for row in rows if row not in spared]
             if not rows:
                 break
         best = most_probable(observation, candidates)
@@ -294,6 +295,56 @@ def spread(found: Reconstruction, rows: list[int], observation: Observation) -> 
     certified = torch.zeros(of_all.labels.shape, dtype=torch.bool, device=observation.device)
     certified[rows] = found.certified.to(certified)
     return replace(of_all, certified=certified)
+
+
+def found_by(
+    name: str, part: Attack, seen: Observation, inverter: Inverter | None, step: str
+) -> dict[str, Reconstruction]:
+    """What an attack of the ensemble finds of victims, by name, and what can be made of it alone.
+
+    A closed form takes one update, and so each round by itself. Of images of one label that are found behind noise,
+    their mean can be nearer to each of them.
+
+    Args:
+        name: of the attack.
+        part: the attack.
+        seen: what is known of the victims.
+        inverter: of the second tier.
+        step: of an attack that matches gradients.
+    """
+    if isinstance(part, LearnedInversion):
+        return {name: part.reconstruct(seen, inverter=inverter)}
+    if not isinstance(part, GradientMatching):
+        rounds = enumerate((seen, *seen.later), 1)
+        return {
+            name if number == 1 else f"{name}, round {number}": part.reconstruct(replace(one, later=()))
+            for number, one in rounds
+        }
+    found = part.reconstruct(seen, step=step)
+    merged = merged_of(found) if isinstance(part, Bayes) else None
+    return {name: found, **({f"{name}{MERGED}": merged} if merged else {})}
+
+
+def merged_of(found: Reconstruction) -> Reconstruction | None:
+    """The same with the mean of all images of a label in place of each of them; None where no label is there twice."""
+    same = (found.labels[:, :, None] == found.labels[:, None]).to(found.images)
+    if bool((same.sum(2) == 1).all()):
+        return None
+    images = torch.einsum("vnm,vmchw->vnchw", same / same.sum(2, keepdim=True), found.images.clamp(0, 1))
+    return replace(found, images=images, evaluations=torch.zeros_like(found.evaluations))
+
+
+def as_evaluated(seen: Observation) -> Observation:
+    """The same in evaluation mode, where train mode makes no difference to the network: some attacks take no other."""
+    if not seen.protocol.train:
+        return seen
+    drawn = torch.rand(seen.image_shape, generator=torch.Generator().manual_seed(0)).to(seen.mean_image)[None]
+    labels = one_hot(torch.arange(len(drawn[0])) % seen.num_classes, seen.num_classes).to(drawn)[None]
+    plain = replace(seen, protocol=replace(seen.protocol, train=False))
+    made, other = (one.take([0]).update_of(drawn, labels) for one in (seen, plain))
+    if not all(torch.equal(made[name], other[name]) for name in made):
+        return seen
+    return replace(plain, later=tuple(map(as_evaluated, seen.later)))
 
 
 def undone_of(seen: Observation, found: Reconstruction) -> Reconstruction | None:

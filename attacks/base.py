@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from attacks.gradients import batch_dims, is_shared
 from attacks.threat import ThreatModel
 from attacks.update import Network, Protocol, local_update
-from defenses.base import AS_USUAL, KnownDefense, Steps, Update
+from defenses.base import AS_USUAL, KnownDefense, Steps, Update, flattened
+
+AS_SHARED = KnownDefense()
+"""That of an attacker who knows of none."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,13 @@ class Observation:
         """Whether what clients compute depends on no order of their images that the attacker does not know."""
         local, images = self.protocol.local, self.image_shape[0]
         return not local or self.order is not None or (local.batch_size or images) >= images
+
+    @property
+    def noisy_entries(self) -> Tensor:
+        """On how many entries of an update there can be noise, ``[V]``: all but those that were removed after it."""
+        known = self.defense or AS_SHARED
+        kept = known.kept_entries(self.update)
+        return torch.stack([flattened((kept[n] != 0) | (v != 0)).sum(1) for n, v in self.update.items()]).sum(0)
 
     @property
     def steps(self) -> Steps:

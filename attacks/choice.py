@@ -93,7 +93,7 @@ def explained_by(observation: Observation, every: list[Reconstruction]) -> Tenso
     rounds, victims = (observation, *observation.later), observation.num_victims
     noise, variance, freedom = torch.zeros(3, victims, dtype=torch.double)
     for seen in rounds:
-        entries = sum(value[0].numel() for value in seen.update.values())
+        entries = seen.noisy_entries.cpu().double()
         std = seen.defense.noise(seen.update) if seen.defense else 0.0
         squared = torch.as_tensor(std).cpu().double() ** 2
         of_squared = VARIANCE[seen.defense.noise_law if seen.defense else "gaussian"] * squared**2

@@ -73,9 +73,10 @@ class MeanVariation:
 
     def __call__(self, images: Tensor) -> Tensor | float:
         """The prior of each victim's images, ``[A]``."""
-        if not self.weight:
+        directions = [dim for dim in (-2, -1) if images.shape[dim] > 1]  # in others there are no neighbors
+        if not (self.weight and directions):
             return 0.0
-        both = torch.stack([images.diff(dim=dim).abs().mean((1, -2, -1)) for dim in (-2, -1)]).sum(0)
+        both = torch.stack([images.diff(dim=dim).abs().mean((1, -2, -1)) for dim in directions]).sum(0)
         channels = [value / unit for value, unit in zip(both.unbind(-1), self.units, strict=True)]
         return self.weight * torch.stack(channels).mean(0)
 

@@ -18,6 +18,10 @@ GUESSES: dict[str, Callable[[Observation, Tensor], Tensor]] = {
 """Images by the labels ``[V, N]`` alone, as far as they are broadcast to ``[V, N, C, H, W]``: 0.5 everywhere, the mean
 of the public images, and that of the public images of the label's class."""
 
+APART = 0.02
+"""Standard deviation of the noise by which the images of a batch are apart that start at a guess. From the same image,
+those of one label have the same gradient, and would stay the same."""
+
 TILES = 4
 """Tiles beside each other, and above each other, of which a patterned image is made."""
 
@@ -74,7 +78,7 @@ def draw_start(
 
     Args:
         start: one of ``STARTS``: standard normal noise, as published, a pattern, or the guess of that name by the
-            label rule.
+            label rule, about which those of a batch are a little :data:`APART`.
         observation: what the attacker knows.
         generators: a source of randomness for each victim, moved on by the same draws whatever the start is, so that
             what is drawn next does not depend on it.
@@ -85,6 +89,7 @@ def draw_start(
         images = PATTERNS[start](noise)
     elif start in GUESSES:
         images = GUESSES[start](observation, best_labels(observation))
+        images = images + APART * noise.to(images) if observation.image_shape[0] > 1 else images
     elif standardization is not None:
         images = standardization.mean + standardization.std * noise.to(standardization.std)
     else:

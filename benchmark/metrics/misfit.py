@@ -221,7 +221,7 @@ def in_parts(distance: Tensor, mean: Tensor) -> Tensor:
 def expected_noise(seen: Observation) -> float | Tensor:
     """The squared norm of the noise on the updates of all rounds that the attacker knows of, of all or ``[V]``."""
     rounds = (seen, *seen.later)
-    return sum((entries_of(one) * one.defense.noise(one.update) ** 2 for one in rounds if one.defense), start=0.0)
+    return sum((one.noisy_entries * one.defense.noise(one.update) ** 2 for one in rounds if one.defense), start=0.0)
 
 
 def entries_of(seen: Observation) -> int:
