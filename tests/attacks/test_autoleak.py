@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from attacks import AutoLeak, InvertingGradients, Observation, Reconstruction
-from attacks.autoleak import STRONG, UNDONE, can_do, carried_out, needs_simulation, takes
+from attacks import AutoLeak, InvertingGradients, Observation, Peeling, Reconstruction
+from attacks.autoleak import MERGED, STRONG, UNDONE, can_do, carried_out, needs_simulation, takes
 from attacks.choice import NOT_TRIED
 from attacks.engine import problem
 from attacks.engine.inverter import Inverter
@@ -18,7 +19,8 @@ from attacks.update import FedAvg, Protocol
 from benchmark.federation.client import PublicData, observe
 from benchmark.federation.setting import Setting
 from benchmark.models import MLP, ConvNet, LeNet
-from defenses import GaussianNoise, Masking, MixUp, Pruning
+from datamodules import Digits
+from defenses import GaussianNoise, LayerMasking, Masking, MixUp, Pruning
 from defenses.base import Defense
 
 MakeVictims = Callable[..., Any]
@@ -212,3 +214,65 @@ def test_nothing_is_trained_for_networks_of_their_own_or_for_victims_who_are_spa
 def test_what_cannot_be_is_said(arguments: dict[str, int], least: int) -> None:
     with pytest.raises(ValueError, match=f"must be at least {least}"):
         AutoLeak(**arguments)
+
+
+def wide(shape: tuple[int, int, int], classes: int) -> MLP:
+    return MLP(shape, classes, activation="relu", hidden=100)
+
+
+def test_closed_forms_take_each_round_by_itself(digits: Digits) -> None:
+    """Of layers that are masked anew in each round, the first one is in some of them alone."""
+    images, labels = digits.victims(6, 1)
+    setting = Setting(rounds=3)
+    public = PublicData.of(digits, 3)
+    network = wide(digits.image_shape, digits.num_classes)
+    seen = observe(network, images, labels, public, LayerMasking(0.5), True, 0, range(6), setting)
+
+    def is_found(one: Reconstruction) -> torch.Tensor:
+        return (one.images.clamp(0, 1) - images).square().mean((1, 2, 3, 4)) < 1e-4
+
+    found = AutoLeak(1).reconstruct(seen)
+    every = [is_found(Peeling().reconstruct(replace(one, later=()))) for one in (seen, *seen.later)]
+    assert not every[0].all() and torch.stack(every).any(0).sum() > every[0].sum(), "or the test shows nothing"
+    for number, wanted in enumerate(every, 1):
+        name = "Peeling" if number == 1 else f"Peeling, round {number}"
+        assert torch.equal(is_found(found.candidates[name]), wanted)
+    assert not any("round" in name for name in AutoLeak(1).reconstruct(replace(seen, later=())).candidates)
+
+
+@pytest.mark.parametrize(
+    ("norm", "same"), [(None, True), (nn.Dropout(0.5), False), (nn.BatchNorm1d(100, affine=False), False)]
+)
+def test_train_mode_is_no_obstacle_to_closed_forms_where_it_changes_nothing(
+    norm: nn.Module | None, same: bool, digits: Digits
+) -> None:
+    images, labels = digits.victims(2, 2)
+    network = wide(digits.image_shape, digits.num_classes)
+    if norm is not None:
+        network.insert(2, norm)
+    seen = {
+        mode: observe(network, images, labels, PublicData.of(digits), None, False, 0, range(2), Setting(mode=mode))
+        for mode in ("eval", "train")
+    }
+    found = {mode: AutoLeak(1).reconstruct(one).candidates for mode, one in seen.items()}
+    assert "Peeling" in found["eval"] and ("Peeling" in found["train"]) == same
+    if same:
+        torch.testing.assert_close(found["train"]["Peeling"].images, found["eval"]["Peeling"].images)
+
+
+def test_the_mean_of_images_of_one_label_stands_for_what_noise_cannot_tell_apart(digits: Digits) -> None:
+    images, labels = digits.victims(2, 3, same_class=2)
+    labels[1] = torch.tensor([1, 2, 3])
+    observed = observe(
+        LeNet(digits.image_shape, digits.num_classes),
+        *(images, labels, PublicData.of(digits), GaussianNoise(0.01), True, 0, range(2), Setting(labels="known")),
+    )
+    every = AutoLeak(4).reconstruct(observed).candidates
+    assert {name for name in every if name.endswith(MERGED)} == {f"Bayes{MERGED}", f"Wiener{MERGED}"}
+    for name in ("Bayes", "Wiener"):
+        alone, merged = every[name], every[f"{name}{MERGED}"]
+        assert torch.equal(alone.labels, merged.labels) and merged.evaluations.sum() == 0
+        for victim in range(2):
+            for place, label in enumerate(alone.labels[victim].tolist()):
+                those = alone.images[victim][alone.labels[victim] == label].clamp(0, 1)
+                torch.testing.assert_close(merged.images[victim, place], those.mean(0))

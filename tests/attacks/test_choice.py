@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from attacks import DLG, AutoLeak, InvertingGradients, Observation, Reconstruction, Wiener, choice
 from attacks.choice import explained_by, most_probable
 from attacks.update import FedAvg, Protocol
+from benchmark.metrics.misfit import distances, expected_noise
 from benchmark.models import LeNet
-from defenses import GaussianNoise, LaplaceNoise, Masking, RelativeNoise
+from defenses import Compose, GaussianNoise, KeptAtHome, LaplaceNoise, Masking, RelativeNoise
 from defenses.base import KnownDefense, Update
 from defenses.function import FunctionDefense
 
@@ -152,3 +153,32 @@ def test_of_an_unknown_defense_what_was_found_is_judged_by_the_labels_it_was_fou
     known = replace(seen, defense=KnownDefense(simulate=lambda dummy, observed: shrunk(dummy)))
     assert most_probable(known, every).starts == ["hard"] * 3
     assert most_probable(known, every).label_probabilities is None
+
+
+REMOVING = Masking(0.9), KeptAtHome(layers=["first"])
+
+
+@pytest.mark.parametrize(
+    ("parts", "everywhere"),
+    [
+        ([GaussianNoise(0.002)], True),
+        ([GaussianNoise(0.002), REMOVING[0]], False),
+        ([GaussianNoise(0.002), REMOVING[1]], False),
+        ([REMOVING[1], GaussianNoise(0.002)], True),
+    ],
+)
+def test_noise_is_expected_on_entries_that_were_not_removed_after_it(
+    parts: list[Any], everywhere: bool, victims_of: MakeVictims
+) -> None:
+    images, labels, seen = victims_of(4, dtype=torch.float64, defense=Compose(parts), adaptive=True)
+    shared = torch.cat([value.flatten(1) for value in seen.update.values()], 1)
+    there = [shared.shape[1]] * 4 if everywhere else (shared != 0).sum(1).tolist()
+    assert seen.noisy_entries.tolist() == there and everywhere == (min(there) == shared.shape[1])
+    each = seen.defense.noise(seen.update) ** 2 * torch.tensor(there)
+    torch.testing.assert_close(torch.as_tensor(expected_noise(seen)).double().expand(4), each.double())
+    # The private images leave about as much, and the mean image, which owes nothing to the update, more.
+    one_hot = nn.functional.one_hot(labels, 10).double()
+    of_truth = distances(seen, images.double(), one_hot).total
+    assert ((of_truth / each - 1).abs() < 0.3).all()
+    every = [found(images.double(), labels), found(seen.mean_image.expand(images.shape).clone(), labels)]
+    assert explained_by(seen, every).tolist() == [[True] * 4, [False] * 4]

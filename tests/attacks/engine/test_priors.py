@@ -257,3 +257,16 @@ def test_a_prior_weighs_what_a_defense_leaves_of_an_update_however_small_that_is
         objective = Objective(observation, as_logits(labels, 10), 1e-6, True, NaturalImage(1.0))
         objective.replace([-1] * 4, [0, 1, 2, 3], [0, 1, 2, 3])
         torch.testing.assert_close(objective.held["rows"]["prior_weights"], torch.full((4,), factor**2))
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (6, 1), (1, 1), (2, 3)])
+def test_images_of_one_row_or_column_have_neighbors_in_one_direction(shape: tuple[int, int]) -> None:
+    images = torch.rand(2, 3, 2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    stds = (0.2, 0.4)
+    found = torch.as_tensor(MeanVariation(0.1, stds)(images)).expand(2)
+    for victim in range(2):
+        wanted = 0.0
+        for channel, std in enumerate(stds):
+            for steps in (images[victim, :, channel].diff(dim=-1), images[victim, :, channel].diff(dim=-2)):
+                wanted += 0.1 / 2 * float(steps.abs().mean()) / std if steps.numel() else 0.0
+        assert float(found[victim]) == pytest.approx(wanted, rel=1e-12)

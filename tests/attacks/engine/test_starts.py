@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from attacks import DLG
-from attacks.engine.starts import PATTERNS, RANDOM, STARTS, colored, draw_start, tiled
+from attacks.engine.labels import best_labels
+from attacks.engine.starts import APART, GUESSES, PATTERNS, RANDOM, STARTS, colored, draw_start, tiled
 from tests.conftest import MakeVictims
 
 
@@ -62,3 +63,18 @@ def test_attacks_start_again_and_side_by_side_at_other_patterns(start: str, vict
     assert all(bool(((one >= 0) & (one <= 1)).all()) for one in attempts)
     one, three = (DLG(start=start, trials=trials, max_evaluations=8).reconstruct(seen) for trials in (1, 3))
     assert bool((three.loss <= one.loss).all()) and three.starts == [start] * 2
+
+
+@pytest.mark.parametrize("start", GUESSES)
+def test_images_of_a_batch_start_a_little_apart_and_one_alone_at_the_guess_itself(
+    start: str, victims_of: MakeVictims
+) -> None:
+    for batch_size in (1, 4):
+        seen = victims_of(3, batch_size=batch_size).observation
+        drawn = [torch.Generator().manual_seed(seed) for seed in seen.seeds]
+        off = draw_start(start, seen, drawn) - GUESSES[start](seen, best_labels(seen))
+        if batch_size == 1:
+            assert not off.any()
+        else:
+            assert float(off.std()) == pytest.approx(APART, rel=0.1) and abs(float(off.mean())) < APART / 5
+            assert len({tuple(one.flatten().tolist()) for one in off.flatten(0, 1)}) == 12
