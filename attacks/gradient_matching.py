@@ -46,8 +46,8 @@ class GradientMatching(Attack):
         at_once: victims under attack at the same time, at least 1; None for all of them.
         history_size: pairs that L-BFGS keeps, at least 1.
         start: "noise", as published; "tiles" or "color", a random tile in all places or a random color; "constant",
-            "mean" or "class_mean", the null baselines, about which the images of a batch are a little apart; or "rgap", the solution of R-GAP (one image per victim), and
-            noise for those victims that do not converge from there.
+            "mean" or "class_mean", the null baselines, about which the images of a batch are a little apart; or "rgap",
+            the solution of R-GAP (one image per victim), and noise for those victims that do not converge from there.
         total_variation: weight of the total variation of the images, at least 0, as published; above 0 a pixel outside
             [0, 1] costs too, and the loss does not fall to the tolerance. For an attacker who has lost a part of the
             gradient: natural images are smooth, which stands in for the equations that are missing.
