@@ -90,10 +90,16 @@ def read(folder: Path) -> Thresholds:
         UsageError: it is missing or damaged.
     """
     found = threshold_table.read(folder)
-    if found is None or not all({"ssim", "unknown"} <= set(search) for search in found["thresholds"]):  # but named
+    if found is None or not all("ssim" in search for search in found["thresholds"]):  # named, but not made
         raise threshold_table.unreadable(folder)
-    searches = found["thresholds"]
+    searches = [all_unknown(search) | search for search in found["thresholds"]]
     return Thresholds(found["ssim"], found["stop"], searches, by_defense(searches))
+
+
+def all_unknown(search: Row) -> Row:
+    """What is known of the victims of a search whose file, of an older version, does not tell: nothing."""
+    victims = search["victims"]
+    return {"unknown": {"without": victims, "strengths": [victims for _ in search["strengths"]]}}
 
 
 def by_defense(searches: list[Row]) -> list[DefenseThresholds]:

@@ -68,6 +68,10 @@ def test_the_page_says_what_one_point_buys_where_verdicts_differ_and_how_to_ente
     # A strength that stopped everybody there leaks here.
     stopped = search("Clipping", "max_norm", [100.0, 1.0, 0.001], "within", 1.0)
     assert before(stopped) == {"Clipping max_norm": "0.1 leaks here, and stopped every attacker there"}
+    assert "| MNIST: from 1.0 on | 0.1: 3 of 3 leak |" in page("results/mine")
+    older = {key: value for key, value in stopped.items() if key != "unknown"}  # which does not tell
+    before(older)
+    assert "| MNIST: from 1.0 on, where 4 of 4 are unknown | 0.1: 3 of 3 leak |" in page("results/mine")
     elsewhere = never | {"dataset": "CIFAR10"}
     assert before(stopped, elsewhere) == {"Clipping max_norm": "no contradiction"}  # not everywhere
     # A class that is not on the board has no row.
