@@ -1,5 +1,6 @@
 """An entry of the leaderboard from outside: what its folder says, and whether its records are of it."""
 
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,7 +19,7 @@ from benchmark.store.store import Record, read_all
 from benchmark.suite.registry import Spec, spec_of
 from benchmark.suite.suite import Scenario, Suite, as_cells, check_keys, entries, load, named, read, suite_path
 from benchmark.training.plan import Run
-from benchmark.training.tuning import contests
+from benchmark.training.tuning import STAGES, contests
 
 FILE = "entry.yaml"
 
@@ -164,7 +165,7 @@ def check_records(records: Sequence[Record], blocks: Sequence[Block]) -> None:
 
 
 def check_trainings(records: Sequence[Record], runs: list[Run]) -> None:
-    """Sees that trainings are of these runs and no others, and that each defense was trained with all its seeds.
+    """Sees that trainings are of these runs and no others, and that none is missing of those that the suite trains.
 
     Args:
         records: of the trainings of an entry.
@@ -173,7 +174,7 @@ def check_trainings(records: Sequence[Record], runs: list[Run]) -> None:
     Raises:
         UsageError: they are not.
     """
-    keys, there = {run.key for run in runs}, {record["key"] for record in records}
+    keys, there = {run.key for run in runs}, {record["key"]: record for record in records}
     for record in records:
         if record["key"] not in keys:
             config = record["config"]
@@ -182,17 +183,9 @@ def check_trainings(records: Sequence[Record], runs: list[Run]) -> None:
                 f"the records hold a training {behind}, seed {config['seed']}, which is none of the suite with the "
                 f"defense of {FILE}, or was made by other code: {ANEW}"
             )
-    for contest in contests(runs):
-        reported = [[run for run in of_rate if not run.training.tuning] for of_rate in contest.values()]
-        if not any(all(run.key in there for run in of_rate) for of_rate in reported):
-            raise UsageError(f"the records lack the trainings {told_of(reported[0][0])}: add them with --run")
-
-
-def told_of(run: Run) -> str:
-    """What was trained, for a sentence."""
-    defense = run.training.defense
-    network = run.training.scenario.model.label
-    return f"of {network} with {defense.label}" if defense else f"of {network} without a defense"
+    for contest, stage in itertools.product(contests(runs), STAGES):
+        if missing := [run for run in stage(contest, there.get) if run.key not in there]:
+            raise UsageError(f"the records lack the training {missing[0].label}: add it with --run")
 
 
 def another(record: Record, block: Block) -> str:

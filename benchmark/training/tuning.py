@@ -8,12 +8,16 @@ that is reported. The better one has the higher accuracy on the validation image
 
 from collections.abc import Callable, Sequence
 
-from benchmark.store.store import Record, Store
+from benchmark.store.store import Record
 from benchmark.training.plan import Run
 from benchmark.training.rows import best_rate, finalists, of_cell
 
 Contest = dict[float, list[Run]]
 """Learning rate -> runs that differ in that and the seed alone."""
+
+
+RecordOf = Callable[[str], Record | None]
+"""The record of a run by its key, None where there is none."""
 
 
 def contests(runs: list[Run]) -> list[Contest]:
@@ -25,24 +29,24 @@ def contests(runs: list[Run]) -> list[Contest]:
     return list(found.values())
 
 
-def first_looks(contest: Contest, store: Store) -> list[Run]:
+def first_looks(contest: Contest, record_of: RecordOf) -> list[Run]:
     """What is trained first: each of several learning rates with the first tuning seed, and a rate alone at once."""
     return [run for of_rate in contest.values() for run in (tuning(of_rate)[:1] or of_rate)]
 
 
-def second_looks(contest: Contest, store: Store) -> list[Run]:
+def second_looks(contest: Contest, record_of: RecordOf) -> list[Run]:
     """What is trained then: the two best learning rates with every tuning seed."""
-    rates = finalists(tuned(contest, store)) if len(contest) > 1 else []
+    rates = finalists(tuned(contest, record_of)) if len(contest) > 1 else []
     return [run for rate in rates for run in tuning(contest[rate])]
 
 
-def reported(contest: Contest, store: Store) -> list[Run]:
+def reported(contest: Contest, record_of: RecordOf) -> list[Run]:
     """What is trained at last: the best learning rate with every seed that is reported."""
-    rate = best_rate(tuned(contest, store)) if len(contest) > 1 else next(iter(contest))
+    rate = best_rate(tuned(contest, record_of)) if len(contest) > 1 else next(iter(contest))
     return [run for run in contest[rate] if not run.training.tuning]
 
 
-STAGES: Sequence[Callable[[Contest, Store], list[Run]]] = (first_looks, second_looks, reported)
+STAGES: Sequence[Callable[[Contest, RecordOf], list[Run]]] = (first_looks, second_looks, reported)
 """Each says which runs of a contest it needs, from the records of the stages before it."""
 
 
@@ -51,9 +55,9 @@ def tuning(runs: list[Run]) -> list[Run]:
     return [run for run in runs if run.training.tuning]
 
 
-def tuned(contest: Contest, store: Store) -> dict[float, dict[int, Record]]:
+def tuned(contest: Contest, record_of: RecordOf) -> dict[float, dict[int, Record]]:
     """The records of a contest that choose: learning rate -> seed -> record."""
     return {
-        rate: {run.training.seed: record for run in tuning(of_rate) if (record := store.record(run.key)) is not None}
+        rate: {run.training.seed: record for run in tuning(of_rate) if (record := record_of(run.key)) is not None}
         for rate, of_rate in contest.items()
     }

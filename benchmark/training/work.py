@@ -95,7 +95,7 @@ def carry_out(suite: TrainingSuite, runs: list[Run], conductor: Conductor) -> tu
         )
     done, needed = 0, dict[str, Run]()
     for every, stage in itertools.product(scenarios(runs), STAGES):  # of what is stopped, whole scenarios are done
-        due = [run for contest in contests(every) for run in stage(contest, store) if run.key not in needed]
+        due = [run for contest in contests(every) for run in stage(contest, store.record) if run.key not in needed]
         if due:
             done += conductor.carry_out(due, Trainings(), store, tracker or Watch())
         needed |= {run.key: run for run in due}

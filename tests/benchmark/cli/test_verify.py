@@ -290,24 +290,46 @@ def test_trainings_that_the_suite_asks_for_are_the_defense_s_and_must_be_there(
 ) -> None:
     trained = {"clients": 2, "rounds": 1, "learning_rate": 0.1}
     (entry / "tiny.yaml").write_text(yaml.safe_dump(SUITE | {"training": trained, "defenses": ["Sign"]}))
-    lacking = "the records lack the trainings of LeNet(init_range=0.5)"
-    assert verify(entry) == (2, f"{lacking} without a defense: add them with --run")
+    sentence = r"the records lack the training Digits LeNet FedSGD, no defense, .*: add it with --run"
+    code, said = verify(entry)
+    assert code == 2 and re.fullmatch(sentence, said)
     monkeypatch.chdir(entry)
     trainings = beside(suite_of(entry_in(entry)))
     assert trainings is not None
     assert {one.defense and one.defense.name for one in trainings.trainings} == {None, "vfy_rounded.Rounded"}
 
+
+def test_trainings_of_an_entry_are_whole_and_of_no_other_file(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that choose the learning rate, or a rate that suits the entry could be taken."""
+    trained = {"clients": 2, "rounds": 1, "learning_rate": [0.1, 1.0, 3.0], "seeds": [0, 1], "tuning_seeds": [7, 8]}
+    (entry / "tiny.yaml").write_text(yaml.safe_dump(SUITE | {"training": trained, "defenses": ["Sign"]}))
+    monkeypatch.chdir(entry)
+    trainings = beside(suite_of(entry_in(entry)))
+    assert trainings is not None
     runs = training_plan.plan(trainings, Workbench(torch.device("cpu"), no_perceptual="not asked for"), rehearse=False)
-    records = [{"key": run.key, "config": run.training.config()} for run in runs]
-    check_trainings(records, runs)
-    for left_out in records:
-        kind = "with vfy_rounded.Rounded(step=0.001)" if left_out["config"]["defense"] else "without a defense"
-        lacks = kind.replace("(step=0.001)", "")
-        with pytest.raises(UsageError, match=re.escape(f"{lacking} {lacks}") + ".*: add them with --run$"):
-            check_trainings([one for one in records if one is not left_out], runs)
-        foreign = left_out | {"key": "of another file"}
-        with pytest.raises(UsageError, match=re.escape(f"a training {lacks}") + ".* which is none of the suite"):
-            check_trainings([*records, foreign], runs)
+
+    def made(run: training_plan.Run) -> Record:
+        config = run.training.config()
+        judged = {"accuracy": {0.1: 0.5, 1.0: 0.7, 3.0: 0.6}[config["learning_rate"]], "loss": 1.0}
+        return {"key": run.key, "config": config, "status": "done", "validation": judged, **judged}
+
+    def is_needed(run: training_plan.Run) -> bool:  # of 1.0, the best, all seeds; of 0.1, the worst, one look alone
+        config = run.training.config()
+        return config["learning_rate"] == 1.0 or (
+            run.training.tuning and (config["learning_rate"] == 3.0 or config["seed"] == min(trained_by))
+        )
+
+    trained_by = [run.training.seed for run in runs if run.training.tuning]
+    needed = [made(run) for run in runs if is_needed(run)]
+    check_trainings(needed, runs)
+    assert len(needed) == 2 * (4 + 2 + 1)
+    for left_out in needed:
+        kind = "vfy_rounded.Rounded" if left_out["config"]["defense"] else "no defense"
+        with pytest.raises(UsageError, match=f"lack the training .*{kind}.*: add it with --run$"):
+            check_trainings([one for one in needed if one is not left_out], runs)
+        behind = "with vfy_rounded.Rounded" if left_out["config"]["defense"] else "without a defense"
+        with pytest.raises(UsageError, match=f"hold a training {behind}.* which is none of the suite"):
+            check_trainings([*needed, left_out | {"key": "of another file"}], runs)
 
 
 def test_a_defense_that_breaks_a_contract_is_refused(
