@@ -13,8 +13,9 @@ from torch.nn.functional import one_hot
 from attacks.analytic_linear import AnalyticLinear
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.bayes import Bayes
-from attacks.choice import NOT_TRIED, criterion_of, most_probable
+from attacks.choice import NOT_TRIED, minus_log_posterior, most_probable
 from attacks.dlg import DLG
+from attacks.engine.contrast import FILLED, Unseen, unseen_by
 from attacks.engine.inverter import Inverter
 from attacks.engine.step import EAGER
 from attacks.fedavg_inversion import FedAvgInversion
@@ -200,6 +201,7 @@ class AutoLeak(Attack):
         )
         if not is_simulated(observation):
             parts = {name: part for name, part in parts.items() if not needs_simulation(part)}
+        unseen = unseen_by(observation)
         candidates: dict[str, Reconstruction] = {}
         undone: dict[str, Reconstruction] = {}
         rows = list(range(observation.num_victims))
@@ -207,7 +209,7 @@ class AutoLeak(Attack):
             part.told = self.telling(number / len(parts), (number + 1) / len(parts))
             seen = observation if len(rows) == observation.num_victims else observation.take(rows)
             spared: set[int] = set()
-            for what, found in found_by(name, part, seen, inverter, step).items():
+            for what, found in with_contrast(found_by(name, part, seen, inverter, step), unseen).items():
                 candidates[what] = spread(found, rows, observation)
                 spared.update(compress(rows, (yield seen, found)))
                 if private := undone_of(seen, found):
@@ -220,7 +222,10 @@ class AutoLeak(Attack):
         return as_undone(best, undone) if undone else best
 
     def loss_at(self, observation: Observation, images: Tensor, labels: Tensor) -> Tensor | None:
-        return criterion_of(observation).loss_at(observation, images, labels)
+        is_mixed = labels.is_floating_point()
+        probabilities = labels if is_mixed else one_hot(labels, observation.num_classes)
+        like = observation.mean_image
+        return minus_log_posterior(observation, images.to(like), probabilities.to(like))
 
 
 def carried_out(attempts: Attempts, spares: Callable[[Observation, Reconstruction], list[bool]]) -> Reconstruction:
@@ -324,6 +329,17 @@ def found_by(
     found = part.reconstruct(seen, step=step)
     merged = merged_of(found) if isinstance(part, Bayes) else None
     return {name: found, **({f"{name}{MERGED}": merged} if merged else {})}
+
+
+def with_contrast(found: dict[str, Reconstruction], unseen: Unseen | None) -> dict[str, Reconstruction]:
+    """What was found, by name, each behind the same over the full range where the network does not see contrast."""
+    if unseen is None:
+        return found
+    both: dict[str, Reconstruction] = {}
+    for name, one in found.items():
+        filled = replace(one, images=unseen.filled(one.images), evaluations=torch.zeros_like(one.evaluations))
+        both |= {f"{name}{FILLED}": filled, name: one}
+    return both
 
 
 def merged_of(found: Reconstruction) -> Reconstruction | None:

@@ -1,7 +1,8 @@
 """Rules that tell the labels of a whole batch by its update: each a pure function of an observation.
 
 Where an image has features h and the softmax p, row k of the last layer's gradient is the batch's mean of
-(p_k - 1[k = label]) h, and the gradient of its bias the mean of p_k - 1[k = label]. Every rule reads these two.
+(p_k - 1[k = label]) h, and the gradient of its bias the mean of p_k - 1[k = label]. Every rule reads these two, of
+several rounds their mean.
 
 A rule tells how many images each class has. What it says is scored as it is; the labels that an attack goes on with are
 made of it, N of them, sorted: an update does not tell the order of a batch. A rule that tells classes and not how many
@@ -349,18 +350,27 @@ def leaves_signs(observation: Observation) -> Tensor:
 
 
 def best(observation: Observation) -> Told:
-    """Of one image iDLG's rule; of a batch what explains each victim's update best of what other rules tell.
+    """What explains each victim's update best of what other rules tell, of one image iDLG's.
 
     What clients do to an update can break the equations of one rule and leave another right, and so can a batch of few
     classes. It is told by the public mean images of the classes, with the labels of each of :data:`BATCH_RULES` that
     the network allows, see :func:`odds`. Those that are fitted to these images must explain more by :data:`FITTED`.
-    Labels that leave out a class which is :func:`present` come last.
+    Labels that leave out a class which is :func:`present` come last. Of several rounds the rules are asked of all
+    together, and of the first, whose equations hold exactly.
     """
-    if observation.image_shape[0] == 1:
-        return idlg(observation)
-    rules = [LABEL_RULES[name] for name in BATCH_RULES]
-    told = [rule.told(observation) for rule in rules if not rule.lacks(observation.model, observation.image_shape)]
-    there = present(observation)
+    there, images = present(observation), observation.image_shape[0]
+    sure = there.sum(1) == images
+    if sure.any():  # nothing is left to fit
+        rest = (~sure).nonzero().flatten().tolist()
+        certain = there.int().topk(images, 1).indices.sort(1).values
+        if rest:
+            certain[rest] = best(observation.take(rest)).labels
+        return exactly(certain, observation.num_classes)
+    rules = [LABEL_RULES[name] for name in (BATCH_RULES if images > 1 else ("idlg",))]
+    able = [rule for rule in rules if not rule.lacks(observation.model, observation.image_shape)]
+    told = [rule.told(observation) for rule in able]
+    if observation.later:
+        told += [rule.told(replace(observation, later=())) for rule in able]
     told.append(_mixed(observation, there))
     explained = explained_by(observation, torch.stack([one.labels for one in told]))
     explained[-1] /= FITTED

@@ -8,6 +8,7 @@ from torch.nn.functional import one_hot
 
 from attacks.base import Observation
 from attacks.engine.distances import cosine_distance
+from attacks.engine.rounds import pooled
 from attacks.gradients import trained_names
 from attacks.update import Protocol
 from defenses.base import Update, unchanged
@@ -40,9 +41,9 @@ def idlg_labels(observation: Observation) -> Tensor:
     Which parameter tells the label is tried on each victim's own network, with gradients of the attacker's own making,
     through the defense where it is known: the last weight that is always right, as published; else a bias that is; else
     what is right most often. Where nothing is right in more than half of the trials, it is the label whose gradient at
-    the public mean image points most nearly as the update does.
+    the public mean image points most nearly as the update does. Of several rounds it is their :func:`pooled` update.
     """
-    victims = range(observation.num_victims)
+    observation, victims = pooled(observation), range(observation.num_victims)
     alike = observation.shared and (observation.defense is None or not observation.defense.is_simulated)
     right = _right(observation.take([0] if alike else victims))  # a trial depends on the network alone
     labels = torch.zeros(len(victims), dtype=torch.long, device=observation.device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Observation
+from attacks.engine.rounds import mean_of, pooled
 from attacks.gradients import SAME, batch_logits, in_modes, trained_names
 from attacks.head import features, random_images, random_weights
 from attacks.memory import is_out_of_memory
@@ -69,12 +70,12 @@ def _find(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[str, bool] | 
 
 
 def gradient_of_weight(observation: Observation) -> Tensor:
-    """The gradient ``[V, K, F]`` of the weight of the last layer, as far as the update tells it, finite."""
+    """The gradient ``[V, K, F]`` of the weight of the last layer, as far as the updates tell it, finite."""
     return _gradient(observation, "weight")
 
 
 def gradient_of_bias(observation: Observation) -> Tensor:
-    """The gradient ``[V, K]`` of the bias of the last layer, as far as the update tells it, finite."""
+    """The gradient ``[V, K]`` of the bias of the last layer, as far as the updates tell it, finite."""
     return _gradient(observation, "bias")
 
 
@@ -95,7 +96,7 @@ def last_rows(observation: Observation) -> Tensor:
 
 
 def lost_heads(observation: Observation) -> Tensor:
-    """Whether nothing of the last layer was shared, as far as the attacker knows the defense, bool ``[V]``.
+    """Whether nothing of the last layer was shared in a round, as far as the attacker knows the defense, bool ``[V]``.
 
     Then what a rule reads there tells no label. Of a network that ends otherwise it is what has a row for each class;
     where nothing has, nothing is known to be lost.
@@ -105,7 +106,7 @@ def lost_heads(observation: Observation) -> Tensor:
         return torch.zeros_like(lost)
     is_found = False
     found, kept = last_layer(observation.model, observation.image_shape[1:]), observation.defense.kept_entries
-    for name, value in kept(observation.update).items():
+    for name, value in kept(pooled(observation).update).items():
         is_head = name.rpartition(".")[0] == found[0] if found else value.shape[1:2] == (observation.num_classes,)
         if is_head:
             is_found = True
@@ -126,7 +127,7 @@ def _name(observation: Observation) -> str:
 
 
 def _gradient(observation: Observation, kind: str) -> Tensor:
-    shared = observation.update[f"{_name(observation)}.{kind}"].nan_to_num(0, 0, 0)
+    shared = mean_of(observation, f"{_name(observation)}.{kind}").nan_to_num(0, 0, 0)
     local = observation.protocol.local
     return shared / length(local, observation.image_shape[0]) if local else shared
 

@@ -62,22 +62,9 @@ class Mixture(NamedTuple):
 
     @classmethod
     def of(cls, observation: Observation) -> Self:
-        """That of the V victims of an observation."""
-        known, update, tells = observation.defense, observation.update, telling(observation)
-        kept = known.kept_entries(update) if known else {}
-        found, held, of_classes = [], list[str](), Update()
-        for victim in range(observation.num_victims):
-            names = _held_together(observation, [name for name, of_each in tells.items() if of_each[victim]])
-            if names != held or not observation.shared:
-                held, of_classes = names, _of_classes(observation.take([victim]), names)
-            parts = []
-            for name, value in of_classes.items():
-                rows, own = flattened(value).double(), update[name][victim].flatten().double()
-                if known:
-                    rows *= kept[name][victim].flatten() != 0
-                parts.append((rows @ own, rows @ rows.T, own @ own))
-            found.append([torch.stack(each).sum(0) for each in zip(*parts, strict=True)])
-        products, squares, sizes = (torch.stack(each) for each in zip(*found, strict=True))
+        """That of the V victims of an observation, to whom the updates of several rounds are a single long one."""
+        rounds = [_products(one) for one in (observation, *observation.later)]
+        products, squares, sizes = (torch.stack(each).sum(0) for each in zip(*rounds, strict=True))
         return cls(products, squares, sizes.sqrt(), of_known_size(observation))
 
     def nearest(self, least: Tensor, images: int) -> Tensor:
@@ -92,6 +79,26 @@ class Mixture(NamedTuple):
         """
         of_each = zip(*self, least.to(self.products), strict=True)
         return torch.stack([_nearest(*each, images) for each in of_each])
+
+
+def _products(observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
+    """``products``, ``squares`` and the squares of ``sizes`` of :class:`Mixture` in one round."""
+    known, update, tells = observation.defense, observation.update, telling(observation)
+    kept = known.kept_entries(update) if known else {}
+    found, held, of_classes = [], list[str](), Update()
+    for victim in range(observation.num_victims):
+        names = _held_together(observation, [name for name, of_each in tells.items() if of_each[victim]])
+        if names != held or not observation.shared:
+            held, of_classes = names, _of_classes(observation.take([victim]), names)
+        parts = []
+        for name, value in of_classes.items():
+            rows, own = flattened(value).double(), update[name][victim].flatten().double()
+            if known:
+                rows *= kept[name][victim].flatten() != 0
+            parts.append((rows @ own, rows @ rows.T, own @ own))
+        found.append([torch.stack(each).sum(0) for each in zip(*parts, strict=True)])
+    products, squares, sizes = (torch.stack(each) for each in zip(*found, strict=True))
+    return products, squares, sizes
 
 
 def _nearest(products: Tensor, squares: Tensor, size: Tensor, sized: Tensor, least: Tensor, images: int) -> Tensor:
@@ -116,7 +123,7 @@ def _nearest(products: Tensor, squares: Tensor, size: Tensor, sized: Tensor, lea
 
 
 def odds(observation: Observation, labels: Tensor) -> Tensor:
-    """How many times as much of each update the class means explain with some labels ``[V, N]`` as they leave, ``[V]``.
+    """How many times as much of the updates the class means explain with some labels ``[V, N]`` as they leave, ``[V]``.
 
     It is the squared cosine over the squared sine of the angle between what would be shared of them and what was: in
     the entries that are known to say what they were, and as the defense is simulated. Of both the geometric mean is
@@ -132,6 +139,18 @@ def odds(observation: Observation, labels: Tensor) -> Tensor:
 
 def _odds_of(observation: Observation, labels: Tensor) -> Tensor:
     """:func:`odds` of victims who are looked at together."""
+    rounds = [_compared(one, labels) for one in (observation, *observation.later)]
+    along, square, size = (torch.stack(each).sum(0) for each in zip(*rounds, strict=True))
+    fit = torch.where(of_known_size(observation), _fit(along[-1] / square[-1]), 1.0)
+    return _odds(along, square, size.sqrt()).log().mean(0).exp() * fit
+
+
+def _compared(observation: Observation, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What would be shared of the class means in a round, in P ways, beside what was.
+
+    Returns:
+        Products ``[P, V]`` of the two, squared sizes ``[P, V]`` of the first and ``[V]`` of the second.
+    """
     probabilities, known = one_hot(labels, observation.num_classes).to(observation.class_means), observation.defense
     dummy = unordered(observation).update_of(observation.class_means[labels], probabilities)
     shared = [dummy]
@@ -141,16 +160,16 @@ def _odds_of(observation: Observation, labels: Tensor) -> Tensor:
         shared.append(known.simulate(dummy, observation.update))
     tells = telling(observation)
     observed = {name: flattened(observation.update[name]) * of_each[:, None] for name, of_each in tells.items()}
-    size = torch.stack([value.double().square().sum(1) for value in observed.values()]).sum(0).sqrt()
-    explained = []
+    size = torch.stack([value.double().square().sum(1) for value in observed.values()]).sum(0)
+    products, squares = [], []
     for one in shared:
         parts = [
             RowProducts.apply(flattened(one[name]) * tells[name][:, None], value) for name, value in observed.items()
         ]
         along, square = (torch.stack(each).double().sum(0) for each in zip(*parts, strict=True))
-        explained.append(_odds(along, square, size))
-    fit = torch.where(of_known_size(observation), _fit(along / square), 1.0)
-    return torch.stack(explained).log().mean(0).exp() * fit
+        products.append(along)
+        squares.append(square)
+    return torch.stack(products), torch.stack(squares), size
 
 
 def _odds(along: Tensor, square: Tensor, size: Tensor) -> Tensor:

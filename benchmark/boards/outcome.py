@@ -1,6 +1,5 @@
 """What came out of a cell: its victims, which of them leaked, and what the cell is called in a sentence."""
 
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from benchmark.boards.cells import Cells, cells_of_one_code, of_one_data_set
-from benchmark.metrics.convergence import unconverged, unexplained
+from benchmark.metrics.convergence import unconverged, unexplained, unrecorded
 from benchmark.metrics.leak import BASELINES, leaks, leaks_wholly
 from benchmark.store.store import Record
 from benchmark.suite.nesting import argument_as_text
@@ -152,15 +151,6 @@ class Outcome:
         """Why the attacker could not make use of knowing the defense; empty where he could."""
         said = (record.get("no_adaptive_attack") for record in self.records)
         return next(filter(None, said), "")
-
-
-def unrecorded(victim: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Whether the record of a victim, of whom an attacker who knows the defense found nothing, is too old to tell
-    whether the attack has fitted the update: it has no misfit, and its loss decides nothing, however high."""
-    if not config["adaptive"] or not victim.get("psnr") or victim["leaked_any"] or victim["status"] == "diverged":
-        return False
-    decides = victim.get("loss") is not None and unconverged(victim | {"loss": math.inf}, config)
-    return "misfit" not in victim and not decides and not unexplained(victim)
 
 
 def below_truth(victim: dict[str, Any]) -> bool:

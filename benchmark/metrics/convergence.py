@@ -7,6 +7,7 @@ nothing to converge to, and the attack has done what could be done. But of an at
 that means that he does not: his model of it is wrong or missing, and again nothing is known.
 """
 
+import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # readers of records do without torch
@@ -82,6 +83,15 @@ def unexplained(victim: dict[str, Any]) -> bool:
     """Whether the attacker's model of the defense does not explain the update even at the true images, of one that he
     found nothing of."""
     return victim.get("explained") is False and not victim["leaked_any"]
+
+
+def unrecorded(victim: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether the record of a victim, of whom an attacker who knows the defense found nothing, is too old to tell
+    whether the attack has fitted the update: it has no misfit, and its loss decides nothing, however high."""
+    if not config["adaptive"] or not victim.get("psnr") or victim["leaked_any"] or victim["status"] == "diverged":
+        return False
+    decides = victim.get("loss") is not None and unconverged(victim | {"loss": math.inf}, config)
+    return "misfit" not in victim and not decides and not unexplained(victim)
 
 
 def _of_before(victim: dict[str, Any], config: dict[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from attacks import Attack, Observation, Reconstruction
 from attacks.gradients import differentiable_twice, squared_distance
+from benchmark.metrics.contrast import found_but_for_contrast
 from benchmark.metrics.convergence import BEYOND_TRUTH, EXACT, MISFIT, most_misfit
 from defenses.base import Update, flattened, unchanged
 
@@ -51,7 +52,8 @@ class Misfits(NamedTuple):
         explained: bool, whether the private batch fits, as well as the noise lets it that the attacker knows of; if
             not, the attacker has the wrong model of the defense, or none.
         settled: bool, whether what was found fits as the private batch does, so that to fit better would find nothing
-            else: the entries of each order of magnitude, since a defense can hide an image in small ones.
+            else: the entries of each order of magnitude, since a defense can hide an image in small ones. Not where it
+            is the private batch but for a contrast that the network does not see.
         constant: bool, whether the distance does not depend on the images where an attack starts.
     """
 
@@ -108,7 +110,9 @@ def misfits(observation: Observation, found: Reconstruction, images: Tensor, lab
         of_noise = of_truth.total * images.shape[1] / sum(map(entries_of, (seen, *seen.later)))
         ratios = (in_parts(value, mean.total) for value in (best.total, of_truth.total, of_noise))
         parts.append((*ratios, explained, settled, constant_at_start(seen, mean.total, truth)))
-    return Misfits(*(torch.cat(each) for each in zip(*parts, strict=True)))
+    of_all = Misfits(*(torch.cat(each) for each in zip(*parts, strict=True)))
+    other_contrast = found_but_for_contrast(observation, found.images, images).to(of_all.settled.device)
+    return of_all._replace(settled=of_all.settled & ~other_contrast)
 
 
 def differs_in_a_tensor(seen: Observation, images: Tensor, labels: Tensor) -> Tensor:

@@ -29,7 +29,15 @@ from benchmark.suite.registry import OURS, ROOT, Spec, find_class
 FOLLOWED = ("federation/client", "metrics/perceptual", "metrics/leak", "metrics/scores")
 """Files of ours that decide every attack's result, with all that they import."""
 
-ALONE = ("jobs/records", "jobs/scored", "jobs/worst_case", "metrics/convergence", "metrics/labels", "metrics/misfit")
+ALONE = (
+    "jobs/records",
+    "jobs/scored",
+    "jobs/worst_case",
+    "metrics/contrast",
+    "metrics/convergence",
+    "metrics/labels",
+    "metrics/misfit",
+)
 """Files of ours that do so, but import the whole of Leakboard."""
 
 SILENT = ROOT / "benchmark" / "errors.py"

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from attacks import DLG, AutoLeak, InvertingGradients, Observation, Reconstruction, Wiener, choice
-from attacks.choice import explained_by, most_probable
+from attacks.choice import explained_by, minus_log_posterior, most_probable
+from attacks.gradients import batch_logits
 from attacks.update import FedAvg, Protocol
 from benchmark.metrics.misfit import distances, expected_noise
 from benchmark.models import LeNet
-from defenses import Compose, GaussianNoise, KeptAtHome, LaplaceNoise, Masking, RelativeNoise
+from defenses import Clipping, Compose, GaussianNoise, KeptAtHome, LaplaceNoise, Masking, RelativeNoise
 from defenses.base import KnownDefense, Update
-from defenses.function import FunctionDefense
 
 MakeVictims = Callable[..., Any]
 
@@ -29,14 +29,24 @@ def found(images: Tensor, labels: Tensor) -> Reconstruction:
 
 def left(seen: Observation, victim: int, images: Tensor, labels: Tensor) -> float:
     """Squared distance of the update of images by a plain network from what a victim shared."""
+    return left_by_plain(seen, victim, images, labels)[0]
+
+
+def left_by_plain(
+    seen: Observation, victim: int, images: Tensor, labels: Tensor, of_any_size: bool = False
+) -> tuple[float, float]:
+    """The same, and the absolute distance, of the entries that were shared; or that of the nearest update of any size
+    that points as the one of the images does."""
     network = LeNet((1, 8, 8), 10).double()
     network.load_state_dict({name: value[victim] for name, value in seen.parameters.items()}, strict=False)
     loss = nn.functional.cross_entropy(network(images), labels)
     slopes = torch.autograd.grad(loss, list(network.parameters()))
     names = [name for name, _ in network.named_parameters()]
-    return float(
-        sum((g - seen.update[name][victim]).square().sum() for name, g in zip(names, slopes, strict=True))  # type: ignore[misc] # of tensors
-    )
+    shared = [seen.update[name][victim] for name in names]
+    made, told = (torch.cat([one.flatten().double() for one in each]) for each in (slopes, shared))
+    factor = max(0.0, float(made @ told / (made @ made)))
+    off = factor * made - told if of_any_size else (made - told)[told != 0]
+    return float(off.square().sum()), float(off.abs().sum())
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])
@@ -114,7 +124,9 @@ def test_of_smoother_images_that_explain_less_none_is_taken(
     }
     assert explained_by(seen, list(every.values())).tolist() == [[True] * 4, [False] * 4, [False] * 4]
     losses = {id(every["near"]): 3.0, id(every["smooth"]): 1.0, id(every["far"]): 2.0}
-    monkeypatch.setattr(choice, "probable", lambda seen, one: torch.full((seen.num_victims,), losses[id(one)]))
+    monkeypatch.setattr(
+        choice, "probable", lambda seen, one, as_found: torch.full((seen.num_victims,), losses[id(one)])
+    )
     best = most_probable(seen, every)
     assert best.starts == ["near"] * 4 and best.loss.tolist() == [3.0] * 4
     del every["near"]
@@ -123,36 +135,64 @@ def test_of_smoother_images_that_explain_less_none_is_taken(
     assert most_probable(seen, every).starts == ["far"] * 4, "where no loss tells, the last one"
 
 
-def shrunk(update: Update) -> Update:
-    return {name: 0.4 * value for name, value in update.items()}
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_of_an_unknown_defense_what_was_found_is_judged_by_the_labels_it_was_found_with(
     dtype: torch.dtype, victims_of: MakeVictims
 ) -> None:
-    """Mixed ones: where an update was shortened, no hard ones explain it."""
-    images, labels, seen = victims_of(3, dtype=dtype, defense=FunctionDefense(shrunk), adaptive=False)
-    private, probabilities = images.to(dtype), []
-    for victim in range(3):  # the label at which the network's error is 0.4 of that at the private one
-        network = LeNet((1, 8, 8), 10).to(dtype)
-        network.load_state_dict({name: value[victim] for name, value in seen.parameters.items()}, strict=False)
-        made = network(private[victim]).softmax(-1).detach()
-        probabilities.append(made - 0.4 * (made - nn.functional.one_hot(labels[victim], 10)))
-    mixed_labels = torch.stack(probabilities)
-    mixed = replace(found(private, labels), label_probabilities=mixed_labels)
+    """Mixed ones: where clients smooth their labels and nobody knows, no hard ones explain the update."""
+    images, labels, seen = victims_of(3, dtype=dtype, defense=None, adaptive=False)
+    private, smooth = images.to(dtype), 0.5 * nn.functional.one_hot(labels, 10).to(dtype) + 0.05
+    seen = replace(seen, update=seen.update_of(private, smooth))
+    mixed = replace(found(private, labels), label_probabilities=smooth)
     every = {"gray": found(torch.full_like(private, 0.5), labels), "hard": found(private, labels), "mixed": mixed}
-    assert left(seen, 0, private[0].double(), probabilities[0].double()) < 1e-9 * left(
-        seen, 0, private[0].double(), labels[0]
-    )
+    assert left(seen, 0, private[0].double(), smooth[0].double()) < 1e-9 * left(seen, 0, private[0].double(), labels[0])
     best = most_probable(seen, every)
     assert best.starts == ["mixed"] * 3
     assert best.label_probabilities is not None
-    torch.testing.assert_close(best.label_probabilities, mixed_labels)
+    torch.testing.assert_close(best.label_probabilities, smooth)
     # Who knows that clients do not mix labels weighs them as they are.
-    known = replace(seen, defense=KnownDefense(simulate=lambda dummy, observed: shrunk(dummy)))
+    known = replace(seen, defense=KnownDefense(simulate=lambda dummy, observed: dict(dummy)))
     assert most_probable(known, every).starts == ["hard"] * 3
     assert most_probable(known, every).label_probabilities is None
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_of_an_unknown_defense_the_direction_tells(known: bool, victims_of: MakeVictims) -> None:
+    """Of updates that are as small as one likes the images of nearly no gradient leave least."""
+    images, labels, seen = victims_of(4, dtype=torch.float64, defense=Clipping(1e-4), adaptive=known)
+    gray = found(torch.full_like(images.double(), 0.5), labels)
+    # Of these the gradient is nearly 0 too: with the probabilities that the network gives them.
+    logits = batch_logits(seen.model, seen.parameters, gray.images)
+    gray = replace(gray, label_probabilities=logits.softmax(-1))
+    every = {"gray": gray, "private": found(images.double(), labels)}
+    assert most_probable(seen, every).starts == ["private"] * 4
+
+
+@pytest.mark.parametrize("defense", [None, Masking(0.5), GaussianNoise(0.01), LaplaceNoise(0.01)])
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_the_posterior_is_that_of_a_plain_network(defense: Any, rounds: int, victims_of: MakeVictims) -> None:
+    """By distances of one network at a time, torch's own normal density, and the known noise."""
+    images, labels, seen = victims_of(3, 2, dtype=torch.float64, defense=defense, adaptive=True)
+    seen = replace(seen, later=(replace(seen, later=()),) * (rounds - 1))
+    off = 0.2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).double()
+    tried = (images.double() + off).clamp(0, 1)
+    probabilities = nn.functional.one_hot(labels, 10).double()
+    mine = minus_log_posterior(seen, tried, probabilities)
+    assert mine is not None
+    density = torch.distributions.MultivariateNormal(seen.mean_image.flatten(), seen.covariance)
+    at_mean = density.log_prob(seen.mean_image.flatten())
+    for victim in range(3):
+        prior = sum(float(at_mean - density.log_prob(image.flatten())) for image in tried[victim])
+        is_unknown = defense is None
+        squared, absolute = left_by_plain(seen, victim, tried[victim], labels[victim], is_unknown)
+        mean_images = seen.mean_image.expand(2, -1, -1, -1)
+        of_mean, _ = left_by_plain(seen, victim, mean_images, labels[victim], is_unknown)
+        std = {GaussianNoise: 0.01, LaplaceNoise: 0.01 * 2**0.5}.get(type(defense), 0.0)
+        entries = sum(value[victim].numel() for value in seen.update.values())
+        variance = max(std**2, 0.01 * max(0.0, of_mean - entries * std**2) / (2 * 64))
+        is_laplace = isinstance(defense, LaplaceNoise)
+        misfit = absolute / (variance / 2) ** 0.5 if is_laplace else squared / (2 * variance)
+        assert float(mine[victim]) == pytest.approx(prior + rounds * misfit, rel=1e-6)
 
 
 REMOVING = Masking(0.9), KeptAtHome(layers=["first"])
