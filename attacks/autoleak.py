@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 from attacks.analytic_linear import AnalyticLinear
 from attacks.base import Attack, Observation, Reconstruction
 from attacks.bayes import Bayes
-from attacks.choice import NOT_TRIED, minus_log_posterior, most_probable
+from attacks.choice import NOT_TRIED, criterion_of, most_probable
 from attacks.dlg import DLG
 from attacks.engine.contrast import FILLED, Unseen, unseen_by
 from attacks.engine.inverter import Inverter
@@ -65,8 +65,8 @@ class AutoLeak(Attack):
     Gauss-Newton; of one image whose known defense is simulated also matching what was shared as it is, before that is;
     of a batch also matching with a stronger prior, and nearer to what was shared than the known defense asks for; and
     after local steps on their way, with a prior and without one. Each has its own way to tell labels that are not
-    granted. Of what they find, that is returned which is most probable given the update, by the loss of
-    :class:`Wiener`, or of :class:`Bayes` where images are too large for that; all of it is kept in ``candidates``, for
+    granted. Of what they find, that is returned which is most probable given the update, by the prior of
+    :class:`Wiener`, or of :class:`Bayes` where no covariance is granted; all of it is kept in ``candidates``, for
     a score of the worst case. Where a known defense mixes batches, mixtures are found, and what they were mixed of is
     one more candidate of each attack. So is the mean of the most probable images of a label that is there twice. Closed
     forms take each round by itself, and train mode for evaluation mode where it makes no difference.
@@ -209,7 +209,8 @@ class AutoLeak(Attack):
             part.told = self.telling(number / len(parts), (number + 1) / len(parts))
             seen = observation if len(rows) == observation.num_victims else observation.take(rows)
             spared: set[int] = set()
-            for what, found in with_contrast(found_by(name, part, seen, inverter, step), unseen).items():
+            of_rows = [unseen[row] for row in rows]
+            for what, found in with_contrast(found_by(name, part, seen, inverter, step), of_rows).items():
                 candidates[what] = spread(found, rows, observation)
                 spared.update(compress(rows, (yield seen, found)))
                 if private := undone_of(seen, found):
@@ -222,10 +223,7 @@ class AutoLeak(Attack):
         return as_undone(best, undone) if undone else best
 
     def loss_at(self, observation: Observation, images: Tensor, labels: Tensor) -> Tensor | None:
-        is_mixed = labels.is_floating_point()
-        probabilities = labels if is_mixed else one_hot(labels, observation.num_classes)
-        like = observation.mean_image
-        return minus_log_posterior(observation, images.to(like), probabilities.to(like))
+        return criterion_of(observation).loss_at(observation, images, labels)
 
 
 def carried_out(attempts: Attempts, spares: Callable[[Observation, Reconstruction], list[bool]]) -> Reconstruction:
@@ -331,14 +329,22 @@ def found_by(
     return {name: found, **({f"{name}{MERGED}": merged} if merged else {})}
 
 
-def with_contrast(found: dict[str, Reconstruction], unseen: Unseen | None) -> dict[str, Reconstruction]:
-    """What was found, by name, each behind the same over the full range where the network does not see contrast."""
-    if unseen is None:
+def with_contrast(found: dict[str, Reconstruction], unseen: Sequence[Unseen | None]) -> dict[str, Reconstruction]:
+    """What was found of V victims, by name, each behind the same over the full range for those whose network does not
+    see contrast."""
+    if not any(unseen):
         return found
     both: dict[str, Reconstruction] = {}
     for name, one in found.items():
-        filled = replace(one, images=unseen.filled(one.images), evaluations=torch.zeros_like(one.evaluations))
-        both |= {f"{name}{FILLED}": filled, name: one}
+        images = [
+            kind.filled(images[None])[0] if kind else images for kind, images in zip(unseen, one.images, strict=True)
+        ]
+        status = [own if kind else NOT_TRIED for kind, own in zip(unseen, one.status, strict=True)]
+        none = torch.zeros_like(one.evaluations)
+        both |= {
+            f"{name}{FILLED}": replace(one, images=torch.stack(images), status=status, evaluations=none),
+            name: one,
+        }
     return both
 
 

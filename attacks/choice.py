@@ -1,26 +1,31 @@
 """Which of several reconstructions an attacker takes, who has no private image to compare them with."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from attacks.base import Observation, Reconstruction
-from attacks.bayes import PublicImages
-from attacks.engine.contrast import FILLED
+from attacks.bayes import Bayes
+from attacks.engine.contrast import ALIKE, FILLED
 from attacks.engine.distances import DISTANCES
-from attacks.wiener import MOST_VALUES, NormalImages
-from defenses.base import Update, flattened, global_norm
+from attacks.wiener import MOST_VALUES, Wiener
+from defenses.base import Update, flattened, global_norm, unchanged
 
 EQUAL = 1e-3
 """Losses that differ by less, in parts of the lower one, tell nothing apart."""
 
-MISSED = 0.01
-"""What a descent may leave of an update, in parts of what the public mean image leaves, for no other reason than that
-it has ended: it is taken for noise with as many degrees of freedom as a batch has values. Many images fit what a mask
-has left nearly exactly, and how exactly each does says nothing of it."""
+MISSED, WORSE = 0.01, 30.0
+"""What a descent may leave of an update for no other reason than that it has ended: up to this part of what the public
+mean image leaves, and so many times what the best of all leaves. It is taken for noise with as many degrees of freedom
+as a batch has values. Many images fit what a mask has left nearly exactly, and which of them fits most exactly says
+nothing of it."""
+
+EXPLAINS = 1e-6
+"""What images may leave of an update, in parts of it, that explain it wholly."""
 
 LEFT = 0.1
 """What may be left of an update beside known noise, in parts of what the public mean image leaves."""
@@ -40,25 +45,22 @@ NOT_TRIED = "not tried"
 
 
 def most_probable(observation: Observation, candidates: dict[str, Reconstruction]) -> Reconstruction:
-    """Of each victim the candidate that is most probable given its update, and of several the cheapest; where no loss
+    """Of each victim the candidate that is most probable given its update, and of several the cheapest; where nothing
     tells, the last one. Of images that explain it as well with another contrast those that have it.
 
     Under known noise what explains an update as far as the noise lets it comes first: the most probable images of all
     explain less, as they are smoother than any private ones (the discrepancy principle of Morozov 1966).
     """
-    as_found = [candidates[name.removesuffix(FILLED)].images for name in candidates]
-    losses = [probable(observation, *each) for each in zip(candidates.values(), as_found, strict=True)]
-    tried = torch.tensor([[status != NOT_TRIED for status in one.status] for one in candidates.values()])
-    order = torch.arange(len(losses))[:, None].expand_as(tried)
+    every, names = list(candidates.values()), list(candidates)
+    tried = torch.tensor([[status != NOT_TRIED for status in one.status] for one in every])
+    order = torch.arange(len(every))[:, None].expand_as(tried)
     last = torch.where(tried, order, -1).amax(0)
-    together = torch.stack(losses).cpu().nan_to_num(torch.inf, torch.inf, torch.inf)
-    explained = explained_by(observation, list(candidates.values())) & together.isfinite()
+    together = minus_log_posterior(observation, candidates).nan_to_num(torch.inf, torch.inf, torch.inf)
+    explained = explained_by(observation, every) & together.isfinite()
     together = together.masked_fill(explained.any(0) & ~explained, torch.inf)
     lowest = together.amin(0)
-    equal = lowest * (1 + EQUAL)
-    first = (together <= equal).long().argmax(0)
+    first = (together <= lowest * (1 + EQUAL)).long().argmax(0)
     chosen = torch.where(lowest.isfinite(), first, last).tolist()
-    every, names = list(candidates.values()), list(candidates)
 
     def picked(name: str) -> Tensor:
         return torch.stack([getattr(every[part], name)[row] for row, part in enumerate(chosen)])
@@ -69,10 +71,10 @@ def most_probable(observation: Observation, candidates: dict[str, Reconstruction
         none = torch.zeros(every[0].labels.shape, dtype=torch.bool, device=observation.device)
         of_parts = [none if one.certified is None else one.certified for one in every]
         certified = torch.stack([of_parts[part][row] for row, part in enumerate(chosen)])
-    return Reconstruction(
+    best = Reconstruction(
         images=picked("images"),
         labels=picked("labels"),
-        loss=together[chosen, torch.arange(len(chosen))],
+        loss=torch.full((len(chosen),), torch.inf),
         evaluations=torch.stack([one.evaluations for one in every]).sum(0),
         status=[every[part].status[row] for row, part in enumerate(chosen)],
         starts=[names[part] for part in chosen],
@@ -80,55 +82,74 @@ def most_probable(observation: Observation, candidates: dict[str, Reconstruction
         certified=certified,
         candidates=candidates,
     )
+    losses = criterion_of(observation).loss_at(observation, *as_explanation(observation, best))
+    return best if losses is None else replace(best, loss=losses.cpu().masked_fill(lowest.isinf(), torch.inf))
 
 
-def probable(observation: Observation, found: Reconstruction, as_found: Tensor) -> Tensor:
-    """:func:`minus_log_posterior` of what was found, ``[V]``; infinite for a victim who was not tried, to whom the
-    attack diverged, or of whom it cannot be told.
-
-    Args:
-        observation: what is known of V victims.
-        found: of them.
-        as_found: the images before a contrast was given them that the network may not see, ``[V, N, C, H, W]``. A prior
-            would always have less of it, and so is asked of these.
-    """
-    out = torch.tensor([status in (NOT_TRIED, "diverged") for status in found.status])
-    losses = minus_log_posterior(observation, *as_explanation(observation, found), as_found)
-    return torch.full(out.shape, torch.inf) if losses is None else losses.masked_fill(out, torch.inf)
-
-
-def minus_log_posterior(
-    observation: Observation, images: Tensor, labels: Tensor, as_found: Tensor | None = None
-) -> Tensor | None:
-    """Minus the logarithm of the probability of images given the updates, up to a constant of each victim, ``[V]``.
+def minus_log_posterior(observation: Observation, candidates: dict[str, Reconstruction]) -> Tensor:
+    """Minus the logarithm of the probability of P candidates given the updates, up to a constant of each of V victims.
 
     The prior is that of :class:`Wiener`, which does not prefer flat images to private ones, or of :class:`Bayes` where
-    images are too large for that. Each entry has the known noise, or what a descent may leave where that is more.
-
-    Args:
-        observation: what is known of V victims.
-        images: ``[V, N, C, H, W]``.
-        labels: class probabilities ``[V, N, K]``.
-        as_found: the images that the prior is asked of, if they are others.
+    no covariance is granted. Each entry has the known noise, or what a descent may leave where that is more. A prior
+    would always have less contrast; of what is given one that the network may not see, it is asked as it was found.
 
     Returns:
-        On the CPU; None where the attacker does not know what clients compute.
+        ``[P, V]`` on the CPU; infinite for a victim who was not tried, to whom the attack diverged, or where the
+        attacker does not know what clients compute.
     """
+    every, victims = list(candidates.values()), observation.num_victims
+    out = torch.tensor([[status in (NOT_TRIED, "diverged") for status in one.status] for one in every])
     if not observation.order_tells:
-        return None
-    is_small = observation.covariance is not None and math.prod(observation.image_shape[1:]) <= MOST_VALUES
-    prior = NormalImages.of(observation, 1.0) if is_small else PublicImages.of(observation)
-    misfit = torch.zeros(observation.num_victims, dtype=torch.double)
+        return torch.full(out.shape, torch.inf, dtype=torch.double)
+    as_found = [list(candidates).index(name.removesuffix(FILLED)) for name in candidates]
+    prior = criterion_of(observation).prior(observation)
+    losses = torch.stack([torch.as_tensor(prior(in_range(every[part].images))).cpu().double() for part in as_found])
+    explanations = [as_explanation(observation, one) for one in every]
     for seen in (observation, *observation.later):
-        noise, of_mean = noise_of(seen), left_of([seen], means_of(seen), labels)[0]
-        beside_noise = (of_mean - seen.noisy_entries.cpu() * noise.square()).clamp(min=0)
-        variance = noise.square().maximum(MISSED * beside_noise / math.prod(seen.image_shape))
-        variance = variance.clamp(min=torch.finfo(variance.dtype).tiny)
+        left, of_means = lefts(seen, explanations, out)
+        of_mean = of_means.masked_fill(out, torch.inf).amin(0)
+        # What keeps a normalization from dividing by 0 tells contrast a little, and no more than this.
+        is_unseen = left <= left[as_found] + ALIKE * of_mean
+        left = torch.where(is_unseen, left[as_found], left)
+        noise = noise_of(seen)
+        all_noise = seen.noisy_entries.cpu() * noise.square()
+        least = left.masked_fill(out, torch.inf).amin(0)
+        missed = (MISSED * (of_mean - all_noise)).minimum(WORSE * (least - all_noise)).clamp(min=0)
+        variance = noise.square().maximum(missed / math.prod(seen.image_shape))
+        variance = variance.nan_to_num(1.0, 1.0).clamp(min=torch.finfo(variance.dtype).tiny)
         if seen.defense and seen.defense.noise_law == "laplace":
-            misfit += left_of([seen], images, labels, "absolute")[0] / (variance / 2).sqrt()
+            absolute = torch.stack([left_of(seen, *each, distance="absolute") for each in explanations])
+            losses += torch.where(is_unseen, absolute[as_found], absolute) / (variance / 2).sqrt()
         else:
-            misfit += left_of([seen], images, labels)[0] / (2 * variance)
-    return misfit + prior(in_range(images if as_found is None else as_found)).cpu()
+            losses += left / (2 * variance)
+    return losses.masked_fill(out, torch.inf).view(len(every), victims)
+
+
+def lefts(seen: Observation, explanations: Sequence[tuple[Tensor, Tensor]], out: Tensor) -> tuple[Tensor, Tensor]:
+    """What each of P explanations leaves of the updates of a round, and the public mean image with the same labels.
+
+    A defense that is not known may make updates longer or shorter: where the best explanation leaves far less at the
+    size that fits best than any does at its own, what they leave at that counts.
+
+    Args:
+        seen: what is known of V victims in this round.
+        explanations: images and class probabilities.
+        out: those that do not count, ``[P, V]``.
+
+    Returns:
+        Squared distances ``[P, V]``, float64.
+    """
+    means = means_of(seen)
+    left = torch.stack([left_of(seen, *each) for each in explanations])
+    of_mean = torch.stack([left_of(seen, means, labels) for _, labels in explanations])
+    if seen.defense is None:
+        scaled = torch.stack([left_of(seen, *each, scaled_to) for each in explanations])
+        of_scaled = torch.stack([left_of(seen, means, labels, scaled_to) for _, labels in explanations])
+        least, least_scaled = (each.masked_fill(out, torch.inf).amin(0) for each in (left, scaled))
+        size = global_norm(seen.update).square().cpu().double()
+        is_own = least <= (WORSE * least_scaled).maximum(EXPLAINS * size)
+        left, of_mean = torch.where(is_own, left, scaled), torch.where(is_own, of_mean, of_scaled)
+    return left, of_mean
 
 
 def explained_by(observation: Observation, every: list[Reconstruction]) -> Tensor:
@@ -149,31 +170,37 @@ def explained_by(observation: Observation, every: list[Reconstruction]) -> Tenso
     left, of_mean = [], []
     for found in every:
         images, labels = as_explanation(observation, found)
-        left.append(left_of(rounds, images, labels).sum(0))
-        of_mean.append(left_of(rounds, means_of(observation), labels).sum(0))
+        left.append(torch.stack([left_of(seen, images, labels) for seen in rounds]).sum(0))
+        of_mean.append(torch.stack([left_of(seen, means_of(seen), labels) for seen in rounds]).sum(0))
     beside = freedom.minimum(LEFT * (torch.stack(of_mean).amin(0) - noise).clamp(min=0))
     return (torch.stack(left) <= noise + CHANCE * variance.sqrt() + beside) | (noise == 0)
 
 
-def left_of(rounds: Sequence[Observation], images: Tensor, labels: Tensor, distance: str = "squared") -> Tensor:
-    """Distances of what V victims would have shared of images in each of R rounds from what they did, ``[R, V]``,
-    float64, infinite where they are not finite.
+def left_of(
+    seen: Observation,
+    images: Tensor,
+    labels: Tensor,
+    simulate: Callable[[Update, Update], Update] | None = None,
+    distance: str = "squared",
+) -> Tensor:
+    """Distances of what V victims would have shared of images in a round from what they did, ``[V]``, float64, infinite
+    where they are not finite.
 
     Args:
-        rounds: what is known of each.
+        seen: what is known of the round.
         images: ``[V, N, C, H, W]``.
         labels: class probabilities ``[V, N, K]``.
+        simulate: what the defense does; None for the known one.
         distance: one of ``DISTANCES``.
     """
-    each = []
-    for one in rounds:
-        simulate = one.defense.simulate if one.defense else scaled_to
-        each.append(DISTANCES[distance](simulate(one.update_of(images, labels), one.update), one.update))
-    return torch.stack(each).cpu().double().nan_to_num(torch.inf)
+    if simulate is None:
+        simulate = seen.defense.simulate if seen.defense else unchanged
+    made = simulate(seen.update_of(images, labels), seen.update)
+    return DISTANCES[distance](made, seen.update).cpu().double().nan_to_num(torch.inf)
 
 
 def scaled_to(made: Update, shared: Update) -> Update:
-    """Updates made as many times as large as brings each nearest to what was shared: an unknown defense may clip."""
+    """Updates as many times as large as brings each nearest to what was shared."""
     along = torch.stack([(flattened(made[name]) * flattened(value)).sum(1) for name, value in shared.items()]).sum(0)
     factor = (along / global_norm(made).square()).nan_to_num(0, 0, 0).clamp(min=0)
     return {name: factor.view(-1, *[1] * (value.dim() - 1)) * value for name, value in made.items()}
@@ -199,6 +226,13 @@ def as_explanation(observation: Observation, found: Reconstruction) -> tuple[Ten
 def in_range(images: Tensor) -> Tensor:
     """Images in [0, 1], gray where they are not finite."""
     return images.clamp(0, 1).nan_to_num(0.5)
+
+
+def criterion_of(observation: Observation) -> Bayes:
+    """Whose loss and prior tell what is probable: a normal prior does not prefer flat images to private ones."""
+    if observation.covariance is not None and math.prod(observation.image_shape[1:]) <= MOST_VALUES:
+        return Wiener()
+    return Bayes()
 
 
 def soft_labels(observation: Observation, found: Reconstruction) -> Tensor | None:

@@ -7,18 +7,20 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from attacks.base import Observation
+from attacks.engine.step import victims_together
 from attacks.gradients import squared_distance
+from attacks.memory import is_out_of_memory
 
 ALIKE = 1e-4
 """Squared distance of two updates, in parts of that of other images, below which they are the same but for what keeps
 a normalization from dividing by 0: of 20 networks it was up to 4e-5 where contrast is not seen, else from 4e-4."""
 
-BRIGHT = 10.0
-"""How bright the images of the trial are, so that this is little beside their variance: deep networks in train mode
-make much of it."""
+BRIGHTNESS = (1.0, 10.0)
+"""Largest pixels of the images of each trial. Those of bright images have such a variance that what keeps from dividing
+by 0 is little beside it: deep networks in train mode make much of it."""
 
-GAINS, OFFSET = (0.8, 0.9), 0.5
-"""Of the trial: the least and the largest gain of an image, and what is added to it."""
+GAINS, OFFSET = (0.8, 0.9), 0.05
+"""Of a trial: the least and the largest gain of an image, and what is added to it, in parts of the largest pixel."""
 
 FILLED = ", full range"
 """Stands behind the name of an attack where what it found was given a contrast that the network may not see."""
@@ -36,11 +38,11 @@ class Unseen:
     dims: tuple[int, ...]
     offset: bool
 
-    def changed(self, images: Tensor) -> Tensor:
-        """Images with other gains and offsets."""
+    def changed(self, images: Tensor, brightness: float) -> Tensor:
+        """Images of that brightness with other gains and offsets."""
         shape = [1 if dim in self.dims else size for dim, size in enumerate(images.shape)]
         gains = torch.linspace(*GAINS, torch.Size(shape).numel()).view(shape).to(images)
-        return gains * images + (OFFSET if self.offset else 0.0)
+        return gains * images + (brightness * OFFSET if self.offset else 0.0)
 
     def filled(self, images: Tensor) -> Tensor:
         """The images of which all values are in [0, 1] and the largest is 1, with an offset also the least 0.
@@ -58,16 +60,36 @@ KINDS = tuple(Unseen(dims, offset) for dims in ((3, 4), (2, 3, 4), (1, 3, 4), (1
 behind a convolution without a bias; and either for all images of a batch, as with BatchNorm in train mode."""
 
 
-def unseen_by(seen: Observation) -> Unseen | None:
-    """Which of these changes the network does not see; None where it sees all, as far as a trial tells."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = BRIGHT * torch.rand(2, 1, *seen.image_shape, generator=generator).to(seen.mean_image)
-    labels = one_hot(torch.arange(seen.image_shape[0]) % seen.num_classes, seen.num_classes).to(drawn)[None]
-    one = seen.take([0])
-    images, others = drawn
-    update = one.update_of(images, labels)
-    apart = squared_distance(one.update_of(others, labels), update)
-    for kind in KINDS:
-        if bool((squared_distance(one.update_of(kind.changed(images), labels), update) < ALIKE * apart).all()):
-            return kind
-    return None
+def unseen_by(observation: Observation) -> list[Unseen | None]:
+    """Which of these changes the network of each of V victims does not see; None where it sees all, as far as trials
+    with images of the attacker's own tell."""
+    if observation.shared:
+        return _unseen_by(observation.take([0])) * observation.num_victims
+    victims = list(range(observation.num_victims))
+    some = victims_together(observation.update)
+    parts = (observation.take(victims[first : first + some]) for first in range(0, len(victims), some))
+    return [kind for part in parts for kind in _unseen_by(part)]
+
+
+def _unseen_by(observation: Observation) -> list[Unseen | None]:
+    """:func:`unseen_by` of victims who are looked at together."""
+    found: list[Unseen | None] = [None] * observation.num_victims
+    labels = one_hot(torch.arange(observation.image_shape[0]) % observation.num_classes, observation.num_classes)
+    probabilities = labels.to(observation.mean_image).expand(observation.num_victims, -1, -1)
+    for brightness in BRIGHTNESS:
+        generator = torch.Generator().manual_seed(0)
+        drawn = brightness * torch.rand(2, *observation.image_shape, generator=generator).to(observation.mean_image)
+        images, others = drawn.unsqueeze(1).expand(-1, observation.num_victims, -1, -1, -1, -1)
+        try:
+            update = observation.update_of(images, probabilities)
+            apart = squared_distance(observation.update_of(others, probabilities), update)
+            for kind in KINDS:
+                off = observation.update_of(kind.changed(images, brightness), probabilities)
+                is_alike = squared_distance(off, update) < ALIKE * apart
+                found = [one or (kind if alike else None) for one, alike in zip(found, is_alike.tolist(), strict=True)]
+                if None not in found:
+                    return found
+        except Exception as error:  # whatever a network of the user's raises at images beyond [0, 1]
+            if brightness <= 1 or is_out_of_memory(error):
+                raise
+    return found

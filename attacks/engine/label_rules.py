@@ -40,6 +40,9 @@ SAME_DIRECTION = 1e-6
 OFF = 2.0
 """By how many times the most that a column is off an entry must be below 0 to be so for sure."""
 
+LIKELY = 32
+"""Labels of one image that are compared at most: a gradient for each."""
+
 FITTED = 1.5
 """By what factor of :func:`odds` labels that are fitted to the class means must be better than those of other
 rules, which say something of the very images."""
@@ -350,17 +353,18 @@ def leaves_signs(observation: Observation) -> Tensor:
 
 
 def best(observation: Observation) -> Told:
-    """What explains each victim's update best of what other rules tell, of one image iDLG's.
+    """What explains each victim's update best of what other rules tell.
 
     What clients do to an update can break the equations of one rule and leave another right, and so can a batch of few
     classes. It is told by the public mean images of the classes, with the labels of each of :data:`BATCH_RULES` that
-    the network allows, see :func:`odds`. Those that are fitted to these images must explain more by :data:`FITTED`.
-    Labels that leave out a class which is :func:`present` come last. Of several rounds the rules are asked of all
-    together, and of the first, whose equations hold exactly.
+    the network allows, of one image those of iDLG's rule, see :func:`odds`. Those that are fitted to these images, or
+    any other label of one image, must explain more by :data:`FITTED`. Labels that leave out a class which is
+    :func:`present` come last, and where that tells all of them, no other is looked at. Of several rounds the rules are
+    asked of all together, and of the first, whose equations hold exactly.
     """
     there, images = present(observation), observation.image_shape[0]
     sure = there.sum(1) == images
-    if sure.any():  # nothing is left to fit
+    if sure.any():
         rest = (~sure).nonzero().flatten().tolist()
         certain = there.int().topk(images, 1).indices.sort(1).values
         if rest:
@@ -369,11 +373,12 @@ def best(observation: Observation) -> Told:
     rules = [LABEL_RULES[name] for name in (BATCH_RULES if images > 1 else ("idlg",))]
     able = [rule for rule in rules if not rule.lacks(observation.model, observation.image_shape)]
     told = [rule.told(observation) for rule in able]
-    if observation.later:
+    if observation.later and images > 1:
         told += [rule.told(replace(observation, later=())) for rule in able]
-    told.append(_mixed(observation, there))
+    of_rules = len(told)
+    told += [_mixed(observation, there)] if images > 1 else any_label(observation)
     explained = explained_by(observation, torch.stack([one.labels for one in told]))
-    explained[-1] /= FITTED
+    explained[of_rules:] /= FITTED
     lacking = torch.stack([(there & (counts_of(one.labels, there.shape[1]) == 0)).any(1) for one in told])
     chosen, victims = (
         torch.where(lacking, -1.0, explained).argmax(0),
@@ -381,6 +386,17 @@ def best(observation: Observation) -> Told:
     )
     counts, labels = zip(*told, strict=True)
     return Told(torch.stack(counts)[chosen.cpu(), victims], torch.stack(labels)[chosen.cpu(), victims])
+
+
+def any_label(observation: Observation) -> list[Told]:
+    """Each label that one image can have; of many classes those with the lowest rows in the last layer."""
+    classes, device = observation.num_classes, observation.device
+    likely = torch.arange(classes, device=device).expand(observation.num_victims, -1)
+    if classes > LIKELY:
+        if last_layer(observation.model, observation.image_shape[1:]) is None:
+            return []
+        likely = gradient_of_weight(observation).sum(-1).argsort(1)[:, :LIKELY]
+    return [exactly(labels[:, None], classes) for labels in likely.unbind(1)]
 
 
 def explained_by(observation: Observation, labels: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The last linear layer of a network, whose gradient has a row for each class, and what comes into it."""
 
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +18,9 @@ from defenses.base import flattened
 
 TRIED = 16
 """Random networks and images on which it is looked what comes into the layer."""
+
+ROUNDING = 0.01
+"""How far off a column may be, in parts of the largest entry, where nothing was done to an update."""
 
 _found: "WeakKeyDictionary[nn.Module, dict[Any, tuple[str, bool] | None]]" = WeakKeyDictionary()
 
@@ -70,12 +74,15 @@ def _find(model: nn.Module, image_shape: tuple[int, ...]) -> tuple[str, bool] | 
 
 
 def gradient_of_weight(observation: Observation) -> Tensor:
-    """The gradient ``[V, K, F]`` of the weight of the last layer, as far as the updates tell it, finite."""
+    """The gradient ``[V, K, F]`` of the weight of the last layer, as far as the updates tell it, finite.
+
+    Of several rounds it is that of the first where nothing was done to it, else their mean.
+    """
     return _gradient(observation, "weight")
 
 
 def gradient_of_bias(observation: Observation) -> Tensor:
-    """The gradient ``[V, K]`` of the bias of the last layer, as far as the updates tell it, finite."""
+    """The gradient ``[V, K]`` of its bias, likewise."""
     return _gradient(observation, "bias")
 
 
@@ -127,8 +134,15 @@ def _name(observation: Observation) -> str:
 
 
 def _gradient(observation: Observation, kind: str) -> Tensor:
-    shared = mean_of(observation, f"{_name(observation)}.{kind}").nan_to_num(0, 0, 0)
+    name = f"{_name(observation)}.{kind}"
+    shared = mean_of(observation, name)
+    if observation.later:  # the equations of a rule hold in each round by itself, for its own network
+        first = replace(observation, later=())
+        largest = gradient_of_weight(first).abs().amax((1, 2))  # 0 where nothing was shared, or nothing finite
+        exact = (off_columns(first) <= ROUNDING * largest) & (largest > 0)
+        shared = torch.where(exact.view(-1, *[1] * (shared.dim() - 1)), observation.update[name], shared)
     local = observation.protocol.local
+    shared = shared.nan_to_num(0, 0, 0)
     return shared / length(local, observation.image_shape[0]) if local else shared
 
 

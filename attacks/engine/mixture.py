@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from attacks.base import Observation
 from attacks.engine.distances import RowProducts
-from attacks.engine.last_layer import gradient_of_weight, last_layer, off_columns
+from attacks.engine.last_layer import ROUNDING, gradient_of_weight, last_layer, off_columns
 from attacks.engine.step import victims_together
 from attacks.gradients import batch_logits, in_modes, trained_names
 from attacks.update import Protocol
@@ -32,9 +32,6 @@ SPREAD = 0.5
 
 UNSURE = 0.5
 """How unsure a network must be of the class means, beside one that knows nothing, so that sizes tell something."""
-
-ROUNDING = 0.01
-"""How far off a column may be, in parts of the largest entry, where nothing was done to an update."""
 
 OF_ANY_SIZE = 0.1
 """Probability that an update is of any size, as after a defense or local steps of which the attacker does not know."""
@@ -82,7 +79,7 @@ class Mixture(NamedTuple):
 
 
 def _products(observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
-    """``products``, ``squares`` and the squares of ``sizes`` of :class:`Mixture` in one round."""
+    """``products``, ``squares`` and squared ``sizes`` of :class:`Mixture` in one round; 0 where it is not finite."""
     known, update, tells = observation.defense, observation.update, telling(observation)
     kept = known.kept_entries(update) if known else {}
     found, held, of_classes = [], list[str](), Update()
@@ -98,7 +95,9 @@ def _products(observation: Observation) -> tuple[Tensor, Tensor, Tensor]:
             parts.append((rows @ own, rows @ rows.T, own @ own))
         found.append([torch.stack(each).sum(0) for each in zip(*parts, strict=True)])
     products, squares, sizes = (torch.stack(each) for each in zip(*found, strict=True))
-    return products, squares, sizes
+    there = sizes.isfinite()
+    rows = there[:, None]
+    return torch.where(rows, products, 0), torch.where(rows[..., None], squares, 0), torch.where(there, sizes, 0)
 
 
 def _nearest(products: Tensor, squares: Tensor, size: Tensor, sized: Tensor, least: Tensor, images: int) -> Tensor:
@@ -149,7 +148,8 @@ def _compared(observation: Observation, labels: Tensor) -> tuple[Tensor, Tensor,
     """What would be shared of the class means in a round, in P ways, beside what was.
 
     Returns:
-        Products ``[P, V]`` of the two, squared sizes ``[P, V]`` of the first and ``[V]`` of the second.
+        Products ``[P, V]`` of the two, squared sizes ``[P, V]`` of the first and ``[V]`` of the second; 0 where the
+        update is not finite.
     """
     probabilities, known = one_hot(labels, observation.num_classes).to(observation.class_means), observation.defense
     dummy = unordered(observation).update_of(observation.class_means[labels], probabilities)
@@ -169,7 +169,9 @@ def _compared(observation: Observation, labels: Tensor) -> tuple[Tensor, Tensor,
         along, square = (torch.stack(each).double().sum(0) for each in zip(*parts, strict=True))
         products.append(along)
         squares.append(square)
-    return torch.stack(products), torch.stack(squares), size
+    there = size.isfinite()
+    of_all = torch.stack(products), torch.stack(squares), size
+    return torch.where(there, of_all[0], 0), torch.where(there, of_all[1], 0), torch.where(there, of_all[2], 0)
 
 
 def _odds(along: Tensor, square: Tensor, size: Tensor) -> Tensor:

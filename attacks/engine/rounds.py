@@ -16,10 +16,18 @@ def pooled(observation: Observation) -> Observation:
 
 
 def mean_of(observation: Observation, name: str) -> Tensor:
-    """The mean ``[V, ...]`` of each entry of a tensor over the rounds in which it was shared.
+    """The mean ``[V, ...]`` of each entry of a tensor over the rounds in which it was shared and finite.
 
-    Of noise that is drawn anew in each of R rounds one part in the root of R is left, and of what is masked anew nearly
-    all is there. That the network has moved on a little between rounds is left out.
+    Of noise that is drawn anew in each of R rounds one part in the root of R is left, and of what is known to be masked
+    anew nearly all is there. That the network has moved on a little between rounds is left out.
     """
-    values = torch.stack([one.update[name] for one in (observation, *observation.later)])
-    return values.sum(0) / (values != 0).sum(0).clamp(min=1) if observation.later else values[0]
+    if not observation.later:
+        return observation.update[name]
+    total, count = torch.zeros(2, *observation.update[name].shape).to(observation.update[name])
+    for one in (observation, *observation.later):
+        value = one.update[name]
+        there = value.isfinite()
+        if one.defense:
+            there &= one.defense.kept_entries(one.update)[name] != 0
+        total, count = total + torch.where(there, value, 0.0), count + there
+    return total / count.clamp(min=1)

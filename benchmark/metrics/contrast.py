@@ -10,39 +10,53 @@ from attacks.base import Observation
 from attacks.engine.contrast import Unseen, unseen_by
 from benchmark.metrics.leak import PSNR_CAP, leaked
 
+EXPLAINED = 0.5
+"""Of the variance of a private image, what may be left where it was found."""
+
 
 def found_but_for_contrast(observation: Observation, found: Tensor, images: Tensor) -> Tensor:
     """Whether one of the found images would have leaked with another contrast, ``[V]``, bool, on the CPU.
 
     That is: with the gain, and offset if that is not seen either, that bring it nearest to a private image, it is
-    within 20 dB of that, and nearer than the public mean image comes by the same means.
+    within 20 dB of that, nearer than the public mean image comes by the same means, and explains half of its variance,
+    of which anything is within 20 dB where it is small.
 
     Args:
         observation: what the attacker had of V victims.
         found: ``[V, N, C, H, W]``.
         images: private batches of that shape.
     """
-    unseen = unseen_by(observation)
-    if unseen is None:
-        return torch.zeros(len(images), dtype=torch.bool)
-    true, mean_image = images.cpu().double(), observation.mean_image.cpu().double()[None, None]
-    null = aligned_psnr(unseen, mean_image.expand(len(true), 1, *mean_image.shape[2:]), true)[:, 0]
-    return leaked(aligned_psnr(unseen, found.cpu().double(), true), null[:, None]).flatten(1).any(1)
+    mean_image = observation.mean_image.cpu().double()[None]
+    told = []
+    for kind, own, true in zip(unseen_by(observation), found.cpu().double(), images.cpu().double(), strict=True):
+        if kind is None:
+            told.append(False)
+            continue
+        mse = aligned_mse(kind, own, true)
+        is_explained = mse < EXPLAINED * true.flatten(1).var(1, correction=0)
+        null = psnr_of(aligned_mse(kind, mean_image, true))
+        told.append(bool((leaked(psnr_of(mse), null) & is_explained).any()))
+    return torch.tensor(told)
 
 
-def aligned_psnr(unseen: Unseen, found: Tensor, true: Tensor) -> Tensor:
-    """PSNR in dB of M images, with the best contrast of each, for each of N, ``[V, M, N]``.
+def aligned_mse(kind: Unseen, found: Tensor, true: Tensor) -> Tensor:
+    """Mean squared errors of M images, with the best contrast of each, for each of N, ``[M, N]``.
 
     Args:
-        unseen: what the network does not see; of a gain that all images of a batch have, each may have its own.
-        found: ``[V, M, C, H, W]``, float64.
-        true: ``[V, N, C, H, W]``, float64.
+        kind: what the network does not see; of a gain that all images of a batch have, each may have its own.
+        found: ``[M, C, H, W]``, float64.
+        true: ``[N, C, H, W]``, float64.
     """
-    first = 3 if 2 not in unseen.dims else 2
-    x, y = found.flatten(first)[:, :, None], true.flatten(first)[:, None]
-    if unseen.offset:
-        x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
-    square = x.square().sum(-1, keepdim=True)
-    gain = ((x * y).sum(-1, keepdim=True) / square.clamp(min=torch.finfo(square.dtype).tiny)).clamp(min=0)
-    mse = (y - gain * x).square().flatten(3).sum(-1) / true[0, 0].numel()
+    x, y = (
+        images.flatten(1)[None] if 2 in kind.dims else images.flatten(2).transpose(0, 1) for images in (found, true)
+    )
+    if kind.offset:
+        x, y = x - x.mean(2, keepdim=True), y - y.mean(2, keepdim=True)
+    along, square = (x @ y.mT).clamp(min=0), x.square().sum(2)[..., None]
+    explained = along.square() / square.clamp(min=torch.finfo(square.dtype).tiny)
+    return (y.square().sum(2)[:, None] - explained).clamp(min=0).sum(0) / true[0].numel()
+
+
+def psnr_of(mse: Tensor) -> Tensor:
+    """In dB, of images in [0, 1]."""
     return (-10 * mse.log10()).clamp(max=PSNR_CAP)

@@ -107,12 +107,11 @@ def misfits(observation: Observation, found: Reconstruction, images: Tensor, lab
         explained = of_truth.total <= EXPLAINED * mean.total + NOISE * expected_noise(seen)  # not where one is NaN
         explained &= ~differs_in_a_tensor(seen, images_here, truth)
         settled = torch.where(explained, fits(seen, best, of_truth, mean), best.total <= BEYOND_TRUTH * of_truth.total)
+        settled &= ~found_but_for_contrast(seen, share.images, images_here).to(settled.device)
         of_noise = of_truth.total * images.shape[1] / sum(map(entries_of, (seen, *seen.later)))
         ratios = (in_parts(value, mean.total) for value in (best.total, of_truth.total, of_noise))
         parts.append((*ratios, explained, settled, constant_at_start(seen, mean.total, truth)))
-    of_all = Misfits(*(torch.cat(each) for each in zip(*parts, strict=True)))
-    other_contrast = found_but_for_contrast(observation, found.images, images).to(of_all.settled.device)
-    return of_all._replace(settled=of_all.settled & ~other_contrast)
+    return Misfits(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 
 def differs_in_a_tensor(seen: Observation, images: Tensor, labels: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks import DLG, AutoLeak, InvertingGradients, Observation, Reconstruction, Wiener, choice
+from attacks import DLG, IDLG, AutoLeak, InvertingGradients, Observation, Reconstruction, Wiener, choice
 from attacks.choice import explained_by, minus_log_posterior, most_probable
 from attacks.gradients import batch_logits
 from attacks.update import FedAvg, Protocol
@@ -32,20 +32,14 @@ def left(seen: Observation, victim: int, images: Tensor, labels: Tensor) -> floa
     return left_by_plain(seen, victim, images, labels)[0]
 
 
-def left_by_plain(
-    seen: Observation, victim: int, images: Tensor, labels: Tensor, of_any_size: bool = False
-) -> tuple[float, float]:
-    """The same, and the absolute distance, of the entries that were shared; or that of the nearest update of any size
-    that points as the one of the images does."""
+def left_by_plain(seen: Observation, victim: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """The same, and the absolute distance, of the entries that were shared."""
     network = LeNet((1, 8, 8), 10).double()
     network.load_state_dict({name: value[victim] for name, value in seen.parameters.items()}, strict=False)
     loss = nn.functional.cross_entropy(network(images), labels)
     slopes = torch.autograd.grad(loss, list(network.parameters()))
-    names = [name for name, _ in network.named_parameters()]
-    shared = [seen.update[name][victim] for name in names]
-    made, told = (torch.cat([one.flatten().double() for one in each]) for each in (slopes, shared))
-    factor = max(0.0, float(made @ told / (made @ made)))
-    off = factor * made - told if of_any_size else (made - told)[told != 0]
+    shared = [seen.update[name][victim].double() for name, _ in network.named_parameters()]
+    off = torch.cat([((g - u) * (u != 0)).flatten() for g, u in zip(slopes, shared, strict=True)])
     return float(off.square().sum()), float(off.abs().sum())
 
 
@@ -123,16 +117,18 @@ def test_of_smoother_images_that_explain_less_none_is_taken(
         name: found(images * (1 - s) + s * mean, labels) for name, s in (("near", 0.1), ("smooth", 0.9), ("far", 1))
     }
     assert explained_by(seen, list(every.values())).tolist() == [[True] * 4, [False] * 4, [False] * 4]
-    losses = {id(every["near"]): 3.0, id(every["smooth"]): 1.0, id(every["far"]): 2.0}
-    monkeypatch.setattr(
-        choice, "probable", lambda seen, one, as_found: torch.full((seen.num_victims,), losses[id(one)])
-    )
-    best = most_probable(seen, every)
-    assert best.starts == ["near"] * 4 and best.loss.tolist() == [3.0] * 4
+    losses = {"near": 3.0, "smooth": 1.0, "far": 2.0}
+
+    def told(seen: Observation, candidates: dict[str, Reconstruction]) -> Tensor:
+        return torch.tensor([[losses[name]] * seen.num_victims for name in candidates])
+
+    monkeypatch.setattr(choice, "minus_log_posterior", told)
+    assert most_probable(seen, every).starts == ["near"] * 4
     del every["near"]
     assert most_probable(seen, every).starts == ["smooth"] * 4, "where nothing explains it, the most probable"
     losses = dict.fromkeys(losses, torch.inf)
-    assert most_probable(seen, every).starts == ["far"] * 4, "where no loss tells, the last one"
+    best = most_probable(seen, every)
+    assert best.starts == ["far"] * 4 and best.loss.isinf().all(), "where no loss tells, the last one"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -168,31 +164,87 @@ def test_of_an_unknown_defense_the_direction_tells(known: bool, victims_of: Make
     assert most_probable(seen, every).starts == ["private"] * 4
 
 
+class OfAnySize(nn.Sequential):
+    """A network whose gradient is as many times as large as its image."""
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes, bias=False))
+
+    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"1.weight": torch.randn(self[1].weight.shape, generator=generator) / 100}
+
+
+def test_where_nothing_was_done_to_an_update_its_size_tells(victims_of: MakeVictims) -> None:
+    images, labels, seen = victims_of(4, model=OfAnySize, dtype=torch.float64)
+    every = {"faint": found(images.double() / 3, labels), "private": found(images.double(), labels)}
+    assert most_probable(seen, every).starts == ["private"] * 4
+
+
+@pytest.mark.parametrize("unlike", [lambda x: 1 - x, torch.rand_like, lambda x: (x > 0.5).to(x)])
+@pytest.mark.parametrize("defense", [None, Masking(0.3), KeptAtHome(layers=["first"])])
+def test_an_exact_fit_is_returned_however_unlike_public_images_it_is(
+    unlike: Callable[[Tensor], Tensor], defense: Any, victims_of: MakeVictims
+) -> None:
+    """No prior makes up for what images leave of an update that others explain."""
+    images, labels, seen = victims_of(4, dtype=torch.float64, defense=defense, adaptive=True)
+    private = unlike(images.double())
+    made = seen.update_of(private, nn.functional.one_hot(labels, 10).double())
+    seen = replace(seen, update={name: value * (seen.update[name] != 0) for name, value in made.items()})
+    mean_images = seen.mean_image.expand(private.shape).clone()
+    near = private + 1e-6 * torch.rand_like(private)
+    every = {"mean": mean_images, "half": (private + mean_images) / 2, "exact": near}
+    assert most_probable(seen, {n: found(one, labels) for n, one in every.items()}).starts == ["exact"] * 4
+
+
+def test_wrong_labels_that_explain_nothing_are_not_returned(victims_of: MakeVictims) -> None:
+    """With which the public mean image leaves more."""
+    images, labels, seen = victims_of(8, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    rough = (images.double() + 0.3 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+    mean_images = seen.mean_image.expand(images.shape).clone()
+    every = {f"label + {more}": found(mean_images, (labels + more) % 10) for more in range(1, 10)}
+    assert most_probable(seen, every | {"right": found(rough, labels)}).starts == ["right"] * 8
+
+
+def test_among_images_that_fit_what_is_left_nearly_exactly_the_likeliest_is_returned(victims_of: MakeVictims) -> None:
+    """Although a rougher one fits a little more exactly."""
+    images, labels, seen = victims_of(4, dtype=torch.float64, defense=Masking(0.995), adaptive=True)
+    private, made = images.double(), IDLG(400, start="noise", tolerance=0.0).reconstruct(seen)
+    near = private + 3e-3 * torch.randn(private.shape, generator=torch.Generator().manual_seed(0)).double()
+    every = {"rough": made, "near": found(near, labels)}
+    lefts = [[left_by_plain(seen, v, one.images[v], labels[v])[0] for v in range(4)] for one in every.values()]
+    wanted = ["near" if near < 10 * rough else None for rough, near in zip(*lefts, strict=True)]
+    chosen = most_probable(seen, every).starts
+    assert wanted.count("near") >= 1
+    assert all(name is None or name == one for name, one in zip(wanted, chosen, strict=True))
+
+
 @pytest.mark.parametrize("defense", [None, Masking(0.5), GaussianNoise(0.01), LaplaceNoise(0.01)])
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_the_posterior_is_that_of_a_plain_network(defense: Any, rounds: int, victims_of: MakeVictims) -> None:
     """By distances of one network at a time, torch's own normal density, and the known noise."""
     images, labels, seen = victims_of(3, 2, dtype=torch.float64, defense=defense, adaptive=True)
     seen = replace(seen, later=(replace(seen, later=()),) * (rounds - 1))
-    off = 0.2 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).double()
-    tried = (images.double() + off).clamp(0, 1)
-    probabilities = nn.functional.one_hot(labels, 10).double()
-    mine = minus_log_posterior(seen, tried, probabilities)
-    assert mine is not None
+    generator = torch.Generator().manual_seed(0)
+    tried = {
+        str(size): found((images.double() + size * torch.rand(images.shape, generator=generator)).clamp(0, 1), labels)
+        for size in (0.2, 0.3, 0.5)
+    }
+    mine = minus_log_posterior(seen, tried)
     density = torch.distributions.MultivariateNormal(seen.mean_image.flatten(), seen.covariance)
     at_mean = density.log_prob(seen.mean_image.flatten())
+    std = {GaussianNoise: 0.01, LaplaceNoise: 0.01 * 2**0.5}.get(type(defense), 0.0)
     for victim in range(3):
-        prior = sum(float(at_mean - density.log_prob(image.flatten())) for image in tried[victim])
-        is_unknown = defense is None
-        squared, absolute = left_by_plain(seen, victim, tried[victim], labels[victim], is_unknown)
-        mean_images = seen.mean_image.expand(2, -1, -1, -1)
-        of_mean, _ = left_by_plain(seen, victim, mean_images, labels[victim], is_unknown)
-        std = {GaussianNoise: 0.01, LaplaceNoise: 0.01 * 2**0.5}.get(type(defense), 0.0)
-        entries = sum(value[victim].numel() for value in seen.update.values())
-        variance = max(std**2, 0.01 * max(0.0, of_mean - entries * std**2) / (2 * 64))
-        is_laplace = isinstance(defense, LaplaceNoise)
-        misfit = absolute / (variance / 2) ** 0.5 if is_laplace else squared / (2 * variance)
-        assert float(mine[victim]) == pytest.approx(prior + rounds * misfit, rel=1e-6)
+        noise = sum(value[victim].numel() for value in seen.update.values()) * std**2
+        left = [left_by_plain(seen, victim, one.images[victim], labels[victim]) for one in tried.values()]
+        of_mean, _ = left_by_plain(seen, victim, seen.mean_image.expand(2, -1, -1, -1), labels[victim])
+        missed = min(0.01 * (of_mean - noise), 30 * (min(squared for squared, _ in left) - noise))
+        variance = max(std**2, missed / (2 * 64))
+        for part, (one, (squared, absolute)) in enumerate(zip(tried.values(), left, strict=True)):
+            prior = sum(float(at_mean - density.log_prob(image.flatten())) for image in one.images[victim])
+            is_laplace = isinstance(defense, LaplaceNoise)
+            misfit = absolute / (variance / 2) ** 0.5 if is_laplace else squared / (2 * variance)
+            assert float(mine[part, victim]) == pytest.approx(prior + rounds * misfit, rel=1e-6)
 
 
 REMOVING = Masking(0.9), KeptAtHome(layers=["first"])

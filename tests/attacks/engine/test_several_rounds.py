@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from attacks import LabelInference, Observation
-from attacks.engine.label_rules import LABEL_RULES
+from attacks.engine import label_rules
+from attacks.engine.label_rules import LABEL_RULES, any_label
 from attacks.engine.labels import best_labels
 from attacks.engine.last_layer import gradient_of_weight, lost_heads
 from attacks.engine.mixture import Mixture, odds
@@ -18,7 +19,7 @@ from benchmark.federation.client import PublicData, observe
 from benchmark.federation.setting import Setting
 from benchmark.models import MLP, ConvNet, LeNet
 from datamodules import Digits
-from defenses import GaussianNoise, KeptAtHome, LayerMasking, Masking, RelativeNoise, Sign
+from defenses import QSGD, GaussianNoise, KeptAtHome, LayerMasking, Masking, RelativeNoise, Sign
 from defenses.base import Defense
 
 
@@ -50,6 +51,46 @@ def test_each_entry_is_the_mean_of_the_rounds_in_which_it_was_shared(digits: Dig
                 assert found == pytest.approx(sum(shared) / len(shared) if shared else 0.0, rel=1e-5)
         assert torch.equal(mean_of(seen, name), value)
         assert torch.equal(mean_of(replace(seen, later=()), name), seen.update[name])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_round_that_is_not_finite_takes_nothing_from_the_others(lost: int, batch_size: int, digits: Digits) -> None:
+    labels, seen = seen_in(4, digits, GaussianNoise(1e-3), batch_size, count=4)
+    rounds = [seen, *seen.later]
+    for value in rounds[lost].update.values():
+        value[1:] = float("nan")
+    seen = replace(rounds[0], later=tuple(rounds[1:]))
+    for rule in ("llg", "mixture", "best", *(["idlg"] if batch_size == 1 else [])):
+        assert hits(LABEL_RULES[rule].labels(seen), labels) > 0.75
+    assert all(mean_of(seen, name).isfinite().all() for name in seen.update)
+
+
+def test_a_zero_that_is_no_gap_counts(digits: Digits) -> None:
+    """QSGD makes most entries 0, and the others as large as their mean asks for."""
+    seen = seen_in(5, digits, QSGD(levels=1), 2, count=2)[1]
+    for name, value in pooled(seen).update.items():
+        torch.testing.assert_close(value, torch.stack([one.update[name] for one in (seen, *seen.later)]).mean(0))
+
+
+def test_rules_whose_equations_hold_in_one_round_are_asked_of_one(digits: Digits) -> None:
+    labels, seen = seen_in(16, digits, None, 16, count=4)
+    first = replace(seen, later=())
+    for rule in ("ilrg", "ilrg_direction", "llg", "bias"):
+        assert torch.equal(LABEL_RULES[rule].labels(seen), LABEL_RULES[rule].labels(first))
+    assert hits(LABEL_RULES["ilrg"].labels(seen), labels) == 1.0
+
+
+def test_of_many_classes_a_few_are_compared(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those with the lowest rows, and labels are told as well as among all."""
+    labels, seen = seen_in(1, digits, RelativeNoise(3.0), 1, count=24, model=ConvNet)
+    assert len(any_label(seen)) == 10
+    monkeypatch.setattr(label_rules, "LIKELY", 4)
+    few = any_label(seen)
+    assert len(few) == 4
+    lowest = gradient_of_weight(seen).sum(-1).topk(4, largest=False).indices
+    assert torch.cat([one.labels for one in few], 1).sort(1).values.equal(lowest.sort(1).values)
+    assert hits(LABEL_RULES["best"].labels(seen), labels) > 0.9
 
 
 @pytest.mark.parametrize("defense", [None, Masking(0.5)])
