@@ -68,8 +68,9 @@ class AutoLeak(Attack):
     granted. Of what they find, that is returned which is most probable given the update, by the prior of
     :class:`Wiener`, or of :class:`Bayes` where no covariance is granted; all of it is kept in ``candidates``, for
     a score of the worst case. Where a known defense mixes batches, mixtures are found, and what they were mixed of is
-    one more candidate of each attack. So is the mean of the most probable images of a label that is there twice. Closed
-    forms take each round by itself, and train mode for evaluation mode where it makes no difference.
+    one more candidate of each attack. So is the mean of the most probable images of a label that is there twice, and
+    what was found over the full range, where a network that normalizes first does not see contrast. Closed forms take
+    each round by itself, and train mode for evaluation mode where it makes no difference.
 
     The second tier is :class:`LearnedInversion`, for what a defense hides from all of these. It is trained on public
     images through the known defense, once for all victims, which takes minutes, and so is left out unless it is asked
