@@ -140,12 +140,18 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
 
     cells = partial(cells_with, board, names)
     sentences = []
-    if failed := cells(lambda outcome: outcome.unconverged - outcome.unexplained - outcome.noisy):
+    if failed := cells(lambda outcome: outcome.unconverged - outcome.unexplained - outcome.noisy - outcome.near):
         sentences.append(
             f"Not converged: {failed}. There the attack ended at images that fit the update much worse than the "
             "private ones do, so that finding nothing does not mean that nothing leaks."
         )
-    if behind_noise := cells(lambda outcome: (outcome.unconverged - outcome.unexplained) & outcome.noisy):
+    if near := cells(lambda outcome: outcome.near):
+        sentences.append(
+            f"Not converged, but near: {near}. There the attack ended at images that fit the update nearly, but not in "
+            "every order of magnitude as the private ones do, or that are the private ones but for a contrast which "
+            "the network does not see, so that finding nothing does not mean that nothing leaks."
+        )
+    if behind_noise := cells(lambda o: (o.unconverged - o.unexplained - o.near) & o.noisy):
         sentences.append(
             f"Not converged behind known noise: {behind_noise}. There the attack ended at images that explain less of "
             "the update than the private ones do, beyond what the public mean image does, so that finding nothing does "

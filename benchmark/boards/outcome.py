@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from benchmark.boards.cells import Cells, cells_of_one_code, of_one_data_set
-from benchmark.metrics.convergence import unconverged, unexplained, unrecorded
+from benchmark.metrics.convergence import MISFIT, unconverged, unexplained, unrecorded
 from benchmark.metrics.leak import BASELINES, leaks, leaks_wholly
 from benchmark.store.store import Record
 from benchmark.suite.nesting import argument_as_text
@@ -93,6 +93,13 @@ class Outcome:
     def unconverged(self) -> frozenset[int]:
         """The victims of whom nothing is known, since the attack has failed to fit their update, the next included."""
         return frozenset(index for index, victim in self.victims.items() if unconverged(victim, self.config))
+
+    @cached_property
+    def near(self) -> frozenset[int]:
+        """Those of them for whom what was found fits to :data:`MISFIT`, and yet not as the private images do."""
+        misfits = {index: victim.get("misfit") for index, victim in self.victims.items()}
+        fits = frozenset(index for index, misfit in misfits.items() if misfit is not None and misfit <= MISFIT)
+        return (self.unconverged & fits) - self.unexplained
 
     @cached_property
     def unrecorded(self) -> frozenset[int]:

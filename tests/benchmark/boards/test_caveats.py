@@ -80,6 +80,23 @@ def test_an_attack_that_failed_is_not_a_protection() -> None:
     assert set(not_converged(board, ranked(board), Names(board))) < set(caveats(board, ranked(board), Names(board)))
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+def test_what_fits_nearly_is_not_said_to_fit_much_worse(noise: float) -> None:
+    """As what is found but for a contrast that a network does not see."""
+    made = outcome(2, victims=8)
+    told = {n: one | {"settled": n > 4, "explained": True, "misfit_of_noise": noise} for n, one in made.victims.items()}
+    told[7] = told[7] | {"settled": False, "misfit": 0.5}
+    told[6] = {key: value for key, value in told[6].items() if not key.startswith("misfit")} | {"loss": 1.0}
+    other = {"class": "IDLG", "start": "noise", "tolerance": 1e-6}
+    board = [replace(made, config=made.config | {"attack": other}, victims=told)]
+    sentences = not_converged(board, ranked(board), Names(board))
+    near = [one for one in sentences if one.startswith("Not converged, but near: ")]
+    assert len(near) == 1 and "(3 of 8 victims)" in near[0] and "contrast" in near[0]
+    rest = [one for one in sentences if one.startswith("Not converged") and one not in near]
+    counted = sum(int(one.split("(")[1].split(" of 8")[0]) for one in rest)
+    assert counted == 2, "the one that fits badly, and the one whose record is older"
+
+
 def test_nothing_is_unknown_of_victims_that_another_attack_has_found() -> None:
     board = [failing(outcome(leaked=2), *range(8)), outcome(8, attack={"class": "RGAP"})]
     (cells,) = not_converged(board, ranked(board), Names(board))
