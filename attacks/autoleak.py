@@ -341,11 +341,8 @@ def with_contrast(found: dict[str, Reconstruction], unseen: Sequence[Unseen | No
             kind.filled(images[None])[0] if kind else images for kind, images in zip(unseen, one.images, strict=True)
         ]
         status = [own if kind else NOT_TRIED for kind, own in zip(unseen, one.status, strict=True)]
-        none = torch.zeros_like(one.evaluations)
-        both |= {
-            f"{name}{FILLED}": replace(one, images=torch.stack(images), status=status, evaluations=none),
-            name: one,
-        }
+        filled = replace(one, images=torch.stack(images), status=status, certified=None)
+        both |= {f"{name}{FILLED}": replace(filled, evaluations=torch.zeros_like(one.evaluations)), name: one}
     return both
 
 

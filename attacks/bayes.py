@@ -124,7 +124,7 @@ class PublicImages:
         mean difference: there are about twice as many differences as pixels.
         """
         height, width = observation.image_shape[2:]
-        differences = (height - 1) * width + height * (width - 1)
+        differences = max(1, (height - 1) * width + height * (width - 1))  # of one pixel none, and no variation
         return cls(observation.mean_step * differences / max(1, height * width - 1))
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from attacks.engine.distances import DISTANCES
 from attacks.wiener import MOST_VALUES, Wiener
 from defenses.base import Update, flattened, global_norm, unchanged
 
-EQUAL = 1e-3
-"""Losses that differ by less, in parts of the lower one, tell nothing apart."""
+EQUAL = 1.0
+"""Losses that differ by less tell nothing apart: it is a ratio of e of two probabilities."""
 
 MISSED, WORSE = 0.01, 30.0
 """What a descent may leave of an update for no other reason than that it has ended: up to this part of what the public
@@ -59,7 +59,7 @@ def most_probable(observation: Observation, candidates: dict[str, Reconstruction
     explained = explained_by(observation, every) & together.isfinite()
     together = together.masked_fill(explained.any(0) & ~explained, torch.inf)
     lowest = together.amin(0)
-    first = (together <= lowest * (1 + EQUAL)).long().argmax(0)
+    first = (together <= lowest + EQUAL).long().argmax(0)
     chosen = torch.where(lowest.isfinite(), first, last).tolist()
 
     def picked(name: str) -> Tensor:
@@ -91,7 +91,7 @@ def minus_log_posterior(observation: Observation, candidates: dict[str, Reconstr
 
     The prior is that of :class:`Wiener`, which does not prefer flat images to private ones, or of :class:`Bayes` where
     no covariance is granted. Each entry has the known noise, or what a descent may leave where that is more. A prior
-    would always have less contrast; of what is given one that the network may not see, it is asked as it was found.
+    would always have less contrast: what is given one that the network may not see is as probable as it was before.
 
     Returns:
         ``[P, V]`` on the CPU; infinite for a victim who was not tried, to whom the attack diverged, or where the
@@ -103,14 +103,15 @@ def minus_log_posterior(observation: Observation, candidates: dict[str, Reconstr
         return torch.full(out.shape, torch.inf, dtype=torch.double)
     as_found = [list(candidates).index(name.removesuffix(FILLED)) for name in candidates]
     prior = criterion_of(observation).prior(observation)
-    losses = torch.stack([torch.as_tensor(prior(in_range(every[part].images))).cpu().double() for part in as_found])
+    losses = torch.stack([torch.as_tensor(prior(in_range(one.images))).cpu().double() for one in every])
+    losses = losses.minimum(losses[as_found])
     explanations = [as_explanation(observation, one) for one in every]
     for seen in (observation, *observation.later):
         left, of_means = lefts(seen, explanations, out)
         of_mean = of_means.masked_fill(out, torch.inf).amin(0)
         # What keeps a normalization from dividing by 0 tells contrast a little, and no more than this.
         is_unseen = left <= left[as_found] + ALIKE * of_mean
-        left = torch.where(is_unseen, left[as_found], left)
+        left = torch.where(is_unseen, left.minimum(left[as_found]), left)
         noise = noise_of(seen)
         all_noise = seen.noisy_entries.cpu() * noise.square()
         least = left.masked_fill(out, torch.inf).amin(0)
@@ -119,7 +120,7 @@ def minus_log_posterior(observation: Observation, candidates: dict[str, Reconstr
         variance = variance.nan_to_num(1.0, 1.0).clamp(min=torch.finfo(variance.dtype).tiny)
         if seen.defense and seen.defense.noise_law == "laplace":
             absolute = torch.stack([left_of(seen, *each, distance="absolute") for each in explanations])
-            losses += torch.where(is_unseen, absolute[as_found], absolute) / (variance / 2).sqrt()
+            losses += torch.where(is_unseen, absolute.minimum(absolute[as_found]), absolute) / (variance / 2).sqrt()
         else:
             losses += left / (2 * variance)
     return losses.masked_fill(out, torch.inf).view(len(every), victims)

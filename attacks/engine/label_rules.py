@@ -347,7 +347,8 @@ def leaves_signs(observation: Observation) -> Tensor:
     true = unordered(observation).update_of(images, probabilities)
     draws = [torch.Generator().manual_seed(seed) for seed in observation.seeds]
     tried = known.share(true, draws) if known.share else known.simulate(true, observation.update)
-    before, after = (last_rows(replace(observation, update=update)).flatten(1) for update in (true, tried))
+    alone = (replace(observation, update=update, later=()) for update in (true, tried))
+    before, after = (last_rows(one).flatten(1) for one in alone)
     noise = 0 if known.share else known.noise(observation.update)  # which is not simulated
     return ((after >= 0) | (before < 0)).all(1) & (torch.as_tensor(noise, device=device) == 0)
 

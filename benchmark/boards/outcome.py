@@ -96,10 +96,14 @@ class Outcome:
 
     @cached_property
     def near(self) -> frozenset[int]:
-        """Those of them for whom what was found fits to :data:`MISFIT`, and yet not as the private images do."""
-        misfits = {index: victim.get("misfit") for index, victim in self.victims.items()}
-        fits = frozenset(index for index, misfit in misfits.items() if misfit is not None and misfit <= MISFIT)
-        return (self.unconverged & fits) - self.unexplained
+        """Those of them for whom what was found fits to :data:`MISFIT`, and yet not as the private images do, or is one
+        of these but for a contrast that the network does not see."""
+
+        def is_near(victim: dict[str, Any]) -> bool:
+            misfit = victim.get("misfit")
+            return victim.get("contrast_unseen", False) or (misfit is not None and misfit <= MISFIT)
+
+        return frozenset(index for index in self.unconverged - self.unexplained if is_near(self.victims[index]))
 
     @cached_property
     def unrecorded(self) -> frozenset[int]:

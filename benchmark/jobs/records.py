@@ -189,7 +189,7 @@ def fit_of(
     Of an attack that takes no order of images for the right one, both are measured in the order that clients took; of
     one that has undone what a defense does to batches, what it found before.
     """
-    found = found.mixed or found
+    found = replace(found.mixed, candidates=found.candidates) if found.mixed else found
     if attack.any_order:
         scenario = block.cell.scenario
         seen = as_computed(seen, scenario.setting, scenario.seed, block.victims)

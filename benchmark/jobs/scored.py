@@ -81,6 +81,7 @@ def image_scores(of_images: OfImages, knows: bool, row: int) -> dict[str, Any]:
         "misfit_of_noise": finite(float(fit.noise[row])),
         "settled": bool(fit.settled[row]),
         **({"constant_objective": True} if fit.constant[row] else {}),
+        **({"contrast_unseen": True} if fit.contrast_unseen[row] else {}),
     }
     return {
         "mse": [brief(x) for x in scores.mse[row].tolist()],

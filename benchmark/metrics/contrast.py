@@ -3,6 +3,8 @@
 Then any contrast explains an update as well, and that the images score no better says nothing of what it gives away.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,8 @@ EXPLAINED = 0.5
 """Of the variance of a private image, what may be left where it was found."""
 
 
-def found_but_for_contrast(observation: Observation, found: Tensor, images: Tensor) -> Tensor:
-    """Whether one of the found images would have leaked with another contrast, ``[V]``, bool, on the CPU.
+def found_but_for_contrast(observation: Observation, found: Sequence[Tensor], images: Tensor) -> Tensor:
+    """Whether one of the images that were found would have leaked with another contrast, ``[V]``, bool, on the CPU.
 
     That is: with the gain, and offset if that is not seen either, that bring it nearest to a private image, it is
     within 20 dB of that, nearer than the public mean image comes by the same means, and explains half of its variance,
@@ -23,12 +25,13 @@ def found_but_for_contrast(observation: Observation, found: Tensor, images: Tens
 
     Args:
         observation: what the attacker had of V victims.
-        found: ``[V, N, C, H, W]``.
+        found: by one attack or several, ``[V, N, C, H, W]`` each, finite.
         images: private batches of that shape.
     """
     mean_image = observation.mean_image.cpu().double()[None]
     told = []
-    for kind, own, true in zip(unseen_by(observation), found.cpu().double(), images.cpu().double(), strict=True):
+    every = torch.cat([one.cpu().double() for one in found], 1)
+    for kind, own, true in zip(unseen_by(observation), every, images.cpu().double(), strict=True):
         if kind is None:
             told.append(False)
             continue

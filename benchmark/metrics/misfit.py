@@ -52,9 +52,11 @@ class Misfits(NamedTuple):
         explained: bool, whether the private batch fits, as well as the noise lets it that the attacker knows of; if
             not, the attacker has the wrong model of the defense, or none.
         settled: bool, whether what was found fits as the private batch does, so that to fit better would find nothing
-            else: the entries of each order of magnitude, since a defense can hide an image in small ones. Not where it
-            is the private batch but for a contrast that the network does not see.
+            else: the entries of each order of magnitude, since a defense can hide an image in small ones. Not where
+            ``contrast_unseen``.
         constant: bool, whether the distance does not depend on the images where an attack starts.
+        contrast_unseen: bool, whether the attack, or a part of it, has found a private image but for a contrast that
+            the network does not see.
     """
 
     found: Tensor
@@ -63,6 +65,7 @@ class Misfits(NamedTuple):
     explained: Tensor
     settled: Tensor
     constant: Tensor
+    contrast_unseen: Tensor
 
 
 class Distances(NamedTuple):
@@ -107,10 +110,12 @@ def misfits(observation: Observation, found: Reconstruction, images: Tensor, lab
         explained = of_truth.total <= EXPLAINED * mean.total + NOISE * expected_noise(seen)  # not where one is NaN
         explained &= ~differs_in_a_tensor(seen, images_here, truth)
         settled = torch.where(explained, fits(seen, best, of_truth, mean), best.total <= BEYOND_TRUTH * of_truth.total)
-        settled &= ~found_but_for_contrast(seen, share.images, images_here).to(settled.device)
+        every = [share.images, *(one.images for one in share.candidates.values())]
+        unseen = found_but_for_contrast(seen, every, images_here).to(settled.device)
         of_noise = of_truth.total * images.shape[1] / sum(map(entries_of, (seen, *seen.later)))
         ratios = (in_parts(value, mean.total) for value in (best.total, of_truth.total, of_noise))
-        parts.append((*ratios, explained, settled, constant_at_start(seen, mean.total, truth)))
+        at_start = constant_at_start(seen, mean.total, truth)
+        parts.append((*ratios, explained, settled & ~unseen, at_start, unseen))
     return Misfits(*(torch.cat(each) for each in zip(*parts, strict=True)))
 
 

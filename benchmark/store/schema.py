@@ -116,9 +116,10 @@ class Victim(TypedDict):
     The misfits (:mod:`benchmark.metrics.convergence`; None where infinite) are missing for null baselines, and in
     records of before there were any; so is the attack's own loss at the private batch, ``loss_of_truth``, where it
     lowers none; ``constant_objective`` is there where the distance of updates does not depend on the images where an
-    attack starts. ``certified`` is of attacks that give certificates. Of an attack on the labels alone the lists
-    are empty. Of an ensemble the scores are those of ``part``, the worst case; ``start`` is the attack whose images it
-    returned, and ``parts`` says of each attack that was tried whether an image leaked to it.
+    attack starts, ``contrast_unseen`` where a private image was found but for a contrast that the network does not see.
+    ``certified`` is of attacks that give certificates. Of an attack on the labels alone the lists are empty. Of an
+    ensemble the scores are those of ``part``, the worst case; ``start`` is the attack whose images it returned, and
+    ``parts`` says of each attack that was tried whether an image leaked to it.
     """
 
     index: Count
@@ -143,6 +144,7 @@ class Victim(TypedDict):
     settled: NotRequired[bool]
     explained: NotRequired[bool]
     constant_objective: NotRequired[bool]
+    contrast_unseen: NotRequired[bool]
     certified: NotRequired[list[bool]]
     part: NotRequired[str]
     parts: NotRequired[dict[str, bool]]

@@ -161,3 +161,9 @@ def test_what_the_rule_tells_wrongly_is_put_right(
     told[::4] = (told[::4] + 1) % 10
     monkeypatch.setattr(GradientMatching, "start_labels", lambda *_: (as_logits(told, 10), False))
     assert torch.equal(attack.reconstruct(seen).labels, labels)
+
+
+def test_images_of_one_pixel_have_no_differences_and_are_probable_all_the_same(victims_of: MakeVictims) -> None:
+    seen = replace(victims_of(2).observation, image_shape=(1, 12, 1, 1))
+    density = PublicImages.of(seen)(torch.rand(2, 1, 12, 1, 1))
+    assert density.tolist() == [0.0, 0.0]

@@ -189,11 +189,12 @@ def test_to_find_an_image_but_for_its_contrast_settles_nothing(made: Any, is_bli
     """It explains the update as well as the private one, and nobody would call that safe."""
     images, labels, seen = seen_of(made, 4, 1, EVALUATED, digits)
     faint = 0.2 * images + 0.5
-    assert found_but_for_contrast(seen, faint, images).tolist() == [is_blind] * 4
+    assert found_but_for_contrast(seen, [faint], images).tolist() == [is_blind] * 4
     fit = misfits(seen, as_found(faint, labels), images, labels)
+    assert fit.contrast_unseen.tolist() == [is_blind] * 4
     assert not fit.settled.any() and bool((fit.found < 1e-3).all()) == is_blind
     for others in (images.roll(1, 0), seen.mean_image.expand_as(images), 1 - images):
-        assert not found_but_for_contrast(seen, others, images).any(), "another image is not the private one"
+        assert not found_but_for_contrast(seen, [others], images).any(), "another image is not the private one"
 
 
 @pytest.mark.parametrize("attack", [DLG(150), IDLG(150)])
@@ -201,11 +202,45 @@ def test_an_attack_alone_that_finds_no_contrast_tells_nobody_that_nothing_leaks(
     images, labels, seen = seen_of(BY_CHANNEL, 6, 1, EVALUATED, digits)
     null = null_scores(images, labels, seen.mean_image, seen.class_means)[0]
     found = attack.reconstruct(seen)
-    near = found_but_for_contrast(seen, found.images, images)
+    near = found_but_for_contrast(seen, [found.images], images)
     fit = misfits(seen, found, images, labels)
     leaks = leaked(matched_psnr(images, found.images, null), null)[:, 0]
     assert (near & ~leaks).sum() >= 3
     assert not (fit.settled & near).any()
+
+
+def test_what_any_part_of_an_ensemble_finds_but_for_its_contrast_settles_nothing(digits: Digits) -> None:
+    """Though another part comes nearer by plain PSNR: the mean image does."""
+    images, labels, seen = seen_of(BY_CHANNEL, 4, 1, EVALUATED, digits)
+    shown = as_found(images.roll(1, 0), labels)
+    parts, others = {"Wiener": as_found(0.2 * images + 0.5, labels), "Bayes": shown}, {"Bayes": shown}
+    assert misfits(seen, replace(shown, candidates=parts), images, labels).contrast_unseen.all()
+    assert not misfits(seen, replace(shown, candidates=parts), images, labels).settled.any()
+    assert not misfits(seen, replace(shown, candidates=others), images, labels).contrast_unseen.any()
+
+
+def test_out_of_the_range_images_are_as_probable_as_within_it(digits: Digits) -> None:
+    """Contrast is arbitrary where it is not seen: an attack may end at five times that of the private image."""
+    images, labels, seen = seen_of(BY_CHANNEL, 4, 1, EVALUATED, digits)
+    unseen = unseen_by(seen)
+    found = {"IDLG": as_found(5 * images - 2, labels), "Bayes": as_found((images + 2 * seen.mean_image) / 3, labels)}
+    assert most_probable(seen, with_contrast(found, unseen)).starts == [f"IDLG{FILLED}"] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_what_is_not_seen_is_told_in_any_precision(dtype: torch.dtype, digits: Digits) -> None:
+    images, labels = digits.victims(2, 2)
+    for made, wanted in ((BY_IMAGE, Unseen((3, 4), False)), (BY_CHANNEL, Unseen((3, 4), True)), (LeNet, None)):
+        model = made(digits.image_shape, 10).to(dtype)
+        seen = observe(model, images, labels, PublicData.of(digits), None, False, 0, range(2), EVALUATED)
+        assert unseen_by(seen) == [wanted] * 2
+
+
+def test_nothing_that_was_stretched_is_certified(digits: Digits) -> None:
+    images, labels, seen = seen_of(BY_IMAGE, 2, 1, EVALUATED, digits)
+    sure = replace(as_found(images, labels), certified=torch.ones(2, 1, dtype=torch.bool))
+    both = with_contrast({"Peeling": sure}, unseen_by(seen))
+    assert both[f"Peeling{FILLED}"].certified is None and both["Peeling"].certified is not None
 
 
 def test_the_best_contrast_is_that_of_least_squares() -> None:
@@ -235,8 +270,8 @@ def test_faint_private_images_are_not_found_by_any_image(digits: Digits) -> None
     _, _, seen = seen_of(BY_CHANNEL, 8, 1, EVALUATED, digits)
     generator = torch.Generator().manual_seed(0)
     faint, others = (0.4 + 0.1 * torch.rand(8, 1, 1, 8, 8, generator=generator) for _ in range(2))
-    assert not found_but_for_contrast(seen, others, faint).any()
-    assert found_but_for_contrast(seen, 5 * faint - 1.9, faint).all()
+    assert not found_but_for_contrast(seen, [others], faint).any()
+    assert found_but_for_contrast(seen, [5 * faint - 1.9], faint).all()
 
 
 def test_each_victim_is_judged_by_its_own_network(digits: Digits) -> None:

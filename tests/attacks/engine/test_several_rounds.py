@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attacks import LabelInference, Observation
 from attacks.engine import label_rules
-from attacks.engine.label_rules import LABEL_RULES, any_label
+from attacks.engine.label_rules import LABEL_RULES, any_label, leaves_signs, present
 from attacks.engine.labels import best_labels
 from attacks.engine.last_layer import gradient_of_weight, lost_heads
 from attacks.engine.mixture import Mixture, odds
@@ -79,6 +79,16 @@ def test_rules_whose_equations_hold_in_one_round_are_asked_of_one(digits: Digits
     for rule in ("ilrg", "ilrg_direction", "llg", "bias"):
         assert torch.equal(LABEL_RULES[rule].labels(seen), LABEL_RULES[rule].labels(first))
     assert hits(LABEL_RULES["ilrg"].labels(seen), labels) == 1.0
+
+
+@pytest.mark.parametrize("model", [LeNet, ConvNet])
+def test_what_is_there_for_sure_is_so_by_several_rounds_too(model: Any, digits: Digits) -> None:
+    """The trial that looks whether a defense leaves signs is of one round."""
+    labels, seen = seen_in(4, digits, Masking(0.5), 4, count=6, model=model)
+    first = present(replace(seen, later=()))
+    there = present(seen)
+    assert leaves_signs(seen).all() and (there | ~first).all() and there.sum() >= 22
+    assert not (there & (label_rules.counts_of(labels, 10) == 0)).any()
 
 
 def test_of_many_classes_a_few_are_compared(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,8 @@ def test_what_fits_nearly_is_not_said_to_fit_much_worse(noise: float) -> None:
     made = outcome(2, victims=8)
     told = {n: one | {"settled": n > 4, "explained": True, "misfit_of_noise": noise} for n, one in made.victims.items()}
     told[7] = told[7] | {"settled": False, "misfit": 0.5}
+    told[0] = told[0] | {"contrast_unseen": True}  # which leaked all the same
+    told[2] = told[2] | {"contrast_unseen": True, "misfit": 0.9, "misfit_of_truth": 0.9}
     told[6] = {key: value for key, value in told[6].items() if not key.startswith("misfit")} | {"loss": 1.0}
     other = {"class": "IDLG", "start": "noise", "tolerance": 1e-6}
     board = [replace(made, config=made.config | {"attack": other}, victims=told)]
