@@ -24,8 +24,8 @@ UNEXPLAINED = (
 )
 NOT_ADAPTIVE = "no adaptive attack is known, so that what is not found may leak"
 UNKNOWN_ORDER = (
-    "what the attacker takes for the local steps does not explain what is shared, even at the true images: grant him "
-    "their order, or attack where it makes no difference"
+    "what the attacker takes for the local steps does not explain what is shared, even at the true images: give the "
+    "scenario order: known, or attack where the order makes no difference"
 )
 UNTESTED = "on more than half of the victims, no attack that knows the defense converged"
 

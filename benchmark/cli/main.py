@@ -141,7 +141,7 @@ def dispatch(given: list[str]) -> int:
         return int(done.code or 0)
     if rest and rest[0].startswith("-"):
         of_classes = [flag for kind in KINDS for flag in (f"--{kind}", f"--{kind}.help")]
-        own_flags = list(commands.get(options.command, top)._option_string_actions)
+        own_flags = [flag for flag in commands.get(options.command, top)._option_string_actions if "." not in flag]
         flag = rest[0].partition("=")[0]
         head, dot, argument = flag.partition(".")
         of_classes += [f"{kind}.{argument}" for kind in nearest(head, of_classes) if dot and "." not in kind]

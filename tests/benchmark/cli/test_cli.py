@@ -134,10 +134,32 @@ def test_every_command_has_a_handler() -> None:
     assert len(commands) == 15 and all(callable(handler(name)) for name in commands)
 
 
-def test_the_help_of_run_names_every_kind_of_class(leakboard: Leakboard) -> None:
-    said = " ".join(leakboard("run", "--help").split())
-    for flag in ("--data CIFAR10", "--model LeNet", "--defense.ratio 0.5", "--attack.help IDLG", "--out", "--seed"):
-        assert flag in said
+TAKEN = {
+    "run": {"data", "model", "defense", "attack", "scenario", "trainer"},
+    "plan": {"data", "model", "defense", "attack", "scenario"},
+    "bench": {"data", "model", "attack", "scenario"},
+    "rank": {"data", "model", "defense"},
+    "check": {"data", "model", "defense", "attack"},
+}
+
+
+@pytest.mark.parametrize("command", parsers()[1])
+def test_the_help_names_every_kind_of_class_that_a_command_takes(command: str, leakboard: Leakboard) -> None:
+    """Among the flags, each on a line of its own, and no other kind."""
+    said = leakboard(command, "--help")
+    flags = set(re.findall(r"^  --(\w+)(?: CLASS|\.KEY VALUE|\.ARGUMENT VALUE)", said, re.MULTILINE))
+    assert flags == TAKEN.get(command, set())
+    assert ("--attack.help IDLG" in " ".join(said.split())) == bool(flags)
+
+
+@pytest.mark.parametrize("command", parsers()[1])
+def test_the_help_names_the_defaults_that_a_command_has(command: str) -> None:
+    options = parsers()[1][command]
+    for flag, action in options._option_string_actions.items():
+        said = re.search(r"\(default: ([^)]+)\)", action.help or "")
+        own = options.get_default(action.dest)
+        if said and isinstance(own, str | float | int) and own != "auto":  # which the help says in words
+            assert said[1] == str(own), flag
 
 
 def test_list_names_every_class_with_a_line_about_it(leakboard: Leakboard, monkeypatch: pytest.MonkeyPatch) -> None:
