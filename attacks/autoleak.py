@@ -3,7 +3,6 @@
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import ClassVar
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -86,7 +85,6 @@ class AutoLeak(Attack):
     simulates = True
     needs_local_steps = False
     any_order = True
-    fits: ClassVar[int] = 8
 
     max_evaluations: int = 1000
     at_once: int | None = None

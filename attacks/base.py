@@ -46,6 +46,7 @@ class Observation:
             ``[P, C, H, W]``; None where they are not granted, or no attack asked for them.
         public_labels: theirs, ``[P]``.
         covariance: of the D values of public images, ``[D, D]``; None where it is not granted, or images are large.
+        class_covariances: of those of each class about their mean, ``[K, D, D]``; None likewise, and of many classes.
         own_size: whether the update is as large as what the protocol computes; False where it stands for something that
             points as it does.
     """
@@ -70,6 +71,7 @@ class Observation:
     public_images: Tensor | None = None
     public_labels: Tensor | None = None
     covariance: Tensor | None = None
+    class_covariances: Tensor | None = None
     own_size: bool = True
 
     @property
@@ -175,7 +177,8 @@ class Reconstruction:
     """What an attack returns for V victims.
 
     Attributes:
-        images: ``[V, N, C, H, W]``, finite; values outside [0, 1] are clamped by the scores.
+        images: ``[V, N, C, H, W]``; values outside [0, 1] are clamped by the scores, and a victim whose images are not
+            finite has diverged.
         labels: ``[V, N]``.
         loss: the attack's own loss at these images, ``[V]``, infinite where there was none.
         evaluations: gradient evaluations spent on each victim, ``[V]``.
@@ -258,9 +261,6 @@ class Attack(ABC):
 
     one_network_only: ClassVar[bool] = False
     """True for an attack that takes only victims who all share one network."""
-
-    fits: ClassVar[int] = 1
-    """How often ``max_evaluations`` may be spent on a victim, where there are any."""
 
     public_images: int = 0
     """Public images that it is trained on, at most, which are then in the observation."""

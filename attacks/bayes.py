@@ -127,7 +127,7 @@ class PublicImages:
         differences = max(1, (height - 1) * width + height * (width - 1))  # of one pixel none, and no variation
         return cls(observation.mean_step * differences / max(1, height * width - 1))
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """That of each victim's images, ``[A]``."""
         return total_variation(images) / self.scale + outside(images) / (2 * BOX_EDGE**2)
 

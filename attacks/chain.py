@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,6 @@ class Activation:
 
 
 SIGMOID = Activation(torch.sigmoid, torch.logit, lambda a: a * (1 - a), 1e-6, 1 - 1e-6)
-RELU = Activation(torch.relu, lambda a: a, lambda a: (a > 1e-4).to(a), 0.0, torch.inf)
 
 
 def above_noise(a: Tensor) -> Tensor:
@@ -39,8 +38,7 @@ def above_noise(a: Tensor) -> Tensor:
     return (a > noise.view(-1, *[1] * (a.dim() - 1))).to(a)
 
 
-EXACT_RELU = Activation(torch.relu, lambda a: a, above_noise, -torch.inf, torch.inf)
-"""A ReLU in a network that is solved to the finer tolerance."""
+RELU = Activation(torch.relu, lambda a: a, above_noise, -torch.inf, torch.inf)
 
 
 def leaky_relu(slope: float) -> Activation:
@@ -129,9 +127,7 @@ def stages(model: nn.Module, image_shape: tuple[int, ...]) -> list[Stage]:
             "R-GAP solves a chain of convolutions and linear layers, each but the last followed by a sigmoid, a ReLU "
             f"or a leaky ReLU, which {type(model).__name__} is not: choose another attack or start"
         )
-    if is_plain(found):
-        return found
-    return [replace(stage, activation=EXACT_RELU) if stage.activation is RELU else stage for stage in found]
+    return found
 
 
 def chain(model: nn.Module, image_shape: tuple[int, ...]) -> list[Stage]:
@@ -189,6 +185,6 @@ def geometry(layer: nn.Linear | nn.Conv2d) -> tuple[tuple[int, ...], tuple[int, 
 
 
 def is_plain(layers: list[Stage]) -> bool:
-    """Whether all layers have biases and no activation is leaky: what published numbers were computed with, in the
-    precision of the update and with ``TOLERANCE``."""
+    """Whether all layers have biases and no activation is leaky: such a network is tried, however few equations its
+    ReLU leave."""
     return all(layer.biased and layer.activation in (SIGMOID, RELU, None) for layer in layers)

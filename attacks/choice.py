@@ -103,7 +103,7 @@ def minus_log_posterior(observation: Observation, candidates: dict[str, Reconstr
         return torch.full(out.shape, torch.inf, dtype=torch.double)
     as_found = [list(candidates).index(name.removesuffix(FILLED)) for name in candidates]
     prior = criterion_of(observation).prior(observation)
-    losses = torch.stack([torch.as_tensor(prior(in_range(one.images))).cpu().double() for one in every])
+    losses = torch.stack([torch.as_tensor(prior(*as_explanation(observation, one))).cpu().double() for one in every])
     losses = losses.minimum(losses[as_found])
     explanations = [as_explanation(observation, one) for one in every]
     for seen in (observation, *observation.later):

@@ -67,9 +67,7 @@ class PrivateData(LightningDataModule):
     _test: Split | None = None
     _statistics: tuple[Tensor, Tensor, float, Tensor] | None = None
     _covariance: Tensor | None = None
-
-    def __init__(self) -> None:
-        super().__init__()
+    _class_covariances: Tensor | None = None
 
     @cached_property
     def notes(self) -> list[str]:
@@ -228,14 +226,35 @@ class PrivateData(LightningDataModule):
         Without train images, or where all are alike, each value varies by itself, as in photographs.
         """
         if self._covariance is None and math.prod(self.image_shape) <= MOST_VALUES:
-            split = check_split(self, self.train_split, train=True)
-            held = len(split) if self.statistics_cap is None else min(self.statistics_cap, len(split))
-            rows = torch.arange(held) if held <= COVARIED else torch.arange(COVARIED) * held // COVARIED
-            found = shrunk_covariance(images_at(self, split, rows).flatten(1)) if held > 1 else None
-            if found is None or float(found.diagonal().mean()) < FLAT**2:
-                found = USUAL_STD**2 * torch.eye(math.prod(self.image_shape))
-            self._covariance = found
+            found = self._covariance_of(torch.arange(self._looked_at()))
+            self._covariance = USUAL_STD**2 * torch.eye(math.prod(self.image_shape)) if found is None else found
         return self._covariance
+
+    def class_covariances(self) -> Tensor | None:
+        """Return that of the images of each class about their mean, `[num_classes, D, D]`; None where that is more
+        than 4,096 x 4,096 numbers.
+
+        A class with fewer images than values, or without images that differ, gets the covariance of all.
+        """
+        size, of_all = math.prod(self.image_shape), self.covariance()
+        if self._class_covariances is None and of_all is not None and self.num_classes * size**2 <= MOST_VALUES**2:
+            labels = self.train_split.labels[: self._looked_at()]
+            rows = [(labels == label).nonzero()[:, 0] for label in range(self.num_classes)]
+            found = [self._covariance_of(some) if len(some) >= size else None for some in rows]
+            self._class_covariances = torch.stack([of_all if one is None else one for one in found])
+        return self._class_covariances
+
+    def _looked_at(self) -> int:
+        """How many train images the public statistics look at."""
+        held = len(check_split(self, self.train_split, train=True))  # which a subclass may have overridden
+        return held if self.statistics_cap is None else min(self.statistics_cap, held)
+
+    def _covariance_of(self, rows: Tensor) -> Tensor | None:
+        """The covariance `[D, D]` of `COVARIED` of the train images in these rows at most; None where none differ."""
+        held = len(rows)
+        some = rows if held <= COVARIED else rows[torch.arange(COVARIED) * held // COVARIED]
+        found = shrunk_covariance(images_at(self, self.train_split, some).flatten(1)) if held > 1 else None
+        return None if found is None or float(found.diagonal().mean()) < FLAT**2 else found
 
     def _public_statistics(self) -> tuple[Tensor, Tensor, float, Tensor]:
         """Mean image, class means, mean step and standard deviations, from one look at the train images."""
@@ -263,9 +282,7 @@ class PrivateData(LightningDataModule):
         return self._statistics
 
     def _public_blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        split = check_split(self, self.train_split, train=True)  # which a subclass may have overridden
-        cap = len(split) if self.statistics_cap is None else self.statistics_cap
-        used = min(cap, len(split))
+        used, split = self._looked_at(), self.train_split
         for start in range(0, used, BLOCK):
             stop = min(start + BLOCK, used)
             yield images_of(self, split, start, stop).double(), split.labels[start:stop]

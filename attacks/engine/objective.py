@@ -165,9 +165,9 @@ class Objective:
         labels, rows = label_logits.softmax(-1), held["rows"]
         of_rounds = zip(self._rounds, rows["rounds"], held["common"], strict=True)
         losses = torch.stack([each.losses(images, labels, own, common) for each, own, common in of_rounds]).sum(0)
-        losses = losses + rows["prior_weights"] * self._prior(images)
+        losses = losses + rows["prior_weights"] * self._prior(images, labels)
         if self._noise_prior:
-            losses = losses + rows["noise_weights"] * self._noise_prior(images)
+            losses = losses + rows["noise_weights"] * self._noise_prior(images, labels)
         if self._batch_norm:
             off = self._rounds[0].distances_of_statistics(images, rows["rounds"][0], held["common"][0])
             losses = losses + rows["prior_weights"] * self._batch_norm * off

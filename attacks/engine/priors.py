@@ -1,6 +1,7 @@
 """What is known of an image before any update is seen: pixels are in [0, 1], and neighbors are alike.
 
-A prior is what is added to the matching loss of images ``[A, N, C, H, W]`` because of the images alone, ``[A]``.
+A prior is what is added to the matching loss of images ``[A, N, C, H, W]`` with class probabilities ``[A, N, K]``
+because of these alone, ``[A]``. Most take images of all classes for alike.
 """
 
 from collections.abc import Callable
@@ -17,8 +18,8 @@ BOX_EDGE = 0.1
 BOX = 0.01
 """Weight of the squared distance of pixels from [0, 1] beside the total variation."""
 
-Prior = Callable[[Tensor], Tensor | float]
-"""A function of images alone, and equal to another one that gives the same values."""
+Prior = Callable[[Tensor, Tensor], Tensor | float]
+"""A function of images and class probabilities alone, and equal to another one that gives the same values."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class NaturalImage:
 
     smoothness: float
 
-    def __call__(self, images: Tensor) -> Tensor | float:
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor | float:
         """The prior of each victim's images, ``[A]``."""
         if not self.smoothness:
             return 0.0
@@ -53,7 +54,7 @@ class AgainstNoise:
     smooth: bool
     step: float
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """The prior of each victim's images, ``[A]``."""
         of_box = outside(images) / BOX_EDGE**2
         return of_box + 2 / self.step * total_variation(images) if self.smooth else of_box
@@ -71,7 +72,7 @@ class MeanVariation:
     weight: float
     units: tuple[float, ...]
 
-    def __call__(self, images: Tensor) -> Tensor | float:
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor | float:
         """The prior of each victim's images, ``[A]``."""
         directions = [dim for dim in (-2, -1) if images.shape[dim] > 1]  # in others there are no neighbors
         if not (self.weight and directions):
@@ -95,7 +96,7 @@ class MeanSquare:
     means: tuple[float, ...]
     units: tuple[float, ...]
 
-    def __call__(self, images: Tensor) -> Tensor | float:
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor | float:
         """The prior of each victim's images, ``[A]``."""
         if not self.weight:
             return 0.0
@@ -111,9 +112,9 @@ class Together:
 
     terms: tuple[Prior, ...]
 
-    def __call__(self, images: Tensor) -> Tensor | float:
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor | float:
         """The prior of each victim's images, ``[A]``."""
-        return sum((term(images) for term in self.terms), start=0.0)
+        return sum((term(images, labels) for term in self.terms), start=0.0)
 
 
 def outside(images: Tensor) -> Tensor:

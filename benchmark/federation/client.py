@@ -55,6 +55,7 @@ class PublicData:
             attack is trained on them; None where neither is done.
         labels: theirs, ``[P]``.
         covariance: of the D values of an image, ``[D, D]``; None of large ones.
+        class_covariances: of those of each class about their mean, ``[K, D, D]``; None likewise, and of many classes.
     """
 
     num_classes: int
@@ -65,6 +66,7 @@ class PublicData:
     images: Tensor | None = None
     labels: Tensor | None = None
     covariance: Tensor | None = None
+    class_covariances: Tensor | None = None
 
     @classmethod
     def of(cls, data: PrivateData, rounds: int = 1, images: int = 0) -> Self:
@@ -75,8 +77,15 @@ class PublicData:
             rounds: in which each client shares an update.
             images: how many of its public images an attack is trained on, at most.
         """
-        moments = data.mean_image(), data.class_means(), data.mean_step(), data.channel_stds()
-        found = cls(data.num_classes, *moments, covariance=data.covariance())
+        found = cls(
+            data.num_classes,
+            data.mean_image(),
+            data.class_means(),
+            data.mean_step(),
+            data.channel_stds(),
+            covariance=data.covariance(),
+            class_covariances=data.class_covariances(),
+        )
         wanted = max(images, ROUND_IMAGES if rounds > 1 else 0)
         if not wanted:
             return found
@@ -130,7 +139,10 @@ def observe(
     )
     is_told = setting.local is None or threat.local_steps
     protocol = setting.protocol if is_told else replace(setting.protocol, local=GUESSED_STEPS)
-    covariance = public.covariance.to(like) if public.covariance is not None and threat.public_data else None
+    covariance, class_covariances = (
+        value.to(like) if value is not None and threat.public_data else None
+        for value in (public.covariance, public.class_covariances)
+    )
     stds = public.channel_stds if threat.public_data else torch.full_like(public.channel_stds, GUESSED_STD)
     shape = (images.shape[1], *images.shape[2:])
     seen: list[Observation] = []
@@ -177,6 +189,7 @@ def observe(
                 public_images=public.images if threat.public_data else None,
                 public_labels=public.labels if threat.public_data else None,
                 covariance=covariance,
+                class_covariances=class_covariances,
             )
         )
         if number + 1 < setting.rounds:

@@ -136,7 +136,9 @@ def cost_of(
     most: dict[str, float] = {}
     for name, one in attacks.items():
         budget = budget_of(block.cell, name, one)
-        most[name] = each[name].mean if budget is None else budget * one.fits
+        most[name] = (
+            each[name].mean if budget is None else budget * (one.trials if isinstance(one, GradientMatching) else 1)
+        )
     bound = sum(most.values())
     tried = {name: seen.tried.get(name, (0.0, 0.0)) if seen and seen.tried else (1.0, 1.0) for name in attacks}
     granted = sum(most[name] * tried[name][0] for name in attacks)  # to those that the attacks are tried on

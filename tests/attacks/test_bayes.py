@@ -69,7 +69,7 @@ def test_under_laplace_noise_the_loss_is_the_scale_times_minus_the_log_density_o
         made = torch.cat([value.flatten() for value in gradient.values()])
         made = made * min(1.0, 0.5 / float(made.norm())) if len(parts) > 1 else made
         shared = torch.cat([value.flatten() for value in seen.update.values()])
-        prior = float(PublicImages.of(seen)(at))
+        prior = float(PublicImages.of(seen)(at, labels))
         return prior - float(laplace(scale=0.02).logpdf((shared - made).numpy()).sum())
 
     apart = loss(start) - loss(images.double())  # the density of no noise is the same for both
@@ -165,5 +165,5 @@ def test_what_the_rule_tells_wrongly_is_put_right(
 
 def test_images_of_one_pixel_have_no_differences_and_are_probable_all_the_same(victims_of: MakeVictims) -> None:
     seen = replace(victims_of(2).observation, image_shape=(1, 12, 1, 1))
-    density = PublicImages.of(seen)(torch.rand(2, 1, 12, 1, 1))
+    density = PublicImages.of(seen)(torch.rand(2, 1, 12, 1, 1), torch.full((2, 1, 10), 0.1))
     assert density.tolist() == [0.0, 0.0]

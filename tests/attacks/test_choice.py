@@ -231,8 +231,9 @@ def test_the_posterior_is_that_of_a_plain_network(defense: Any, rounds: int, vic
         for size in (0.2, 0.3, 0.5)
     }
     mine = minus_log_posterior(seen, tried)
-    density = torch.distributions.MultivariateNormal(seen.mean_image.flatten(), seen.covariance)
-    at_mean = density.log_prob(seen.mean_image.flatten())
+    of_classes = zip(seen.class_means.flatten(1), seen.class_covariances, strict=True)
+    densities = [torch.distributions.MultivariateNormal(*moments) for moments in of_classes]
+    highest = torch.stack([one.log_prob(one.mean) for one in densities]).mean()
     std = {GaussianNoise: 0.01, LaplaceNoise: 0.01 * 2**0.5}.get(type(defense), 0.0)
     for victim in range(3):
         noise = sum(value[victim].numel() for value in seen.update.values()) * std**2
@@ -241,7 +242,8 @@ def test_the_posterior_is_that_of_a_plain_network(defense: Any, rounds: int, vic
         missed = min(0.01 * (of_mean - noise), 30 * (min(squared for squared, _ in left) - noise))
         variance = max(std**2, missed / (2 * 64))
         for part, (one, (squared, absolute)) in enumerate(zip(tried.values(), left, strict=True)):
-            prior = sum(float(at_mean - density.log_prob(image.flatten())) for image in one.images[victim])
+            pairs = zip(one.images[victim], labels[victim], strict=True)
+            prior = sum(float(highest - densities[label].log_prob(image.flatten())) for image, label in pairs)
             is_laplace = isinstance(defense, LaplaceNoise)
             misfit = absolute / (variance / 2) ** 0.5 if is_laplace else squared / (2 * variance)
             assert float(mine[part, victim]) == pytest.approx(prior + rounds * misfit, rel=1e-6)

@@ -48,7 +48,7 @@ def test_a_network_with_too_few_equations_is_refused_with_the_layer_and_the_numb
         CNN6(CIFAR, 10, bias=True),
         CNN6(CIFAR, 10, activation="sigmoid"),
         CNN6((1, 8, 8), 10, activation="relu"),
-        ConvNet(CIFAR, 10),  # as before, whatever its ReLU lose
+        ConvNet(CIFAR, 10),  # tried, however few equations its ReLU leave
         CNN6(CIFAR, 10, activation="relu", bias=True),
     ],
     ids=["published", "biases", "sigmoid", "ReLU on digits", "ConvNet", "ReLU and biases"],

@@ -139,7 +139,7 @@ def test_an_image_counts_once_against_noise_however_many_epochs_it_is_in(see: Se
     once, of_epochs = attack.noise_prior(seen), attack.noise_prior(Unrolled.of(seen, LOCAL.epochs))
     assert once and of_epochs
     costs = [
-        prior(dummy) * variance
+        prior(dummy, torch.full((2, dummy.shape[1], 10), 0.1)) * variance
         for (prior, variance), dummy in ((once, images), (of_epochs, images.repeat(1, LOCAL.epochs, 1, 1, 1)))
     ]
     torch.testing.assert_close(costs[1], costs[0])

@@ -119,5 +119,6 @@ def test_images_are_smoothed_a_quarter_as_much_as_is_most_probable(victims_of: M
     for attack in (InvertingGradients(), IDLG(distance="cosine", total_variation=1.0)):
         against = attack.noise_prior(seen)
         assert against is not None
-        costs.append(torch.as_tensor(against[0](images) * against[1]))  # pixels in [0, 1], which cost nothing there
+        cost = against[0](images, torch.full((seen.num_victims, 1, 10), 0.1))
+        costs.append(torch.as_tensor(cost * against[1]))  # pixels in [0, 1], which cost nothing there
     torch.testing.assert_close(4 * costs[0], costs[1])

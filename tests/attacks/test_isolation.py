@@ -319,7 +319,7 @@ def test_an_attack_finds_the_same_in_a_process_that_never_had_the_images(
     seen = {name: victims_of(4, model=network).observation for name, network in networks.items()}
     seen["LeNet of all"] = victims_of(4, shared=True, public_images=20).observation
     names = ("parameters", "update", "image_shape", "num_classes", "seeds", "mean_image", "class_means")
-    names += ("mean_step", "channel_stds", "covariance", "public_images", "public_labels")
+    names += ("mean_step", "channel_stds", "covariance", "class_covariances", "public_images", "public_labels")
     given = {model: {name: getattr(observed, name) for name in names} for model, observed in seen.items()}
     torch.save(given, tmp_path / "observation.pt")
     special = dict.fromkeys(OF_FIRST_LAYER, "MLP") | dict.fromkeys(ON_PUBLIC_IMAGES, "LeNet of all")

@@ -164,13 +164,35 @@ def test_an_update_that_is_not_finite_is_one_victims_trouble(bad: float, victims
     assert from_there.status == ["converged", "diverged", "converged"]
 
 
-def test_relu_is_inverted_where_it_let_its_input_through(victims_of: MakeVictims) -> None:
-    """What no ReLU lets through has no equation, so that a digit may be found in part only: two of these eight are."""
-    images, labels, observation = victims_of(8, model=ConvNet, dtype=torch.float64)
-    assert [stage.name for stage in stages(observation.model, (1, 8, 8))] == ["0", "2", "5"]
+RELUS = {
+    "ConvNet": ConvNet,
+    "CNN6": partial(CNN6, activation="relu", bias=True),
+    "MLP": partial(MLP, hidden=128, depth=2, activation="relu"),
+}
+
+
+@pytest.mark.parametrize("model", RELUS.values(), ids=RELUS)
+@pytest.mark.parametrize("defense", [None, Clipping(0.1)], ids=["no defense", "Clipping"])
+def test_relu_is_inverted_where_it_let_its_input_through(defense: Any, model: Any, victims_of: MakeVictims) -> None:
+    """However small what comes out of it is: networks with biases were taken to let nothing below 1e-4 through."""
+    images, labels, observation = victims_of(8, model=model, dtype=torch.float64, defense=defense, adaptive=True)
     found = RGAP().reconstruct(observation)
-    assert (mse(found.images, images) < 1e-8).sum() >= 6
-    assert torch.equal(found.labels, labels)
+    assert (mse(found.images, images) < 1e-8).all() and torch.equal(found.labels, labels)
+
+
+@pytest.mark.parametrize("model", [RELUS["ConvNet"], RELUS["MLP"]], ids=["ConvNet", "MLP"])
+def test_what_noise_makes_of_a_relu_that_let_nothing_through_is_taken_for_nothing(
+    model: Any, victims_of: MakeVictims
+) -> None:
+    """How far outputs are off is told by those that are negative, so that more noise costs more, not all at once."""
+    for std, most in ((0.0, 1e-8), (1e-6, 1e-3), (1e-5, 0.1)):
+        images, _, seen = victims_of(8, model=model, dtype=torch.float64, defense=GaussianNoise(std), adaptive=True)
+        assert mse(RGAP().reconstruct(seen).images, images).median() < most
+
+
+def test_the_layers_of_a_convolutional_network_are_told(victims_of: MakeVictims) -> None:
+    *_, observation = victims_of(1, model=ConvNet)
+    assert [stage.name for stage in stages(observation.model, (1, 8, 8))] == ["0", "2", "5"]
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,16 @@ def matrices_of(bias: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.cat([torch.kron(one[:, None], eye) for one in each], 1) for each in errors])
 
 
-def linear_victims(count: int, images: int) -> Observation:
+def linear_victims(count: int, images: int, of_classes: bool) -> Observation:
     """Batches whose gradient is linear in the images, under Gaussian noise."""
     draw = torch.Generator().manual_seed(3)
     mix = torch.randn(SIZE, SIZE, generator=draw, dtype=torch.double)
+    mixes = mix + torch.randn(CLASSES, SIZE, SIZE, generator=draw, dtype=torch.double) / 3
     bias = torch.randn(count, CLASSES, generator=draw, dtype=torch.double)
     labels = torch.randint(CLASSES, (count, images), generator=draw)
-    private = torch.rand(count, images * SIZE, generator=draw, dtype=torch.double)
+    means = torch.rand(CLASSES, 1, 3, 4, generator=draw, dtype=torch.double)
+    private = torch.rand(count, images * SIZE, generator=draw, dtype=torch.double) - 0.5
+    private = means[labels].flatten(1) + private / 2
     noise = STD * torch.randn(count, CLASSES * SIZE + CLASSES, generator=draw, dtype=torch.double)
     weight = (matrices_of(bias, labels) @ private[..., None])[..., 0]
     of_bias = bias.softmax(1) - nn.functional.one_hot(labels, CLASSES).double().mean(1)
@@ -55,33 +58,38 @@ def linear_victims(count: int, images: int) -> Observation:
         seeds=list(range(count)),
         defense=KnownDefense(noise_std=STD),
         mean_image=torch.rand(1, 3, 4, generator=draw, dtype=torch.double),
-        class_means=torch.full((CLASSES, 1, 3, 4), 0.5, dtype=torch.double),
+        class_means=means,
         mean_step=0.1,
         channel_stds=torch.tensor([0.25], dtype=torch.double),
         threat=ThreatModel(labels="known"),
         labels=labels,
         covariance=mix @ mix.T / SIZE / 10,
+        class_covariances=mixes @ mixes.mT / SIZE / 10 if of_classes else None,
     )
 
 
+@pytest.mark.parametrize("of_classes", [True, False])
 @pytest.mark.parametrize("granted", [True, False])
 @pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_of_a_linear_gradient_it_is_the_filter_in_closed_form(images: int, scale: float, granted: bool) -> None:
+def test_of_a_linear_gradient_it_is_the_filter_in_closed_form(
+    images: int, scale: float, granted: bool, of_classes: bool
+) -> None:
     """For the labels that are returned: those that are optimized are no mixtures in the end."""
-    seen = linear_victims(3, images)
+    seen = linear_victims(3, images, of_classes)
     private = seen.labels
     assert seen.covariance is not None and private is not None
     seen = replace(seen, labels=private if granted else None)
-    of_all = Wiener(400, prior_scale=scale).reconstruct(seen)
+    of_all = Wiener(800, prior_scale=scale).reconstruct(seen)
     found, labels = of_all.images.flatten(1), of_all.labels
     if images == 1 or granted:  # the noise hides some of several
         assert torch.equal(labels, private)
     torch.testing.assert_close(of_all.label_probabilities, nn.functional.one_hot(labels, CLASSES).double())
     matrices = matrices_of(seen.own_networks["1.bias"], labels)
-    prior = scale**2 * torch.block_diag(*[seen.covariance] * images)
-    mean = seen.mean_image.flatten().repeat(images)
     for row, matrix in enumerate(matrices):
+        own = seen.covariance.expand(CLASSES, -1, -1) if seen.class_covariances is None else seen.class_covariances
+        prior = scale**2 * torch.block_diag(*own[labels[row]])
+        mean = seen.class_means[labels[row]].flatten()
         off = seen.update["1.weight"][row].flatten() - matrix @ mean
         spread = matrix @ prior @ matrix.T + STD**2 * torch.eye(len(matrix), dtype=torch.double)
         wanted = mean + prior @ matrix.T @ torch.linalg.solve(spread, off)
@@ -89,21 +97,28 @@ def test_of_a_linear_gradient_it_is_the_filter_in_closed_form(images: int, scale
         assert (wanted - mean).abs().max() > 0.05
 
 
+@pytest.mark.parametrize("of_classes", [True, False])
 @pytest.mark.parametrize("defense", [GaussianNoise(0.01), LaplaceNoise(0.01), Masking(0.7), None])
-def test_the_loss_weighs_the_normal_density_of_torch_as_bayes_weighs_his(defense: Any, victims_of: MakeVictims) -> None:
+def test_the_loss_weighs_the_normal_density_of_torch_as_bayes_weighs_his(
+    defense: Any, of_classes: bool, victims_of: MakeVictims
+) -> None:
     images, labels, seen = victims_of(2, 2, LeNet, torch.float64, defense, adaptive=True)
-    covariance = seen.covariance.double()
-    normal = MultivariateNormal(seen.mean_image.flatten(), covariance)
+    if not of_classes:
+        seen = replace(seen, class_covariances=None)
+    covariances = (seen.class_covariances if of_classes else seen.covariance.expand(10, -1, -1)).double()
+    normals = [MultivariateNormal(*one) for one in zip(seen.class_means.flatten(1), covariances, strict=True)]
+    highest = torch.stack([one.log_prob(one.mean) for one in normals]).mean()
     attack, bayes = Wiener(), Bayes()
     weights = bayes.prior_weights(seen)
 
     def distance(at: torch.Tensor) -> torch.Tensor:
-        return bayes.loss_at(seen, at, labels) - weights * bayes.prior(seen)(at)
+        return bayes.loss_at(seen, at, labels) - weights * bayes.prior(seen)(at, labels)
 
     for at in (images.double(), images.double() * 0.7 + 0.1):
         found = attack.loss_at(seen, at, labels)
-        density = normal.log_prob(at.flatten(2)) - normal.log_prob(seen.mean_image.flatten())
-        wanted = distance(at) - weights * density.sum(1)
+        pairs = zip(at.flatten(0, 1).flatten(1), labels.flatten(), strict=True)
+        density = torch.stack([normals[label].log_prob(image) - highest for image, label in pairs])
+        wanted = distance(at) - weights * density.view(2, 2).sum(1)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-12)  # the factors are of single precision
 
 
@@ -113,11 +128,17 @@ def test_priors_that_give_the_same_values_are_equal(victims_of: MakeVictims) -> 
     seen, other = (replace(one.observation, labels=one.labels) for one in granted)
     one = NormalImages.of(seen, 1.0)
     assert one == NormalImages.of(other, 1.0) and hash(one) == hash(NormalImages.of(other, 1.0))
-    moved = replace(seen, mean_image=seen.mean_image + 0.1)
+    moved = replace(seen, class_means=seen.class_means + 0.1)
     wider = replace(seen, covariance=2 * seen.covariance)
-    assert all(one != NormalImages.of(given, 1.0) for given in (moved, wider, replace(seen, covariance=None)))
+    alike, large = replace(seen, class_covariances=None), replace(seen, covariance=None, class_covariances=None)
+    assert all(one != NormalImages.of(given, 1.0) for given in (moved, wider, alike, large))
     assert one != NormalImages.of(seen, 2.0)
-    again = replace(seen, covariance=seen.covariance.clone(), mean_image=seen.mean_image.clone())
+    again = replace(
+        seen,
+        covariance=seen.covariance.clone(),
+        class_covariances=seen.class_covariances.clone(),
+        class_means=seen.class_means.clone(),
+    )
     first, second = (Wiener(4).reconstruct(given, step=COMPILED) for given in (seen, again))
     assert len(_compiled[seen.model]) == 1
     torch.testing.assert_close(first.images, second.images)
@@ -127,19 +148,20 @@ def test_without_a_covariance_each_value_varies_alone(victims_of: MakeVictims, d
     images, labels, seen = victims_of(2)
     setting = Setting(public_data=False)
     hidden = observe(seen.model, images, labels, PublicData.of(digits), None, False, 0, range(2), setting)
-    assert hidden.covariance is None
+    assert hidden.covariance is None and hidden.class_covariances is None
     off = (images - hidden.mean_image) / hidden.channel_stds[:, None, None]
-    torch.testing.assert_close(NormalImages.of(hidden, 2.0)(images), off.flatten(1).square().sum(1) / 8)
+    found = NormalImages.of(hidden, 2.0)(images, nn.functional.one_hot(labels, 10))
+    torch.testing.assert_close(found, off.flatten(1).square().sum(1) / 8)
     with pytest.raises(ValueError, match="Wiener needs public data"):
         Wiener().check_granted(hidden.protocol, hidden.threat)
 
 
 def test_victims_who_leave_and_enter_are_attacked_as_alone(victims_of: MakeVictims) -> None:
     seen = victims_of(4, 2, dtype=torch.float64, defense=GaussianNoise(0.05), adaptive=True).observation
-    together = Wiener(40, at_once=2).reconstruct(seen)
+    together = Wiener(80, at_once=2).reconstruct(seen)
     assert len(set(together.evaluations.tolist())) > 1, "they leave at different times"
     for victim in range(4):
-        alone = Wiener(40).reconstruct(seen.take([victim]))
+        alone = Wiener(80).reconstruct(seen.take([victim]))
         torch.testing.assert_close(together.images[victim], alone.images[0], rtol=1e-6, atol=1e-6)
         assert torch.equal(together.labels[victim], alone.labels[0])
 

@@ -74,7 +74,36 @@ def test_it_is_that_of_all_classes_where_the_images_are_sorted() -> None:
     torch.testing.assert_close(own.covariance(), USUAL_STD**2 * torch.eye(2))
 
 
+def test_that_of_a_class_is_of_its_own_images_alone() -> None:
+    digits = Digits()
+    digits.setup()
+    found = digits.class_covariances()
+    assert found is not None and found is digits.class_covariances() and found.shape == (10, 64, 64)
+    for label, own in enumerate(found):
+        wanted, _ = oas(digits.train_images[digits.train_labels == label].double().flatten(1).numpy())
+        torch.testing.assert_close(own, torch.from_numpy(wanted).float(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("images", "alike", "own"), [(3, False, False), (4, False, True), (6, True, False)])
+def test_a_class_of_few_images_or_of_images_that_are_alike_has_that_of_all(images: int, alike: bool, own: bool) -> None:
+    """Two images that are nearly the same would say that no others are likely."""
+    drawn = torch.rand(2 * images + 1, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    if alike:
+        drawn[1::2] = 0.5
+    data = Own(drawn)  # every other image is of the second class
+    data.setup()
+    of_all, of_classes = data.covariance(), data.class_covariances()
+    assert of_all is not None and of_classes is not None
+    assert not torch.equal(of_classes[0], of_all) and torch.equal(of_classes[1], of_all) is not own
+
+
+def test_many_classes_of_large_images_have_none_of_their_own() -> None:
+    own = Own(torch.rand(3, 1, 1, 2900))
+    own.setup()
+    assert own.covariance() is not None and own.class_covariances() is None
+
+
 def test_large_images_have_none() -> None:
     own = Own(torch.rand(3, 1, 1, MOST_VALUES + 1))
     own.setup()
-    assert own.covariance() is None
+    assert own.covariance() is None and own.class_covariances() is None

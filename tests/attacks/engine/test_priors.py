@@ -198,8 +198,9 @@ def test_what_is_out_of_range_is_named(name: str, value: float) -> None:
 def test_the_mean_square_of_standardized_pixels_is_that_of_a_loop_and_priors_add_up() -> None:
     images = torch.rand(3, 2, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     means, stds = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
+    labels = torch.full((3, 2, 10), 0.1, dtype=torch.float64)
     square, variation = MeanSquare(0.7, means, stds), MeanVariation(0.1, stds)
-    for victim, found in enumerate(square(images).tolist()):
+    for victim, found in enumerate(square(images, labels).tolist()):
         pixels = [
             (float(images[victim, n, c, y, x]) - means[c]) / stds[c]
             for n in range(2)
@@ -209,9 +210,9 @@ def test_the_mean_square_of_standardized_pixels_is_that_of_a_loop_and_priors_add
         ]
         assert found == pytest.approx(0.7 * sum(pixel**2 for pixel in pixels) / len(pixels), rel=1e-12)
     both = Together((square, variation))
-    torch.testing.assert_close(both(images), square(images) + variation(images))
+    torch.testing.assert_close(both(images, labels), square(images, labels) + variation(images, labels))
     assert both == Together((MeanSquare(0.7, means, stds), MeanVariation(0.1, stds))) and hash(both) is not None
-    assert Together((MeanSquare(0.0, means, stds),))(images) == 0.0
+    assert Together((MeanSquare(0.0, means, stds),))(images, labels) == 0.0
 
 
 class Shrunk(Defense):
@@ -263,7 +264,7 @@ def test_a_prior_weighs_what_a_defense_leaves_of_an_update_however_small_that_is
 def test_images_of_one_row_or_column_have_neighbors_in_one_direction(shape: tuple[int, int]) -> None:
     images = torch.rand(2, 3, 2, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     stds = (0.2, 0.4)
-    found = torch.as_tensor(MeanVariation(0.1, stds)(images)).expand(2)
+    found = torch.as_tensor(MeanVariation(0.1, stds)(images, torch.full((2, 3, 10), 0.1))).expand(2)
     for victim in range(2):
         wanted = 0.0
         for channel, std in enumerate(stds):
