@@ -1,7 +1,7 @@
 """What came out of a cell: its victims, which of them leaked, and what the cell is called in a sentence."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -110,10 +110,17 @@ class Outcome:
         """The victims of whom nothing was found, and of whom the records do not tell whether the attack converged."""
         return frozenset(index for index, victim in self.victims.items() if unrecorded(victim, self.config))
 
-    @cached_property
-    def untold(self) -> frozenset[int]:
-        """The victims of whom this attack alone tells nothing: that it found none does not mean that nothing leaks."""
-        return self.indices - self.leaked if self.broken else self.unconverged | self.diverged | self.unrecorded
+    def untold(self, leaks_by: Callable[[dict[str, Any]], bool]) -> frozenset[int]:
+        """The victims that do not leak by some measure, and of whom this attack alone tells nothing: that it found
+        none does not mean that nothing leaks."""
+        rest = {index: victim | {"leaked_any": False} for index, victim in self.victims.items() if not leaks_by(victim)}
+        if self.broken or (self.adaptive and self.no_adaptive_attack):
+            return frozenset(rest)
+
+        def is_untold(victim: dict[str, Any]) -> bool:
+            return victim["status"] == "diverged" or unconverged(victim, self.config) or unrecorded(victim, self.config)
+
+        return frozenset(index for index, victim in rest.items() if is_untold(victim))
 
     @cached_property
     def noisy(self) -> frozenset[int]:

@@ -75,7 +75,7 @@ class Standing:
         """The victims on whom an attack did not converge or diverged, or none is known to have converged, or whom none
         that knows the defense has attacked yet, of whom no other one has said more."""
         open_ones = self.failed.union(*(outcome.unrecorded for outcome in self.outcomes))
-        return self.waiting | open_ones.difference(self.worst, *(one.settled for one in self._knowing))
+        return self.waiting | open_ones.difference(self.worst, *(one.settled for one in telling(self._knowing)))
 
     @cached_property
     def failed(self) -> frozenset[int]:
@@ -90,6 +90,12 @@ class Standing:
     @property
     def _knowing(self) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.adaptive or not outcome.defended]
+
+
+def telling(knowing: Sequence[Outcome]) -> Sequence[Outcome]:
+    """Those of the attacks on a defense that know it which can show of a victim that it does not leak: AutoLeak where
+    it is one of them, as another may have fitted the noise, or some other image of many that fit."""
+    return [one for one in knowing if one.config["attack"]["class"] == "AutoLeak"] or knowing
 
 
 def differing(first: Outcome, second: Outcome) -> tuple[int, int]:
@@ -142,7 +148,9 @@ def ranked(board: Sequence[Outcome]) -> list[Standing]:
     """The defenses of one scenario, those with a rank first, by rank and share of victims that leak.
 
     A defense has a rank once every attack of the board has attacked it on all victims, without and with knowledge of
-    it: an attack that is still to come may be the one that finds most. And it has none where nothing was shown.
+    it: an attack that is still to come may be the one that finds most. And it has none where nothing was shown. Its
+    rank counts those that lack an attack, too, as far as they leak less by now: or an attack that was run on it alone
+    would put it before them.
 
     Args:
         board: the outcomes of one scenario; null baselines and attacks on the labels alone are left out.
@@ -167,13 +175,14 @@ def ranked(board: Sequence[Outcome]) -> list[Standing]:
             if there.get((attack, knows), 0) < len(victims)
         )
         found.append(Standing(tuple(group), reasons, missing, None, nothing_shown(group, reasons)))
-    places = [place for place, one in enumerate(found) if not one.missing and one.unranked is None]
+    places = [place for place, one in enumerate(found) if one.unranked is None]
     order = sorted(victims)
     leaked = np.zeros((len(places), len(order)), dtype=bool)
     for row, place in zip(leaked, places, strict=True):
         row[:] = [victim in found[place].may_leak for victim in order]
     for place, rank in zip(places, ranks(leaked), strict=True):
-        found[place] = replace(found[place], rank=rank)
+        if not found[place].missing:
+            found[place] = replace(found[place], rank=rank)
     return sorted(
         found,
         key=lambda one: (
@@ -205,7 +214,7 @@ def nothing_shown(group: Sequence[Outcome], reasons: Sequence[str | None]) -> st
         return NOT_ADAPTIVE
     if UNEXPLAINED in reasons:
         return UNEXPLAINED
-    settled = set().union(*(one.indices - one.unconverged - one.diverged - one.unrecorded for one in knowing))
+    settled = set().union(*(one.indices - one.unconverged - one.diverged - one.unrecorded for one in telling(knowing)))
     settled |= leaking
     if knowing and 2 * len(settled) < max(len(outcome.indices) for outcome in knowing):
         return UNTESTED

@@ -101,7 +101,9 @@ def verdicts(board: Board, before: Sequence[DefenseThresholds]) -> list[Verdict]
         here = sorted((of_defense(one)[argument], one) for one in board.standings if of_defense(one)["class"] == kind)
         if here:
             texts = [f"{value:g}: {counted(len(one.worst), len(one.unknown), len(one.indices))}" for value, one in here]
-            differs = [said for value, one in here if (said := contradiction(value, one, of_kind))]
+            data = here[0][1].outcomes[0].config["data"]["class"]
+            alike = [one for one in of_kind if one.dataset == data] or of_kind
+            differs = [said for value, one in here if (said := contradiction(value, one, alike))]
             stopped = "; ".join(f"{one.dataset}: {stops(one)}" for one in of_kind)
             about = board.heading, f"{kind} {argument}"
             found.append(Verdict(*about, stopped, "; ".join(texts), "; ".join(differs)))
@@ -128,10 +130,15 @@ def stops(one: DefenseThresholds) -> str:
 
 
 def contradiction(value: float, standing: Standing, before: Sequence[DefenseThresholds]) -> str:
-    """Why a strength on a board contradicts what was found on all data sets before; nothing where it does not.
+    """Why a strength on a board contradicts what was found before; nothing where it does not.
 
     Leakage at a strength that stopped every attacker everywhere, or none at one that stopped nobody anywhere, where
     all victims are judged.
+
+    Args:
+        value: the strength.
+        standing: what leaks there.
+        before: of the same data, or of all where that was not among them.
     """
     upwards = all(one.strongest[ADAPTIVE]["strengths"][-1] > one.strongest[ADAPTIVE]["strengths"][0] for one in before)
     searches = [one.strongest[ADAPTIVE]["ssim"] for one in before]

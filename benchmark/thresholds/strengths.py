@@ -57,9 +57,13 @@ class DefenseThresholds:
         return spec("defense", self.defense, self.fixed | {self.argument: strength})
 
     def is_certified(self, attacker: str) -> bool:
-        """Whether the attacker's leakage surely stops somewhere, or surely does not in the whole range."""
-        found = self.strongest[attacker]["ssim"]
-        return found["stopped"] == NEVER or found["high"] is not None
+        """Whether the attacker's leakage surely stops somewhere, by all attacks that know what he does, or surely does
+        not in the whole range."""
+        strongest = self.strongest[attacker]
+        if strongest["ssim"]["stopped"] == NEVER:
+            return True
+        alike = [search for search in self.searches if search["adaptive"] == strongest["adaptive"]]
+        return all(search["ssim"]["stopped"] == NEVER or search["ssim"]["high"] is not None for search in alike)
 
     def is_trained_on(self, data: str) -> bool:
         """Whether a training on that data set says what the defense costs here."""

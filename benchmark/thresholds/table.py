@@ -204,14 +204,15 @@ def row(search: Row, cells: Cells, criterion: Criterion) -> Row:
         "left_out": [strength for strength in search["strengths"] if strength not in tested],
         "mean_ssim": [fmean(max(victim["ssim"]) for victim in cell.victims.values()) for cell in tested.values()],
         "unknown": {
-            "without": len(control.untold),
-            "strengths": [len(cell.untold) for cell in tested.values()],
+            "without": len(control.untold(criterion.leaks_by_ssim)),
+            "strengths": [len(cell.untold(criterion.leaks_by_ssim)) for cell in tested.values()],
         },
     }
     for name, leaks_by in criterion.measures.items():
         without = fmean(map(leaks_by, control.victims.values()))
         curve = as_curve(tested, leaks_by)
-        failed = {at: np.array([index in cell.untold for index in cell.victims]) for at, cell in tested.items()}
+        untold = {at: cell.untold(leaks_by) for at, cell in tested.items()}
+        failed = {at: np.array([index in untold[at] for index in cell.victims]) for at, cell in tested.items()}
         found[name] = measured(curve, failed, without, criterion.stop, search["argument"])
     return found
 

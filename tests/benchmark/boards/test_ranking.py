@@ -305,3 +305,31 @@ def test_noise_does_not_hide_that_the_order_of_local_steps_is_unknown() -> None:
     control, behind = outcome(2, unconverged=14, unexplained=14), both(0, defense="GaussianNoise")
     (noise,) = [one for one in ranked([control, *behind]) if one.outcomes[0].defended]
     assert noise.rank is None and noise.unranked == UNKNOWN_ORDER
+
+
+def settled(one: Outcome) -> Outcome:
+    """The same, of an attack that found of each victim what fits its update as the private images do."""
+    victims = {index: victim | {"settled": True, "misfit": 0.0} for index, victim in one.victims.items()}
+    return replace(one, victims=victims)
+
+
+def test_no_other_attack_says_that_nothing_leaks_where_autoleak_says_nothing() -> None:
+    """One without a prior fits the noise, and is as near to the update as the private images are."""
+    control = [outcome(16), outcome(16, attack="AutoLeak")]
+    failed = both(0, attack="AutoLeak", defense="Noise", unconverged=16)
+    fits = [settled(one) for one in both(0, defense="Noise")]
+    alone, beside = (by_name(ranked([*control, *failed, *more]))["Noise"] for more in ([], fits))
+    assert len(alone.unknown) == len(beside.unknown) == 16
+    assert beside.rank is None and beside.unranked == UNTESTED
+    half = both(0, attack="AutoLeak", defense="Noise", unconverged=4)
+    known = by_name(ranked([*control, *half, *fits]))["Noise"]
+    assert len(known.unknown) == 4 and known.rank == 1
+    without = by_name(ranked([outcome(16), *fits, *both(0, attack="IDLG", defense="Noise", unconverged=16)]))["Noise"]
+    assert not without.unknown  # where AutoLeak was not run the others count, and the board says what is lacking
+
+
+def test_an_attack_on_one_defense_alone_puts_it_before_none_that_leaks_less() -> None:
+    board = [outcome(16), *both(0, defense="Strong"), *both(16, defense="Weak")]
+    assert rank_of(board) == {"Strong": 1, "Weak": 2, "none": 2}
+    more = [outcome(16, attack="IDLG"), *both(16, attack="IDLG", defense="Weak")]
+    assert rank_of([*board, *more]) == {"Strong": None, "Weak": 2, "none": 2}

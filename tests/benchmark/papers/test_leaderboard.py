@@ -74,6 +74,8 @@ def test_the_page_says_what_one_point_buys_where_verdicts_differ_and_how_to_ente
     assert "| MNIST: from 1.0 on, where 4 of 4 are unknown | 0.1: 3 of 3 leak |" in page("results/mine")
     elsewhere = never | {"dataset": "CIFAR10"}
     assert before(stopped, elsewhere) == {"Clipping max_norm": "no contradiction"}  # not everywhere
+    same = stopped | {"dataset": "Digits"}  # of the board's own data it counts alone
+    assert before(same, elsewhere) == {"Clipping max_norm": "0.1 leaks here, and stopped every attacker there"}
     # A class that is not on the board has no row.
     assert before(search("Pruning", "ratio", [0.0, 0.5, 0.99], "within", 0.5)) == {}
     text = page("results/mine")

@@ -10,6 +10,7 @@ import pytest
 
 from benchmark.errors import UsageError
 from benchmark.thresholds.page import write
+from benchmark.thresholds.strengths import ADAPTIVE, by_defense
 from benchmark.thresholds.table import FILE, Criterion, merged, read, rows
 
 MakeSearch = Callable[..., tuple[dict[str, Any], list[dict[str, Any]]]]
@@ -171,7 +172,7 @@ def test_a_strength_at_which_the_attack_failed_does_not_pass_for_a_protection(
     assert "othing is known" not in write(tmp_path, records, [search])
 
 
-@pytest.mark.parametrize("how", ["diverged", "void", "wrong model", "older version"])
+@pytest.mark.parametrize("how", ["diverged", "void", "wrong model", "older version", "no adaptive attack"])
 def test_a_strength_of_which_nothing_is_known_is_not_certified(
     how: str, make_search: MakeSearch, tmp_path: Path
 ) -> None:
@@ -181,6 +182,7 @@ def test_a_strength_of_which_nothing_is_known_is_not_certified(
     for record in records:
         if (record["config"]["defense"] or {"ratio": None})["ratio"] == 0.9:
             record |= {"void": "the update is not finite"} if how == "void" else {}
+            record |= {"no_adaptive_attack": "nobody can"} if how == "no adaptive attack" else {}
             for victim in record["victims"]:
                 if how == "older version":
                     del victim["misfit"], victim["misfit_of_truth"]
@@ -189,6 +191,18 @@ def test_a_strength_of_which_nothing_is_known_is_not_certified(
     assert row["unknown"]["strengths"] == [0, 0, 100]
     assert row["ssim"]["high"] is row["psnr"]["high"] is None and row["ssim"]["low"] == 0.5
     assert "nothing known of 100 of 100 victims at 0.9" in write(tmp_path, records, [search])
+
+
+def test_a_victim_that_leaks_by_one_measure_can_be_unknown_by_the_other(make_search: MakeSearch) -> None:
+    """The attack has not converged on it: a better one may find more than 20 dB, but less than an SSIM of 0.5."""
+    search, records = make_search({0.0: 100, 0.5: 50, 0.9: 0}, adaptive=True, victims=100)
+    for record in records:
+        if (record["config"]["defense"] or {"ratio": None})["ratio"] == 0.9:
+            for victim in record["victims"]:
+                victim |= {"leaked_any": True, "leaked_all": True, "psnr": [21.0], "misfit": 0.5}
+    (row,) = rows([search], records, Criterion())
+    assert row["psnr"]["rates"][-1] == 1.0 and row["ssim"]["rates"][-1] == 0.0
+    assert row["ssim"]["high"] is None and row["unknown"]["strengths"] == [0, 0, 100]
 
 
 def test_a_near_fit_where_the_true_images_fit_exactly_settles_nothing(
@@ -200,3 +214,16 @@ def test_a_near_fit_where_the_true_images_fit_exactly_settles_nothing(
             victim |= {"misfit": 1e-5, "misfit_of_truth": 0.0}
     (row,) = rows([search], records, Criterion())
     assert row["unknown"] == {"without": 4, "strengths": [0, 7, 16]}
+
+
+def test_leakage_stops_surely_where_no_attack_that_knows_as_much_leaves_it_open(make_search: MakeSearch) -> None:
+    leaking = {0.0: 100, 0.5: 50, 0.9: 0}
+    one, records = make_search(leaking, adaptive=True, victims=100)
+    other, more = make_search(leaking, adaptive=True, victims=100, attack={"class": "AutoLeak"})
+    (found,) = by_defense(rows([one, other], records + more, Criterion()))
+    assert found.is_certified(ADAPTIVE)
+    for record in more:
+        for victim in record["victims"]:
+            victim["misfit"] = 0.5
+    (found,) = by_defense(rows([one, other], records + more, Criterion()))
+    assert not found.is_certified(ADAPTIVE)
