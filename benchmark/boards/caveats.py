@@ -5,17 +5,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from benchmark.boards.outcome import Names, Outcome, listed
+from benchmark.boards.outcome import Names, Outcome, is_noisy, listed
 from benchmark.boards.ranking import Standing, controls, leaks_more
 from benchmark.metrics.leak import LEAKED_PSNR
 
 SAME_LEVEL = 0.5
 """Two-sided level where two cells should be one and the same: two victims that differ the same way are enough. One may
 differ by rounding."""
-
-WITHOUT_NOISE = 0.01
-"""Misfit that a private batch has at most where the attacker's model explains the update without noise: ``EXPLAINED``
-of ``metrics/misfit.py``."""
 
 
 def caveats(
@@ -78,7 +74,11 @@ def labels_without_images(standings: Sequence[Standing], names: Names) -> list[s
         if 10 * len(exact) >= 9 * len(standing.indices):
             told = f"{names.defense(config['defense'])} ({of_all(exact, standing.indices)})"
             (hidden if 2 * len(standing.may_leak) < len(standing.indices) else unknown).append(told)
-    sentences = [f"Labels leak where images do not: attacks find all labels with {listed(hidden)}."] if hidden else []
+    sentences = []
+    if hidden:
+        sentences.append(
+            f"Labels leak where most images were not found: attacks find all labels with {listed(hidden)}."
+        )
     if unknown:
         sentences.append(
             "Labels leak where it is not known of most victims that their images do not: attacks find all labels with "
@@ -153,9 +153,9 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
         )
     if behind_noise := cells(lambda o: (o.unconverged - o.unexplained - o.near) & o.noisy):
         sentences.append(
-            f"Not converged behind known noise: {behind_noise}. There the attack ended at images that explain less of "
-            "the update than the private ones do, beyond what the public mean image does, so that finding nothing does "
-            "not mean that nothing leaks."
+            f"Not converged behind known noise: {behind_noise}. There the images that the attack ended at explain less "
+            "of the update than the private ones do, as a whole or in some order of magnitude, so that finding nothing "
+            "does not mean that nothing leaks."
         )
     if old := cells(lambda outcome: outcome.unrecorded):
         sentences.append(
@@ -183,12 +183,24 @@ def not_converged(board: Sequence[Outcome], standings: Sequence[Standing], names
             "Not known to leak or not, since no attack that knows the defense was run on them, and none without that "
             f"knowledge found them: {waiting}."
         )
-    if open_ones := unknown(lambda one: (one.unknown & one.failed) - one.unexplained - one.waiting):
-        # Where the loss is below that of the private batch already, no way to a lower one helps.
-        failing = [one for one in board if one.unconverged - one.unexplained - one.below_truth]
+
+    def failing(one: Outcome) -> frozenset[int]:
+        """Victims on whom an attack failed whose loss is not yet below that of the private batch."""
+        return (one.unconverged | one.diverged) - one.below_truth
+
+    def may_be_found(one: Standing) -> frozenset[int]:
+        return frozenset().union(*map(failing, one.outcomes))
+
+    if open_ones := unknown(lambda one: (one.unknown & may_be_found(one)) - one.unexplained - one.waiting):
+        attacks = [one.config["attack"] for one in board if failing(one) - one.unexplained]
         sentences.append(
             "Not known to leak or not, since no attack found them and at least one did not converge: "
-            f"{open_ones}.{more_to_try([one.config['attack'] for one in failing])}"
+            f"{open_ones}.{more_to_try(attacks)}"
+        )
+    if lower := unknown(lambda one: (one.unknown & one.failed) - may_be_found(one) - one.unexplained - one.waiting):
+        sentences.append(
+            "Not known to leak or not, since no attack found them and none explains the update as the private images "
+            f"do, although its loss is below theirs: {lower}. Another prior may find them."
         )
     if untold := unknown(lambda one: one.unknown - one.failed - one.waiting):
         sentences.append(
@@ -233,8 +245,9 @@ def below_truth(board: Sequence[Outcome], names: Names) -> list[str]:
     if not cells:
         return []
     return [
-        f"Loss below that of the private batch, and yet nothing leaked: {cells}. There the loss prefers other images, "
-        "so that a larger budget would find no more, but another loss or prior may."
+        f"Loss below that of the private batch, and yet nothing leaked: {cells}. There the loss prefers other images "
+        "that explain the update as well, so that what is found depends on what the attacker takes images to be: a "
+        "larger budget would find no more, but another prior may."
     ]
 
 
@@ -466,8 +479,3 @@ def stronger_attacks(board: Sequence[Outcome]) -> list[str]:
     if not lacking:
         return []
     return [f"More may leak than this board shows; stronger attacks that were not run: {listed(lacking)}."]
-
-
-def is_noisy(victim: Mapping[str, Any]) -> bool:
-    """Whether the attacker knows of noise on the update: his model explains it, and yet the private batch is off."""
-    return bool(victim.get("explained")) and (victim.get("misfit_of_truth") or 0.0) > WITHOUT_NOISE

@@ -16,6 +16,11 @@ BELOW = 1e-3
 """What a loss is below another by, in parts of it, so that it is not rounding."""
 
 
+WITHOUT_NOISE = 0.01
+"""Misfit that a private batch has at most where the attacker's model explains the update without noise: ``EXPLAINED``
+of ``metrics/misfit.py``."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """A cell with all its victims.
@@ -124,8 +129,9 @@ class Outcome:
 
     @cached_property
     def noisy(self) -> frozenset[int]:
-        """The victims on whose update the attacker knows of noise."""
-        return frozenset(index for index, victim in self.victims.items() if victim.get("misfit_of_noise"))
+        """The victims on whose update the attacker knows of noise; older records say nothing of rounding."""
+        noisy = (i for i, victim in self.victims.items() if victim.get("misfit_of_noise") or is_noisy(victim))
+        return frozenset(noisy)
 
     @cached_property
     def settled(self) -> frozenset[int]:
@@ -169,6 +175,11 @@ class Outcome:
         """Why the attacker could not make use of knowing the defense; empty where he could."""
         said = (record.get("no_adaptive_attack") for record in self.records)
         return next(filter(None, said), "")
+
+
+def is_noisy(victim: dict[str, Any]) -> bool:
+    """Whether the attacker knows of noise on the update: his model explains it, and yet the private batch is off."""
+    return bool(victim.get("explained")) and (victim.get("misfit_of_truth") or 0.0) > WITHOUT_NOISE
 
 
 def below_truth(victim: dict[str, Any]) -> bool:

@@ -65,7 +65,7 @@ def page(records: list[Record], folder: Path) -> str:
     return render(
         "papers/leaderboard.md.j2",
         title=folder.resolve().name,
-        sections=[(one.attacked, sentences(one.points)) for one in found],
+        sections=[(one.attacked, [*sentences(one.points), *one.notes]) for one in found],
         reading=COSTS_SAID,
         without=without,
         lacking=lacking,

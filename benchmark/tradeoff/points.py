@@ -204,6 +204,7 @@ def trade_offs(boards: Sequence[Board], trainings: Sequence[Record]) -> tuple[li
             differing, points = differences(config, rows), points_of(board.standings, rows)
             if differing is not None and any(point.defense for point in points):
                 said = [*notes(differing, points), *apart(board.standings, rows)]
+                said += [*table.below_a_defense(rows), *table.one_rate(rows)]
                 made = TradeOff(board.heading, heading, said, points)
                 fitting.append(([part in differing for part in PARTS], made))
         best = min((distance for distance, _ in fitting), default=[])

@@ -51,7 +51,7 @@ def note(table: list[Row]) -> str:
     costs = [COSTS] if any(one["bytes"] is not None for one in table) else []
     older = [OLDER] if any(one["older"] for one in table) else []
     guaranteed = dict.fromkeys(one["privacy"] for one in table if one["privacy"])
-    return " ".join([NOTE, *costs, *how_chosen(table), *below_a_defense(table), *older, *guaranteed])
+    return " ".join([NOTE, *costs, *how_chosen(table), *below_a_defense(table), *one_rate(table), *older, *guaranteed])
 
 
 def how_chosen(table: list[Row]) -> list[str]:
@@ -89,6 +89,23 @@ def below_a_defense(table: list[Row]) -> list[str]:
         f"rate of no defense was chosen with {by} and may not be its best there: then defenses cost more than these "
         "differences say."
     ]
+
+
+def one_rate(table: list[Row]) -> list[str]:
+    """A sentence on the networks for which a single learning rate was tried, whatever the defense, if there are any."""
+    several = [board for board in boards(table).values() if len(board) > 1]
+    single = [network_of(board[0]) for board in several if len({*rates_of(board)}) == 1]
+    if not single:
+        return []
+    return [
+        f"A single learning rate was tried for {listed(single)}, with and without a defense: one that makes updates "
+        "smaller or larger, as a mask or clipping does, may do better at another, and so cost less than this says."
+    ]
+
+
+def rates_of(board: list[Row]) -> list[str]:
+    """All learning rates that were tried on a board."""
+    return [rate for one in board for rate in one["learning_rates"].split() or [f"{one['learning_rate']:g}"]]
 
 
 def at_rate(found: Row) -> str:

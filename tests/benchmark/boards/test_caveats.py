@@ -372,7 +372,7 @@ def test_labels_that_are_told_where_images_are_not_are_named() -> None:
     board = [control, outcome(1, MASKING), hidden]
     (sentence,) = labels_without_images(ranked(board), Names(board))
     assert sentence == (
-        "Labels leak where images do not: attacks find all labels with Masking ratio=0.2 (8 of 8 victims)."
+        "Labels leak where most images were not found: attacks find all labels with Masking ratio=0.2 (8 of 8 victims)."
     )
     granted = [
         outcome(8, labels="known"),

@@ -175,8 +175,9 @@ def test_what_was_attacked_alone_or_trained_with_alone_is_named(attacked: Made) 
     boards = of_records([*attacked(MASKED), *attacked({"class": "Masking", "ratio": 0.123})[1:]]).boards
     (found,), _, _ = trade_offs(boards, [*trainings(), other])
     assert len(found.points) == 2
-    assert found.notes[-2] == "Attacked but not trained with: Masking ratio=0.123."
-    assert found.notes[-1].startswith("Trained with but not attacked: Pruning ratio=")
+    assert found.notes[-3] == "Attacked but not trained with: Masking ratio=0.123."
+    assert found.notes[-2].startswith("Trained with but not attacked: Pruning ratio=")
+    assert found.notes[-1].startswith("A single learning rate was tried for ConvNet FedSGD on Digits, with and without")
 
 
 def test_of_several_trainings_that_of_the_same_protocol_and_batch_is_taken_and_none_are_mixed(attacked: Made) -> None:
@@ -196,4 +197,5 @@ def test_of_several_trainings_that_of_the_same_protocol_and_batch_is_taken_and_n
         assert len(found) == (2 if "batch size" in differing else 1)
         for one in found:
             assert trained_by in one.trained and len(one.points) == 2 and all(p.row["seeds"] == 2 for p in one.points)
-            assert differing in " ".join(one.notes) and bool(differing) == bool(one.notes)
+            *said, of_rates = one.notes
+            assert differing in " ".join(said) and bool(differing) == bool(said) and "learning rate was" in of_rates

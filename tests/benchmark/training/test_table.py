@@ -109,6 +109,8 @@ def test_the_note_says_how_often_rates_were_tried_and_which_control_is_below_a_d
     assert "Clipping(" not in written
     assert "end below" not in note(rows([*at(0.3, 0.85, 0.9), *at(0.1, 0.8, 0.8), *other]))
     assert "end below" not in note(rows(other))  # nothing is known of no defense
+    assert "single learning rate" not in note(rows(control + same + other)) + note(rows(same))
+    assert "A single learning rate was tried for ConvNet FedSGD on Digits" in note(rows([*at(0.1, 0.8, 0.9), *same]))
 
 
 def test_the_newer_of_two_records_counts_and_one_seed_has_no_interval() -> None:
