@@ -15,7 +15,8 @@ class FunctionAttack(Attack):
     """Calls a function with what is seen of all V victims.
 
     A function that returns images alone does not say which labels it found: they are those that the attacker is
-    granted, else one for the whole batch by iDLG's rule, as for the null baselines. What an attack says of itself in
+    granted, else one for the whole batch by iDLG's rule, as for the null baselines. Nor does it say how many gradients
+    it took, of which none are counted: return a :class:`Reconstruction` to say so. What an attack says of itself in
     attributes of its class (``simulates``, ``needs``, ``needs_local_steps``, ``one_image_only``, ``one_network_only``,
     ``public_images``) a function says in its own: ``find.simulates = True``.
 

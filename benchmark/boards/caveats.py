@@ -41,6 +41,7 @@ def caveats(
         *told_labels(board),
         *labels_without_images(standings, names),
         *ensembles(board),
+        *several_versions(board),
     ]
 
 
@@ -235,6 +236,23 @@ def cells_with(board: Sequence[Outcome], names: Names, victims_of: Callable[[Out
     some = [(outcome, victims) for outcome in board if (victims := victims_of(outcome))]
     some.sort(key=lambda one: (one[0].defended, -len(one[1])))
     return listed([f"{names.cell(outcome)} ({of_all(victims, outcome.indices)})" for outcome, victims in some])
+
+
+def several_versions(board: Sequence[Outcome]) -> list[str]:
+    """The attacks of which several versions are on a board."""
+    of_attack: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for outcome in (one for one in board if one.seeks_images):
+        for record in outcome.records:
+            commit = record.get("provenance", {}).get("commit") or "unknown"
+            version = record.get("attack_sha256") or commit  # older records tell the commit alone
+            of_attack[outcome.config["attack"]["class"]][version].add(commit)
+    return [
+        f"Attacked by {len(versions)} versions of {attack} (commits "
+        f"{listed(sorted(set().union(*versions.values())), most=12)}): an older one may find less, so that of two "
+        "defenses the one that met a newer version can seem to leak more."
+        for attack, versions in of_attack.items()
+        if len(versions) > 1
+    ]
 
 
 def below_truth(board: Sequence[Outcome], names: Names) -> list[str]:

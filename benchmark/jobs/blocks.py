@@ -28,7 +28,7 @@ from benchmark.store.declined import Declined
 from benchmark.suite.registry import Spec, build, build_model, is_ours, spec_of
 from benchmark.suite.suite import Cell, Scenario, Suite
 from benchmark.versions.behavior import Behaviors
-from benchmark.versions.code import code_checksum, networks_sha256, own_code, texts_of
+from benchmark.versions.code import attack_checksum, code_checksum, networks_sha256, own_code, texts_of
 from datamodules import DataError, PrivateData, open_data, take_victims
 from defenses.base import Defense, Update
 
@@ -83,6 +83,7 @@ class Block:
             "cell": self.cell.id,
             "config": self.cell.config(),
             "code_sha256": self.code_sha256,
+            "attack_sha256": attack_checksum(self.cell.attack.name),
             **({"own_code": self.own_code} if self.own_code else {}),
             **({"behavior_sha256": self.behavior} if self.behavior else {}),
             "network_sha256": list(self.networks),

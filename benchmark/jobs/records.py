@@ -41,6 +41,12 @@ from benchmark.suite.registry import build
 from benchmark.suite.suite import Cell, Scenario
 from defenses.base import Update, flattened, global_norm
 
+SAME = 0.05
+"""How far two sizes of a tensor of an update, or how its entries lie, are apart at most where it is the same one."""
+
+MOST = 0.5
+"""Share of the tensors of an update of which more are others where it is another one."""
+
 REDRAWN = 8
 """Victims on whom a defense is tried a second time: one that draws seldom is the same on a single one."""
 
@@ -79,8 +85,11 @@ def run_blocks(
     own, training = learned_by(blocks[0], bench, unheard if isinstance(attack, AutoLeak) else told)
     observed = seen_by(cell, images, labels, victims, bench, public_images=0 if own else attack.public_images)
 
+    attacked: dict[int, Tensor] = {}
+
     def seen(some: range) -> Observation:
         observation = observed(some)
+        attacked.update(zip(some, sizes_of(observation), strict=True))
         broken.update(victim for victim, whole in zip(some, is_finite(observation.update), strict=True) if not whole)
         return observation
 
@@ -107,6 +116,7 @@ def run_blocks(
             )
             is_baseline = cell.attack.name in BASELINES  # which do not try to fit an update
             private, seen_here = (images[rows], labels[rows]), observed(block.victims)
+            check_shared_again(seen_here, torch.stack([attacked[victim] for victim in block.victims]), cell)
             if cell.defense and share.mixed:  # without it nobody has undone anything
                 made = build("defense", cell.defense)
                 private = as_trained(seen_here, *private, made, scenario.setting, scenario.seed, block.victims)
@@ -146,6 +156,38 @@ def run_blocks(
             }
         )
     return records
+
+
+def sizes_of(seen: Observation) -> Tensor:
+    """What tells the updates of V victims from others: the size of each of T tensors, and how its entries lie, in parts
+    of that size, ``[V, T, 2]``, float64."""
+    found = []
+    for value in (value for one in (seen, *seen.later) for value in one.update.values()):
+        entries = flattened(value).cpu().double()
+        size, along = entries.norm(dim=1), entries @ torch.linspace(-1, 1, entries.shape[1], dtype=torch.double)
+        found.append(torch.stack([size, along / size.clamp(min=1e-300)], 1))
+    return torch.stack(found, 1)
+
+
+def check_shared_again(seen: Observation, attacked: Tensor, cell: Cell) -> None:
+    """Looks whether the updates by which what was found is measured are those that were attacked.
+
+    Args:
+        seen: what the same clients share when they are asked again.
+        attacked: :func:`sizes_of` their updates when they were attacked.
+        cell: of which they are.
+
+    Raises:
+        UsageError: they differ by more than what rounding can change, a few entries of a defense that rounds itself.
+    """
+    again = sizes_of(seen)
+    largest = torch.stack([again[..., 0].maximum(attacked[..., 0]), torch.ones_like(again[..., 0])], -1)
+    apart = ((again - attacked).abs() > SAME * largest).any(-1)  # False where one is not finite
+    if cell.defense and bool((apart.double().mean(1) > MOST).any()):
+        raise UsageError(
+            f"{cell.defense.name} made another update of the same batch with the same generators when it was called "
+            "again, so that nothing can be measured: let it depend on its arguments and generators alone"
+        )
 
 
 def of_baselines(images: Tensor, labels: Tensor, scenario: Scenario, bench: Workbench) -> tuple[Tensor, Tensor]:

@@ -164,7 +164,8 @@ class Curve(TypedDict):
 class _Found(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """An attack's record but for its curve and its picture.
 
-    ``own_code`` is of the user's files behind each of the user's own classes, and ``behavior_sha256`` of what these
+    ``attack_sha256`` is of the code of the attack alone (missing in records of an older version), ``own_code`` of the
+    user's files behind each of the user's own classes, and ``behavior_sha256`` of what these
     do (both missing where there are none), ``network_sha256`` of the networks of the first victim of all and of the
     last one of the block, ``training_sha256`` of all that decides the training of an attacker's network (missing
     where there is none), ``void`` why nothing can be said of the victims, ``no_adaptive_attack`` why the attacker
@@ -177,6 +178,7 @@ class _Found(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     cell: str
     config: Raw
     code_sha256: Sha256
+    attack_sha256: Sha256 | UnsetType = UNSET
     own_code: dict[str, Sha256] | UnsetType = UNSET
     behavior_sha256: Digest | UnsetType = UNSET
     network_sha256: list[Digest] | UnsetType = UNSET

@@ -241,6 +241,12 @@ def code_checksum(parts: dict[str, Spec]) -> str:
     return checksum_of(ours, given, [ROOT / "benchmark" / f"{name}.py" for name in ALONE])
 
 
+@lru_cache(maxsize=64)
+def attack_checksum(name: str) -> str:
+    """sha256 of the code of an attack alone, which is the same whatever it meets."""
+    return checksum_of([], [("attack", Spec(name))])
+
+
 def own_code(parts: dict[str, Spec]) -> dict[str, str]:
     """sha256 of the user's own files behind each of the user's own classes, by its import path.
 

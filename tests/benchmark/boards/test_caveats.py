@@ -12,6 +12,7 @@ from benchmark.boards.caveats import (
     ensembles,
     labels_without_images,
     not_converged,
+    several_versions,
     stronger_attacks,
     unused_knowledge,
     void_cells,
@@ -337,6 +338,20 @@ def test_behind_known_noise_the_filter_is_named_that_was_not_run(
     assert bool(stronger_attacks(board)) == is_told == ("Wiener" in "".join(stronger_attacks(board)))
     filtered = outcome(0, MASKING, True, batch_size=2, attack={"class": "Wiener"})
     assert stronger_attacks([*board, filtered]) == []
+
+
+def test_a_board_says_that_its_attacks_are_of_several_versions() -> None:
+    def made(commit: str, sha256: str | None, **more: Any) -> Outcome:
+        record = {"provenance": {"commit": commit}, **({"attack_sha256": sha256} if sha256 else {})}
+        return replace(outcome(3, **more), records=(record,))
+
+    assert several_versions([made("a", "1"), made("b", "1", defense=MASKING)]) == []  # whose code is the same
+    assert several_versions([made("a", None), made("a", None, defense=MASKING)]) == []
+    for other in (made("b", "2", defense=MASKING), made("b", None, defense=MASKING)):
+        (said,) = several_versions([made("a", "1"), other])
+        assert said.startswith("Attacked by 2 versions of IDLG (commits a and b): an older one may find less")
+    different = made("b", "2", attack={"class": "DLG"})
+    assert several_versions([made("a", "1"), different]) == []
 
 
 def test_nothing_is_missing_where_the_strong_attacks_were_run_or_cannot_be() -> None:
