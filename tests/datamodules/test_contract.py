@@ -451,10 +451,34 @@ class OwnStep(Own):
         return float("nan")
 
 
+class OwnStds(Own):
+    def channel_stds(self) -> Tensor:
+        return torch.zeros(1)
+
+
+class OwnCovariance(Own):
+    def covariance(self) -> Tensor | None:
+        return torch.ones(64, 64)
+
+
+class OwnClassCovariances(Own):
+    def class_covariances(self) -> Tensor | None:
+        return torch.eye(64).expand(9, -1, -1)
+
+
+class Infinite(Own):
+    def covariance(self) -> Tensor | None:
+        return torch.full((64, 64), torch.inf)
+
+
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
         (OwnStep, "mean_step must return a number in (0, 1], not nan"),
+        (OwnStds, "channel_stds must return 1 finite numbers above 0, as a float tensor"),
+        (OwnCovariance, "covariance must return a covariance that is positive definite: add a little to its diagonal"),
+        (Infinite, "covariance must return a covariance that is positive definite"),
+        (OwnClassCovariances, "class_covariances must return a float tensor of the shape [10, 64, 64], or None"),
         (OwnTrainSplit, "leave it out here"),
         (OwnTestSplit, "leave it out here"),
         (OwnMean, "leave it out here"),
@@ -465,6 +489,26 @@ class OwnStep(Own):
 )
 def test_whatever_else_is_overridden_is_checked(kind: type[Own], sentence: str) -> None:
     assert sentence in refusal(kind())
+
+
+class OwnMoments(Own):
+    """All of them right, a step of 1 as a whole number included."""
+
+    def mean_step(self) -> float:
+        return 1
+
+    def channel_stds(self) -> Tensor:
+        return torch.tensor([0.3])
+
+    def covariance(self) -> Tensor | None:
+        return torch.eye(64)
+
+    def class_covariances(self) -> Tensor | None:
+        return None
+
+
+def test_moments_of_ones_own_are_taken() -> None:
+    open_data(OwnMoments())
 
 
 def test_training_takes_no_other_pixels_than_attacks_do() -> None:

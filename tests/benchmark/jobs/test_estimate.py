@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from attacks import GradInversion, InvertingGradients
 from benchmark.cli.main import main
 from benchmark.jobs import estimate, states, timing
 from benchmark.jobs.blocks import Block, Workbench, plan
@@ -27,6 +28,7 @@ from benchmark.jobs.estimate import (
 from benchmark.jobs.timing import Timing
 from benchmark.store.store import Store, read_all
 from benchmark.suite.suite import Suite, load, parse
+from datamodules import PrivateData
 from tests.conftest import MakeRecord
 
 SUITE = """\
@@ -318,6 +320,24 @@ def test_an_ensemble_costs_what_its_attacks_cost_those_who_meet_them(bench: Work
     found = cost_of(block, attacks, timed, seen, 4)
     assert (found.evaluations, found.at_most) == (5, 4 * 30)
     assert found.seconds == pytest.approx(4 * (0.5 + 1) + 2 + 5 + 0.25 * 5)
+
+
+def test_an_attack_of_several_trials_may_spend_its_budget_on_each(bench: Workbench) -> None:
+    block = plan(suite([{"class": "AutoLeak", "max_evaluations": 10}], victims=4, block_size=4), bench)[-1]
+    for attack, trials in ((GradInversion(10), 4), (InvertingGradients(10, trials=3), 3), (InvertingGradients(10), 1)):
+        found = cost_of(block, {"": attack}, {"": Timing(0, 1, 0, 0, 0, 0)}, None, 4)
+        assert found.at_most == 4 * 10 * trials
+
+
+@pytest.mark.parametrize("moment", ["mean_image", "class_means", "channel_stds", "covariance", "class_covariances"])
+def test_whatever_an_attacker_is_told_of_public_images_decides_what_is_run_again(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = plan(suite(), Workbench(torch.device("cpu")), rehearse=False)
+    told = getattr(PrivateData, moment)
+    monkeypatch.setattr(PrivateData, moment, lambda self: 1.5 * told(self))
+    after = plan(suite(), Workbench(torch.device("cpu")), rehearse=False)
+    assert not {block.key for block in before} & {block.key for block in after}
 
 
 def test_more_gpus_share_fewer_steps_each(bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

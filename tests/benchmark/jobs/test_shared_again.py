@@ -1,35 +1,36 @@
 """An update that is measured is the one that was attacked, or the run ends with a sentence."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from benchmark.api import run
 from benchmark.errors import UsageError
+from benchmark.jobs import records
 from benchmark.jobs.records import sizes_of
 from defenses import Masking
 from tests.conftest import MakeVictims
 
-CALLS = [0]
 
-
-def late(update: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Shares nothing from some call on, when the defense has long been tried."""
-    CALLS[0] += 1
-    return {name: value * (CALLS[0] < CALLS[1]) for name, value in update.items()}
-
-
-def test_a_defense_that_changes_after_it_was_attacked_is_told() -> None:
+def test_a_defense_that_changes_after_it_was_attacked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was found would be measured by an update that nobody has attacked."""
-    given = {"data": "Digits", "model": "LeNet", "victims": 2, "out": "runs/never"}
-    given |= {"defense": late, "attack": {"class": "IDLG", "max_evaluations": 3}}
-    CALLS[:] = [0, 10**9]
-    run(**given)
-    calls = CALLS[0]
-    for share in (0.7, 0.8):  # of all calls, which are some for each of the two attackers
-        CALLS[:] = [0, int(share * calls)]
-        with pytest.raises(UsageError, match="made another update of the same batch with the same generators"):
-            run(**given | {"out": f"runs/{share}"})
+    attack, done = records.attack_within_memory, [False]
+
+    def late(update: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Shares nothing once it has been attacked, when the defense has long been tried."""
+        return {name: value * (not done[0]) for name, value in update.items()}
+
+    def attacked(*given: Any) -> Any:
+        done[0] = False
+        found = attack(*given)
+        done[0] = True
+        return found
+
+    monkeypatch.setattr(records, "attack_within_memory", attacked)
+    with pytest.raises(UsageError, match="made another update of the same batch with the same generators"):
+        run(data="Digits", model="LeNet", victims=2, defense=late, attack={"class": "IDLG", "max_evaluations": 3})
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.9])
