@@ -37,6 +37,7 @@ class _Study(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     cell: str
     config: Raw
     code_sha256: Sha256
+    attack_sha256: Sha256 | UnsetType = UNSET
     behavior_sha256: Digest | UnsetType = UNSET
     network_sha256: list[Digest]
     victims: tuple[Count, Count]
