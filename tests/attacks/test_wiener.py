@@ -80,7 +80,7 @@ def test_of_a_linear_gradient_it_is_the_filter_in_closed_form(
     private = seen.labels
     assert seen.covariance is not None and private is not None
     seen = replace(seen, labels=private if granted else None)
-    of_all = Wiener(800, prior_scale=scale).reconstruct(seen)
+    of_all = Wiener(400, prior_scale=scale).reconstruct(seen)
     found, labels = of_all.images.flatten(1), of_all.labels
     if images == 1 or granted:  # the noise hides some of several
         assert torch.equal(labels, private)
