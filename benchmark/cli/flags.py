@@ -77,12 +77,7 @@ def run(add: Add) -> Parser:
         "attack and the null baselines.",
     )
     suite_or_cell(command)
-    of_a_run(command)
-    tracking(command, "cell")
-    command.add_argument("--require-lpips", action="store_true", help="fail if LPIPS is unavailable")
-    machine(command, workers=True)
-    step(command)
-    executor(command)
+    attacking(command)
     classes = of_classes(command, "data", "model", "defense", "attack", scenario=True)
     classes.add_argument(
         "--trainer.ARGUMENT",
@@ -133,12 +128,7 @@ def threshold(add: Add) -> Parser:
         help="leakage has stopped at this leak rate or below (default: 0.05)",
     )
     command.add_argument("--steps", type=whole, default=5, metavar="N", help="number of bisection steps (default: 5)")
-    of_a_run(command)
-    tracking(command, "cell")
-    command.add_argument("--require-lpips", action="store_true", help="fail if LPIPS is unavailable")
-    machine(command, workers=True)
-    step(command)
-    executor(command)
+    attacking(command)
     return command
 
 
@@ -382,6 +372,15 @@ def of_a_run(command: Parser) -> None:
     command.add_argument(
         "--lpips-weights", metavar="PATH", help="file or folder with AlexNet's weights (default: torch's hub cache)"
     )
+
+
+def attacking(command: Parser) -> None:
+    of_a_run(command)
+    tracking(command, "cell")
+    command.add_argument("--require-lpips", action="store_true", help="fail if LPIPS is unavailable")
+    machine(command, workers=True)
+    step(command)
+    executor(command)
 
 
 def of_a_study(command: Parser, victims: int) -> None:
