@@ -150,9 +150,9 @@ def test_images_fill_the_range_by_a_change_of_their_kind(kind: Unseen) -> None:
 def test_images_are_found_by_networks_that_see_no_contrast(
     made: Any, setting: Setting, batch_size: int, digits: Digits
 ) -> None:
-    images, labels, seen = seen_of(made, 4, batch_size, setting, digits)
+    images, labels, seen = seen_of(made, 2, batch_size, setting, digits)
     null = null_scores(images, labels, seen.mean_image, seen.class_means)[0]
-    found = AutoLeak(200).reconstruct(seen)
+    found = AutoLeak(100).reconstruct(seen)
     worst, parts = worst_case(found, images, null)
     assert leaked(matched_psnr(images, worst.images, null), null).any(1).all()
     assert parts is not None and parts.returned_leaked.any(1).all(), "and it is what is returned"
