@@ -5,8 +5,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from attacks.base import Attack, Observation, Reconstruction
+from attacks.closed_form.first_layer import FirstLayer, first_layer, seen_exactly
 from attacks.engine.labels import best_labels
-from attacks.first_layer import FirstLayer, first_layer, seen_exactly
 from attacks.rgap import true_gradient
 
 

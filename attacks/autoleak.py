@@ -49,6 +49,15 @@ MERGED = ", merged"
 UNDONE = ", undone"
 """Stands behind the name of an attack where what a known defense does to batches was undone in what it found."""
 
+LOCAL_STEPS_ONLY = {"FedAvgInversion"}
+"""The attacks of the ensemble that are another one of it where clients take no local steps."""
+
+BATCHES_ONLY = {"InvertingGradients with a strong prior", "InvertingGradients near what was shared"}
+"""Those that one image hardly needs."""
+
+SIMULATED_ONLY = {"IDLG from a plain match", "InvertingGradients near what was shared"}
+"""Those that are another one where no known defense is simulated."""
+
 Attempts = Generator[tuple[Observation, Reconstruction], list[bool], Reconstruction]
 """Yields the victims that an attack was tried on and what it found of them, is sent who is spared the others, and
 returns what is found in the end."""
@@ -156,11 +165,17 @@ class AutoLeak(Attack):
             threat: what the attacker is granted.
             shared: whether all victims share one network.
         """
+        images, left_out = image_shape[0], set()
+        if not protocol.local:
+            left_out |= LOCAL_STEPS_ONLY
+        if images == 1:
+            left_out |= BATCHES_ONLY
         return {
             name: part
             for name, part in self.parts().items()
-            if takes(part, model, image_shape)
-            and can_do(part, protocol, threat, image_shape[0])
+            if name not in left_out
+            and takes(part, model, image_shape)
+            and can_do(part, protocol, threat, images)
             and (shared or not part.one_network_only)
         }
 
@@ -199,7 +214,7 @@ class AutoLeak(Attack):
             observation.shared,
         )
         if not is_simulated(observation):
-            parts = {name: part for name, part in parts.items() if not needs_simulation(part)}
+            parts = {name: part for name, part in parts.items() if name not in SIMULATED_ONLY}
         unseen = unseen_by(observation)
         candidates: dict[str, Reconstruction] = {}
         undone: dict[str, Reconstruction] = {}
@@ -246,26 +261,12 @@ def takes(attack: Attack, model: nn.Module, image_shape: tuple[int, int, int, in
 
 
 def can_do(attack: Attack, protocol: Protocol, threat: ThreatModel, images: int) -> bool:
-    """Whether an attack can do with what it is granted, and is more than another one there."""
-    if isinstance(attack, FedAvgInversion) and not protocol.local:
-        return False
-    if images == 1 and (is_near(attack) or (type(attack) is InvertingGradients and attack.total_variation == STRONG)):
-        return False  # which one image hardly needs
+    """Whether an attack can do with what it is granted of batches of that many images."""
     try:
         attack.check_granted(protocol, threat, images)
     except ValueError:
         return False
     return True
-
-
-def is_near(attack: Attack) -> bool:
-    """Whether an attack takes what was shared for more than a simulation of the defense does."""
-    return isinstance(attack, InvertingGradients) and attack.nearness > 0
-
-
-def needs_simulation(attack: Attack) -> bool:
-    """Whether an attack is the same as another of the ensemble where no known defense is simulated."""
-    return is_near(attack) or isinstance(attack, PlainFirst)
 
 
 def not_tried(observation: Observation) -> Reconstruction:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from attacks.gradients import batch_dims, is_shared
+from attacks.network.gradients import batch_dims, is_shared
 from attacks.threat import ThreatModel
 from attacks.update import Network, Protocol, local_update
 from defenses.base import AS_USUAL, KnownDefense, Steps, Update, flattened

@@ -97,7 +97,7 @@ def minus_log_posterior(observation: Observation, candidates: dict[str, Reconstr
         ``[P, V]`` on the CPU; infinite for a victim who was not tried, to whom the attack diverged, or where the
         attacker does not know what clients compute.
     """
-    every, victims = list(candidates.values()), observation.num_victims
+    every = list(candidates.values())
     out = torch.tensor([[status in (NOT_TRIED, "diverged") for status in one.status] for one in every])
     if not observation.order_tells:
         return torch.full(out.shape, torch.inf, dtype=torch.double)
@@ -123,7 +123,7 @@ def minus_log_posterior(observation: Observation, candidates: dict[str, Reconstr
             losses += torch.where(is_unseen, absolute.minimum(absolute[as_found]), absolute) / (variance / 2).sqrt()
         else:
             losses += left / (2 * variance)
-    return losses.masked_fill(out, torch.inf).view(len(every), victims)
+    return losses.masked_fill(out, torch.inf)
 
 
 def lefts(seen: Observation, explanations: Sequence[tuple[Tensor, Tensor]], out: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,8 @@ from attacks.engine.labels import best_labels
 from attacks.engine.last_layer import lost_heads
 from attacks.engine.priors import outside, total_variation
 from attacks.engine.starts import STARTS, draw_start
-from attacks.gradients import call, differentiable_twice
-from attacks.memory import is_out_of_memory
+from attacks.network.gradients import call, differentiable_twice
+from attacks.network.memory import is_out_of_memory
 from defenses.base import KnownDefense, Update
 
 EDGE = 1e-3

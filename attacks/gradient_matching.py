@@ -22,9 +22,9 @@ from attacks.engine.priors import AgainstNoise, NaturalImage, Prior, cosine_vari
 from attacks.engine.problem import MatchingProblem
 from attacks.engine.row_optimizer import RowOptimizer
 from attacks.engine.starts import RANDOM, STARTS, Standardization, Starts
+from attacks.engine.statistics import normalizing
 from attacks.engine.trials import best_of, repeated
 from attacks.rgap import RGAP, recursive_solution
-from attacks.statistics import normalizing
 from attacks.threat import ThreatModel
 from attacks.update import Protocol
 

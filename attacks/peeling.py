@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad
 
 from attacks.base import Attack, Observation, Reconstruction
+from attacks.closed_form.first_layer import FirstLayer, first_layer, seen_exactly, with_outputs
 from attacks.engine.labels import best_labels
 from attacks.engine.step import TOGETHER
-from attacks.first_layer import FirstLayer, first_layer, seen_exactly, with_outputs
 from attacks.rgap import true_gradient
 
 ROUNDS = 200

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks.base import Attack, Observation, Reconstruction, unheard
-from attacks.chain import SIGMOID, Stage, is_plain, stages
+from attacks.closed_form.chain import SIGMOID, Stage, is_plain, stages
+from attacks.closed_form.equations import check_rank
 from attacks.engine.labels import idlg_labels
-from attacks.equations import check_rank
 from defenses.base import KnownDefense, Update, flattened
 
 GRADIENT_SHARE = 4.0

@@ -7,7 +7,7 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from attacks.gradients import batch_dims, gradients_and_buffers, in_modes, is_shared, trained_names
+from attacks.network.gradients import batch_dims, gradients_and_buffers, in_modes, is_shared, trained_names
 from defenses.base import AS_USUAL, Steps, Update, weights_at
 
 LARGE = 2**23

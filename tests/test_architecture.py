@@ -53,6 +53,25 @@ def test_attacks_know_no_defense_and_neither_they_nor_the_data_know_the_benchmar
     assert {name.rpartition(".")[0] for name in of_defenses} <= {"defenses.base"}
 
 
+INTERFACE = {"attacks.base", "attacks.threat", "attacks.update"}
+"""What an attack is and gets, which all that attacks share may know, but for what a network is to them."""
+
+
+@pytest.mark.parametrize(
+    ("shared", "known"),
+    [
+        ("network", set()),
+        ("closed_form", INTERFACE | {"attacks.network"}),
+        ("engine", INTERFACE | {"attacks.network"}),
+    ],
+)
+def test_what_attacks_share_knows_none_of_them(shared: str, known: set[str]) -> None:
+    here = f"attacks.{shared}"
+    names = {name for path in (ROOT / "attacks" / shared).glob("*.py") for name in imports(path)}
+    others = {name for name in names if name.startswith("attacks.") and not name.startswith(f"{here}.")}
+    assert not {name for name in others if not any(name.startswith(f"{one}.") for one in known)}
+
+
 @pytest.mark.parametrize("path", [path for path in FILES if path.name == "__init__.py"], ids=str)
 def test_every_folder_says_what_is_in_it(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))

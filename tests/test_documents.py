@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from attacks.gradients import trained_names
+from attacks.network.gradients import trained_names
 from benchmark.boards import leaderboard, table
 from benchmark.cli.main import main
 from benchmark.cli.page import PAPERS

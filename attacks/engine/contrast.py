@@ -9,8 +9,8 @@ from torch.nn.functional import one_hot
 
 from attacks.base import Observation
 from attacks.engine.step import victims_together
-from attacks.gradients import squared_distance
-from attacks.memory import is_out_of_memory
+from attacks.network.gradients import squared_distance
+from attacks.network.memory import is_out_of_memory
 
 ALIKE = 1e-4
 """Squared distance of two updates, in parts of that of other images, below which they are the same but for what keeps

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attacks.gradients import squared_distance
+from attacks.network.gradients import squared_distance
 from defenses.base import Update, flattened, global_norm
 
 

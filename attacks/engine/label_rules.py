@@ -29,7 +29,7 @@ from attacks.engine.last_layer import (
     parameters_of,
 )
 from attacks.engine.mixture import Mixture, odds, unordered
-from attacks.gradients import trained_names
+from attacks.network.gradients import trained_names
 
 LARGEST_RATIO = 1e10
 """Of a feature that a row over its bias gives, as in the authors' code of iLRG; beyond it is division by nearly 0."""

@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 from attacks.base import Observation
 from attacks.engine.distances import cosine_distance
 from attacks.engine.rounds import pooled
-from attacks.gradients import trained_names
+from attacks.network.gradients import trained_names
 from attacks.update import Protocol
 from defenses.base import Update, unchanged
 

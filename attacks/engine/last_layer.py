@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from attacks.base import Observation
 from attacks.engine.rounds import mean_of, pooled
-from attacks.gradients import SAME, batch_logits, in_modes, trained_names
-from attacks.head import features, random_images, random_weights
-from attacks.memory import is_out_of_memory
+from attacks.network.gradients import SAME, batch_logits, in_modes, trained_names
+from attacks.network.head import features, random_images, random_weights
+from attacks.network.memory import is_out_of_memory
 from attacks.update import FedAvg
 from defenses.base import flattened
 

@@ -13,7 +13,7 @@ from attacks.base import Observation
 from attacks.engine.distances import RowProducts
 from attacks.engine.last_layer import ROUNDING, gradient_of_weight, last_layer, off_columns
 from attacks.engine.step import victims_together
-from attacks.gradients import batch_logits, in_modes, trained_names
+from attacks.network.gradients import batch_logits, in_modes, trained_names
 from attacks.update import Protocol
 from defenses.base import Update, flattened
 

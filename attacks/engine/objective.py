@@ -12,10 +12,10 @@ from attacks.engine.consistency import GroupConsistency
 from attacks.engine.distances import DISTANCES
 from attacks.engine.priors import Prior
 from attacks.engine.slots import rearrange
+from attacks.engine.statistics import batch_statistics, distance_of_statistics
 from attacks.engine.step import Held, victims_together
-from attacks.gradients import batch_dims, batch_gradients, batch_logits, in_modes
-from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
-from attacks.statistics import batch_statistics, distance_of_statistics
+from attacks.network.gradients import batch_dims, batch_gradients, batch_logits, in_modes
+from attacks.network.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
 from attacks.update import Network, Protocol, local_update
 from defenses.base import AS_USUAL, Update, global_norm, unchanged
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from attacks.gradients import SAME
+from attacks.network.gradients import SAME
 from defenses.base import Update
 
 EAGER, COMPILED, GRAPH = "eager", "compiled", "graph"

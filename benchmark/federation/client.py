@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from attacks.base import Observation
-from attacks.gradients import in_modes
-from attacks.statistics import batch_statistics, normalizing
+from attacks.engine.statistics import batch_statistics, normalizing
+from attacks.network.gradients import in_modes
 from attacks.update import FedAvg, Network, Protocol, local_update
 from benchmark.errors import UsageError, a_kind, users_code, written
 from benchmark.federation.protect import network_of, protected

@@ -10,7 +10,7 @@ from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.rnn import pad_sequence
 
-from attacks.gradients import call, trained_names
+from attacks.network.gradients import call, trained_names
 from attacks.update import example_gradients
 from benchmark.errors import UsageError
 from benchmark.federation.recipe import Federation

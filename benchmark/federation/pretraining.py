@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from attacks.engine.fit import fit
-from attacks.memory import is_out_of_memory
+from attacks.network.memory import is_out_of_memory
 from benchmark.errors import CODE_ERRORS, UsageError, users_fault
 from benchmark.federation.clients import Data, Weights, initial_weights
 from benchmark.federation.partition import split

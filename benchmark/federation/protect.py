@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from attacks.gradients import trained_names
+from attacks.network.gradients import trained_names
 from benchmark.errors import CODE_ERRORS, UsageError, a_kind, users_fault, written
 from benchmark.models.draw import drawing_from, drawn_weights
 from benchmark.seeds import generators

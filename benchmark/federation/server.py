@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.gradients import trained_names
+from attacks.network.gradients import trained_names
 from benchmark.federation.clients import (
     Data,
     Network,

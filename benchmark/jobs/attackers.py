@@ -14,7 +14,7 @@ from torch import nn
 
 from attacks import AutoLeak, LearnedInversion, Observation
 from attacks.engine.inverter import Inverter
-from attacks.memory import is_out_of_memory
+from attacks.network.memory import is_out_of_memory
 from benchmark.clock import clock
 from benchmark.errors import UsageError
 from benchmark.federation import client

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Attack, Observation
-from attacks.gradients import trained_names
-from attacks.statistics import normalizing
+from attacks.engine.statistics import normalizing
+from attacks.network.gradients import trained_names
 from benchmark.errors import NotApplicable, UsageError, about, data_fault, users_code
 from benchmark.federation.client import PublicData, observe
 from benchmark.federation.protect import network_of

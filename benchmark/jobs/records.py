@@ -18,7 +18,7 @@ from attacks.base import Trajectory, unheard
 from attacks.choice import NOT_TRIED
 from attacks.dlg_fb import DLGFB
 from attacks.gradient_matching import GradientMatching
-from attacks.memory import is_out_of_memory
+from attacks.network.memory import is_out_of_memory
 from benchmark.errors import UsageError, one_line, written
 from benchmark.federation.client import as_computed, as_trained, known
 from benchmark.jobs.attackers import kept_at, learned, trained_for

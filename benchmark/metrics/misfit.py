@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attacks import Attack, Observation, Reconstruction
-from attacks.gradients import differentiable_twice, squared_distance
+from attacks.network.gradients import differentiable_twice, squared_distance
 from benchmark.metrics.contrast import found_but_for_contrast
 from benchmark.metrics.convergence import BEYOND_TRUTH, EXACT, MISFIT, most_misfit
 from defenses.base import Update, flattened, unchanged

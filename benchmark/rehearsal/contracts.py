@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Attack, Observation, Reconstruction
-from attacks.gradients import trained_names
+from attacks.network.gradients import trained_names
 from attacks.update import FedAvg
 from benchmark.errors import UsageError, data_fault, users_code, written
 from benchmark.federation.client import known

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacks.gradients import gradients_and_buffers
+from attacks.network.gradients import gradients_and_buffers
 from attacks.update import example_gradients
 from benchmark.errors import CODE_ERRORS, UsageError, one_line, users_fault, written
 from benchmark.federation.protect import breach, drawn, of_one_image, together, trained_on, update_hook

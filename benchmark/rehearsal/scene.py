@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from attacks import Attack, Observation, Reconstruction
 from attacks.gradient_matching import GradientMatching
-from attacks.gradients import differentiable_twice, in_modes, squared_distance, trained_names
-from attacks.memory import is_out_of_memory
+from attacks.network.gradients import differentiable_twice, in_modes, squared_distance, trained_names
+from attacks.network.memory import is_out_of_memory
 from attacks.update import FedAvg
 from benchmark.errors import UsageError, a_kind, users_code, written
 from benchmark.federation.client import PublicData, known, observe

@@ -23,7 +23,7 @@ from attacks import IDLG
 from attacks.engine.problem import MatchingProblem
 from attacks.engine.row_optimizer import RowOptimizer
 from attacks.engine.step import GRAPH
-from attacks.gradients import batch_gradients, squared_distance
+from attacks.network.gradients import batch_gradients, squared_distance
 from benchmark.errors import UsageError
 from benchmark.federation import setting as federation
 from benchmark.jobs.blocks import Workbench

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attacks.chain import Stage, stages
-from attacks.equations import passed
+from attacks.closed_form.chain import Stage, stages
+from attacks.closed_form.equations import passed
 from benchmark.boards.grid import Grid
 from benchmark.boards.outcome import listed
 from benchmark.jobs.blocks import Workbench

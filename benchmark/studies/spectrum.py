@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
 from attacks import Observation
-from attacks.gradients import call, differentiable_twice, trained_names
+from attacks.network.gradients import call, differentiable_twice, trained_names
 from attacks.update import Protocol
 from benchmark.boards.grid import Grid
 from benchmark.boards.template import render

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attacks.gradients import trained_names
+from attacks.network.gradients import trained_names
 from benchmark.errors import UsageError
 from benchmark.federation import server as federated
 from benchmark.federation.clients import Data

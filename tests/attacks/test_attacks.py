@@ -14,8 +14,8 @@ from attacks import DLG, IDLG, ClassMeanImage, ConstantImage, MeanImage, Observa
 from attacks.engine.priors import outside, total_variation
 from attacks.engine.problem import MatchingProblem
 from attacks.gradient_matching import GradientMatching
-from attacks.gradients import batch_gradients, squared_distance
-from attacks.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
+from attacks.network.gradients import batch_gradients, squared_distance
+from attacks.network.head import as_outer_product, distance_to_outer_product, is_outer_product, linear_head
 from benchmark.federation.client import PublicData, observe
 from benchmark.models import MLP, ConvNet, LeNet
 from benchmark.models.draw import Model

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from attacks import AutoLeak, InvertingGradients, Observation, Peeling, Reconstruction
-from attacks.autoleak import MERGED, STRONG, UNDONE, can_do, carried_out, needs_simulation, takes
+from attacks.autoleak import BATCHES_ONLY, LOCAL_STEPS_ONLY, MERGED, SIMULATED_ONLY, STRONG, UNDONE, carried_out
 from attacks.choice import NOT_TRIED
 from attacks.engine import problem
 from attacks.engine.inverter import Inverter
@@ -46,10 +46,10 @@ def test_it_holds_what_each_of_its_parts_finds_alone(
     found = attack.reconstruct(seen)
     alone = {
         name: part
-        for name, part in AutoLeak(6).parts().items()
-        if takes(part, seen.model, seen.image_shape)
-        and can_do(part, seen.protocol, seen.threat, batch_size)
-        and (isinstance(defense, (Pruning, Masking)) or not needs_simulation(part))
+        for name, part in attack.parts_for(
+            seen.model, seen.image_shape, seen.protocol, seen.threat, seen.shared
+        ).items()
+        if isinstance(defense, (Pruning, Masking)) or name not in SIMULATED_ONLY
     }
     assert list(found.candidates) == list(alone) and len(alone) > 2
     for name, part in alone.items():
@@ -70,6 +70,10 @@ def test_a_batch_is_matched_with_a_stronger_prior_as_well(batch_size: int, prior
     parts = AutoLeak().parts_for(ConvNet(shape[1:], 10), shape, Protocol(), setting.threat, shared=False)
     variants = [part for part in parts.values() if type(part) is InvertingGradients]
     assert [part.total_variation for part in variants if not part.nearness] == priors
+
+
+def test_each_rule_for_some_of_the_ensemble_names_one_of_it() -> None:
+    assert set(AutoLeak().parts()) >= LOCAL_STEPS_ONLY | BATCHES_ONLY | SIMULATED_ONLY
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attacks import DLG, IDLG, AutoLeak, InvertingGradients, Observation, Reconstruction, Wiener, choice
 from attacks.choice import explained_by, minus_log_posterior, most_probable
-from attacks.gradients import batch_logits
+from attacks.network.gradients import batch_logits
 from attacks.update import FedAvg, Protocol
 from benchmark.metrics.misfit import distances, expected_noise
 from benchmark.models import LeNet

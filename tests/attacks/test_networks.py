@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from attacks import IDLG, GaussNewton, Observation
-from attacks.chain import stages
+from attacks.closed_form.chain import stages
+from attacks.closed_form.first_layer import first_layer
 from attacks.engine.last_layer import last_layer
-from attacks.first_layer import first_layer
-from attacks.gradients import batch_gradients, batch_logits, call
-from attacks.head import linear_head
+from attacks.network.gradients import batch_gradients, batch_logits, call
+from attacks.network.head import linear_head
 from benchmark.federation.client import PublicData, observe
 from benchmark.models import MLP, ConvNet, LeNet, ResNet
 from benchmark.models.draw import draw_default, drawn_weights

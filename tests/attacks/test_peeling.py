@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks import Peeling, Reconstruction
-from attacks.first_layer import first_layer
+from attacks.closed_form.first_layer import first_layer
 from attacks.peeling import noise_beyond, peel
 from benchmark.models import MLP, ConvNet
 from benchmark.models.draw import Model

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from attacks import DLG, IDLG, RGAP
-from attacks.chain import Stage, stages
+from attacks.closed_form.chain import Stage, stages
 from attacks.rgap import SCALES, rank_one, recursive_solution, scaled_by_softmax, solve_layer, true_gradient
 from benchmark.models import CNN6, MLP, ConvNet, LeNet
 from benchmark.models.draw import Model, draw_default

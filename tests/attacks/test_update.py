@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from attacks import gradients
 from attacks.base import Attack, Observation
 from attacks.dlg import DLG
-from attacks.gradients import batch_gradients, trained_names
 from attacks.idlg import IDLG
+from attacks.network import gradients
+from attacks.network.gradients import batch_gradients, trained_names
 from attacks.update import FedAvg, Network, Protocol, local_update
 from benchmark.models import MLP, ConvNet, LeNet
 from benchmark.models.resnet import ResNet

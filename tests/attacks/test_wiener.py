@@ -122,9 +122,7 @@ def test_the_loss_weighs_the_normal_density_of_torch_as_bayes_weighs_his(
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-12)  # the factors are of single precision
 
 
-def test_priors_that_give_the_same_values_are_equal(
-    victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_priors_that_give_the_same_values_are_equal(victims_of: MakeVictims, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that what was compiled for one, which takes a minute, serves for the next."""
     monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)
     granted = [victims_of(1, first=first) for first in (0, 1)]

@@ -217,7 +217,7 @@ def test_the_noise_of_quantization_is_the_pull_of_its_rounding_errors_by_hand() 
     """
     shared = {"a": torch.tensor([[2.0, 0.0, 0.0, 0.0]])}
     zeros, _ = quad(lambda x: x**2 * math.log(4) * 4**-x / 0.75, 0, 1)
-    wanted = 0.03 * math.sqrt((1 / 3 + 3 * zeros) / 4)
+    wanted = 0.003 * math.sqrt((1 / 3 + 3 * zeros) / 4)
     assert float(Quantization(2).known_to_attacker().noise(shared)) == pytest.approx(wanted, rel=1e-5)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attacks.engine.batch_lbfgs import BatchLBFGS
-from attacks.gradients import batch_gradients, squared_distance
+from attacks.network.gradients import batch_gradients, squared_distance
 from benchmark.models import LeNet
 
 Objective = Callable[[Tensor, Tensor], Tensor]

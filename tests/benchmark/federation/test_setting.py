@@ -22,7 +22,7 @@ from attacks import (
     Observation,
     SurrogateModel,
 )
-from attacks.gradients import squared_distance
+from attacks.network.gradients import squared_distance
 from attacks.threat import PRESETS, ThreatModel
 from attacks.update import FedAvg, Network, Protocol
 from benchmark.errors import UsageError

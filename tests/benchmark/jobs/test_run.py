@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from attacks import IDLG, MeanImage, Observation, Reconstruction
 from attacks.base import Trajectory
-from attacks.memory import is_out_of_memory
+from attacks.network.memory import is_out_of_memory
 from benchmark.errors import UsageError
 from benchmark.jobs import blocks as blocks_module
 from benchmark.jobs.attacks import Attacks

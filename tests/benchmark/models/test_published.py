@@ -8,8 +8,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from attacks.chain import stages
-from attacks.gradients import batch_gradients, differentiable_twice, squared_distance
+from attacks.closed_form.chain import stages
+from attacks.network.gradients import batch_gradients, differentiable_twice, squared_distance
 from benchmark.models import (
     CNN6,
     VGG11,

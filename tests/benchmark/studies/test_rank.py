@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 from torch.nn.functional import cross_entropy, one_hot
 
-from attacks.chain import stages
+from attacks.closed_form.chain import stages
 from benchmark.cli.main import main
 from benchmark.studies import rank
 from benchmark.studies.rank import LEVEL, WHOLE, Equations, of_layers, of_update, verdict

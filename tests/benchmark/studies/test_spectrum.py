@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from attacks.gradients import batch_gradients
+from attacks.network.gradients import batch_gradients
 from attacks.update import FedAvg
 from benchmark.cli.main import main
 from benchmark.errors import UsageError

@@ -13,8 +13,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
-from attacks.convolution import suited_to
-from attacks.memory import is_out_of_memory
+from attacks.network.convolution import suited_to
+from attacks.network.memory import is_out_of_memory
 from defenses.base import Update, flattened
 
 T = TypeVar("T")

@@ -1,8 +1,8 @@
 """The first layer, found by what it does: a biased linear layer that the pixels come to one by one.
 
-As with the last layer (:mod:`attacks.head`), neither its class nor its name says what ``forward`` makes of it. So it is
-taken where it was shown, on random weights and images of this very network, that a client's update of it is that of a
-linear layer, and, where an attack needs it, that the rest of the network sees its output through a ReLU.
+As with the last layer (:mod:`attacks.network.head`), neither its class nor its name says what ``forward`` makes of it.
+So it is taken where it was shown, on random weights and images of this very network, that a client's update of it is
+that of a linear layer, and, where an attack needs it, that the rest of the network sees its output through a ReLU.
 """
 
 from collections.abc import Callable, Hashable
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.base import Observation
-from attacks.gradients import (
+from attacks.network.gradients import (
     SAME,
     batch_dims,
     batch_gradients,
@@ -24,8 +24,8 @@ from attacks.gradients import (
     for_each_victim,
     trained_names,
 )
-from attacks.head import features, random_weights
-from attacks.memory import is_out_of_memory
+from attacks.network.head import features, random_weights
+from attacks.network.memory import is_out_of_memory
 from defenses.base import Update
 
 IMAGES = 3

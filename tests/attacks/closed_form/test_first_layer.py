@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import AnalyticLinear
-from attacks.first_layer import first_layer
+from attacks.closed_form.first_layer import first_layer
 from benchmark.models import MLP, LeNet
 from defenses import Clipping, Masking
 

@@ -11,9 +11,9 @@ from torch.func import vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attacks import DLG, IDLG
-from attacks import convolution as convolutions
-from attacks.convolution import Products, product
-from attacks.gradients import squared_distance
+from attacks.network import convolution as convolutions
+from attacks.network.convolution import Products, product
+from attacks.network.gradients import squared_distance
 from attacks.update import Network, Protocol, local_update
 from benchmark.models import ConvNet, LeNet, ResNet
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from attacks.chain import Stage
-from attacks.head import random_images, random_weights
+from attacks.closed_form.chain import Stage
+from attacks.network.head import random_images, random_weights
 from defenses.base import Update
 
 TRIED = 2

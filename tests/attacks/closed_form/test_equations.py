@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from attacks import DLG, IDLG, RGAP
-from attacks.chain import stages
-from attacks.equations import passed
+from attacks.closed_form.chain import stages
+from attacks.closed_form.equations import passed
 from benchmark.models import CNN6, ConvNet
 
 CIFAR = (3, 32, 32)

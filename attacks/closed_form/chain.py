@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from attacks.gradients import SAME, batch_logits, trained_names
-from attacks.head import random_images, random_weights
+from attacks.network.gradients import SAME, batch_logits, trained_names
+from attacks.network.head import random_images, random_weights
 
 NOISE = 4.0
 """An output of a ReLU that is larger than this many times the largest error is taken for one that is not 0."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attacks.gradients import batch_dims, call, for_each_victim, in_modes
+from attacks.network.gradients import batch_dims, call, for_each_victim, in_modes
 from attacks.update import Network, moving_buffers
 from defenses.base import Update, flattened
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from attacks.convolution import suited_to
-from attacks.gradients import (
+from attacks.network.convolution import suited_to
+from attacks.network.gradients import (
     SAME,
     batch_gradients,
     batch_logits,
@@ -23,7 +23,7 @@ from attacks.gradients import (
     squared_distance,
     trained_names,
 )
-from attacks.memory import is_out_of_memory
+from attacks.network.memory import is_out_of_memory
 from defenses.base import Update
 
 
