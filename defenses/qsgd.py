@@ -14,9 +14,10 @@ SMOOTH = 0.02
 TINY = 1e-12
 """So that a square root has a slope at 0."""
 
-EDGE = 0.7
+EDGE = 0.9
 """Steps from what was shared beyond which minus the logarithm of the likelihood goes on as a parabola: it is infinite
-at 1, where no start could be."""
+at 1, where no start could be. Of 32 digits behind 4 levels Wiener finds 2 with 0.7, 7 with 0.9 and 6 with 0.97, and
+beyond 0.9 attacks without a prior find less."""
 
 
 class QSGD(Defense):

@@ -13,8 +13,10 @@ from scipy.integrate import quad
 from scipy.stats import kstest, laplace
 from torch import Tensor
 
-from attacks import DLG, IDLG, Bayes
+from attacks import DLG, IDLG, Bayes, Wiener
+from benchmark.metrics.leak import leaked
 from benchmark.metrics.misfit import misfits
+from benchmark.metrics.scores import matched_psnr, null_scores
 from benchmark.models import ConvNet
 from benchmark.seeds import generators
 from defenses import (
@@ -173,9 +175,10 @@ def test_the_attacker_of_qsgd_holds_against_an_entry_how_unlikely_it_is() -> Non
 
 @pytest.mark.parametrize("true", [0.0, 0.25, 0.6, 1.5, -2.8])
 def test_what_the_attacker_of_qsgd_holds_is_least_at_the_true_entry(true: float) -> None:
-    """On average over 4,000 draws, in steps, to a tenth of one."""
-    rest = math.sqrt(16 - true**2)
-    shared = protect(QSGD(4), {"a": torch.tensor([[true, rest, 0.0]], dtype=torch.float64).expand(4000, 3)})
+    """On average over 4,000 draws, in steps, to a tenth of one. Small entries tell how long a step is."""
+    small = [0.5] * 8
+    entries = [true, math.sqrt(16 - true**2 - sum(one**2 for one in small)), *small]
+    shared = protect(QSGD(4), {"a": torch.tensor(entries, dtype=torch.float64).expand(4000, -1)})
     known, places = QSGD(4).known_to_attacker(), torch.linspace(true - 1, true + 1, 41)
     usable = (known.noise(shared) > 0) & (shared["a"] != 0).any(1)
     held = [
@@ -199,11 +202,11 @@ def named(defense: Defense) -> str:
 def test_little_is_held_against_the_true_update_and_much_against_one_beyond_its_intervals(
     defense: Defense, size: float
 ) -> None:
-    """Little is 3 % of what the defense took."""
+    """Little is 0.3 % of what the defense took."""
     update = {"a": drawn(3, 40, 50, size=size), "b": drawn(3, 10, size=size)}
     shared, simulate = protect(defense, update), defense.known_to_attacker().simulate
     for name, value in simulate(update, shared).items():
-        assert (value - shared[name]).norm() <= 0.0301 * (update[name] - shared[name]).norm() + 1e-5 * size
+        assert (value - shared[name]).norm() <= 0.00301 * (update[name] - shared[name]).norm() + 1e-5 * size
     far = {name: -3 * value for name, value in update.items()}
     for name, value in simulate(far, shared).items():
         assert (value - shared[name]).norm() > 0.5 * shared[name].norm()
@@ -236,6 +239,14 @@ def test_the_true_images_explain_a_quantized_update(bits: int, victims_of: MakeV
     """With 2 bits the mean image fits nearly as well, as most of its update is rounded to zero, too."""
     images, labels, seen = victims_of(4, defense=Quantization(bits), adaptive=True)
     assert misfits(seen, IDLG(max_evaluations=1).reconstruct(seen), images, labels).explained.all()
+
+
+def test_the_edges_of_intervals_are_hard_enough_for_what_two_bits_leave(victims_of: MakeVictims) -> None:
+    """Ten times as soft, these digits are found to 21.5 dB on average, not to 23.2, and one less of them."""
+    images, labels, seen = victims_of(8, defense=Quantization(2), adaptive=True)
+    null = null_scores(images, labels, seen.mean_image, seen.class_means)[0]
+    psnr = matched_psnr(images, Wiener(150).reconstruct(seen).images, null)
+    assert leaked(psnr, null).sum() >= 7 and psnr.mean() > 22.5
 
 
 def test_a_wrong_sign_is_held_against_a_dummy_in_proportion() -> None:
