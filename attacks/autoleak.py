@@ -156,7 +156,9 @@ class AutoLeak(Attack):
         threat: ThreatModel,
         shared: bool,
     ) -> dict[str, Attack]:
-        """Those of the ensemble that take such victims, by name.
+        """Those of the ensemble that take such victims and are more than another there, by name.
+
+        Whether a known defense is simulated, which only what was observed tells, is left to :meth:`attempts`.
 
         Args:
             model: the architecture.

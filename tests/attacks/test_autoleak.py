@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from attacks import AutoLeak, InvertingGradients, Observation, Peeling, Reconstruction
-from attacks.autoleak import BATCHES_ONLY, LOCAL_STEPS_ONLY, MERGED, SIMULATED_ONLY, STRONG, UNDONE, carried_out
+from attacks.autoleak import MERGED, SIMULATED_ONLY, STRONG, UNDONE, carried_out
 from attacks.choice import NOT_TRIED
 from attacks.engine import problem
 from attacks.engine.inverter import Inverter
 from attacks.engine.step import COMPILED, EAGER, Step
 from attacks.gradient_matching import GradientMatching
+from attacks.threat import ThreatModel
 from attacks.update import FedAvg, Protocol
 from benchmark.federation.client import PublicData, observe
 from benchmark.federation.setting import Setting
@@ -72,8 +73,35 @@ def test_a_batch_is_matched_with_a_stronger_prior_as_well(batch_size: int, prior
     assert [part.total_variation for part in variants if not part.nearness] == priors
 
 
-def test_each_rule_for_some_of_the_ensemble_names_one_of_it() -> None:
-    assert set(AutoLeak().parts()) >= LOCAL_STEPS_ONLY | BATCHES_ONLY | SIMULATED_ONLY
+ONE_IMAGE = ["RGAP", "IDLG from R-GAP", "IDLG from the mean", "IDLG from a plain match", "GaussNewton"]
+SURROGATES = ["SurrogateModel without a prior", "SurrogateModel"]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "protocol", "left_out"),
+    [
+        (
+            1,
+            Protocol(),
+            {
+                "InvertingGradients with a strong prior",
+                "InvertingGradients near what was shared",
+                "GradInversion",
+                "FedAvgInversion",
+                *SURROGATES,
+            },
+        ),
+        (3, Protocol(), {"AnalyticLinear", *ONE_IMAGE, "GradInversion", "FedAvgInversion", *SURROGATES}),
+        (3, Protocol(local=FedAvg(0.1)), {"AnalyticLinear", "Peeling", *ONE_IMAGE, "GradInversion"}),
+    ],
+)
+def test_each_attack_of_the_ensemble_is_tried_but_those_that_cannot_be_or_are_another_there(
+    batch_size: int, protocol: Protocol, left_out: set[str]
+) -> None:
+    shape = (batch_size, 1, 8, 8)
+    network = MLP(shape[1:], 10, activation="relu")
+    found = AutoLeak().parts_for(network, shape, protocol, ThreatModel(), shared=False)
+    assert {*AutoLeak().parts()} - {*found} == left_out
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

@@ -109,4 +109,4 @@ def test_who_knows_of_a_rounding_finds_more_if_he_takes_it_for_true_at_first(
         return psnr(attack(120, start="mean", total_variation=1e-5).reconstruct(seen).images, images)
 
     led, alone, blind = quality(PlainFirst, True), quality(IDLG, True), quality(IDLG, False)
-    assert led.mean() > alone.mean() + 3 and led.mean() > blind.mean()  # 26, 20, 24 dB of 64 levels, 38, 24, 36 of 256
+    assert led.mean() > alone.mean() + 3 and led.mean() > blind.mean()  # 26, 15, 24 dB of 64 levels, 37, 20, 36 of 256

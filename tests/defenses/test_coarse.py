@@ -32,6 +32,7 @@ from defenses import (
     Sign,
     Update,
 )
+from defenses.qsgd import SMOOTH
 
 MakeVictims = Callable[..., Any]
 
@@ -162,15 +163,31 @@ def test_the_attacker_of_qsgd_holds_against_an_entry_how_unlikely_it_is() -> Non
     shared = {"a": torch.tensor([[3.0, -4.0, 0.0, 1.0]], dtype=torch.float64)}
     known = QSGD(5).known_to_attacker()
     noise = float(torch.as_tensor(known.noise(shared)))
-    for off in (0.0, 0.1, 0.35, 0.6):
+    for off in (0.0, 0.1, 0.35, 0.6, 0.88):
         for sign in (1, -1):
             simulated = known.simulate({"a": shared["a"] + sign * off}, shared)["a"]
             held = (simulated - shared["a"]).square() / (2 * noise**2)
-            torch.testing.assert_close(held, torch.full_like(held, -math.log(1 - off)), atol=0.05, rtol=0)
+            smooth = math.sqrt(off**2 + SMOOTH**2) - SMOOTH
+            torch.testing.assert_close(held, torch.full_like(held, -math.log(1 - smooth)), atol=1e-6, rtol=0)
+            assert -math.log(1 - smooth) == pytest.approx(-math.log(1 - off), rel=0.1, abs=0.02)
     far = [
         (known.simulate({"a": shared["a"] + off}, shared)["a"] - shared["a"]) / noise for off in (0.9, 1.1, 3.0, 30.0)
     ]
     assert all((more > 1.15 * less).all() for less, more in itertools.pairwise(far)) and (far[-1] > 30).all()
+
+
+@pytest.mark.parametrize("levels", [1, 4, 16, 256])
+def test_the_attacker_of_qsgd_reads_how_long_a_step_is(levels: int, victims_of: MakeVictims) -> None:
+    """Wrongly only where a tensor has so few entries that none of them was rounded to the first level."""
+    update = victims_of(32).observation.update
+    shared, defense = protect(QSGD(levels), update), QSGD(levels)
+    is_right = {
+        name: (defense._step(shared[name]) * levels / value.flatten(1).norm(dim=1) - 1).abs() < 1e-3
+        for name, value in update.items()
+        if (shared[name] != 0).any()
+    }
+    assert all(one.all() for name, one in is_right.items() if name.endswith("weight"))
+    assert torch.cat(list(is_right.values())).double().mean() > 0.95
 
 
 @pytest.mark.parametrize("true", [0.0, 0.25, 0.6, 1.5, -2.8])
@@ -292,7 +309,7 @@ def test_who_knows_how_qsgd_rounds_finds_more_than_who_takes_it_for_noise(victim
         -10 * (Bayes(40).reconstruct(replace(seen, defense=known)).images.clamp(0, 1) - images).square().mean().log10()
         for known in (seen.defense, as_noise)
     ]
-    assert psnr[0] > 23 and psnr[0] > psnr[1] + 5  # 26.6 and 16.9 dB
+    assert psnr[0] > 23 and psnr[0] > psnr[1] + 5  # 26.6 and 16.6 dB
 
 
 @pytest.mark.parametrize("defense", [Quantization(4), Sign(0.9)], ids=named)

@@ -102,12 +102,12 @@ def test_where_noise_is_all_there_is_its_variance_stays_finite() -> None:
     ids=lambda one: type(one).__name__,
 )
 def test_who_knows_of_noise_finds_batches_that_are_nearer(defense: Defense, digits: Any) -> None:
-    images, labels = digits.victims(8, 4)
+    images, labels = digits.victims(4, 4)
     network, public = ConvNet(digits.image_shape, 10), PublicData.of(digits, 1)
 
     def off(adaptive: bool) -> torch.Tensor:
-        seen = observe(network, images, labels, public, defense, adaptive, 0, range(8))
-        found = InvertingGradients(150, total_variation=1e-4).reconstruct(replace(seen, labels=labels))
+        seen = observe(network, images, labels, public, defense, adaptive, 0, range(4))
+        found = InvertingGradients(100, total_variation=1e-4).reconstruct(replace(seen, labels=labels))
         return torch.cdist(found.images.flatten(2), images.to(found.images).flatten(2)).amin(1).mean(1)
 
     assert float((off(True) / off(False)).log().mean()) < -0.1
