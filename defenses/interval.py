@@ -5,11 +5,11 @@ from torch import Tensor
 
 PULL = 0.003
 """Weight of how far a dummy entry is from what was shared, while it is where the true one may be. What is beyond an
-edge counts fully, so that this says how hard the edge is: of 64 digits that no board attacks, Wiener finds 52 behind two
-bits with 0.03, 61 with 0.01 and 0.003, and 60 with 0.001."""
+edge counts fully, so that this says how hard the edge is: of 64 digits that no board attacks, Wiener finds 52 with 0.03
+behind two bits, 61 with 0.01 and 0.003, and 60 with 0.001."""
 
 
-def held_to(dummy: Tensor, shared: Tensor, lower: Tensor, upper: Tensor, pull: float = PULL) -> Tensor:
+def held_to(dummy: Tensor, shared: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """What a client would have shared of the dummy entries, so that it can be descended on.
 
     All that an entry is outside of its interval by is held against it. Inside it is pulled to what was shared, but only
@@ -20,10 +20,9 @@ def held_to(dummy: Tensor, shared: Tensor, lower: Tensor, upper: Tensor, pull: f
         shared: the coarse values, of the same shape.
         lower: of the intervals around them, likewise.
         upper: likewise.
-        pull: weight of how far an entry inside is from what was shared.
     """
     inside = torch.minimum(torch.maximum(dummy, lower), upper)
-    return shared + (dummy - inside) + pull * (inside - shared)
+    return shared + (dummy - inside) + PULL * (inside - shared)
 
 
 def per_client(factor: Tensor, like: Tensor) -> Tensor:
