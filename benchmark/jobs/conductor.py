@@ -104,6 +104,8 @@ class Conductor:
             self.bench.perceptual, self.bench.no_perceptual = None, NOT_ASKED
         suite, declined = applicable(suite, self.bench)
         blocks = plan(suite, self.bench, there=keys_in(self.folder / ATTACKS.name))
+        # Who does not know a defense seldom finds more than who does: so a run that is stopped has told most.
+        blocks.sort(key=lambda block: bool(block.cell.defense) and not block.cell.adaptive)
         store = Store(self.folder)
         if self.bench.no_perceptual and suite.lpips and self.shown and not self._said:
             print(f"leakboard: LPIPS is unavailable: {self.bench.no_perceptual}", file=sys.stderr)
