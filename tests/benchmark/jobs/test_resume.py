@@ -196,6 +196,8 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
     process.join()
     done = record_files("killed")
     assert len(done) == 6 + 3  # those of the baselines, and three of four
+    configs = [record["config"] for record in read_all(Path("killed"))]
+    assert [config["adaptive"] for config in configs if config["defense"]] == [True], "who knows the defense is first"
     assert not list(Path("killed").glob("leaderboard.*"))
 
     run("own.yaml", "--threads", "1", "--out", "killed")
