@@ -100,7 +100,8 @@ def of_one_data_set(newest_first: list[Record]) -> tuple[list[Record], list[Reco
     """The records whose data do not contradict those of the first one, and the others.
 
     The checksum of a victim's data holds those of all victims before it, so that records of different victims can be
-    told apart, too: where they touch, or where both touch a third.
+    told apart, too: where they touch, or where both touch a third. A block of the same images as those that count does
+    not touch them so: what is public can be other.
     """
     if len(newest_first) == 1:
         return newest_first, []
@@ -114,7 +115,11 @@ def of_one_data_set(newest_first: list[Record]) -> tuple[list[Record], list[Reco
         if wrong or (refused and not refused.isdisjoint(of_it.items())):
             contradicting.append(record)
             since = min((place for place in wrong if isinstance(place, int)), default=0)
-            refused.update((place, sha) for place, sha in of_it.items() if not isinstance(place, int) or place >= since)
+            refused.update(
+                (place, sha)
+                for place, sha in of_it.items()
+                if (place >= since if isinstance(place, int) else known.get(place) != sha)
+            )
         else:
             same.append(record)
             known |= of_it

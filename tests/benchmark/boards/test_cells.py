@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmark.boards.cells import cells_of_one_code
+from benchmark.boards.cells import cells_of_one_code, of_one_data_set
 
 
 def record(
@@ -82,6 +82,12 @@ def test_other_data_are_left_out_where_a_third_record_contradicts() -> None:
     )
     assert shown(*blocks, record(3, 0, ".ab"))[0] == {0: 3, 1: 3, 2: 1, 3: 1, 4: 2, 5: 2}
     assert shown(*blocks, record(3, 0, ".ax"))[0] == {0: 3, 1: 3}  # the first image is the same
+
+
+def test_the_newest_count_where_others_have_their_images_but_other_public_ones() -> None:
+    newest, others = [record(3, 0, "!abcd"), record(2, 0, "!abcd")], [record(1, 0, ".wxyz"), record(0, 4, "zef")]
+    others[0]["provenance"]["data_sha256"] = newest[0]["provenance"]["data_sha256"]  # of private images alone
+    assert of_one_data_set([*newest, *others]) == (newest, others)
 
 
 def test_records_of_before_each_victim_had_a_checksum_are_compared_by_their_block() -> None:
