@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-PULL = 0.003
+PULL = 0.01
 """Weight of how far a dummy entry is from what was shared, while it is where the true one may be. What is beyond an
 edge counts fully, so that this says how hard the edge is: of 64 digits that no board attacks, Wiener finds 52 with 0.03
-behind two bits, 61 with 0.01 and 0.003, and 60 with 0.001."""
+behind two bits, and 61 with 0.01 or 0.003, with which small steps inside hardly move what would be shared."""
 
 
 def held_to(dummy: Tensor, shared: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -219,11 +219,11 @@ def named(defense: Defense) -> str:
 def test_little_is_held_against_the_true_update_and_much_against_one_beyond_its_intervals(
     defense: Defense, size: float
 ) -> None:
-    """Little is 0.3 % of what the defense took."""
+    """Little is 1 % of what the defense took."""
     update = {"a": drawn(3, 40, 50, size=size), "b": drawn(3, 10, size=size)}
     shared, simulate = protect(defense, update), defense.known_to_attacker().simulate
     for name, value in simulate(update, shared).items():
-        assert (value - shared[name]).norm() <= 0.00301 * (update[name] - shared[name]).norm() + 1e-5 * size
+        assert (value - shared[name]).norm() <= 0.01001 * (update[name] - shared[name]).norm() + 1e-5 * size
     far = {name: -3 * value for name, value in update.items()}
     for name, value in simulate(far, shared).items():
         assert (value - shared[name]).norm() > 0.5 * shared[name].norm()
@@ -237,7 +237,7 @@ def test_the_noise_of_quantization_is_the_pull_of_its_rounding_errors_by_hand() 
     """
     shared = {"a": torch.tensor([[2.0, 0.0, 0.0, 0.0]])}
     zeros, _ = quad(lambda x: x**2 * math.log(4) * 4**-x / 0.75, 0, 1)
-    wanted = 0.003 * math.sqrt((1 / 3 + 3 * zeros) / 4)
+    wanted = 0.01 * math.sqrt((1 / 3 + 3 * zeros) / 4)
     assert float(Quantization(2).known_to_attacker().noise(shared)) == pytest.approx(wanted, rel=1e-5)
 
 
@@ -259,7 +259,7 @@ def test_the_true_images_explain_a_quantized_update(bits: int, victims_of: MakeV
 
 
 def test_the_edges_of_intervals_are_hard_enough_for_what_two_bits_leave(victims_of: MakeVictims) -> None:
-    """Ten times as soft, these digits are found to 21.5 dB on average, not to 23.2, and one less of them."""
+    """Three times as soft, these digits are found to 21.5 dB on average, not to 23.1, and two less of them."""
     images, labels, seen = victims_of(8, defense=Quantization(2), adaptive=True)
     null = null_scores(images, labels, seen.mean_image, seen.class_means)[0]
     psnr = matched_psnr(images, Wiener(150).reconstruct(seen).images, null)
